@@ -1,0 +1,285 @@
+"""Frozen dataclasses of a run: validated when made, JSON round trip, fingerprint.
+
+Impossible values raise `ConfigError` (one line: field, problem, mend) before anything compiles.
+"""
+
+import dataclasses
+import hashlib
+import json
+import typing
+from typing import Any, Literal
+
+from infini_jax.data import SOURCES
+from infini_jax.data.base import DataConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.errors import ConfigError, lookup, require, require_positive, suggestion
+from infini_jax.memory import MECHANISMS
+from infini_jax.memory.base import Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.segment_only import SegmentOnly, SegmentOnlyConfig
+from infini_jax.segment import length_with_landmarks
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer whose layers carry `memory`.
+
+    Attributes:
+      vocab: number of raw tokens (landmarks get ids above it).
+      key_dim, value_dim: of one head; 0 means d_model / heads.
+      mlp_dim: width of the MLP; 0 means 4 d_model.
+      segment: raw tokens of a segment.
+      compute: type of activations; parameters and memory are float32 at least.
+    """
+
+    memory: MemoryConfig = InfiniConfig()
+    vocab: int = 256
+    layers: int = 2
+    d_model: int = 64
+    heads: int = 2
+    key_dim: int = 0
+    value_dim: int = 0
+    mlp_dim: int = 0
+    segment: int = 64
+    compute: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        require_positive(
+            "model", vocab=self.vocab, layers=self.layers, d_model=self.d_model, heads=self.heads, segment=self.segment
+        )
+        require(
+            self.compute in ("float32", "bfloat16"),
+            "model.compute",
+            f"'{self.compute}' is no compute type",
+            "choose float32 or bfloat16",
+        )
+        for field in ("key_dim", "value_dim"):
+            size = getattr(self, field)
+            require(size >= 0, f"model.{field}", f"{size} is negative", "give a size, or 0 for d_model / heads")
+            require(
+                size > 0 or self.d_model % self.heads == 0,
+                "model.heads",
+                f"{self.heads} heads do not divide d_model {self.d_model}",
+                f"choose heads that divide {self.d_model}, or give model.{field}",
+            )
+        require(self.mlp_dim >= 0, "model.mlp_dim", f"{self.mlp_dim} is negative", "give a width, or 0 for 4 d_model")
+        dims = self.dims
+        require(dims.key_dim % 2 == 0, "model.key_dim", f"{dims.key_dim} is odd and rotary turns pairs", "give an even size")
+        every = self.memory.landmark_every
+        require(
+            every is None or self.segment % every == 0,
+            "model.segment",
+            f"{self.segment} tokens do not hold whole landmark blocks of {every}",
+            f"give a multiple of {every}",
+        )
+        for layer in self.memory.layers or ():
+            require(
+                0 <= layer < self.layers,
+                "memory.layers",
+                f"layer {layer} does not exist",
+                f"name layers 0 to {self.layers - 1}",
+            )
+        require(self.memory.layers != (), "memory.layers", "no layer carries the memory", "name at least one, or None for all")
+        self.memory.check(dims)
+
+    @property
+    def dims(self) -> Dims:
+        """Sizes of one attention layer."""
+        return Dims(
+            d_model=self.d_model,
+            heads=self.heads,
+            key_dim=self.key_dim or self.d_model // self.heads,
+            value_dim=self.value_dim or self.d_model // self.heads,
+            segment=length_with_landmarks(self.segment, self.memory.landmark_every),
+            compute=self.compute,
+        )
+
+    @property
+    def mechanism(self) -> str:
+        """The registry name of the memory."""
+        return kind_of(self.memory, mechanism_configs())
+
+    def layer_memory(self, layer: int) -> MemoryConfig:
+        """What layer `layer` carries: the memory, or nothing where `memory.layers` leaves it out."""
+        return self.memory if self.memory.layers is None or layer in self.memory.layers else SegmentOnlyConfig()
+
+    @property
+    def memory_layers(self) -> int:
+        """Number of layers that carry the memory."""
+        return self.layers if self.memory.layers is None else len(set(self.memory.layers))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes a sequence of all layers together, measured on shapes."""
+        return self.memory_layers * memory_bytes(memory_of(self.memory, self.dims))
+
+    def at_bytes(self, total: int) -> "ModelConfig":
+        """This model with the largest memory of at most `total` bytes a sequence, all layers together."""
+        mechanism = MECHANISMS[self.mechanism]
+        require_positive("memory", bytes=total)
+        memory, dims = mechanism.at_bytes(self.memory, self.dims, total // self.memory_layers)
+        return dataclasses.replace(self, memory=memory, key_dim=dims.key_dim, value_dim=dims.value_dim)
+
+
+def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
+    """The Linen module of a memory's settings."""
+    for mechanism in (*MECHANISMS.values(), SegmentOnly):
+        if mechanism.Config is type(config):
+            return mechanism(config, dims)
+    raise ConfigError("memory", f"{type(config).__name__} is in no row of the registry", "add it to MECHANISMS")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a run may spend. Attributes: unit of the amount (FLOPs of training, raw tokens, or optimiser steps); amount."""
+
+    unit: Literal["flops", "tokens", "steps"] = "steps"
+    amount: float = 1000.0
+
+    def __post_init__(self):
+        require(
+            self.unit in ("flops", "tokens", "steps"),
+            "budget.unit",
+            f"'{self.unit}' is no unit",
+            "choose flops, tokens or steps",
+        )
+        require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} buy nothing", "give a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes:
+      batch: rows; sequence: raw tokens of a row a step; bptt: segments that gradients flow through (0: the whole sequence).
+      learning_rate: peak; gate_learning_rate: peak of the memory gates, which also have no weight decay.
+      warmup: share of the steps with a rising rate, cosine to a tenth follows; clip: norm of the gradient.
+      evaluation_steps: batches of held-out data scored at the end; log_every: steps between metric lines.
+    """
+
+    batch: int = 8
+    sequence: int = 512
+    bptt: int = 0
+    learning_rate: float = 1e-3
+    gate_learning_rate: float = 1e-2
+    weight_decay: float = 0.1
+    warmup: float = 0.1
+    clip: float = 1.0
+    evaluation_steps: int = 8
+    log_every: int = 20
+
+    def __post_init__(self):
+        require_positive(
+            "train",
+            batch=self.batch,
+            sequence=self.sequence,
+            learning_rate=self.learning_rate,
+            gate_learning_rate=self.gate_learning_rate,
+            clip=self.clip,
+            evaluation_steps=self.evaluation_steps,
+            log_every=self.log_every,
+        )
+        require(
+            self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
+        )
+        require(0 <= self.warmup < 1, "train.warmup", f"{self.warmup} is no share of the steps", "give 0 to below 1")
+        require(self.weight_decay >= 0, "train.weight_decay", f"{self.weight_decay} is negative", "give 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's result. `name` and `version` identify it; hardware and paths never enter."""
+
+    name: str = "run"
+    version: int = 1
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = MqarConfig()
+    train: TrainConfig = TrainConfig()
+    budget: Budget = Budget()
+
+    def __post_init__(self):
+        sequence, segment = self.train.sequence, self.model.segment
+        require(
+            self.name.replace("-", "").replace("_", "").replace(".", "").isalnum(),
+            "name",
+            f"'{self.name}' is no file name",
+            "use letters, digits, '-', '_' and '.'",
+        )
+        require(
+            segment <= sequence,
+            "model.segment",
+            f"{segment} tokens are longer than the sequence of {sequence}",
+            f"give at most {sequence}, or a longer train.sequence",
+        )
+        require(
+            sequence % segment == 0,
+            "train.sequence",
+            f"{sequence} tokens are not whole segments of {segment}",
+            f"give a multiple of {segment}",
+        )
+        require(
+            self.data.vocab <= self.model.vocab,
+            "model.vocab",
+            f"{self.model.vocab} symbols, but the data has {self.data.vocab}",
+            f"give at least {self.data.vocab}",
+        )
+        self.data.check(sequence)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Raw tokens of one optimiser step."""
+        return self.train.batch * self.train.sequence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the memory and the data carry their registry name under `kind`."""
+        return to_plain(self)
+
+    @staticmethod
+    def from_dict(plain: dict[str, Any]) -> "RunConfig":
+        """The inverse of `to_dict`. Raises `ConfigError` for unknown fields, with a suggestion."""
+        return from_plain(RunConfig, plain, "config")
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits of what decides the result; the name and how often metrics are logged do not."""
+        science = self.to_dict()
+        del science["name"], science["train"]["log_every"]
+        return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def mechanism_configs() -> dict[str, type]:
+    """Registry name -> settings class of the mechanisms."""
+    return {name: mechanism.Config for name, mechanism in MECHANISMS.items()}
+
+
+def kind_of(value: Any, table: dict[str, type]) -> str:
+    """The registry name of a settings object."""
+    return next(name for name, kind in table.items() if kind is type(value))
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses to dicts, tuples to lists; members of a registry get a `kind`."""
+    if not dataclasses.is_dataclass(value):
+        return list(value) if isinstance(value, tuple) else value
+    plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    for table in (mechanism_configs(), SOURCES):
+        if type(value) in table.values():
+            return {"kind": kind_of(value, table), **plain}
+    return plain
+
+
+def from_plain(kind: Any, plain: Any, where: str) -> Any:
+    """A value of type `kind` from JSON values."""
+    for base, table in ((MemoryConfig, mechanism_configs()), (DataConfig, SOURCES)):
+        if kind is base:
+            return from_plain(
+                lookup(f"{where}.kind", plain["kind"], table), {k: v for k, v in plain.items() if k != "kind"}, where
+            )
+    if dataclasses.is_dataclass(kind):
+        types_of = typing.get_type_hints(kind)
+        for name in plain:
+            require(name in types_of, f"{where}.{name}", "is no setting", suggestion(name, types_of))
+        return kind(**{name: from_plain(types_of[name], value, f"{where}.{name}") for name, value in plain.items()})
+    if isinstance(plain, list):
+        return tuple(plain)
+    return plain

@@ -1,0 +1,7 @@
+"""Sources of training batches, by name."""
+
+from infini_jax.data.base import DataConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.data.stdlib import StdlibConfig
+
+SOURCES: dict[str, type[DataConfig]] = {"mqar": MqarConfig, "python_stdlib": StdlibConfig}

@@ -1,0 +1,61 @@
+"""What training reads: batches as a pure function of the step."""
+
+import dataclasses
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+Split = Literal["train", "validation", "test"]
+
+
+class Batch(NamedTuple):
+    """All (batch, tokens). A row continues where the row of the step before ended; document ids tell what belongs together.
+
+    Attributes: tokens int32; targets int32, the next token; weights float32, 1 where the target is scored; documents int32.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    documents: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Shape and seed of the batches asked for."""
+
+    batch: int
+    tokens: int
+    seed: int
+    split: Split = "train"
+
+
+class Source(Protocol):
+    """`batch(step)` depends on nothing but its settings and the step: any process, any restart sees the same."""
+
+    def batch(self, step: int) -> Batch: ...
+
+
+class DataConfig:
+    """Settings of a source: frozen dataclasses with these members."""
+
+    @property
+    def vocab(self) -> int:
+        """Number of distinct tokens, the least the model's vocabulary must be."""
+        raise NotImplementedError
+
+    def check(self, tokens: int) -> None:
+        """Raises `ConfigError` where sequences of `tokens` cannot be made."""
+        raise NotImplementedError
+
+    def open(self, rows: Rows) -> Source:
+        """The source itself."""
+        raise NotImplementedError
+
+
+SPLIT_NUMBER: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
+
+
+def generator(rows: Rows, *counters: int) -> np.random.Generator:
+    """An independent random stream for each (seed, split, counters)."""
+    return np.random.default_rng([rows.seed, SPLIT_NUMBER[rows.split], *counters])

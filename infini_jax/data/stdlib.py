@@ -1,0 +1,66 @@
+"""The embedded corpus: the source code of the running Python's standard library, as bytes, a package a document.
+
+Nothing to download. The text depends on the Python version, so results name it and carry the corpus fingerprint.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import sysconfig
+from pathlib import Path
+
+from infini_jax.data.base import DataConfig, Rows, Split
+from infini_jax.data.documents import DocumentRows, Documents
+from infini_jax.errors import require
+
+SKIPPED = ("site-packages", "dist-packages", "__pycache__")
+
+
+@dataclasses.dataclass(frozen=True)
+class StdlibConfig(DataConfig):
+    """Bytes of the standard library's packages; a document is one package folder or one top-level module."""
+
+    @property
+    def vocab(self) -> int:
+        return 256
+
+    def check(self, tokens: int) -> None:
+        require(tokens >= 1, "train.sequence", f"{tokens} tokens are no sequence", "give at least 1")
+
+    def open(self, rows: Rows) -> DocumentRows:
+        return DocumentRows(stdlib_documents(rows.split), rows)
+
+
+@functools.cache
+def stdlib_documents(split: Split, root: str | None = None) -> Documents:
+    """The documents of a split below `root` (the running Python's library by default).
+
+    Raises `ConfigError` where there is no Python source.
+    """
+    folder = Path(root or sysconfig.get_paths()["stdlib"])
+    packages = {name: files for name, files in packages_below(folder).items() if split_of(name) == split}
+    require(
+        bool(packages),
+        "data",
+        f"no Python source for the {split} split in {folder.name}",
+        "install Python with its library sources",
+    )
+    return Documents.join([b"".join(file.read_bytes() for file in packages[name]) for name in sorted(packages)])
+
+
+def packages_below(folder: Path) -> dict[str, list[Path]]:
+    """Package name -> its own source files, sorted; a top-level module is a package of one file; empty files are left out."""
+    packages: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.py")):
+        inside = file.relative_to(folder)
+        if any(part in SKIPPED for part in inside.parts) or not file.stat().st_size:
+            continue
+        name = ".".join(inside.parts[:-1]) or inside.stem
+        packages.setdefault(name, []).append(file)
+    return packages
+
+
+def split_of(name: str) -> Split:
+    """A twentieth of the packages each for validation and test, by a hash of the name: stable across versions."""
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 20
+    return {0: "validation", 1: "test"}.get(number, "train")

@@ -1,0 +1,14 @@
+"""The mechanisms. One row a mechanism: everything else (contract tests, cost table, studies, report) follows from it."""
+
+from infini_jax.memory.base import Memory
+from infini_jax.memory.infini import Infini
+from infini_jax.memory.local import Local
+from infini_jax.memory.memorizing import Memorizing
+from infini_jax.memory.transformer_xl import TransformerXL
+
+MECHANISMS: dict[str, type[Memory]] = {
+    "local": Local,
+    "transformer_xl": TransformerXL,
+    "infini": Infini,
+    "memorizing": Memorizing,
+}

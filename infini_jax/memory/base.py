@@ -1,0 +1,153 @@
+"""The seam between a mechanism and the model: what a memory must offer, what it costs, how its bytes are counted."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from infini_jax.errors import ConfigError, require
+from infini_jax.segment import Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class Dims:
+    """Sizes of one attention layer. `segment` counts the tokens the layer sees, landmarks included."""
+
+    d_model: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    segment: int
+    compute: str = "float32"
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Type of activations and products."""
+        return jnp.dtype(self.compute)
+
+    @property
+    def memory_dtype(self) -> jnp.dtype:
+        """Float32 at least: bf16 sums drift by per cents within tens of segments and overflow later."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryConfig:
+    """Settings every mechanism has.
+
+    Attributes:
+      layers: which layers (from 0) carry this memory; the others attend inside the segment only. None: all.
+    """
+
+    layers: tuple[int, ...] | None = None
+
+    @property
+    def landmark_every(self) -> int | None:
+        """Raw tokens after which a landmark token is inserted into the stream; None inserts nothing."""
+        return None
+
+    def check(self, dims: Dims) -> None:
+        """Raises `ConfigError` for settings that cannot work with these sizes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one layer's attention costs a token of a forward pass, projections by the model excluded.
+
+    FLOPs are those of matrix products and convolutions (a multiply-add is two); element-wise work is not counted.
+    `bytes_moved` is what reading and writing the carried memory moves, spread over the segment's tokens.
+    """
+
+    local: float = 0.0
+    read: float = 0.0
+    write: float = 0.0
+    bytes_moved: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        return self.local + self.read + self.write
+
+
+class Memory(nn.Module):
+    """One layer's memory: declares parameters, holds no state.
+
+    The state is a pytree of fixed shapes whose outermost axis is the batch; it is an argument and a return value.
+    `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
+    `write` is called once, when it is full.
+
+    Subclasses set `Config`, `summary` (one line for tables) and `paper`, and implement the methods below. Values in
+    the metrics whose names begin with `AUXILIARY` are added to the loss as they are.
+    """
+
+    config: Any
+    dims: Dims
+
+    Config: ClassVar[type[MemoryConfig]]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    smallest: ClassVar[int] = 1  # the least size that `resized` takes
+
+    def setup(self):
+        self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
+
+    def init_memory(self, batch: int) -> Any:
+        """An empty memory for `batch` rows."""
+        raise NotImplementedError
+
+    def attend(self, memory: Any, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """What the segment's queries gather, locally and from `memory`: (BxSxD, metrics)."""
+        raise NotImplementedError
+
+    def write(self, memory: Any, segment: Segment) -> Any:
+        """The memory after the whole segment, honouring document boundaries."""
+        raise NotImplementedError
+
+    def logical_axes(self) -> Any:
+        """Like `init_memory`, with a tuple of axis names (batch, heads, slots, ...) for each array."""
+        raise NotImplementedError
+
+    def cost(self, segment_length: int) -> Cost:
+        """FLOPs and bytes moved a token at this segment length."""
+        raise NotImplementedError
+
+    @classmethod
+    def resized(cls, config: Any, dims: Dims, size: int) -> tuple[Any, Dims]:
+        """The settings with the memory's natural size (slots, basis functions, key dim ...) set to `size`."""
+        raise NotImplementedError
+
+    @classmethod
+    def at_bytes(cls, config: Any, dims: Dims, layer_bytes: int) -> tuple[Any, Dims]:
+        """The largest memory of at most `layer_bytes` a sequence and layer.
+
+        Raises `ConfigError` where even the smallest does not fit.
+        """
+
+        def bytes_at(size: int) -> int:
+            return memory_bytes(cls(*cls.resized(config, dims, size)))
+
+        if bytes_at(cls.smallest) > layer_bytes:
+            raise ConfigError(
+                "memory bytes",
+                f"{layer_bytes} a layer hold no {cls.__name__} memory",
+                f"ask for at least {bytes_at(cls.smallest)} a layer",
+            )
+        low, high = cls.smallest, cls.smallest + 1
+        while bytes_at(high) <= layer_bytes:
+            low, high = high, 2 * high
+            require(high < 2**40, "memory bytes", f"{cls.__name__} does not grow with its size", "choose another mechanism")
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if bytes_at(middle) <= layer_bytes else (low, middle)
+        return cls.resized(config, dims, low)
+
+
+AUXILIARY = "aux/"
+
+
+def memory_bytes(memory: Memory) -> int:
+    """Bytes a sequence of one layer, measured on the shapes that `init_memory` really makes."""
+    shapes = jax.eval_shape(lambda: memory.init_memory(1))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

@@ -1,0 +1,38 @@
+"""No memory: attention inside the segment. What layers do that `MemoryConfig.layers` leaves out; zero bytes."""
+
+import dataclasses
+
+import jax
+
+from infini_jax.attention import attend_segment, attention_flops
+from infini_jax.memory.base import Cost, Memory, MemoryConfig
+from infini_jax.segment import Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentOnlyConfig(MemoryConfig):
+    """Nothing to set."""
+
+
+class SegmentOnly(Memory):
+    """Causal attention inside the segment; the state is an empty tuple."""
+
+    Config = SegmentOnlyConfig
+    summary = "no memory"
+    paper = "Vaswani et al. 2017, arXiv 1706.03762"
+
+    def init_memory(self, batch: int) -> tuple[()]:
+        return ()
+
+    def attend(self, memory: tuple[()], segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return self.out(attend_segment(segment)), {}
+
+    def write(self, memory: tuple[()], segment: Segment) -> tuple[()]:
+        return ()
+
+    def logical_axes(self) -> tuple[()]:
+        return ()
+
+    def cost(self, segment_length: int) -> Cost:
+        d = self.dims
+        return Cost(local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim))

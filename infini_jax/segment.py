@@ -1,0 +1,115 @@
+"""What a memory may see: one segment, its document edges and its inserted landmark tokens.
+
+Letters: B batch, S query tokens, T key tokens of the open segment (T = S when the whole segment is processed at
+once), D model, H heads, K key dim, V value dim. Documents are numbered by non-negative integers that change at
+every document edge of a row; `NO_DOCUMENT` stands before the first one.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+NO_DOCUMENT = -1
+
+
+@struct.dataclass
+class Boundaries:
+    """Document edges of a segment, from which every mask follows.
+
+    Attributes:
+      query_documents: BxS document of each query token.
+      key_documents: BxT document of each key token; those after the last query are not looked at.
+      open_document: B document that was open when the segment began, `NO_DOCUMENT` in a new stream.
+      start: int32 scalar, the place of the first query among the keys (0 for a whole segment).
+    """
+
+    query_documents: jax.Array
+    key_documents: jax.Array
+    open_document: jax.Array
+    start: jax.Array
+
+    @property
+    def local_BxSxT(self) -> jax.Array:
+        """Causal, the token itself included, and of the same document."""
+        query_S = self.start + jnp.arange(self.query_documents.shape[1])
+        causal_SxT = query_S[:, None] >= jnp.arange(self.key_documents.shape[1])
+        return causal_SxT & (self.query_documents[:, :, None] == self.key_documents[:, None, :])
+
+    @property
+    def reads_BxS(self) -> jax.Array:
+        """The token may read the carried memory: its document was open when the segment began."""
+        return self.query_documents == self.open_document[:, None]
+
+    @property
+    def writes_BxT(self) -> jax.Array:
+        """The token belongs to the document that is still open at the segment's end: a suffix of each row."""
+        return self.key_documents == self.key_documents[:, -1:]
+
+    @property
+    def keeps_B(self) -> jax.Array:
+        """The carried memory survives this segment: no new document began in it."""
+        return self.key_documents[:, -1] == self.open_document
+
+
+@struct.dataclass
+class Segment:
+    """One layer's view of a segment. Queries and keys carry no positions yet: the mechanism owns them.
+
+    Attributes:
+      inputs: BxTxD normalised layer input of every token of the segment.
+      queries: BxSxHxK, keys: BxTxHxK, values: BxTxHxV, all projected from `inputs`.
+      bounds: document edges.
+    """
+
+    inputs: jax.Array
+    queries: jax.Array
+    keys: jax.Array
+    values: jax.Array
+    bounds: Boundaries
+
+    @property
+    def query_positions_S(self) -> jax.Array:
+        """Place of each query in the segment; keys stand at 0..T-1. Rotary needs distances only."""
+        return self.bounds.start + jnp.arange(self.queries.shape[1])
+
+
+def whole(documents_BxS: jax.Array, open_document_B: jax.Array) -> Boundaries:
+    """The boundaries of a segment that is processed at once."""
+    return Boundaries(documents_BxS, documents_BxS, open_document_B, jnp.int32(0))
+
+
+def reset_where_new(keeps_B: jax.Array, memory):
+    """`memory` with the rows set to zero whose document ended; batch is the outermost axis of every leaf."""
+
+    def reset(leaf):
+        return jnp.where(keeps_B.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(reset, memory)
+
+
+def length_with_landmarks(tokens: int, every: int | None) -> int:
+    """Number of tokens once a landmark follows each full group of `every`; `None` inserts nothing."""
+    return tokens if every is None else tokens + tokens // every
+
+
+def landmark_mask(length: int, every: int) -> jax.Array:
+    """Boolean (length,): which tokens of a segment (landmarks included) are landmarks."""
+    return (jnp.arange(length) + 1) % (every + 1) == 0
+
+
+def insert_landmarks(tokens_BxS: jax.Array, every: int, landmark: int | None = None) -> jax.Array:
+    """Puts a landmark after every `every` tokens; S must be a multiple of `every`.
+
+    With `landmark` given it is the inserted token; without, the token before is repeated (for document ids: a
+    landmark belongs to the document of the token that it follows).
+    """
+    batch, tokens = tokens_BxS.shape
+    groups = tokens_BxS.reshape(batch, tokens // every, every)
+    closing = groups[:, :, -1:] if landmark is None else jnp.full_like(groups[:, :, -1:], landmark)
+    return jnp.concatenate([groups, closing], axis=2).reshape(batch, -1)
+
+
+def drop_landmarks(x_BxSxD: jax.Array, every: int) -> jax.Array:
+    """The inverse of `insert_landmarks` on features: what stands at raw tokens."""
+    batch, _, features = x_BxSxD.shape
+    return x_BxSxD.reshape(batch, -1, every + 1, features)[:, :, :every].reshape(batch, -1, features)

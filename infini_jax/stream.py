@@ -1,0 +1,149 @@
+"""Streaming: `lax.scan` over segments outside Linen, with rematerialisation and a BPTT window; decoding of one open segment.
+
+Letters as in segment.py, and W segments of a sequence.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from infini_jax.config import ModelConfig
+from infini_jax.segment import NO_DOCUMENT, Boundaries, drop_landmarks, insert_landmarks, whole
+from infini_jax.transformer import Transformer, init_memory, init_open
+
+
+@struct.dataclass
+class Carry:
+    """What passes from one segment to the next. Attributes: memory, a pytree a layer group; open_document B."""
+
+    memory: tuple
+    open_document: jax.Array
+
+
+def init_carry(model: ModelConfig, batch: int) -> Carry:
+    """The carry of new streams: empty memories, no open document."""
+    return Carry(init_memory(model, batch), jnp.full(batch, NO_DOCUMENT, jnp.int32))
+
+
+def init_params(model: ModelConfig, key: jax.Array) -> dict:
+    """Fresh parameters, float32."""
+    length = model.dims.segment
+    tokens = jnp.zeros((1, length), jnp.int32)
+    carry = init_carry(model, 1)
+    return Transformer(model).init(key, tokens, carry.memory, whole(tokens, carry.open_document))["params"]
+
+
+def forward_segment(
+    model: ModelConfig, params: dict, carry: Carry, tokens_BxS: jax.Array, documents_BxS: jax.Array
+) -> tuple[Carry, jax.Array, tuple]:
+    """One segment of raw tokens: (carry, features BxSxD of the raw tokens, metrics a layer group)."""
+    every = model.memory.landmark_every
+    if every is not None:
+        tokens_BxS = insert_landmarks(tokens_BxS, every, landmark=model.vocab)
+        documents_BxS = insert_landmarks(documents_BxS, every)
+    bounds = whole(documents_BxS, carry.open_document)
+    x_BxSxD, memory, metrics = Transformer(model).apply({"params": params}, tokens_BxS, carry.memory, bounds)
+    if every is not None:
+        x_BxSxD = drop_landmarks(x_BxSxD, every)
+    return Carry(memory, documents_BxS[:, -1]), x_BxSxD, metrics
+
+
+def logits_of(model: ModelConfig, params: dict, x_BxSxD: jax.Array) -> jax.Array:
+    """Logits BxSxV of features."""
+    return Transformer(model).apply({"params": params}, x_BxSxD, method="head")
+
+
+def scan_segments(
+    model: ModelConfig,
+    params: dict,
+    carry: Carry,
+    sequence: Any,
+    score: Callable[[jax.Array, Any], Any],
+    bptt: int = 0,
+) -> tuple[Carry, Any, tuple]:
+    """Streams a sequence through the model.
+
+    Args:
+      sequence: a pytree of BxT arrays with attributes `tokens` and `documents`; T a multiple of the segment.
+      score: (logits BxSxV, the segment's part of `sequence`) -> pytree, so that logits of one segment only ever exist.
+      bptt: segments that gradients flow through; 0 for all of them.
+
+    Returns: (carry, scores stacked over segments, metrics a layer group stacked over segments).
+    """
+
+    def split(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(leaf.shape[0], -1, model.segment).swapaxes(0, 1)
+
+    @jax.checkpoint
+    def step(carry: Carry, item: tuple[jax.Array, Any]) -> tuple[Carry, tuple]:
+        number, part = item
+        if bptt:
+            cut = jax.lax.stop_gradient(carry.memory)
+            memory = jax.tree.map(lambda free, held: jnp.where(number % bptt == 0, held, free), carry.memory, cut)
+            carry = carry.replace(memory=memory)
+        carry, x_BxSxD, metrics = forward_segment(model, params, carry, part.tokens, part.documents)
+        return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
+
+    parts = jax.tree.map(split, sequence)
+    numbers = jnp.arange(parts.tokens.shape[0])
+    carry, (scores, metrics) = jax.lax.scan(step, carry, (numbers, parts))
+    return carry, scores, metrics
+
+
+@struct.dataclass
+class Decoder:
+    """A stream that is read token by token. Attributes: carry of closed segments; opened buffers a layer group;
+    documents BxT of the open segment; length, its number of tokens (landmarks included), an int32 scalar."""
+
+    carry: Carry
+    opened: tuple
+    documents: jax.Array
+    length: jax.Array
+
+
+def init_decoder(model: ModelConfig, carry: Carry) -> Decoder:
+    """Begins an empty open segment behind `carry`."""
+    batch = carry.open_document.shape[0]
+    documents = jnp.full((batch, model.dims.segment), NO_DOCUMENT, jnp.int32)
+    return Decoder(carry, init_open(model, batch), documents, jnp.int32(0))
+
+
+def decode(
+    model: ModelConfig, params: dict, decoder: Decoder, token_B: jax.Array, document_B: jax.Array
+) -> tuple[Decoder, jax.Array]:
+    """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks, closes full segments."""
+    every = model.memory.landmark_every
+    decoder, x_BxD = _extend(model, params, decoder, token_B, document_B)
+    if every is not None:
+        landmark_B = jnp.full_like(token_B, model.vocab)
+        decoder = jax.lax.cond(
+            (decoder.length + 1) % (every + 1) == 0,
+            lambda d: _extend(model, params, d, landmark_B, document_B)[0],
+            lambda d: d,
+            decoder,
+        )
+    decoder = jax.lax.cond(decoder.length == model.dims.segment, lambda d: _close(model, params, d), lambda d: d, decoder)
+    return decoder, logits_of(model, params, x_BxD[:, None])[:, 0]
+
+
+def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) -> Boundaries:
+    return Boundaries(query_documents_BxS, decoder.documents, decoder.carry.open_document, start)
+
+
+def _extend(model, params, decoder: Decoder, token_B: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
+    documents = jax.lax.dynamic_update_slice_in_dim(decoder.documents, document_B[:, None], decoder.length, 1)
+    decoder = decoder.replace(documents=documents)
+    bounds = _bounds(decoder, document_B[:, None], decoder.length)
+    x_BxSxD, opened = Transformer(model).apply(
+        {"params": params}, token_B[:, None], decoder.carry.memory, decoder.opened, bounds, method="extend"
+    )
+    return decoder.replace(opened=opened, length=decoder.length + 1), x_BxSxD[:, 0]
+
+
+def _close(model, params, decoder: Decoder) -> Decoder:
+    bounds = _bounds(decoder, decoder.documents, jnp.int32(0))
+    memory = Transformer(model).apply({"params": params}, decoder.carry.memory, decoder.opened, bounds, method="close")
+    return decoder.replace(carry=Carry(memory, decoder.documents[:, -1]), length=jnp.int32(0))
