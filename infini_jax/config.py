@@ -29,6 +29,7 @@ class ModelConfig:
       key_dim, value_dim: of one head; 0 means d_model / heads.
       mlp_dim: width of the MLP; 0 means 4 d_model.
       segment: raw tokens of a segment.
+      key_taps: tokens that a key is made of, by a short causal convolution; 1 is the token alone, as the papers have it.
       compute: type of activations; parameters and memory are float32 at least.
     """
 
@@ -41,11 +42,18 @@ class ModelConfig:
     value_dim: int = 0
     mlp_dim: int = 0
     segment: int = 64
+    key_taps: int = 1
     compute: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         require_positive(
-            "model", vocab=self.vocab, layers=self.layers, d_model=self.d_model, heads=self.heads, segment=self.segment
+            "model",
+            vocab=self.vocab,
+            layers=self.layers,
+            d_model=self.d_model,
+            heads=self.heads,
+            segment=self.segment,
+            key_taps=self.key_taps,
         )
         require(
             self.compute in ("float32", "bfloat16"),

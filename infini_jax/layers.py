@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from infini_jax.segment import NO_DOCUMENT, Boundaries
+
 
 def rotary(x_BxSxHxK: jax.Array, positions_S: jax.Array, base: float = 10_000.0) -> jax.Array:
     """Rotates the pairs (i, i + K/2) by position * base^(-2i/K) (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
@@ -24,6 +26,37 @@ def t5_buckets(distance: jax.Array, buckets: int = 32, max_distance: int = 128) 
     ratio = jnp.log(jnp.maximum(distance, exact) / exact) / np.log(max_distance / exact)
     far = exact + (ratio * (buckets - exact)).astype(jnp.int32)
     return jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
+
+
+class KeyTaps(nn.Module):
+    """A short causal depthwise convolution: each token's mean-initialised mix of itself and the taps - 1 tokens before it.
+
+    Only tokens of the same document and segment are mixed. With two taps a key knows the token it follows, so that one layer
+    can recall `value after key`; recall studies commonly put such a convolution before every mixer (Arora et al. 2023).
+    """
+
+    taps: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, inputs_BxTxD: jax.Array, bounds: Boundaries) -> jax.Array:
+        """The mixes of the S query tokens, which begin at `bounds.start`: BxSxD."""
+        width, back = inputs_BxTxD.shape[-1], self.taps - 1
+        kernel_IxD = self.param("kernel", nn.initializers.constant(1 / self.taps), (self.taps, width)).astype(self.dtype)
+        queries = bounds.query_documents.shape[1]
+
+        def recent(sequence: jax.Array, fill: int) -> jax.Array:
+            pads = [(0, 0), (back, 0)] + [(0, 0)] * (sequence.ndim - 2)
+            padded = jnp.pad(sequence, pads, constant_values=fill)
+            return jax.lax.dynamic_slice_in_dim(padded, bounds.start, queries + back, axis=1)
+
+        inputs_BxRxD, documents_BxR = recent(inputs_BxTxD, 0), recent(bounds.key_documents, NO_DOCUMENT)
+        mixed_BxSxD = 0.0
+        for tap in range(self.taps):
+            window = slice(back - tap, back - tap + queries)
+            same_BxS = documents_BxR[:, window] == bounds.query_documents
+            mixed_BxSxD += jnp.where(same_BxS[..., None], inputs_BxRxD[:, window] * kernel_IxD[tap], 0)
+        return mixed_BxSxD
 
 
 class MLP(nn.Module):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.config import ModelConfig, memory_of
-from infini_jax.layers import MLP
+from infini_jax.layers import MLP, KeyTaps
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.segment import Boundaries, Segment
 
@@ -41,23 +41,33 @@ class Block(nn.Module):
 
         self.query, self.key, self.value = project(dims.key_dim), project(dims.key_dim), project(dims.value_dim)
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dtype=dims.dtype), nn.RMSNorm(dtype=dims.dtype)
+        self.taps = KeyTaps(self.model.key_taps, dims.dtype)
         self.memory = memory_of(self.memory_config, dims)
         self.mlp = MLP(dims.d_model, self.model.mlp_dim or 4 * dims.d_model, dims.dtype)
 
     def __call__(self, x_BxSxD: jax.Array, memory: Any, bounds: Boundaries) -> tuple[jax.Array, tuple[Any, dict]]:
         """A whole segment: attend, then write. Returns (x, (memory, metrics))."""
         inputs_BxSxD = self.attention_norm(x_BxSxD)
-        segment = Segment(inputs_BxSxD, *self._project(inputs_BxSxD), bounds)
+        segment = Segment(inputs_BxSxD, *self._project(inputs_BxSxD, inputs_BxSxD, bounds), bounds)
         x_BxSxD, metrics = self._attend(x_BxSxD, memory, segment)
         return x_BxSxD, (self.memory.write(memory, segment), metrics)
 
     def extend(self, x_BxSxD: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, OpenLayer]:
         """A few tokens of the open segment: attend to memory and to the tokens so far, write nothing."""
         memory, opened = state
-        inputs_BxSxD = self.attention_norm(x_BxSxD)
-        queries_BxSxHxK, *rest = self._project(inputs_BxSxD)
-        new = OpenLayer(inputs_BxSxD, queries_BxSxHxK, *rest)
-        opened = jax.tree.map(lambda old, add: jax.lax.dynamic_update_slice_in_dim(old, add, bounds.start, 1), opened, new)
+        new_BxSxD = self.attention_norm(x_BxSxD)
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, bounds.start, axis=1)
+
+        inputs_BxTxD = put(opened.inputs, new_BxSxD)
+        queries_BxSxHxK, keys_BxSxHxK, values_BxSxHxV = self._project(new_BxSxD, inputs_BxTxD, bounds)
+        opened = OpenLayer(
+            inputs=inputs_BxTxD,
+            queries=put(opened.queries, queries_BxSxHxK),
+            keys=put(opened.keys, keys_BxSxHxK),
+            values=put(opened.values, values_BxSxHxV),
+        )
         segment = Segment(opened.inputs, queries_BxSxHxK, opened.keys, opened.values, bounds)
         return self._attend(x_BxSxD, memory, segment)[0], opened
 
@@ -67,8 +77,10 @@ class Block(nn.Module):
         segment = Segment(opened.inputs, opened.queries, opened.keys, opened.values, bounds)
         return x, self.memory.write(memory, segment)
 
-    def _project(self, inputs_BxSxD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return self.query(inputs_BxSxD), self.key(inputs_BxSxD), self.value(inputs_BxSxD)
+    def _project(self, new_BxSxD: jax.Array, inputs_BxTxD: jax.Array, bounds: Boundaries) -> tuple[jax.Array, ...]:
+        """Queries, keys and values of the new tokens; keys may look back at the inputs before them."""
+        seen_BxSxD = new_BxSxD if self.model.key_taps == 1 else self.taps(inputs_BxTxD, bounds)
+        return self.query(new_BxSxD), self.key(seen_BxSxD), self.value(new_BxSxD)
 
     def _attend(self, x_BxSxD: jax.Array, memory: Any, segment: Segment) -> tuple[jax.Array, dict]:
         y_BxSxD, metrics = self.memory.attend(memory, segment)
@@ -124,7 +136,9 @@ class Transformer(nn.Module):
     def setup(self):
         model = self.model
         ids = model.vocab + (model.memory.landmark_every is not None)
-        self.embedding = nn.Embed(ids, model.d_model, embedding_init=nn.initializers.normal(0.02), dtype=model.dims.dtype)
+        self.embedding = nn.Embed(
+            ids, model.d_model, embedding_init=nn.initializers.normal(model.d_model**-0.5), dtype=model.dims.dtype
+        )
         self.groups = [
             nn.scan(
                 Block,

@@ -1,7 +1,8 @@
 """Multi-query associative recall (Arora et al. 2023, arXiv 2312.04927): pairs first, then a gap, then every key is asked.
 
 A row is `key value key value ... filler ... key key ...`; the target at an asked key is its value. Keys come from the lower
-half of the vocabulary and values from the upper half; token 0 is the filler. Only the asked keys are scored.
+half of the vocabulary and values from the upper half; token 0 is the filler. Only the asked keys are scored. Every key is
+asked `repeats` times, the questions in random order: the answers never stand in the row, so asking again gives nothing away.
 DEVIATION: the original spreads the questions by a power law of the distance; here they all stand at the end, so that the
 distance, and with it the memory needed, is one number.
 """
@@ -18,10 +19,11 @@ FILLER = 0
 
 @dataclasses.dataclass(frozen=True)
 class MqarConfig(DataConfig):
-    """Attributes: pairs to remember in a row; symbols size of the vocabulary, the filler included."""
+    """Attributes: pairs to remember in a row; symbols size of the vocabulary, the filler included; repeats of each question."""
 
     pairs: int = 16
     symbols: int = 128
+    repeats: int = 1
 
     @property
     def vocab(self) -> int:
@@ -29,10 +31,10 @@ class MqarConfig(DataConfig):
 
     def gap(self, tokens: int) -> int:
         """Filler tokens between the last pair and the first question in a row of `tokens`."""
-        return tokens - 3 * self.pairs
+        return tokens - (2 + self.repeats) * self.pairs
 
     def check(self, tokens: int) -> None:
-        require_positive("data", pairs=self.pairs, symbols=self.symbols)
+        require_positive("data", pairs=self.pairs, symbols=self.symbols, repeats=self.repeats)
         keys = self.symbols // 2 - 1
         require(
             self.pairs <= keys,
@@ -44,7 +46,7 @@ class MqarConfig(DataConfig):
             self.gap(tokens) >= 0,
             "train.sequence",
             f"{tokens} tokens do not hold {self.pairs} pairs and their questions",
-            f"give at least {3 * self.pairs}",
+            f"give at least {(2 + self.repeats) * self.pairs}",
         )
 
     def open(self, rows: Rows) -> "Mqar":
@@ -63,14 +65,15 @@ class Mqar:
         random = generator(rows, step)
         keys_BxP = 1 + random.random((rows.batch, half - 1)).argsort(axis=1)[:, :pairs]
         values_BxP = random.integers(half, self.config.symbols, (rows.batch, pairs))
-        asked_BxP = random.random((rows.batch, pairs)).argsort(axis=1)
+        questions = pairs * self.config.repeats
+        asked_BxQ = random.random((rows.batch, questions)).argsort(axis=1) % pairs
         tokens = np.full((rows.batch, rows.tokens), FILLER, np.int32)
         tokens[:, 0 : 2 * pairs : 2] = keys_BxP
         tokens[:, 1 : 2 * pairs : 2] = values_BxP
-        tokens[:, -pairs:] = np.take_along_axis(keys_BxP, asked_BxP, axis=1)
+        tokens[:, -questions:] = np.take_along_axis(keys_BxP, asked_BxQ, axis=1)
         targets = np.zeros_like(tokens)
-        targets[:, -pairs:] = np.take_along_axis(values_BxP, asked_BxP, axis=1)
+        targets[:, -questions:] = np.take_along_axis(values_BxP, asked_BxQ, axis=1)
         weights = np.zeros(tokens.shape, np.float32)
-        weights[:, -pairs:] = 1.0
+        weights[:, -questions:] = 1.0
         document_B = np.int32(step * rows.batch) + np.arange(rows.batch, dtype=np.int32)
         return Batch(tokens, targets, weights, np.broadcast_to(document_B[:, None], tokens.shape))

@@ -1,0 +1,151 @@
+"""Landmark attention in float64 NumPy loops, one query and one head at a time.
+
+Written from the definitions: keys are kept as they were written and turned at the explicit positions of the paper, the
+segment starts at min(blocks ever, k+1) * P, and every query gets one list of keys. Nothing is shared with the package.
+"""
+
+import numpy as np
+
+
+def rotate(vector, position, base=10_000.0):
+    """Rotary embedding of one vector; pairs (i, i + half)."""
+    half = len(vector) // 2
+    turned = np.empty(len(vector))
+    for i in range(half):
+        angle = position * base ** (-i / half)
+        turned[i] = vector[i] * np.cos(angle) - vector[i + half] * np.sin(angle)
+        turned[i + half] = vector[i + half] * np.cos(angle) + vector[i] * np.sin(angle)
+    return turned
+
+
+def softmax(values):
+    exp = np.exp(values - np.max(values))
+    return exp / exp.sum()
+
+
+def grouped_row(scores, is_landmark, allowed, own, renormalise=False):
+    """Weights of one query over T keys; `own` is the place of the query's own key."""
+    block = np.cumsum(is_landmark) - is_landmark
+    raw = {b: [j for j in np.flatnonzero(block == b) if allowed[j] and not is_landmark[j]] for b in np.unique(block)}
+    home = list(raw[block[own]])
+    for j in np.flatnonzero(is_landmark & allowed):
+        if block[j] != block[own] and (raw[block[j]] or not renormalise):
+            home.append(j)
+    weights = np.zeros(len(scores))
+    if not home:
+        return weights
+    for j, share in zip(home, softmax(scores[home]), strict=True):
+        if not is_landmark[j]:
+            weights[j] = share
+        elif raw[block[j]]:
+            weights[raw[block[j]]] = share * softmax(scores[raw[block[j]]])
+    return weights
+
+
+def grouped_softmax(scores, is_landmark, allowed, renormalise=False):
+    """BxHxSxT; `allowed` BxSxT; the last S keys are the queries' own."""
+    weights = np.zeros_like(scores)
+    batch, heads, queries, keys = scores.shape
+    for b, h, i in np.ndindex(batch, heads, queries):
+        own = keys - queries + i
+        weights[b, h, i] = grouped_row(scores[b, h, i], is_landmark[b], allowed[b, i], own, renormalise)
+    return weights
+
+
+def place_of_age(cached, ever, retrieved):
+    """Slot in which each cached block stands while it is scored, oldest first."""
+    if ever <= retrieved:
+        return list(range(cached))  # all of them stand where they stood
+    return [max(a - (cached - retrieved) + 1, 0) for a in range(cached)]
+
+
+def choose(shares, retrieved):
+    """The best of `shares` by cached block, the newest first among equals; ascending."""
+    order = sorted(range(len(shares)), key=lambda a: (-shares[a], -a))
+    return sorted(order[:retrieved])
+
+
+class Row:
+    """One document stream through one layer.
+
+    The cache is a list of blocks: keys PxHxK as written, values PxHxV, documents P; `ever` counts the blocks of the
+    open document, evicted ones included.
+    """
+
+    def __init__(self, block, blocks, retrieved, selection):
+        self.length, self.blocks, self.retrieved, self.selection = block + 1, blocks, retrieved, selection
+        self.cache, self.ever, self.open = [], 0, None
+
+    def selected(self, queries, documents):
+        """{(token, head): chosen ages} for the tokens that may read the cache."""
+        slots = place_of_age(len(self.cache), self.ever, self.retrieved)
+        start = min(self.ever, self.retrieved + 1) * self.length
+        tokens, heads, size = queries.shape
+        readers = [i for i in range(tokens) if documents[i] == self.open]
+        shares = {}
+        for i in readers:
+            for h in range(heads):
+                q = rotate(queries[i, h], start + i)
+                marks = [
+                    rotate(c["keys"][-1, h], s * self.length + self.length - 1) for c, s in zip(self.cache, slots, strict=True)
+                ]
+                shares[i, h] = softmax(np.array([q @ mark for mark in marks]) / np.sqrt(size)) if marks else np.zeros(0)
+        if self.selection == "heads":
+            shares = {(i, h): np.max([shares[i, g] for g in range(heads)], axis=0) for i, h in shares}
+        if self.selection == "tokens":
+            shares = {(i, h): np.max([shares[j, h] for j in readers], axis=0) for i, h in shares}
+        return {key: choose(share, self.retrieved) for key, share in shares.items()}
+
+    def slots_of(self, chosen):
+        """Slot of each chosen block, by age rank."""
+        if self.ever <= self.retrieved:
+            return list(chosen)
+        return [rank + (age >= len(self.cache) - self.retrieved) for rank, age in enumerate(chosen)]
+
+    def attend(self, queries, keys, values, documents):
+        """TxHxV for a whole segment, and the choices."""
+        tokens, heads, size = queries.shape
+        start = min(self.ever, self.retrieved + 1) * self.length
+        choices = self.selected(queries, documents)
+        y = np.zeros((tokens, heads, values.shape[-1]))
+        for i in range(tokens):
+            for h in range(heads):
+                seen, shown, allowed, is_landmark = [], [], [], []
+                chosen = choices.get((i, h), [])
+                for age, slot in zip(chosen, self.slots_of(chosen), strict=True):
+                    for p in range(self.length):
+                        seen.append(rotate(self.cache[age]["keys"][p, h], slot * self.length + p))
+                        shown.append(self.cache[age]["values"][p, h])
+                        allowed.append(self.cache[age]["documents"][p] == documents[i])
+                        is_landmark.append(p == self.length - 1)
+                own = len(seen) + i
+                for t in range(tokens):
+                    seen.append(rotate(keys[t, h], start + t))
+                    shown.append(values[t, h])
+                    allowed.append(t <= i and documents[t] == documents[i])
+                    is_landmark.append(t % self.length == self.length - 1)
+                scores = np.array(seen) @ rotate(queries[i, h], start + i) / np.sqrt(size)
+                weights = grouped_row(scores, np.array(is_landmark), np.array(allowed), own, renormalise=True)
+                y[i, h] = weights @ np.array(shown)
+        return y, choices
+
+    def write(self, keys, values, documents):
+        if documents[-1] != self.open:
+            self.cache, self.ever, self.open = [], 0, documents[-1]
+        for first in range(0, len(keys), self.length):
+            part = slice(first, first + self.length)
+            if (documents[part] == self.open).any():
+                self.cache.append({"keys": keys[part], "values": values[part], "documents": documents[part]})
+                self.ever += 1
+        self.cache = self.cache[-self.blocks :]
+
+
+def stream(queries, keys, values, documents, **settings):
+    """WxBxTxHxV of a stream of W segments: queries and keys WxBxTxHxK, values WxBxTxHxV, documents WxBxT."""
+    y = np.zeros(values.shape)
+    for b in range(queries.shape[1]):
+        row = Row(**settings)
+        for w in range(len(queries)):
+            y[w, b], _ = row.attend(queries[w, b], keys[w, b], values[w, b], documents[w, b])
+            row.write(keys[w, b], values[w, b], documents[w, b])
+    return y
