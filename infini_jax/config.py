@@ -25,8 +25,13 @@ class ModelConfig:
     """A decoder-only transformer whose layers carry `memory`.
 
     Attributes:
+      memory: the mechanism and its settings.
       vocab: number of raw tokens (landmarks get ids above it).
-      key_dim, value_dim: of one head; 0 means d_model / heads.
+      layers: number of blocks.
+      d_model: width of the residual stream.
+      heads: of the attention.
+      key_dim: of one head; 0 means d_model / heads.
+      value_dim: of one head; 0 means d_model / heads.
       mlp_dim: width of the MLP; 0 means 4 d_model.
       segment: raw tokens of a segment.
       key_taps: tokens that a key is made of, by a short causal convolution; 1 is the token alone, as the papers have it.
@@ -139,7 +144,12 @@ def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a run may spend. Attributes: unit of the amount (FLOPs of training, raw tokens, or optimiser steps); amount."""
+    """What a run may spend.
+
+    Attributes:
+      unit: FLOPs of training (three times the forward pass), raw tokens, or optimiser steps.
+      amount: of that unit.
+    """
 
     unit: Literal["flops", "tokens", "steps"] = "steps"
     amount: float = 1000.0
@@ -159,10 +169,16 @@ class TrainConfig:
     """How a model is trained.
 
     Attributes:
-      batch: rows; sequence: raw tokens of a row a step; bptt: segments that gradients flow through (0: the whole sequence).
-      learning_rate: peak; gate_learning_rate: peak of the memory gates, which also have no weight decay.
-      warmup: share of the steps with a rising rate, cosine to a tenth follows; clip: norm of the gradient.
-      evaluation_steps: batches of held-out data scored at the end; log_every: steps between metric lines.
+      batch: rows, each a stream of documents.
+      sequence: raw tokens of a row a step.
+      bptt: segments that gradients flow through; 0 is the whole sequence.
+      learning_rate: peak of the schedule.
+      gate_learning_rate: peak for the memory gates, which also have no weight decay.
+      weight_decay: of matrices.
+      warmup: share of the steps with a rising rate; a cosine to a tenth follows.
+      clip: largest norm of the gradient.
+      evaluation_steps: batches of held-out data scored at the end.
+      log_every: steps between metric lines.
     """
 
     batch: int = 8
@@ -196,10 +212,22 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run's result. `name` and `version` identify it; hardware and paths never enter."""
+    """Everything that decides a run's result; hardware and paths never enter.
+
+    Attributes:
+      name: identifies the run, with its version.
+      version: raise it when the same name should mean something new.
+      variant: tells the run from others of its mechanism in tables.
+      seed: of the parameters and of the order of the data.
+      model: sizes of the transformer, its memory included.
+      data: the task.
+      train: how it is trained.
+      budget: what it may spend.
+    """
 
     name: str = "run"
     version: int = 1
+    variant: str = ""
     seed: int = 0
     model: ModelConfig = ModelConfig()
     data: DataConfig = MqarConfig()
@@ -235,6 +263,11 @@ class RunConfig:
         self.data.check(sequence)
 
     @property
+    def task(self) -> str:
+        """The registry name of the data."""
+        return kind_of(self.data, SOURCES)
+
+    @property
     def tokens_per_step(self) -> int:
         """Raw tokens of one optimiser step."""
         return self.train.batch * self.train.sequence
@@ -249,9 +282,9 @@ class RunConfig:
         return from_plain(RunConfig, plain, "config")
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what decides the result; the name and how often metrics are logged do not."""
+        """Twelve hex digits of what decides the result; the names and how often metrics are logged do not."""
         science = self.to_dict()
-        del science["name"], science["train"]["log_every"]
+        del science["name"], science["variant"], science["train"]["log_every"]
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-class ConfigError(ValueError):
+class ConfigError(Exception):
     """A setting that cannot work. `str(error)` is one line: field, problem, mend."""
 
     def __init__(self, field: str, problem: str, mend: str):

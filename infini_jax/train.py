@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, check_fits
 from infini_jax.data.base import Batch, Rows, Split
 from infini_jax.errors import TrainingDiverged
@@ -120,16 +120,16 @@ def rows_of(run: RunConfig, split: Split) -> Rows:
     return Rows(run.train.batch, run.train.sequence, run.seed if split == "train" else 0, split)
 
 
-def evaluate(model: ModelConfig, params: dict, run: RunConfig, split: Split = "validation") -> tuple[float, float]:
+def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple[float, float]:
     """Held-out (nats a scored token, accuracy), streamed over `train.evaluation_steps` batches with the memory carried."""
     source = run.data.open(rows_of(run, split))
 
     @jax.jit
     def score(params: dict, carry: Carry, batch: Batch) -> tuple[Carry, Scores]:
-        carry, scores, _ = scan_segments(model, params, carry, batch, score_tokens)
+        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens)
         return carry, jax.tree.map(jnp.sum, scores)
 
-    carry, total = init_carry(model, run.train.batch), Scores(0.0, 0.0, 0.0)
+    carry, total = init_carry(run.model, run.train.batch), Scores(0.0, 0.0, 0.0)
     for number in range(run.train.evaluation_steps):
         carry, scores = score(params, carry, source.batch(number))
         total = jax.tree.map(lambda a, b: a + b, total, scores)
@@ -159,7 +159,7 @@ def train(run: RunConfig, log: Callable[[dict[str, float]], None]) -> Finished:
     check_fits(run)
     source = run.data.open(rows_of(run, "train"))
     optimiser = make_optimiser(run, steps)
-    state, step = init_state(run, optimiser), make_step(run, optimiser)
+    state, step = jax.jit(lambda: init_state(run, optimiser))(), make_step(run, optimiser)
     began = time.perf_counter()
     step = step.lower(state, source.batch(0)).compile()
     compile_seconds = time.perf_counter() - began

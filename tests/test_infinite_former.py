@@ -96,17 +96,18 @@ def test_matrices_equal_the_released_ones(golden, case):
     functions = former.basis(count, widths)
     np.testing.assert_allclose(functions[0], golden[f"{case}/basis_mu"], rtol=0, atol=3e-16)
     np.testing.assert_array_equal(functions[1], golden[f"{case}/basis_sigma"])
-    # Values up to 80; the released inverse and our factorisation differ by rounding times the condition, 1e6.
+    # Entries up to 1, psi up to 80; the released inverse and our factorisation differ by rounding times the condition, 1e6.
     ours = former.first_write_matrix(length, count, widths, ridge)
-    np.testing.assert_allclose(ours, golden[f"{case}/G"], rtol=0, atol=3e-13)
+    np.testing.assert_allclose(ours, golden[f"{case}/G"], rtol=0, atol=1e-12)
     ours = former.update_matrix(length, count, widths, ridge, samples, tau)
-    np.testing.assert_allclose(ours, golden[f"{case}/G_inf"], rtol=0, atol=3e-13)
+    np.testing.assert_allclose(ours, golden[f"{case}/G_inf"], rtol=0, atol=1e-12)
     ours = former.psi(former.sample_times(samples), *functions)
     np.testing.assert_allclose(ours, golden[f"{case}/sample_matrix"], rtol=1e-13, atol=3e-13)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_steps_and_gradients_equal_the_released_ones(golden, case):
+    """Tolerances of the largest value: the matrices' rounding (1e-12), carried through up to four writes."""
     count, length, samples, tau, ridge, widths, heads = golden_settings(golden, case)
     sigma_0 = float(golden[f"{case}/sigma_0"])
     with jax.enable_x64(True):
@@ -139,13 +140,13 @@ def test_steps_and_gradients_equal_the_released_ones(golden, case):
             (_, parts), (grads, dq) = loss(params, q, x, B, jnp.full(len(x), i > 0), upstream)
             B = parts["B"]
             for name in ("B", "mu", "sigma_sq", "r"):
-                assert relative(parts[name], golden[f"{step}/{name}"]) < 1e-12, (step, name)
-            assert relative(parts["context"].transpose(1, 0, 2), golden[f"{step}/context"]) < 1e-12, step
-            assert relative(parts["kl"].reshape(len(x), -1), golden[f"{step}/kl"]) < 1e-12, step
+                assert relative(parts[name], golden[f"{step}/{name}"]) < 5e-12, (step, name)
+            assert relative(parts["context"].transpose(1, 0, 2), golden[f"{step}/context"]) < 5e-12, step
+            assert relative(parts["kl"].reshape(len(x), -1), golden[f"{step}/kl"]) < 5e-12, step
             dq = dq.reshape(*dq.shape[:2], -1).transpose(1, 0, 2)
-            assert relative(dq, golden[f"{step}/dq"]) < 1e-10, step
+            assert relative(dq, golden[f"{step}/dq"]) < 1e-11, step
             for name, value in golden_gradients(golden, step, case, heads).items():
-                assert relative(grads[name], value) < 1e-10, (step, name)
+                assert relative(grads[name], value) < 1e-11, (step, name)
 
 
 def test_slow_reference_equals_the_released_arrays(golden):

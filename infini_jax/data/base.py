@@ -33,6 +33,11 @@ class Rows:
 class Source(Protocol):
     """`batch(step)` depends on nothing but its settings and the step: any process, any restart sees the same."""
 
+    @property
+    def corpus(self) -> str:
+        """What the data is made from, for the result table."""
+        ...
+
     def batch(self, step: int) -> Batch: ...
 
 

@@ -1,6 +1,7 @@
 """Rows of whole documents: each batch row is one endless stream, its documents in a new seeded order each epoch."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -41,6 +42,11 @@ class DocumentRows:
         )
         self.documents, self.rows = documents, rows
         self.dealt = deal(documents.lengths, rows.batch)
+
+    @property
+    def corpus(self) -> str:
+        text = self.documents.text
+        return f"{len(self.documents.lengths)} documents, {len(text)} bytes, sha256 {hashlib.sha256(text).hexdigest()[:12]}"
 
     def batch(self, step: int) -> Batch:
         """Tokens step * T to (step + 1) * T of every row's stream."""

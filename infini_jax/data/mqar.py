@@ -19,7 +19,13 @@ FILLER = 0
 
 @dataclasses.dataclass(frozen=True)
 class MqarConfig(DataConfig):
-    """Attributes: pairs to remember in a row; symbols size of the vocabulary, the filler included; repeats of each question."""
+    """Multi-query associative recall.
+
+    Attributes:
+      pairs: to remember in a row.
+      symbols: in the vocabulary, the filler included.
+      repeats: times that each key is asked.
+    """
 
     pairs: int = 16
     symbols: int = 128
@@ -59,6 +65,10 @@ class Mqar:
 
     config: MqarConfig
     rows: Rows
+
+    @property
+    def corpus(self) -> str:
+        return "drawn afresh at every step"
 
     def batch(self, step: int) -> Batch:
         rows, pairs, half = self.rows, self.config.pairs, self.config.symbols // 2

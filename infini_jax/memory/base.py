@@ -39,7 +39,7 @@ class MemoryConfig:
     """Settings every mechanism has.
 
     Attributes:
-      layers: which layers (from 0) carry this memory; the others attend inside the segment only. None: all.
+      layers: which layers (from 0) carry this memory; the others attend inside the segment only. None is all of them.
     """
 
     layers: tuple[int, ...] | None = None

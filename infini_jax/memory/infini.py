@@ -63,7 +63,12 @@ def combine(beta_H: jax.Array, a_mem: jax.Array, a_dot: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class InfiniConfig(MemoryConfig):
-    """Attributes: update the write rule, eq. 8 or 9; gate_init beta before training (0: memory and local weigh the same)."""
+    """Settings of Infini-attention.
+
+    Attributes:
+      update: how a segment is written: linear is eq. 8, delta eq. 9.
+      gate_init: beta before training; 0 lets memory and local attention weigh the same.
+    """
 
     update: Literal["linear", "delta"] = "linear"
     gate_init: float = 0.0

@@ -12,7 +12,8 @@ reads it through one Gaussian density over time. Section numbers are the paper's
 Letters: T tokens of a segment (the paper's L), D model (its e), M samples of the old signal, P regression positions.
 
 Gradients. B is detached where its old signal is sampled for a rewrite (`write_signal`) and nowhere else. So segment s+1
-trains the gate and, through X, the layer that wrote segment s; through this memory nothing reaches s-1.
+trains the gate and, through X, what lies below the layer in segment s; through this memory nothing reaches s-1. In a stack
+X depends on the memories of the layers below, so a gradient can go one segment further back with each of them.
 DEVIATION: the released code reads X from Transformer-XL's cache, which is detached and not normalised, and reads B in
 the step that writes it. Here X is the layer's normalised input, B is written when the segment ends and read by the
 next one, and X keeps its gradient: detached, only the gate would ever learn what is worth writing.
@@ -203,7 +204,7 @@ def kl(sigma_sq: jax.Array, sigma_0: float) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class InfiniteFormerConfig(MemoryConfig):
-    """Defaults are the paper's for sorting.
+    """Widths, samples, tau and ridge default to those of the released sorting code.
 
     Attributes:
       basis: N, Gaussian densities; a multiple of the number of widths.

@@ -245,8 +245,9 @@ def retrieve(
     readable_BxN = held_tokens(memory, every_BxN)[..., -2]  # its last raw token: one token at least beside the landmark
     chosen_BxHxSxR = select_blocks(scores_BxHxSxN * scale, readable_BxN, reads_BxS, retrieved, selection)
 
-    newest_BxSxHxR = jnp.swapaxes(chosen_BxHxSxR, 1, 2) >= blocks - retrieved
-    q_BxSxHxRxK = jnp.where(newest_BxSxHxR[..., None], q_BxSxHxCxK[..., 1:, :], q_BxSxHxCxK[..., :-1, :])
+    slots_BxSxHxR = jnp.swapaxes(retrieved_slots(chosen_BxHxSxR, blocks), 1, 2)
+    later_BxSxHxR = slots_BxSxHxR > jnp.arange(retrieved)  # slot r+1 for rank r; else slot r
+    q_BxSxHxRxK = jnp.where(later_BxSxHxR[..., None], q_BxSxHxCxK[..., 1:, :], q_BxSxHxCxK[..., :-1, :])
     keys_BxHxSxRxPxK = gather_blocks(memory.keys, chosen_BxHxSxR).astype(q_BxSxHxK.dtype)
     if chosen_BxHxSxR.shape[2] == 1:  # one gather for all queries
         scores = jnp.einsum("bshrk,bhrpk->bhsrp", q_BxSxHxRxK, keys_BxHxSxRxPxK[:, :, 0], preferred_element_type=wide)

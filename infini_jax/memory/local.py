@@ -19,7 +19,11 @@ from infini_jax.segment import Segment
 
 @dataclasses.dataclass(frozen=True)
 class LocalConfig(MemoryConfig):
-    """Attributes: window tokens a token sees, itself included; 1 is the token alone."""
+    """Settings of the sliding window.
+
+    Attributes:
+      window: tokens that a token sees, itself included.
+    """
 
     window: int = 64
 

@@ -83,7 +83,13 @@ def append(ring: Ring, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, bounds: Bound
 
 @dataclasses.dataclass(frozen=True)
 class MemorizingConfig(MemoryConfig):
-    """Attributes: slots pairs remembered a head; top_k pairs retrieved a query; scale_init logit scale before training."""
+    """Settings of the Memorizing Transformer.
+
+    Attributes:
+      slots: (key, value) pairs that a head remembers.
+      top_k: pairs that a query retrieves.
+      scale_init: scale of the logits before training.
+    """
 
     slots: int = 512
     top_k: int = 32

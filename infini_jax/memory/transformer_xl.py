@@ -21,7 +21,11 @@ from infini_jax.segment import Segment
 
 @dataclasses.dataclass(frozen=True)
 class TransformerXLConfig(MemoryConfig):
-    """Attributes: slots tokens of the past that each layer caches."""
+    """Settings of Transformer-XL.
+
+    Attributes:
+      slots: tokens of the past that each layer caches.
+    """
 
     slots: int = 64
 

@@ -1,0 +1,72 @@
+"""Does memory beat a window, and do more bytes recall more, when every mechanism has the same FLOPs?
+
+Command:   infini-jax study quick            (`make study` does this)
+Cost:      at most 8 minutes on 2 CPU cores
+Expected:  on MQAR, with the pairs out of the window's reach, mechanisms with memory answer and the window guesses; more bytes
+           answer more. On the source code of the standard library, after seconds of training, differences are small.
+"""
+
+import dataclasses
+
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.memory.base import MemoryConfig
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.infinite_former import InfiniteFormerConfig
+from infini_jax.memory.landmark import LandmarkConfig
+from infini_jax.memory.local import LocalConfig
+from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.memory.transformer_xl import TransformerXLConfig
+from infini_jax.study import Study
+
+MECHANISMS: tuple[tuple[str, MemoryConfig], ...] = (
+    ("", LocalConfig()),
+    ("", TransformerXLConfig()),
+    ("linear", InfiniConfig()),
+    ("delta", InfiniConfig(update="delta")),
+    ("", MemorizingConfig(layers=(1,), top_k=8)),
+    ("", LandmarkConfig(block=8, retrieved=2)),
+    ("", InfiniteFormerConfig(samples=64)),
+)
+MEMORY_BYTES = (4 * 1024, 16 * 1024, 64 * 1024)
+
+RECALL = RunConfig(
+    model=ModelConfig(vocab=64, layers=2, d_model=64, heads=2, segment=16, key_taps=2),
+    data=MqarConfig(pairs=8, symbols=64, repeats=4),
+    train=TrainConfig(batch=32, sequence=96, learning_rate=1e-2, log_every=10, evaluation_steps=16),
+    budget=Budget("flops", 3.0e11),
+)
+CODE = RunConfig(
+    model=ModelConfig(vocab=256, layers=2, d_model=64, heads=2, segment=64),
+    data=StdlibConfig(),
+    train=TrainConfig(batch=8, sequence=512, learning_rate=1e-2, log_every=5, evaluation_steps=8),
+    budget=Budget("flops", 1.0e11),
+)
+
+
+def study() -> Study:
+    """Seven mechanisms x three memory sizes x two tasks."""
+    runs = [
+        at_size(base, variant, memory, size)
+        for base in (RECALL, CODE)
+        for variant, memory in MECHANISMS
+        for size in MEMORY_BYTES
+    ]
+    return Study(
+        name="quick",
+        question="Does memory beat a window, and do more bytes recall more, at the same FLOPs?",
+        runs=tuple(runs),
+        held_equal=(
+            ("training FLOPs of a task", f"MQAR {RECALL.budget.amount:.1e}, code {CODE.budget.amount:.1e}"),
+            ("width, layers, heads, MLP", "64, 2, 2, 256"),
+            ("optimiser", "AdamW, warm-up and cosine, one learning rate for all"),
+        ),
+    )
+
+
+def at_size(base: RunConfig, variant: str, memory: MemoryConfig, size: int) -> RunConfig:
+    """`base` with the largest memory of at most `size` bytes a sequence."""
+    model = dataclasses.replace(base.model, memory=memory).at_bytes(size)
+    names = [base.task, model.mechanism, variant, f"{size // 1024}k"]
+    return dataclasses.replace(base, name="-".join(filter(None, names)), variant=variant, model=model)

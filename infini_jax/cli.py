@@ -1,0 +1,148 @@
+"""The command line: `infini-jax study | train | mechanisms | report`."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+from rich.console import Console
+
+from infini_jax import tables
+from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.errors import ConfigError, TrainingDiverged
+from infini_jax.experiment import load_experiment
+from infini_jax.progress import study_progress, train_progress
+from infini_jax.run import execute
+from infini_jax.study import run_study, save_study, saved_study
+
+app = tyro.extras.SubcommandApp()
+
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+
+def one_of(settings: dict[str, type]) -> Any:
+    """A type whose value is one of the settings classes, chosen on the command line by its registry name."""
+    return Union[tuple(Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in settings.items())]  # noqa: UP007
+
+
+Mechanism = one_of({name: mechanism.Config for name, mechanism in MECHANISMS.items()})
+Task = one_of(SOURCES)
+Shape = dataclasses.make_dataclass(
+    "Shape",
+    [(field.name, field.type, field) for field in dataclasses.fields(ModelConfig) if field.name != "memory"],
+    frozen=True,
+)
+Shape.__doc__ = ModelConfig.__doc__
+
+
+@app.command
+def study(experiment: tyro.conf.Positional[str], results: Path = Path("results"), jobs: int = 0) -> None:
+    """Does the runs of an experiment that are not done yet, side by side, and writes the report.
+
+    Finished runs are kept and never run again: stop it when you like and call it again to go on. Example:
+    `infini-jax study quick`
+
+    Args:
+      experiment: a name in experiments/ (such as quick) or the path of a Python file with a function `study()`.
+      results: folder that gets <study>/report.html, results.parquet and the runs.
+      jobs: runs at the same time; 0 is one for each of at most 4 CPU cores, and one where JAX finds an accelerator.
+    """
+    console = Console()
+    plan = load_experiment(experiment)
+    folder = results / plan.name
+    save_study(plan, folder)
+    with study_progress(plan, console) as watch:
+        run_study(plan, folder, jobs or default_jobs(), watch)
+    report(folder)
+
+
+@app.command
+def report(folder: tyro.conf.Positional[Path]) -> None:
+    """Writes a study's report again from its results and prints the table. Example: `infini-jax report results/quick`
+
+    Args:
+      folder: where the study's results lie.
+    """
+    from infini_jax.report import terminal_table, write_report  # matplotlib takes a second to load
+
+    console = Console()
+    plan, rows, failures = saved_study(folder)
+    page = write_report(folder, plan)
+    console.print(terminal_table(rows))
+    for failure in failures:
+        console.print(f"failed: {failure.run}: {failure.error}", style="red", markup=False)
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+@app.command
+def train(
+    memory: Mechanism,
+    data: Task,
+    model: Shape = Shape(),
+    train: TrainConfig = TrainConfig(),
+    budget: Budget = Budget(),
+    name: str = "run",
+    seed: int = 0,
+    memory_bytes: int = 0,
+    results: Path = Path("results/runs"),
+) -> None:
+    """Trains one model and scores it. Example:
+    `infini-jax train infini mqar --memory.update delta --model.segment 16 --model.key-taps 2 --train.sequence 96`
+
+    Args:
+      memory: settings of the mechanism.
+      data: settings of the task.
+      model: sizes of the transformer.
+      train: how it is trained.
+      budget: what it may spend.
+      name: of the run, and of its folder.
+      seed: of the parameters and of the order of the data.
+      memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
+      results: folder that gets <name>/config.json, metrics.jsonl and row.parquet.
+    """
+    sizes = ModelConfig(memory=memory, **dataclasses.asdict(model))
+    if memory_bytes:
+        sizes = sizes.at_bytes(memory_bytes)
+    run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget)
+    with train_progress(run, Console()) as watch:
+        row = execute(run, results / name, study="", watch=watch)
+    Console().print(tables.key_values(row))
+
+
+@app.command
+def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, context: int = 32_768) -> None:
+    """Prints what each mechanism carries and costs, and its compression against a cache of every token.
+
+    Example: `infini-jax mechanisms --memory-bytes 65536 --model.segment 128`
+
+    Args:
+      model: sizes of the transformer.
+      memory_bytes: size every memory to at most so many bytes a sequence; 0 keeps each one's default.
+      context: tokens that the full cache of the comparison holds.
+    """
+    configs = [ModelConfig(memory=mechanism.Config(), **dataclasses.asdict(model)) for mechanism in MECHANISMS.values()]
+    if memory_bytes:
+        configs = [config.at_bytes(memory_bytes) for config in configs]
+    Console().print(tables.mechanism_table(configs, context))
+
+
+def default_jobs() -> int:
+    """One run a core, at most four; one where there is an accelerator. Asked in a process of its own, which frees it again."""
+    found = subprocess.run(
+        [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True, check=True
+    )
+    return 1 if found.stdout.strip() != "cpu" else min(4, len(Path("/proc/cpuinfo").read_text().split("processor\t")) - 1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command; a mistake in the settings ends with one line and code 2."""
+    try:
+        app.cli(prog="infini-jax", args=arguments, config=(tyro.conf.CascadeSubcommandArgs,))
+    except (ConfigError, TrainingDiverged) as error:
+        print(f"infini-jax: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        print("\ninfini-jax: stopped; finished runs are kept, the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,67 @@
+"""Progress bars: what is done, what is being done, how long it still takes."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from infini_jax.config import RunConfig
+from infini_jax.cost import budget_steps, training_flops_per_step
+from infini_jax.run import METRICS_FILE
+from infini_jax.study import Desk, Study
+
+
+@contextlib.contextmanager
+def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], None]]:
+    """A bar of the whole study in FLOPs, from the metric files that the runs write."""
+    planned = {run.name: budget_steps(run) * training_flops_per_step(run) for run in study.runs}
+    with _bars(console, TextColumn("{task.fields[runs]}")) as bars:
+        task = bars.add_task(study.name, total=sum(planned.values()), runs="")
+
+        def watch(desk: Desk) -> None:
+            shares = {run.name: _share_done(desk, run) for run in study.runs}
+            ended = sum(desk.is_finished(run) or desk.error(run) is not None for run in study.runs)
+            done = sum(planned[name] * share for name, share in shares.items())
+            bars.update(task, completed=done, runs=f"{ended}/{len(study.runs)} runs")
+
+        yield watch
+
+
+def _share_done(desk: Desk, run: RunConfig) -> float:
+    """1 for a run that ended, else the share of its steps in its metric file."""
+    if desk.is_finished(run) or desk.error(run) is not None:
+        return 1.0
+    file = desk.of(run) / METRICS_FILE
+    lines = file.read_text().splitlines() if file.exists() else []
+    with contextlib.suppress(json.JSONDecodeError, IndexError):  # the last line may be half written
+        return json.loads(lines[-1])["step"] / budget_steps(run)
+    return 0.0
+
+
+@contextlib.contextmanager
+def train_progress(run: RunConfig, console: Console) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A bar of one run in steps, with its loss and rate."""
+    with _bars(console, MofNCompleteColumn(), TextColumn("{task.fields[line]}")) as bars:
+        task = bars.add_task(run.name, total=budget_steps(run), line="compiling")
+
+        def watch(line: dict[str, float]) -> None:
+            text = f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s"
+            if "gate_spread" in line:
+                text += f", gates {line['gate_mean']:.2f} over {line['gate_spread']:.2f}"
+            bars.update(task, completed=line["step"], line=text)
+
+        yield watch
+
+
+def _bars(console: Console, *columns) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,100 @@
+"""One run from its config to its row in the table: train, score, count, write."""
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import flax
+import jax
+
+from infini_jax import __version__
+from infini_jax.config import RunConfig
+from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
+from infini_jax.results import ROW_FILE, Row, write_rows
+from infini_jax.train import Finished, evaluate, init_state, make_optimiser, make_step, rows_of, train
+
+CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
+
+
+def execute(run: RunConfig, folder: Path, study: str, watch: Callable[[dict[str, float]], None] = lambda line: None) -> Row:
+    """Trains and scores a run; leaves config.json, metrics.jsonl and row.parquet in `folder`; `watch` gets metric lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
+    with (folder / METRICS_FILE).open("w", buffering=1) as file:
+
+        def log(line: dict[str, float]) -> None:
+            file.write(json.dumps(line) + "\n")
+            watch(line)
+
+        finished = train(run, log)
+    loss, accuracy = evaluate(run, finished.state.params)
+    row = make_row(run, study, finished, loss, accuracy)
+    write_rows([row], folder / ROW_FILE)
+    return row
+
+
+def make_row(run: RunConfig, study: str, finished: Finished, loss: float, accuracy: float) -> Row:
+    """The row of a finished run, with everything that was counted."""
+    step_flops = training_flops_per_step(run)
+    return Row(
+        run=run.name,
+        version=run.version,
+        fingerprint=run.fingerprint(),
+        seed=run.seed,
+        study=study,
+        task=run.task,
+        mechanism=run.model.mechanism,
+        variant=run.variant,
+        memory_bytes=run.model.memory_bytes,
+        parameters=parameter_count(run.model),
+        flops_per_token=model_cost(run.model).flops,
+        budget_unit=run.budget.unit,
+        budget_amount=float(run.budget.amount),
+        flops_planned=budget_steps(run) * step_flops,
+        flops_actual=finished.steps * step_flops,
+        flops_executed=finished.steps * executed_flops_per_step(run),
+        steps=finished.steps,
+        tokens=finished.steps * run.tokens_per_step,
+        seconds=finished.seconds,
+        compile_seconds=finished.compile_seconds,
+        train_loss=finished.last["loss"],
+        loss=loss,
+        accuracy=accuracy,
+        gate_mean=finished.last.get("gate_mean"),
+        gate_spread=finished.last.get("gate_spread"),
+        corpus=run.data.open(rows_of(run, "train")).corpus,
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **environment(),
+    )
+
+
+def executed_flops_per_step(run: RunConfig) -> float:
+    """FLOPs of the program of one training step, recomputation included."""
+    optimiser = make_optimiser(run, budget_steps(run))
+    state = jax.eval_shape(lambda: init_state(run, optimiser))
+    batch = run.data.open(rows_of(run, "train")).batch(0)
+    return program_flops(make_step(run, optimiser), state, batch)
+
+
+def environment() -> dict[str, str]:
+    """Versions and device of this process."""
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "package": __version__,
+        "device": processor() if device.platform == "cpu" else device.device_kind,
+    }
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it, and how many of its cores this process may use."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0] if names else platform.machine()}, {cores} core{'s' if cores != 1 else ''}"

@@ -1,0 +1,120 @@
+"""Tiny models and streams of every mechanism, with compiled functions shared by the tests of a process."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infini_jax.config import ModelConfig, memory_of
+from infini_jax.memory import MECHANISMS
+from infini_jax.segment import Segment, whole
+from infini_jax.stream import init_carry, init_params, scan_segments
+
+BATCH, SEGMENTS, SIZE = 2, 3, 8
+MODEL = ModelConfig(vocab=32, layers=2, d_model=16, heads=2, segment=16, key_taps=2)
+
+
+@functools.cache
+def tiny(name: str, **changes) -> ModelConfig:
+    """A small model of a registered mechanism, its memory of about `SIZE` natural units."""
+    mechanism = MECHANISMS[name]
+    every = mechanism.Config().landmark_every or 1
+    size = max(SIZE, mechanism.smallest)
+    memory, dims = mechanism.resized(mechanism.Config(), MODEL.dims, size)
+    fields = {"memory": memory, "key_dim": dims.key_dim, "segment": every * -(-MODEL.segment // every)}
+    return dataclasses.replace(MODEL, **fields | changes)
+
+
+@functools.cache
+def parameters(name: str) -> dict:
+    """Random parameters; gates are moved off zero, so that both branches are seen."""
+    params = jax.jit(lambda: init_params(tiny(name), jax.random.key(0)))()
+
+    def moved(path, leaf):
+        return leaf + 0.3 if path[-1].key == "gate" else leaf
+
+    return jax.tree_util.tree_map_with_path(moved, params)
+
+
+def tokens_of(model: ModelConfig, segments: int = SEGMENTS, seed: int = 0) -> jax.Array:
+    return jax.random.randint(jax.random.key(seed), (BATCH, segments * model.segment), 0, model.vocab)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """What `scan_segments` takes."""
+
+    tokens: jax.Array
+    documents: jax.Array
+
+
+jax.tree_util.register_dataclass(Sequence, data_fields=["tokens", "documents"], meta_fields=[])
+
+
+@functools.cache
+def scorer(model: ModelConfig):
+    """Jitted (params, carry, tokens, documents) -> (carry, logits BxTxV)."""
+
+    def run(params, carry, tokens, documents):
+        carry, logits, _ = scan_segments(model, params, carry, Sequence(tokens, documents), lambda logits, part: logits)
+        return carry, logits.swapaxes(0, 1).reshape(*tokens.shape, -1)
+
+    return jax.jit(run)
+
+
+def logits_of(name: str, tokens, documents=None, model: ModelConfig | None = None):
+    model = model or tiny(name)
+    documents = jnp.zeros_like(tokens) if documents is None else documents
+    return scorer(model)(parameters(name), init_carry(model, tokens.shape[0]), tokens, documents)[1]
+
+
+@functools.cache
+def layer(name: str):
+    """(module, params, jitted stream): one memory layer fed with free queries, keys and values over `SEGMENTS` segments.
+
+    The stream takes inputs (x BxTxD, q, k BxTxHxK, v BxTxHxV) and documents BxT and returns the outputs BxTxD.
+    """
+    model = tiny(name)
+    module = memory_of(model.memory, model.dims)
+    segment = cut(free_inputs(name), documents_of(name), 0, model.dims.segment, jnp.full(BATCH, -1))
+    params = module.init(jax.random.key(1), module.init_memory(BATCH), segment, method=both)
+
+    def run(inputs, documents):
+        memory, before, outputs = module.init_memory(BATCH), jnp.full(BATCH, -1), []
+        for number in range(SEGMENTS):
+            segment = cut(inputs, documents, number, model.dims.segment, before)
+            (y, _), memory = module.apply(params, memory, segment, method=both)
+            outputs.append(y)
+            before = segment.bounds.key_documents[:, -1]
+        return jnp.concatenate(outputs, axis=1)
+
+    return module, params, jax.jit(run)
+
+
+def both(module, memory, segment):
+    """attend and write of one segment, so that init makes the parameters of both."""
+    return module.attend(memory, segment), module.write(memory, segment)
+
+
+def cut(inputs, documents, number: int, length: int, before) -> Segment:
+    """One segment of free inputs."""
+    part = slice(number * length, (number + 1) * length)
+    return Segment(*(array[:, part] for array in inputs), whole(documents[:, part], before))
+
+
+def free_inputs(name: str) -> tuple:
+    """Random inputs, queries, keys and values of a whole stream."""
+    d = tiny(name).dims
+    keys = jax.random.split(jax.random.key(2), 4)
+    shapes = [(d.d_model,), (d.heads, d.key_dim), (d.heads, d.key_dim), (d.heads, d.value_dim)]
+    return tuple(
+        jax.random.normal(key, (BATCH, SEGMENTS * d.segment, *shape)) for key, shape in zip(keys, shapes, strict=True)
+    )
+
+
+def documents_of(name: str, edges: tuple[int, ...] = ()) -> jax.Array:
+    """Document ids of a stream, with a new document at each of `edges`."""
+    length = SEGMENTS * tiny(name).dims.segment
+    return jnp.asarray(np.broadcast_to(np.searchsorted(edges, np.arange(length), side="right"), (BATCH, length)))

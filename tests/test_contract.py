@@ -1,0 +1,162 @@
+"""What every registered mechanism promises."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from infini_jax.config import memory_of
+from infini_jax.cost import model_cost, program_flops
+from infini_jax.memory import MECHANISMS
+from infini_jax.memory.base import memory_bytes
+from infini_jax.stream import decode, forward_segment, init_carry, init_decoder, init_params
+from infini_jax.stream import logits_of as head_of
+from tests import streams
+from tests.streams import BATCH, SEGMENTS, tiny
+
+pytestmark = pytest.mark.parametrize("name", MECHANISMS)
+
+
+def test_no_output_depends_on_a_later_token(name):
+    """By gradient, exactly zero: also where a mechanism would write a segment before it reads."""
+    _, _, stream = streams.layer(name)
+    inputs, documents = streams.free_inputs(name), streams.documents_of(name)
+    length = tiny(name).dims.segment
+    gradient = jax.jit(jax.grad(lambda inputs, t: stream(inputs, documents)[:, t].sum()))
+    for t in (0, length // 2, length, 2 * length + 3):
+        for array in gradient(inputs, t):
+            assert not np.any(array[:, t + 1 :])
+
+
+def test_split_calls_equal_one_call(name):
+    model, params = tiny(name), streams.parameters(name)
+    tokens = streams.tokens_of(model)
+    run, documents = streams.scorer(model), jnp.zeros_like(tokens)
+    carry, first = run(params, init_carry(model, BATCH), tokens[:, : model.segment], documents[:, : model.segment])
+    _, rest = run(params, carry, tokens[:, model.segment :], documents[:, model.segment :])
+    whole = streams.logits_of(name, tokens)
+    # the same products in another program: XLA may fuse differently, so float32 rounding only
+    np.testing.assert_allclose(jnp.concatenate([first, rest], axis=1), whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("place", [0.5, 1.0, 1.4])
+def test_second_packed_document_is_not_affected_by_the_first(name, place):
+    """Exactly, for a document that begins within a segment, at its edge, and within a later one."""
+    _, _, stream = streams.layer(name)
+    edge = round(place * tiny(name).dims.segment)
+    documents, inputs = streams.documents_of(name, (edge,)), streams.free_inputs(name)
+    other = tuple(array.at[:, :edge].set(array[:, :edge][::-1] * 1.5 + 0.1) for array in inputs)
+    first, second = stream(inputs, documents), stream(other, documents)
+    np.testing.assert_array_equal(first[:, edge:], second[:, edge:])
+    assert np.abs(first[:, :edge] - second[:, :edge]).max() > 1e-3
+
+
+def test_memory_of_earlier_segments_changes_the_output(name):
+    module, params, _ = streams.layer(name)
+    length = tiny(name).dims.segment
+    inputs, documents = streams.free_inputs(name), streams.documents_of(name)
+    segments = [streams.cut(inputs, documents, number, length, jnp.full(BATCH, number - 1)) for number in range(2)]
+    segments[1] = segments[1].replace(bounds=segments[1].bounds.replace(open_document=documents[:, 0]))
+    empty = module.init_memory(BATCH)
+    written = module.apply(params, empty, segments[0], method="write")
+    with_memory, _ = module.apply(params, written, segments[1], method="attend")
+    without, _ = module.apply(params, empty, segments[1], method="attend")
+    assert np.abs(with_memory - without).max() > 1e-3
+
+
+def test_attending_does_not_depend_on_what_the_segment_will_write(name):
+    """Decoding token by token, which writes only full segments, equals the segments at once."""
+    model, params = tiny(name), streams.parameters(name)
+    tokens = streams.tokens_of(model)[:, : model.segment + 5]
+    document = jnp.zeros(BATCH, jnp.int32)
+    step = jax.jit(lambda decoder, token: decode(model, params, decoder, token, document))
+    decoder, outputs = init_decoder(model, init_carry(model, BATCH)), []
+    for t in range(tokens.shape[1]):
+        decoder, logits = step(decoder, tokens[:, t])
+        outputs.append(logits)
+    whole = streams.logits_of(name, streams.tokens_of(model))[:, : tokens.shape[1]]
+    np.testing.assert_allclose(jnp.stack(outputs, axis=1), whole, atol=5e-5)  # float32 products of other shapes
+
+
+def test_bytes_are_those_of_the_arrays(name):
+    model = tiny(name)
+    module = memory_of(model.memory, model.dims)
+    real = sum(leaf.nbytes for leaf in jax.tree.leaves(module.init_memory(1)))
+    assert memory_bytes(module) == real > 0
+    assert model.memory_bytes == model.layers * real
+
+
+def test_logical_axes_name_every_axis_and_begin_with_the_batch(name):
+    module = memory_of(tiny(name).memory, tiny(name).dims)
+    memory, axes = module.init_memory(BATCH), module.logical_axes()
+    named = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))
+    arrays = jax.tree.leaves(memory)
+    assert [len(names) for names in named] == [array.ndim for array in arrays]
+    assert all(names[0] == "batch" and array.shape[0] == BATCH for names, array in zip(named, arrays, strict=True))
+
+
+def test_counted_flops_equal_those_of_the_program(name):
+    """The walker sees the forward pass of one segment; masks of a few entries count as products in neither."""
+    model = tiny(name)
+    tokens = jax.ShapeDtypeStruct((BATCH, model.segment), jnp.int32)
+
+    def forward(params, carry, tokens):
+        carry, x, _ = forward_segment(model, params, carry, tokens, tokens)
+        return carry, head_of(model, params, x)
+
+    shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, BATCH)))
+    walked = program_flops(forward, *shapes, tokens) / (BATCH * model.segment)
+    assert walked == pytest.approx(model_cost(model).flops, rel=1e-6)
+
+
+def test_every_parameter_gets_a_finite_gradient(name):
+    model, params = tiny(name), streams.parameters(name)
+    tokens = streams.tokens_of(model)
+    run, documents = streams.scorer(model), streams.tokens_of(model) * 0
+
+    def loss(params):
+        logits = run(params, init_carry(model, BATCH), tokens, documents)[1]
+        return jnp.mean((logits - jax.nn.one_hot(jnp.roll(tokens, -1, axis=1), model.vocab)) ** 2)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
+        assert np.all(np.isfinite(leaf)), path
+        assert np.any(leaf), path
+
+
+def test_bf16_compute_is_close_to_float32_and_keeps_a_float32_memory(name):
+    model = dataclasses.replace(tiny(name), compute="bfloat16")
+    tokens = streams.tokens_of(model)
+    logits, exact = streams.logits_of(name, tokens, model=model), streams.logits_of(name, tokens)
+    # bf16 has 8 bits: two layers of products of order one are off by a few 2^-8
+    assert np.sqrt(np.mean((logits - exact) ** 2)) < 0.05 * np.std(exact)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(init_carry(model, 1).memory) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert kinds == {jnp.dtype("float32")}
+
+
+def test_rows_do_not_affect_each_other(name):
+    tokens = streams.tokens_of(tiny(name))
+    other = tokens.at[1].set((tokens[1] + 7) % tiny(name).vocab)
+    np.testing.assert_array_equal(streams.logits_of(name, tokens)[0], streams.logits_of(name, other)[0])
+
+
+def test_at_bytes_fits_and_the_next_size_does_not(name):
+    model = tiny(name)
+    for budget in (3 * model.memory_bytes, 3 * model.memory_bytes + 511):
+        fitted = model.at_bytes(budget)
+        assert budget / 2 < fitted.memory_bytes <= budget
+        assert fitted.at_bytes(fitted.memory_bytes).memory_bytes == fitted.memory_bytes
+
+
+def test_streams_of_any_length_keep_a_memory_of_one_shape(name):
+    model = tiny(name)
+    shapes = jax.eval_shape(lambda: init_carry(model, BATCH))
+    params = streams.parameters(name)
+    tokens = jax.ShapeDtypeStruct((BATCH, SEGMENTS * model.segment), jnp.int32)
+    after, _ = jax.eval_shape(streams.scorer(model), params, shapes, tokens, tokens)
+    assert jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, after, shapes) == jax.tree.map(
+        lambda _: True, shapes
+    )
+    assert math.prod(after.open_document.shape) == BATCH

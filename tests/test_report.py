@@ -1,0 +1,272 @@
+"""The report says what the rows say, asks nothing of the network, and is the same every time."""
+
+import io
+import json
+import re
+from dataclasses import replace
+
+import matplotlib as mpl
+import pytest
+from rich.console import Console
+
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.errors import ConfigError
+from infini_jax.plots import COLOURS, MARKERS, human_bytes, label_of, score_against_bytes, score_of, styles_of, svg
+from infini_jax.report import equality, finding, terminal_table, write_report
+from infini_jax.results import Row, write_rows
+
+SERIES = (
+    ("local", ""),
+    ("transformer_xl", ""),
+    ("infini", "linear"),
+    ("infini", "delta"),
+    ("memorizing", ""),
+    ("landmark", ""),
+    ("infinite_former", ""),
+)
+SIZES, SEEDS, TASKS = (4096, 15872, 65536), (0, 1), ("mqar", "python_stdlib")
+QUESTION = "Do more bytes recall more, at the same FLOPs?"
+ERROR = "loss: not finite at step 40; lower <train.learning_rate> & try 'again'"
+
+
+def row_of(task: str, mechanism: str, variant: str, size: int, seed: int) -> Row:
+    """A made-up run; every score is a different number."""
+    rank = SERIES.index((mechanism, variant))
+    step = SIZES.index(size)
+    recall = 0.03 + 0.0013 * seed + (0.1234 + 0.031 * rank) * step * (mechanism != "local")
+    gated = mechanism in ("infini", "memorizing")
+    return Row(
+        run="-".join(filter(None, (task, mechanism, variant, str(size), str(seed)))),
+        version=1,
+        fingerprint=f"{rank:x}{step:x}{seed:x}",
+        seed=seed,
+        study="quick",
+        task=task,
+        mechanism=mechanism,
+        variant=variant,
+        memory_bytes=size - 8 * rank,
+        parameters=123_456 + rank,
+        flops_per_token=2.5e5 * (1 + 0.1 * rank),
+        budget_unit="flops",
+        budget_amount=3e11,
+        flops_planned=2.99e11 + 1e8 * rank,
+        flops_actual=2.99e11 + 1e8 * rank,
+        flops_executed=3.7e11 + 1e9 * rank,
+        steps=400 - 10 * rank,
+        tokens=(400 - 10 * rank) * 4096,
+        seconds=60.0 + rank + seed,
+        compile_seconds=4.2,
+        train_loss=1.0,
+        loss=(2.4 if task == "python_stdlib" else 3.4) - 0.07 * step - 0.011 * rank + 0.0021 * seed,
+        accuracy=recall,
+        gate_mean=0.31 + 0.05 * step + 0.001 * seed if gated else None,
+        gate_spread=0.2 if gated else None,
+        corpus="drawn afresh at every step" if task == "mqar" else "Python 3.11 standard library",
+        python="3.11.9",
+        jax="0.10.2",
+        flax="0.12.8",
+        package="0.1.0",
+        device="a processor, 2 cores",
+        finished=f"2025-01-0{1 + step}T00:00:00+00:00",
+    )
+
+
+def config_of(row: Row) -> RunConfig:
+    """Settings that fit a made-up row; the memory's own do not matter here."""
+    data = MqarConfig(pairs=8, symbols=64) if row.task == "mqar" else StdlibConfig()
+    model = ModelConfig(vocab=data.vocab, segment=16 if row.task == "mqar" else 64)
+    return RunConfig(
+        name=row.run, seed=row.seed, model=model, data=data, train=TrainConfig(sequence=128), budget=Budget("flops", 3e11)
+    )
+
+
+def metric_lines(row: Row) -> list[dict[str, float]]:
+    """A loss that falls to the row's held-out loss."""
+    lines = []
+    for step in range(10, row.steps + 1, 10):
+        share = step / row.steps
+        line = {"step": step, "tokens": step * 4096, "loss": row.loss + (4.2 - row.loss) * (1 - share) ** 3}
+        lines.append(line | ({"gate_mean": 0.5 + (row.gate_mean - 0.5) * share} if row.gate_mean is not None else {}))
+    return lines
+
+
+def made_rows() -> list[Row]:
+    return [row_of(task, *series, size, seed) for task in TASKS for series in SERIES for size in SIZES for seed in SEEDS]
+
+
+def fill(folder, rows: list[Row], failures: list[dict[str, str]]) -> None:
+    """Writes a study's folder."""
+    write_rows(rows, folder / "results.parquet")
+    (folder / "failed.json").write_text(json.dumps(failures))
+    for row in rows:
+        run = folder / "runs" / row.run
+        run.mkdir(parents=True)
+        (run / "config.json").write_text(json.dumps(config_of(row).to_dict()))
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metric_lines(row)))
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return made_rows()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, rows):
+    """A study's folder with every run but one, which failed, and one that was never finished."""
+    folder = tmp_path_factory.mktemp("results") / "quick"
+    folder.mkdir()
+    fill(folder, rows[:-1], [{"run": rows[-1].run, "error": ERROR}])
+    (folder / "runs" / "begun").mkdir()
+    (folder / "runs" / "begun" / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(study) -> str:
+    return write_report(study, {"optimiser": "AdamW"}, QUESTION).read_text(encoding="utf-8")
+
+
+def test_page_has_every_seed_of_every_run(page, rows):
+    for row in rows[:-1]:
+        score = score_of(row.task)
+        assert f"<small>seed {row.seed}:</small> {score.number(score.of(row))}<" in page
+
+
+def test_page_draws_a_marker_for_every_run(rows):
+    mqar = [row for row in rows if row.task == "mqar"]
+    figure = score_against_bytes(mqar, score_of("mqar"), styles_of(rows), chance=1 / 32)
+    clouds = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
+    assert sorted(y for line in clouds for y in line.get_ydata()) == sorted(row.accuracy for row in mqar)
+
+
+def test_page_asks_nothing_of_the_network(page):
+    addresses = re.findall(r"https?://[^\s\"'<)]+", page)
+    assert set(addresses) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert len(addresses) == len(re.findall(r'xmlns(?::xlink)?="http', page))
+    assert all(target.startswith("#") for target in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    assert "<script" not in page
+    assert "@import" not in page
+
+
+def test_page_has_unique_ids_and_every_reference_lands(page):
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    wanted = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    wanted += re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', page)
+    assert set(wanted) <= set(ids)
+
+
+def test_page_is_accessible(page):
+    figures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(figures) == 6  # score, loss curves and gate curves of two tasks
+    assert all('role="img"' in figure and "<title" in figure and "<desc" in figure for figure in figures)
+    assert not re.findall(r"<th(?![^>]*scope=)[\s>]", page)
+    assert page.count("<table") == page.count("<caption")
+    assert '<meta name="viewport"' in page
+
+
+def test_failed_and_unfinished_runs_stand_at_the_top_with_escaped_errors(page, rows):
+    assert "2 runs missing" in page
+    assert "<dt>begun</dt>" in page
+    assert f"<dt>{rows[-1].run}</dt>" in page
+    assert "lower &lt;train.learning_rate&gt; &amp; try &#39;again&#39;" in page
+    assert page.index("lower &lt;train.learning_rate&gt;") < page.index("What was found")
+    assert "<train.learning_rate>" not in page
+
+
+def test_page_says_what_was_held_equal_and_how_to_remake_it(page):
+    assert re.search(r"optimiser</th><td>AdamW</td>", page)
+    assert re.search(r"train.learning_rate</th><td>0.001</td><td>0.001</td>", page)
+    assert re.search(r"data.symbols</th><td>64</td><td></td>", page)
+    assert "model.segment</th><td>16</td><td>64</td>" in page
+    assert ">seed</th>" not in page
+    assert "infini-jax study quick" in page
+
+
+def test_finding_is_computed_from_the_rows(page, rows):
+    mqar = [row for row in rows if row.task == "mqar"]
+    said = finding(mqar, score_of("mqar"), 1 / 32)
+    best = row_of("mqar", "infinite_former", "", SIZES[-1], 0)
+    assert (
+        f"highest median accuracy is {100 * (best.accuracy + 0.00065):.1f} % (infinite_former at {human_bytes(best.memory_bytes)})"
+        in said
+    )
+    assert "the sliding window (local) has 3.1 % at 4 KiB, 3.1 % at 64 KiB" in said
+    assert "a guess has 3.1 %" in said
+    assert said.replace("'", "&#39;") in page
+
+
+def test_lower_loss_is_better(rows):
+    code = [row for row in rows if row.task == "python_stdlib"]
+    assert finding(code, score_of("python_stdlib"), None).startswith(
+        f"The lowest median held-out loss is {min(row.loss for row in code) + 0.00105:.4f} nats a byte"
+    )
+
+
+def test_flops_are_called_equal_only_where_they_are(rows):
+    assert equality(rows)[0]
+    twice = [*rows, replace(rows[0], flops_actual=2 * rows[0].flops_actual)]
+    assert equality(twice) == (False, "Training FLOPs spent: 2.99e11 to 5.98e11, 50.0 % apart: not equal.")
+
+
+def test_same_rows_give_the_same_page(study, page):
+    before = dict(mpl.rcParams)
+    assert write_report(study, {"optimiser": "AdamW"}, QUESTION).read_text(encoding="utf-8") == page
+    assert dict(mpl.rcParams) == before
+
+
+def test_study_without_rows_is_one_clear_line(tmp_path):
+    with pytest.raises(ConfigError, match="no finished run in .*; run the study first") as raised:
+        write_report(tmp_path, {}, QUESTION)
+    assert "\n" not in str(raised.value)
+    write_rows([], tmp_path / "results.parquet")
+    (tmp_path / "failed.json").write_text(json.dumps([{"run": "a", "error": "first\nsecond"}]))
+    with pytest.raises(ConfigError, match=r"1 failed, the first: a: first second\); mend that") as raised:
+        write_report(tmp_path, {}, QUESTION)
+    assert "\n" not in str(raised.value)
+
+
+def test_report_of_bare_rows_needs_no_run_folders(tmp_path, rows):
+    """One run of a task nobody listed, without memory, without settings or log."""
+    write_rows([replace(rows[0], task="books", memory_bytes=0)], tmp_path / "results.parquet")
+    page = write_report(tmp_path, {}, QUESTION, command="make books").read_text(encoding="utf-8")
+    assert "nats a token" in page
+    assert "make books" in page
+    assert "0 B" in page
+
+
+def test_terminal_table_fits_80_columns(rows):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_table(rows))
+    text = console.export_text()
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len([line for line in lines if line.strip()]) == 1 + len(TASKS) * len(SERIES) * len(SIZES)
+    assert "…" not in text
+    assert all(label_of(series) in text for series in SERIES)
+
+
+def test_mechanisms_differ_in_colour_and_marker(rows):
+    styles = styles_of(rows)
+    assert len({(look.colour, look.marker) for look in styles.values()}) == len(SERIES)
+    assert len({look.colour for look in styles.values()}) == len({look.marker for look in styles.values()}) == len(SERIES)
+    many = [replace(rows[0], variant=f"{number:02}") for number in range(len(COLOURS) * len(MARKERS))]
+    assert len(set(styles_of(many).values())) == len(many)
+
+
+def test_svg_escapes_its_alternative_text(rows):
+    figure = score_against_bytes(rows[:2], score_of("mqar"), styles_of(rows))
+    text = svg(figure, "a", "<b>", "c & d")
+    assert ">&lt;b&gt;</title>" in text
+    assert ">c &amp; d</desc>" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (4096, "4 KiB"), (3968, "3.9 KiB"), (1048575, "1024 KiB"), (2**21, "2 MiB")],
+)
+def test_bytes_are_written_for_people(size, text):
+    assert human_bytes(size) == text
