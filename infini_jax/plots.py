@@ -140,17 +140,23 @@ def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, 
             look, of_series = styles[series], [row for row in rows if series_of(row) == series]
             medians = medians_of(of_series, score)
             axes.plot([place(size) for size in medians], medians.values(), color=look.colour, linewidth=1.4, zorder=2)
-            marks = {"color": look.colour, "marker": look.marker, "markersize": 5.5, "markeredgecolor": INK}
+            marks = {
+                "color": look.colour,
+                "marker": look.marker,
+                "markersize": 5.5,
+                "markerfacecolor": (look.colour, 0.6),  # where markers lie on one another, all can be seen
+                "markeredgecolor": INK,
+                "markeredgewidth": 0.5,
+            }
             axes.plot(
                 [place(row.memory_bytes) for row in of_series],
                 [score.of(row) for row in of_series],
                 **marks,
                 linestyle="none",
-                markeredgewidth=0.4,
                 clip_on=False,
                 zorder=3,
             )
-            axes.plot([], [], **marks, markeredgewidth=0.4, linewidth=1.4, label=label_of(series))
+            axes.plot([], [], **marks, linewidth=1.4, label=label_of(series))
         if chance is not None:
             axes.axhline(
                 chance, color=INK, linestyle=(0, (2, 3)), linewidth=1.0, zorder=1, label=f"chance, {score.text(chance)}"
@@ -171,7 +177,7 @@ def byte_axis(axes: Axes, sizes: Sequence[int]):
     positive = [size for size in sizes if size] or [1]
     low, high = math.log2(min(positive)), math.log2(max(positive))
     zero = low - 2
-    first, last = math.floor(low), math.ceil(high)
+    first, last = round(low), round(high)
     ticks = range(first, last + 1, math.ceil((last - first + 1) / 7))
     none = [zero] if 0 in sizes else []
     axes.set_xticks([*none, *ticks], [*("0" for _ in none), *(human_bytes(2.0**tick) for tick in ticks)])

@@ -49,14 +49,8 @@ COUNTS = {
     "steps": "steps",
     "tokens": "tokens",
 }
-MADE_WITH = {
-    "package": "infini_jax",
-    "version": "version of the runs",
-    "python": "python",
-    "jax": "jax",
-    "flax": "flax",
-    "device": "device",
-}
+MADE_WITH = ("package", "version", "python", "jax", "flax", "device")
+NAMES = {"package": "infini_jax", "version": "version of the runs"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +145,7 @@ def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
 
 
 def chance_of(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> float | None:
-    """The accuracy of a guess in associative recall: one in the number of value symbols; None where runs differ or are silent."""
+    """The accuracy of a guess in associative recall, one in the number of value symbols; None where runs differ on it."""
     data = [configs.get(row.run, {}).get("data", {}) for row in rows]
     symbols = {settings.get("symbols") if settings.get("kind") == "mqar" else None for settings in data}
     number = symbols.pop() if len(symbols) == 1 else None
@@ -324,7 +318,7 @@ def mechanisms(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 
 def same_settings(found: Found) -> dict[str, list[str]]:
-    """Setting -> its value in each task, "" where it varies or does not exist: what was computed to be the same in all runs."""
+    """Setting -> its value in each task, "" where it varies or does not exist: computed to be the same in all runs."""
     tasks = by_task(found.rows).values()
     same = [same_in(rows, found.configs) for rows in tasks]
     return {
@@ -364,7 +358,7 @@ def plain(value: Any) -> str:
 
 def provenance(rows: Sequence[Row]) -> dict[str, str]:
     """Versions, device, corpora and dates; where runs differ, each value with its number of runs."""
-    found = {label: counted(rows, name) for name, label in MADE_WITH.items()}
+    found = {NAMES.get(name, name): counted(rows, name) for name in MADE_WITH}
     found |= {f"corpus of {task}": counted(of_task, "corpus") for task, of_task in by_task(rows).items()}
     dates = sorted(row.finished for row in rows)
     return found | {"finished": " to ".join(dict.fromkeys((dates[0], dates[-1])))}
@@ -378,8 +372,8 @@ def counted(rows: Sequence[Row], column: str) -> str:
 
 
 def terminal_table(rows: Sequence[Row]) -> Table:
-    """The rows in 80 columns: a line a mechanism and memory, the median over seeds, and their range where there are several."""
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
+    """The rows in 80 columns: a line a mechanism and memory, the median over seeds, their range where there are several."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     several = bool(median_word(rows))
     table.add_column("task", no_wrap=True)
     table.add_column("mechanism", overflow="fold")

@@ -60,7 +60,7 @@ def is_gate(path: tuple) -> bool:
 
 
 def make_optimiser(run: RunConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global gradient norm; gates apart; vectors and scalars are not decayed."""
+    """AdamW behind a clip of the global gradient norm; gates apart; embedding, vectors and scalars are not decayed."""
 
     def schedule(peak: float) -> optax.Schedule:
         warm = max(1, round(run.train.warmup * steps))
@@ -103,7 +103,7 @@ def make_step(run: RunConfig, optimiser: optax.GradientTransformation) -> Callab
         gradient, (carry, loss, accuracy, gates) = jax.grad(loss_of, has_aux=True)(state.params, state.carry, batch)
         updates, new = optimiser.update(gradient, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
-        measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.global_norm(gradient), "gates": gates}
+        measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradient), "gates": gates}
         return TrainState(state.step + 1, params, new, carry), measured
 
     return jax.jit(step, donate_argnums=0)

@@ -3,6 +3,7 @@
 from infini_jax.memory.base import Memory
 from infini_jax.memory.infini import Infini
 from infini_jax.memory.infinite_former import InfiniteFormer
+from infini_jax.memory.landmark import Landmark
 from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
 from infini_jax.memory.transformer_xl import TransformerXL
@@ -12,5 +13,6 @@ MECHANISMS: dict[str, type[Memory]] = {
     "transformer_xl": TransformerXL,
     "infini": Infini,
     "memorizing": Memorizing,
+    "landmark": Landmark,
     "infinite_former": InfiniteFormer,
 }

@@ -1,0 +1,92 @@
+"""Counted FLOPs, budgets and the memory check, against programs whose work is known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.cost import budget_steps, check_fits, model_cost, parameter_count, program_flops, training_flops_per_step
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.errors import ConfigError
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.landmark import LandmarkConfig
+from infini_jax.memory.transformer_xl import TransformerXLConfig
+from infini_jax.run import executed_flops_per_step
+from infini_jax.stream import init_params
+from tests.streams import MODEL
+
+A, B = jnp.ones((3, 5)), jnp.ones((5, 7))
+RUN = RunConfig(
+    model=MODEL, data=MqarConfig(pairs=4, symbols=32), train=TrainConfig(batch=2, sequence=48), budget=Budget("tokens", 1000)
+)
+
+
+def test_walker_counts_a_product():
+    assert program_flops(lambda a, b: a @ b, A, B) == 2 * 3 * 5 * 7
+
+
+def test_walker_multiplies_scan_bodies_by_their_length_through_jit_remat_and_gradients():
+    def scanned(a, c):
+        body = jax.checkpoint(lambda x, _: (jnp.tanh(x @ c), None))
+        return jax.lax.scan(jax.jit(body), a, None, length=11)[0].sum()
+
+    c = jnp.ones((5, 5))
+    product = 2 * 3 * 5 * 5
+    assert program_flops(scanned, A, c) == 11 * product
+    # backward: the product again, because it is rematerialised, and one for each operand
+    assert program_flops(jax.grad(scanned, argnums=(0, 1)), A, c) == 11 * (1 + 1 + 2) * product
+
+
+def test_walker_counts_batched_products_and_convolutions():
+    assert program_flops(lambda x: jnp.einsum("bik,bjk->bij", x, x), jnp.ones((4, 3, 5))) == 2 * 4 * 3 * 3 * 5
+    signal, kernel = jnp.ones((2, 10, 6)), jnp.ones((3, 6, 8))
+
+    def convolve(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"))
+
+    assert program_flops(convolve, signal, kernel) == 2 * (2 * 10 * 8) * (3 * 6)
+
+
+def test_walker_takes_the_dearest_branch_and_refuses_loops_without_a_length():
+    assert program_flops(lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: jnp.ones((3, 7))), A, B) == 2 * 105
+    with pytest.raises(ConfigError, match=r"use lax\.scan"):
+        program_flops(lambda c: jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: x @ c, c), jnp.ones((5, 5)))
+
+
+def test_landmark_tokens_are_paid_for():
+    plain = dataclasses.replace(MODEL, memory=TransformerXLConfig(slots=8))
+    landmark = dataclasses.replace(MODEL, memory=LandmarkConfig(block=8, blocks=4, retrieved=2))
+    assert model_cost(landmark).projections == pytest.approx(9 / 8 * model_cost(plain).projections)
+
+
+def test_budget_buys_whole_steps_in_each_unit():
+    price = training_flops_per_step(RUN)
+    assert price == pytest.approx(3 * 96 * model_cost(MODEL).flops)
+    for unit, amount in (("flops", 7.9 * price), ("tokens", 7.9 * 96), ("steps", 7)):
+        assert budget_steps(dataclasses.replace(RUN, budget=Budget(unit, amount))) == 7
+
+
+def test_a_budget_below_one_step_is_refused():
+    with pytest.raises(ConfigError, match=r"^budget.amount: .* do not pay for one step"):
+        budget_steps(dataclasses.replace(RUN, budget=Budget("tokens", 95)))
+
+
+def test_executed_flops_are_those_counted_plus_recomputation():
+    """The backward pass recomputes each segment once, so four forward passes are run where three are work done; a little less
+    where the program leaves out what nobody asks for."""
+    ratio = executed_flops_per_step(RUN) / training_flops_per_step(RUN)
+    assert 1.0 < ratio < 4 / 3 + 0.02
+
+
+def test_parameters_are_counted_on_the_real_shapes():
+    real = sum(leaf.size for leaf in jax.tree.leaves(init_params(MODEL, jax.random.key(0))))
+    assert parameter_count(MODEL) == real
+
+
+def test_more_memory_than_the_machine_has_is_refused_before_anything_compiles():
+    huge = ModelConfig(memory=TransformerXLConfig(slots=2**28), vocab=64)
+    with pytest.raises(ConfigError, match=r"^memory: training needs .* GiB at least"):
+        check_fits(dataclasses.replace(RUN, model=dataclasses.replace(huge, segment=16)))
+    check_fits(dataclasses.replace(RUN, model=dataclasses.replace(MODEL, memory=InfiniConfig())))

@@ -1,0 +1,127 @@
+"""Training: the optimiser's groups, truncated gradients, exactness, and what stops a run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.errors import TrainingDiverged
+from infini_jax.stream import init_carry, init_params, scan_segments
+from infini_jax.train import auxiliary_loss, evaluate, init_state, make_optimiser, make_step, rows_of, score_tokens, train
+from tests import streams
+from tests.streams import MODEL
+
+RUN = RunConfig(
+    model=MODEL,
+    data=MqarConfig(pairs=4, symbols=32, repeats=2),
+    train=TrainConfig(batch=8, sequence=32, learning_rate=1e-2, log_every=10, evaluation_steps=2),
+    budget=Budget("steps", 40),
+)
+
+
+def test_training_lowers_the_loss_and_the_same_run_gives_the_same_numbers():
+    lines = []
+    first = train(RUN, lines.append)
+    second = train(RUN, lambda line: None)
+    assert [line["step"] for line in lines] == [10, 20, 30, 40]
+    assert first.last["loss"] < 0.95 * lines[0]["loss"]
+    assert 0 < lines[0]["gate_mean"] < 1
+    for ours, theirs in zip(jax.tree.leaves(first.state.params), jax.tree.leaves(second.state.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert evaluate(RUN, first.state.params) == evaluate(RUN, second.state.params)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_one_line():
+    run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, learning_rate=1e30, log_every=5, warmup=0.0))
+    with pytest.raises(TrainingDiverged, match=r"^loss: not finite at step 5; lower train.learning_rate, now 1e\+30$"):
+        train(run, lambda line: None)
+
+
+def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
+    """With a zero gradient Adam moves nothing, so what moves is weight decay; with gradient one, the rate is the step."""
+    run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, warmup=0.0, gate_learning_rate=0.5, clip=1e9))
+    optimiser = make_optimiser(run, 10)
+    params = jax.tree.map(jnp.ones_like, init_params(MODEL, jax.random.key(0)))
+
+    def first_move(gradient):
+        state, move = optimiser.init(params), None
+        for _ in range(2):  # the schedule begins at zero
+            move, state = optimiser.update(gradient, state, params)
+        return jax.tree_util.tree_leaves_with_path(move)
+
+    for path, move in first_move(jax.tree.map(jnp.zeros_like, params)):
+        name = jax.tree_util.keystr(path)
+        assert bool(np.any(move)) == ("kernel" in name), name
+    for path, move in first_move(jax.tree.map(jnp.ones_like, params)):
+        if path[-1].key == "gate":
+            np.testing.assert_allclose(-move, 0.5, rtol=1e-4)
+        else:
+            assert np.all(-move < 2e-2), path
+
+
+def test_loss_and_accuracy_are_those_of_the_scored_tokens():
+    batch = RUN.data.open(rows_of(RUN, "train")).batch(0)
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(*batch.tokens.shape, 32)), jnp.float32)
+    loss, accuracy = score_tokens(logits, batch).means()
+    picked = batch.weights == 1
+    log_probabilities = np.asarray(jax.nn.log_softmax(logits))[picked]
+    targets = batch.targets[picked]
+    assert loss == pytest.approx(-log_probabilities[np.arange(len(targets)), targets].mean(), rel=1e-6)
+    assert accuracy == pytest.approx((log_probabilities.argmax(-1) == targets).mean())
+
+
+def test_memory_goes_on_into_the_next_step_and_gradients_do_not():
+    optimiser = make_optimiser(RUN, 10)
+    state, source = init_state(RUN, optimiser), RUN.data.open(rows_of(RUN, "train"))
+    before = jax.tree.leaves(state.carry.memory)[0]
+    assert not np.any(before)
+    state, _ = make_step(RUN, optimiser)(state, source.batch(0))
+    assert np.any(jax.tree.leaves(state.carry.memory)[0])
+    np.testing.assert_array_equal(state.carry.open_document, source.batch(0).documents[:, -1])
+
+
+@pytest.mark.parametrize("name", ["infini", "local"])
+def test_bptt_window_cuts_gradients_between_its_groups_of_segments_only(name):
+    model = streams.tiny(name)
+    params, tokens = streams.parameters(name), streams.tokens_of(model, segments=4)
+    documents = jnp.zeros_like(tokens)
+
+    def last_score(params, bptt):
+        carry = init_carry(model, tokens.shape[0])
+        sequence = streams.Sequence(tokens, documents)
+        _, scores, _ = scan_segments(model, params, carry, sequence, lambda logits, part: jnp.sum(logits**2), bptt)
+        return scores[-1]
+
+    gradient = jax.jit(jax.grad(last_score), static_argnums=1)
+    full, whole = gradient(params, 0), gradient(params, 4)
+    for ours, theirs in zip(jax.tree.leaves(full), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    # the last segment alone, from a memory that is given, is what a window of one sees
+    carry, _ = streams.scorer(model)(
+        params, init_carry(model, tokens.shape[0]), tokens[:, : 3 * model.segment], documents[:, : 3 * model.segment]
+    )
+
+    def alone(params):
+        sequence = streams.Sequence(tokens[:, 3 * model.segment :], documents[:, 3 * model.segment :])
+        return scan_segments(model, params, carry, sequence, lambda logits, part: jnp.sum(logits**2))[1][-1]
+
+    for ours, theirs in zip(
+        jax.tree.leaves(gradient(params, 1)), jax.tree.leaves(jax.jit(jax.grad(alone))(params)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    difference = optax.tree.norm(jax.tree.map(lambda a, b: a - b, full, gradient(params, 1)))
+    assert difference > 1e-2 * optax.tree.norm(full)
+
+
+def test_auxiliary_losses_are_summed_over_layers_and_averaged_over_segments():
+    metrics = (
+        {"aux/kl": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "gate": jnp.ones((2, 2, 1))},
+        {"aux/kl": jnp.array([[10.0], [20.0]])},
+    )
+    assert auxiliary_loss(metrics) == pytest.approx(2.0 + 3.0 + 15.0)
+    assert auxiliary_loss(({},)) == 0.0
