@@ -20,25 +20,27 @@ from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.study import Study
 
-MECHANISMS: tuple[tuple[str, MemoryConfig], ...] = (
-    ("", LocalConfig()),
+UPPER = (1,)  # the papers of these two put their memory into one layer, or let one choose
+
+MEMORIES: tuple[tuple[str, MemoryConfig], ...] = (
     ("", TransformerXLConfig()),
     ("linear", InfiniConfig()),
     ("delta", InfiniConfig(update="delta")),
-    ("", MemorizingConfig(layers=(1,), top_k=8)),
-    ("", LandmarkConfig(block=8, retrieved=2)),
+    ("", MemorizingConfig(layers=UPPER, top_k=8)),
+    ("", LandmarkConfig(layers=UPPER, block=8, retrieved=4)),
     ("", InfiniteFormerConfig(samples=64)),
 )
-MEMORY_BYTES = (4 * 1024, 16 * 1024, 64 * 1024)
+MEMORY_BYTES = (8 * 1024, 32 * 1024, 128 * 1024)
+WINDOWS = (4, 8, 16)  # the floor stays within a segment: a window with the bytes of a cache is a cache, transformer_xl's row
 
 RECALL = RunConfig(
-    model=ModelConfig(vocab=64, layers=2, d_model=64, heads=2, segment=16, key_taps=2),
+    model=ModelConfig(vocab=64, layers=2, d_model=64, heads=2, mlp_dim=128, segment=16, key_taps=2),
     data=MqarConfig(pairs=8, symbols=64, repeats=4),
     train=TrainConfig(batch=32, sequence=96, learning_rate=1e-2, log_every=10, evaluation_steps=16),
-    budget=Budget("flops", 3.0e11),
+    budget=Budget("flops", 2.4e11),
 )
 CODE = RunConfig(
-    model=ModelConfig(vocab=256, layers=2, d_model=64, heads=2, segment=64),
+    model=ModelConfig(vocab=256, layers=2, d_model=64, heads=2, mlp_dim=128, segment=64),
     data=StdlibConfig(),
     train=TrainConfig(batch=8, sequence=512, learning_rate=1e-2, log_every=5, evaluation_steps=8),
     budget=Budget("flops", 1.0e11),
@@ -46,26 +48,30 @@ CODE = RunConfig(
 
 
 def study() -> Study:
-    """Seven mechanisms x three memory sizes x two tasks."""
-    runs = [
-        at_size(base, variant, memory, size)
-        for base in (RECALL, CODE)
-        for variant, memory in MECHANISMS
-        for size in MEMORY_BYTES
-    ]
+    """Every mechanism at three memory sizes on both tasks."""
+    runs = []
+    for base in (RECALL, CODE):
+        runs += [at_window(base, window) for window in WINDOWS]
+        runs += [at_bytes(base, variant, memory, size) for variant, memory in MEMORIES for size in MEMORY_BYTES]
     return Study(
         name="quick",
         question="Does memory beat a window, and do more bytes recall more, at the same FLOPs?",
         runs=tuple(runs),
         held_equal=(
             ("training FLOPs of a task", f"MQAR {RECALL.budget.amount:.1e}, code {CODE.budget.amount:.1e}"),
-            ("width, layers, heads, MLP", "64, 2, 2, 256"),
+            ("model", "2 layers, width 64, 2 heads, MLP 128; MQAR with keys of two taps"),
             ("optimiser", "AdamW, warm-up and cosine, one learning rate for all"),
         ),
     )
 
 
-def at_size(base: RunConfig, variant: str, memory: MemoryConfig, size: int) -> RunConfig:
+def at_window(base: RunConfig, window: int) -> RunConfig:
+    """`base` with a sliding window of `window` tokens."""
+    model = dataclasses.replace(base.model, memory=LocalConfig(window=window))
+    return dataclasses.replace(base, name=f"{base.task}-local-{window}", model=model)
+
+
+def at_bytes(base: RunConfig, variant: str, memory: MemoryConfig, size: int) -> RunConfig:
     """`base` with the largest memory of at most `size` bytes a sequence."""
     model = dataclasses.replace(base.model, memory=memory).at_bytes(size)
     names = [base.task, model.mechanism, variant, f"{size // 1024}k"]

@@ -1,6 +1,7 @@
 """The command line: `infini-jax study | train | mechanisms | report`."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def report(folder: tyro.conf.Positional[Path]) -> None:
 
     console = Console()
     plan, rows, failures = saved_study(folder)
-    page = write_report(folder, plan)
+    page = write_report(folder, dict(plan.held_equal), plan.question)
     console.print(terminal_table(rows))
     for failure in failures:
         console.print(f"failed: {failure.run}: {failure.error}", style="red", markup=False)
@@ -133,7 +134,7 @@ def default_jobs() -> int:
     found = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True, check=True
     )
-    return 1 if found.stdout.strip() != "cpu" else min(4, len(Path("/proc/cpuinfo").read_text().split("processor\t")) - 1)
+    return min(4, os.cpu_count() or 1) if found.stdout.strip() == "cpu" else 1
 
 
 def main(arguments: list[str] | None = None) -> None:

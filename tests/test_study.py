@@ -1,0 +1,187 @@
+"""Studies: finished runs stay finished, killed ones go on, failed ones do not stop the others."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.desk import LOCK_FILE, Desk
+from infini_jax.errors import ConfigError
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.local import LocalConfig
+from infini_jax.results import ROW_FILE, read_rows
+from infini_jax.run import CONFIG_FILE, METRICS_FILE
+from infini_jax.study import TABLE_FILE, Study, run_study, save_study, saved_study
+
+GOOD = RunConfig(
+    name="good",
+    model=ModelConfig(memory=InfiniConfig(), vocab=32, layers=1, d_model=16, heads=2, segment=8),
+    data=MqarConfig(pairs=2, symbols=32),
+    train=TrainConfig(batch=2, sequence=16, log_every=2, evaluation_steps=1),
+    budget=Budget("steps", 5),
+)
+OTHER = dataclasses.replace(GOOD, name="other", seed=1)
+# what only reading the data can tell: more rows than the split has documents
+BAD = dataclasses.replace(
+    GOOD,
+    name="bad",
+    data=StdlibConfig(),
+    model=dataclasses.replace(GOOD.model, vocab=256),
+    train=TrainConfig(batch=100_000, sequence=16),
+)
+# long enough to be killed in the middle
+LONG = dataclasses.replace(GOOD, name="long", budget=Budget("steps", 10_000_000))
+
+
+def study_of(*runs: RunConfig) -> Study:
+    return Study("tiny", "does it run?", runs)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which a study with one bad run was done."""
+    folder = tmp_path_factory.mktemp("study")
+    save_study(study_of(GOOD, BAD, OTHER), folder)
+    run_study(study_of(GOOD, BAD, OTHER), folder, jobs=1)
+    return folder
+
+
+def test_a_run_that_fails_is_reported_and_the_others_finish(finished):
+    study, rows, failures = saved_study(finished)
+    assert study == study_of(GOOD, BAD, OTHER)
+    assert [row.run for row in rows] == ["good", "other"]
+    assert [failure.run for failure in failures] == ["bad"]
+    assert failures[0].error.startswith("train.batch: 100000 rows need as many documents")
+
+
+def test_each_run_leaves_its_config_its_metrics_and_one_row(finished):
+    folder = finished / "runs" / "good"
+    assert RunConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text())) == GOOD
+    steps = [json.loads(line)["step"] for line in (folder / METRICS_FILE).read_text().splitlines()]
+    assert steps == [2, 4, 5]
+    (row,) = read_rows(folder / ROW_FILE)
+    assert (row.steps, row.tokens, row.mechanism, row.task) == (5, 5 * 32, "infini", "mqar")
+    assert row.memory_bytes == GOOD.model.memory_bytes
+    assert row.flops_actual == row.flops_planned < row.flops_executed
+    assert row.fingerprint == GOOD.fingerprint()
+    assert 0 <= row.accuracy <= 1
+    assert row.loss > 0
+    assert read_rows(finished / TABLE_FILE) == sorted(
+        [row, *read_rows(finished / "runs" / "other" / ROW_FILE)], key=lambda row: row.seed
+    )
+
+
+def test_a_finished_run_is_not_run_again_and_a_failed_one_is_tried_again(finished):
+    files = [finished / "runs" / name / ROW_FILE for name in ("good", "other")]
+    before = [file.stat().st_mtime_ns for file in files]
+    mended = dataclasses.replace(BAD, data=GOOD.data, train=GOOD.train)
+    rows, failures = run_study(study_of(GOOD, mended, OTHER), finished, jobs=1)
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert [row.run for row in rows] == ["good", "bad", "other"]
+    assert failures == []
+
+
+def test_results_of_other_settings_are_never_mixed_in(finished):
+    changed = dataclasses.replace(GOOD, seed=9)
+    with pytest.raises(ConfigError, match="run good was finished with other settings"):
+        run_study(study_of(changed), finished, jobs=1)
+
+
+def watching(until, act):
+    """A watcher that acts once when `until(desk)` holds."""
+    state = {"done": False}
+
+    def watch(desk):
+        if not state["done"] and until(desk):
+            state["done"] = True
+            act(desk)
+
+    return watch
+
+
+def long_is_training(desk: Desk) -> bool:
+    file = desk.of(LONG) / METRICS_FILE
+    return file.exists() and file.stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_reported_and_another_goes_on(tmp_path):
+    def kill(desk):
+        os.kill(desk.claimed_by(LONG), signal.SIGKILL)
+
+    rows, failures = run_study(study_of(LONG, GOOD), tmp_path, jobs=1, watch=watching(long_is_training, kill))
+    assert [row.run for row in rows] == ["good"]
+    assert [failure.run for failure in failures] == ["long"]
+    assert "signal 9" in failures[0].error
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_goes_on_where_it_stopped(tmp_path):
+    """The whole process group dies without a word; the next call keeps the finished run and frees the other's lock."""
+    process = multiprocessing.get_context("spawn").Process(target=run_in_own_group, args=(study_of(GOOD, LONG), tmp_path))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not long_is_training(Desk(tmp_path, "tiny")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    before = (tmp_path / "runs" / "good" / ROW_FILE).stat().st_mtime_ns
+    short = dataclasses.replace(LONG, budget=Budget("steps", 5))
+    rows, failures = run_study(study_of(GOOD, short), tmp_path, jobs=1)
+    assert [row.run for row in rows] == ["good", "long"]
+    assert failures == []
+    assert (tmp_path / "runs" / "good" / ROW_FILE).stat().st_mtime_ns == before
+
+
+def run_in_own_group(study: Study, folder: Path) -> None:
+    os.setpgid(0, 0)
+    run_study(study, folder, jobs=1)
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
+    desk, rival = Desk(tmp_path, "tiny"), Desk(tmp_path, "tiny")
+    with desk.claim(GOOD) as ours, rival.claim(GOOD) as theirs:
+        assert ours
+        assert not theirs
+        assert int((desk.of(GOOD) / LOCK_FILE).read_text()) == os.getpid()
+    with rival.claim(GOOD) as theirs:
+        assert theirs
+
+
+def test_studies_that_cannot_work_are_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match="two runs are called 'good'"):
+        study_of(GOOD, GOOD)
+    with pytest.raises(ConfigError, match=r"study.runs: there is none"):
+        study_of()
+    poor = dataclasses.replace(GOOD, budget=Budget("flops", 10.0))
+    with pytest.raises(ConfigError, match=r"^run good: budget.amount: 10 flops do not pay for one step"):
+        study_of(poor)
+
+
+def test_quick_study_has_every_mechanism_at_three_sizes_on_both_tasks():
+    from experiments.quick import study
+    from infini_jax.memory import MECHANISMS
+
+    runs = study().runs
+    for task in ("mqar", "python_stdlib"):
+        for name in MECHANISMS:
+            found = [run for run in runs if run.task == task and run.model.mechanism == name]
+            assert len({run.model.memory_bytes for run in found}) == 3, (task, name)
+    assert len({run.budget for run in runs if run.task == "mqar"}) == 1
+
+
+def test_window_of_the_quick_study_cannot_reach_the_pairs():
+    from experiments.quick import RECALL, WINDOWS
+
+    reach = RECALL.model.layers * (max(WINDOWS) - 1) + RECALL.model.key_taps - 1
+    assert reach < RECALL.data.gap(RECALL.train.sequence)
+    assert LocalConfig(window=max(WINDOWS))
