@@ -15,8 +15,9 @@ from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfi
 from infini_jax.errors import ConfigError, TrainingDiverged
 from infini_jax.experiment import load_experiment
 from infini_jax.progress import study_progress, train_progress
+from infini_jax.results import write_rows
 from infini_jax.run import execute
-from infini_jax.study import run_study, save_study, saved_study
+from infini_jax.study import TABLE_FILE, run_study, save_study, saved_study
 
 app = tyro.extras.SubcommandApp()
 
@@ -70,6 +71,8 @@ def report(folder: tyro.conf.Positional[Path]) -> None:
 
     console = Console()
     plan, rows, failures = saved_study(folder)
+    if rows:
+        write_rows(rows, folder / TABLE_FILE)  # a study that was stopped has finished rows and no table yet
     page = write_report(folder, dict(plan.held_equal), plan.question)
     console.print(terminal_table(rows))
     for failure in failures:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from infini_jax.results import Row
+from infini_jax.units import human_bytes
 
 Series = tuple[str, str]  # mechanism, variant
 Metrics = list[dict[str, float]]  # the lines of one run's log
@@ -117,12 +118,6 @@ def points_of(rows: Sequence[Row]) -> dict[int, list[Row]]:
 def medians_of(rows: Sequence[Row], score: Score) -> dict[int, float]:
     """Memory bytes -> median score over seeds, from small to large."""
     return {size: statistics.median(map(score.of, runs)) for size, runs in points_of(rows).items()}
-
-
-def human_bytes(size: float) -> str:
-    """Bytes with a binary prefix: 512 B, 3.9 KiB, 64 KiB."""
-    power = min(int(math.log2(size)) // 10, 4) if size >= 1 else 0
-    return f"{size / 1024**power:.1f}".removesuffix(".0") + (" B", " KiB", " MiB", " GiB", " TiB")[power]
 
 
 def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, Style], chance: float | None = None) -> Figure:

@@ -23,7 +23,6 @@ from infini_jax.plots import (
     Score,
     Series,
     Style,
-    human_bytes,
     label_of,
     medians_of,
     points_of,
@@ -37,6 +36,7 @@ from infini_jax.plots import (
 from infini_jax.results import Row, read_rows
 from infini_jax.run import CONFIG_FILE, METRICS_FILE
 from infini_jax.study import FAILED_FILE, TABLE_FILE, Failure
+from infini_jax.units import human_bytes
 
 REPORT_FILE = "report.html"
 EQUAL = 0.05  # training FLOPs this close (a share of the largest) are called equal: a budget buys whole steps only

@@ -7,24 +7,7 @@ from rich.table import Table
 from infini_jax.config import MECHANISMS, ModelConfig
 from infini_jax.cost import model_cost
 from infini_jax.results import Row
-
-
-def human_bytes(count: float) -> str:
-    """1536 -> 1.5 KiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return ""
-
-
-def human_count(count: float) -> str:
-    """1536 -> 1.54K, as decimal prefixes."""
-    for unit in ("", "K", "M", "G", "T"):
-        if count < 1000 or unit == "T":
-            return f"{count:.3g}{unit}"
-        count /= 1000
-    return ""
+from infini_jax.units import human_bytes, human_count
 
 
 def mechanism_table(models: list[ModelConfig], context: int) -> Table:

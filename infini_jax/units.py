@@ -1,0 +1,15 @@
+"""Numbers with prefixes, for people."""
+
+import math
+
+
+def human_bytes(size: float) -> str:
+    """Bytes with a binary prefix: 512 B, 3.9 KiB, 64 KiB."""
+    power = min(int(math.log2(size)) // 10, 4) if size >= 1 else 0
+    return f"{size / 1024**power:.1f}".removesuffix(".0") + (" B", " KiB", " MiB", " GiB", " TiB")[power]
+
+
+def human_count(count: float) -> str:
+    """A count with a decimal prefix: 512, 65.5K, 1.59M."""
+    power = min(int(math.log10(count)) // 3, 4) if count >= 1 else 0
+    return f"{count / 1000**power:.3g}" + ("", "K", "M", "G", "T")[power]

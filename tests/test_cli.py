@@ -1,0 +1,119 @@
+"""The command line as a user types it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from infini_jax.cli import main
+from infini_jax.results import read_rows
+
+TINY = [
+    "--model.vocab",
+    "32",
+    "--model.layers",
+    "1",
+    "--model.d-model",
+    "16",
+    "--model.segment",
+    "8",
+    "--train.sequence",
+    "24",
+]
+TRAIN = ["train", "infini", "mqar", *TINY, "--train.batch", "2", "--data.pairs", "3", "--data.symbols", "32"]
+
+EXPERIMENT = '''
+"""A tiny study."""
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.study import Study
+
+def study():
+    model = ModelConfig(vocab=32, layers=1, d_model=16, segment=8)
+    run = RunConfig(name="one", model=model, data=MqarConfig(pairs=2, symbols=32),
+                    train=TrainConfig(batch=2, sequence=16, evaluation_steps=1), budget=Budget("steps", 3))
+    return Study("tiny", "does it run?", (run,))
+'''
+
+
+def fails(capsys, *arguments: str) -> str:
+    """What a command prints that ends with code 2."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == 2
+    out = capsys.readouterr()
+    return out.out + out.err
+
+
+@pytest.mark.parametrize("command", [[], ["study"], ["train"], ["train", "infini", "mqar"], ["mechanisms"], ["report"]])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "infini-jax" in text
+    assert command == [] or command == ["train", "infini", "mqar"] or "Example" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggested"),
+    [
+        (["train", "infini", "mqar", "--memory.updat", "delta"], "--memory.update"),
+        (["train", "infini", "mqar", "--train.bacth", "4"], "--train.batch"),
+        (["study", "quick", "--job", "2"], "--jobs"),
+        (["study", "quik"], "did you mean 'quick'?"),
+        (["train", "infni", "mqar"], "infini"),
+    ],
+)
+def test_a_typo_is_refused_with_a_suggestion(arguments, suggested, capsys):
+    assert suggested in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--model.segment", "48"], "model.segment: 48 tokens are longer than the sequence of 24"),
+        (["--model.heads", "3"], "model.heads: 3 heads do not divide d_model 16"),
+        (["--budget.amount", "-1"], "budget.amount: -1 steps buy nothing"),
+        (["--memory-bytes", "100"], "memory bytes: 100 a layer hold no Infini memory"),
+        (["--data.pairs", "9"], "train.sequence: 24 tokens do not hold 9 pairs"),
+    ],
+)
+def test_impossible_values_get_one_line_before_anything_runs(change, said, capsys, tmp_path):
+    text = fails(capsys, *TRAIN, *change, "--results", str(tmp_path))
+    assert f"infini-jax: {said}" in text
+    assert text.strip().count("\n") == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_leaves_a_row_and_shows_it(capsys, tmp_path):
+    main([*TRAIN, "--budget.amount", "3", "--memory.update", "delta", "--results", str(tmp_path), "--name", "mine"])
+    (row,) = read_rows(tmp_path / "mine" / "row.parquet")
+    assert (row.run, row.steps, row.mechanism) == ("mine", 3, "infini")
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert config["model"]["memory"]["update"] == "delta"
+    text = capsys.readouterr().out
+    assert all(name in text for name in dataclasses.asdict(row))
+
+
+def test_mechanisms_lists_all_of_them_in_80_columns(capsys):
+    from infini_jax.memory import MECHANISMS
+
+    main(["mechanisms", "--memory-bytes", "262144"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in MECHANISMS)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_study_from_a_file_ends_in_a_report(tmp_path):
+    """In a process of its own, as a user calls it: workers are spawned from the command."""
+    file = tmp_path / "tiny.py"
+    file.write_text(EXPERIMENT)
+    command = [sys.executable, "-m", "infini_jax", "study", str(file), "--results", str(tmp_path), "--jobs", "1"]
+    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (tmp_path / "tiny" / "report.html").read_text().count("<html") == 1
+    assert "report.html" in first.stdout
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "infini" in again.stdout
