@@ -1,0 +1,1 @@
+"""Measurements; each prints the machine it ran on."""

@@ -1,0 +1,1 @@
+"""Resolved configs of the presets, checked in so that a change of a preset shows in the diff."""
