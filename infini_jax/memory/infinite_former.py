@@ -24,6 +24,7 @@ has no such case. The regression pads with zeros outside [0, 1] already, so this
 
 import dataclasses
 import functools
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -34,6 +35,7 @@ from flax import struct
 
 from infini_jax.attention import attend_segment, attention_flops
 from infini_jax.errors import require, require_positive
+from infini_jax.memory import sticky
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.segment import Segment, reset_where_new
 
@@ -46,10 +48,12 @@ VARIANCE_FLOOR = 1e-6  # of the released code: keeps log(sigma^2) finite
 
 @struct.dataclass
 class InfiniteMemory:
-    """Attributes: B BxNxD coefficients of the signal; written B bool, False where B holds nothing yet."""
+    """Attributes: B BxNxD coefficients of the signal; writes B int32, segments written since the document began; fit B, the
+    R^2 with which the last of them was stored."""
 
     B: jax.Array
-    written: jax.Array
+    writes: jax.Array
+    fit: jax.Array
 
 
 def basis(count: int, widths: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -94,9 +98,14 @@ def update_matrix(length: int, count: int, widths: tuple[float, ...], penalty: f
     padding = np.linspace(-0.5 + shift, 1.5 - shift, 2 * (length + samples))
     before, after = padding[padding < 0], padding[padding > 1]
     old = tau * np.arange(1, samples + 1) / samples
-    new = tau + (1 - tau) * np.arange(1, length + 1) / length
+    _, new = write_places(length, tau)
     matrix = ridge_matrix(np.concatenate([before, old, new, after]), count, widths, penalty)
     return matrix[len(before) : len(before) + samples + length]
+
+
+def write_places(length: int, tau: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the vectors of a segment stand in a first write, and in a later one: two T float64."""
+    return (np.arange(length) + 0.5) / length, tau + (1 - tau) * np.arange(1, length + 1) / length
 
 
 def sample_times(samples: int) -> np.ndarray:
@@ -123,14 +132,24 @@ def write_signal(
     Args:
       B_BxNxD: coefficients of the signal so far, not looked at in rows that begin one. Detached here.
       first_TxN, update_PxN: G and G_inf, P = M + T.
-      samples_MxN: psi(t) at the M times where the old signal is sampled.
+      samples_MxN: psi(t) at the M times where the old signal is sampled; BxMxN where rows differ (sticky memories).
     """
-    samples = samples_MxN.shape[0]
+    samples = samples_MxN.shape[-2]
     B_BxNxD = reset_where_new(continues_B, jax.lax.stop_gradient(B_BxNxD))
-    old_BxMxD = _einsum("mn,bnd->bmd", samples_MxN, B_BxNxD)
+    old_BxMxD = jnp.matmul(samples_MxN, B_BxNxD, precision=jax.lax.Precision.HIGHEST)
     # Select the matrix, not the result: one product with X instead of two.
     new_BxTxN = jnp.where(continues_B[:, None, None], update_PxN[samples:], first_TxN)
     return _einsum("mn,bmd->bnd", update_PxN[:samples], old_BxMxD) + _einsum("btn,btd->bnd", new_BxTxN, x_BxTxD)
+
+
+def stored_fit(B_BxNxD: jax.Array, x_BxTxD: jax.Array, counted_BxT: jax.Array, psi_BxTxN: jax.Array) -> jax.Array:
+    """R^2 of the counted vectors X in the signal that B stands for: B, 1 is exact, 0 no better than their mean."""
+    weights_BxTx1 = counted_BxT[..., None].astype(x_BxTxD.dtype)
+    count_Bx1x1 = jnp.maximum(weights_BxTx1.sum(axis=1, keepdims=True), 1.0)
+    mean_Bx1xD = (x_BxTxD * weights_BxTx1).sum(axis=1, keepdims=True) / count_Bx1x1
+    missed_B = (weights_BxTx1 * (x_BxTxD - _einsum("btn,bnd->btd", psi_BxTxN, B_BxNxD)) ** 2).sum(axis=(1, 2))
+    varied_B = (weights_BxTx1 * (x_BxTxD - mean_Bx1xD) ** 2).sum(axis=(1, 2))
+    return 1.0 - missed_B / jnp.where(varied_B > 0, varied_B, 1.0)
 
 
 def density_parameters(
@@ -214,6 +233,9 @@ class InfiniteFormerConfig(MemoryConfig):
       ridge: lambda of the regression.
       kl_weight: weight of the mean KL divergence in the loss.
       kl_sigma: sigma_0, the standard deviation that the regulariser pulls densities to.
+      sampling: where the old signal is sampled for a rewrite: at even times, or (sticky memories) at times drawn from where
+        the segment's queries looked, at the edges of the histogram's bins as in the released code or uniformly inside them.
+      seed: of those draws.
     """
 
     basis: int = 512
@@ -223,6 +245,8 @@ class InfiniteFormerConfig(MemoryConfig):
     ridge: float = 1.0
     kl_weight: float = 1e-6
     kl_sigma: float = 0.05
+    sampling: Literal["even", "sticky", "sticky_uniform"] = "even"
+    seed: int = 0
 
     def check(self, dims: Dims) -> None:
         require(len(self.widths) > 0, "memory.widths", "there is none", "give at least one, e.g. (0.01, 0.05)")
@@ -235,6 +259,12 @@ class InfiniteFormerConfig(MemoryConfig):
             f"give a positive multiple of {len(self.widths)}",
         )
         require_positive("memory", samples=self.samples)
+        require(
+            self.sampling in ("even", "sticky", "sticky_uniform"),
+            "memory.sampling",
+            f"'{self.sampling}' is no way to sample",
+            "choose even, sticky or sticky_uniform",
+        )
         require(0 < self.tau < 1, "memory.tau", f"{self.tau} leaves no room for past or present", "give a number in (0, 1)")
         for name, value in (("ridge", self.ridge), ("kl_sigma", self.kl_sigma)):
             require(value > 0, f"memory.{name}", f"{value} is not above zero", "give a positive number")
@@ -265,14 +295,14 @@ class InfiniteFormer(Memory):
     def init_memory(self, batch: int) -> InfiniteMemory:
         return InfiniteMemory(
             B=jnp.zeros((batch, self.config.basis, self.dims.d_model), self.dims.memory_dtype),
-            written=jnp.zeros((batch,), bool),
+            writes=jnp.zeros((batch,), jnp.int32),
+            fit=jnp.zeros((batch,), self.dims.memory_dtype),
         )
 
     def attend(self, memory: InfiniteMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         c = self.config
-        reads_BxS = segment.bounds.reads_BxS & memory.written[:, None]
-        q_BxSxHxK = segment.queries.astype(self.dims.memory_dtype)
-        mu_BxHxS, sigma_sq_BxHxS = density_parameters(q_BxSxHxK, memory.B, self.w_k, self.w_mu, self.w_sigma)
+        reads_BxS = self._reads(memory, segment)
+        mu_BxHxS, sigma_sq_BxHxS = self._densities(memory, segment)
         c_BxSxHxV = self._context(mu_BxHxS, sigma_sq_BxHxS, memory.B)
         c_BxSxHxV = jnp.where(reads_BxS[..., None, None], c_BxSxHxV, 0.0).astype(self.dims.dtype)
         kl_BxHxS = jnp.where(reads_BxS[:, None], kl(sigma_sq_BxHxS, c.kl_sigma), 0.0)
@@ -281,8 +311,28 @@ class InfiniteFormer(Memory):
             AUXILIARY + "kl": c.kl_weight * kl_BxHxS.mean(),
             "mu": mu_BxHxS.mean(),
             "sigma_sq": sigma_sq_BxHxS.mean(),
+            "fit": memory.fit.mean(),
         }
         return self.out(attend_segment(segment)) + self.long_out(c_BxSxHxV), metrics
+
+    def _reads(self, memory: InfiniteMemory, segment: Segment) -> jax.Array:
+        return segment.bounds.reads_BxS & (memory.writes > 0)[:, None]
+
+    def _densities(self, memory: InfiniteMemory, segment: Segment) -> tuple[jax.Array, jax.Array]:
+        q_BxSxHxK = segment.queries.astype(self.dims.memory_dtype)
+        return density_parameters(q_BxSxHxK, memory.B, self.w_k, self.w_mu, self.w_sigma)
+
+    def _sampled(self, memory: InfiniteMemory, segment: Segment) -> jax.Array:
+        """psi at the times where the old signal is sampled: MxN, or BxMxN where they are drawn."""
+        c, dtype = self.config, self.dims.memory_dtype
+        mu_N, sigma_N = basis(c.basis, c.widths)
+        if c.sampling == "even":
+            return jnp.asarray(psi(sample_times(c.samples), mu_N, sigma_N), dtype)
+        mu_BxHxS, sigma_sq_BxHxS = jax.lax.stop_gradient(self._densities(memory, segment))
+        histogram_BxG = sticky.attention_histogram(mu_BxHxS, sigma_sq_BxHxS, self._reads(memory, segment))
+        keys_B = sticky.row_keys(c.seed, memory.writes)
+        times_BxM = sticky.draw_times(keys_B, histogram_BxG, c.samples, "edge" if c.sampling == "sticky" else "uniform")
+        return psi(times_BxM, jnp.asarray(mu_N, dtype), jnp.asarray(sigma_N, dtype))
 
     def _context(self, mu_BxHxS: jax.Array, sigma_sq_BxHxS: jax.Array, B_BxNxD: jax.Array) -> jax.Array:
         mu_N, sigma_N = (jnp.asarray(x, B_BxNxD.dtype) for x in basis(self.config.basis, self.config.widths))
@@ -295,27 +345,34 @@ class InfiniteFormer(Memory):
         # Masked before the convolution, so that no earlier document leaks through it; X * sigmoid(..) stays zero there.
         x_BxTxD = jnp.where(segment.bounds.writes_BxT[..., None], segment.inputs, 0).astype(self.dims.dtype)
         x_BxTxD = gate(x_BxTxD, self.gate_kernel.astype(self.dims.dtype), self.gate_bias.astype(self.dims.dtype))
-        continues_B = segment.bounds.keeps_B & memory.written
+        continues_B = segment.bounds.keeps_B & (memory.writes > 0)
         first = first_write_matrix(length, c.basis, c.widths, c.ridge)
         update = update_matrix(length, c.basis, c.widths, c.ridge, c.samples, c.tau)
-        samples = psi(sample_times(c.samples), *basis(c.basis, c.widths))
-        matrices = (jnp.asarray(matrix, dtype) for matrix in (first, update, samples))
-        B_BxNxD = write_signal(memory.B, x_BxTxD.astype(dtype), continues_B, *matrices)
-        return InfiniteMemory(B=B_BxNxD, written=jnp.ones_like(memory.written))
+        first_TxN, update_PxN = jnp.asarray(first, dtype), jnp.asarray(update, dtype)
+        x_BxTxD = x_BxTxD.astype(dtype)
+        B_BxNxD = write_signal(memory.B, x_BxTxD, continues_B, first_TxN, update_PxN, self._sampled(memory, segment))
+        places_first, places_new = write_places(length, c.tau)
+        psi_first_TxN, psi_new_TxN = (
+            jnp.asarray(psi(t, *basis(c.basis, c.widths)), dtype) for t in (places_first, places_new)
+        )
+        psi_BxTxN = jnp.where(continues_B[:, None, None], psi_new_TxN, psi_first_TxN)
+        fit_B = stored_fit(*jax.lax.stop_gradient((B_BxNxD, x_BxTxD)), segment.bounds.writes_BxT, psi_BxTxN)
+        return InfiniteMemory(B=B_BxNxD, writes=jnp.where(continues_B, memory.writes + 1, 1), fit=fit_B)
 
     def logical_axes(self) -> InfiniteMemory:
-        return InfiniteMemory(B=("batch", "slots", "model"), written=("batch",))
+        return InfiniteMemory(B=("batch", "slots", "model"), writes=("batch",), fit=("batch",))
 
     def cost(self, segment_length: int) -> Cost:
         c, d = self.config, self.dims
         density = 4.0 * d.heads * d.key_dim + 4.0 * d.d_model * (c.basis + d.heads * d.key_dim) / segment_length
         mixture = min(context_flops(segment_length, c.basis, d.d_model, d.heads, d.value_dim)) / segment_length
         own_output = 2.0 * d.heads * d.value_dim * d.d_model
-        refit = 2.0 * c.basis * d.d_model * (segment_length + 2 * c.samples) / segment_length
+        refit = 4.0 * c.basis * d.d_model * (segment_length + c.samples) / segment_length  # and its fit
+        looked = 0.0 if c.sampling == "even" else density
         return Cost(
             local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
             read=density + mixture + own_output,
-            write=6.0 * d.d_model**2 + refit,
+            write=6.0 * d.d_model**2 + refit + looked,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )
 

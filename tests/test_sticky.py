@@ -1,0 +1,122 @@
+"""Sticky memories: the histogram against scipy, the draws against the histogram, the fit against a plain computation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from infini_jax.errors import ConfigError
+from infini_jax.memory import sticky
+from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig, stored_fit
+from infini_jax.segment import Segment, whole
+from tests.streams import MODEL
+
+CONFIG = InfiniteFormerConfig(basis=16, samples=24, sampling="sticky")
+RNG = np.random.default_rng(0)
+
+
+def test_histogram_is_the_mass_of_all_counted_gaussians():
+    with jax.enable_x64(True):
+        mu, sigma_sq = RNG.uniform(0, 1, (2, 3, 5)), RNG.uniform(1e-4, 0.3, (2, 3, 5))
+        counted = RNG.random((2, 5)) < 0.7
+        found = sticky.attention_histogram(jnp.asarray(mu), jnp.asarray(sigma_sq), jnp.asarray(counted))
+        edges = np.linspace(0, 1, 129)
+        edges[0], edges[-1] = -1e-6, 1 + 1e-6
+        for row in range(2):
+            mass = np.zeros(128)
+            for head in range(3):
+                for query in np.flatnonzero(counted[row]):
+                    normal = scipy.stats.norm(mu[row, head, query], np.sqrt(sigma_sq[row, head, query]))
+                    mass += np.diff(normal.cdf(edges))
+            np.testing.assert_allclose(found[row], mass / mass.sum(), atol=1e-12)
+
+
+def test_a_row_without_counted_queries_draws_from_everywhere():
+    shares = sticky.attention_histogram(jnp.ones((1, 1, 2)), jnp.ones((1, 1, 2)), jnp.zeros((1, 2), bool))
+    np.testing.assert_allclose(shares, 1 / 128)
+
+
+@pytest.mark.parametrize("inside", ["edge", "uniform"])
+def test_times_are_sorted_and_follow_the_histogram(inside):
+    shares = jnp.asarray([[0.5, 0.0, 0.3, 0.2], [0.0, 1.0, 0.0, 0.0]])
+    times = np.asarray(sticky.draw_times(sticky.row_keys(0, jnp.array([1, 1])), shares, 4000, inside))
+    assert (np.diff(times, axis=1) >= 0).all()
+    for row in range(2):
+        found = np.bincount((times[row] * 4).astype(int), minlength=4) / 4000
+        np.testing.assert_allclose(found, shares[row], atol=0.03)  # four standard deviations of 4000 draws
+    on_edges = np.isin(times, np.arange(4) / 4)
+    assert on_edges.all() if inside == "edge" else on_edges.mean() < 0.01
+
+
+def test_draws_depend_on_the_seed_the_row_and_the_write():
+    shares = jnp.full((2, 128), 1 / 128)
+    draw = lambda seed, count: np.asarray(sticky.draw_times(sticky.row_keys(seed, jnp.array([count] * 2)), shares, 16))  # noqa: E731
+    np.testing.assert_array_equal(draw(0, 1), draw(0, 1))
+    assert not np.array_equal(draw(0, 1)[0], draw(0, 1)[1])
+    assert not np.array_equal(draw(0, 1), draw(0, 2))
+    assert not np.array_equal(draw(0, 1), draw(1, 1))
+
+
+def segment_of(seed: int, before: int) -> Segment:
+    d = MODEL.dims
+    keys = jax.random.split(jax.random.key(seed), 4)
+    shapes = [(d.d_model,), (d.heads, d.key_dim), (d.heads, d.key_dim), (d.heads, d.value_dim)]
+    arrays = [jax.random.normal(key, (2, 16, *shape)) for key, shape in zip(keys, shapes, strict=True)]
+    return Segment(*arrays, whole(jnp.zeros((2, 16), jnp.int32), jnp.full(2, before)))
+
+
+def both(module, memory, segment):
+    return module.attend(memory, segment), module.write(memory, segment)
+
+
+def written_by(config: InfiniteFormerConfig):
+    """The memory after three segments, and the metrics of the third."""
+    module = InfiniteFormer(config, MODEL.dims)
+    memory, first = module.init_memory(2), segment_of(0, -1)
+    params = module.init(jax.random.key(1), memory, first, method=both)
+    for number in range(3):
+        (_, metrics), memory = module.apply(params, memory, segment_of(number, number - 1 if number == 0 else 0), method=both)
+    return memory, metrics
+
+
+def test_sticky_sampling_changes_the_signal_and_repeats_itself():
+    sticky_memory, _ = written_by(CONFIG)
+    again, _ = written_by(CONFIG)
+    even, _ = written_by(dataclasses.replace(CONFIG, sampling="even"))
+    inside, _ = written_by(dataclasses.replace(CONFIG, sampling="sticky_uniform"))
+    np.testing.assert_array_equal(sticky_memory.B, again.B)
+    assert np.abs(sticky_memory.B - even.B).max() > 1e-4
+    assert np.abs(sticky_memory.B - inside.B).max() > 1e-6
+    np.testing.assert_array_equal(sticky_memory.writes, [3, 3])
+
+
+def test_an_unknown_way_to_sample_is_refused():
+    with pytest.raises(ConfigError, match=r"^memory.sampling: 'random' is no way"):
+        dataclasses.replace(CONFIG, sampling="random").check(MODEL.dims)
+
+
+def test_fit_is_the_share_of_variance_that_the_signal_holds():
+    with jax.enable_x64(True):
+        B, x, psi = RNG.normal(size=(1, 4, 3)), RNG.normal(size=(1, 6, 3)), RNG.normal(size=(1, 6, 4))
+        counted = np.array([[False, False, True, True, True, True]])
+        found = stored_fit(*(jnp.asarray(array) for array in (B, x, counted, psi)))
+        kept, rebuilt = x[0, 2:], (psi @ B)[0, 2:]
+        expected = 1 - ((kept - rebuilt) ** 2).sum() / ((kept - kept.mean(axis=0)) ** 2).sum()
+        np.testing.assert_allclose(found, [expected], rtol=1e-12)
+        perfect = stored_fit(jnp.asarray(B), jnp.asarray(psi @ B), jnp.asarray(counted), jnp.asarray(psi))
+        np.testing.assert_allclose(perfect, [1.0])
+
+
+def test_white_noise_is_stored_badly_and_a_smooth_signal_well():
+    """The capacity of the ∞-former is that of smooth signals: R^2 of noise is low at the first write already."""
+    module = InfiniteFormer(InfiniteFormerConfig(basis=64, ridge=0.5), MODEL.dims)
+    noise = segment_of(0, -1)
+    times = jnp.linspace(0, 3, 16)[None, :, None]
+    smooth = noise.replace(inputs=jnp.sin(times + jnp.arange(16.0)) * jnp.ones((2, 16, 16)))
+    params = module.init(jax.random.key(1), module.init_memory(2), noise, method=both)
+    opened = jax.tree.map(jnp.zeros_like, params)  # a gate of sigmoid(0) scales both alike
+    fits = [module.apply(opened, module.init_memory(2), segment, method="write").fit[0] for segment in (noise, smooth)]
+    assert fits[0] < fits[1]
