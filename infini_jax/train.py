@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, check_fits
 from infini_jax.data.base import Batch, Rows, Split
 from infini_jax.errors import TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
+from infini_jax.sharding import DATA_PARALLEL, ShardingRules, batch_sharding, carry_sharding, data_mesh, replicated
 from infini_jax.stream import Carry, init_carry, init_params, scan_segments
 
 
@@ -91,8 +93,10 @@ def gates_of(metrics: tuple) -> jax.Array:
     return jnp.concatenate(gates) if gates else jnp.zeros(0)
 
 
-def make_step(run: RunConfig, optimiser: optax.GradientTransformation) -> Callable[[TrainState, Batch], tuple]:
-    """The jitted step: (state, batch) -> (state, metrics). The state is donated."""
+def make_step(
+    run: RunConfig, optimiser: optax.GradientTransformation, places: TrainState | None = None
+) -> Callable[[TrainState, Batch], tuple]:
+    """The jitted step: (state, batch) -> (state, metrics). The state is donated; `places` is its sharding."""
 
     def loss_of(params: dict, carry: Carry, batch: Batch) -> tuple[jax.Array, tuple]:
         carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, run.train.bptt)
@@ -106,13 +110,20 @@ def make_step(run: RunConfig, optimiser: optax.GradientTransformation) -> Callab
         measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradient), "gates": gates}
         return TrainState(state.step + 1, params, new, carry), measured
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=None if places is None else (places, None))
 
 
 def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     params = init_params(run.model, jax.random.key(run.seed))
     return TrainState(jnp.int32(0), params, optimiser.init(params), init_carry(run.model, run.train.batch))
+
+
+def state_sharding(run: RunConfig, optimiser: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules) -> TrainState:
+    """Like a `TrainState`, with the sharding of each array: parameters and optimiser everywhere, the carry by the rules."""
+    shapes = jax.eval_shape(lambda: init_state(run, optimiser))
+    everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
+    return everywhere.replace(carry=carry_sharding(run.model, mesh, rules))
 
 
 def rows_of(run: RunConfig, split: Split) -> Rows:
@@ -129,9 +140,11 @@ def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple
         carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens)
         return carry, jax.tree.map(jnp.sum, scores)
 
-    carry, total = init_carry(run.model, run.train.batch), Scores(0.0, 0.0, 0.0)
+    mesh = data_mesh(run.train.batch)
+    rows, total = batch_sharding(mesh), Scores(0.0, 0.0, 0.0)
+    carry = jax.device_put(init_carry(run.model, run.train.batch), carry_sharding(run.model, mesh))
     for number in range(run.train.evaluation_steps):
-        carry, scores = score(params, carry, source.batch(number))
+        carry, scores = score(params, carry, jax.device_put(source.batch(number), rows))
         total = jax.tree.map(lambda a, b: a + b, total, scores)
     loss, accuracy = total.means()
     return float(loss), float(accuracy)
@@ -157,15 +170,16 @@ def train(run: RunConfig, log: Callable[[dict[str, float]], None]) -> Finished:
     """
     steps = budget_steps(run)
     check_fits(run)
-    source = run.data.open(rows_of(run, "train"))
+    mesh, source = data_mesh(run.train.batch), run.data.open(rows_of(run, "train"))
     optimiser = make_optimiser(run, steps)
-    state, step = jax.jit(lambda: init_state(run, optimiser))(), make_step(run, optimiser)
+    places, rows = state_sharding(run, optimiser, mesh, DATA_PARALLEL), batch_sharding(mesh)
+    state = jax.jit(lambda: init_state(run, optimiser), out_shardings=places)()
     began = time.perf_counter()
-    step = step.lower(state, source.batch(0)).compile()
+    step = make_step(run, optimiser, places).lower(state, jax.device_put(source.batch(0), rows)).compile()
     compile_seconds = time.perf_counter() - began
     began, line = time.perf_counter(), {}
     for number in range(1, steps + 1):
-        state, measured = step(state, source.batch(number - 1))
+        state, measured = step(state, jax.device_put(source.batch(number - 1), rows))
         if number % run.train.log_every == 0 or number == steps:
             line = metric_line(run, number, measured, time.perf_counter() - began)
             log(line)

@@ -1,0 +1,67 @@
+"""Where arrays live on several devices: logical axis -> mesh axis, for the carried memory and the batch.
+
+A row is one document stream, so sharding the batch never moves memory. Parameters and optimiser are replicated.
+"""
+
+import dataclasses
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from infini_jax.config import ModelConfig, memory_of
+from infini_jax.data.base import Batch
+from infini_jax.errors import require
+from infini_jax.stream import Carry
+from infini_jax.transformer import layer_groups
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+    """Mesh axis of each logical axis that may be split; all others are whole on every device."""
+
+    batch: str | None = "data"
+    heads: str | None = None
+    slots: str | None = None
+
+    def spec(self, names: tuple[str, ...]) -> PartitionSpec:
+        """The partition of an array with these logical axes."""
+        return PartitionSpec(*(getattr(self, name, None) for name in names))
+
+
+DATA_PARALLEL = ShardingRules()
+
+
+def data_mesh(rows: int) -> Mesh:
+    """All devices along one axis, `data`. Raises `ConfigError` where they do not share `rows` evenly."""
+    devices = len(jax.devices())
+    require(
+        rows % devices == 0,
+        "train.batch",
+        f"{rows} rows cannot be shared by {devices} devices",
+        f"give a multiple of {devices}",
+    )
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def carry_sharding(model: ModelConfig, mesh: Mesh, rules: ShardingRules = DATA_PARALLEL) -> Carry:
+    """Like a `Carry`, with the sharding of each array, from the mechanisms' own logical axes."""
+
+    def place(names: tuple[str, ...]) -> NamedSharding:
+        return NamedSharding(mesh, rules.spec(("layers", *names)))
+
+    def is_names(node) -> bool:
+        return isinstance(node, tuple) and len(node) > 0 and all(isinstance(name, str) for name in node)
+
+    axes = [memory_of(config, model.dims).logical_axes() for config, _ in layer_groups(model)]
+    memory = tuple(jax.tree.map(place, group, is_leaf=is_names) for group in axes)
+    return Carry(memory, NamedSharding(mesh, rules.spec(("batch",))))
+
+
+def batch_sharding(mesh: Mesh, rules: ShardingRules = DATA_PARALLEL) -> Batch:
+    """Like a `Batch`, with the sharding of each array."""
+    return Batch(*(NamedSharding(mesh, rules.spec(("batch", "tokens"))) for _ in Batch._fields))
