@@ -1,5 +1,6 @@
 """What training reads: batches as a pure function of the step."""
 
+import abc
 import dataclasses
 from typing import Literal, NamedTuple, Protocol
 
@@ -41,21 +42,21 @@ class Source(Protocol):
     def batch(self, step: int) -> Batch: ...
 
 
-class DataConfig:
+class DataConfig(abc.ABC):
     """Settings of a source: frozen dataclasses with these members."""
 
     @property
+    @abc.abstractmethod
     def vocab(self) -> int:
         """Number of distinct tokens, the least the model's vocabulary must be."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def check(self, tokens: int) -> None:
         """Raises `ConfigError` where sequences of `tokens` cannot be made."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def open(self, rows: Rows) -> Source:
         """The source itself."""
-        raise NotImplementedError
 
 
 SPLIT_NUMBER: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
