@@ -1,6 +1,7 @@
 """The mechanisms. One row a mechanism: everything else (contract tests, cost table, studies, report) follows from it."""
 
 from infini_jax.memory.base import Memory
+from infini_jax.memory.full import Full
 from infini_jax.memory.infini import Infini
 from infini_jax.memory.infinite_former import InfiniteFormer
 from infini_jax.memory.landmark import Landmark
@@ -10,6 +11,7 @@ from infini_jax.memory.transformer_xl import TransformerXL
 
 MECHANISMS: dict[str, type[Memory]] = {
     "local": Local,
+    "full": Full,
     "transformer_xl": TransformerXL,
     "infini": Infini,
     "memorizing": Memorizing,

@@ -7,13 +7,10 @@ window has no reason to stop them, and streaming in segments must equal one long
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
-from infini_jax.attention import attend, attention_flops
 from infini_jax.errors import require
-from infini_jax.layers import rotary
-from infini_jax.memory import window
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import Dims, MemoryConfig
+from infini_jax.memory.window import Cache, Recent, attend_rotary, view
 from infini_jax.segment import Segment
 
 
@@ -31,52 +28,22 @@ class LocalConfig(MemoryConfig):
         require(self.window >= 1, "memory.window", f"{self.window} hides the token itself", "give at least 1")
 
 
-def joined_with_recent(recent: window.Recent, segment: Segment) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Carried keys and values in front of the segment's, and which a query may see: BxJxHxK, BxJxHxV, BxSxJ (J = N + T)."""
-    bounds = segment.bounds
-    k_BxJxHxK = jnp.concatenate([recent.keys.astype(segment.keys.dtype), segment.keys], axis=1)
-    v_BxJxHxV = jnp.concatenate([recent.values.astype(segment.values.dtype), segment.values], axis=1)
-    carried_BxSxN = bounds.reads_BxS[:, :, None] & window.valid_BxN(recent)[:, None, :]
-    return k_BxJxHxK, v_BxJxHxV, jnp.concatenate([carried_BxSxN, bounds.local_BxSxT], axis=2)
-
-
-class Local(Memory):
+class Local(Cache):
     """A sliding window: recalls nothing from further away than `window` tokens a layer."""
 
     Config = LocalConfig
     summary = "sliding window, the floor"
     paper = "Beltagy et al. 2020, arXiv 2004.05150"
 
-    def init_memory(self, batch: int) -> window.Recent:
-        return window.empty(batch, self.config.window - 1, self.dims)
+    @property
+    def slots(self) -> int:
+        return self.config.window - 1
 
-    def attend(self, memory: window.Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        slots = memory.keys.shape[1]
-        k_BxJxHxK, v_BxJxHxV, sees_BxSxJ = joined_with_recent(memory, segment)
-        query_S, key_J = segment.query_positions_S, jnp.arange(k_BxJxHxK.shape[1]) - slots
-        near_SxJ = query_S[:, None] - key_J < self.config.window
-        y_BxSxHxV, _ = attend(rotary(segment.queries, query_S), rotary(k_BxJxHxK, key_J), v_BxJxHxV, sees_BxSxJ & near_SxJ)
-        return self.out(y_BxSxHxV), {}
-
-    def write(self, memory: window.Recent, segment: Segment) -> window.Recent:
-        return window.append(memory, segment)
-
-    def logical_axes(self) -> window.Recent:
-        return window.LOGICAL_AXES
-
-    def cost(self, segment_length: int) -> Cost:
-        return window_cost(self, segment_length, self.config.window - 1)
+    def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        seen = view(segment, memory)
+        seen = seen.replace(sees=seen.sees & (seen.distance_SxJ < self.config.window))
+        return self.out(attend_rotary(segment.queries, seen)), {}
 
     @classmethod
     def resized(cls, config: LocalConfig, dims: Dims, size: int) -> tuple[LocalConfig, Dims]:
         return dataclasses.replace(config, window=size), dims
-
-
-def window_cost(memory: Memory, segment_length: int, slots: int) -> Cost:
-    """Local attention over the segment, read over the carried slots; writing is a copy."""
-    d = memory.dims
-    return Cost(
-        local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
-        read=attention_flops(slots, d.heads, d.key_dim, d.value_dim),
-        bytes_moved=3.0 * memory_bytes(memory) / segment_length,
-    )

@@ -1,10 +1,15 @@
 """The most recent keys and values, oldest first, as shared by the mechanisms that keep them verbatim."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.memory.base import Dims
+from infini_jax.attention import attend, attention_flops
+from infini_jax.errors import require
+from infini_jax.layers import rotary
+from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.segment import Segment
 
 
@@ -15,6 +20,11 @@ class Recent:
     keys: jax.Array
     values: jax.Array
     length: jax.Array
+
+
+LOGICAL_AXES = Recent(
+    keys=("batch", "slots", "heads", "key_dim"), values=("batch", "slots", "heads", "value_dim"), length=("batch",)
+)
 
 
 def empty(batch: int, slots: int, dims: Dims) -> Recent:
@@ -32,23 +42,106 @@ def valid_BxN(recent: Recent) -> jax.Array:
     return jnp.arange(slots) >= slots - recent.length[:, None]
 
 
-def append(recent: Recent, segment: Segment) -> Recent:
-    """Shifts the segment in. Written tokens are a suffix of the segment, so valid entries stay a suffix."""
+def shift_in(recent: Recent, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, keeps_B: jax.Array, count_B: jax.Array) -> Recent:
+    """Moves T entries in at the new end; the last `count_B` of them are valid, the older ones only where `keeps_B`."""
     slots = recent.keys.shape[1]
-    bounds = segment.bounds
-    kept_B = jnp.where(bounds.keeps_B, recent.length, 0)
 
     def shift(old: jax.Array, new: jax.Array) -> jax.Array:
         joined = jnp.concatenate([old, new.astype(old.dtype)], axis=1)
         return joined[:, joined.shape[1] - slots :]
 
     return Recent(
-        keys=shift(recent.keys, segment.keys),
-        values=shift(recent.values, segment.values),
-        length=jnp.minimum(kept_B + bounds.writes_BxT.sum(axis=1, dtype=jnp.int32), slots),
+        keys=shift(recent.keys, k_BxTxHxK),
+        values=shift(recent.values, v_BxTxHxV),
+        length=jnp.minimum(jnp.where(keeps_B, recent.length, 0) + count_B, slots),
     )
 
 
-LOGICAL_AXES = Recent(
-    keys=("batch", "slots", "heads", "key_dim"), values=("batch", "slots", "heads", "value_dim"), length=("batch",)
-)
+def append(recent: Recent, segment: Segment) -> Recent:
+    """Shifts the segment in. Written tokens are a suffix of the segment, so valid entries stay a suffix."""
+    written_B = segment.bounds.writes_BxT.sum(axis=1, dtype=jnp.int32)
+    return shift_in(recent, segment.keys, segment.values, segment.bounds.keeps_B, written_B)
+
+
+@struct.dataclass
+class View:
+    """What the queries of a segment see: carried entries in front of the segment's own, J in all.
+
+    Attributes:
+      keys: BxJxHxK, values: BxJxHxV.
+      sees: BxSxJ, causal and of the same document.
+      query_positions: S, key_positions: J; the segment begins at 0, carried entries stand before it.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    sees: jax.Array
+    query_positions: jax.Array
+    key_positions: jax.Array
+
+    @property
+    def distance_SxJ(self) -> jax.Array:
+        """Query minus key position: negative for later tokens, which nobody sees."""
+        return self.query_positions[:, None] - self.key_positions
+
+
+def view(segment: Segment, *carried: Recent) -> View:
+    """The carried entries, oldest first, in front of the segment."""
+    bounds = segment.bounds
+    k_BxJxHxK = jnp.concatenate([*(part.keys.astype(segment.keys.dtype) for part in carried), segment.keys], axis=1)
+    v_BxJxHxV = jnp.concatenate([*(part.values.astype(segment.values.dtype) for part in carried), segment.values], axis=1)
+    held_BxSxN = [bounds.reads_BxS[:, :, None] & valid_BxN(part)[:, None, :] for part in carried]
+    sees_BxSxJ = jnp.concatenate([*held_BxSxN, bounds.local_BxSxT], axis=2)
+    places_J = jnp.arange(k_BxJxHxK.shape[1]) - (k_BxJxHxK.shape[1] - segment.keys.shape[1])
+    return View(k_BxJxHxK, v_BxJxHxV, sees_BxSxJ, segment.query_positions_S, places_J)
+
+
+def attend_rotary(q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
+    """Softmax attention with rotary positions: BxSxHxV. Only distances matter, so any origin will do."""
+    q_BxSxHxK, k_BxJxHxK = rotary(q_BxSxHxK, seen.query_positions), rotary(seen.keys, seen.key_positions)
+    return attend(q_BxSxHxK, k_BxJxHxK, seen.values, seen.sees)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class SlotsConfig(MemoryConfig):
+    """Settings of a cache.
+
+    Attributes:
+      slots: tokens of the past that each layer caches.
+    """
+
+    slots: int = 64
+
+    def check(self, dims: Dims) -> None:
+        require(self.slots >= 1, "memory.slots", f"{self.slots} slots remember nothing", "give at least 1 or use local")
+
+
+class Cache(Memory):
+    """What mechanisms share whose whole memory is the last `slots` keys and values; they differ in how they attend."""
+
+    @property
+    def slots(self) -> int:
+        """Tokens carried from one segment to the next."""
+        return self.config.slots
+
+    def init_memory(self, batch: int) -> Recent:
+        return empty(batch, self.slots, self.dims)
+
+    def write(self, memory: Recent, segment: Segment) -> Recent:
+        return append(memory, segment)
+
+    def logical_axes(self) -> Recent:
+        return LOGICAL_AXES
+
+    def cost(self, segment_length: int) -> Cost:
+        """Local attention over the segment, read over the carried slots; writing is a copy."""
+        d = self.dims
+        return Cost(
+            local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
+            read=attention_flops(self.slots, d.heads, d.key_dim, d.value_dim),
+            bytes_moved=3.0 * memory_bytes(self) / segment_length,
+        )
+
+    @classmethod
+    def resized(cls, config: SlotsConfig, dims: Dims, size: int) -> tuple[SlotsConfig, Dims]:
+        return dataclasses.replace(config, slots=size), dims

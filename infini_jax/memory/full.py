@@ -1,0 +1,35 @@
+"""Full attention: every token sees all earlier tokens of its document, up to `slots` carried ones. The ceiling.
+
+Exactly one long causal attention as long as no document has more than `slots` tokens before the segment; gradients flow
+through the cache (`train.bptt` cuts them). Beyond that length the oldest keys are dropped, a segment at a time, when it
+is written: the t-th token of a segment then sees the last `slots` + t tokens, itself included.
+"""
+
+import dataclasses
+
+import jax
+
+from infini_jax.memory.window import Cache, Recent, SlotsConfig, attend_rotary, view
+from infini_jax.segment import Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class FullConfig(SlotsConfig):
+    """Settings of full attention.
+
+    Attributes:
+      slots: tokens of the past that each layer holds: the length of context up to which nothing is forgotten.
+    """
+
+    slots: int = 1024
+
+
+class Full(Cache):
+    """A cache of all keys and values of the document, with gradient."""
+
+    Config = FullConfig
+    summary = "all earlier keys and values, the ceiling"
+    paper = "Vaswani et al. 2017, arXiv 1706.03762"
+
+    def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return self.out(attend_rotary(segment.queries, view(segment, memory))), {}
