@@ -1,6 +1,7 @@
 """The mechanisms. One row a mechanism: everything else (contract tests, cost table, studies, report) follows from it."""
 
 from infini_jax.memory.base import Memory
+from infini_jax.memory.gated_delta import GatedDelta
 from infini_jax.memory.infini import Infini
 from infini_jax.memory.infinite_former import InfiniteFormer
 from infini_jax.memory.landmark import Landmark
@@ -12,6 +13,7 @@ MECHANISMS: dict[str, type[Memory]] = {
     "local": Local,
     "transformer_xl": TransformerXL,
     "infini": Infini,
+    "gated_delta": GatedDelta,
     "memorizing": Memorizing,
     "landmark": Landmark,
     "infinite_former": InfiniteFormer,
