@@ -12,7 +12,6 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.memory.base import MemoryConfig
-from infini_jax.memory.full import FullConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from infini_jax.memory.landmark import LandmarkConfig
@@ -22,7 +21,6 @@ from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.study import Study
 
 MEMORIES: tuple[tuple[str, MemoryConfig], ...] = (
-    ("", FullConfig()),
     ("", TransformerXLConfig()),
     ("linear", InfiniConfig()),
     ("delta", InfiniConfig(update="delta")),

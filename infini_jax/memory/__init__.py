@@ -2,6 +2,7 @@
 
 from infini_jax.memory.base import Memory
 from infini_jax.memory.full import Full
+from infini_jax.memory.gated_delta import GatedDelta
 from infini_jax.memory.infini import Infini
 from infini_jax.memory.infinite_former import InfiniteFormer
 from infini_jax.memory.landmark import Landmark
@@ -14,6 +15,7 @@ MECHANISMS: dict[str, type[Memory]] = {
     "full": Full,
     "transformer_xl": TransformerXL,
     "infini": Infini,
+    "gated_delta": GatedDelta,
     "memorizing": Memorizing,
     "landmark": Landmark,
     "infinite_former": InfiniteFormer,

@@ -8,9 +8,14 @@ Per head, segment s; sigma(x) = elu(x) + 1. Equation numbers are the paper's:
   eq. 10   A = sigmoid(beta) A_mem + (1 - sigmoid(beta)) A_dot                    one beta a head, also in the first segment
   eq. 11   O = concat(heads) W_O
 DEVIATION: eq. 6 prints sqrt(d_model) as the temperature; the head dimension is what every published run used.
+DEVIATION: sigma may be another feature map (`feature_map`). The unit map's kernel has a sign, so sigma(Q) z can be zero or
+negative and normalises nothing: no z is kept and eq. 7 reads sigma(Q) M as it is. Eq. 9 is refused there: without the
+normaliser it steps by sum_t sigma(K_t) sigma(K_t)^T, which diverges as soon as three keys of a segment share a direction.
 """
 
 import dataclasses
+import typing
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -21,37 +26,43 @@ from flax import struct
 from infini_jax.attention import attend_segment, attention_flops
 from infini_jax.errors import require
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
 from infini_jax.segment import Segment, reset_where_new
 
-
-def sigma(x: jax.Array) -> jax.Array:
-    """elu(x) + 1, positive everywhere."""
-    return nn.elu(x) + 1.0
+sigma = elu_plus_one  # the paper's name for its feature map
 
 
 @struct.dataclass
 class InfiniMemory:
-    """Attributes: M BxHxKxV associative matrix; z BxHxK sum of the feature-mapped keys."""
+    """Letters: F features of a key.
+
+    Attributes: M BxHxFxV associative matrix; z BxHxF sum of the feature-mapped keys, None where reads are not normalised.
+    """
 
     M: jax.Array
-    z: jax.Array
+    z: jax.Array | None
 
 
-def retrieve(memory: InfiniMemory, features_BxSxHxK: jax.Array) -> jax.Array:
+def normalised(features_BxSxHxF: jax.Array, z_BxHxF: jax.Array | None) -> jax.Array:
+    """sigma(Q) / (sigma(Q) z), zero where nothing was written; the features as they are without z."""
+    if z_BxHxF is None:
+        return features_BxSxHxF
+    mass_BxSxH = jnp.einsum("bshf,bhf->bsh", features_BxSxHxF, z_BxHxF)[..., None]
+    return jnp.where(mass_BxSxH > 0, features_BxSxHxF / jnp.where(mass_BxSxH > 0, mass_BxSxH, 1.0), 0.0)
+
+
+def retrieve(memory: InfiniMemory, features_BxSxHxF: jax.Array) -> jax.Array:
     """eq. 7 for feature-mapped queries or keys: BxSxHxV, zero where nothing was written."""
-    numerator_BxSxHxV = jnp.einsum("bshk,bhkv->bshv", features_BxSxHxK, memory.M)
-    denominator_BxSxH = jnp.einsum("bshk,bhk->bsh", features_BxSxHxK, memory.z)
-    written = denominator_BxSxH > 0
-    return jnp.where(written[..., None], numerator_BxSxHxV / jnp.where(written, denominator_BxSxH, 1.0)[..., None], 0.0)
+    return jnp.einsum("bshf,bhfv->bshv", normalised(features_BxSxHxF, memory.z), memory.M)
 
 
-def update(memory: InfiniMemory, features_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, rule: str) -> InfiniMemory:
+def update(memory: InfiniMemory, features_BxTxHxF: jax.Array, v_BxTxHxV: jax.Array, rule: str) -> InfiniMemory:
     """eq. 8 (`linear`) or eq. 9 (`delta`): every key of the segment reads the same M_{s-1}."""
     if rule == "delta":
-        v_BxTxHxV = v_BxTxHxV - retrieve(memory, features_BxTxHxK)
+        v_BxTxHxV = v_BxTxHxV - retrieve(memory, features_BxTxHxF)
     return InfiniMemory(
-        M=memory.M + jnp.einsum("bthk,bthv->bhkv", features_BxTxHxK, v_BxTxHxV),
-        z=memory.z + features_BxTxHxK.sum(axis=1),
+        M=memory.M + jnp.einsum("bthf,bthv->bhfv", features_BxTxHxF, v_BxTxHxV),
+        z=None if memory.z is None else memory.z + features_BxTxHxF.sum(axis=1),
     )
 
 
@@ -61,22 +72,65 @@ def combine(beta_H: jax.Array, a_mem: jax.Array, a_dot: jax.Array) -> jax.Array:
     return gate_Hx1 * a_mem + (1.0 - gate_Hx1) * a_dot
 
 
+def mixed_with_local(beta_H: jax.Array, a_mem_BxSxHxV: jax.Array, segment: Segment) -> jax.Array:
+    """eq. 6 and eq. 10: local attention and, for tokens of the document that was open before, what they remember: BxSxHxV."""
+    a_mem_BxSxHxV = jnp.where(segment.bounds.reads_BxS[..., None, None], a_mem_BxSxHxV, 0.0)
+    return combine(beta_H, a_mem_BxSxHxV, attend_segment(segment))
+
+
+def with_key_dim(dims: Dims, size: int) -> Dims:
+    """The key dimension grows, for local attention too: parameters and FLOPs grow with it and the budget sees it."""
+    return dataclasses.replace(dims, key_dim=size - size % 2)
+
+
 @dataclasses.dataclass(frozen=True)
 class InfiniConfig(MemoryConfig):
     """Settings of Infini-attention.
 
     Attributes:
       update: how a segment is written: linear is eq. 8, delta eq. 9.
+      feature_map: of queries and keys before they meet the memory; elu_plus_one is the paper's. unit reads without z.
+      dpfp_order: nu of the dpfp map, which has 2 nu features for each entry of a key.
       gate_init: beta before training; 0 lets memory and local attention weigh the same.
     """
 
     update: Literal["linear", "delta"] = "linear"
+    feature_map: FeatureMap = "elu_plus_one"
+    dpfp_order: int = 1
     gate_init: float = 0.0
 
     def check(self, dims: Dims) -> None:
         require(
             self.update in ("linear", "delta"), "memory.update", f"'{self.update}' is no update rule", "choose linear or delta"
         )
+        require(
+            self.feature_map in typing.get_args(FeatureMap),
+            "memory.feature_map",
+            f"'{self.feature_map}' is no feature map",
+            f"choose {', '.join(typing.get_args(FeatureMap))}",
+        )
+        require(
+            self.update == "linear" or self.feature_map not in SIGNED,
+            "memory.update",
+            f"the delta update diverges with the {self.feature_map} map, which has no normaliser",
+            "choose linear, or the gated_delta mechanism",
+        )
+        require(
+            1 <= self.dpfp_order < 2 * dims.key_dim,
+            "memory.dpfp_order",
+            f"order {self.dpfp_order} repeats products of {2 * dims.key_dim} entries or has none",
+            f"give 1 to {2 * dims.key_dim - 1}",
+        )
+
+    @property
+    def features(self) -> Callable[[jax.Array], jax.Array]:
+        """The feature map (..., K) -> (..., F)."""
+        return feature_map(self.feature_map, self.dpfp_order)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether reads are divided by sigma(Q) z."""
+        return self.feature_map not in SIGNED
 
 
 class Infini(Memory):
@@ -91,33 +145,39 @@ class Infini(Memory):
         super().setup()
         self.gate = self.param("gate", nn.initializers.constant(self.config.gate_init), (self.dims.heads,))
 
+    @property
+    def feature_size(self) -> int:
+        """F, measured on the map's real output."""
+        key = jax.ShapeDtypeStruct((self.dims.key_dim,), self.dims.memory_dtype)
+        return jax.eval_shape(self.config.features, key).shape[0]
+
     def init_memory(self, batch: int) -> InfiniMemory:
-        d = self.dims
+        d, features = self.dims, self.feature_size
         return InfiniMemory(
-            M=jnp.zeros((batch, d.heads, d.key_dim, d.value_dim), d.memory_dtype),
-            z=jnp.zeros((batch, d.heads, d.key_dim), d.memory_dtype),
+            M=jnp.zeros((batch, d.heads, features, d.value_dim), d.memory_dtype),
+            z=jnp.zeros((batch, d.heads, features), d.memory_dtype) if self.config.normalises else None,
         )
 
     def attend(self, memory: InfiniMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        a_dot_BxSxHxV = attend_segment(segment)
-        a_mem_BxSxHxV = retrieve(memory, sigma(segment.queries.astype(self.dims.memory_dtype)))
-        a_mem_BxSxHxV = jnp.where(segment.bounds.reads_BxS[..., None, None], a_mem_BxSxHxV, 0.0)
-        a_BxSxHxV = combine(self.gate, a_mem_BxSxHxV, a_dot_BxSxHxV)
+        a_mem_BxSxHxV = retrieve(memory, self.config.features(segment.queries.astype(self.dims.memory_dtype)))
+        a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment)
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
 
     def write(self, memory: InfiniMemory, segment: Segment) -> InfiniMemory:
         memory = reset_where_new(segment.bounds.keeps_B, memory)
-        features_BxTxHxK = sigma(segment.keys.astype(self.dims.memory_dtype))
-        features_BxTxHxK = features_BxTxHxK * segment.bounds.writes_BxT[..., None, None]
-        return update(memory, features_BxTxHxK, segment.values.astype(self.dims.memory_dtype), self.config.update)
+        features_BxTxHxF = self.config.features(segment.keys.astype(self.dims.memory_dtype))
+        features_BxTxHxF = features_BxTxHxF * segment.bounds.writes_BxT[..., None, None]
+        return update(memory, features_BxTxHxF, segment.values.astype(self.dims.memory_dtype), self.config.update)
 
     def logical_axes(self) -> InfiniMemory:
-        return InfiniMemory(M=("batch", "heads", "key_dim", "value_dim"), z=("batch", "heads", "key_dim"))
+        return InfiniMemory(
+            M=("batch", "heads", "key_dim", "value_dim"), z=("batch", "heads", "key_dim") if self.config.normalises else None
+        )
 
     def cost(self, segment_length: int) -> Cost:
         d = self.dims
-        matrix = 2.0 * d.heads * d.key_dim * d.value_dim
-        normaliser = 2.0 * d.heads * d.key_dim
+        matrix = 2.0 * d.heads * self.feature_size * d.value_dim
+        normaliser = 2.0 * d.heads * self.feature_size if self.config.normalises else 0.0
         read = matrix + normaliser
         return Cost(
             local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
@@ -128,5 +188,4 @@ class Infini(Memory):
 
     @classmethod
     def resized(cls, config: InfiniConfig, dims: Dims, size: int) -> tuple[InfiniConfig, Dims]:
-        """The key dimension grows, for local attention too: parameters and FLOPs grow with it and the budget sees it."""
-        return config, dataclasses.replace(dims, key_dim=size - size % 2)
+        return config, with_key_dim(dims, size)

@@ -19,6 +19,7 @@ from infini_jax.attention import attend, attention_flops, masked_softmax
 from infini_jax.errors import require
 from infini_jax.layers import t5_buckets
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
 from infini_jax.segment import Boundaries, Segment
 
@@ -32,11 +33,6 @@ class Ring:
     keys: jax.Array
     values: jax.Array
     written: jax.Array
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """x / |x| over the last axis, with the paper's 1e-6 under the root."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)
 
 
 def search(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,177 @@
+"""The gated delta rule (Yang, Kautz, Hatamizadeh 2024, arXiv 2412.06464) as a memory carried from segment to segment.
+
+Per head, for each written token t with a key of unit length, a write strength beta_t in (0, 1) and a log decay g_t <= 0:
+  S_t = e^{g_t} S_{t-1} + beta_t k_t (v_t - k_t^T e^{g_t} S_{t-1})^T        write, token by token
+  o = S^T q / sqrt(K)                                                       read, with the S of earlier segments
+  beta_t = sigmoid(w_beta x_t),  g_t = -exp(a) softplus(w_g x_t + b)        g_t = 0 with decay none: the plain delta rule
+Written a chunk at a time (WY form): with G the sum of g inside the chunk and A_ti = beta_t e^{G_t - G_i} k_t.k_i for i < t,
+what the tokens really add solves (I + A) U = beta (V - e^G K S), and S' = e^{G_C} S + sum_i e^{G_C - G_i} k_i u_i^T.
+DEVIATION: the paper's token mixer reads the running S_t at every token. Here, as in Infini-attention, a token reads the S of
+earlier segments only, its own segment by local attention, and a gate a head mixes both; no output norm and no output gate.
+DEVIATION: queries keep their length; the gate and the output projection follow, where the paper has a norm.
+DEVIATION: heads first remember for 1 to `LONGEST` segments, evenly spread in the logarithm. The published layer's decay starts
+at tens of tokens: such a memory is empty when the next segment reads it.
+"""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infini_jax.attention import attention_flops
+from infini_jax.errors import require
+from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.feature_maps import unit
+from infini_jax.memory.infini import mixed_with_local, with_key_dim
+from infini_jax.segment import Segment, reset_where_new
+
+CHUNK = 64  # tokens solved at once: a power of two
+LONGEST = 64  # segments
+
+
+def retrieve(S_BxHxKxV: jax.Array, q_BxSxHxK: jax.Array) -> jax.Array:
+    """o = S^T q / sqrt(K): BxSxHxV."""
+    return jnp.einsum("bshk,bhkv->bshv", q_BxSxHxK, S_BxHxKxV) * q_BxSxHxK.shape[-1] ** -0.5
+
+
+def unit_lower_inverse(A: jax.Array) -> jax.Array:
+    """(I + A)^-1 of strictly lower triangular A ...xCxC, C a power of two, by halves.
+
+    Its blocks are inverses of spans of tokens, which stay small as the rule contracts; the closed product of I + A^{2^i}
+    would take the difference of huge powers.
+    """
+    size = A.shape[-1]
+    if size <= 2:
+        return jnp.eye(size, dtype=A.dtype) - A
+    half = size // 2
+    top, bottom = unit_lower_inverse(jnp.stack([A[..., :half, :half], A[..., half:, half:]]))
+    corner = -bottom @ (A[..., half:, :half] @ top)
+    return jnp.concatenate(
+        [jnp.concatenate([top, jnp.zeros_like(top)], axis=-1), jnp.concatenate([corner, bottom], axis=-1)], axis=-2
+    )
+
+
+def chunk_length(tokens: int) -> int:
+    """Tokens solved at once in a segment of `tokens`."""
+    return min(CHUNK, 1 << (tokens - 1).bit_length())
+
+
+def in_chunks(x_BxTxHx: jax.Array, chunk: int) -> jax.Array:
+    """NxBxHxCx..., with zeros behind the last token: no write strength and no decay is no write."""
+    batch, tokens, *rest = x_BxTxHx.shape
+    count = -(-tokens // chunk)
+    padded = jnp.pad(x_BxTxHx, [(0, 0), (0, count * chunk - tokens)] + [(0, 0)] * len(rest))
+    return jnp.moveaxis(padded.reshape(batch, count, chunk, *rest), (1, 3), (0, 2))
+
+
+def write_tokens(
+    S_BxHxKxV: jax.Array, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Array, g_BxTxH: jax.Array
+) -> jax.Array:
+    """S after T tokens of the gated delta rule, in chunks: what does not depend on S is solved for all chunks at once."""
+    chunk = chunk_length(k_BxTxHxK.shape[1])
+    k_NxBxHxCxK, v_NxBxHxCxV = in_chunks(k_BxTxHxK, chunk), in_chunks(v_BxTxHxV, chunk)
+    beta_NxBxHxCx1 = in_chunks(beta_BxTxH, chunk)[..., None]
+    G_NxBxHxC = jnp.cumsum(in_chunks(g_BxTxH, chunk), axis=-1)
+
+    lower_CxC = np.tril(np.ones((chunk, chunk), bool), -1)
+    # masked before the exponential: above the diagonal it would overflow
+    decay_NxBxHxCxC = jnp.exp(jnp.where(lower_CxC, G_NxBxHxC[..., :, None] - G_NxBxHxC[..., None, :], -jnp.inf))
+    A_NxBxHxCxC = beta_NxBxHxCx1 * decay_NxBxHxCxC * jnp.einsum("...tk,...ik->...ti", k_NxBxHxCxK, k_NxBxHxCxK)
+    solve_NxBxHxCxC = unit_lower_inverse(A_NxBxHxCxC) * jnp.swapaxes(beta_NxBxHxCx1, -1, -2)
+    fresh_NxBxHxCxV = solve_NxBxHxCxC @ v_NxBxHxCxV
+    erased_NxBxHxCxK = solve_NxBxHxCxC @ (jnp.exp(G_NxBxHxC)[..., None] * k_NxBxHxCxK)
+    left_NxBxH = G_NxBxHxC[..., -1]
+    kept_NxBxHxCxK = jnp.exp(left_NxBxH[..., None] - G_NxBxHxC)[..., None] * k_NxBxHxCxK
+
+    def step(S_BxHxKxV, chunk_parts):
+        fresh_BxHxCxV, erased_BxHxCxK, kept_BxHxCxK, left_BxH = chunk_parts
+        u_BxHxCxV = fresh_BxHxCxV - erased_BxHxCxK @ S_BxHxKxV
+        return jnp.exp(left_BxH)[..., None, None] * S_BxHxKxV + jnp.swapaxes(kept_BxHxCxK, -1, -2) @ u_BxHxCxV, None
+
+    return jax.lax.scan(step, S_BxHxKxV, (fresh_NxBxHxCxV, erased_NxBxHxCxK, kept_NxBxHxCxK, left_NxBxH))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedDeltaConfig(MemoryConfig):
+    """Settings of the gated delta rule.
+
+    Attributes:
+      decay: learned forgets by a factor a token and head; none is the delta rule, which only overwrites.
+      gate_init: the gate between memory and local attention before training; 0 lets both weigh the same.
+    """
+
+    decay: Literal["learned", "none"] = "learned"
+    gate_init: float = 0.0
+
+    def check(self, dims: Dims) -> None:
+        require(self.decay in ("learned", "none"), "memory.decay", f"'{self.decay}' is no decay", "choose learned or none")
+
+
+class GatedDelta(Memory):
+    """A key x value matrix a head that each token overwrites where its key points, and that forgets."""
+
+    Config = GatedDeltaConfig
+    summary = "matrix memory, gated delta rule token by token, one gate a head"
+    paper = "arXiv 2412.06464"
+    smallest = 2
+
+    def setup(self):
+        super().setup()
+        d = self.dims
+        self.gate = self.param("gate", nn.initializers.constant(self.config.gate_init), (d.heads,))
+        self.strength = nn.Dense(d.heads, use_bias=False, dtype=d.memory_dtype)
+        if self.config.decay == "learned":
+            self.forget = nn.Dense(d.heads, dtype=d.memory_dtype, bias_init=self._spread)
+            self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.heads,))
+
+    def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        """softplus^-1 of one over the tokens that each head first remembers for."""
+        horizons_H = self.dims.segment * np.geomspace(1.0, LONGEST, shape[0])
+        return jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_H, dtype)))
+
+    def init_memory(self, batch: int) -> jax.Array:
+        d = self.dims
+        return jnp.zeros((batch, d.heads, d.key_dim, d.value_dim), d.memory_dtype)
+
+    def attend(self, memory: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        a_mem_BxSxHxV = retrieve(memory, segment.queries.astype(self.dims.memory_dtype))
+        a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment)
+        return self.out(a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
+
+    def write(self, memory: jax.Array, segment: Segment) -> jax.Array:
+        wide, writes_BxTx1 = self.dims.memory_dtype, segment.bounds.writes_BxT[..., None]
+        beta_BxTxH = nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1
+        g_BxTxH = self._log_decay(segment.inputs) * writes_BxTx1
+        memory = reset_where_new(segment.bounds.keeps_B, memory)
+        return write_tokens(memory, unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxH, g_BxTxH)
+
+    def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:
+        if self.config.decay == "none":
+            return jnp.zeros((*inputs_BxTxD.shape[:2], self.dims.heads), self.dims.memory_dtype)
+        return -jnp.exp(self.forget_rate) * nn.softplus(self.forget(inputs_BxTxD))
+
+    def logical_axes(self) -> tuple[str, ...]:
+        return ("batch", "heads", "key_dim", "value_dim")
+
+    def cost(self, segment_length: int) -> Cost:
+        d, chunk = self.dims, chunk_length(segment_length)
+        matrix = 2.0 * d.heads * d.key_dim * d.value_dim
+        halves = [2**level for level in range(1, chunk.bit_length() - 1)]
+        inverse = sum(2.0 * chunk * half**2 for half in halves)  # two products of half x half for chunk / 2 half corners
+        solved = 2.0 * chunk**2 * (2 * d.key_dim + d.value_dim)  # A, what is erased, what is fresh
+        padded_tokens = -(-segment_length // chunk) * chunk
+        in_chunk = d.heads * (inverse + solved) / chunk + 2.0 * matrix
+        projections = 2.0 * d.d_model * d.heads * (2 if self.config.decay == "learned" else 1)
+        return Cost(
+            local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
+            read=matrix,
+            write=projections + in_chunk * padded_tokens / segment_length,
+            bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
+        )
+
+    @classmethod
+    def resized(cls, config: GatedDeltaConfig, dims: Dims, size: int) -> tuple[GatedDeltaConfig, Dims]:
+        return config, with_key_dim(dims, size)
