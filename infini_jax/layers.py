@@ -28,6 +28,11 @@ def t5_buckets(distance: jax.Array, buckets: int = 32, max_distance: int = 128) 
     return jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
 
 
+def t5_bias(table_NxH: jax.Array, distance_SxT: jax.Array) -> jax.Array:
+    """The learned bias of each distance's bucket: HxSxT."""
+    return table_NxH[t5_buckets(distance_SxT, table_NxH.shape[0])].transpose(2, 0, 1)
+
+
 class KeyTaps(nn.Module):
     """A short causal depthwise convolution: each token's mean-initialised mix of itself and the taps - 1 tokens before it.
 

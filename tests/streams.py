@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from infini_jax.config import ModelConfig, memory_of
+from infini_jax.cost import program_flops
 from infini_jax.memory import MECHANISMS
 from infini_jax.segment import Segment, whole
-from infini_jax.stream import init_carry, init_params, scan_segments
+from infini_jax.stream import decode, forward_segment, init_carry, init_decoder, init_params, scan_segments
+from infini_jax.stream import logits_of as head_of
 
 BATCH, SEGMENTS, SIZE = 2, 3, 8
 MODEL = ModelConfig(vocab=32, layers=2, d_model=16, heads=2, segment=16, key_taps=2)
@@ -29,8 +31,13 @@ def tiny(name: str, **changes) -> ModelConfig:
 
 @functools.cache
 def parameters(name: str) -> dict:
+    return parameters_of(tiny(name))
+
+
+@functools.cache
+def parameters_of(model: ModelConfig) -> dict:
     """Random parameters; gates are moved off zero, so that both branches are seen."""
-    params = jax.jit(lambda: init_params(tiny(name), jax.random.key(0)))()
+    params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
 
     def moved(path, leaf):
         return leaf + 0.3 if path[-1].key == "gate" else leaf
@@ -68,6 +75,29 @@ def logits_of(name: str, tokens, documents=None, model: ModelConfig | None = Non
     model = model or tiny(name)
     documents = jnp.zeros_like(tokens) if documents is None else documents
     return scorer(model)(parameters(name), init_carry(model, tokens.shape[0]), tokens, documents)[1]
+
+
+def decoded(model: ModelConfig, params: dict, tokens: jax.Array) -> jax.Array:
+    """Logits BxTxV of tokens of one document that are read one by one."""
+    document = jnp.zeros(tokens.shape[0], jnp.int32)
+    step = jax.jit(lambda decoder, token: decode(model, params, decoder, token, document))
+    decoder, outputs = init_decoder(model, init_carry(model, tokens.shape[0])), []
+    for t in range(tokens.shape[1]):
+        decoder, logits = step(decoder, tokens[:, t])
+        outputs.append(logits)
+    return jnp.stack(outputs, axis=1)
+
+
+def walked_flops(model: ModelConfig, batch: int = BATCH) -> float:
+    """FLOPs a raw token of the forward pass of one segment, as the walker counts the program."""
+    tokens = jax.ShapeDtypeStruct((batch, model.segment), jnp.int32)
+
+    def forward(params, carry, tokens):
+        carry, x, _ = forward_segment(model, params, carry, tokens, tokens)
+        return carry, head_of(model, params, x)
+
+    shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, batch)))
+    return program_flops(forward, *shapes, tokens) / (batch * model.segment)
 
 
 @functools.cache

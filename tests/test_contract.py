@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from infini_jax.config import memory_of
-from infini_jax.cost import model_cost, program_flops
+from infini_jax.cost import model_cost
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import memory_bytes
-from infini_jax.stream import decode, forward_segment, init_carry, init_decoder, init_params
-from infini_jax.stream import logits_of as head_of
+from infini_jax.stream import init_carry
 from tests import streams
 from tests.streams import BATCH, SEGMENTS, tiny
 
@@ -71,14 +70,8 @@ def test_attending_does_not_depend_on_what_the_segment_will_write(name):
     """Decoding token by token, which writes only full segments, equals the segments at once."""
     model, params = tiny(name), streams.parameters(name)
     tokens = streams.tokens_of(model)[:, : model.segment + 5]
-    document = jnp.zeros(BATCH, jnp.int32)
-    step = jax.jit(lambda decoder, token: decode(model, params, decoder, token, document))
-    decoder, outputs = init_decoder(model, init_carry(model, BATCH)), []
-    for t in range(tokens.shape[1]):
-        decoder, logits = step(decoder, tokens[:, t])
-        outputs.append(logits)
     whole = streams.logits_of(name, streams.tokens_of(model))[:, : tokens.shape[1]]
-    np.testing.assert_allclose(jnp.stack(outputs, axis=1), whole, atol=5e-5)  # float32 products of other shapes
+    np.testing.assert_allclose(streams.decoded(model, params, tokens), whole, atol=5e-5)  # float32 products of other shapes
 
 
 def test_bytes_are_those_of_the_arrays(name):
@@ -100,16 +93,7 @@ def test_logical_axes_name_every_axis_and_begin_with_the_batch(name):
 
 def test_counted_flops_equal_those_of_the_program(name):
     """The walker sees the forward pass of one segment; masks of a few entries count as products in neither."""
-    model = tiny(name)
-    tokens = jax.ShapeDtypeStruct((BATCH, model.segment), jnp.int32)
-
-    def forward(params, carry, tokens):
-        carry, x, _ = forward_segment(model, params, carry, tokens, tokens)
-        return carry, head_of(model, params, x)
-
-    shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, BATCH)))
-    walked = program_flops(forward, *shapes, tokens) / (BATCH * model.segment)
-    assert walked == pytest.approx(model_cost(model).flops, rel=1e-6)
+    assert streams.walked_flops(tiny(name)) == pytest.approx(model_cost(tiny(name)).flops, rel=1e-6)
 
 
 def test_every_parameter_gets_a_finite_gradient(name):

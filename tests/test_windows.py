@@ -3,16 +3,28 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from infini_jax.cost import model_cost
 from infini_jax.errors import ConfigError
+from infini_jax.memory import positions, window
 from infini_jax.memory.full import Full, FullConfig
 from infini_jax.memory.local import Local, LocalConfig
 from infini_jax.memory.transformer_xl import TransformerXL, TransformerXLConfig
-from tests import ragged
+from infini_jax.segment import Segment
+from infini_jax.segment import whole as whole_segment
+from infini_jax.stream import init_carry
+from tests import ragged, streams
+from tests.golden import public_golden
 from tests.reference import attention as reference
 from tests.reference.attention import in_cache, in_window
+
+
+def transformer_xl(kind: str) -> TransformerXL:
+    return TransformerXL(TransformerXLConfig(slots=8, positions=kind), ragged.DIMS)
+
 
 # Windows shorter and longer than segments; a cache that forgets and one that holds everything. `held`: no gradient.
 CASES = {
@@ -21,17 +33,28 @@ CASES = {
     "window of 9": (Local(LocalConfig(window=9), ragged.DIMS), in_window(9), False),
     "full, all of it": (Full(FullConfig(slots=19), ragged.DIMS), in_cache(19), False),
     "full, oldest dropped": (Full(FullConfig(slots=5), ragged.DIMS), in_cache(5), False),
-    "transformer-xl": (TransformerXL(TransformerXLConfig(slots=8), ragged.DIMS), in_cache(8), True),
+    "transformer-xl, rotary": (transformer_xl("rotary"), in_cache(8), True),
+    "transformer-xl, relative": (transformer_xl("relative"), in_cache(8), True),
+    "transformer-xl, t5": (transformer_xl("t5"), in_cache(8), True),
 }
 
 
-def expected(out, live, held, sees, **options) -> np.ndarray:
+def logit_of(params: dict):
+    """The reference's logits with the parameters that the module has."""
+    learned = params.get("attention", {})
+    if "w_r" in learned:
+        return reference.relative_logit(learned["w_r"]["kernel"], learned["u"], learned["v"])
+    return reference.t5_logit(learned["bias"]) if learned else reference.rotary_logit
+
+
+def expected(params: dict, live, held, sees) -> np.ndarray:
     """Outputs BxTxD of the reference."""
+    logit = logit_of(params)
     rows = [
-        reference.stream([x[row] for x in live], [x[row] for x in held], documents, ragged.LENGTHS, sees, **options)
+        reference.stream([x[row] for x in live], [x[row] for x in held], documents, ragged.LENGTHS, sees, logit)
         for row, documents in enumerate(ragged.DOCUMENTS)
     ]
-    return np.einsum("bthv,hvd->btd", np.array(rows), out)
+    return np.einsum("bthv,hvd->btd", np.array(rows), params["out"]["kernel"])
 
 
 def holds_the_newest(memory, arrays, slots: int) -> None:
@@ -48,19 +71,51 @@ def test_outputs_memory_and_gradients_are_those_of_one_long_attention(case):
     module, sees, is_held = CASES[case]
     with jax.enable_x64(True):
         params, arrays = ragged.parameters(module), ragged.inputs()
-        out = params["out"]["kernel"]
         weights, direction = ragged.like(arrays[0], seed=5), ragged.like((params, arrays), seed=6)
         outputs, memory, _, slope = ragged.streamed_with_slope(module, params, arrays, weights, direction)
-        np.testing.assert_allclose(outputs, expected(out, arrays[1:], arrays[1:], sees), atol=ragged.EXACT)
-        holds_the_newest(memory, arrays, module.slots)
+    np.testing.assert_allclose(outputs, expected(params, arrays[1:], arrays[1:], sees), atol=ragged.EXACT)
+    holds_the_newest(memory, arrays, module.slots)
 
-        def loss(moved):
-            return np.sum(weights * expected(moved[0], moved[1:], arrays[1:] if is_held else moved[1:], sees))
+    def loss(params, moved):
+        return np.sum(weights * expected(params, moved[1:], arrays[1:] if is_held else moved[1:], sees))
 
-        wanted = reference.slope(loss, [out, *arrays[1:]], [direction[0]["out"]["kernel"], *direction[1][1:]])
-        assert slope == pytest.approx(wanted, rel=ragged.SLOPE)
+    assert slope == pytest.approx(reference.slope(loss, (params, arrays), direction), rel=ragged.SLOPE)
 
 
-def test_a_cache_of_no_slots_is_refused():
+@pytest.mark.parametrize("kind", ["relative", "t5"])
+def test_every_kind_of_positions_is_paid_for_and_decodes_like_whole_segments(kind):
+    """Contract tests see the registry's defaults only."""
+    model = dataclasses.replace(streams.tiny("transformer_xl"), memory=TransformerXLConfig(slots=8, positions=kind))
+    params, tokens = streams.parameters_of(model), streams.tokens_of(model)
+    assert streams.walked_flops(model, batch=1) == pytest.approx(model_cost(model).flops, rel=1e-6)
+    _, whole = streams.scorer(model)(params, init_carry(model, len(tokens)), tokens, jnp.zeros_like(tokens))
+    few = tokens[:, : model.segment + 5]
+    np.testing.assert_allclose(streams.decoded(model, params, few), whole[:, : few.shape[1]], atol=5e-5)
+
+
+def test_relative_positions_are_those_of_the_authors_code():
+    """Their layer caches inputs, projects them again and ends in a residual and a layer norm; inv_freq is float32 there."""
+    a = public_golden("transformer_xl_kimiyoung_f64")
+    x_WxBxTxD, (heads, key_dim) = a["X"].swapaxes(1, 2), a["u"].shape
+    documents = np.zeros(x_WxBxTxD.shape[1:3], int)
+    with jax.enable_x64(True):
+        project = jnp.asarray(a["qkv_net_weight"]).reshape(3, heads, key_dim, -1)
+        w_r = jnp.asarray(a["r_net_weight"]).reshape(heads, key_dim, -1)
+        dims = dataclasses.replace(ragged.DIMS, heads=heads, key_dim=key_dim, value_dim=key_dim)
+        recent, before = window.empty(len(documents), documents.shape[1], dims), jnp.full(len(documents), -1)
+        for x, golden in zip(jnp.asarray(x_WxBxTxD), a["O"].swapaxes(1, 2), strict=True):
+            segment = Segment(x, *jnp.einsum("btd,nhkd->nbthk", x, project), whole_segment(jnp.asarray(documents), before))
+            seen = window.view(segment, recent)
+            r = jnp.einsum("jd,hkd->jhk", positions.sinusoids(positions.falling_distances(seen), x.shape[-1]), w_r)
+            heard = positions.attend_relative(segment.queries, seen, r, a["u"], a["v"])
+            y = x + heard.reshape(*x.shape[:2], -1) @ a["o_net_weight"].T
+            y = (y - y.mean(-1, keepdims=True)) / jnp.sqrt(y.var(-1, keepdims=True) + 1e-5)
+            np.testing.assert_allclose(y * a["layer_norm_weight"] + a["layer_norm_bias"], golden, atol=1e-7)
+            recent, before = window.append(recent, segment), jnp.zeros(len(documents), int)
+
+
+def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match=r"^memory.slots: 0 slots remember nothing"):
-        dataclasses.replace(FullConfig(), slots=0).check(ragged.DIMS)
+        FullConfig(slots=0).check(ragged.DIMS)
+    with pytest.raises(ConfigError, match=r"^memory.positions: 'absolute' is no kind of positions"):
+        TransformerXLConfig(positions="absolute").check(ragged.DIMS)

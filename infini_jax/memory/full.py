@@ -9,7 +9,8 @@ import dataclasses
 
 import jax
 
-from infini_jax.memory.window import Cache, Recent, SlotsConfig, attend_rotary, view
+from infini_jax.memory.positions import attend_rotary
+from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
 from infini_jax.segment import Segment
 
 

@@ -1,15 +1,19 @@
 """Transformer-XL (Dai et al. 2019, arXiv 1901.02860): the previous `slots` keys and values, without gradient.
 
-  h~_{s+1} = [SG(h_s) ; h_{s+1}]: every token of the segment attends to the whole cache and causally to its segment.
+  h~_{s+1} = [SG(h_s) ; h_{s+1}]: every token of the segment attends to the whole cache and causally to its segment, with
+  the paper's relative positions or others (positions.py).
 DEVIATION: keys and values are cached, not layer inputs: the same numbers, because the projections see the same inputs, and
-no second projection. DEVIATION: positions are rotary by relative distance where the paper learns (q + v) W_r R_{i-j}.
+no second projection; but W_k and W_v learn from the segment's own tokens only, as the cached ones have no gradient.
+DEVIATION: positions are rotary unless `positions` asks for the paper's: no second product with every query.
 """
 
 import dataclasses
 
 import jax
 
-from infini_jax.memory.window import Cache, Recent, SlotsConfig, attend_rotary, view
+from infini_jax.memory.base import Cost, Dims
+from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, position_flops
+from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
 from infini_jax.segment import Segment
 
 
@@ -18,8 +22,14 @@ class TransformerXLConfig(SlotsConfig):
     """Settings of Transformer-XL.
 
     Attributes:
-      slots: tokens of the past that each layer caches.
+      positions: relative are the paper's.
     """
+
+    positions: Positions = "rotary"
+
+    def check(self, dims: Dims) -> None:
+        super().check(dims)
+        check_positions(self.positions)
 
 
 class TransformerXL(Cache):
@@ -29,6 +39,15 @@ class TransformerXL(Cache):
     summary = "cache of the last keys and values, no gradient"
     paper = "arXiv 1901.02860"
 
+    def setup(self):
+        super().setup()
+        self.attention = PositionedAttention(self.config.positions, self.dims)
+
     def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         seen = view(segment, jax.lax.stop_gradient(memory))  # SG(h_s)
-        return self.out(attend_rotary(segment.queries, seen)), {}
+        return self.out(self.attention(segment.queries, seen)), {}
+
+    def cost(self, segment_length: int) -> Cost:
+        cost = super().cost(segment_length)
+        positions = position_flops(self.config.positions, self.dims, self.slots + segment_length, segment_length)
+        return dataclasses.replace(cost, read=cost.read + positions)

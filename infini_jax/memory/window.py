@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.attention import attend, attention_flops
+from infini_jax.attention import attention_flops
 from infini_jax.errors import require
-from infini_jax.layers import rotary
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.segment import Segment
 
@@ -94,12 +93,6 @@ def view(segment: Segment, *carried: Recent) -> View:
     sees_BxSxJ = jnp.concatenate([*held_BxSxN, bounds.local_BxSxT], axis=2)
     places_J = jnp.arange(k_BxJxHxK.shape[1]) - (k_BxJxHxK.shape[1] - segment.keys.shape[1])
     return View(k_BxJxHxK, v_BxJxHxV, sees_BxSxJ, segment.query_positions_S, places_J)
-
-
-def attend_rotary(q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
-    """Softmax attention with rotary positions: BxSxHxV. Only distances matter, so any origin will do."""
-    q_BxSxHxK, k_BxJxHxK = rotary(q_BxSxHxK, seen.query_positions), rotary(seen.keys, seen.key_positions)
-    return attend(q_BxSxHxK, k_BxJxHxK, seen.values, seen.sees)[0]
 
 
 @dataclasses.dataclass(frozen=True)

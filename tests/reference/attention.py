@@ -30,6 +30,32 @@ def rotary_logit(q, k, distance, head):
     return rotate(q, distance) @ k / np.sqrt(len(q))
 
 
+def relative_logit(w_r, u, v):
+    """Transformer-XL's, with W_r DxHxK."""
+
+    def logit(q, k, distance, head):
+        pairs = range(0, len(w_r), 2)
+        sines = [np.sin(distance * 10_000.0 ** (-i / len(w_r))) for i in pairs]
+        cosines = [np.cos(distance * 10_000.0 ** (-i / len(w_r))) for i in pairs]
+        r = np.array(sines + cosines) @ w_r[:, head]
+        return ((q + u[head]) @ k + (q + v[head]) @ r) / np.sqrt(len(q))
+
+    return logit
+
+
+def t5_bucket(distance, buckets=32, max_distance=128):
+    exact = buckets // 2
+    if distance < exact:
+        return distance
+    far = np.log(distance / exact) / np.log(max_distance / exact) * (buckets - exact)
+    return min(exact + int(far), buckets - 1)
+
+
+def t5_logit(table):
+    """A bias of each distance's bucket, table NxH."""
+    return lambda q, k, distance, head: q @ k / np.sqrt(len(q)) + table[t5_bucket(distance, len(table)), head]
+
+
 def segment_starts(lengths):
     """The first token of the segment that each token is in."""
     return [start for start, length in zip(np.cumsum([0, *lengths]), lengths, strict=False) for _ in range(length)]
@@ -65,10 +91,19 @@ def last_of_document(x, documents, slots):
     return x[documents == documents[-1]][-slots:]
 
 
+def moved(tree, direction, e):
+    """tree + e direction, for nested dicts and sequences of arrays."""
+    if isinstance(tree, dict):
+        return {name: moved(tree[name], direction[name], e) for name in tree}
+    if isinstance(tree, list | tuple):
+        return [moved(part, along, e) for part, along in zip(tree, direction, strict=True)]
+    return tree + e * direction
+
+
 def slope(function, inputs, direction, step=1e-3):
-    """d/de function(inputs + e direction) at 0: central differences of fourth order, good to about 1e-10 of the terms."""
+    """d/de function(*(inputs + e direction)) at 0: central differences of fourth order, good to about 1e-10 of the terms."""
 
     def at(e):
-        return function([x + e * d for x, d in zip(inputs, direction, strict=True)])
+        return function(*moved(inputs, direction, e))
 
     return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)

@@ -1,0 +1,105 @@
+"""How attention over carried entries and a segment tells near from far: rotary, Transformer-XL's relative, or T5's bias.
+
+All three depend on distances only, so that an entry keeps its meaning as it moves back through a cache:
+  rotary     (R_i q) . (R_j k) / sqrt(K)                                        no parameters
+  relative   ((q + u) . k + (q + v) . (W_r R_{i-j})) / sqrt(K)                  Dai et al. 2019, section 3.3
+  t5         q . k / sqrt(K) + b_{bucket(i-j)}                                  Raffel et al. 2020, 32 buckets to distance 128
+DEVIATION: T5 leaves the 1/sqrt(K) to its initial weights; ours is the same for all three.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infini_jax.attention import attend, masked_softmax
+from infini_jax.errors import require
+from infini_jax.layers import rotary, t5_bias
+from infini_jax.memory.base import Dims
+from infini_jax.memory.window import View
+
+Positions = Literal["rotary", "relative", "t5"]
+T5_BUCKETS = 32
+
+
+def check_positions(positions: str) -> None:
+    """Raises `ConfigError` for a kind that is none of `Positions`."""
+    known = ("rotary", "relative", "t5")
+    require(positions in known, "memory.positions", f"'{positions}' is no kind of positions", f"choose {', '.join(known)}")
+
+
+def attend_rotary(q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
+    """Softmax attention with rotary positions: BxSxHxV. Only distances matter, so any origin will do."""
+    q_BxSxHxK, k_BxJxHxK = rotary(q_BxSxHxK, seen.query_positions), rotary(seen.keys, seen.key_positions)
+    return attend(q_BxSxHxK, k_BxJxHxK, seen.values, seen.sees)[0]
+
+
+def attend_t5(q_BxSxHxK: jax.Array, seen: View, table_NxH: jax.Array, scale_H: jax.Array | None = None) -> jax.Array:
+    """Softmax attention with a learned bias for each bucket of distances: BxSxHxV."""
+    bias_HxSxJ = t5_bias(table_NxH, seen.distance_SxJ)
+    return attend(q_BxSxHxK, seen.keys, seen.values, seen.sees, scale=scale_H, bias_HxSxT=bias_HxSxJ)[0]
+
+
+def sinusoids(distance_J: jax.Array, width: int) -> jax.Array:
+    """R: JxD, sines of the distances in the first half, cosines in the second; frequencies 10000^(-2i/D), D made even."""
+    angles_JxI = distance_J[:, None] * 10_000.0 ** (-np.arange(0, width, 2) / width)
+    return jnp.concatenate([jnp.sin(angles_JxI), jnp.cos(angles_JxI)], axis=1)
+
+
+def falling_distances(seen: View) -> jax.Array:
+    """The J distances, largest first, from the last query to the oldest key on: what `shifted` takes its columns from."""
+    return seen.query_positions[-1] - seen.key_positions[0] - jnp.arange(seen.key_positions.shape[0])
+
+
+def shifted(scores_BxHxSxJ: jax.Array) -> jax.Array:
+    """From columns of falling distances to columns of keys (Dai et al. 2019, appendix B).
+
+    Query i finds the score of key j in column S - 1 - i + j. In a row longer by one that is the same place of the flat
+    array for all queries, so the shift is a slice. Later tokens get numbers of other rows, which masks must hide.
+    """
+    *rows, queries, keys = scores_BxHxSxJ.shape
+    longer = jnp.pad(scores_BxHxSxJ, [(0, 0)] * (len(rows) + 1) + [(0, 1)]).reshape(*rows, -1)
+    return longer[..., queries - 1 : queries - 1 + queries * keys].reshape(*rows, queries, keys)
+
+
+def attend_relative(q_BxSxHxK: jax.Array, seen: View, r_JxHxK: jax.Array, u_HxK: jax.Array, v_HxK: jax.Array) -> jax.Array:
+    """Softmax attention with Transformer-XL's relative positions: BxSxHxV.
+
+    `r_JxHxK` is W_r R at `falling_distances`; u and v stand for the query in the terms that do not know it.
+    """
+    wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
+    content = jnp.einsum("bshk,bjhk->bhsj", q_BxSxHxK + u_HxK, seen.keys, preferred_element_type=wide)
+    position = jnp.einsum("bshk,jhk->bhsj", q_BxSxHxK + v_HxK, r_JxHxK, preferred_element_type=wide)
+    logits_BxHxSxJ = (content + shifted(position)) * q_BxSxHxK.shape[-1] ** -0.5
+    weights_BxHxSxJ, _ = masked_softmax(logits_BxHxSxJ, seen.sees[:, None])
+    return jnp.einsum("bhsj,bjhv->bshv", weights_BxHxSxJ.astype(seen.values.dtype), seen.values)
+
+
+class PositionedAttention(nn.Module):
+    """Attention over a `View` with the chosen positions, and their parameters if they have any."""
+
+    positions: Positions
+    dims: Dims
+
+    @nn.compact
+    def __call__(self, q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
+        """BxSxHxV."""
+        d, small = self.dims, nn.initializers.normal(0.02)
+        if self.positions == "rotary":
+            return attend_rotary(q_BxSxHxK, seen)
+        if self.positions == "t5":
+            return attend_t5(q_BxSxHxK, seen, self.param("bias", small, (T5_BUCKETS, d.heads)))
+        w_r = nn.DenseGeneral((d.heads, d.key_dim), use_bias=False, dtype=d.dtype, name="w_r")
+        u_HxK, v_HxK = (self.param(name, small, (d.heads, d.key_dim)).astype(d.dtype) for name in ("u", "v"))
+        return attend_relative(q_BxSxHxK, seen, w_r(sinusoids(falling_distances(seen), d.d_model)), u_HxK, v_HxK)
+
+
+def position_flops(positions: Positions, dims: Dims, keys: int, segment_length: int) -> float:
+    """What positions add a token that sees `keys` keys: W_r R once a segment, and its products with the queries.
+
+    W_r R is made once for all rows; it is counted for a batch of one, as a row's cost must not depend on the others.
+    """
+    sines = dims.d_model + dims.d_model % 2
+    return 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length) if positions == "relative" else 0.0
