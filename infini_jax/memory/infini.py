@@ -66,6 +66,62 @@ def update(memory: InfiniMemory, features_BxTxHxF: jax.Array, v_BxTxHxV: jax.Arr
     )
 
 
+def parallel_linear(
+    memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxHxF: jax.Array, v_BxWxTxHxV: jax.Array, keeps_BxW: jax.Array
+) -> tuple[jax.Array, InfiniMemory]:
+    """W segments at once by eq. 7 and 8: an exclusive prefix sum of their updates. Equal to retrieve and update in turn.
+
+    Args:
+      memory: before the first segment.
+      q_BxWxSxHxF, k_BxWxTxHxF: feature-mapped; keys that are not written are zero.
+      keeps_BxW: `Boundaries.keeps_B` of each segment, which the first write of a new document begins from zero.
+
+    Returns: (A_mem BxWxSxHxV, where queries of a new document are not yet masked, the memory after the last segment).
+    """
+    U = InfiniMemory(
+        M=jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxHxF, v_BxWxTxHxV),
+        z=None if memory.z is None else k_BxWxTxHxF.sum(axis=2),
+    )
+    before_BxW, after = _carried(memory, U, keeps_BxW)
+    return jax.vmap(retrieve, 1, 1)(before_BxW, q_BxWxSxHxF), after
+
+
+def parallel_delta(
+    memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxHxF: jax.Array, v_BxWxTxHxV: jax.Array, keeps_BxW: jax.Array
+) -> tuple[jax.Array, InfiniMemory]:
+    """W segments at once by eq. 7 and 9, arguments and results as `parallel_linear`.
+
+    M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K) / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F
+    product a segment is done for all segments at once.
+    """
+    z_before_BxWxHxF, z_after = _carried(memory.z, k_BxWxTxHxF.sum(axis=2), keeps_BxW)
+    z_kept_BxWxHxF = jnp.where(keeps_BxW[..., None, None], z_before_BxWxHxF, 0.0)
+    read_BxWxTxHxF = jax.vmap(normalised, 1, 1)(k_BxWxTxHxF, z_kept_BxWxHxF)
+    W_BxWxHxFxF = jnp.einsum("bwthf,bwthg->bwhfg", k_BxWxTxHxF, read_BxWxTxHxF)
+    U_BxWxHxFxV = jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxHxF, v_BxWxTxHxV)
+    M_before_BxWxHxFxV, M_after = _carried(memory.M, U_BxWxHxFxV, keeps_BxW, erase=W_BxWxHxFxF)
+    a_mem_BxWxSxHxV = jax.vmap(retrieve, 1, 1)(InfiniMemory(M_before_BxWxHxFxV, z_before_BxWxHxF), q_BxWxSxHxF)
+    return a_mem_BxWxSxHxV, InfiniMemory(M_after, z_after)
+
+
+def _carried(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None = None):
+    """What each of W segments finds, and what the last leaves: memory <- kept memory - erase memory + update.
+
+    A scan, because its body is a few additions a segment: the prefix sums by halves that need fewer steps move more bytes.
+    """
+
+    def step(memory, item):
+        update, keeps_B, erase_BxHxFxF = item
+        kept = reset_where_new(keeps_B, memory)
+        if erase_BxHxFxF is not None:
+            kept = kept - erase_BxHxFxF @ kept
+        return jax.tree.map(jnp.add, kept, update), memory
+
+    items = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (updates_BxW, keeps_BxW, erase))
+    after, before = jax.lax.scan(step, memory, items)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), before), after
+
+
 def combine(beta_H: jax.Array, a_mem: jax.Array, a_dot: jax.Array) -> jax.Array:
     """eq. 10 on (..., H, V): sigmoid(beta) weighs the memory."""
     gate_Hx1 = nn.sigmoid(beta_H)[:, None]
