@@ -13,7 +13,7 @@ from infini_jax.memory.feature_maps import feature_map
 from infini_jax.memory.gated_delta import GatedDelta, GatedDeltaConfig
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory
 from infini_jax.segment import NO_DOCUMENT, Segment, reset_where_new, whole
-from tests.ragged import DIMS
+from tests.row_references import DIMS
 
 B, W, S, H, K, V = 2, 5, 4, 2, 4, 3
 CASES = [("linear", "elu_plus_one"), ("linear", "unit"), ("delta", "elu_plus_one"), ("delta", "taylor2")]
