@@ -45,9 +45,9 @@ class TransformerXL(Memory):
 
     def attend(self, memory: window.Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         memory = jax.lax.stop_gradient(memory)  # SG(h_s)
-        k_BxJxHxK, v_BxJxHxV, sees_BxSxJ = joined_with_recent(memory, segment)
+        k_BxJxHxK, v_BxJxHxV, sight = joined_with_recent(memory, segment)
         query_S, key_J = segment.query_positions_S, jnp.arange(k_BxJxHxK.shape[1]) - self.config.slots
-        y_BxSxHxV, _ = attend(rotary(segment.queries, query_S), rotary(k_BxJxHxK, key_J), v_BxJxHxV, sees_BxSxJ)
+        y_BxSxHxV = attend(rotary(segment.queries, query_S), rotary(k_BxJxHxK, key_J), v_BxJxHxV, sight)
         return self.out(y_BxSxHxV), {}
 
     def write(self, memory: window.Recent, segment: Segment) -> window.Recent:
