@@ -28,9 +28,9 @@ def t5_buckets(distance: jax.Array, buckets: int = 32, max_distance: int = 128) 
     return jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
 
 
-def t5_bias(table_NxH: jax.Array, distance_SxT: jax.Array) -> jax.Array:
-    """The learned bias of each distance's bucket: HxSxT."""
-    return table_NxH[t5_buckets(distance_SxT, table_NxH.shape[0])].transpose(2, 0, 1)
+def t5_distance_bias(table_RxH: jax.Array, distances: int) -> jax.Array:
+    """The bias of the distances 0 .. distances - 1 from a table of one row a bucket: Hx`distances`."""
+    return table_RxH[t5_buckets(jnp.arange(distances), table_RxH.shape[0])].T
 
 
 class KeyTaps(nn.Module):

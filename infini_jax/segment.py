@@ -10,6 +10,45 @@ import jax.numpy as jnp
 from flax import struct
 
 NO_DOCUMENT = -1
+NEVER_SEEN = -2  # the document of a key that no query may see: no query has it, not even in a new stream
+
+
+def within(distance: jax.Array, window: int | None) -> jax.Array:
+    """Whether a key so many places before the query is neither later than it nor outside the window."""
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+
+
+@struct.dataclass
+class Sight:
+    """Which keys a query sees: those of its document, not later than itself and fewer than `window` places before.
+
+    The last T of the J keys are the segment's own, at places 0..T-1; `prefix` carried ones stand before them, at places
+    -prefix..-1. Back ends work from this description, so that nobody has to hold S x J booleans.
+
+    Attributes:
+      query_documents: BxS document of each query token.
+      key_documents: BxJ document of each key, `NEVER_SEEN` for a carried place that holds nothing.
+      start: int32 scalar, the place of the first query. With as many queries as segment keys it can only be 0.
+      prefix: number of carried keys.
+      window: places that a query sees, its own included; None for all.
+    """
+
+    query_documents: jax.Array
+    key_documents: jax.Array
+    start: jax.Array
+    prefix: int = struct.field(pytree_node=False, default=0)
+    window: int | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def distance_SxJ(self) -> jax.Array:
+        """Places from a key forward to a query; negative where the key is later."""
+        query_S = self.start + jnp.arange(self.query_documents.shape[1])
+        return query_S[:, None] - (jnp.arange(self.key_documents.shape[1]) - self.prefix)
+
+    @property
+    def mask_BxSxJ(self) -> jax.Array:
+        """The same as booleans."""
+        return within(self.distance_SxJ, self.window) & (self.query_documents[:, :, None] == self.key_documents[:, None, :])
 
 
 @struct.dataclass
@@ -31,9 +70,18 @@ class Boundaries:
     @property
     def local_BxSxT(self) -> jax.Array:
         """Causal, the token itself included, and of the same document."""
-        query_S = self.start + jnp.arange(self.query_documents.shape[1])
-        causal_SxT = query_S[:, None] >= jnp.arange(self.key_documents.shape[1])
-        return causal_SxT & (self.query_documents[:, :, None] == self.key_documents[:, None, :])
+        return self.sight().mask_BxSxJ
+
+    def sight(self, carried_BxN: jax.Array | None = None, window: int | None = None) -> Sight:
+        """What the segment's tokens see of the segment and of N carried keys, of which `carried_BxN` hold something.
+
+        Carried keys are of the document that was open when the segment began; older ones must not be marked as held.
+        """
+        if carried_BxN is None:
+            return Sight(self.query_documents, self.key_documents, self.start, window=window)
+        documents_BxN = jnp.where(carried_BxN, self.open_document[:, None], NEVER_SEEN)
+        documents_BxJ = jnp.concatenate([documents_BxN, self.key_documents], axis=1)
+        return Sight(self.query_documents, documents_BxJ, self.start, carried_BxN.shape[1], window)
 
     @property
     def reads_BxS(self) -> jax.Array:

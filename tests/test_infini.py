@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.attention import attend
+from infini_jax.attention import dense
 from infini_jax.layers import rotary
 from infini_jax.memory import infini
 from infini_jax.memory.base import memory_bytes
@@ -31,7 +31,7 @@ def stream(weights: dict, seg: int, rule: str, rope: bool = False, truncate: boo
         size = q_s.shape[1]
         turn = (lambda y: rotary(y, jnp.arange(size))) if rope else (lambda y: y)  # noqa: B023 (used at once)
         mask = jnp.broadcast_to(jnp.tril(jnp.ones((size, size), bool)), (batch, size, size))
-        a_dot, _ = attend(turn(q_s), turn(k_s), v_s, mask)
+        a_dot, _ = dense(turn(q_s), turn(k_s), v_s, mask)
         a_mem = infini.retrieve(memory, infini.sigma(q_s))
         outputs.append(jnp.einsum("bshv,hvd->bsd", infini.combine(beta, a_mem, a_dot), weights["Wo"]))
         memory = infini.update(memory, infini.sigma(k_s), v_s, rule)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.attention import attend
+from infini_jax.attention import dense
 from infini_jax.memory import memorizing
 from infini_jax.memory.memorizing import Ring
 from infini_jax.segment import whole
@@ -25,7 +25,7 @@ def stream(arrays: dict, dtype: str):
         bounds = whole(jnp.asarray(np.repeat(document[:, None], length, axis=1)), jnp.asarray(before))
         q_s, k_s, v_s = (jnp.einsum("btd,dhk->bthk", weights["X"][s], weights[name]) for name in ("Wq", "Wk", "Wv"))
         q_s, k_s = memorizing.unit(q_s), memorizing.unit(k_s)
-        v_c, _ = attend(q_s, k_s, v_s, bounds.local_BxSxT, scale=weights["scale"])
+        v_c, _ = dense(q_s, k_s, v_s, bounds.local_BxSxT, scale=weights["scale"])
         v_m, slot = memorizing.retrieve(ring, q_s, weights["scale"], k)
         reads = bounds.reads_BxS[..., None, None]
         v_m = jnp.where(reads, v_m, 0.0)

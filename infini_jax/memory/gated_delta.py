@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.attention import attention_flops
+from infini_jax.attention import attend_flops
 from infini_jax.errors import require
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
@@ -166,7 +166,7 @@ class GatedDelta(Memory):
         in_chunk = d.heads * (inverse + solved) / chunk + 2.0 * matrix
         projections = 2.0 * d.d_model * d.heads * (2 if self.config.decay == "learned" else 1)
         return Cost(
-            local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
+            local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
             read=matrix,
             write=projections + in_chunk * padded_tokens / segment_length,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write

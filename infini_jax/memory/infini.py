@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.attention import attend_segment, attention_flops
+from infini_jax.attention import attend_flops, attend_segment
 from infini_jax.errors import require
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
@@ -236,7 +236,7 @@ class Infini(Memory):
         normaliser = 2.0 * d.heads * self.feature_size if self.config.normalises else 0.0
         read = matrix + normaliser
         return Cost(
-            local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
+            local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
             read=read,
             write=matrix + (read if self.config.update == "delta" else 0.0),
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write

@@ -33,7 +33,7 @@ import numpy as np
 import scipy.linalg
 from flax import struct
 
-from infini_jax.attention import attend_segment, attention_flops
+from infini_jax.attention import attend_flops, attend_segment
 from infini_jax.errors import require, require_positive
 from infini_jax.memory import sticky
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
@@ -370,7 +370,7 @@ class InfiniteFormer(Memory):
         refit = 4.0 * c.basis * d.d_model * (segment_length + c.samples) / segment_length  # and its fit
         looked = 0.0 if c.sampling == "even" else density
         return Cost(
-            local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
+            local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
             read=density + mixture + own_output,
             write=6.0 * d.d_model**2 + refit + looked,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write

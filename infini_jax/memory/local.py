@@ -40,10 +40,12 @@ class Local(Cache):
     def slots(self) -> int:
         return self.config.window - 1
 
+    @property
+    def limit(self) -> int:
+        return self.config.window
+
     def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        seen = view(segment, memory)
-        seen = seen.replace(sees=seen.sees & (seen.distance_SxJ < self.config.window))
-        return self.out(attend_rotary(segment.queries, seen)), {}
+        return self.out(attend_rotary(segment.queries, view(segment, memory, limit=self.limit))), {}
 
     @classmethod
     def resized(cls, config: LocalConfig, dims: Dims, size: int) -> tuple[LocalConfig, Dims]:

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.attention import attend, attention_flops, masked_softmax
+from infini_jax.attention import attend, attend_flops, masked_softmax
 from infini_jax.errors import require
-from infini_jax.layers import t5_buckets
+from infini_jax.layers import t5_distance_bias
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
@@ -127,15 +127,13 @@ class Memorizing(Memory):
         memory = jax.lax.stop_gradient(memory)
         scale_H = jnp.abs(self.scale)
         q_BxSxHxK = unit(segment.queries.astype(self.dims.memory_dtype))
-        distance_SxT = segment.query_positions_S[:, None] - jnp.arange(segment.keys.shape[1])
-        bias_HxSxT = self.bias[t5_buckets(distance_SxT, T5_BUCKETS)].transpose(2, 0, 1)
-        v_c_BxSxHxV, _ = attend(
+        v_c_BxSxHxV = attend(
             q_BxSxHxK.astype(self.dims.dtype),
             unit(segment.keys.astype(self.dims.memory_dtype)).astype(self.dims.dtype),
             segment.values,
-            segment.bounds.local_BxSxT,
+            segment.bounds.sight(),
             scale=scale_H,
-            bias_HxSxT=bias_HxSxT,
+            distance_bias_HxJ=t5_distance_bias(self.bias, segment.keys.shape[1]),
         )
         v_m_BxSxHxV, _ = retrieve(memory, q_BxSxHxK, scale_H, self.config.top_k)
         v_m_BxSxHxV = jnp.where(segment.bounds.reads_BxS[..., None, None], v_m_BxSxHxV, 0.0)
@@ -155,7 +153,7 @@ class Memorizing(Memory):
         d, c = self.dims, self.config
         written = memory_bytes(self) * min(1.0, segment_length / c.slots) / segment_length
         return Cost(
-            local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
+            local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
             read=2.0 * d.heads * (c.slots * d.key_dim + c.top_k * d.value_dim),
             bytes_moved=memory_bytes(self) / segment_length + written,
         )

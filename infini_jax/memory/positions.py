@@ -16,7 +16,7 @@ import numpy as np
 
 from infini_jax.attention import attend, masked_softmax
 from infini_jax.errors import require
-from infini_jax.layers import rotary, t5_bias
+from infini_jax.layers import rotary, t5_distance_bias
 from infini_jax.memory.base import Dims
 from infini_jax.memory.window import View
 
@@ -33,13 +33,13 @@ def check_positions(positions: str) -> None:
 def attend_rotary(q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
     """Softmax attention with rotary positions: BxSxHxV. Only distances matter, so any origin will do."""
     q_BxSxHxK, k_BxJxHxK = rotary(q_BxSxHxK, seen.query_positions), rotary(seen.keys, seen.key_positions)
-    return attend(q_BxSxHxK, k_BxJxHxK, seen.values, seen.sees)[0]
+    return attend(q_BxSxHxK, k_BxJxHxK, seen.values, seen.sight)
 
 
 def attend_t5(q_BxSxHxK: jax.Array, seen: View, table_NxH: jax.Array, scale_H: jax.Array | None = None) -> jax.Array:
     """Softmax attention with a learned bias for each bucket of distances: BxSxHxV."""
-    bias_HxSxJ = t5_bias(table_NxH, seen.distance_SxJ)
-    return attend(q_BxSxHxK, seen.keys, seen.values, seen.sees, scale=scale_H, bias_HxSxT=bias_HxSxJ)[0]
+    bias_HxJ = t5_distance_bias(table_NxH, seen.keys.shape[1])
+    return attend(q_BxSxHxK, seen.keys, seen.values, seen.sight, scale=scale_H, distance_bias_HxJ=bias_HxJ)
 
 
 def sinusoids(distance_J: jax.Array, width: int) -> jax.Array:
@@ -73,7 +73,7 @@ def attend_relative(q_BxSxHxK: jax.Array, seen: View, r_JxHxK: jax.Array, u_HxK:
     content = jnp.einsum("bshk,bjhk->bhsj", q_BxSxHxK + u_HxK, seen.keys, preferred_element_type=wide)
     position = jnp.einsum("bshk,jhk->bhsj", q_BxSxHxK + v_HxK, r_JxHxK, preferred_element_type=wide)
     logits_BxHxSxJ = (content + shifted(position)) * q_BxSxHxK.shape[-1] ** -0.5
-    weights_BxHxSxJ, _ = masked_softmax(logits_BxHxSxJ, seen.sees[:, None])
+    weights_BxHxSxJ, _ = masked_softmax(logits_BxHxSxJ, seen.sight.mask_BxSxJ[:, None])
     return jnp.einsum("bhsj,bjhv->bshv", weights_BxHxSxJ.astype(seen.values.dtype), seen.values)
 
 
@@ -96,10 +96,10 @@ class PositionedAttention(nn.Module):
         return attend_relative(q_BxSxHxK, seen, w_r(sinusoids(falling_distances(seen), d.d_model)), u_HxK, v_HxK)
 
 
-def position_flops(positions: Positions, dims: Dims, keys: int, segment_length: int) -> float:
-    """What positions add a token that sees `keys` keys: W_r R once a segment, and its products with the queries.
+def position_flops(dims: Dims, keys: int, segment_length: int) -> float:
+    """What relative positions add a token that sees `keys` keys: W_r R once a segment, and its products with the queries.
 
     W_r R is made once for all rows; it is counted for a batch of one, as a row's cost must not depend on the others.
     """
     sines = dims.d_model + dims.d_model % 2
-    return 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length) if positions == "relative" else 0.0
+    return 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length)

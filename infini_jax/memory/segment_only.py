@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from infini_jax.attention import attend_segment, attention_flops
+from infini_jax.attention import attend_flops, attend_segment
 from infini_jax.memory.base import Cost, Memory, MemoryConfig
 from infini_jax.segment import Segment
 
@@ -35,4 +35,4 @@ class SegmentOnly(Memory):
 
     def cost(self, segment_length: int) -> Cost:
         d = self.dims
-        return Cost(local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim))
+        return Cost(local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim))

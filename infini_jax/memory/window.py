@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.attention import attention_flops
+from infini_jax.attention import attend_flops
 from infini_jax.errors import require
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
-from infini_jax.segment import Segment
+from infini_jax.segment import Segment, Sight
 
 
 @struct.dataclass
@@ -68,31 +68,24 @@ class View:
 
     Attributes:
       keys: BxJxHxK, values: BxJxHxV.
-      sees: BxSxJ, causal and of the same document.
+      sight: which of them a query sees, causal and of the same document.
       query_positions: S, key_positions: J; the segment begins at 0, carried entries stand before it.
     """
 
     keys: jax.Array
     values: jax.Array
-    sees: jax.Array
+    sight: Sight
     query_positions: jax.Array
     key_positions: jax.Array
 
-    @property
-    def distance_SxJ(self) -> jax.Array:
-        """Query minus key position: negative for later tokens, which nobody sees."""
-        return self.query_positions[:, None] - self.key_positions
 
-
-def view(segment: Segment, *carried: Recent) -> View:
-    """The carried entries, oldest first, in front of the segment."""
-    bounds = segment.bounds
+def view(segment: Segment, *carried: Recent, limit: int | None = None) -> View:
+    """The carried entries, oldest first, in front of the segment; `limit` places seen by a query, its own included, or all."""
     k_BxJxHxK = jnp.concatenate([*(part.keys.astype(segment.keys.dtype) for part in carried), segment.keys], axis=1)
     v_BxJxHxV = jnp.concatenate([*(part.values.astype(segment.values.dtype) for part in carried), segment.values], axis=1)
-    held_BxSxN = [bounds.reads_BxS[:, :, None] & valid_BxN(part)[:, None, :] for part in carried]
-    sees_BxSxJ = jnp.concatenate([*held_BxSxN, bounds.local_BxSxT], axis=2)
+    sight = segment.bounds.sight(jnp.concatenate([valid_BxN(part) for part in carried], axis=1), limit)
     places_J = jnp.arange(k_BxJxHxK.shape[1]) - (k_BxJxHxK.shape[1] - segment.keys.shape[1])
-    return View(k_BxJxHxK, v_BxJxHxV, sees_BxSxJ, segment.query_positions_S, places_J)
+    return View(k_BxJxHxK, v_BxJxHxV, sight, segment.query_positions_S, places_J)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +110,11 @@ class Cache(Memory):
         """Tokens carried from one segment to the next."""
         return self.config.slots
 
+    @property
+    def limit(self) -> int | None:
+        """Places that a query sees, its own included; None for all."""
+        return None
+
     def init_memory(self, batch: int) -> Recent:
         return empty(batch, self.slots, self.dims)
 
@@ -127,13 +125,12 @@ class Cache(Memory):
         return LOGICAL_AXES
 
     def cost(self, segment_length: int) -> Cost:
-        """Local attention over the segment, read over the carried slots; writing is a copy."""
+        """Local attention over the segment, the rest of one attention over carried slots and segment; writing is a copy."""
         d = self.dims
-        return Cost(
-            local=attention_flops(segment_length, d.heads, d.key_dim, d.value_dim),
-            read=attention_flops(self.slots, d.heads, d.key_dim, d.value_dim),
-            bytes_moved=3.0 * memory_bytes(self) / segment_length,
-        )
+        sizes = (segment_length, d.heads, d.key_dim, d.value_dim)
+        total = attend_flops(*sizes, prefix=self.slots, window=self.limit)
+        local = min(total, attend_flops(*sizes, window=self.limit))
+        return Cost(local=local, read=total - local, bytes_moved=3.0 * memory_bytes(self) / segment_length)
 
     @classmethod
     def resized(cls, config: SlotsConfig, dims: Dims, size: int) -> tuple[SlotsConfig, Dims]:

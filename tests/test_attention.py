@@ -1,0 +1,359 @@
+"""Local attention: tiles, dense form and kernels against a float64 loop: ragged lengths, documents, prefixes, windows."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infini_jax import attention, kernels
+from infini_jax.blockwise import blockwise, plan_of
+from infini_jax.cost import model_cost, program_flops
+from infini_jax.errors import ConfigError
+from infini_jax.layers import t5_distance_bias
+from infini_jax.memory import MECHANISMS
+from infini_jax.segment import NEVER_SEEN, Segment, Sight, whole
+from infini_jax.stream import forward_segment, init_carry, init_params, logits_of
+from tests import streams
+from tests.reference import local_attention as reference
+
+BATCH, HEADS, KEY, VALUE = 2, 2, 4, 6
+RESULTS = ("y", "lse", "dq", "dk", "dv", "dscale", "dbias")
+
+# (queries, segment keys, prefix, window): one tile, ragged tiles, a prefix, windows shorter and longer than a tile, and open
+# segments, whose queries begin anywhere
+SHAPES = [
+    (7, 7, 0, None),
+    (131, 131, 0, None),
+    (150, 150, 21, None),
+    (140, 140, 9, 10),
+    (133, 133, 0, 130),
+    (1, 20, 5, 6),
+    (3, 140, 4, None),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Inputs of one attention, float64. Attributes: arrays (q, k, v, scale, bias); sight; cotangents (dy, dlse)."""
+
+    arrays: tuple
+    sight: Sight
+    cotangents: tuple
+
+
+def make_case(shape, edges=(), valid: int = 10_000, start: int | None = None, seed: int = 0) -> Case:
+    """Documents begin at `edges` of the segment; of the prefix the last `valid` keys hold something."""
+    queries, length, prefix, window = shape
+    rng = np.random.default_rng(seed)
+    start = (0 if queries == length else length - queries) if start is None else start
+    keys = prefix + length
+    sizes = [(BATCH, queries, HEADS, KEY), (BATCH, keys, HEADS, KEY), (BATCH, keys, HEADS, VALUE), (HEADS,), (HEADS, keys)]
+    arrays = tuple(rng.normal(size=size) for size in sizes)
+    documents = np.stack([np.searchsorted(edges, np.arange(length), side="right"), np.zeros(length, int)])
+    carried = np.broadcast_to(np.where(np.arange(prefix) >= prefix - valid, 0, NEVER_SEEN), (BATCH, prefix))
+    sight = Sight(
+        documents[:, start : start + queries], np.concatenate([carried, documents], 1), np.int32(start), prefix, window
+    )
+    cotangents = (rng.normal(size=(BATCH, queries, HEADS, VALUE)), rng.normal(size=(BATCH, HEADS, queries)))
+    return Case(arrays, sight, cotangents)
+
+
+@functools.cache
+def runner(form: str):
+    """Jitted (arrays, sight, cotangents) -> (y, lse, gradients of the arrays)."""
+
+    def run(arrays, sight, cotangents):
+        def call(q, k, v, scale, bias):
+            if form == "rows together":
+                return blockwise(q, k, v, sight, scale=scale, distance_bias_HxJ=bias, one_row_at_a_time=False)
+            with attention.form(form):
+                return attention.attend_with_lse(q, k, v, sight, scale=scale, distance_bias_HxJ=bias)
+
+        (y, lse), pull = jax.vjp(call, *arrays)
+        return y, lse, *pull(tuple(c.astype(leaf.dtype) for c, leaf in zip(cotangents, (y, lse), strict=True)))
+
+    return jax.jit(run)
+
+
+def outputs(form: str, case: Case, dtype=jnp.float32):
+    narrow = [jnp.asarray(array, dtype) for array in case.arrays[:3]] + [jnp.asarray(a, jnp.float32) for a in case.arrays[3:]]
+    return runner(form)(tuple(narrow), jax.tree.map(jnp.asarray, case.sight), case.cotangents)
+
+
+def expected(case: Case):
+    s = case.sight
+    where = {"start": int(s.start), "prefix": s.prefix, "window": s.window}
+    documents = (s.query_documents, s.key_documents)
+    y, lse, _ = reference.attention(*case.arrays, *documents, **where)
+    return y, lse, *reference.gradients(*case.arrays, *documents, *case.cotangents, **where)
+
+
+def assert_close(real, wanted, tolerance: float):
+    for name, a, b in zip(RESULTS, real, wanted, strict=True):
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), b, atol=tolerance * max(1.0, np.abs(b[b > -1e29]).max()), err_msg=name
+        )
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [("dense", SHAPES[2]), ("dense", SHAPES[5]), *(("blockwise", shape) for shape in SHAPES), ("rows together", SHAPES[3])],
+)
+def test_outputs_lse_and_gradients_equal_the_loop(form, shape):
+    case = make_case(shape, edges=(5, 77), valid=3)
+    assert_close(outputs(form, case), expected(case), 1e-5)  # float32 sums of at most 300 terms of order one
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    shape=st.sampled_from([SHAPES[2], SHAPES[3], SHAPES[6]]),
+    edges=st.lists(st.integers(1, 139), max_size=4).map(sorted),
+    valid=st.integers(0, 22),
+    seed=st.integers(0, 9),
+)
+def test_tiles_equal_the_dense_form_for_any_documents(shape, edges, valid, seed):
+    case = make_case(shape, tuple(edges), valid, start=None if shape[0] == shape[1] else seed * 10, seed=seed)
+    assert_close(outputs("blockwise", case), [np.asarray(x, np.float64) for x in outputs("dense", case)], 1e-5)
+
+
+def test_rows_that_see_nothing_are_zero_and_have_no_gradient():
+    case = make_case((150, 150, 21, None))
+    documents = np.array(case.sight.query_documents)
+    documents[:, 40:60] = 9  # of no key
+    case = dataclasses.replace(case, sight=case.sight.replace(query_documents=documents))
+    for form in ("dense", "blockwise"):
+        y, lse, dq, *_ = outputs(form, case)
+        assert not np.any(y[:, 40:60])
+        assert not np.any(dq[:, 40:60])
+        assert np.all(lse[:, :, 40:60] < -1e29)
+        assert_close(outputs(form, case), expected(case), 1e-5)
+
+
+def test_bf16_is_as_close_to_the_loop_as_the_dense_form():
+    case = make_case((150, 150, 21, None), edges=(5, 77), valid=3)
+    tiles, dense = (outputs(form, case, jnp.bfloat16) for form in ("blockwise", "dense"))
+    for name, a, b, exact in zip(RESULTS, tiles, dense, expected(case), strict=True):
+        errors = [np.sqrt(np.mean((np.asarray(x, np.float64) - exact) ** 2)) for x in (a, b)]
+        # rounded inputs cost both the same; tiles also round dS to 8 bits before its products, and dscale is a cancelling sum
+        own = 2**-4 if name == "dscale" else 2**-7
+        assert errors[0] < 1.3 * errors[1] + own * np.sqrt(np.mean(exact**2)), name
+        assert a.dtype == b.dtype
+
+
+def test_float64_is_kept():
+    with jax.enable_x64(True):
+        case = make_case((131, 131, 2, 40))
+        real = runner("rows together").__wrapped__(case.arrays, case.sight, case.cotangents)
+        assert_close(real, expected(case), 1e-13)
+
+
+def test_merged_parts_equal_one_softmax_with_gradients():
+    case = make_case((40, 40, 24, None))
+    q, k, v = (jnp.asarray(a, jnp.float32) for a in case.arrays[:3])
+    sight = jax.tree.map(jnp.asarray, case.sight)
+    carried = Sight(sight.query_documents, sight.key_documents[:, :24], sight.start + 24)
+
+    def together(q, k, v):
+        return attention.attend_with_lse(q, k, v, sight)
+
+    def in_parts(q, k, v):
+        with attention.form("blockwise"):
+            inside = attention.attend_with_lse(
+                q, k[:, 24:], v[:, 24:], sight.replace(key_documents=sight.key_documents[:, 24:], prefix=0)
+            )
+            before = attention.attend_with_lse(q, k[:, :24], v[:, :24], carried)
+        return attention.merge(*inside, *before)
+
+    def with_gradients(function):
+        values, pull = jax.vjp(function, q, k, v)
+        return *values, *pull(tuple(jnp.asarray(c, jnp.float32) for c in case.cotangents))
+
+    one, two = (jax.jit(with_gradients, static_argnums=0)(function) for function in (together, in_parts))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)  # float32 rounding of two programs
+
+
+def test_gradient_reaches_the_t5_table_through_tiles():
+    table = jax.random.normal(jax.random.key(0), (32, HEADS))
+    case = make_case((150, 150, 21, None))
+    q, k, v = (jnp.asarray(a, jnp.float32) for a in case.arrays[:3])
+    sight = jax.tree.map(jnp.asarray, case.sight)
+
+    def loss(table, form):
+        with attention.form(form):
+            y = attention.attend(q, k, v, sight, distance_bias_HxJ=t5_distance_bias(table, k.shape[1]))
+        return (y * case.cotangents[0]).sum()
+
+    tiles, dense = (jax.jit(jax.grad(loss), static_argnums=1)(table, form) for form in ("blockwise", "dense"))
+    assert np.count_nonzero(dense) > 40
+    np.testing.assert_allclose(tiles, dense, atol=2e-4)  # sums over thousands of pairs in another order
+
+
+@pytest.mark.parametrize("one_row_at_a_time", [True, False])
+def test_temporary_memory_of_the_gradient_grows_with_the_length_not_its_square(one_row_at_a_time):
+    def temporary(length: int) -> int:
+        shape = jax.ShapeDtypeStruct((1, length, 2, 32), jnp.float32)
+        documents = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+        def loss(q, k, v, documents):
+            sight = Sight(documents, documents, jnp.int32(0))
+            return blockwise(q, k, v, sight, scale=jnp.ones(2), one_row_at_a_time=one_row_at_a_time)[0].sum()
+
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape, documents).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(4096) < 4.5 * temporary(1024)
+    assert temporary(4096) < 2 * 4096 * 4096 * 4 / 2  # the scores of its two heads; the dense form holds several such
+
+
+@pytest.mark.parametrize("shape", [(512, 512, 0, None), (2048, 2048, 0, None), (300, 300, 128, None), (2048, 2048, 63, 64)])
+def test_plan_covers_every_visible_pair_and_little_more(shape):
+    queries, length, prefix, window = shape
+    keys = prefix + length
+    plan = plan_of(queries, keys, prefix, window)
+    covered = np.zeros((plan.padded, keys), bool)
+    for band in plan.bands:
+        for tile, low in zip(band.tiles, band.lows, strict=True):
+            covered[tile * plan.tile : (tile + 1) * plan.tile, low : low + band.width] = True
+    distance = np.arange(queries)[:, None] + prefix - np.arange(keys)
+    visible = (distance >= 0) & (distance < (window or keys))
+    assert np.all(covered[:queries][visible])
+    assert covered.sum() == plan.pairs
+    assert plan.pairs < (0.66 if window is None else 0.15) * queries * keys + queries * prefix
+    assert len(plan.bands) <= 10
+
+
+def test_form_follows_length_and_can_be_asked_for():
+    def form_of(queries, keys, **options):
+        q, k = (jnp.zeros((1, length, HEADS, KEY)) for length in (queries, keys))
+        sight = Sight(jnp.zeros((1, queries)), jnp.zeros((1, keys)), 0)
+        return attention.chosen_form(q, k, k, sight, **options)
+
+    assert [form_of(n, n) for n in (16, 64, 128, 256, 2048)] == ["dense"] * 3 + ["blockwise"] * 2
+    assert form_of(1, 4096) == "dense"
+    with attention.form("blockwise"):
+        assert form_of(16, 16) == "blockwise"
+    with attention.form("cudnn"), pytest.raises(ConfigError, match="bfloat16"):
+        form_of(16, 16)
+    with attention.form("splash"), pytest.raises(ConfigError, match="log-sum-exp"):
+        form_of(128, 128, lse=True)
+    with attention.form("fast"), pytest.raises(ConfigError, match="no form"):
+        form_of(16, 16)
+
+
+def test_a_compiled_program_is_not_reused_under_another_form():
+    documents = jnp.zeros((1, 8), jnp.int32)
+    x = jax.random.normal(jax.random.key(0), (1, 8, HEADS, KEY))
+    traced = []
+
+    @jax.jit
+    def run(x):
+        traced.append(attention.form.value)
+        return attention.attend(x, x, x, Sight(documents, documents, jnp.int32(0)))
+
+    plain = run(x)
+    with attention.form("blockwise"):
+        np.testing.assert_allclose(run(x), plain, atol=1e-6)  # float32 rounding
+    assert traced == ["auto", "blockwise"]
+
+
+@pytest.mark.parametrize("name", [*MECHANISMS])
+def test_counted_flops_equal_those_of_the_program_where_tiles_run(name):
+    """As the contract test, at a segment of more than one tile and a memory longer than it."""
+    mechanism = MECHANISMS[name]
+    every = mechanism.Config().landmark_every or 1
+    memory, dims = mechanism.resized(
+        mechanism.Config(), streams.MODEL.dims, 600 if name in ("local", "transformer_xl") else 16
+    )
+    segment = every * -(-300 // every)
+    model = dataclasses.replace(streams.MODEL, memory=memory, key_dim=dims.key_dim, segment=segment, layers=1)
+    tokens = jax.ShapeDtypeStruct((2, segment), jnp.int32)
+
+    def forward(params, carry, tokens):
+        carry, x, _ = forward_segment(model, params, carry, tokens, tokens)
+        return carry, logits_of(model, params, x)
+
+    shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, 2)))
+    assert program_flops(forward, *shapes, tokens) / (2 * segment) == pytest.approx(model_cost(model).flops, rel=1e-6)
+
+
+def test_attend_segment_is_the_same_in_tiles():
+    documents = jnp.asarray(np.searchsorted((50, 180), np.arange(260), side="right"))[None]
+    x = jax.random.normal(jax.random.key(0), (1, 260, 2, 8))
+    segment = Segment(x[:, :, 0], x, x[..., ::-1], x**2, whole(documents, documents[:, 0]))
+    run = jax.jit(attention.attend_segment)
+    with attention.form("dense"):
+        dense = run(segment)
+    np.testing.assert_allclose(run(segment), dense, atol=1e-5)  # float32 rounding
+
+
+# ---- the vendors' kernels: interpreted or compared in structure here, and lowered for their platform
+
+
+def kernel_case(prefix: int, window: int | None, dtype=jnp.float32):
+    length, key_dim = 128, 64
+    keys = jax.random.split(jax.random.key(3), 3)
+    q, k, v = (
+        jax.random.normal(key, (1, size, 2, key_dim), dtype)
+        for key, size in zip(keys, (length, prefix + length, prefix + length), strict=True)
+    )
+    documents = jnp.asarray(np.searchsorted((50,), np.arange(length), side="right"))[None]
+    carried = jnp.where(jnp.arange(prefix) >= prefix // 2, 0, NEVER_SEEN)[None]
+    return q, k, v, Sight(documents, jnp.concatenate([carried, documents], 1), jnp.int32(0), prefix, window)
+
+
+SIGHTS = [(0, None), (128, None), (128, 100)]
+SCALE = jnp.array([0.1, 0.3])
+
+
+@pytest.mark.parametrize(("prefix", "window"), SIGHTS)
+def test_interpreted_splash_attention_equals_the_dense_form(prefix, window):
+    q, k, v, sight = kernel_case(prefix, window)
+    assert kernels.KERNELS["splash"].problem(q, k, v, sight, False, False) is None
+
+    def loss(attend, q, k, v):
+        return (attend(q, k, v) ** 2).sum()
+
+    def splash(q, k, v):
+        return kernels.splash(q, k, v, sight, SCALE, interpret=True)
+
+    def dense(q, k, v):
+        return attention.dense(q, k, v, sight.mask_BxSxJ, scale=SCALE)[0]
+
+    real, wanted = (jax.jit(jax.value_and_grad(functools.partial(loss, f), (0, 1, 2)))(q, k, v) for f in (splash, dense))
+    for a, b in zip(jax.tree.leaves(real), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)  # float32 sums in another order
+
+
+@pytest.mark.parametrize(("prefix", "window"), SIGHTS)
+def test_what_cudnn_is_asked_for_equals_the_dense_form(monkeypatch, prefix, window):
+    """The same call with XLA's implementation: its arguments mean the same on CUDA."""
+    q, k, v, sight = kernel_case(prefix, window)
+    plain = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *a, **options: plain(*a, **options | {"implementation": "xla"})
+    )
+    wanted, _ = attention.dense(q, k, v, sight.mask_BxSxJ, scale=SCALE)
+    np.testing.assert_allclose(kernels.cudnn(q, k, v, sight, SCALE), wanted, atol=1e-5)  # float32 rounding
+
+
+@pytest.mark.parametrize(
+    ("form", "platform", "call"), [("cudnn", "cuda", "__cudnn$fmha"), ("splash", "tpu", "tpu_custom_call")]
+)
+def test_kernels_and_their_gradients_lower_for_their_platform(monkeypatch, form, platform, call):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)  # there is no cuDNN here to ask
+    case = kernel_case(128, None, jnp.bfloat16)
+
+    def loss(q, k, v, sight):
+        with attention.form(form):
+            return attention.attend(q, k, v, sight).astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*case).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count(call) >= 2  # forward and backward
