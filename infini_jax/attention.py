@@ -142,7 +142,7 @@ def _platform() -> str:
 
 
 def tiles_pay(queries: int, keys: int) -> bool:
-    """Whether tiles beat the dense form: measured on CPU forward and backward, even at 180 x 180, faster from 256 x 256 on."""
+    """Whether tiles beat the dense form. Measured on CPU, forward and backward: not at 128 x 128, from 256 x 256 on."""
     return queries >= TILE and queries * keys >= 4 * TILE**2
 
 

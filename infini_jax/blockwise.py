@@ -199,9 +199,7 @@ def _forward_row(plan: Plan, places, scale, bias_J, q_SxK, k_JxK, vT_VxJ) -> tup
         y_VxP = jnp.einsum("vc,cp->vp", vT_VxC, weights_CxP.astype(vT_VxC.dtype), preferred_element_type=scores_CxP.dtype)
         return (y_VxP * share_P).T.astype(vT_VxC.dtype), top_P + jnp.log(total_P)
 
-    parts = []
-    for band in plan.bands:
-        parts.append(_over_tiles(band, functools.partial(tile_of, band.width)))
+    parts = [_over_tiles(band, functools.partial(tile_of, band.width)) for band in plan.bands]
     y_SxV, lse_S = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     return y_SxV, lse_S
 
