@@ -24,9 +24,9 @@ from tests.reference import infini as reference
 from tests.row_references import CUTS, DIMS, LENGTHS
 from tests.streams import MODEL
 
-MAPS = (("elu_plus_one", 1), ("unit", 1), ("dpfp", 1), ("dpfp", 3), ("taylor2", 1))
+MAPS = (("elu_plus_one", 1), ("unit", 1), ("dpfp", 3), ("taylor2", 1))
 CASES = [(rule, name, nu) for rule in ("linear", "delta") for name, nu in MAPS if (rule, name) != ("delta", "unit")]
-MAPS_ONCE = [("linear" if name == "unit" else "delta", name, nu) for name, nu in MAPS if (name, nu) != ("dpfp", 1)]
+MAPS_ONCE = [("linear" if name == "unit" else "delta", name, nu) for name, nu in MAPS]
 BETA = np.array([0.4, -1.1])
 KERNEL = np.random.default_rng(3).normal(size=(DIMS.heads, DIMS.value_dim, DIMS.d_model))
 
@@ -96,9 +96,9 @@ def test_gradients_through_the_memory_are_the_reference_s_slopes(case):
         ragged.assert_gradients_are_slopes(ours, theirs, (*qkv, BETA, KERNEL))
 
 
-@pytest.mark.parametrize("case", [("delta", "elu_plus_one", 1), ("linear", "taylor2", 1)])
-def test_float32_and_bf16_compute_stay_near_the_reference(case):
+def test_float32_and_bf16_compute_stay_near_the_reference():
     """float32: its rounding. bf16: the memory is as exact, given the rounded keys; outputs carry bf16's eight bits."""
+    case = ("delta", "taylor2", 1)
     arrays = ragged.arrays()
     single = [np.asarray(array, np.float32) for array in arrays]
     ours = ragged.compiled(layer(*case, "float32"), False)(params_of("float32"), single, CUTS)

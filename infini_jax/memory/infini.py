@@ -89,7 +89,7 @@ def parallel_linear(
 def parallel_delta(
     memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxHxF: jax.Array, v_BxWxTxHxV: jax.Array, keeps_BxW: jax.Array
 ) -> tuple[jax.Array, InfiniMemory]:
-    """W segments at once by eq. 7 and 9, arguments and results as `parallel_linear`.
+    """W segments at once by eq. 7 and 9, arguments and results as `parallel_linear`; the memory must have z.
 
     M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K) / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F
     product a segment is done for all segments at once.
@@ -107,7 +107,8 @@ def parallel_delta(
 def _carried(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None = None):
     """What each of W segments finds, and what the last leaves: memory <- kept memory - erase memory + update.
 
-    A scan, because its body is a few additions a segment: the prefix sums by halves that need fewer steps move more bytes.
+    A scan, because its body is a few additions: `associative_scan` and a W x W product move more bytes, and on a CPU took 1.3
+    times as long for 16 segments and for 128.
     """
 
     def step(memory, item):
