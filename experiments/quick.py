@@ -12,6 +12,7 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.memory.base import MemoryConfig
+from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
@@ -24,6 +25,7 @@ from infini_jax.study import Study
 MEMORIES: tuple[tuple[str, MemoryConfig], ...] = (
     ("", FullConfig()),
     ("", TransformerXLConfig()),
+    ("", CompressiveConfig()),
     ("linear", InfiniConfig()),
     ("delta", InfiniConfig(update="delta")),
     ("", MemorizingConfig(top_k=8)),

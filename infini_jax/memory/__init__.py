@@ -1,6 +1,7 @@
 """The mechanisms. One row a mechanism: everything else (contract tests, cost table, studies, report) follows from it."""
 
 from infini_jax.memory.base import Memory
+from infini_jax.memory.compressive import Compressive
 from infini_jax.memory.full import Full
 from infini_jax.memory.infini import Infini
 from infini_jax.memory.infinite_former import InfiniteFormer
@@ -13,6 +14,7 @@ MECHANISMS: dict[str, type[Memory]] = {
     "local": Local,
     "full": Full,
     "transformer_xl": TransformerXL,
+    "compressive": Compressive,
     "infini": Infini,
     "memorizing": Memorizing,
     "landmark": Landmark,
