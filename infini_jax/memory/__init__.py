@@ -1,6 +1,7 @@
 """The mechanisms. One row a mechanism: everything else (contract tests, cost table, studies, report) follows from it."""
 
 from infini_jax.memory.base import Memory
+from infini_jax.memory.compressive import Compressive
 from infini_jax.memory.full import Full
 from infini_jax.memory.gated_delta import GatedDelta
 from infini_jax.memory.infini import Infini
@@ -14,6 +15,7 @@ MECHANISMS: dict[str, type[Memory]] = {
     "local": Local,
     "full": Full,
     "transformer_xl": TransformerXL,
+    "compressive": Compressive,
     "infini": Infini,
     "gated_delta": GatedDelta,
     "memorizing": Memorizing,

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.attention import attend, masked_softmax
+from infini_jax.attention import attend, attend_flops, attention_flops, masked_softmax
 from infini_jax.errors import require
 from infini_jax.layers import rotary, t5_distance_bias
-from infini_jax.memory.base import Dims
+from infini_jax.memory.base import Cost, Dims
 from infini_jax.memory.window import View
 
 Positions = Literal["rotary", "relative", "t5"]
@@ -96,10 +96,17 @@ class PositionedAttention(nn.Module):
         return attend_relative(q_BxSxHxK, seen, w_r(sinusoids(falling_distances(seen), d.d_model)), u_HxK, v_HxK)
 
 
-def position_flops(dims: Dims, keys: int, segment_length: int) -> float:
-    """What relative positions add a token that sees `keys` keys: W_r R once a segment, and its products with the queries.
+def positioned_cost(positions: Positions, dims: Dims, carried: int, segment_length: int) -> Cost:
+    """What `PositionedAttention` costs a token that sees `carried` entries and its segment.
 
-    W_r R is made once for all rows; it is counted for a batch of one, as a row's cost must not depend on the others.
+    Relative positions add W_r R, made once a segment, and its products with the queries; they hold all scores, as those are
+    shifted, and take no tiles. W_r R serves all rows; it is counted for a batch of one, as a row's cost must not depend on
+    the others.
     """
-    sines = dims.d_model + dims.d_model % 2
-    return 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length)
+    keys, sizes = carried + segment_length, (dims.heads, dims.key_dim, dims.value_dim)
+    if positions == "relative":
+        sines = dims.d_model + dims.d_model % 2
+        extra = 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length)
+        return Cost(local=attention_flops(segment_length, *sizes), read=attention_flops(carried, *sizes) + extra)
+    total, local = attend_flops(segment_length, *sizes, prefix=carried), attend_flops(segment_length, *sizes)
+    return Cost(local=min(local, total), read=total - min(local, total))

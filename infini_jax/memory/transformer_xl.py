@@ -11,9 +11,8 @@ import dataclasses
 
 import jax
 
-from infini_jax.attention import attention_flops
 from infini_jax.memory.base import Cost, Dims
-from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, position_flops
+from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, positioned_cost
 from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
 from infini_jax.segment import Segment
 
@@ -49,9 +48,5 @@ class TransformerXL(Cache):
         return self.out(self.attention(segment.queries, seen)), {}
 
     def cost(self, segment_length: int) -> Cost:
-        cost, d = super().cost(segment_length), self.dims
-        if self.config.positions != "relative":
-            return cost
-        dense = attention_flops(self.slots + segment_length, d.heads, d.key_dim, d.value_dim)  # no tiles: scores are shifted
-        positions = position_flops(d, self.slots + segment_length, segment_length)
-        return dataclasses.replace(cost, read=dense - cost.local + positions)
+        cost = positioned_cost(self.config.positions, self.dims, self.slots, segment_length)
+        return dataclasses.replace(cost, bytes_moved=super().cost(segment_length).bytes_moved)

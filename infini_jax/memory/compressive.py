@@ -1,0 +1,201 @@
+"""Compressive Transformer (Rae et al. 2020, arXiv 1911.05507): what leaves the Transformer-XL cache is compressed, not lost.
+
+Per layer, with f_c a convolution of width and stride `ratio` (algorithm 1 of the paper):
+  h~    = [cm ; m ; h]                                        compressed memory, cache, segment: one softmax over all three
+  cm'   = last entries of [cm ; f_c(oldest of [m ; h])],  m' = last entries of [m ; h]             no gradient into either
+  L     = MSE(attn(h, old), attn(h, f_c(old)))                algorithm 2: trains f_c alone, by content, every query sees all
+DEVIATION: keys and values are cached and compressed, each by its own f_c over all heads, where the paper compresses layer
+inputs and projects them again: our seam shows a mechanism no projections, and a cached token costs no second one.
+DEVIATION: f_c starts as the mean of its `ratio` entries (the paper's mean pooling), so that compressed entries make sense from
+the first step on. DEVIATION: the loss is a mean over queries, heads and value dims, not a sum; `loss_weight` scales it.
+DEVIATION: a compressed entry stands one place before the next, as in the paper, and positions are rotary by default.
+
+Each segment's evicted entries are compressed by themselves: if they are no multiple of `ratio` the oldest group is filled up
+with zeros at its old end. So are entries of an older document, which happens in a document's first eviction only.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from infini_jax.attention import attention_flops, dense
+from infini_jax.errors import require, require_positive
+from infini_jax.memory import window
+from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, positioned_cost
+from infini_jax.memory.window import Recent
+from infini_jax.segment import Segment
+
+
+@struct.dataclass
+class CompressiveMemory:
+    """Attributes: recent, the last tokens; compressed, `ratio` older tokens an entry. Both of the open document only."""
+
+    recent: Recent
+    compressed: Recent
+
+
+@struct.dataclass
+class Entries:
+    """Attributes: keys BxExHxK, values BxExHxV, zero where not valid; count B, how many of the last ones are valid."""
+
+    keys: jax.Array
+    values: jax.Array
+    count: jax.Array
+
+    @property
+    def valid_BxE(self) -> jax.Array:
+        size = self.keys.shape[1]
+        return jnp.arange(size) >= size - self.count[:, None]
+
+
+def evicted(recent: Recent, segment: Segment, ratio: int) -> Entries:
+    """What has no room in the cache once the segment is in, zeros in front to make a multiple of `ratio`."""
+    bounds, slots, length = segment.bounds, recent.keys.shape[1], segment.keys.shape[1]
+    held_B = jnp.where(bounds.keeps_B, recent.length, 0) + bounds.writes_BxT.sum(axis=1, dtype=jnp.int32)
+    count_B = jnp.maximum(held_B - slots, 0)
+
+    def oldest(carried: jax.Array, new: jax.Array) -> jax.Array:
+        out = jnp.concatenate([carried, new.astype(carried.dtype)], axis=1)[:, :length]
+        return jnp.pad(out, [(0, 0), (-length % ratio, 0), (0, 0), (0, 0)])
+
+    entries = Entries(oldest(recent.keys, segment.keys), oldest(recent.values, segment.values), count_B)
+    mask = entries.valid_BxE[:, :, None, None]
+    return entries.replace(keys=jnp.where(mask, entries.keys, 0), values=jnp.where(mask, entries.values, 0))
+
+
+def f_c(x_BxExHxK: jax.Array, kernel_RxFxF: jax.Array, bias_F: jax.Array | float = 0.0) -> jax.Array:
+    """The convolution of width and stride R over E entries, F = H K features, E a multiple of R: BxE/RxHxK."""
+    batch, _, heads, size = x_BxExHxK.shape
+    groups_BxCxRxF = x_BxExHxK.reshape(batch, -1, *kernel_RxFxF.shape[:2])
+    compressed_BxCxF = jnp.einsum("bcrf,rfg->bcg", groups_BxCxRxF, kernel_RxFxF) + bias_F
+    return compressed_BxCxF.reshape(batch, -1, heads, size)
+
+
+def append(memory: CompressiveMemory, segment: Segment, compressed: Entries) -> CompressiveMemory:
+    """Shifts the segment into the cache and what left it, compressed, into the other.
+
+    Valid entries stay a suffix of both: a document evicts less than a whole segment only when nothing is compressed yet.
+    """
+    older = window.shift_in(memory.compressed, compressed.keys, compressed.values, segment.bounds.keeps_B, compressed.count)
+    return CompressiveMemory(window.append(memory.recent, segment), older)
+
+
+def reconstruction(q_BxSxHxK: jax.Array, asks_BxS: jax.Array, old: Entries, compressed: Entries) -> jax.Array:
+    """L of algorithm 2: how far attention over the compression is from attention over the old entries, 0 where there are none.
+
+    Every query of `asks_BxS` sees all valid entries. The gradient reaches `compressed` only.
+    """
+    q_BxSxHxK, old = jax.lax.stop_gradient((q_BxSxHxK.astype(old.keys.dtype), old))
+    asks_BxS &= old.count[:, None] > 0
+
+    def attn(entries: Entries) -> jax.Array:
+        return dense(q_BxSxHxK, entries.keys, entries.values, asks_BxS[:, :, None] & entries.valid_BxE[:, None, :])[0]
+
+    squares_BxS = jnp.mean((attn(old) - attn(compressed)) ** 2, axis=(2, 3))
+    return jnp.sum(jnp.where(asks_BxS, squares_BxS, 0.0)) / jnp.maximum(jnp.sum(asks_BxS), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressiveConfig(MemoryConfig):
+    """Settings of the Compressive Transformer.
+
+    Attributes:
+      slots: tokens of the past that are cached as they are.
+      compressed: entries that hold what is older.
+      ratio: tokens that become one entry.
+      positions: relative are the paper's.
+      loss_weight: of the reconstruction loss, which trains the compression; with 0 it stays a mean.
+    """
+
+    slots: int = 64
+    compressed: int = 64
+    ratio: int = 4
+    positions: Positions = "rotary"
+    loss_weight: float = 1.0
+
+    def check(self, dims: Dims) -> None:
+        require_positive("memory", slots=self.slots, compressed=self.compressed, ratio=self.ratio)
+        require(self.loss_weight >= 0, "memory.loss_weight", f"{self.loss_weight:g} is negative", "give 0 or more")
+        check_positions(self.positions)
+
+
+class Compression(nn.Module):
+    """f_c for keys or values, the mean of `ratio` entries before training.
+
+    Keys have no offset: it would add the same to all logits of a query over the compression, so the loss could not train it.
+    """
+
+    ratio: int
+    features: int
+    has_offset: bool
+
+    @nn.compact
+    def __call__(self, x_BxExHxK: jax.Array) -> jax.Array:
+        def mean(_: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+            return jnp.broadcast_to(jnp.eye(self.features) / self.ratio, shape)
+
+        kernel_RxFxF = self.param("kernel", mean, (self.ratio, self.features, self.features))
+        offset = self.param("offset", nn.initializers.zeros, (self.features,)) if self.has_offset else 0.0
+        return f_c(x_BxExHxK, kernel_RxFxF, offset)
+
+
+class Compressive(Memory):
+    """A cache of recent keys and values before a cache of compressed older ones."""
+
+    Config = CompressiveConfig
+    summary = "cache, and a second one of compressed entries"
+    paper = "arXiv 1911.05507"
+    smallest = 2  # one slot of each
+
+    def setup(self):
+        super().setup()
+        d, c = self.dims, self.config
+        self.attention = PositionedAttention(c.positions, d)
+        self.compress_keys = Compression(c.ratio, d.heads * d.key_dim, has_offset=False)
+        self.compress_values = Compression(c.ratio, d.heads * d.value_dim, has_offset=True)
+
+    def init_memory(self, batch: int) -> CompressiveMemory:
+        c = self.config
+        return CompressiveMemory(window.empty(batch, c.slots, self.dims), window.empty(batch, c.compressed, self.dims))
+
+    def attend(self, memory: CompressiveMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss is that of the entries which the segment will push out, as its queries would look at them."""
+        memory = jax.lax.stop_gradient(memory)
+        y_BxSxHxV = self.attention(segment.queries, window.view(segment, memory.compressed, memory.recent))
+        old = jax.lax.stop_gradient(evicted(memory.recent, segment, self.config.ratio))
+        asks_BxS = segment.bounds.query_documents == segment.bounds.key_documents[:, -1:]
+        loss = reconstruction(segment.queries, asks_BxS, old, self.compress(old))
+        return self.out(y_BxSxHxV), {AUXILIARY + "reconstruction": self.config.loss_weight * loss}
+
+    def compress(self, old: Entries) -> Entries:
+        """One entry for `ratio`; a group counts if any of its entries does."""
+        count_B = -(-old.count // self.config.ratio)
+        return Entries(self.compress_keys(old.keys), self.compress_values(old.values), count_B)
+
+    def write(self, memory: CompressiveMemory, segment: Segment) -> CompressiveMemory:
+        compressed = self.compress(evicted(memory.recent, segment, self.config.ratio))
+        return jax.lax.stop_gradient(append(memory, segment, compressed))
+
+    def logical_axes(self) -> CompressiveMemory:
+        return CompressiveMemory(window.LOGICAL_AXES, window.LOGICAL_AXES)
+
+    def cost(self, segment_length: int) -> Cost:
+        """Writing is the compression, made once for the loss and once for the memory, and the loss's two attentions."""
+        d, c = self.dims, self.config
+        carried, groups = c.slots + c.compressed, -(-segment_length // c.ratio)
+        squares = (d.heads * d.key_dim) ** 2 + (d.heads * d.value_dim) ** 2
+        return dataclasses.replace(
+            positioned_cost(c.positions, d, carried, segment_length),
+            write=2 * 2.0 * groups * c.ratio * squares / segment_length
+            + attention_flops(groups * (c.ratio + 1), d.heads, d.key_dim, d.value_dim),
+            bytes_moved=3.0 * memory_bytes(self) / segment_length,
+        )
+
+    @classmethod
+    def resized(cls, config: CompressiveConfig, dims: Dims, size: int) -> tuple[CompressiveConfig, Dims]:
+        """Half of the entries each, the odd one cached as it is."""
+        return dataclasses.replace(config, slots=size - size // 2, compressed=size // 2), dims
