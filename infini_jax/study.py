@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,7 @@ def check_same(study: Study, desk: Desk) -> None:
 def work(desk: Desk, runs: tuple[RunConfig, ...], cores: tuple[int, ...]) -> None:
     """Does every run that nobody else does; the body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=die_with_parent, daemon=True).start()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread a core it may use
     import jax
@@ -109,6 +111,12 @@ def work(desk: Desk, runs: tuple[RunConfig, ...], cores: tuple[int, ...]) -> Non
                     run, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", traceback.format_exc()
                 )
         jax.clear_caches()
+
+
+def die_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that one ended: nobody would stop it any more."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) -> tuple[list[Row], list[Failure]]:

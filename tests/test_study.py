@@ -142,6 +142,24 @@ def test_a_study_that_is_killed_goes_on_where_it_stopped(tmp_path):
     assert (tmp_path / "runs" / "good" / ROW_FILE).stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
+def test_workers_die_with_the_study_that_started_them(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=run_in_own_group, args=(study_of(LONG), tmp_path))
+    process.start()
+    desk, deadline = Desk(tmp_path, "tiny"), time.monotonic() + 120
+    while not long_is_training(desk):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)  # the parent only
+    process.join()
+    while True:
+        with desk.claim(LONG) as ours:
+            if ours:
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def run_in_own_group(study: Study, folder: Path) -> None:
     os.setpgid(0, 0)
     run_study(study, folder, jobs=1)
