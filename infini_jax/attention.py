@@ -15,7 +15,7 @@ from jax.extend.backend import get_backend
 from infini_jax import kernels
 from infini_jax.blockwise import MASKED, TILE, blockwise, plan_of
 from infini_jax.errors import require
-from infini_jax.layers import rotary
+from infini_jax.layers import repeat_heads, rotary
 from infini_jax.segment import Segment, Sight
 
 FORMS = ("auto", "dense", "blockwise", "cudnn", "splash")
@@ -34,8 +34,8 @@ def masked_softmax(logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.A
 
 def dense(
     q_BxSxHxK: jax.Array,
-    k_BxTxHxK: jax.Array,
-    v_BxTxHxV: jax.Array,
+    k_BxTxGxK: jax.Array,
+    v_BxTxGxV: jax.Array,
     mask_BxSxT: jax.Array,
     *,
     scale: jax.Array | float | None = None,
@@ -43,10 +43,12 @@ def dense(
 ) -> tuple[jax.Array, jax.Array]:
     """softmax(scale q k^T + bias) v where `mask`: (BxSxHxV, log-sum-exp BxHxS).
 
-    `scale` is one number or one a head; by default 1/sqrt(K). Rows that may see nothing give zero.
+    `scale` is one number or one a head; by default 1/sqrt(K). Query head h reads key head h // (H / G). Rows that may see
+    nothing give zero.
     """
     wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
     scale = q_BxSxHxK.shape[-1] ** -0.5 if scale is None else jnp.reshape(scale, (-1, 1, 1))
+    k_BxTxHxK, v_BxTxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxV))
     logits_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide) * scale
     if bias_HxSxT is not None:
         logits_BxHxSxT = logits_BxHxSxT + bias_HxSxT
@@ -57,8 +59,8 @@ def dense(
 
 def attend(
     q_BxSxHxK: jax.Array,
-    k_BxJxHxK: jax.Array,
-    v_BxJxHxV: jax.Array,
+    k_BxJxGxK: jax.Array,
+    v_BxJxGxV: jax.Array,
     sight: Sight,
     *,
     scale: jax.Array | float | None = None,
@@ -67,23 +69,23 @@ def attend(
     """softmax(scale q k^T + bias) v of the keys that `sight` shows: BxSxHxV.
 
     Args:
-      k_BxJxHxK, v_BxJxHxV: carried keys and values first, then those of the segment.
+      k_BxJxGxK, v_BxJxGxV: carried keys and values first, then those of the segment; query head h reads head h // (H / G).
       scale: one number or one a head; by default 1/sqrt(K).
       distance_bias_HxJ: what is added for a key 0, 1, .. J-1 places before the query.
 
     Rows that may see nothing give zero. Raises `ConfigError` where the form asked for cannot do this.
     """
-    chosen = chosen_form(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, biased=distance_bias_HxJ is not None)
+    chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None)
     if chosen in kernels.KERNELS:
         scale_H = _scale_of_heads(scale, q_BxSxHxK)
-        return kernels.KERNELS[chosen].attend(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, scale_H)
-    return _run(chosen, q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, scale, distance_bias_HxJ)[0]
+        return kernels.KERNELS[chosen].attend(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale_H)
+    return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ)[0]
 
 
 def attend_with_lse(
     q_BxSxHxK: jax.Array,
-    k_BxJxHxK: jax.Array,
-    v_BxJxHxV: jax.Array,
+    k_BxJxGxK: jax.Array,
+    v_BxJxGxV: jax.Array,
     sight: Sight,
     *,
     scale: jax.Array | float | None = None,
@@ -93,8 +95,8 @@ def attend_with_lse(
 
     No vendor's kernel has the gradient of the log-sum-exp, so this is dense or blockwise everywhere.
     """
-    chosen = chosen_form(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, biased=distance_bias_HxJ is not None, lse=True)
-    return _run(chosen, q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, scale, distance_bias_HxJ)
+    chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None, lse=True)
+    return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ)
 
 
 def merge(
@@ -114,8 +116,8 @@ def attend_segment(segment: Segment) -> jax.Array:
     """Causal rotary attention inside the segment and the document: BxSxHxV. Infini-attention eq. 6, ∞-former's short term."""
     key_positions_T = jnp.arange(segment.keys.shape[1])
     q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
-    k_BxTxHxK = rotary(segment.keys, key_positions_T)
-    return attend(q_BxSxHxK, k_BxTxHxK, segment.values, segment.bounds.sight())
+    k_BxTxGxK = rotary(segment.keys, key_positions_T)
+    return attend(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds.sight())
 
 
 def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biased: bool = False, lse: bool = False) -> str:
@@ -170,15 +172,16 @@ def _scale_of_heads(scale: jax.Array | float | None, q_BxSxHxK: jax.Array) -> ja
     return jnp.broadcast_to(jnp.asarray(scale, wide), q_BxSxHxK.shape[2:3])
 
 
-def _run(chosen: str, q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight: Sight, scale, distance_bias_HxJ) -> tuple[jax.Array, jax.Array]:
-    heads, keys = q_BxSxHxK.shape[2], k_BxJxHxK.shape[1]
+def _run(chosen: str, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale, distance_bias_HxJ) -> tuple[jax.Array, jax.Array]:
+    heads, keys = q_BxSxHxK.shape[2], k_BxJxGxK.shape[1]
     if distance_bias_HxJ is not None and distance_bias_HxJ.shape != (heads, keys):
         problem = f"bias of shape {distance_bias_HxJ.shape} for {heads} heads and {keys} keys"
         require(False, "attention", problem, f"give ({heads}, {keys}): a number for each distance")
     if chosen == "blockwise":
         scale_H = _scale_of_heads(scale, q_BxSxHxK)
+        k_BxJxHxK, v_BxJxHxV = (repeat_heads(x, heads) for x in (k_BxJxGxK, v_BxJxGxV))
         return blockwise(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, scale=scale_H, distance_bias_HxJ=distance_bias_HxJ)
     bias_HxSxJ = None
     if distance_bias_HxJ is not None:
         bias_HxSxJ = distance_bias_HxJ[:, jnp.clip(sight.distance_SxJ, 0, keys - 1)]
-    return dense(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight.mask_BxSxJ, scale=scale, bias_HxSxT=bias_HxSxJ)
+    return dense(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight.mask_BxSxJ, scale=scale, bias_HxSxT=bias_HxSxJ)

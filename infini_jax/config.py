@@ -29,7 +29,8 @@ class ModelConfig:
       vocab: number of raw tokens (landmarks get ids above it).
       layers: number of blocks.
       d_model: width of the residual stream.
-      heads: of the attention.
+      heads: of the attention's queries.
+      kv_heads: of its keys, values and memory, each shared by heads / kv_heads queries; 0 means as many as heads.
       key_dim: of one head; 0 means d_model / heads.
       value_dim: of one head; 0 means d_model / heads.
       mlp_dim: width of the MLP; 0 means 4 d_model.
@@ -43,6 +44,7 @@ class ModelConfig:
     layers: int = 2
     d_model: int = 64
     heads: int = 2
+    kv_heads: int = 0
     key_dim: int = 0
     value_dim: int = 0
     mlp_dim: int = 0
@@ -65,6 +67,12 @@ class ModelConfig:
             "model.compute",
             f"'{self.compute}' is no compute type",
             "choose float32 or bfloat16",
+        )
+        require(
+            self.kv_heads >= 0 and self.heads % (self.kv_heads or 1) == 0,
+            "model.kv_heads",
+            f"{self.kv_heads} key heads cannot be shared evenly by {self.heads} heads",
+            f"give a divisor of {self.heads}, or 0 for as many",
         )
         for field in ("key_dim", "value_dim"):
             size = getattr(self, field)
@@ -101,6 +109,7 @@ class ModelConfig:
         return Dims(
             d_model=self.d_model,
             heads=self.heads,
+            kv_heads=self.kv_heads or self.heads,
             key_dim=self.key_dim or self.d_model // self.heads,
             value_dim=self.value_dim or self.d_model // self.heads,
             segment=length_with_landmarks(self.segment, self.memory.landmark_every),

@@ -38,7 +38,7 @@ def model_cost(model: ModelConfig) -> ModelCost:
     """Counted for a raw token: inserted landmarks run through every layer and are paid for by the tokens they follow."""
     d, landmarks = model.dims, model.dims.segment / model.segment
     mlp_dim = model.mlp_dim or 4 * d.d_model
-    weights = d.d_model * (d.heads * (2 * d.key_dim + 2 * d.value_dim) + 2 * mlp_dim)
+    weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + 2 * mlp_dim)
     layers = [memory_of(model.layer_memory(layer), d).cost(d.segment) for layer in range(model.layers)]
     fields = [field.name for field in dataclasses.fields(Cost)]
     return ModelCost(

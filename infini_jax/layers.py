@@ -19,6 +19,18 @@ def rotary(x_BxSxHxK: jax.Array, positions_S: jax.Array, base: float = 10_000.0)
     return turned.astype(x_BxSxHxK.dtype)
 
 
+def by_key_head(q_BxSxHxK: jax.Array, kv_heads: int) -> jax.Array:
+    """BxSxGxRxK: query heads by the key head that they share. Query head h reads key head h // R, as in `repeat_heads`."""
+    *rows, heads, size = q_BxSxHxK.shape
+    return q_BxSxHxK.reshape(*rows, kv_heads, heads // kv_heads, size)
+
+
+def repeat_heads(k_BxTxGxK: jax.Array, heads: int) -> jax.Array:
+    """BxTxHxK: each of G key heads for the H / G query heads that share it (Ainslie et al. 2023, arXiv 2305.13245)."""
+    repeats = heads // k_BxTxGxK.shape[-2]
+    return k_BxTxGxK if repeats == 1 else jnp.repeat(k_BxTxGxK, repeats, axis=-2)
+
+
 def t5_buckets(distance: jax.Array, buckets: int = 32, max_distance: int = 128) -> jax.Array:
     """Causal T5 bucket of query-minus-key distances (Raffel et al. 2020): half exact, half logarithmic."""
     exact = buckets // 2

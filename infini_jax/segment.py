@@ -1,8 +1,8 @@
 """What a memory may see: one segment, its document edges and its inserted landmark tokens.
 
 Letters: B batch, S query tokens, T key tokens of the open segment (T = S when the whole segment is processed at
-once), D model, H heads, K key dim, V value dim. Documents are numbered by non-negative integers that change at
-every document edge of a row; `NO_DOCUMENT` stands before the first one.
+once), D model, H query heads, G key heads (G divides H), K key dim, V value dim.
+Documents are numbered by non-negative integers that change at every document edge of a row; `NO_DOCUMENT` stands before the first one.
 """
 
 import jax
@@ -105,7 +105,7 @@ class Segment:
 
     Attributes:
       inputs: BxTxD normalised layer input of every token of the segment.
-      queries: BxSxHxK, keys: BxTxHxK, values: BxTxHxV, all projected from `inputs`.
+      queries: BxSxHxK, keys: BxTxGxK, values: BxTxGxV, all projected from `inputs`. Query head h reads key head h // (H / G).
       bounds: document edges.
     """
 

@@ -21,6 +21,7 @@ class ShardingRules:
 
     batch: str | None = "data"
     heads: str | None = None
+    kv_heads: str | None = None
     slots: str | None = None
 
     def spec(self, names: tuple[str, ...]) -> PartitionSpec:

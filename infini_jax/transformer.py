@@ -19,7 +19,7 @@ from infini_jax.segment import Boundaries, Segment
 
 @struct.dataclass
 class OpenLayer:
-    """What a layer knows of the segment that is being decoded: inputs BxTxD, queries, keys BxTxHxK, values BxTxHxV."""
+    """What a layer knows of the segment that is being decoded: inputs BxTxD, queries, keys BxTxGxK, values BxTxGxV."""
 
     inputs: jax.Array
     queries: jax.Array
@@ -36,10 +36,11 @@ class Block(nn.Module):
     def setup(self):
         dims = self.model.dims
 
-        def project(features: int) -> nn.DenseGeneral:
-            return nn.DenseGeneral((dims.heads, features), use_bias=False, dtype=dims.dtype)
+        def project(heads: int, features: int) -> nn.DenseGeneral:
+            return nn.DenseGeneral((heads, features), use_bias=False, dtype=dims.dtype)
 
-        self.query, self.key, self.value = project(dims.key_dim), project(dims.key_dim), project(dims.value_dim)
+        self.query = project(dims.heads, dims.key_dim)
+        self.key, self.value = project(dims.kv_heads, dims.key_dim), project(dims.kv_heads, dims.value_dim)
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dtype=dims.dtype), nn.RMSNorm(dtype=dims.dtype)
         self.taps = KeyTaps(self.model.key_taps, dims.dtype)
         self.memory = memory_of(self.memory_config, dims)
@@ -61,12 +62,12 @@ class Block(nn.Module):
             return jax.lax.dynamic_update_slice_in_dim(old, new, bounds.start, axis=1)
 
         inputs_BxTxD = put(opened.inputs, new_BxSxD)
-        queries_BxSxHxK, keys_BxSxHxK, values_BxSxHxV = self._project(new_BxSxD, inputs_BxTxD, bounds)
+        queries_BxSxHxK, keys_BxSxGxK, values_BxSxGxV = self._project(new_BxSxD, inputs_BxTxD, bounds)
         opened = OpenLayer(
             inputs=inputs_BxTxD,
             queries=put(opened.queries, queries_BxSxHxK),
-            keys=put(opened.keys, keys_BxSxHxK),
-            values=put(opened.values, values_BxSxHxV),
+            keys=put(opened.keys, keys_BxSxGxK),
+            values=put(opened.values, values_BxSxGxV),
         )
         segment = Segment(opened.inputs, queries_BxSxHxK, opened.keys, opened.values, bounds)
         return self._attend(x_BxSxD, memory, segment)[0], opened
@@ -121,8 +122,8 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
         return OpenLayer(
             inputs=zeros(d.d_model),
             queries=zeros(d.heads, d.key_dim),
-            keys=zeros(d.heads, d.key_dim),
-            values=zeros(d.heads, d.value_dim),
+            keys=zeros(d.kv_heads, d.key_dim),
+            values=zeros(d.kv_heads, d.value_dim),
         )
 
     return tuple(stacked(count) for _, count in layer_groups(model))

@@ -13,7 +13,7 @@ import numpy as np
 from infini_jax.memory.base import AUXILIARY, Dims
 from infini_jax.segment import NO_DOCUMENT, Segment, whole
 
-DIMS = Dims(d_model=6, heads=2, key_dim=4, value_dim=3, segment=6, compute="float64")
+DIMS = Dims(d_model=6, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=6, compute="float64")
 LENGTHS = (6, 1, 6, 6)
 DOCUMENTS = np.array([[0] * 19, [0] * 4 + [1] * 9 + [2] * 6, [0] * 6 + [1] * 2 + [2] * 2 + [3] * 9])
 EXACT = 1e-11  # float64 rounding of a few hundred terms of order one

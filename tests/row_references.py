@@ -14,7 +14,7 @@ from infini_jax.memory.base import Dims
 from infini_jax.segment import NO_DOCUMENT, Segment, whole
 
 LENGTHS = (4, 6, 3)
-DIMS = Dims(d_model=5, heads=2, key_dim=4, value_dim=3, segment=6)
+DIMS = Dims(d_model=5, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=6)
 BATCH, TOKENS = 2, sum(LENGTHS)
 CUTS = np.array([[0] * 6 + [1] * 7, [0] * 2 + [1] * 2 + [2] * 9])  # edges within segments and at one
 

@@ -101,17 +101,18 @@ def walked_flops(model: ModelConfig, batch: int = BATCH) -> float:
 
 
 @functools.cache
-def layer(name: str):
+def layer(name: str, **changes):
     """(module, params, jitted stream): one memory layer fed with free queries, keys and values over `SEGMENTS` segments.
 
-    The stream takes inputs (x BxTxD, q, k BxTxHxK, v BxTxHxV) and documents BxT and returns the outputs BxTxD.
+    The stream takes parameters, inputs (x BxTxD, q BxTxHxK, k BxTxGxK, v BxTxGxV) and documents BxT,
+    and returns the outputs BxTxD.
     """
-    model = tiny(name)
+    model = tiny(name, **changes)
     module = memory_of(model.memory, model.dims)
-    segment = cut(free_inputs(name), documents_of(name), 0, model.dims.segment, jnp.full(BATCH, -1))
+    segment = cut(free_inputs(name, **changes), documents_of(name), 0, model.dims.segment, jnp.full(BATCH, -1))
     params = module.init(jax.random.key(1), module.init_memory(BATCH), segment, method=both)
 
-    def run(inputs, documents):
+    def run(params, inputs, documents):
         memory, before, outputs = module.init_memory(BATCH), jnp.full(BATCH, -1), []
         for number in range(SEGMENTS):
             segment = cut(inputs, documents, number, model.dims.segment, before)
@@ -134,11 +135,11 @@ def cut(inputs, documents, number: int, length: int, before) -> Segment:
     return Segment(*(array[:, part] for array in inputs), whole(documents[:, part], before))
 
 
-def free_inputs(name: str) -> tuple:
+def free_inputs(name: str, **changes) -> tuple:
     """Random inputs, queries, keys and values of a whole stream."""
-    d = tiny(name).dims
+    d = tiny(name, **changes).dims
     keys = jax.random.split(jax.random.key(2), 4)
-    shapes = [(d.d_model,), (d.heads, d.key_dim), (d.heads, d.key_dim), (d.heads, d.value_dim)]
+    shapes = [(d.d_model,), (d.heads, d.key_dim), (d.kv_heads, d.key_dim), (d.kv_heads, d.value_dim)]
     return tuple(
         jax.random.normal(key, (BATCH, SEGMENTS * d.segment, *shape)) for key, shape in zip(keys, shapes, strict=True)
     )

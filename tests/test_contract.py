@@ -22,10 +22,10 @@ pytestmark = pytest.mark.parametrize("name", MECHANISMS)
 
 def test_no_output_depends_on_a_later_token(name):
     """By gradient, exactly zero: also where a mechanism would write a segment before it reads."""
-    _, _, stream = streams.layer(name)
+    _, params, stream = streams.layer(name)
     inputs, documents = streams.free_inputs(name), streams.documents_of(name)
     length = tiny(name).dims.segment
-    gradient = jax.jit(jax.grad(lambda inputs, t: stream(inputs, documents)[:, t].sum()))
+    gradient = jax.jit(jax.grad(lambda inputs, t: stream(params, inputs, documents)[:, t].sum()))
     for t in (0, length // 2, length, 2 * length + 3):
         for array in gradient(inputs, t):
             assert not np.any(array[:, t + 1 :])
@@ -45,11 +45,11 @@ def test_split_calls_equal_one_call(name):
 @pytest.mark.parametrize("place", [0.5, 1.0, 1.4])
 def test_second_packed_document_is_not_affected_by_the_first(name, place):
     """Exactly, for a document that begins within a segment, at its edge, and within a later one."""
-    _, _, stream = streams.layer(name)
+    _, params, stream = streams.layer(name)
     edge = round(place * tiny(name).dims.segment)
     documents, inputs = streams.documents_of(name, (edge,)), streams.free_inputs(name)
     other = tuple(array.at[:, :edge].set(array[:, :edge][::-1] * 1.5 + 0.1) for array in inputs)
-    first, second = stream(inputs, documents), stream(other, documents)
+    first, second = stream(params, inputs, documents), stream(params, other, documents)
     np.testing.assert_array_equal(first[:, edge:], second[:, edge:])
     assert np.abs(first[:, :edge] - second[:, :edge]).max() > 1e-3
 
@@ -73,6 +73,30 @@ def test_attending_does_not_depend_on_what_the_segment_will_write(name):
     tokens = streams.tokens_of(model)[:, : model.segment + 5]
     whole = streams.logits_of(name, streams.tokens_of(model))[:, : tokens.shape[1]]
     np.testing.assert_allclose(streams.decoded(model, params, tokens), whole, atol=5e-5)  # float32 products of other shapes
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_grouped_queries_read_what_their_key_head_wrote(name, kv_heads):
+    """As if each key head stood there once for every query head that shares it, four query heads in all."""
+    _, grouped_params, grouped = streams.layer(name, heads=4, kv_heads=kv_heads)
+    _, params, stream = streams.layer(name, heads=4)
+    inputs, documents = streams.free_inputs(name, heads=4, kv_heads=kv_heads), streams.documents_of(name, (5,))
+    repeated = (*inputs[:2], *(jnp.repeat(array, 4 // kv_heads, axis=2) for array in inputs[2:]))
+    expected = stream(widened(grouped_params, params, 4 // kv_heads), repeated, documents)
+    # the same products in another order; a retrieval that tips over at the last bit would show as a large difference
+    np.testing.assert_allclose(grouped(grouped_params, inputs, documents), expected, atol=5e-6)
+
+
+def widened(grouped, params, repeats: int):
+    """Parameters a key head, repeated for each query head; those that mix all heads become blocks on the diagonal."""
+
+    def widen(array, like):
+        axes = [axis for axis, (few, many) in enumerate(zip(array.shape, like.shape, strict=True)) if few < many]
+        if len(axes) < 2:
+            return jnp.repeat(array, repeats, axis=axes[0]) if axes else array
+        pytest.skip("a convolution over all key heads: the mechanism's reference has grouped heads")
+
+    return jax.tree.map(widen, grouped, params)
 
 
 def test_bytes_are_those_of_the_arrays(name):

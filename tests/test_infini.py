@@ -93,7 +93,7 @@ def test_memory_has_the_size_that_the_paper_states():
     """d_key (d_value + 1) H L scalars; 12 layers x 8 heads x 128 x 129 is the paper's 1.6M."""
     import dataclasses
 
-    dims = dataclasses.replace(MODEL.dims, heads=8, key_dim=128, value_dim=128)
+    dims = dataclasses.replace(MODEL.dims, heads=8, kv_heads=8, key_dim=128, value_dim=128)
     assert 12 * memory_bytes(Infini(InfiniConfig(), dims)) // 4 == 1_585_152
 
 

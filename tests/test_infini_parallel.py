@@ -76,7 +76,7 @@ def test_segments_at_once_equal_segments_in_turn(rule, name, edges):
 # ---- long streams --------------------------------------------------------------------------------------------------------
 
 LONG, SEGMENT = 2**20, 2**12
-LONG_DIMS = dataclasses.replace(DIMS, heads=1, segment=SEGMENT)
+LONG_DIMS = dataclasses.replace(DIMS, heads=1, kv_heads=1, segment=SEGMENT)
 LAYERS = {
     "linear": (Infini, InfiniConfig()),
     "delta": (Infini, InfiniConfig(update="delta")),

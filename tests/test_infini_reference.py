@@ -175,7 +175,7 @@ def test_keys_without_features_read_and_write_nothing_and_keep_gradients_finite(
 def test_unit_keys_recall_exactly_without_a_normaliser():
     """Four orthogonal keys, four values: each is read back as it is, whatever the lengths of key and query; 2e-6 is the
     feature map's 1e-6 under the root. With the sum over keys z the value of key 0 would be divided by (e_0 . z)."""
-    dims = dataclasses.replace(DIMS, heads=1)
+    dims = dataclasses.replace(DIMS, heads=1, kv_heads=1)
     module = Infini(config_of("linear", "unit", 1), dims)
     turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
     keys, values = 3.0 * turn[None, :, None], np.arange(12.0).reshape(1, 4, 1, 3)

@@ -21,7 +21,7 @@ GOLDEN = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "infty_ltm.np
 CASES = ["sorting_small", "sorting_small_gate", "gpt2_consts_small", "with_mu0", "medium"]
 
 # Key and value dims do not multiply to d_model; at 7 or 8 queries r (B W_v) is cheaper, at one (r B) W_v.
-DIMS = Dims(d_model=10, heads=2, key_dim=4, value_dim=3, segment=8, compute="float64")
+DIMS = Dims(d_model=10, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=8, compute="float64")
 CONFIG = InfiniteFormerConfig(basis=12, widths=(0.02, 0.1), samples=9, tau=0.6, ridge=0.5, kl_weight=0.1)
 
 # Row 0: one document. Row 1: cuts inside segments. Row 2: a cut at a segment's edge, then two in one segment.
@@ -469,7 +469,7 @@ def test_kl_is_that_of_two_gaussians_with_one_mean():
 
 def test_the_context_is_small_at_the_start_of_training():
     """Unit inputs, default settings: training begins as short-term attention, with densities that cover the memory."""
-    dims = Dims(d_model=32, heads=4, key_dim=8, value_dim=8, segment=64)
+    dims = Dims(d_model=32, heads=4, kv_heads=4, key_dim=8, value_dim=8, segment=64)
     module = InfiniteFormer(InfiniteFormerConfig(basis=128, samples=64), dims)
     documents = np.zeros((2, 3, 64), int)
     segments = segments_of(np.random.default_rng(0), documents, dims)

@@ -16,7 +16,7 @@ from infini_jax.memory.landmark import Landmark, LandmarkConfig
 from infini_jax.segment import NO_DOCUMENT, Boundaries, Segment, insert_landmarks, whole
 from tests.reference import landmark as reference
 
-DIMS = Dims(d_model=5, heads=2, key_dim=4, value_dim=3, segment=12, compute="float64")
+DIMS = Dims(d_model=5, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=12, compute="float64")
 CONFIG = LandmarkConfig(block=3, blocks=4, retrieved=2)
 
 

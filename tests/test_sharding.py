@@ -13,7 +13,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.sharding import ShardingRules, data_mesh
 
-RULES = {"data": ShardingRules(), "data and heads": ShardingRules(heads="model")}
+RULES = {"data": ShardingRules(), "data and heads": ShardingRules(heads="model", kv_heads="model")}
 
 
 def losses(name: str) -> dict[str, list[float]]:

@@ -101,7 +101,7 @@ def test_relative_positions_are_those_of_the_authors_code():
     with jax.enable_x64(True):
         project = jnp.asarray(a["qkv_net_weight"]).reshape(3, heads, key_dim, -1)
         w_r = jnp.asarray(a["r_net_weight"]).reshape(heads, key_dim, -1)
-        dims = dataclasses.replace(ragged.DIMS, heads=heads, key_dim=key_dim, value_dim=key_dim)
+        dims = dataclasses.replace(ragged.DIMS, heads=heads, kv_heads=heads, key_dim=key_dim, value_dim=key_dim)
         recent, before = window.empty(len(documents), documents.shape[1], dims), jnp.full(len(documents), -1)
         for x, golden in zip(jnp.asarray(x_WxBxTxD), a["O"].swapaxes(1, 2), strict=True):
             segment = Segment(x, *jnp.einsum("btd,nhkd->nbthk", x, project), whole_segment(jnp.asarray(documents), before))

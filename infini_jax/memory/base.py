@@ -14,10 +14,14 @@ from infini_jax.segment import Segment
 
 @dataclasses.dataclass(frozen=True)
 class Dims:
-    """Sizes of one attention layer. `segment` counts the tokens the layer sees, landmarks included."""
+    """Sizes of one attention layer. `segment` counts the tokens the layer sees, landmarks included.
+
+    `kv_heads` divides `heads`: keys, values and what is remembered of them have so many heads.
+    """
 
     d_model: int
     heads: int
+    kv_heads: int
     key_dim: int
     value_dim: int
     segment: int

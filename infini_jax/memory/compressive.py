@@ -40,7 +40,7 @@ class CompressiveMemory:
 
 @struct.dataclass
 class Entries:
-    """Attributes: keys BxExHxK, values BxExHxV, zero where not valid; count B, how many of the last ones are valid."""
+    """Attributes: keys BxExGxK, values BxExGxV, zero where not valid; count B, how many of the last ones are valid."""
 
     keys: jax.Array
     values: jax.Array
@@ -67,10 +67,10 @@ def evicted(recent: Recent, segment: Segment, ratio: int) -> Entries:
     return entries.replace(keys=jnp.where(mask, entries.keys, 0), values=jnp.where(mask, entries.values, 0))
 
 
-def f_c(x_BxExHxK: jax.Array, kernel_RxFxF: jax.Array, bias_F: jax.Array | float = 0.0) -> jax.Array:
-    """The convolution of width and stride R over E entries, F = H K features, E a multiple of R: BxE/RxHxK."""
-    batch, _, heads, size = x_BxExHxK.shape
-    groups_BxCxRxF = x_BxExHxK.reshape(batch, -1, *kernel_RxFxF.shape[:2])
+def f_c(x_BxExGxK: jax.Array, kernel_RxFxF: jax.Array, bias_F: jax.Array | float = 0.0) -> jax.Array:
+    """The convolution of width and stride R over E entries, F = G K features, E a multiple of R: BxE/RxGxK."""
+    batch, _, heads, size = x_BxExGxK.shape
+    groups_BxCxRxF = x_BxExGxK.reshape(batch, -1, *kernel_RxFxF.shape[:2])
     compressed_BxCxF = jnp.einsum("bcrf,rfg->bcg", groups_BxCxRxF, kernel_RxFxF) + bias_F
     return compressed_BxCxF.reshape(batch, -1, heads, size)
 
@@ -134,13 +134,13 @@ class Compression(nn.Module):
     has_offset: bool
 
     @nn.compact
-    def __call__(self, x_BxExHxK: jax.Array) -> jax.Array:
+    def __call__(self, x_BxExGxK: jax.Array) -> jax.Array:
         def mean(_: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             return jnp.broadcast_to(jnp.eye(self.features) / self.ratio, shape)
 
         kernel_RxFxF = self.param("kernel", mean, (self.ratio, self.features, self.features))
         offset = self.param("offset", nn.initializers.zeros, (self.features,)) if self.has_offset else 0.0
-        return f_c(x_BxExHxK, kernel_RxFxF, offset)
+        return f_c(x_BxExGxK, kernel_RxFxF, offset)
 
 
 class Compressive(Memory):
@@ -155,8 +155,8 @@ class Compressive(Memory):
         super().setup()
         d, c = self.dims, self.config
         self.attention = PositionedAttention(c.positions, d)
-        self.compress_keys = Compression(c.ratio, d.heads * d.key_dim, has_offset=False)
-        self.compress_values = Compression(c.ratio, d.heads * d.value_dim, has_offset=True)
+        self.compress_keys = Compression(c.ratio, d.kv_heads * d.key_dim, has_offset=False)
+        self.compress_values = Compression(c.ratio, d.kv_heads * d.value_dim, has_offset=True)
 
     def init_memory(self, batch: int) -> CompressiveMemory:
         c = self.config
@@ -187,7 +187,7 @@ class Compressive(Memory):
         """Writing is the compression, made once for the loss and once for the memory, and the loss's two attentions."""
         d, c = self.dims, self.config
         carried, groups = c.slots + c.compressed, -(-segment_length // c.ratio)
-        squares = (d.heads * d.key_dim) ** 2 + (d.heads * d.value_dim) ** 2
+        squares = (d.kv_heads * d.key_dim) ** 2 + (d.kv_heads * d.value_dim) ** 2
         return dataclasses.replace(
             positioned_cost(c.positions, d, carried, segment_length),
             write=2 * 2.0 * groups * c.ratio * squares / segment_length

@@ -23,6 +23,7 @@ import numpy as np
 
 from infini_jax.attention import attend_flops
 from infini_jax.errors import require
+from infini_jax.layers import by_key_head
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import mixed_with_local, with_key_dim
@@ -32,9 +33,11 @@ CHUNK = 64  # tokens solved at once: a power of two
 LONGEST = 64  # segments
 
 
-def retrieve(S_BxHxKxV: jax.Array, q_BxSxHxK: jax.Array) -> jax.Array:
-    """o = S^T q / sqrt(K): BxSxHxV."""
-    return jnp.einsum("bshk,bhkv->bshv", q_BxSxHxK, S_BxHxKxV) * q_BxSxHxK.shape[-1] ** -0.5
+def retrieve(S_BxGxKxV: jax.Array, q_BxSxHxK: jax.Array) -> jax.Array:
+    """o = S^T q / sqrt(K): BxSxHxV; query head h reads the memory of key head h // (H / G)."""
+    q_BxSxGxRxK = by_key_head(q_BxSxHxK, S_BxGxKxV.shape[1])
+    o_BxSxGxRxV = jnp.einsum("bsgrk,bgkv->bsgrv", q_BxSxGxRxK, S_BxGxKxV) * q_BxSxHxK.shape[-1] ** -0.5
+    return o_BxSxGxRxV.reshape(*q_BxSxHxK.shape[:3], -1)
 
 
 def unit_lower_inverse(A: jax.Array) -> jax.Array:
@@ -122,10 +125,10 @@ class GatedDelta(Memory):
         super().setup()
         d = self.dims
         self.gate = self.param("gate", nn.initializers.constant(self.config.gate_init), (d.heads,))
-        self.strength = nn.Dense(d.heads, use_bias=False, dtype=d.memory_dtype)
+        self.strength = nn.Dense(d.kv_heads, use_bias=False, dtype=d.memory_dtype)
         if self.config.decay == "learned":
-            self.forget = nn.Dense(d.heads, dtype=d.memory_dtype, bias_init=self._spread)
-            self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.heads,))
+            self.forget = nn.Dense(d.kv_heads, dtype=d.memory_dtype, bias_init=self._spread)
+            self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.kv_heads,))
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         """softplus^-1 of one over the tokens that each head first remembers for."""
@@ -134,7 +137,7 @@ class GatedDelta(Memory):
 
     def init_memory(self, batch: int) -> jax.Array:
         d = self.dims
-        return jnp.zeros((batch, d.heads, d.key_dim, d.value_dim), d.memory_dtype)
+        return jnp.zeros((batch, d.kv_heads, d.key_dim, d.value_dim), d.memory_dtype)
 
     def attend(self, memory: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         a_mem_BxSxHxV = retrieve(memory, segment.queries.astype(self.dims.memory_dtype))
@@ -150,11 +153,11 @@ class GatedDelta(Memory):
 
     def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:
         if self.config.decay == "none":
-            return jnp.zeros((*inputs_BxTxD.shape[:2], self.dims.heads), self.dims.memory_dtype)
+            return jnp.zeros((*inputs_BxTxD.shape[:2], self.dims.kv_heads), self.dims.memory_dtype)
         return -jnp.exp(self.forget_rate) * nn.softplus(self.forget(inputs_BxTxD))
 
     def logical_axes(self) -> tuple[str, ...]:
-        return ("batch", "heads", "key_dim", "value_dim")
+        return ("batch", "kv_heads", "key_dim", "value_dim")
 
     def cost(self, segment_length: int) -> Cost:
         d, chunk = self.dims, chunk_length(segment_length)
@@ -163,8 +166,8 @@ class GatedDelta(Memory):
         inverse = sum(2.0 * chunk * half**2 for half in halves)  # two products of half x half for chunk / 2 half corners
         solved = 2.0 * chunk**2 * (2 * d.key_dim + d.value_dim)  # A, what is erased, what is fresh
         padded_tokens = -(-segment_length // chunk) * chunk
-        in_chunk = d.heads * (inverse + solved) / chunk + 2.0 * matrix
-        projections = 2.0 * d.d_model * d.heads * (2 if self.config.decay == "learned" else 1)
+        in_chunk = d.kv_heads * (inverse + solved) / chunk + 2.0 * matrix * d.kv_heads / d.heads
+        projections = 2.0 * d.d_model * d.kv_heads * (2 if self.config.decay == "learned" else 1)
         return Cost(
             local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
             read=matrix,

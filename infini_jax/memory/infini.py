@@ -11,6 +11,7 @@ DEVIATION: eq. 6 prints sqrt(d_model) as the temperature; the head dimension is 
 DEVIATION: sigma may be another feature map (`feature_map`). The unit map's kernel has a sign, so sigma(Q) z can be zero or
 negative and normalises nothing: no z is kept and eq. 7 reads sigma(Q) M as it is. Eq. 9 is refused there: without the
 normaliser it steps by sum_t sigma(K_t) sigma(K_t)^T, which diverges as soon as three keys of a segment share a direction.
+DEVIATION: grouped queries (G key heads) share one memory a key head; the paper has as many key heads as query heads.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from flax import struct
 
 from infini_jax.attention import attend_flops, attend_segment
 from infini_jax.errors import require
+from infini_jax.layers import by_key_head, repeat_heads
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
 from infini_jax.segment import Segment, reset_where_new
@@ -36,71 +38,77 @@ sigma = elu_plus_one  # the paper's name for its feature map
 class InfiniMemory:
     """Letters: F features of a key.
 
-    Attributes: M BxHxFxV associative matrix; z BxHxF sum of the feature-mapped keys, None where reads are not normalised.
+    Attributes: M BxGxFxV associative matrix; z BxGxF sum of the feature-mapped keys, None where reads are not normalised.
     """
 
     M: jax.Array
     z: jax.Array | None
 
 
-def normalised(features_BxSxHxF: jax.Array, z_BxHxF: jax.Array | None) -> jax.Array:
+def normalised(features_BxSxHxF: jax.Array, z_BxGxF: jax.Array | None) -> jax.Array:
     """sigma(Q) / (sigma(Q) z), zero where nothing was written; the features as they are without z."""
-    if z_BxHxF is None:
+    if z_BxGxF is None:
         return features_BxSxHxF
+    z_BxHxF = repeat_heads(z_BxGxF, features_BxSxHxF.shape[2])
     mass_BxSxH = jnp.einsum("bshf,bhf->bsh", features_BxSxHxF, z_BxHxF)[..., None]
     return jnp.where(mass_BxSxH > 0, features_BxSxHxF / jnp.where(mass_BxSxH > 0, mass_BxSxH, 1.0), 0.0)
 
 
 def retrieve(memory: InfiniMemory, features_BxSxHxF: jax.Array) -> jax.Array:
-    """eq. 7 for feature-mapped queries or keys: BxSxHxV, zero where nothing was written."""
-    return jnp.einsum("bshf,bhfv->bshv", normalised(features_BxSxHxF, memory.z), memory.M)
+    """eq. 7 for feature-mapped queries or keys: BxSxHxV, zero where nothing was written.
+
+    Query head h reads the memory of key head h // (H / G), the key head that it attends to locally.
+    """
+    read_BxSxGxRxF = by_key_head(normalised(features_BxSxHxF, memory.z), memory.M.shape[1])
+    a_mem_BxSxGxRxV = jnp.einsum("bsgrf,bgfv->bsgrv", read_BxSxGxRxF, memory.M)
+    return a_mem_BxSxGxRxV.reshape(*features_BxSxHxF.shape[:3], -1)
 
 
-def update(memory: InfiniMemory, features_BxTxHxF: jax.Array, v_BxTxHxV: jax.Array, rule: str) -> InfiniMemory:
+def update(memory: InfiniMemory, features_BxTxGxF: jax.Array, v_BxTxGxV: jax.Array, rule: str) -> InfiniMemory:
     """eq. 8 (`linear`) or eq. 9 (`delta`): every key of the segment reads the same M_{s-1}."""
     if rule == "delta":
-        v_BxTxHxV = v_BxTxHxV - retrieve(memory, features_BxTxHxF)
+        v_BxTxGxV = v_BxTxGxV - retrieve(memory, features_BxTxGxF)
     return InfiniMemory(
-        M=memory.M + jnp.einsum("bthf,bthv->bhfv", features_BxTxHxF, v_BxTxHxV),
-        z=None if memory.z is None else memory.z + features_BxTxHxF.sum(axis=1),
+        M=memory.M + jnp.einsum("bthf,bthv->bhfv", features_BxTxGxF, v_BxTxGxV),
+        z=None if memory.z is None else memory.z + features_BxTxGxF.sum(axis=1),
     )
 
 
 def parallel_linear(
-    memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxHxF: jax.Array, v_BxWxTxHxV: jax.Array, keeps_BxW: jax.Array
+    memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxGxF: jax.Array, v_BxWxTxGxV: jax.Array, keeps_BxW: jax.Array
 ) -> tuple[jax.Array, InfiniMemory]:
     """W segments at once by eq. 7 and 8: an exclusive prefix sum of their updates. Equal to retrieve and update in turn.
 
     Args:
       memory: before the first segment.
-      q_BxWxSxHxF, k_BxWxTxHxF: feature-mapped; keys that are not written are zero.
+      q_BxWxSxHxF, k_BxWxTxGxF: feature-mapped; keys that are not written are zero.
       keeps_BxW: `Boundaries.keeps_B` of each segment, which the first write of a new document begins from zero.
 
     Returns: (A_mem BxWxSxHxV, where queries of a new document are not yet masked, the memory after the last segment).
     """
     U = InfiniMemory(
-        M=jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxHxF, v_BxWxTxHxV),
-        z=None if memory.z is None else k_BxWxTxHxF.sum(axis=2),
+        M=jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxGxF, v_BxWxTxGxV),
+        z=None if memory.z is None else k_BxWxTxGxF.sum(axis=2),
     )
     before_BxW, after = _carried(memory, U, keeps_BxW)
     return jax.vmap(retrieve, 1, 1)(before_BxW, q_BxWxSxHxF), after
 
 
 def parallel_delta(
-    memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxHxF: jax.Array, v_BxWxTxHxV: jax.Array, keeps_BxW: jax.Array
+    memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxGxF: jax.Array, v_BxWxTxGxV: jax.Array, keeps_BxW: jax.Array
 ) -> tuple[jax.Array, InfiniMemory]:
     """W segments at once by eq. 7 and 9, arguments and results as `parallel_linear`; the memory must have z.
 
     M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K) / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F
     product a segment is done for all segments at once.
     """
-    z_before_BxWxHxF, z_after = _carried(memory.z, k_BxWxTxHxF.sum(axis=2), keeps_BxW)
-    z_kept_BxWxHxF = jnp.where(keeps_BxW[..., None, None], z_before_BxWxHxF, 0.0)
-    read_BxWxTxHxF = jax.vmap(normalised, 1, 1)(k_BxWxTxHxF, z_kept_BxWxHxF)
-    W_BxWxHxFxF = jnp.einsum("bwthf,bwthg->bwhfg", k_BxWxTxHxF, read_BxWxTxHxF)
-    U_BxWxHxFxV = jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxHxF, v_BxWxTxHxV)
-    M_before_BxWxHxFxV, M_after = _carried(memory.M, U_BxWxHxFxV, keeps_BxW, erase=W_BxWxHxFxF)
-    a_mem_BxWxSxHxV = jax.vmap(retrieve, 1, 1)(InfiniMemory(M_before_BxWxHxFxV, z_before_BxWxHxF), q_BxWxSxHxF)
+    z_before_BxWxGxF, z_after = _carried(memory.z, k_BxWxTxGxF.sum(axis=2), keeps_BxW)
+    z_kept_BxWxGxF = jnp.where(keeps_BxW[..., None, None], z_before_BxWxGxF, 0.0)
+    read_BxWxTxGxF = jax.vmap(normalised, 1, 1)(k_BxWxTxGxF, z_kept_BxWxGxF)
+    W_BxWxGxFxF = jnp.einsum("bwthf,bwthg->bwhfg", k_BxWxTxGxF, read_BxWxTxGxF)
+    U_BxWxGxFxV = jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxGxF, v_BxWxTxGxV)
+    M_before_BxWxGxFxV, M_after = _carried(memory.M, U_BxWxGxFxV, keeps_BxW, erase=W_BxWxGxFxF)
+    a_mem_BxWxSxHxV = jax.vmap(retrieve, 1, 1)(InfiniMemory(M_before_BxWxGxFxV, z_before_BxWxGxF), q_BxWxSxHxF)
     return a_mem_BxWxSxHxV, InfiniMemory(M_after, z_after)
 
 
@@ -112,10 +120,10 @@ def _carried(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None 
     """
 
     def step(memory, item):
-        update, keeps_B, erase_BxHxFxF = item
+        update, keeps_B, erase_BxGxFxF = item
         kept = reset_where_new(keeps_B, memory)
-        if erase_BxHxFxF is not None:
-            kept = kept - erase_BxHxFxF @ kept
+        if erase_BxGxFxF is not None:
+            kept = kept - erase_BxGxFxF @ kept
         return jax.tree.map(jnp.add, kept, update), memory
 
     items = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (updates_BxW, keeps_BxW, erase))
@@ -147,12 +155,14 @@ class InfiniConfig(MemoryConfig):
     Attributes:
       update: how a segment is written: linear is eq. 8, delta eq. 9.
       feature_map: of queries and keys before they meet the memory; elu_plus_one is the paper's. unit reads without z.
+      reads: normalised divides by sigma(Q) z, which is kept beside M; plain reads sigma(Q) M as it is and keeps no z.
       dpfp_order: nu of the dpfp map, which has 2 nu features for each entry of a key.
       gate_init: beta before training; 0 lets memory and local attention weigh the same.
     """
 
     update: Literal["linear", "delta"] = "linear"
     feature_map: FeatureMap = "elu_plus_one"
+    reads: Literal["normalised", "plain"] = "normalised"
     dpfp_order: int = 1
     gate_init: float = 0.0
 
@@ -167,9 +177,15 @@ class InfiniConfig(MemoryConfig):
             f"choose {', '.join(typing.get_args(FeatureMap))}",
         )
         require(
-            self.update == "linear" or self.feature_map not in SIGNED,
+            self.reads in ("normalised", "plain"),
+            "memory.reads",
+            f"'{self.reads}' is no way to read",
+            "choose normalised or plain",
+        )
+        require(
+            self.update == "linear" or self.normalises,
             "memory.update",
-            f"the delta update diverges with the {self.feature_map} map, which has no normaliser",
+            "the delta update diverges without a normaliser, which plain reads and the unit map lack",
             "choose linear, or the gated_delta mechanism",
         )
         require(
@@ -187,7 +203,7 @@ class InfiniConfig(MemoryConfig):
     @property
     def normalises(self) -> bool:
         """Whether reads are divided by sigma(Q) z."""
-        return self.feature_map not in SIGNED
+        return self.reads == "normalised" and self.feature_map not in SIGNED
 
 
 class Infini(Memory):
@@ -211,8 +227,8 @@ class Infini(Memory):
     def init_memory(self, batch: int) -> InfiniMemory:
         d, features = self.dims, self.feature_size
         return InfiniMemory(
-            M=jnp.zeros((batch, d.heads, features, d.value_dim), d.memory_dtype),
-            z=jnp.zeros((batch, d.heads, features), d.memory_dtype) if self.config.normalises else None,
+            M=jnp.zeros((batch, d.kv_heads, features, d.value_dim), d.memory_dtype),
+            z=jnp.zeros((batch, d.kv_heads, features), d.memory_dtype) if self.config.normalises else None,
         )
 
     def attend(self, memory: InfiniMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -222,24 +238,24 @@ class Infini(Memory):
 
     def write(self, memory: InfiniMemory, segment: Segment) -> InfiniMemory:
         memory = reset_where_new(segment.bounds.keeps_B, memory)
-        features_BxTxHxF = self.config.features(segment.keys.astype(self.dims.memory_dtype))
-        features_BxTxHxF = features_BxTxHxF * segment.bounds.writes_BxT[..., None, None]
-        return update(memory, features_BxTxHxF, segment.values.astype(self.dims.memory_dtype), self.config.update)
+        features_BxTxGxF = self.config.features(segment.keys.astype(self.dims.memory_dtype))
+        features_BxTxGxF = features_BxTxGxF * segment.bounds.writes_BxT[..., None, None]
+        return update(memory, features_BxTxGxF, segment.values.astype(self.dims.memory_dtype), self.config.update)
 
     def logical_axes(self) -> InfiniMemory:
         return InfiniMemory(
-            M=("batch", "heads", "key_dim", "value_dim"), z=("batch", "heads", "key_dim") if self.config.normalises else None
+            M=("batch", "kv_heads", "key_dim", "value_dim"),
+            z=("batch", "kv_heads", "key_dim") if self.config.normalises else None,
         )
 
     def cost(self, segment_length: int) -> Cost:
         d = self.dims
-        matrix = 2.0 * d.heads * self.feature_size * d.value_dim
-        normaliser = 2.0 * d.heads * self.feature_size if self.config.normalises else 0.0
-        read = matrix + normaliser
+        matrix = 2.0 * self.feature_size * d.value_dim  # a head
+        read = matrix + (2.0 * self.feature_size if self.config.normalises else 0.0)
         return Cost(
             local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
-            read=read,
-            write=matrix + (read if self.config.update == "delta" else 0.0),
+            read=d.heads * read,
+            write=d.kv_heads * (matrix + (read if self.config.update == "delta" else 0.0)),
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )
 

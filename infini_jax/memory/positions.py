@@ -16,7 +16,7 @@ import numpy as np
 
 from infini_jax.attention import attend, attend_flops, attention_flops, masked_softmax
 from infini_jax.errors import require
-from infini_jax.layers import rotary, t5_distance_bias
+from infini_jax.layers import repeat_heads, rotary, t5_distance_bias
 from infini_jax.memory.base import Cost, Dims
 from infini_jax.memory.window import View
 
@@ -32,8 +32,8 @@ def check_positions(positions: str) -> None:
 
 def attend_rotary(q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
     """Softmax attention with rotary positions: BxSxHxV. Only distances matter, so any origin will do."""
-    q_BxSxHxK, k_BxJxHxK = rotary(q_BxSxHxK, seen.query_positions), rotary(seen.keys, seen.key_positions)
-    return attend(q_BxSxHxK, k_BxJxHxK, seen.values, seen.sight)
+    q_BxSxHxK, k_BxJxGxK = rotary(q_BxSxHxK, seen.query_positions), rotary(seen.keys, seen.key_positions)
+    return attend(q_BxSxHxK, k_BxJxGxK, seen.values, seen.sight)
 
 
 def attend_t5(q_BxSxHxK: jax.Array, seen: View, table_NxH: jax.Array, scale_H: jax.Array | None = None) -> jax.Array:
@@ -70,11 +70,12 @@ def attend_relative(q_BxSxHxK: jax.Array, seen: View, r_JxHxK: jax.Array, u_HxK:
     `r_JxHxK` is W_r R at `falling_distances`; u and v stand for the query in the terms that do not know it.
     """
     wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
-    content = jnp.einsum("bshk,bjhk->bhsj", q_BxSxHxK + u_HxK, seen.keys, preferred_element_type=wide)
+    k_BxJxHxK, v_BxJxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (seen.keys, seen.values))
+    content = jnp.einsum("bshk,bjhk->bhsj", q_BxSxHxK + u_HxK, k_BxJxHxK, preferred_element_type=wide)
     position = jnp.einsum("bshk,jhk->bhsj", q_BxSxHxK + v_HxK, r_JxHxK, preferred_element_type=wide)
     logits_BxHxSxJ = (content + shifted(position)) * q_BxSxHxK.shape[-1] ** -0.5
     weights_BxHxSxJ, _ = masked_softmax(logits_BxHxSxJ, seen.sight.mask_BxSxJ[:, None])
-    return jnp.einsum("bhsj,bjhv->bshv", weights_BxHxSxJ.astype(seen.values.dtype), seen.values)
+    return jnp.einsum("bhsj,bjhv->bshv", weights_BxHxSxJ.astype(v_BxJxHxV.dtype), v_BxJxHxV)
 
 
 class PositionedAttention(nn.Module):

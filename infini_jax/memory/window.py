@@ -14,7 +14,7 @@ from infini_jax.segment import Segment, Sight
 
 @struct.dataclass
 class Recent:
-    """Attributes: keys BxNxHxK (without positions), values BxNxHxV, length B: how many of the newest are valid."""
+    """Attributes: keys BxNxGxK (without positions), values BxNxGxV, length B: how many of the newest are valid."""
 
     keys: jax.Array
     values: jax.Array
@@ -22,15 +22,15 @@ class Recent:
 
 
 LOGICAL_AXES = Recent(
-    keys=("batch", "slots", "heads", "key_dim"), values=("batch", "slots", "heads", "value_dim"), length=("batch",)
+    keys=("batch", "slots", "kv_heads", "key_dim"), values=("batch", "slots", "kv_heads", "value_dim"), length=("batch",)
 )
 
 
 def empty(batch: int, slots: int, dims: Dims) -> Recent:
     """No valid entry in `slots` places."""
     return Recent(
-        keys=jnp.zeros((batch, slots, dims.heads, dims.key_dim), dims.memory_dtype),
-        values=jnp.zeros((batch, slots, dims.heads, dims.value_dim), dims.memory_dtype),
+        keys=jnp.zeros((batch, slots, dims.kv_heads, dims.key_dim), dims.memory_dtype),
+        values=jnp.zeros((batch, slots, dims.kv_heads, dims.value_dim), dims.memory_dtype),
         length=jnp.zeros(batch, jnp.int32),
     )
 
@@ -41,7 +41,7 @@ def valid_BxN(recent: Recent) -> jax.Array:
     return jnp.arange(slots) >= slots - recent.length[:, None]
 
 
-def shift_in(recent: Recent, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, keeps_B: jax.Array, count_B: jax.Array) -> Recent:
+def shift_in(recent: Recent, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, keeps_B: jax.Array, count_B: jax.Array) -> Recent:
     """Moves T entries in at the new end; the last `count_B` of them are valid, the older ones only where `keeps_B`."""
     slots = recent.keys.shape[1]
 
@@ -50,8 +50,8 @@ def shift_in(recent: Recent, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, keeps_B
         return joined[:, joined.shape[1] - slots :]
 
     return Recent(
-        keys=shift(recent.keys, k_BxTxHxK),
-        values=shift(recent.values, v_BxTxHxV),
+        keys=shift(recent.keys, k_BxTxGxK),
+        values=shift(recent.values, v_BxTxGxV),
         length=jnp.minimum(jnp.where(keeps_B, recent.length, 0) + count_B, slots),
     )
 
@@ -67,7 +67,7 @@ class View:
     """What the queries of a segment see: carried entries in front of the segment's own, J in all.
 
     Attributes:
-      keys: BxJxHxK, values: BxJxHxV.
+      keys: BxJxGxK, values: BxJxGxV.
       sight: which of them a query sees, causal and of the same document.
       query_positions: S, key_positions: J; the segment begins at 0, carried entries stand before it.
     """
@@ -81,11 +81,11 @@ class View:
 
 def view(segment: Segment, *carried: Recent, limit: int | None = None) -> View:
     """The carried entries, oldest first, in front of the segment; `limit` places seen by a query, its own included, or all."""
-    k_BxJxHxK = jnp.concatenate([*(part.keys.astype(segment.keys.dtype) for part in carried), segment.keys], axis=1)
-    v_BxJxHxV = jnp.concatenate([*(part.values.astype(segment.values.dtype) for part in carried), segment.values], axis=1)
+    k_BxJxGxK = jnp.concatenate([*(part.keys.astype(segment.keys.dtype) for part in carried), segment.keys], axis=1)
+    v_BxJxGxV = jnp.concatenate([*(part.values.astype(segment.values.dtype) for part in carried), segment.values], axis=1)
     sight = segment.bounds.sight(jnp.concatenate([valid_BxN(part) for part in carried], axis=1), limit)
-    places_J = jnp.arange(k_BxJxHxK.shape[1]) - (k_BxJxHxK.shape[1] - segment.keys.shape[1])
-    return View(k_BxJxHxK, v_BxJxHxV, sight, segment.query_positions_S, places_J)
+    places_J = jnp.arange(k_BxJxGxK.shape[1]) - (k_BxJxGxK.shape[1] - segment.keys.shape[1])
+    return View(k_BxJxGxK, v_BxJxGxV, sight, segment.query_positions_S, places_J)
 
 
 @dataclasses.dataclass(frozen=True)
