@@ -2,7 +2,8 @@
 
 Letters: B batch, S query tokens, T key tokens of the open segment (T = S when the whole segment is processed at
 once), D model, H query heads, G key heads (G divides H), K key dim, V value dim.
-Documents are numbered by non-negative integers that change at every document edge of a row; `NO_DOCUMENT` stands before the first one.
+Documents are numbered by non-negative integers that change at every document edge of a row; `NO_DOCUMENT` stands before
+the first one.
 """
 
 import jax
