@@ -17,7 +17,7 @@ from infini_jax.memory import feature_maps
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory, retrieve
 from infini_jax.segment import Segment, whole
-from infini_jax.stream import forward_segment, init_carry, init_params
+from infini_jax.stream import forward_segments, init_carry, init_params
 from infini_jax.stream import logits_of as head_of
 from tests import row_references as ragged
 from tests.reference import infini as reference
@@ -136,7 +136,7 @@ def test_counted_flops_of_every_map_equal_those_of_the_program(case):
     tokens = jax.ShapeDtypeStruct((2, model.segment), jnp.int32)
 
     def forward(params, carry, tokens):
-        carry, x, _ = forward_segment(model, params, carry, tokens, tokens)
+        carry, x, _ = forward_segments(model, params, carry, tokens, tokens)
         return carry, head_of(model, params, x)
 
     shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, 2)))
