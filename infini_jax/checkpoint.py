@@ -79,6 +79,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True, save_interval_steps=1
         )
         with self._failures("cannot be written"):
+            self.folder.mkdir(parents=True, exist_ok=True)  # orbax would find out at the first save
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         return self
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back bit for bit; what is damaged or another run's is refused; a full disk loses nothing."""
+"""Checkpoints: what is saved comes back bit for bit; damaged or another run's is refused; a full disk loses nothing."""
 
 import contextlib
 import dataclasses
@@ -112,12 +112,8 @@ def test_a_full_disk_is_one_line_and_the_last_good_one_stays(tmp_path):
         with contextlib.suppress(OSError), (tmp_path / "filler").open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        with (
-            pytest.raises(CheckpointError, match=r"could not be .*the last finished one is kept$"),
-            Checkpoints(RUN, tmp_path) as one,
-        ):
-            one.save(Progress(2), *numbered(2))
-            one.wait()
+        with pytest.raises(CheckpointError, match=r"could not be .*the last finished one is kept$"):
+            filled(tmp_path, steps=(2,))
         assert_same(restored(tmp_path)[1:], numbered(1))
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
