@@ -91,6 +91,15 @@ class Checkpoints:
         """Steps of the checkpoints that were finished, oldest first."""
         return sorted(self._manager.all_steps(read=True))
 
+    def forget_after(self, step: int) -> None:
+        """Deletes the checkpoints newer than `step`, so that the run goes on from there. Raises `ConfigError` without it."""
+        steps = self.steps()
+        require(
+            step in steps, "resume", f"no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps)) or 'none'}"
+        )
+        for newer in steps[steps.index(step) + 1 :]:
+            self._manager.delete(newer)
+
     def is_due(self, step: int) -> bool:
         """Whether the run should be saved after this step."""
         by_count = self.saving.every_steps and step % self.saving.every_steps == 0

@@ -32,13 +32,17 @@ def execute(
     study: str,
     watch: Callable[[dict[str, float]], None] = lambda line: None,
     saving: Saving = OFTEN_ENOUGH,
+    resume: int | None = None,
 ) -> Row:
     """Trains and scores a run, or goes on with one that was stopped or killed; `watch` gets metric lines.
 
+    `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted.
     Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
+        if resume is not None:
+            checkpoints.forget_after(resume)
         reached = checkpoints.progress()
         (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
         with metrics_after(folder / METRICS_FILE, reached.step) as file:
