@@ -17,7 +17,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.layers import repeat_heads, t5_distance_bias
 from infini_jax.memory import MECHANISMS
 from infini_jax.segment import NEVER_SEEN, Segment, Sight, whole
-from infini_jax.stream import forward_segment, init_carry, init_params, logits_of
+from infini_jax.stream import forward_segments, init_carry, init_params, logits_of
 from tests import streams
 from tests.reference import local_attention as reference
 
@@ -276,7 +276,7 @@ def test_counted_flops_equal_those_of_the_program_where_tiles_run(name):
     tokens = jax.ShapeDtypeStruct((2, segment), jnp.int32)
 
     def forward(params, carry, tokens):
-        carry, x, _ = forward_segment(model, params, carry, tokens, tokens)
+        carry, x, _ = forward_segments(model, params, carry, tokens, tokens)
         return carry, logits_of(model, params, x)
 
     shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, 2)))
