@@ -104,9 +104,8 @@ def main(sizes: Sizes) -> None:
             programs[f"{name}/{count}"] = program_of(run_of(case, sizes, count))
     times = interleaved(programs, sizes.rounds)
     print(f"{times.clean} clean rounds of {times.rounds}")
-    print(
-        f"{'mechanism':24}{'tokens/s':>9} {'of local':>18} {'temporary':>10} {f'{together} at once':>10} {'temporary':>10} {'public':>7}"
-    )
+    print(f"{'mechanism':24}{'tokens/s':>9} {'of local':>18} {'temporary':>10}", end="")
+    print(f" {f'{together} at once':>10} {'temporary':>10} {'public':>7}")
     for name, case in cases.items():
         one, all_ = f"{name}/1", f"{name}/{together}"
         rate, rate_all = (sizes.batch * sizes.tokens / times.median(key) for key in (one, all_))
