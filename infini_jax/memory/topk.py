@@ -14,7 +14,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-GROUPS_PAY = 32  # scores a row for each of the k, measured on a CPU with k = 8 to 64 (benchmarks/topk.py)
+GROUPS_PAY = (
+    64  # scores a row for each of the k: measured on a CPU, groups win from 80 k on at k = 8, 70 k at 64 (benchmarks/topk.py)
+)
 
 
 def top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -41,17 +43,15 @@ def _two_stage_of_rows(scores_RxN: jax.Array, k: int, g: int) -> tuple[jax.Array
     groups = places // g
     maxima_RxM = scores_RxN[:, : groups * g].reshape(rows, groups, g).max(axis=-1)
     _, winner_Rxk = jax.lax.top_k(maxima_RxM, k)
-    first_Rxk = jnp.sort(winner_Rxk, axis=-1) * g  # in the order of places, so that ties go to the lowest
+    place_RxkxE = jnp.sort(winner_Rxk, axis=-1)[:, :, None] * g + jnp.arange(g)  # rising, so that ties go to the lowest
+    left_over_RxE = jnp.broadcast_to(jnp.arange(groups * g, places), (rows, places - groups * g))
+    place_RxC = jnp.concatenate([place_RxkxE.reshape(rows, k * g), left_over_RxE], axis=1)
+    values_Rxk, candidate_Rxk = jax.lax.top_k(_at(scores_RxN, place_RxC), k)
+    return values_Rxk, _at(place_RxC, candidate_Rxk)
 
-    def group(row_N: jax.Array, first: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(row_N, (first,), (g,))
 
-    scores_RxC = jax.vmap(jax.vmap(group, (None, 0)))(scores_RxN, first_Rxk).reshape(rows, k * g)
-    scores_RxC = jnp.concatenate([scores_RxC, scores_RxN[:, groups * g :]], axis=1)  # what fills no group comes last
-    values_Rxk, candidate_Rxk = jax.lax.top_k(scores_RxC, k)
-    first_Rxk = jnp.take_along_axis(first_Rxk, jnp.minimum(candidate_Rxk // g, k - 1), axis=1)
-    inside_Rxk = jnp.where(candidate_Rxk < k * g, first_Rxk + candidate_Rxk % g, groups * g + candidate_Rxk - k * g)
-    return values_Rxk, inside_Rxk
+def _at(array_RxN: jax.Array, place_RxC: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(array_RxN, place_RxC, axis=1, mode="promise_in_bounds")
 
 
 def by_rows(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
