@@ -33,6 +33,19 @@ def test_every_form_is_that_of_lax_with_its_order_of_equals(form, kind):
             np.testing.assert_array_equal(found, expected, err_msg=f"{k} of {places}")
 
 
+@pytest.mark.parametrize("form", [topk.two_stage, topk.top_k])
+def test_places_that_do_not_count_are_as_if_they_were_minus_infinity(form):
+    """None, one, as many as end in a group, at its edge, and in what fills no group; those that do not count are large."""
+    for places, k in [(33, 1), (1000, 31), (2051, 32)]:
+        held = np.array([[0, 1, 8], [29, places - 1, places]])
+        scores = np.round(scores_of("numbers", places), 1)
+        scores[np.arange(places) >= held[..., None]] += 10.0
+        expected = jax.lax.top_k(topk.masked(jnp.asarray(scores), jnp.asarray(held)), k)
+        assert np.isneginf(expected[0][0, 0]).all()
+        for found, wanted in zip(form(jnp.asarray(scores), k, jnp.asarray(held)), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted, err_msg=f"{k} of {places}")
+
+
 def test_groups_are_as_small_as_both_stages_like():
     """The number of sorted scores is within a half of its least, 2 sqrt(N k)."""
     for places, k in [(1024, 32), (8192, 32), (65_536, 32), (262_144, 8), (5000, 7)]:

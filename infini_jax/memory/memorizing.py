@@ -11,6 +11,7 @@ DEVIATION: grouped queries (G key heads) share one ring a key head; the paper ha
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -34,9 +35,9 @@ from infini_jax.memory.window import Recent
 from infini_jax.segment import Boundaries, Segment
 
 RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
-SCORES_AT_ONCE = {"cpu": 2**23, "gpu": 2**28, "tpu": 2**28}  # a CPU's in tens of MB; benchmarks/topk.py
+SCORES_AT_ONCE = {"cpu": 2**24, "gpu": 2**28, "tpu": 2**28}  # a CPU's in tens of MB; benchmarks/topk.py
 
-Find = Callable[[jax.Array, int], tuple[jax.Array, jax.Array]]  # like `lax.top_k`
+Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # like `topk.top_k`
 
 
 @struct.dataclass
@@ -75,11 +76,10 @@ def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.
     batch, queries, heads, size = q_BxSxHxK.shape
     kv_heads, slots = ring.keys.shape[1:3]
     q_BxGxQxK = by_key_head(q_BxSxHxK, kv_heads).transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, size)
-    valid_BxN = jnp.arange(slots) < ring.written[:, None]
 
     def slots_of(q_BxGxQxK: jax.Array, keys_BxGxNxK: jax.Array) -> jax.Array:
-        scores_BxGxQxN = jnp.where(valid_BxN[:, None, None], jnp.einsum("bgqk,bgnk->bgqn", q_BxGxQxK, keys_BxGxNxK), -jnp.inf)
-        best_BxGxQxk, slot_BxGxQxk = find(scores_BxGxQxN, k)
+        scores_BxGxQxN = jnp.einsum("bgqk,bgnk->bgqn", q_BxGxQxK, keys_BxGxNxK)
+        best_BxGxQxk, slot_BxGxQxk = find(scores_BxGxQxN, k, ring.held_B[:, None, None])
         return jnp.where(jnp.isfinite(best_BxGxQxk), slot_BxGxQxk, -1)
 
     def of_head(g: jax.Array) -> jax.Array:
@@ -251,7 +251,9 @@ class Memorizing(Memory):
         if c.search == "exact":
             slot_BxHxSxk = search(memory.ring, q_BxSxHxK, c.top_k)
         else:
-            slot_BxHxSxk = search(memory.ring, q_BxSxHxK, c.top_k, lambda s, k: approximate(s, k, c.recall_target))
+            slot_BxHxSxk = search(
+                memory.ring, q_BxSxHxK, c.top_k, functools.partial(approximate, recall_target=c.recall_target)
+            )
             metrics["recall"] = measured_recall(memory.ring, q_BxSxHxK, slot_BxHxSxk, reads_BxS)
         v_m_BxSxHxV = retrieve(memory.ring, q_BxSxHxK, scale_H, slot_BxHxSxk)
         v_m_BxSxHxV = jnp.where(reads_BxS[..., None, None], v_m_BxSxHxV, 0.0)

@@ -19,11 +19,22 @@ GROUPS_PAY = (
 )
 
 
-def top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """(values, places) of the k largest of the last axis, best first: `lax.top_k`, in the form that is fastest here."""
+def top_k(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """(values, places) of the k largest of the last axis, best first: `lax.top_k`, in the form that is fastest here.
+
+    Args:
+      held: (...) the first places of a row, so many as count; the others are -inf. None for all of them.
+    """
     if jax.default_backend() == "tpu":
-        return by_rows(scores, k)
-    return two_stage(scores, k) if scores.shape[-1] >= GROUPS_PAY * k else jax.lax.top_k(scores, k)
+        return by_rows(masked(scores, held), k)
+    if scores.shape[-1] < GROUPS_PAY * k:
+        return jax.lax.top_k(masked(scores, held), k)
+    return two_stage(scores, k, held)
+
+
+def masked(scores: jax.Array, held: jax.Array | None) -> jax.Array:
+    """The scores, -inf where they do not count."""
+    return scores if held is None else jnp.where(jnp.arange(scores.shape[-1]) < held[..., None], scores, -jnp.inf)
 
 
 def group_size(places: int, k: int) -> int:
@@ -31,22 +42,37 @@ def group_size(places: int, k: int) -> int:
     return 2 ** max(0, round(math.log2(places / k) / 2))
 
 
-def two_stage(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Groups' maxima, then the k groups that win. At least k groups must fit into the last axis."""
+def two_stage(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Groups' maxima, then the k groups that win. At least k groups must fit into the last axis.
+
+    `held` as in `top_k`; scores that do not count are left as they are, which saves a pass over all of them.
+    """
     *rows, places = scores.shape
-    values, found = _two_stage_of_rows(scores.reshape(-1, places), k, group_size(places, k))
+    held_R = jnp.broadcast_to(places if held is None else held, rows).reshape(-1)
+    values, found = _two_stage_of_rows(scores.reshape(-1, places), k, held_R)
     return values.reshape(*rows, k), found.reshape(*rows, k)
 
 
-def _two_stage_of_rows(scores_RxN: jax.Array, k: int, g: int) -> tuple[jax.Array, jax.Array]:
+def _two_stage_of_rows(scores_RxN: jax.Array, k: int, held_R: jax.Array) -> tuple[jax.Array, jax.Array]:
     rows, places = scores_RxN.shape
+    g, inside = group_size(places, k), jnp.arange(group_size(places, k))
     groups = places // g
+
+    def counted(place_RxC: jax.Array) -> jax.Array:
+        return jnp.where(place_RxC < held_R[:, None], _at(scores_RxN, place_RxC), -jnp.inf)
+
     maxima_RxM = scores_RxN[:, : groups * g].reshape(rows, groups, g).max(axis=-1)
+    cut_R = jnp.minimum(held_R // g, groups - 1)  # the group in which the scores that count end
+    at_cut_Rx1 = counted(cut_R[:, None] * g + inside).max(axis=-1, keepdims=True)
+    whole_RxM = jnp.arange(groups) < (held_R // g)[:, None]
+    is_cut_RxM = jnp.arange(groups) == cut_R[:, None]
+    maxima_RxM = jnp.where(whole_RxM, maxima_RxM, jnp.where(is_cut_RxM, at_cut_Rx1, -jnp.inf))
+
     _, winner_Rxk = jax.lax.top_k(maxima_RxM, k)
-    place_RxkxE = jnp.sort(winner_Rxk, axis=-1)[:, :, None] * g + jnp.arange(g)  # rising, so that ties go to the lowest
+    place_RxkxE = jnp.sort(winner_Rxk, axis=-1)[:, :, None] * g + inside  # rising, so that ties go to the lowest
     left_over_RxE = jnp.broadcast_to(jnp.arange(groups * g, places), (rows, places - groups * g))
     place_RxC = jnp.concatenate([place_RxkxE.reshape(rows, k * g), left_over_RxE], axis=1)
-    values_Rxk, candidate_Rxk = jax.lax.top_k(_at(scores_RxN, place_RxC), k)
+    values_Rxk, candidate_Rxk = jax.lax.top_k(counted(place_RxC), k)
     return values_Rxk, _at(place_RxC, candidate_Rxk)
 
 
@@ -64,9 +90,11 @@ def by_rows(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return values.reshape(*outer, rows, k), found.reshape(*outer, rows, k)
 
 
-def approximate(scores: jax.Array, k: int, recall_target: float) -> tuple[jax.Array, jax.Array]:
-    """`lax.approx_max_k`: (values, places), best first, of which a share near `recall_target` belongs to the true k."""
-    return jax.lax.approx_max_k(scores, k, recall_target=recall_target)
+def approximate(
+    scores: jax.Array, k: int, held: jax.Array | None = None, *, recall_target: float
+) -> tuple[jax.Array, jax.Array]:
+    """`lax.approx_max_k`, arguments as `top_k`: of what it finds a share near `recall_target` belongs to the true k."""
+    return jax.lax.approx_max_k(masked(scores, held), k, recall_target=recall_target)
 
 
 def recall(found: jax.Array, true: jax.Array) -> jax.Array:
