@@ -3,6 +3,7 @@
 Letters as in segment.py, and W segments of a sequence.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.config import ModelConfig
+from infini_jax.memory.base import KEPT
 from infini_jax.segment import NO_DOCUMENT, Boundaries, drop_landmarks, insert_landmarks, whole
 from infini_jax.transformer import Transformer, init_memory, init_open
 
@@ -90,7 +92,7 @@ def scan_segments(
     def split(leaf: jax.Array) -> jax.Array:
         return leaf.reshape(leaf.shape[0], -1, segments_per_step * model.segment).swapaxes(0, 1)
 
-    @jax.checkpoint
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
     def step(carry: Carry, item: tuple[jax.Array, Any]) -> tuple[Carry, tuple]:
         number, part = item
         if bptt:

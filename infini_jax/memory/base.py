@@ -170,6 +170,7 @@ class Memory(nn.Module):
 
 
 AUXILIARY = "aux/"
+KEPT = "kept"  # `checkpoint_name` of what rematerialisation keeps for the backward pass, because it is dear to find again
 
 
 def segments_of_a_stream(memory: Any, segments: Segment) -> int:

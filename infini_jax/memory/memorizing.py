@@ -1,63 +1,145 @@
-"""Memorizing Transformer (Wu, Rabe, Hutchins, Szegedy, ICLR 2022, arXiv 2203.08913): exact kNN over a ring of keys and values.
+"""Memorizing Transformer (Wu, Rabe, Hutchins, Szegedy, ICLR 2022, arXiv 2203.08913): kNN over a ring of keys and values.
 
 Order in a segment: reset rows that start a document, retrieve, attend, append. Per head h, with q and k of unit length:
-  V_c = softmax(causal(scale_h q k^T) + T5 bias) V              local, T5 relative bias, none on retrieved keys
-  V_m = softmax over the top-k of (scale_h q K_mem^T) V_mem     0 where the memory is empty
+  V_c = softmax(causal(scale_h q k^T) + T5 bias) V              over the XL cache and the segment, T5 relative bias
+  V_m = softmax over the top-k of (scale_h q K_mem^T) V_mem     no positions; 0 where the memory is empty
   eq. 1-2  V_a = sigmoid(b_h) V_m + (1 - sigmoid(b_h)) V_c
-The memory has no gradient; queries and the scale learn through the retrieved scores.
+Neither memory has a gradient; queries and the scale learn through the retrieved scores. Published: segment 512, XL cache 512,
+8192 to 262 144 slots, k 32, one layer; trained with 8192 slots and tuned with more (`grown`).
 DEVIATION: the paper does not print the initial scale; `scale_init` is 8, so that unit vectors can tell 10^3 keys apart.
+DEVIATION: grouped queries (G key heads) share one ring a key head; the paper has as many key heads as query heads.
 """
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
-from infini_jax.attention import attend, attend_flops, masked_softmax
+from infini_jax.attention import attend_flops, masked_softmax
 from infini_jax.errors import require
-from infini_jax.layers import t5_distance_bias
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.layers import by_key_head
+from infini_jax.memory import window
+from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
+from infini_jax.memory.positions import T5_BUCKETS, attend_t5
+from infini_jax.memory.topk import approximate, recall, top_k
+from infini_jax.memory.window import Recent
 from infini_jax.segment import Boundaries, Segment
 
-T5_BUCKETS = 32
+RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
+SCORES_AT_ONCE = {"cpu": 2**24, "gpu": 2**28, "tpu": 2**28}  # a CPU's in tens of MB; benchmarks/topk.py
+
+Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # like `topk.top_k`
 
 
 @struct.dataclass
 class Ring:
-    """Attributes: keys BxHxNxK of unit length, values BxHxNxV, written B: tokens since the document began."""
+    """The token written n-th stands in slot n mod N.
+
+    Attributes: keys BxGxNxK of unit length, values BxGxNxV, written B: tokens since the document began, or since the oldest
+    one that was held when the ring grew. `held_B` of them are there.
+    """
 
     keys: jax.Array
     values: jax.Array
     written: jax.Array
 
-
-def search(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k best valid slots of every query and head: (scores BxHxSxk best first, slot ids BxHxSxk, -1 where none)."""
-    slots = ring.keys.shape[2]
-    scores_BxHxSxN = scale_H[:, None, None] * jnp.einsum("bshk,bhnk->bhsn", q_BxSxHxK, ring.keys)
-    valid_BxN = jnp.arange(slots) < ring.written[:, None]
-    scores_BxHxSxN = jnp.where(valid_BxN[:, None, None, :], scores_BxHxSxN, -jnp.inf)
-    best_BxHxSxk, slot_BxHxSxk = jax.lax.top_k(scores_BxHxSxN, k)
-    return best_BxHxSxk, jnp.where(jnp.isfinite(best_BxHxSxk), slot_BxHxSxk, -1)
+    @property
+    def held_B(self) -> jax.Array:
+        """Valid slots: they are the first ones."""
+        return jnp.minimum(self.written, self.keys.shape[-2])
 
 
-def retrieve(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """V_m: softmax over the k best valid slots only: (BxSxHxV, slot ids BxHxSxk)."""
-    best_BxHxSxk, slot_BxHxSxk = search(ring, q_BxSxHxK, scale_H, k)
-    found_BxHxSxk = slot_BxHxSxk >= 0
-    weights_BxHxSxk, _ = masked_softmax(jnp.where(found_BxHxSxk, best_BxHxSxk, 0.0), found_BxHxSxk)
-    batch, heads, queries, _ = slot_BxHxSxk.shape
-    flat_BxHxQ = jnp.maximum(slot_BxHxSxk, 0).reshape(batch, heads, -1)
-    chosen_BxHxQxV = jnp.take_along_axis(ring.values, flat_BxHxQ[..., None], axis=2)
-    chosen_BxHxSxkxV = chosen_BxHxQxV.reshape(batch, heads, queries, k, -1)
-    return jnp.einsum("bhsk,bhskv->bshv", weights_BxHxSxk, chosen_BxHxSxkxV), slot_BxHxSxk
+@struct.dataclass
+class MemorizingMemory:
+    """Attributes: ring; recent, the XL cache with keys of unit length, None where nothing is cached."""
+
+    ring: Ring
+    recent: Recent | None
 
 
-def append(ring: Ring, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, bounds: Boundaries) -> Ring:
+def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.Array:
+    """The k slots whose keys have the largest products with each query: BxHxSxk, best first, -1 where none is left.
+
+    A positive scale does not change which they are. Query head h searches key head h // (H / G). Has no gradient.
+    The scores of all queries are never held at once where they are many: a loop over key heads and groups of queries.
+    """
+    ring, q_BxSxHxK = jax.lax.stop_gradient((ring, q_BxSxHxK))
+    batch, queries, heads, size = q_BxSxHxK.shape
+    kv_heads, slots = ring.keys.shape[1:3]
+    q_BxGxQxK = by_key_head(q_BxSxHxK, kv_heads).transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, size)
+
+    def slots_of(q_BxGxQxK: jax.Array, keys_BxGxNxK: jax.Array) -> jax.Array:
+        scores_BxGxQxN = jnp.einsum("bgqk,bgnk->bgqn", q_BxGxQxK, keys_BxGxNxK)
+        best_BxGxQxk, slot_BxGxQxk = find(scores_BxGxQxN, k, ring.held_B[:, None, None])
+        return jnp.where(jnp.isfinite(best_BxGxQxk), slot_BxGxQxk, -1)
+
+    def of_head(g: jax.Array) -> jax.Array:
+        keys_Bx1xNxK = jax.lax.dynamic_index_in_dim(ring.keys, g, axis=1)
+        q_Bx1xQxK = jax.lax.dynamic_index_in_dim(q_BxGxQxK, g, axis=1)
+        return in_groups(lambda q: slots_of(q, keys_Bx1xNxK), q_Bx1xQxK, batch * slots)
+
+    if at_once(q_BxGxQxK.shape[2], batch * kv_heads * slots) == q_BxGxQxK.shape[2]:
+        slot_BxGxQxk = slots_of(q_BxGxQxK, ring.keys)
+    else:
+        slot_BxGxQxk = jax.lax.map(of_head, jnp.arange(kv_heads))[:, :, 0].swapaxes(0, 1)
+    return slot_BxGxQxk.reshape(batch, heads, queries, k)
+
+
+def in_groups(function: Callable[[jax.Array], jax.Array], q_Bx1xQxK: jax.Array, scores_a_query: int) -> jax.Array:
+    """`function` of all queries, on as many at once as their scores allow."""
+    batch, _, queries, size = q_Bx1xQxK.shape
+    tile = at_once(queries, scores_a_query)
+    if tile == queries:
+        return function(q_Bx1xQxK)
+    tiles_WxBx1xtxK = jnp.moveaxis(q_Bx1xQxK.reshape(batch, 1, -1, tile, size), 2, 0)
+    found_WxBx1xtxk = jax.lax.map(function, tiles_WxBx1xtxK)
+    return jnp.moveaxis(found_WxBx1xtxk, 0, 2).reshape(batch, 1, queries, -1)
+
+
+def at_once(queries: int, scores_a_query: int) -> int:
+    """The largest divisor of `queries` whose scores are few enough for this backend; 1 at least."""
+    most = max(1, SCORES_AT_ONCE[jax.default_backend()] // scores_a_query)
+    return max(tile for tile in range(1, min(queries, most) + 1) if queries % tile == 0)
+
+
+def gathered(array_BxGxNxV: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
+    """What stands in these slots, of the key head of each query head: BxHxSxkxV; slot -1 gives any."""
+    batch, kv_heads, _, size = array_BxGxNxV.shape
+    flat_BxGxQ = jnp.maximum(slot_BxHxSxk, 0).reshape(batch, kv_heads, -1)
+    take = jax.vmap(jax.vmap(lambda array_NxV, slot_Q: array_NxV.at[slot_Q].get(mode="promise_in_bounds")))
+    return take(array_BxGxNxV, flat_BxGxQ).reshape(*slot_BxHxSxk.shape, size)
+
+
+def retrieve(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
+    """V_m: softmax over the slots that were found, scores made again from their keys so that the queries learn: BxSxHxV.
+
+    What was found is kept for the backward pass: neither the search runs twice nor does the whole ring wait for it.
+    """
+    slot_BxHxSxk = checkpoint_name(slot_BxHxSxk, KEPT)
+    chosen = (gathered(jax.lax.stop_gradient(array), slot_BxHxSxk) for array in (ring.keys, ring.values))
+    k_BxHxSxkxK, v_BxHxSxkxV = (checkpoint_name(array, KEPT) for array in chosen)
+    logits_BxHxSxk = scale_H[:, None, None] * jnp.einsum("bshk,bhsik->bhsi", q_BxSxHxK, k_BxHxSxkxK)
+    weights_BxHxSxk, _ = masked_softmax(logits_BxHxSxk, slot_BxHxSxk >= 0)
+    return jnp.einsum("bhsi,bhsiv->bshv", weights_BxHxSxk, v_BxHxSxkxV)
+
+
+def measured_recall(ring: Ring, q_BxSxHxK: jax.Array, found_BxHxSxk: jax.Array, reads_BxS: jax.Array) -> jax.Array:
+    """Share of the true neighbours that were found, of `RECALL_QUERIES` queries spread over the segment that may read."""
+    some = slice(None, None, -(-q_BxSxHxK.shape[1] // RECALL_QUERIES))
+    true_BxHxSxk = search(ring, q_BxSxHxK[:, some], found_BxHxSxk.shape[-1])
+    return recall(found_BxHxSxk[:, :, some], jnp.where(reads_BxS[:, None, some, None], true_BxHxSxk, -1))
+
+
+def append(ring: Ring, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries) -> Ring:
     """Writes the open document's tokens at each row's cursor, over the oldest; a new document begins at slot 0."""
     slots = ring.keys.shape[2]
     before_B = jnp.where(bounds.keeps_B, ring.written, 0)
@@ -67,14 +149,32 @@ def append(ring: Ring, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, bounds: Bound
     survives_BxT = writes_BxT & (order_BxT >= after_B[:, None] - slots)  # a segment may be longer than the ring
     slot_BxT = jnp.where(survives_BxT, order_BxT % slots, slots)  # `slots` is out of range: dropped
 
-    def put(row_HxNxK: jax.Array, new_TxHxK: jax.Array, slot_T: jax.Array) -> jax.Array:
-        return row_HxNxK.at[:, slot_T].set(new_TxHxK.swapaxes(0, 1).astype(row_HxNxK.dtype), mode="drop")
+    def put(row_GxNxK: jax.Array, new_TxGxK: jax.Array, slot_T: jax.Array) -> jax.Array:
+        return row_GxNxK.at[:, slot_T].set(new_TxGxK.swapaxes(0, 1).astype(row_GxNxK.dtype), mode="drop")
 
     return Ring(
-        keys=jax.vmap(put)(ring.keys, k_BxTxHxK, slot_BxT),
-        values=jax.vmap(put)(ring.values, v_BxTxHxV, slot_BxT),
+        keys=jax.vmap(put)(ring.keys, k_BxTxGxK, slot_BxT),
+        values=jax.vmap(put)(ring.values, v_BxTxGxV, slot_BxT),
         written=after_B,
     )
+
+
+def grown(ring: Ring, slots: int) -> Ring:
+    """The same tokens in the same order in a larger ring, for tuning with more memory than was trained with.
+
+    Leaves may have axes in front of the batch (layers). The oldest token moves to slot 0, and `written` counts from it.
+    Raises `ConfigError` where the ring would shrink.
+    """
+    old = ring.keys.shape[-2]
+    require(slots >= old, "memory.slots", f"a ring of {old} slots does not shrink to {slots}", f"give at least {old}")
+    oldest = jnp.where(ring.written > old, ring.written % old, 0)
+    source = (oldest[..., None] + jnp.arange(old)) % old
+
+    def moved(array: jax.Array) -> jax.Array:
+        turned = jnp.take_along_axis(array, source[..., None, :, None], axis=-2)
+        return jnp.pad(turned, [(0, 0)] * (array.ndim - 2) + [(0, slots - old), (0, 0)])
+
+    return Ring(moved(ring.keys), moved(ring.values), ring.held_B)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +184,17 @@ class MemorizingConfig(MemoryConfig):
     Attributes:
       slots: (key, value) pairs that a head remembers.
       top_k: pairs that a query retrieves.
+      cached: tokens before the segment that local attention sees too, without gradient (the XL cache).
+      search: exact; approximate is for TPUs (`lax.approx_max_k`) and reports the recall that it measured as `recall`.
+      recall_target: what an approximate search aims at.
       scale_init: scale of the logits before training.
     """
 
     slots: int = 512
     top_k: int = 32
+    cached: int = 0
+    search: Literal["exact", "approximate"] = "exact"
+    recall_target: float = 0.95
     scale_init: float = 8.0
 
     def check(self, dims: Dims) -> None:
@@ -99,13 +205,27 @@ class MemorizingConfig(MemoryConfig):
             f"{self.top_k} neighbours cannot come from {self.slots} slots",
             f"give 1 to {self.slots}",
         )
+        require(self.cached >= 0, "memory.cached", f"{self.cached} is negative", "give 0 or more")
+        require(
+            self.search in ("exact", "approximate"),
+            "memory.search",
+            f"'{self.search}' is no kind of search",
+            "choose exact or approximate",
+        )
+        require(
+            0 < self.recall_target < 1,
+            "memory.recall_target",
+            f"{self.recall_target:g} is no share to aim at",
+            "give a number between 0 and 1, or search exact",
+        )
+        require(self.scale_init > 0, "memory.scale_init", f"{self.scale_init:g} is not above zero", "give 8")
 
 
 class Memorizing(Memory):
     """A ring of (key, value) pairs a head; every query retrieves its nearest."""
 
     Config = MemorizingConfig
-    summary = "exact kNN over a ring of keys and values"
+    summary = "kNN over a ring of keys and values"
     paper = "arXiv 2203.08913"
 
     def setup(self):
@@ -115,46 +235,68 @@ class Memorizing(Memory):
         self.scale = self.param("scale", nn.initializers.constant(self.config.scale_init), (heads,))
         self.bias = self.param("bias", nn.initializers.normal(0.02), (T5_BUCKETS, heads))
 
-    def init_memory(self, batch: int) -> Ring:
-        d, slots = self.dims, self.config.slots
-        return Ring(
-            keys=jnp.zeros((batch, d.heads, slots, d.key_dim), d.memory_dtype),
-            values=jnp.zeros((batch, d.heads, slots, d.value_dim), d.memory_dtype),
+    def init_memory(self, batch: int) -> MemorizingMemory:
+        d, c = self.dims, self.config
+        ring = Ring(
+            keys=jnp.zeros((batch, d.kv_heads, c.slots, d.key_dim), d.memory_dtype),
+            values=jnp.zeros((batch, d.kv_heads, c.slots, d.value_dim), d.memory_dtype),
             written=jnp.zeros(batch, jnp.int32),
         )
+        return MemorizingMemory(ring, window.empty(batch, c.cached, d) if c.cached else None)
 
-    def attend(self, memory: Ring, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        memory = jax.lax.stop_gradient(memory)
-        scale_H = jnp.abs(self.scale)
-        q_BxSxHxK = unit(segment.queries.astype(self.dims.memory_dtype))
-        v_c_BxSxHxV = attend(
-            q_BxSxHxK.astype(self.dims.dtype),
-            unit(segment.keys.astype(self.dims.memory_dtype)).astype(self.dims.dtype),
-            segment.values,
-            segment.bounds.sight(),
-            scale=scale_H,
-            distance_bias_HxJ=t5_distance_bias(self.bias, segment.keys.shape[1]),
-        )
-        v_m_BxSxHxV, _ = retrieve(memory, q_BxSxHxK, scale_H, self.config.top_k)
-        v_m_BxSxHxV = jnp.where(segment.bounds.reads_BxS[..., None, None], v_m_BxSxHxV, 0.0)
+    def attend(self, memory: MemorizingMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        c, metrics = self.config, {"gate": nn.sigmoid(self.gate)}
+        memory, reads_BxS = jax.lax.stop_gradient(memory), segment.bounds.reads_BxS
+        scale_H, q_BxSxHxK = jnp.abs(self.scale), self.unit(segment.queries)
+        if c.search == "exact":
+            slot_BxHxSxk = search(memory.ring, q_BxSxHxK, c.top_k)
+        else:
+            slot_BxHxSxk = search(
+                memory.ring, q_BxSxHxK, c.top_k, functools.partial(approximate, recall_target=c.recall_target)
+            )
+            metrics["recall"] = measured_recall(memory.ring, q_BxSxHxK, slot_BxHxSxk, reads_BxS)
+        v_m_BxSxHxV = retrieve(memory.ring, q_BxSxHxK, scale_H, slot_BxHxSxk)
+        v_m_BxSxHxV = jnp.where(reads_BxS[..., None, None], v_m_BxSxHxV, 0.0)
+        v_c_BxSxHxV = self.local(memory.recent, segment, q_BxSxHxK, scale_H)
         v_a_BxSxHxV = combine(self.gate, v_m_BxSxHxV, v_c_BxSxHxV)
-        return self.out(v_a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
+        return self.out(v_a_BxSxHxV.astype(self.dims.dtype)), metrics
 
-    def write(self, memory: Ring, segment: Segment) -> Ring:
-        k_BxTxHxK = unit(segment.keys.astype(self.dims.memory_dtype))
-        return append(memory, *jax.lax.stop_gradient((k_BxTxHxK, segment.values)), segment.bounds)
+    def unit(self, x: jax.Array) -> jax.Array:
+        """x / |x| in the memory's type."""
+        return unit(x.astype(self.dims.memory_dtype))
 
-    def logical_axes(self) -> Ring:
-        return Ring(
-            keys=("batch", "heads", "slots", "key_dim"), values=("batch", "heads", "slots", "value_dim"), written=("batch",)
+    def local(self, recent: Recent | None, segment: Segment, q_BxSxHxK: jax.Array, scale_H: jax.Array) -> jax.Array:
+        """V_c: BxSxHxV."""
+        dtype = self.dims.dtype
+        recent = window.empty(q_BxSxHxK.shape[0], 0, self.dims) if recent is None else recent
+        seen = window.view(segment.replace(keys=self.unit(segment.keys).astype(dtype)), recent)
+        return attend_t5(q_BxSxHxK.astype(dtype), seen, self.bias, scale_H)
+
+    def write(self, memory: MemorizingMemory, segment: Segment) -> MemorizingMemory:
+        segment = jax.lax.stop_gradient(segment.replace(keys=self.unit(segment.keys)))
+        ring = append(memory.ring, segment.keys, segment.values, segment.bounds)
+        return MemorizingMemory(ring, memory.recent and window.append(memory.recent, segment))
+
+    def logical_axes(self) -> MemorizingMemory:
+        ring = Ring(
+            keys=("batch", "kv_heads", "slots", "key_dim"),
+            values=("batch", "kv_heads", "slots", "value_dim"),
+            written=("batch",),
         )
+        return MemorizingMemory(ring, window.LOGICAL_AXES if self.config.cached else None)
 
     def cost(self, segment_length: int) -> Cost:
+        """Reading is the scores of all slots, the k found ones again with their values, the cache, and measuring recall."""
         d, c = self.dims, self.config
-        written = memory_bytes(self) * min(1.0, segment_length / c.slots) / segment_length
+        sizes = (segment_length, d.heads, d.key_dim, d.value_dim)
+        attended, local = attend_flops(*sizes, prefix=c.cached), attend_flops(*sizes)
+        stride = -(-segment_length // RECALL_QUERIES)
+        asked = 0.0 if c.search == "exact" else math.ceil(segment_length / stride) / segment_length
+        retrieved = 2.0 * d.heads * ((1.0 + asked) * c.slots * d.key_dim + c.top_k * (d.key_dim + d.value_dim))
+        written = memory_bytes(self) * min(1.0, segment_length / (c.slots + c.cached)) / segment_length
         return Cost(
-            local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
-            read=2.0 * d.heads * (c.slots * d.key_dim + c.top_k * d.value_dim),
+            local=min(local, attended),
+            read=retrieved + attended - min(local, attended),
             bytes_moved=memory_bytes(self) / segment_length + written,
         )
 
