@@ -10,7 +10,8 @@ import scipy.stats
 
 from infini_jax.errors import ConfigError
 from infini_jax.memory import sticky
-from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig, stored_fit
+from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig
+from infini_jax.memory.signal import stored_fit
 from infini_jax.segment import Segment, whole
 from tests.streams import MODEL
 
