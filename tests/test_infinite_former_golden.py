@@ -1,7 +1,6 @@
 """∞-former against arrays of the released code."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +10,15 @@ import pytest
 from infini_jax.memory import signal
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from tests.former import relative
+from tests.golden import public_golden
 from tests.reference import infinite_former as reference
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "infty_ltm.npz"
 CASES = ["sorting_small", "sorting_small_gate", "gpt2_consts_small", "with_mu0", "medium"]
 
 
 @pytest.fixture(scope="module")
 def golden():
-    if not GOLDEN.exists():
-        pytest.skip("golden arrays of the released code are not beside this checkout (../shared/golden/infty_ltm.npz)")
-    return np.load(GOLDEN)
+    return public_golden("infty_ltm")
 
 
 def golden_settings(golden, case):
@@ -49,7 +46,7 @@ def golden_parameters(golden, case, heads):
 
 def golden_gradients(golden, step, case, heads):
     """The step's gradients, named and shaped like `golden_parameters`."""
-    renamed = {key.replace(f"{step}/grad/", f"{case}/w/"): golden[key] for key in golden.files if f"{step}/grad/" in key}
+    renamed = {key.replace(f"{step}/grad/", f"{case}/w/"): golden[key] for key in golden if f"{step}/grad/" in key}
     return golden_parameters(renamed, case, heads)
 
 
