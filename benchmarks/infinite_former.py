@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from infini_jax.memory import signal
+from infini_jax.memory import expectation, signal
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from infini_jax.run import environment
 
@@ -51,7 +51,7 @@ def plain_read(q_BxSxHxK, B_BxNxD, w_k_DxHxK, w_v_DxHxV, w_mu_N, w_sigma_N):
 
 def our_read(q_BxSxHxK, B_BxNxD, w_k_DxHxK, w_v_DxHxV, w_mu_N, w_sigma_N):
     mu_BxHxS, sigma_sq_BxHxS = signal.density_parameters(q_BxSxHxK, B_BxNxD, w_k_DxHxK, w_mu_N, w_sigma_N)
-    return signal.context(mu_BxHxS, sigma_sq_BxHxS, B_BxNxD, w_v_DxHxV, CONFIG.widths)
+    return expectation.context(mu_BxHxS, sigma_sq_BxHxS, B_BxNxD, w_v_DxHxV, CONFIG.widths)
 
 
 def plain_gate(x_BxTxD, kernel_3xDxD, bias_D):

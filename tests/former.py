@@ -1,5 +1,6 @@
 """A small ∞-former in float64 over segments with document edges, shared by its tests."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from infini_jax.segment import NO_DOCUMENT, Segment, whole
 
 # Key and value dims do not multiply to d_model; at 7 or 8 queries r (B W_v) is cheaper, at one (r B) W_v.
 DIMS = Dims(d_model=10, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=8, compute="float64")
+GROUPED = dataclasses.replace(DIMS, heads=4)  # two query heads share a key head
 CONFIG = InfiniteFormerConfig(basis=12, widths=(0.02, 0.1), samples=9, tau=0.6, ridge=0.5, kl_weight=0.1)
 
 # Row 0: one document. Row 1: cuts inside segments. Row 2: a cut at a segment's edge, then two in one segment.
@@ -73,9 +75,9 @@ def compiled(config=CONFIG, dims=DIMS):
     return tuple(jax.jit(functools.partial(module.apply, method=method)) for method in ("attend", "write"))
 
 
-def setting(documents=DOCUMENTS, seed=0):
+def setting(documents=DOCUMENTS, dims=DIMS):
     """(module, variables, segments) in float64; call inside enable_x64."""
-    rng = np.random.default_rng(seed)
-    module = InfiniteFormer(CONFIG, DIMS)
-    segments = segments_of(rng, documents)
+    rng = np.random.default_rng(0)
+    module = InfiniteFormer(CONFIG, dims)
+    segments = segments_of(rng, documents, dims)
     return module, parameters_of(rng, module, segments[0]), segments

@@ -11,19 +11,31 @@ import pytest
 
 from infini_jax.attention import attend_segment
 from infini_jax.errors import ConfigError
-from infini_jax.memory import signal
 from infini_jax.memory.base import AUXILIARY, Dims, memory_bytes
+from infini_jax.memory.expectation import plan_of
 from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig, InfiniteMemory
 from infini_jax.segment import Boundaries, Segment
-from tests.former import CONFIG, DIMS, DOCUMENTS, compiled, parameters_of, plain, relative, segment_of, segments_of, setting
+from tests.former import (
+    CONFIG,
+    DIMS,
+    DOCUMENTS,
+    GROUPED,
+    compiled,
+    parameters_of,
+    plain,
+    relative,
+    segment_of,
+    segments_of,
+    setting,
+)
 from tests.reference import infinite_former as reference
 
 
-@pytest.mark.parametrize("tokens", [8, 7])
-def test_segments_equal_the_reference_with_documents_that_begin_anywhere(tokens):
+@pytest.mark.parametrize(("tokens", "dims"), [(8, DIMS), (7, DIMS), (8, GROUPED), (1, GROUPED)])
+def test_segments_equal_the_reference_with_documents_that_begin_anywhere(tokens, dims):
     with jax.enable_x64(True):
-        module, variables, segments = setting(DOCUMENTS[:, :, 8 - tokens :])
-        attend, write = compiled()
+        module, variables, segments = setting(DOCUMENTS[:, :, 8 - tokens :], dims)
+        attend, write = compiled(CONFIG, dims)
         memory, params = module.init_memory(3), plain(variables)
         rows = [None, None, None]
         for segment in segments:
@@ -78,8 +90,9 @@ def test_earlier_documents_leave_no_trace():
 
 
 def test_decoding_token_by_token_equals_the_whole_segment():
-    assert np.argmin(signal.context_flops(8, CONFIG.basis, DIMS.d_model, DIMS.heads, DIMS.kv_heads, DIMS.value_dim)) == 0
-    assert np.argmin(signal.context_flops(1, CONFIG.basis, DIMS.d_model, DIMS.heads, DIMS.kv_heads, DIMS.value_dim)) == 1
+    sizes = (CONFIG.basis, CONFIG.widths, DIMS.d_model, DIMS.heads, DIMS.kv_heads, DIMS.value_dim, "float64")
+    assert plan_of(8, *sizes).values_first
+    assert not plan_of(1, *sizes).values_first
     with jax.enable_x64(True):
         module, variables, segments = setting()
         attend, write = compiled()
@@ -145,6 +158,7 @@ def test_the_context_is_small_at_the_start_of_training():
         ({"basis": 0}, "memory.basis"),
         ({"basis": 1}, "memory.basis"),
         ({"samples": 0}, "memory.samples"),
+        ({"cached": -1}, "memory.cached"),
         ({"tau": 0.0}, "memory.tau"),
         ({"tau": 1.0}, "memory.tau"),
         ({"ridge": 0.0}, "memory.ridge"),
@@ -203,10 +217,20 @@ def counted_flops(jaxpr) -> float:
     return total
 
 
-@pytest.mark.parametrize(("tokens", "basis"), [(8, 12), (1, 12), (5, 40), (16, 4)])
-def test_cost_equals_the_products_in_the_program(tokens, basis):
-    dims = dataclasses.replace(DIMS, segment=tokens, compute="float32")
-    module = InfiniteFormer(dataclasses.replace(CONFIG, basis=basis), dims)
+@pytest.mark.parametrize(
+    ("tokens", "change"),
+    [
+        (8, {"basis": 12}),
+        (1, {"basis": 12}),
+        (5, {"basis": 40}),  # more functions than two for a sample: sampled and refitted in two products
+        (16, {"basis": 4, "cached": 5}),
+        (16, {"basis": 1200}),  # read through fewer functions
+        (8, {"sampling": "sticky"}),
+    ],
+)
+def test_cost_equals_the_products_in_the_program(tokens, change):
+    dims = dataclasses.replace(GROUPED, segment=tokens, compute="float32")
+    module = InfiniteFormer(dataclasses.replace(CONFIG, **change), dims)
     segment = segment_of(np.random.default_rng(0), np.zeros((1, tokens), int), np.zeros(1, int), dims)
     memory = module.init_memory(1)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), memory, segment, method="attend"))

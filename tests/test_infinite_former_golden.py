@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.memory import signal
+from infini_jax.memory import expectation, signal
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from tests.former import relative
 from tests.golden import public_golden
@@ -57,8 +57,8 @@ def golden_step(params, q_BxSxHxK, x_BxTxD, B_BxNxD, continues_B, matrices, widt
     contraction_NxN, first_TxN, new_TxN = matrices
     B_BxNxD = signal.write_signal(contraction_NxN @ B_BxNxD, x_BxTxD, continues_B, first_TxN, new_TxN)
     mu, sigma_sq = signal.density_parameters(q_BxSxHxK, B_BxNxD, params["w_k"], params["w_mu"], params["w_sigma"])
-    r = signal.expected_basis(mu, sigma_sq, *signal.basis(B_BxNxD.shape[1], widths))
-    c = signal.context(mu, sigma_sq, B_BxNxD, params["w_v"], widths)
+    r = expectation.expected_basis(mu, sigma_sq, *signal.basis(B_BxNxD.shape[1], widths))
+    c = expectation.context(mu, sigma_sq, B_BxNxD, params["w_v"], widths)
     out = jnp.einsum("bshv,hvd->bsd", c, params["long_out"])
     return out, {"B": B_BxNxD, "mu": mu, "sigma_sq": sigma_sq, "r": r}
 

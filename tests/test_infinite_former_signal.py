@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.memory import signal
+from infini_jax.memory import expectation, signal
 from tests.former import CONFIG, relative
 from tests.reference import infinite_former as reference
 
@@ -60,3 +60,35 @@ def test_kl_is_that_of_two_gaussians_with_one_mean():
         p = reference.normal(t, 0.0, math.sqrt(variance))
         log_ratio = math.log(0.05 / math.sqrt(variance)) - t**2 / 2 * (1 / variance - 1 / 0.05**2)
         np.testing.assert_allclose(signal.kl(np.float32(variance), 0.05), np.trapezoid(p * log_ratio, t), rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fewer_functions_read_what_the_whole_basis_reads(dtype):
+    """The widest and the narrowest densities, at the ends and in the middle, values and gradients."""
+    count, widths = 1024, (0.01, 0.05)
+    rng = np.random.default_rng(0)
+    mu, sigma_sq = (
+        x.ravel()[None, None] for x in np.meshgrid(np.linspace(1e-3, 0.999, 25), [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.7, 2.0])
+    )
+    B, w_v = rng.standard_normal((1, count, 8)), rng.standard_normal((8, 1, 8))
+    plan = expectation.plan_of(mu.size, count, widths, 8, 1, 1, 8, dtype)
+    with jax.enable_x64(True):
+
+        def read(mu, sigma_sq, B, w_v):
+            return expectation.context(mu, sigma_sq, B, w_v, widths)
+
+        def whole(mu, sigma_sq, B, w_v):
+            r = expectation.expected_basis(mu, sigma_sq, *map(jnp.asarray, signal.basis(count, widths)))
+            return jnp.einsum("bhsn,bnd,dhv->bshv", r, B, w_v)
+
+        weights = rng.standard_normal((1, mu.size, 1, 8))
+        results = []
+        for form, kind in ((read, dtype), (whole, "float64")):
+            arrays = [jnp.asarray(x, kind) for x in (mu, sigma_sq, B, w_v)]
+            value, pull = jax.vjp(form, *arrays)
+            results.append((value, *pull(jnp.asarray(weights, kind))))
+    # thousands of random coefficients cancel: sums of this size carry some hundred roundings
+    for ours, theirs in zip(*results, strict=True):
+        assert relative(ours, theirs) < 300 * jnp.finfo(dtype).eps
+    assert any(some.merges for some in plan.functions)
+    assert sum(some.count for some in plan.functions) < count

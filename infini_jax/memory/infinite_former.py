@@ -1,7 +1,8 @@
 """∞-former (Martins, Marinho, Martins, ACL 2022, arXiv 2109.00301): the past as a continuous signal on [0, 1].
 
 The layer's inputs X are regressed on N Gaussian densities psi; the memory is the matrix of coefficients B, and a query
-reads it through one Gaussian density over time. Section numbers are the paper's, functions are those of signal.py:
+reads it through one Gaussian density over time. Section numbers are the paper's; the functions are in signal.py and, for
+what a query reads, expectation.py:
   2.2  X(t) = B^T psi(t)                                               the signal that B stands for
   3.1  B = G^T X,  G = F^T (F F^T + lambda I)^-1, F = psi(positions)   first write, ridge regression
   3.1  z_j = q . (W_k B_j) / sqrt(d);  mu = sigmoid(w_mu . z);  sigma^2 = softplus(w_sigma . z)
@@ -38,7 +39,7 @@ from flax import struct
 
 from infini_jax.attention import attend_segment
 from infini_jax.errors import require, require_positive
-from infini_jax.memory import signal, sticky, window
+from infini_jax.memory import expectation, signal, sticky, window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.positions import attend_rotary, positioned_cost
 from infini_jax.segment import Segment, reset_where_new
@@ -190,7 +191,7 @@ class InfiniteFormer(Memory):
         c = self.config
         reads_BxS = self._reads(memory, segment)
         mu_BxHxS, sigma_sq_BxHxS = self._densities(memory, segment)
-        c_BxSxHxV = signal.context(mu_BxHxS, sigma_sq_BxHxS, memory.B, self.w_v, c.widths)
+        c_BxSxHxV = expectation.context(mu_BxHxS, sigma_sq_BxHxS, memory.B, self.w_v, c.widths)
         c_BxSxHxV = jnp.where(reads_BxS[..., None, None], c_BxSxHxV, 0.0).astype(self.dims.dtype)
         kl_BxHxS = jnp.where(reads_BxS[:, None], signal.kl(sigma_sq_BxHxS, c.kl_sigma), 0.0)
         metrics = {
@@ -272,14 +273,15 @@ class InfiniteFormer(Memory):
     def cost(self, segment_length: int) -> Cost:
         c, d = self.config, self.dims
         density = 4.0 * d.heads * d.key_dim + 4.0 * d.d_model * (c.basis + d.kv_heads * d.key_dim) / segment_length
-        flops = signal.context_flops(segment_length, c.basis, d.d_model, d.heads, d.kv_heads, d.value_dim)
+        sizes = (d.d_model, d.heads, d.kv_heads, d.value_dim)
+        context = expectation.plan_of(segment_length, c.basis, c.widths, *sizes, d.memory_dtype.name).flops
         own_output = 2.0 * d.heads * d.value_dim * d.d_model
         even = c.sampling == "even"
         contracted = 2.0 * d.d_model * c.basis * (min(c.basis, 2 * c.samples) if even else 2 * c.samples) / segment_length
         short_term = positioned_cost("rotary", d, c.cached, segment_length)
         return Cost(
             local=short_term.local,
-            read=short_term.read + density + min(flops) / segment_length + own_output,
+            read=short_term.read + density + context / segment_length + own_output,
             # the gate; the new vectors and their fit; the old signal; where sticky memories look
             write=6.0 * d.d_model**2 + 4.0 * c.basis * d.d_model + contracted + (0.0 if even else density),
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
