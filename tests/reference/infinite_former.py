@@ -109,13 +109,8 @@ def kl(variance, sigma_0):
 
 
 def short_term(live, held, documents, lengths, cached):
-    """Softmax attention over the segment and `cached` tokens before it: TxHxV. Query head h reads key head h // (H / G)."""
-
-    def repeated(q, k, v):
-        shared = q.shape[1] // k.shape[1]
-        return q, np.repeat(k, shared, axis=1), np.repeat(v, shared, axis=1)
-
-    return attention.stream(repeated(*live), repeated(*held), documents, lengths, attention.in_cache(cached))
+    """Softmax attention over the segment and `cached` tokens before it: TxHxV."""
+    return attention.stream(live, held, documents, lengths, attention.in_cache(cached))
 
 
 def long_term(B, queries, reads, params, config):
