@@ -1,6 +1,7 @@
 """Sticky memories: the histogram against scipy, the draws against the histogram, the fit against a plain computation."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import scipy.stats
 
 from infini_jax.errors import ConfigError
 from infini_jax.memory import sticky
-from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig, stored_fit
+from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig
+from infini_jax.memory.signal import stored_fit
 from infini_jax.segment import Segment, whole
 from tests.streams import MODEL
 
@@ -72,21 +74,28 @@ def both(module, memory, segment):
     return module.attend(memory, segment), module.write(memory, segment)
 
 
-def written_by(config: InfiniteFormerConfig):
-    """The memory after three segments, and the metrics of the third."""
+@functools.cache
+def step_of(config: InfiniteFormerConfig):
     module = InfiniteFormer(config, MODEL.dims)
-    memory, first = module.init_memory(2), segment_of(0, -1)
-    params = module.init(jax.random.key(1), memory, first, method=both)
-    for number in range(3):
-        (_, metrics), memory = module.apply(params, memory, segment_of(number, number - 1 if number == 0 else 0), method=both)
-    return memory, metrics
+    return module, jax.jit(functools.partial(module.apply, method="write"))
+
+
+def written_by(config: InfiniteFormerConfig):
+    """The memory after three segments, every parameter a tenth."""
+    module, write = step_of(config)
+    segments = [segment_of(number, 0 if number else -1) for number in range(3)]
+    memory = module.init_memory(2)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(1), memory, segments[0], method=both))
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1), shapes)
+    for segment in segments:
+        memory = write(params, memory, segment)
+    return memory
 
 
 def test_sticky_sampling_changes_the_signal_and_repeats_itself():
-    sticky_memory, _ = written_by(CONFIG)
-    again, _ = written_by(CONFIG)
-    even, _ = written_by(dataclasses.replace(CONFIG, sampling="even"))
-    inside, _ = written_by(dataclasses.replace(CONFIG, sampling="sticky_uniform"))
+    sticky_memory, again = written_by(CONFIG), written_by(CONFIG)
+    even = written_by(dataclasses.replace(CONFIG, sampling="even"))
+    inside = written_by(dataclasses.replace(CONFIG, sampling="sticky_uniform"))
     np.testing.assert_array_equal(sticky_memory.B, again.B)
     assert np.abs(sticky_memory.B - even.B).max() > 1e-4
     assert np.abs(sticky_memory.B - inside.B).max() > 1e-6
@@ -116,7 +125,8 @@ def test_white_noise_is_stored_badly_and_a_smooth_signal_well():
     noise = segment_of(0, -1)
     times = jnp.linspace(0, 3, 16)[None, :, None]
     smooth = noise.replace(inputs=jnp.sin(times + jnp.arange(16.0)) * jnp.ones((2, 16, 16)))
-    params = module.init(jax.random.key(1), module.init_memory(2), noise, method=both)
-    opened = jax.tree.map(jnp.zeros_like, params)  # a gate of sigmoid(0) scales both alike
-    fits = [module.apply(opened, module.init_memory(2), segment, method="write").fit[0] for segment in (noise, smooth)]
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(1), module.init_memory(2), noise, method=both))
+    opened = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)  # a gate of sigmoid(0) scales both alike
+    write = jax.jit(functools.partial(module.apply, method="write"))
+    fits = [write(opened, module.init_memory(2), segment).fit[0] for segment in (noise, smooth)]
     assert fits[0] < fits[1]

@@ -54,14 +54,12 @@ class Entries:
 
 def evicted(recent: Recent, segment: Segment, ratio: int) -> Entries:
     """What has no room in the cache once the segment is in, zeros in front to make a multiple of `ratio`."""
-    bounds, slots, length = segment.bounds, recent.keys.shape[1], segment.keys.shape[1]
-    held_B = jnp.where(bounds.keeps_B, recent.length, 0) + bounds.writes_BxT.sum(axis=1, dtype=jnp.int32)
-    count_B = jnp.maximum(held_B - slots, 0)
+    filling = -segment.keys.shape[1] % ratio
 
     def oldest(carried: jax.Array, new: jax.Array) -> jax.Array:
-        out = jnp.concatenate([carried, new.astype(carried.dtype)], axis=1)[:, :length]
-        return jnp.pad(out, [(0, 0), (-length % ratio, 0), (0, 0), (0, 0)])
+        return jnp.pad(window.leaving(carried, new), [(0, 0), (filling, 0), (0, 0), (0, 0)])
 
+    count_B = window.leaving_B(recent, segment.bounds)
     entries = Entries(oldest(recent.keys, segment.keys), oldest(recent.values, segment.values), count_B)
     mask = entries.valid_BxE[:, :, None, None]
     return entries.replace(keys=jnp.where(mask, entries.keys, 0), values=jnp.where(mask, entries.values, 0))

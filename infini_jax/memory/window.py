@@ -9,7 +9,7 @@ from flax import struct
 from infini_jax.attention import attend_flops
 from infini_jax.errors import require
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
-from infini_jax.segment import Segment, Sight, by_turn
+from infini_jax.segment import Boundaries, Segment, Sight, by_turn
 
 
 @struct.dataclass
@@ -41,19 +41,30 @@ def valid_BxN(recent: Recent) -> jax.Array:
     return jnp.arange(slots) >= slots - recent.length[:, None]
 
 
+def shift(old: jax.Array, new: jax.Array) -> jax.Array:
+    """The entries of `new` moved in at the new end of `old`, along the second axis."""
+    joined = jnp.concatenate([old, new.astype(old.dtype)], axis=1)
+    return joined[:, joined.shape[1] - old.shape[1] :]
+
+
 def shift_in(recent: Recent, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, keeps_B: jax.Array, count_B: jax.Array) -> Recent:
     """Moves T entries in at the new end; the last `count_B` of them are valid, the older ones only where `keeps_B`."""
-    slots = recent.keys.shape[1]
-
-    def shift(old: jax.Array, new: jax.Array) -> jax.Array:
-        joined = jnp.concatenate([old, new.astype(old.dtype)], axis=1)
-        return joined[:, joined.shape[1] - slots :]
-
     return Recent(
         keys=shift(recent.keys, k_BxTxGxK),
         values=shift(recent.values, v_BxTxGxV),
-        length=jnp.minimum(jnp.where(keeps_B, recent.length, 0) + count_B, slots),
+        length=jnp.minimum(jnp.where(keeps_B, recent.length, 0) + count_B, recent.keys.shape[1]),
     )
+
+
+def leaving(old: jax.Array, new: jax.Array) -> jax.Array:
+    """As many entries as `new` has, the oldest of both: those for which `shift` has no room."""
+    return jnp.concatenate([old, new.astype(old.dtype)], axis=1)[:, : new.shape[1]]
+
+
+def leaving_B(recent: Recent, bounds: Boundaries) -> jax.Array:
+    """How many of the last entries that leave are of the document that is open at the segment's end; others are forgotten."""
+    held_B = jnp.where(bounds.keeps_B, recent.length, 0) + bounds.writes_BxT.sum(axis=1, dtype=jnp.int32)
+    return jnp.maximum(held_B - recent.keys.shape[1], 0)
 
 
 def append(recent: Recent, segment: Segment) -> Recent:
