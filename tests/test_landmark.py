@@ -31,7 +31,7 @@ def random_scores(*shape, seed=0):
 @pytest.mark.parametrize(("blocks", "retrieved"), [(5, 2), (3, 3), (6, 1)])
 def test_slots_never_overlap_and_stand_before_the_segment(blocks, retrieved):
     for chosen in ([*range(blocks - retrieved, blocks)], [*range(retrieved)]):
-        slots = np.asarray(landmark_retrieval.retrieved_slots(jnp.array(chosen), blocks))
+        slots = np.asarray(landmark_retrieval.retrieved_slots(jnp.array(chosen)[:, None], blocks))[:, 0]
         assert len(set(slots)) == retrieved
         assert slots.min() >= 0
         assert slots.max() <= retrieved  # the segment stands in slot k+1
@@ -40,15 +40,15 @@ def test_slots_never_overlap_and_stand_before_the_segment(blocks, retrieved):
 def test_equal_scores_go_to_the_newest_even_where_rounding_splits_them():
     scores = np.full((9, 1), 0.7, np.float32)
     scores[[1, 4], 0] = np.nextafter(scores[0, 0], np.float32(1)), np.nextafter(scores[0, 0], np.float32(0))
-    np.testing.assert_array_equal(best_newest(jnp.array(scores), 3), [[6, 7, 8]])
+    np.testing.assert_array_equal(best_newest(jnp.array(scores), 3), [[6], [7], [8]])
     scores[2] = 0.8
-    np.testing.assert_array_equal(best_newest(jnp.array(scores), 3), [[2, 7, 8]])
+    np.testing.assert_array_equal(best_newest(jnp.array(scores), 3), [[2], [7], [8]])
 
 
 @pytest.mark.parametrize("count", [1, 5, 12])  # up to eight are ordered by comparisons, more by a sort
 def test_the_best_are_those_of_a_sort(count):
     scores = random_scores(2, 15, 6).astype(np.float32)
-    best = np.sort(np.argsort(scores, axis=1)[:, -count:], axis=1).swapaxes(1, 2)
+    best = np.sort(np.argsort(scores, axis=1)[:, -count:], axis=1)
     np.testing.assert_array_equal(best_newest(jnp.array(scores), count), best)
 
 
@@ -61,7 +61,7 @@ def test_equal_landmarks_give_the_newest_blocks():
         scores = jnp.einsum("bnhk,bshk->bhns", keys[..., -1, :], queries[:, part])
         every, reads = jnp.ones((1, 33), bool), jnp.ones((1, scores.shape[3]), bool)
         chosen = select_blocks(scores, every, reads, 4, "token_and_head")
-        np.testing.assert_array_equal(chosen, np.broadcast_to(np.arange(29, 33), chosen.shape))
+        np.testing.assert_array_equal(chosen, np.broadcast_to(np.arange(29, 33)[:, None], chosen.shape))
 
 
 def test_unreadable_blocks_are_chosen_only_where_readable_ones_run_out():
@@ -69,7 +69,7 @@ def test_unreadable_blocks_are_chosen_only_where_readable_ones_run_out():
     readable = np.array([[False, False, False, True, True]])
     for selection in landmark_retrieval.SELECTIONS:
         chosen = select_blocks(jnp.array(scores), readable, jnp.ones((1, 3), bool), 3, selection)
-        np.testing.assert_array_equal(chosen, np.broadcast_to([2, 3, 4], chosen.shape))
+        np.testing.assert_array_equal(chosen, np.broadcast_to([[2], [3], [4]], chosen.shape))
 
 
 def test_tokens_that_may_not_read_have_no_say_in_a_shared_choice():
@@ -228,7 +228,7 @@ def test_an_older_document_reaches_neither_outputs_nor_memory():
     memory, memory_other = (jax.tree.map(lambda leaf: leaf[last, row], m) for m in (memories, memories_other))
     jax.tree.map(np.testing.assert_array_equal, memory, memory_other)
     assert memory.tokens == DIMS.segment
-    np.testing.assert_array_equal(memory.keys[0], 0.0)  # four blocks are kept, the document has filled three
+    np.testing.assert_array_equal(memory.keys[:, 0], 0.0)  # four blocks are kept, the document has filled three
 
 
 def test_bfloat16_stays_close_to_float32():

@@ -109,9 +109,11 @@ def test_whole_blocks_and_retrieved_ones_join_to_the_grouped_softmax():
         near, near_lse = landmark_softmax.blocks_softmax(
             in_blocks[:, :, :, 2:], visible.reshape(batch, tokens, 3, length), own
         )
-        far, far_scores = landmark_retrieval.inner(in_blocks[:, :, :, :2], reads[:, None])
+        far, far_scores = landmark_retrieval.inner(in_blocks[:, :, :, :2, :, None], reads[:, None, ..., None])
+        far, far_scores = far[..., 0], far_scores[..., 0].swapaxes(2, 3)
         nothing = jnp.zeros((batch, tokens, heads, 1))
-        _, shares = join(nothing, near_lse, jnp.zeros((batch, heads, tokens, retrieved, 1)), far_scores)
+        _, shares = join(nothing, near_lse, jnp.zeros((batch, heads, retrieved, tokens, 1)), far_scores)
+        shares = shares.swapaxes(2, 3)
         rest = 1.0 - shares.sum(axis=-1)[..., None, None]
         both = jnp.concatenate([far * shares[..., None], near * rest], axis=3)
         return jnp.pad(both, [(0, 0)] * 4 + [(0, 1)]).reshape(batch, heads, tokens, -1)
@@ -155,8 +157,8 @@ class PublicLayer:
         self.to_qkv, self.to_y = arrays["c_attn_w"].T, arrays["c_proj_w"].T
         batch = arrays["chunk0/x"].shape[0]
         self.memory = LandmarkMemory(
-            keys=jnp.zeros((batch, self.blocks, self.heads, self.length, size)),
-            values=jnp.zeros((batch, self.blocks, self.heads, self.length - 1, size)),
+            keys=jnp.zeros((batch, self.heads, self.blocks, self.length, size)),
+            values=jnp.zeros((batch, self.heads, self.blocks, self.length - 1, size)),
             tokens=jnp.zeros((batch,), jnp.int32),
         )
         self.unfinished = np.zeros((2, batch, 0, self.heads, size))
@@ -174,6 +176,7 @@ class PublicLayer:
         far_values, far_scores = landmark_retrieval.read(memory, turned, choice.blocks, reads)
         first = landmark_retrieval.first_position(self.retrieved, self.length)
         near = jnp.einsum("bshk,bthk->bhst", interleaved(q, first + places[before:]), interleaved(k, first + places))
+        far_values, far_scores, chosen = (jnp.swapaxes(x, 2, 3) for x in (far_values, far_scores, choice.blocks))
         # a retrieved block acts on the outer softmax as a block of one token does: any score, and its landmark's
         far = jnp.stack([jnp.zeros_like(far_scores), far_scores], axis=-1).reshape(*far_scores.shape[:3], -1)
         scores = jnp.concatenate([far, near * q.shape[-1] ** -0.5], axis=-1)
@@ -185,7 +188,7 @@ class PublicLayer:
         weights = landmark_softmax.grouped_softmax(scores, jnp.concatenate([pattern, nothing, is_landmark], axis=1), allowed)
         far_weights, near_weights = jnp.split(weights, [2 * self.retrieved], axis=-1)
         y = jnp.einsum("bhsr,bhsrv->bshv", far_weights[..., ::2], far_values)
-        return y + jnp.einsum("bhst,bthv->bshv", near_weights, v), choice.blocks
+        return y + jnp.einsum("bhst,bthv->bshv", near_weights, v), chosen
 
     def __call__(self, x, is_landmark, padded):
         batch, tokens, width = x.shape
@@ -216,8 +219,8 @@ class PublicLayer:
         self.ever += complete
         self.memory = append_blocks(
             self.memory,
-            jnp.swapaxes(turned, 2, 3),
-            jnp.swapaxes(values[:, :edge].reshape(in_blocks)[:, :, :-1], 2, 3),
+            jnp.moveaxis(turned, 3, 1),
+            jnp.moveaxis(values[:, :edge].reshape(in_blocks)[:, :, :-1], 3, 1),
             jnp.full_like(self.memory.tokens, self.ever * self.length),
         )
 
@@ -248,7 +251,8 @@ def test_chunks_through_the_cache_are_the_public_ones(case):
             ages = np.broadcast_to(chosen - (layer.blocks - cached), (*chosen.shape[:2], chosen.shape[2], chosen.shape[3]))
             ages = np.broadcast_to(ages, (*ages.shape[:2], padded, layer.retrieved))[:, :, :tokens]
             np.testing.assert_array_equal(ages, chunk["selected_block_age"])
-            slots = landmark_retrieval.retrieved_slots(ages + layer.blocks - cached, layer.blocks)
+            slots = np.moveaxis(ages + layer.blocks - cached, -1, -2)
+            slots = np.moveaxis(landmark_retrieval.retrieved_slots(slots, layer.blocks), -2, -1)
             positions = np.asarray(slots)[..., None] * layer.length + np.arange(layer.length)
             np.testing.assert_array_equal(positions.reshape(*ages.shape[:3], -1), chunk["retrieved_key_positions"])
             scored = (

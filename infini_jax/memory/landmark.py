@@ -23,7 +23,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from infini_jax.attention import MASKED, masked_softmax
 from infini_jax.errors import require, require_positive
 from infini_jax.layers import rotary
 from infini_jax.memory import landmark_retrieval, landmark_softmax
@@ -33,31 +32,32 @@ from infini_jax.segment import Segment, reset_where_new
 
 
 def append_blocks(memory: LandmarkMemory, keys: jax.Array, values: jax.Array, tokens: jax.Array) -> LandmarkMemory:
-    """First in, first out. keys BxMxGxPxK, values BxMxGx(P-1)xV; `tokens` B of the open document in old and new blocks.
+    """First in, first out. keys BxGxMxPxK, values BxGxMx(P-1)xV; `tokens` B of the open document in old and new blocks.
 
     A shift by M blocks for every row, whatever its documents: no scatter, and age is the place in the array.
     """
-    blocks, length = memory.keys.shape[1], memory.keys.shape[3]
+    blocks, length = memory.keys.shape[2:4]
     return LandmarkMemory(
-        keys=jnp.concatenate([memory.keys, keys], axis=1)[:, -blocks:],
-        values=jnp.concatenate([memory.values, values], axis=1)[:, -blocks:],
+        keys=jnp.concatenate([memory.keys, keys], axis=2)[:, :, -blocks:],
+        values=jnp.concatenate([memory.values, values], axis=2)[:, :, -blocks:],
         tokens=jnp.minimum(tokens, blocks * length).astype(memory.tokens.dtype),
     )
 
 
 def join(
-    near_BxSxHxV: jax.Array, near_BxHxS: jax.Array, far_BxHxSxRxV: jax.Array, far_BxHxSxR: jax.Array
+    near_BxSxHxV: jax.Array, near_BxHxS: jax.Array, far_BxHxRxSxV: jax.Array, far_BxHxRxS: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """One outer softmax over the segment (values, log-sum-exp) and R retrieved blocks (values, their landmarks' scores).
 
-    Returns the values BxSxHxV and the shares of the retrieved blocks BxHxSxR.
+    Returns the values BxSxHxV and the shares of the retrieved blocks BxHxRxS.
     """
-    z_BxHxSxC = jnp.concatenate([near_BxHxS[..., None], far_BxHxSxR], axis=-1)
-    shares_BxHxSxC, _ = masked_softmax(z_BxHxSxC, z_BxHxSxC > MASKED)
-    near_BxSxHx1 = jnp.swapaxes(shares_BxHxSxC[..., :1], 1, 2)
-    shares_BxHxSxR = shares_BxHxSxC[..., 1:]
-    far_BxHxSxV = (shares_BxHxSxR[..., None] * far_BxHxSxRxV).sum(axis=3)
-    return near_BxSxHx1 * near_BxSxHxV + jnp.swapaxes(far_BxHxSxV, 1, 2), shares_BxHxSxR
+    z_BxHxCxS = jnp.concatenate([near_BxHxS[:, :, None], far_BxHxRxS], axis=2)
+    exp_BxHxCxS = jnp.exp(z_BxHxCxS - jax.lax.stop_gradient(z_BxHxCxS.max(axis=2, keepdims=True)))
+    shares_BxHxCxS = exp_BxHxCxS / exp_BxHxCxS.sum(axis=2, keepdims=True)  # a token sees itself, a landmark its block
+    y_BxHxSxV = shares_BxHxCxS[:, :, 0, :, None] * near_BxSxHxV.swapaxes(1, 2)
+    for rank in range(far_BxHxRxS.shape[2]):
+        y_BxHxSxV += shares_BxHxCxS[:, :, rank + 1, :, None] * far_BxHxRxSxV[:, :, rank]
+    return y_BxHxSxV.swapaxes(1, 2), shares_BxHxCxS[:, :, 1:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,21 +121,21 @@ class Landmark(Memory):
     def init_memory(self, batch: int) -> LandmarkMemory:
         c, d = self.config, self.dims
         return LandmarkMemory(
-            keys=jnp.zeros((batch, c.blocks, d.kv_heads, self.length, d.key_dim), d.memory_dtype),
-            values=jnp.zeros((batch, c.blocks, d.kv_heads, c.block, d.value_dim), d.memory_dtype),
+            keys=jnp.zeros((batch, d.kv_heads, c.blocks, self.length, d.key_dim), d.memory_dtype),
+            values=jnp.zeros((batch, d.kv_heads, c.blocks, c.block, d.value_dim), d.memory_dtype),
             tokens=jnp.zeros((batch,), jnp.int32),
         )
 
     def attend(self, memory: LandmarkMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         c, bounds = self.config, segment.bounds
-        q_BxSxHxCxK = landmark_retrieval.turned_queries(segment.queries, segment.query_positions_S, c.retrieved, self.length)
-        choice = landmark_retrieval.choose(memory, q_BxSxHxCxK, bounds.reads_BxS, c.retrieved, c.selection)
-        far_BxHxSxRxV, far_BxHxSxR = landmark_retrieval.read(memory, q_BxSxHxCxK, choice.blocks, bounds.reads_BxS)
+        queries = landmark_retrieval.turned_queries(segment.queries, segment.query_positions_S, c.retrieved, self.length)
+        choice = landmark_retrieval.choose(memory, queries, bounds.reads_BxS, c.retrieved, c.selection)
+        far_BxHxRxSxV, far_BxHxRxS = landmark_retrieval.read(memory, queries, choice.blocks, bounds.reads_BxS)
         q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
         k_BxTxGxK = rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
         near_BxSxHxV, near_BxHxS = landmark_softmax.attend_blocks(q_BxSxHxK, k_BxTxGxK, segment.values, bounds, self.length)
-        y_BxSxHxV, shares_BxHxSxR = join(near_BxSxHxV, near_BxHxS, far_BxHxSxRxV, far_BxHxSxR)
-        mass_H = shares_BxHxSxR.sum(axis=-1).mean(axis=(0, 2))
+        y_BxSxHxV, shares_BxHxRxS = join(near_BxSxHxV, near_BxHxS, far_BxHxRxSxV, far_BxHxRxS)
+        mass_H = shares_BxHxRxS.sum(axis=2).mean(axis=(0, 2))
         return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": mass_H}
 
     def write(self, memory: LandmarkMemory, segment: Segment) -> LandmarkMemory:
@@ -151,15 +151,15 @@ class Landmark(Memory):
         values_BxMxPxGxV = blocks(segment.values)[:, :, :-1]
         return append_blocks(
             memory,
-            jnp.swapaxes(keys_BxMxPxGxK, 2, 3),
-            jnp.swapaxes(values_BxMxPxGxV, 2, 3),
+            jnp.moveaxis(keys_BxMxPxGxK, 3, 1),
+            jnp.moveaxis(values_BxMxPxGxV, 3, 1),
             memory.tokens + writes_BxT.sum(axis=1),
         )
 
     def logical_axes(self) -> LandmarkMemory:
         return LandmarkMemory(
-            keys=("batch", "slots", "kv_heads", "block", "key_dim"),
-            values=("batch", "slots", "kv_heads", "block", "value_dim"),
+            keys=("batch", "kv_heads", "slots", "block", "key_dim"),
+            values=("batch", "kv_heads", "slots", "block", "value_dim"),
             tokens=("batch",),
         )
 

@@ -22,12 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from infini_jax.attention import MASKED, masked_softmax
+from infini_jax.attention import MASKED
 from infini_jax.layers import by_key_head, rotary
 
 Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (...xSxHxK, positions S) -> the same, turned by its position
 SELECTIONS = ("token_and_head", "heads", "tokens")
-FORMS = ("gather", "shared", "tiles")
 
 
 @struct.dataclass
@@ -35,8 +34,8 @@ class LandmarkMemory:
     """The newest complete blocks, oldest first and filled from the end.
 
     Attributes:
-      keys: BxNxGxPxK turned by their place 0..P-1 in the block; the landmark's is the last.
-      values: BxNxGx(P-1)xV of the raw tokens.
+      keys: BxGxNxPxK turned by their place 0..P-1 in the block; the landmark's is the last.
+      values: BxGxNx(P-1)xV of the raw tokens.
       tokens: B tokens of the open document that the cache holds, landmarks included; they are its last ones, so that
         the number says which blocks are filled and which tokens of the first of them belong to an older document.
     """
@@ -48,7 +47,7 @@ class LandmarkMemory:
 
 @struct.dataclass
 class Choice:
-    """What queries retrieve. Attributes: blocks BxHxSxR, places in the cache, ascending, S = 1 where all tokens share the
+    """What queries retrieve. Attributes: blocks BxHxRxS, places in the cache, ascending, S = 1 where all tokens share the
     choice; scores BxHxNxS of every cached block's landmark in its scoring slot, MASKED where it holds nothing."""
 
     blocks: jax.Array
@@ -57,7 +56,7 @@ class Choice:
 
 def held_tokens(memory: LandmarkMemory, blocks: jax.Array) -> jax.Array:
     """Boolean (B, ..., P): which tokens of the cached `blocks` (B, ...) belong to the open document."""
-    cached, length = memory.keys.shape[1], memory.keys.shape[3]
+    cached, length = memory.keys.shape[2:4]
     newer_P = length - 1 - jnp.arange(length)
     newer = (cached - 1 - blocks)[..., None] * length + newer_P
     return newer < memory.tokens.reshape((-1,) + (1,) * (newer.ndim - 1))
@@ -74,13 +73,13 @@ def scoring_slots(blocks: int, retrieved: int) -> np.ndarray:
 
 
 def retrieved_slots(chosen: jax.Array, blocks: int) -> jax.Array:
-    """(..., R) slot of each retrieved block; `chosen` are places in a cache of `blocks`, ascending by age."""
-    retrieved = chosen.shape[-1]
-    return jnp.arange(retrieved) + (chosen >= blocks - retrieved)
+    """(..., R, S) slot of each retrieved block; `chosen` are places in a cache of `blocks`, ascending by age along R."""
+    retrieved = chosen.shape[-2]
+    return jnp.arange(retrieved)[:, None] + (chosen >= blocks - retrieved)
 
 
 def best_newest(scores_NxS: jax.Array, count: int) -> jax.Array:
-    """(..., S, count) ascending places of the highest of `scores` (..., N, S) along N; the last place wins a tie.
+    """(..., count, S) ascending places of the highest of `scores` (..., N, S) along N; the last place wins a tie.
 
     Equal means equal up to rounding: products with equal keys may differ in their last bits, by the shape of the
     product, and a decoded token must choose as the whole segment does. Places stand before the S tokens, so that the
@@ -97,16 +96,15 @@ def best_newest(scores_NxS: jax.Array, count: int) -> jax.Array:
 
     _, chosen = jax.lax.scan(take, scores_NxS, length=count, unroll=min(count, 8))
     if count > 8:
-        return jnp.sort(jnp.moveaxis(chosen, 0, -1), axis=-1)
+        return jnp.sort(jnp.moveaxis(chosen, 0, -2), axis=-2)
     ranks = (chosen[None] < chosen[:, None]).sum(axis=1)  # many tiny sorts are slow
-    ascending = [jnp.where(ranks == rank, chosen, 0).sum(axis=0) for rank in range(count)]
-    return jnp.stack(ascending, axis=-1)
+    return jnp.stack([jnp.where(ranks == rank, chosen, 0).sum(axis=0) for rank in range(count)], axis=-2)
 
 
 def select_blocks(
     scores_BxHxNxS: jax.Array, readable_BxN: jax.Array, reads_BxS: jax.Array, retrieved: int, selection: str
 ) -> jax.Array:
-    """Places of the blocks to retrieve, ascending: BxHxSxR, with one entry for all tokens (BxHx1xR) for `tokens`.
+    """Places of the blocks to retrieve, ascending: BxHxRxS, with one entry for all tokens (BxHxRx1) for `tokens`.
 
     `token_and_head`: each query of each head chooses by q . k_landmark. `heads`: the heads of a token share the choice
     by their highest softmax share. `tokens`: the queries that may read share it. Where fewer than R blocks are
@@ -123,36 +121,38 @@ def select_blocks(
         scores = jnp.where(reads_BxS[:, None, None], scores, MASKED).max(axis=-1, keepdims=True)
         tokens = 1
     chosen = best_newest(jnp.where(readable_Bx1xNx1, scores, MASKED), retrieved)
-    return jnp.broadcast_to(chosen, (batch, heads, tokens, retrieved))
+    return jnp.broadcast_to(chosen, (batch, heads, retrieved, tokens))
 
 
-def turned_queries(q_BxSxHxK: jax.Array, places_S: jax.Array, retrieved: int, length: int, turn: Turn = rotary) -> jax.Array:
-    """BxSxHx(R+1)xK: the queries as they see the slots 0..R; `places_S` counts from the first token after the cached blocks.
+def turned_queries(
+    q_BxSxHxK: jax.Array, places_S: jax.Array, retrieved: int, length: int, turn: Turn = rotary
+) -> list[jax.Array]:
+    """BxSxHxK, R+1 times: the queries as they see the slots 0..R; `places_S` counts from the first token after the cache.
 
     A key at place p of slot s, seen from position i, is a key turned by p seen from i - s P: so cached keys are turned once,
     when they are written.
     """
     positions_S = first_position(retrieved, length) + places_S
-    slots_C = jnp.arange(retrieved + 1)
-    return jax.vmap(lambda slot: turn(q_BxSxHxK, positions_S - slot * length), out_axes=3)(slots_C)
+    return [turn(q_BxSxHxK, positions_S - slot * length) for slot in range(retrieved + 1)]
 
 
 def choose(
     memory: LandmarkMemory,
-    q_BxSxHxCxK: jax.Array,
+    queries: list[jax.Array],
     reads_BxS: jax.Array,
     retrieved: int,
     selection: str,
     turn: Turn = rotary,
 ) -> Choice:
-    """Scores all cached landmarks and chooses. `q_BxSxHxCxK` are `turned_queries`."""
-    blocks, heads, length = memory.keys.shape[1:4]
-    wide, dtype, size = memory.keys.dtype, q_BxSxHxCxK.dtype, q_BxSxHxCxK.shape[-1]
-    q_BxSxGxUxK = by_key_head(q_BxSxHxCxK[..., 0, :], heads)
-    landmarks_BxNxGxK = turn(memory.keys[..., -1, :], jnp.asarray(scoring_slots(blocks, retrieved) * length)).astype(dtype)
+    """Scores all cached landmarks and chooses. `queries` are `turned_queries`."""
+    batch, heads, blocks, length, _ = memory.keys.shape
+    wide, dtype, size = memory.keys.dtype, queries[0].dtype, queries[0].shape[-1]
+    q_BxSxGxUxK = by_key_head(queries[0], heads)
+    landmarks_BxNxGxK = memory.keys[..., -1, :].swapaxes(1, 2)
+    landmarks_BxNxGxK = turn(landmarks_BxNxGxK, jnp.asarray(scoring_slots(blocks, retrieved) * length)).astype(dtype)
     scores = jnp.einsum("bngk,bsguk->bguns", landmarks_BxNxGxK, q_BxSxGxUxK, preferred_element_type=wide) * size**-0.5
     scores_BxHxNxS = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
-    every_BxN = jnp.broadcast_to(jnp.arange(blocks), memory.keys.shape[:2])
+    every_BxN = jnp.broadcast_to(jnp.arange(blocks), (batch, blocks))
     readable_BxN = held_tokens(memory, every_BxN)[..., -2]  # its last raw token: one token at least beside the landmark
     scores_BxHxNxS = jnp.where(readable_BxN[:, None, :, None], jax.lax.stop_gradient(scores_BxHxNxS), MASKED)
     return Choice(select_blocks(scores_BxHxNxS, readable_BxN, reads_BxS, retrieved, selection), scores_BxHxNxS)
@@ -190,73 +190,54 @@ def copies(queries: int, repeats: int, retrieved: int, blocks: int, length: int,
 
 def read(
     memory: LandmarkMemory,
-    q_BxSxHxCxK: jax.Array,
-    blocks_BxHxSxR: jax.Array,
+    queries: list[jax.Array],
+    blocks_BxHxRxS: jax.Array,
     reads_BxS: jax.Array,
     form: str | None = None,
-    size: int = 16,
+    size: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """What the chosen blocks give: their softmax-weighted raw values BxHxSxRxV and their landmarks' scores BxHxSxR.
+    """What the chosen blocks give: their softmax-weighted raw values BxHxRxSxV and their landmarks' scores BxHxRxS.
 
-    A score is MASKED where the query may not read or the block holds no raw token of the open document. `q_BxSxHxCxK` are
-    `turned_queries`; `form` (and `size`, queries of a tile) are chosen by size unless given.
+    A score is MASKED where the query may not read or the block holds no raw token of the open document. `queries` are
+    `turned_queries`; `form` and `size`, queries of a tile, are chosen by size unless given.
     """
-    cached, heads, length = memory.keys.shape[1:4]
-    retrieved, tokens = blocks_BxHxSxR.shape[-1], q_BxSxHxCxK.shape[1]
-    slots_BxSxHxR = jnp.swapaxes(retrieved_slots(blocks_BxHxSxR, cached), 1, 2)
-    later_BxSxHxR = slots_BxSxHxR > jnp.arange(retrieved)  # slot r+1 for rank r; else slot r
-    q_BxSxHxRxK = jnp.where(later_BxSxHxR[..., None], q_BxSxHxCxK[..., 1:, :], q_BxSxHxCxK[..., :-1, :])
-    q_BxGxSxUxRxK = jnp.moveaxis(q_BxSxHxRxK.reshape(*q_BxSxHxRxK.shape[:2], heads, -1, *q_BxSxHxRxK.shape[3:]), 2, 1)
-    blocks_BxGxUxSxR = blocks_BxHxSxR.reshape(len(blocks_BxHxSxR), heads, -1, *blocks_BxHxSxR.shape[2:])
-    blocks_BxGxSxUxR = jnp.swapaxes(blocks_BxGxUxSxR, 2, 3)
+    heads, cached, length = memory.keys.shape[1:4]
+    retrieved, tokens, repeats = blocks_BxHxRxS.shape[2], queries[0].shape[1], queries[0].shape[2] // heads
+    shared = blocks_BxHxRxS.shape[3] == 1 < tokens
     if form is None:
-        pairs = tokens * q_BxGxSxUxRxK.shape[3] * retrieved
-        form, size = form_of(pairs, cached, length, shared=blocks_BxGxSxUxR.shape[2] == 1 < tokens)
+        form, size = form_of(tokens * repeats * retrieved, cached, length, shared)
+    later_BxHxRxS = retrieved_slots(blocks_BxHxRxS, cached) > jnp.arange(retrieved)[:, None]  # slot r+1 for rank r, else r
+    q_BxHxSxK = [x.swapaxes(1, 2) for x in queries]
+    pairs = zip(q_BxHxSxK[1:], q_BxHxSxK[:-1], jnp.moveaxis(later_BxHxRxS, 2, 0), strict=True)
+    q_BxHxRxSxK = jnp.stack([jnp.where(later_BxHxS[..., None], late, soon) for late, soon, later_BxHxS in pairs], axis=2)
+    rows, pairs = (len(q_BxHxRxSxK), heads), repeats * retrieved
+    tiles = {"tiles": 0, "shared": pairs, "gather": pairs * tokens}[form]
     if form == "tiles":
-        blocks_BxGxSxUxR = jnp.broadcast_to(blocks_BxGxSxUxR, q_BxGxSxUxRxK.shape[:-1])
-        values_BxGxSxUxRxV, scores_BxGxSxUxR = _in_tiles(memory, q_BxGxSxUxRxK, blocks_BxGxSxUxR, size)
+        blocks_BxHxRxS = jnp.broadcast_to(blocks_BxHxRxS, q_BxHxRxSxK.shape[:-1])
+        layout = jax.vmap(jax.vmap(lambda blocks_X: lay_out(blocks_X, cached, size)))(blocks_BxHxRxS.reshape(*rows, -1))
     else:
-        values_BxGxSxUxRxV, scores_BxGxSxUxR = _gathered(memory, q_BxGxSxUxRxK, blocks_BxGxSxUxR)
-    scores_BxGxSxUxR = jnp.where(reads_BxS[:, None, :, None, None], scores_BxGxSxUxR, MASKED)
-
-    def by_query_head(x_BxGxSxU: jax.Array) -> jax.Array:
-        x_BxGxUxS = jnp.swapaxes(x_BxGxSxU, 2, 3)
-        return x_BxGxUxS.reshape(x_BxGxUxS.shape[0], -1, *x_BxGxUxS.shape[3:])
-
-    return by_query_head(values_BxGxSxUxRxV), by_query_head(scores_BxGxSxUxR)
-
-
-def inner(scores: jax.Array, held_P: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(softmax over the raw ones of (..., P), the last one's score): MASKED where no raw token is held."""
-    weights, _ = masked_softmax(scores[..., :-1], held_P[..., :-1])
-    return weights, jnp.where(held_P[..., :-1].any(axis=-1) & held_P[..., -1], scores[..., -1], MASKED)
+        in_order = jnp.broadcast_to(jnp.arange(pairs * tokens), (*rows, pairs * tokens))
+        layout = Layout(blocks_BxHxRxS.reshape(*rows, tiles), in_order.reshape(*rows, tiles, -1), in_order)
+    held_BxGxExP = held_tokens(memory, layout.block)
+    q_BxGxXxK = q_BxHxRxSxK.reshape(*rows, pairs * tokens, -1)
+    y, scores = _rows(q_BxGxXxK, memory.keys, memory.values, layout, held_BxGxExP)
+    scores_BxHxRxS = jnp.where(reads_BxS[:, None, None], scores.reshape(q_BxHxRxSxK.shape[:-1]), MASKED)
+    return y.reshape(*q_BxHxRxSxK.shape[:-1], -1), scores_BxHxRxS
 
 
-def _gathered(memory: LandmarkMemory, q_BxGxSxUxRxK, blocks_BxGxSxUxR) -> tuple[jax.Array, jax.Array]:
-    """One copy for every query and choice, or (S = 1 in `blocks`) for all tokens together."""
-    wide, dtype = memory.keys.dtype, q_BxGxSxUxRxK.dtype
-    shared = blocks_BxGxSxUxR.shape[2] == 1
-    tokens = "" if shared else "s"
-    blocks = blocks_BxGxSxUxR[:, :, 0] if shared else blocks_BxGxSxUxR
-    keys, values = (_take(x, blocks).astype(dtype) for x in (memory.keys, memory.values))
-    scores = jnp.einsum(f"bgsurk,bg{tokens}urpk->bgsurp", q_BxGxSxUxRxK, keys, preferred_element_type=wide)
-    weights, scores = inner(scores * q_BxGxSxUxRxK.shape[-1] ** -0.5, held_tokens(memory, blocks_BxGxSxUxR))
-    y = jnp.einsum(f"bgsurp,bg{tokens}urpv->bgsurv", weights.astype(dtype), values, preferred_element_type=wide)
-    return y, scores
-
-
-def _take(x_BxNxG: jax.Array, blocks_BxG: jax.Array) -> jax.Array:
-    """BxGx...: each key head's blocks."""
-
-    def head(x_N, blocks):
-        return x_N.at[blocks].get(mode="promise_in_bounds")
-
-    return jax.vmap(jax.vmap(head, in_axes=(1, 0)))(x_BxNxG, blocks_BxG)
+def inner(scores_PxC: jax.Array, held_Px1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Within blocks (..., P, C): softmax over the raw tokens (..., P-1, C), and the landmark's score (..., C), MASKED where no
+    raw token is held."""
+    raw_Px1 = held_Px1[..., :-1, :]
+    logits_PxC = jnp.where(raw_Px1, scores_PxC[..., :-1, :], MASKED)
+    exp_PxC = jnp.exp(logits_PxC - jax.lax.stop_gradient(logits_PxC.max(axis=-2, keepdims=True)))
+    readable_C = raw_Px1.any(axis=-2) & held_Px1[..., -1, :]
+    return exp_PxC / exp_PxC.sum(axis=-2, keepdims=True), jnp.where(readable_C, scores_PxC[..., -1, :], MASKED)
 
 
 @struct.dataclass
 class Layout:
-    """Where the pairs of one key head lie in tiles. Attributes: block E of each tile; pair ExC, that of each place (0 where
+    """Where the pairs of one key head lie in tiles. Attributes: block E of each tile; pair ExC, that of each place (-1 where
     there is none); place X of each pair."""
 
     block: jax.Array
@@ -278,47 +259,92 @@ def lay_out(blocks_X: jax.Array, cached: int, size: int) -> Layout:
     put = {"mode": "promise_in_bounds", "unique_indices": True}
     return Layout(
         block=jnp.minimum(jnp.searchsorted(last_N, jnp.arange(count), side="right"), cached - 1),
-        pair=jnp.zeros(count * size, jnp.int32).at[places_X].set(order_X, **put).reshape(count, size),
+        pair=jnp.full(count * size, -1, jnp.int32).at[places_X].set(order_X, **put).reshape(count, size),
         place=jnp.zeros(pairs, jnp.int32).at[order_X].set(places_X, **put),
     )
 
 
-@jax.custom_vjp
 def _to_tiles(x_XxK: jax.Array, layout: Layout) -> jax.Array:
-    """ExCxK: the pairs' vectors in their tiles. Its transpose is `_from_tiles`: gathers both, where a scatter is slow."""
-    return x_XxK.at[layout.pair].get(mode="promise_in_bounds")
+    """ExCxK: the pairs' vectors in their tiles, 0 where there is no pair. The transpose of `_from_tiles`."""
+    x_ExCxK = x_XxK.at[jnp.maximum(layout.pair, 0)].get(mode="promise_in_bounds")
+    return jnp.where(layout.pair[..., None] >= 0, x_ExCxK, 0)
+
+
+def _from_tiles(y_ExVxC: jax.Array, layout: Layout) -> jax.Array:
+    """XxV: each pair's vector."""
+    # a transpose would otherwise be folded into the product before it and make that slow
+    y_ExCxV = jax.lax.optimization_barrier(y_ExVxC).swapaxes(1, 2)
+    y_YxV = y_ExCxV.reshape(-1, y_ExCxV.shape[2])
+    return y_YxV.at[layout.place].get(mode="promise_in_bounds")
 
 
 @jax.custom_vjp
-def _from_tiles(y_ExCxV: jax.Array, layout: Layout) -> jax.Array:
-    """XxV: each pair's vector."""
-    return y_ExCxV.reshape(-1, y_ExCxV.shape[-1]).at[layout.place].get(mode="promise_in_bounds")
+def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout: Layout, held_BxGxExP) -> tuple[jax.Array, jax.Array]:
+    """Each pair's values BxGxXxV and landmark's score BxGxX."""
+    return _over_rows(_forward_row, q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout, held_BxGxExP)
 
 
-def _blank(layout: Layout, dy_XxV: jax.Array) -> jax.Array:
-    """`_to_tiles` with zeros in places that no pair has."""
-    dy_ExCxV = dy_XxV.at[layout.pair].get(mode="promise_in_bounds")
-    places_ExC = jnp.arange(layout.pair.size).reshape(layout.pair.shape)
-    return jnp.where((layout.place[layout.pair] == places_ExC)[..., None], dy_ExCxV, 0)
+def _rows_forward(q, keys, values, layout, held):
+    y, scores = _rows(q, keys, values, layout, held)
+    return (y, scores), (q, keys, values, layout, held, y)
 
 
-_to_tiles.defvjp(lambda x, layout: (_to_tiles(x, layout), layout), lambda layout, dx: (_from_tiles(dx, layout), None))
-_from_tiles.defvjp(lambda y, layout: (_from_tiles(y, layout), layout), lambda layout, dy: (_blank(layout, dy), None))
+def _rows_backward(saved, gradients):
+    q, keys, values, layout, held, y = saved
+    dy, dscores = gradients
+    D = jnp.einsum("bgxv,bgxv->bgx", dy, y)
+    return *_over_rows(_backward_row, q, keys, values, layout, held, dy, dscores, D), None, None
 
 
-def _in_tiles(memory: LandmarkMemory, q_BxGxSxUxRxK, blocks_BxGxSxUxR, size: int) -> tuple[jax.Array, jax.Array]:
-    """As `_gathered`; C queries of one block share a copy of it."""
-    wide, dtype, cached = memory.keys.dtype, q_BxGxSxUxRxK.dtype, memory.keys.shape[1]
-    rows = q_BxGxSxUxRxK.shape[:2]
-    over_rows = lambda f: jax.vmap(jax.vmap(f))  # noqa: E731
-    layout = over_rows(lambda blocks_X: lay_out(blocks_X, cached, size))(blocks_BxGxSxUxR.reshape(*rows, -1))
-    q_BxGxExCxK = over_rows(_to_tiles)(q_BxGxSxUxRxK.reshape(*rows, -1, q_BxGxSxUxRxK.shape[-1]), layout)
-    keys_BxGxExPxK, values_BxGxExPxV = (_take(x, layout.block).astype(dtype) for x in (memory.keys, memory.values))
-    scores = jnp.einsum("bgeck,bgepk->bgecp", q_BxGxExCxK, keys_BxGxExPxK, preferred_element_type=wide)
-    held_BxGxExP = held_tokens(memory, layout.block)
-    weights, scores_BxGxExC = inner(scores * q_BxGxExCxK.shape[-1] ** -0.5, held_BxGxExP[..., None, :])
-    y_BxGxExCxV = jnp.einsum("bgecp,bgepv->bgecv", weights.astype(dtype), values_BxGxExPxV, preferred_element_type=wide)
-    y_BxGxXxV = over_rows(_from_tiles)(y_BxGxExCxV, layout)
-    scores_BxGxXx1 = over_rows(_from_tiles)(scores_BxGxExC[..., None], layout)
-    pairs = q_BxGxSxUxRxK.shape[:-1]
-    return y_BxGxXxV.reshape(*pairs, -1), scores_BxGxXx1.reshape(pairs)
+_rows.defvjp(_rows_forward, _rows_backward)
+
+
+def _over_rows(row: Callable, *arrays):
+    """`row` of each key head of each sequence; on a CPU one at a time, so that its tiles stay in the cache."""
+    spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if jax.default_backend() == "cpu" else jax.vmap
+    return spread(spread(lambda xs: row(*xs)))(arrays)
+
+
+def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: Layout, held_ExP) -> tuple[jax.Array, ...]:
+    """Queries in tiles ExCxK, copied keys ExPxK; softmax over raw tokens Ex(P-1)xC and landmark's scores ExC. Keys before
+    queries: the passes over a block's few tokens run along the vector, and the gradient's products are row by column."""
+    q_ExCxK, keys_ExPxK = _to_tiles(q_XxK, layout), _copies(keys_NxPxK, layout).astype(q_XxK.dtype)
+    scores_ExPxC = jnp.einsum("epk,eck->epc", keys_ExPxK, q_ExCxK, preferred_element_type=keys_NxPxK.dtype)
+    return q_ExCxK, *inner(scores_ExPxC * q_XxK.shape[-1] ** -0.5, held_ExP[..., None])
+
+
+def _copies(x_N: jax.Array, layout: Layout) -> jax.Array:
+    return x_N.at[layout.block].get(mode="promise_in_bounds")
+
+
+def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP) -> tuple[jax.Array, jax.Array]:
+    _, weights_ExPxC, scores_ExC = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
+    dtype, wide = q_XxK.dtype, keys_NxPxK.dtype
+    vT_ExVxP = _copies(values_NxPxV.swapaxes(1, 2), layout).astype(dtype)
+    y_ExVxC = jnp.einsum("evp,epc->evc", vT_ExVxP, weights_ExPxC.astype(dtype), preferred_element_type=wide)
+    return _from_tiles(y_ExVxC, layout), _from_tiles(scores_ExC[:, None], layout)[:, 0]
+
+
+def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP, dy_XxV, dscores_X, D_X):
+    """(dq, dkeys, dvalues). With p the softmax and dp_j = dy . v_j: ds_j = p_j (dp_j - D), D = dy . y; of the landmark the
+    score's own."""
+    dtype, wide, scale = q_XxK.dtype, keys_NxPxK.dtype, q_XxK.shape[-1] ** -0.5
+    q_ExCxK, p_ExPxC, _ = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
+    dy_ExCxV = _to_tiles(dy_XxV, layout)
+    D_ExC, dscores_ExC = (_to_tiles(x[:, None], layout)[..., 0] for x in (D_X, dscores_X))
+    readable_E = held_ExP[:, :-1].any(axis=1) & held_ExP[:, -1]
+    dscores_ExC = jnp.where(readable_E[:, None], dscores_ExC, 0)
+    values_ExPxV = _copies(values_NxPxV, layout)
+    dp_ExPxC = jnp.einsum("epv,ecv->epc", values_ExPxV, dy_ExCxV, preferred_element_type=wide)
+    ds_ExPxC = jnp.concatenate([p_ExPxC * (dp_ExPxC - D_ExC[:, None]), dscores_ExC[:, None]], axis=1)
+    ds_ExPxC = (ds_ExPxC * scale).astype(dtype)
+    kT_ExKxP = _copies(keys_NxPxK.swapaxes(1, 2), layout).astype(dtype)
+    dq_ExKxC = jnp.einsum("ekp,epc->ekc", kT_ExKxP, ds_ExPxC, preferred_element_type=wide)
+    dk_ExPxK = jnp.einsum("epc,eck->epk", ds_ExPxC, q_ExCxK, preferred_element_type=wide)
+    dv_ExPxV = jnp.einsum("epc,ecv->epv", p_ExPxC, dy_ExCxV, preferred_element_type=wide)
+
+    def by_block(x_N: jax.Array, dx_E: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x_N).at[layout.block].add(dx_E, mode="promise_in_bounds")
+
+    dq_XxK = _from_tiles(dq_ExKxC, layout).astype(dtype)
+    return dq_XxK, by_block(keys_NxPxK, dk_ExPxK), by_block(values_NxPxV, dv_ExPxV)

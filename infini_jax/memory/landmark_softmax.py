@@ -165,7 +165,7 @@ class Plan:
 @functools.cache
 def plan_of(blocks: int, length: int) -> Plan:
     """Tiles of whole blocks, about `TILE` queries each, in at most `BANDS` bands."""
-    tile = math.ceil(blocks / math.ceil(blocks * length / TILE))
+    tile = math.ceil(blocks / max(1, round(blocks * length / TILE)))
     count = math.ceil(blocks / tile)
     step = math.ceil(count / BANDS)
     edges = range(0, count, step)
