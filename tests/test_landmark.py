@@ -14,7 +14,9 @@ from infini_jax.memory import landmark_retrieval
 from infini_jax.memory.base import Dims, memory_bytes
 from infini_jax.memory.landmark import Landmark, LandmarkConfig
 from infini_jax.segment import NO_DOCUMENT, Boundaries, Segment, insert_landmarks, whole
+from infini_jax.stream import init_carry
 from tests.reference import landmark as reference
+from tests.streams import parameters_of, scorer, tiny, tokens_of
 
 DIMS = Dims(d_model=5, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=12, compute="float64")
 CONFIG = LandmarkConfig(block=3, blocks=4, retrieved=2)
@@ -290,7 +292,7 @@ def test_size_is_the_number_of_blocks():
     ("changes", "sizes", "field"),
     [
         ({"block": 0}, {}, "memory.block"),
-        ({"blocks": 0}, {}, "memory.blocks"),
+        ({"blocks": -1}, {}, "memory.blocks"),
         ({"retrieved": 0}, {}, "memory.retrieved"),
         ({"retrieved": 5}, {}, "memory.retrieved"),
         ({"selection": "head"}, {}, "memory.selection"),
@@ -304,6 +306,78 @@ def test_settings_that_cannot_work_are_refused_in_one_line(changes, sizes, field
         dataclasses.replace(CONFIG, **changes).check(dataclasses.replace(DIMS, **sizes))
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("selection", ["token_and_head", "tokens"])
+def test_retrieved_tells_ages_scores_and_mass(selection):
+    """The reference's lists, a segment after document cuts and one after eviction."""
+    config = dataclasses.replace(CONFIG, selection=selection)
+    queries, keys, values, documents = stream_arrays(config)
+    rows = [reference.Row(config.block, config.blocks, config.retrieved, selection) for _ in range(3)]
+    found = []
+    for w in range(5):
+        found.append([row.attend(queries[w, b], keys[w, b], values[w, b], documents[w, b])[1] for b, row in enumerate(rows)])
+        for b, row in enumerate(rows):
+            row.write(keys[w, b], values[w, b], documents[w, b])
+    with jax.enable_x64(True):
+        params = make_params()
+        _, memories, _ = compiled_stream(config)(params, queries, keys, values, documents)
+        read = jax.jit(partial(Landmark(config, DIMS).apply, params, method="retrieved"))
+        for w in (2, 4):
+            bounds = whole(jnp.asarray(documents[w]), jnp.asarray(documents[w - 1, :, -1]))
+            segment = make_segment(*(jnp.asarray(x[w]) for x in (queries, keys, values)), bounds)
+            ours = read(jax.tree.map(lambda leaf, w=w: leaf[w - 1], memories), segment)
+            assert ours.ages.shape == ours.scores.shape == ours.mass.shape == (3, DIMS.heads, DIMS.segment, config.retrieved)
+            for b, i, h in [(row, *key) for row in range(3) for key in found[w][row]]:
+                shown = ours.ages[b, h, i] >= 0
+                theirs = [read for read in found[w][b][i, h] if read[2] > 0]  # the loops list invisible blocks, too
+                np.testing.assert_array_equal(ours.ages[b, h, i][shown], [age for age, _, _ in theirs])
+                np.testing.assert_allclose(ours.scores[b, h, i][shown], [score for _, score, _ in theirs], atol=1e-12)
+                np.testing.assert_allclose(ours.mass[b, h, i][shown], [mass for _, _, mass in theirs], atol=1e-12)
+                np.testing.assert_array_equal(ours.mass[b, h, i][~shown], 0.0)
+
+
+def test_without_blocks_each_segment_is_a_window_of_its_own():
+    """The paper's training form: the output of an empty cache, no state, no bytes, the same parameters."""
+    none = Landmark(dataclasses.replace(CONFIG, blocks=0), DIMS)
+    some = Landmark(CONFIG, DIMS)
+    none.config.check(DIMS)
+    queries, keys, values, documents = stream_arrays()
+    with jax.enable_x64(True):
+        params = make_params()
+        segment = make_segment(*(jnp.asarray(x[3]) for x in (queries, keys, values)), whole(documents[3], documents[2, :, -1]))
+        shapes = [
+            jax.eval_shape(partial(m.init, method="attend"), jax.random.key(0), m.init_memory(3), segment)
+            for m in (none, some)
+        ]
+        assert shapes[0] == shapes[1]
+        y, metrics = none.apply(params, (), segment, method="attend")
+        y_empty, _ = some.apply(params, some.init_memory(3), segment, method="attend")
+        assert none.apply(params, (), segment, method="write") == none.init_memory(3) == none.logical_axes() == ()
+    np.testing.assert_allclose(y, y_empty, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(metrics["retrieved_mass"], 0.0)
+    assert memory_bytes(none) == none.cost(12).read == none.cost(12).bytes_moved == 0
+    with pytest.raises(ConfigError, match=r"memory\.blocks"):
+        none.apply(params, (), segment, method="retrieved")
+
+
+def test_a_model_trained_without_a_cache_reads_with_one():
+    """Parameters of the one configuration are those of the other; only the second carries anything from segment to segment."""
+    cached = tiny("landmark")
+    window = dataclasses.replace(cached, memory=dataclasses.replace(cached.memory, blocks=0))
+    params = parameters_of(window)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, parameters_of(cached))
+    tokens = tokens_of(window)
+    other = tokens.at[:, : window.segment].set((tokens[:, : window.segment] + 5) % window.vocab)
+    for model, carries in ((window, False), (cached, True)):
+        logits, changed = (
+            scorer(model)(params, init_carry(model, len(tokens)), x, jnp.zeros_like(x))[1] for x in (tokens, other)
+        )
+        later = np.abs(logits - changed)[:, window.segment :].max()
+        assert (later > 1e-3) if carries else (later == 0)
+    document = jnp.zeros_like(tokens[:, : window.segment])
+    first = [scorer(m)(params, init_carry(m, len(tokens)), tokens[:, : m.segment], document)[1] for m in (window, cached)]
+    np.testing.assert_allclose(first[0], first[1], atol=2e-5)  # the same numbers in two programs, float32
 
 
 def test_a_landmark_is_inserted_after_each_block():

@@ -173,10 +173,10 @@ class PublicLayer:
         reads = jnp.broadcast_to(real, (batch, tokens))
         turned = landmark_retrieval.turned_queries(q, places[before:], self.retrieved, self.length, interleaved)
         choice = landmark_retrieval.choose(memory, turned, reads, self.retrieved, self.selection, interleaved)
-        far_values, far_scores = landmark_retrieval.read(memory, turned, choice.blocks, reads)
+        far_values, far_scores = landmark_retrieval.read(memory, turned, choice, reads)
         first = landmark_retrieval.first_position(self.retrieved, self.length)
         near = jnp.einsum("bshk,bthk->bhst", interleaved(q, first + places[before:]), interleaved(k, first + places))
-        far_values, far_scores, chosen = (jnp.swapaxes(x, 2, 3) for x in (far_values, far_scores, choice.blocks))
+        far_values, far_scores, chosen = (jnp.swapaxes(x, 2, 3) for x in (far_values, far_scores, choice))
         # a retrieved block acts on the outer softmax as a block of one token does: any score, and its landmark's
         far = jnp.stack([jnp.zeros_like(far_scores), far_scores], axis=-1).reshape(*far_scores.shape[:3], -1)
         scores = jnp.concatenate([far, near * q.shape[-1] ** -0.5], axis=-1)

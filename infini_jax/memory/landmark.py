@@ -11,8 +11,9 @@ What we do where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
 - A block none of whose raw tokens a query may see (all belong to another document) is invisible, landmark included; in
   the authors' code the weight of such a landmark is lost.
-DEVIATION: the paper trains inside one window without a cache and never differentiates through it. Here the cache is
-carried in training too and gradients flow through keys and values of retrieved blocks; the choice of blocks has none.
+DEVIATION: with blocks > 0 the cache is carried in training too and gradients flow through keys and values of retrieved
+blocks; the choice of blocks has none. The paper trains inside one window without a cache and never differentiates through
+it: that is `blocks = 0`. The parameters are the same, so that a model trained so is read with any other number of blocks.
 DEVIATION: the cache holds keys turned by their place in the block (slots are applied to the queries, which is the same by
 rotary's group law and saves turning every retrieved key) and no values of landmarks, which never weigh anything.
 """
@@ -22,13 +23,31 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
+from infini_jax.attention import MASKED
 from infini_jax.errors import require, require_positive
 from infini_jax.layers import rotary
 from infini_jax.memory import landmark_retrieval, landmark_softmax
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.landmark_retrieval import SELECTIONS, LandmarkMemory
 from infini_jax.segment import Segment, reset_where_new
+
+
+@struct.dataclass
+class Retrieved:
+    """Which blocks a segment's queries read, oldest first.
+
+    Attributes:
+      ages: BxHxSxR, 0 for the newest complete block before the segment (it ends where the segment begins), 1 for the one
+        before; -1 where nothing was read.
+      scores: BxHxSxR, q . k / sqrt(K) of their landmarks in the slots they are read from; below -1e29 where nothing was read.
+      mass: BxHxSxR, their shares of the outer softmax; the rest went to the segment.
+    """
+
+    ages: jax.Array
+    scores: jax.Array
+    mass: jax.Array
 
 
 def append_blocks(memory: LandmarkMemory, keys: jax.Array, values: jax.Array, tokens: jax.Array) -> LandmarkMemory:
@@ -66,8 +85,8 @@ class LandmarkConfig(MemoryConfig):
 
     Attributes:
       block: raw tokens of a block; a landmark follows each group of so many (50 in the paper).
-      blocks: complete blocks kept, the oldest evicted first.
-      retrieved: blocks a query reads (k).
+      blocks: complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form.
+      retrieved: blocks a query reads (k), no more than are kept unless none are.
       selection: who chooses them: each token and head (as trained in the paper), all heads of a token together, or all
         tokens of the segment together. `tokens` is one of the paper's cheap forms of inference and is not causal: what
         a token retrieves depends on later tokens of its segment, and decoding chooses by the tokens at hand only.
@@ -83,12 +102,13 @@ class LandmarkConfig(MemoryConfig):
         return self.block
 
     def check(self, dims: Dims) -> None:
-        require_positive("memory", block=self.block, blocks=self.blocks, retrieved=self.retrieved)
+        require_positive("memory", block=self.block, retrieved=self.retrieved)
+        require(self.blocks >= 0, "memory.blocks", f"{self.blocks} is negative", "give a number of blocks, or 0 to carry none")
         require(
-            self.retrieved <= self.blocks,
+            self.blocks == 0 or self.retrieved <= self.blocks,
             "memory.retrieved",
             f"{self.retrieved} blocks asked of the {self.blocks} that are kept",
-            f"give at most {self.blocks} or keep more blocks",
+            f"give at most {self.blocks}, or keep more blocks or none",
         )
         require(
             self.selection in SELECTIONS,
@@ -118,28 +138,52 @@ class Landmark(Memory):
         """Tokens of a block, its landmark included: P."""
         return self.config.block + 1
 
-    def init_memory(self, batch: int) -> LandmarkMemory:
+    def init_memory(self, batch: int) -> LandmarkMemory | tuple[()]:
         c, d = self.config, self.dims
+        if c.blocks == 0:
+            return ()
         return LandmarkMemory(
             keys=jnp.zeros((batch, d.kv_heads, c.blocks, self.length, d.key_dim), d.memory_dtype),
             values=jnp.zeros((batch, d.kv_heads, c.blocks, c.block, d.value_dim), d.memory_dtype),
             tokens=jnp.zeros((batch,), jnp.int32),
         )
 
-    def attend(self, memory: LandmarkMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        c, bounds = self.config, segment.bounds
-        queries = landmark_retrieval.turned_queries(segment.queries, segment.query_positions_S, c.retrieved, self.length)
-        choice = landmark_retrieval.choose(memory, queries, bounds.reads_BxS, c.retrieved, c.selection)
-        far_BxHxRxSxV, far_BxHxRxS = landmark_retrieval.read(memory, queries, choice.blocks, bounds.reads_BxS)
-        q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
-        k_BxTxGxK = rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
-        near_BxSxHxV, near_BxHxS = landmark_softmax.attend_blocks(q_BxSxHxK, k_BxTxGxK, segment.values, bounds, self.length)
-        y_BxSxHxV, shares_BxHxRxS = join(near_BxSxHxV, near_BxHxS, far_BxHxRxSxV, far_BxHxRxS)
-        mass_H = shares_BxHxRxS.sum(axis=2).mean(axis=(0, 2))
+    def attend(self, memory: LandmarkMemory | tuple[()], segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if self.config.blocks == 0:
+            y_BxSxHxV, _ = self._near(segment)
+            return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads)}
+        y_BxSxHxV, found = self._both(memory, segment)
+        mass_H = found.mass.sum(axis=-1).mean(axis=(0, 2))
         return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": mass_H}
 
-    def write(self, memory: LandmarkMemory, segment: Segment) -> LandmarkMemory:
+    def retrieved(self, memory: LandmarkMemory, segment: Segment) -> "Retrieved":
+        """What each query of the segment reads from the memory, to be looked at: `module.apply(..., method="retrieved")`.
+
+        Raises `ConfigError` where no blocks are kept.
+        """
+        require(self.config.blocks > 0, "memory.blocks", "no blocks are kept, so none are retrieved", "keep some")
+        return self._both(memory, segment)[1]
+
+    def _near(self, segment: Segment) -> tuple[jax.Array, jax.Array]:
+        """The segment's own part: values BxSxHxV and log-sum-exp BxHxS."""
+        q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
+        k_BxTxGxK = rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
+        return landmark_softmax.attend_blocks(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds, self.length)
+
+    def _both(self, memory: LandmarkMemory, segment: Segment) -> tuple[jax.Array, "Retrieved"]:
+        c, reads_BxS = self.config, segment.bounds.reads_BxS
+        queries = landmark_retrieval.turned_queries(segment.queries, segment.query_positions_S, c.retrieved, self.length)
+        chosen = landmark_retrieval.choose(memory, queries, reads_BxS, c.retrieved, c.selection)
+        far_BxHxRxSxV, far_BxHxRxS = landmark_retrieval.read(memory, queries, chosen, reads_BxS)
+        y_BxSxHxV, shares_BxHxRxS = join(*self._near(segment), far_BxHxRxSxV, far_BxHxRxS)
+        ages_BxHxRxS = jnp.where(far_BxHxRxS > MASKED, c.blocks - 1 - chosen, -1)
+        by_query = (x.swapaxes(2, 3) for x in (ages_BxHxRxS, far_BxHxRxS, shares_BxHxRxS))
+        return y_BxSxHxV, Retrieved(*by_query)
+
+    def write(self, memory: LandmarkMemory | tuple[()], segment: Segment) -> LandmarkMemory | tuple[()]:
         """Keeps every block of the segment; what is no part of the open document becomes zero and is masked."""
+        if self.config.blocks == 0:
+            return ()
         keeps_B, writes_BxT = segment.bounds.keeps_B, segment.bounds.writes_BxT
 
         def blocks(x_BxTxGxK):
@@ -156,7 +200,9 @@ class Landmark(Memory):
             memory.tokens + writes_BxT.sum(axis=1),
         )
 
-    def logical_axes(self) -> LandmarkMemory:
+    def logical_axes(self) -> LandmarkMemory | tuple[()]:
+        if self.config.blocks == 0:
+            return ()
         return LandmarkMemory(
             keys=("batch", "kv_heads", "slots", "block", "key_dim"),
             values=("batch", "kv_heads", "slots", "block", "value_dim"),
@@ -166,18 +212,20 @@ class Landmark(Memory):
     def cost(self, segment_length: int) -> Cost:
         """Products that are made for a whole segment: with masked tokens and with places of tiles that stay empty, too."""
         c, d = self.config, self.dims
+        local = 2.0 * d.heads * landmark_softmax.products(segment_length, self.length, d.key_dim, d.value_dim)
+        if c.blocks == 0:
+            return Cost(local=local)
         shared, repeats = c.selection == "tokens", d.heads // d.kv_heads
-        pairs = landmark_retrieval.products(segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
-        copies = landmark_retrieval.copies(segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
+        sizes = (segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
         block_products = self.length * d.key_dim + c.block * d.value_dim  # one query with the tokens of one block
         item = d.memory_dtype.itemsize
+        copied = d.kv_heads * landmark_retrieval.copies(*sizes) * block_products * item
         landmark_bytes = c.blocks * d.kv_heads * d.key_dim * item
-        moved = (
-            copies * d.kv_heads * block_products * item + landmark_bytes + 2.0 * memory_bytes(self)
-        )  # the shift: read, write
+        moved = copied + landmark_bytes + 2.0 * memory_bytes(self)  # the shift reads and writes the whole cache
+        pairs = landmark_retrieval.products(*sizes) / segment_length
         return Cost(
-            local=2.0 * d.heads * landmark_softmax.products(segment_length, self.length, d.key_dim, d.value_dim),
-            read=2.0 * (d.heads * c.blocks * d.key_dim + d.kv_heads * pairs * block_products / segment_length),
+            local=local,
+            read=2.0 * (d.heads * c.blocks * d.key_dim + d.kv_heads * pairs * block_products),
             bytes_moved=moved / segment_length,
         )
 

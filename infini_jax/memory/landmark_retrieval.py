@@ -45,15 +45,6 @@ class LandmarkMemory:
     tokens: jax.Array
 
 
-@struct.dataclass
-class Choice:
-    """What queries retrieve. Attributes: blocks BxHxRxS, places in the cache, ascending, S = 1 where all tokens share the
-    choice; scores BxHxNxS of every cached block's landmark in its scoring slot, MASKED where it holds nothing."""
-
-    blocks: jax.Array
-    scores: jax.Array
-
-
 def held_tokens(memory: LandmarkMemory, blocks: jax.Array) -> jax.Array:
     """Boolean (B, ..., P): which tokens of the cached `blocks` (B, ...) belong to the open document."""
     cached, length = memory.keys.shape[2:4]
@@ -143,8 +134,8 @@ def choose(
     retrieved: int,
     selection: str,
     turn: Turn = rotary,
-) -> Choice:
-    """Scores all cached landmarks and chooses. `queries` are `turned_queries`."""
+) -> jax.Array:
+    """Scores all cached landmarks in their scoring slots: `select_blocks`. `queries` are `turned_queries`."""
     batch, heads, blocks, length, _ = memory.keys.shape
     wide, dtype, size = memory.keys.dtype, queries[0].dtype, queries[0].shape[-1]
     q_BxSxGxUxK = by_key_head(queries[0], heads)
@@ -154,14 +145,14 @@ def choose(
     scores_BxHxNxS = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
     every_BxN = jnp.broadcast_to(jnp.arange(blocks), (batch, blocks))
     readable_BxN = held_tokens(memory, every_BxN)[..., -2]  # its last raw token: one token at least beside the landmark
-    scores_BxHxNxS = jnp.where(readable_BxN[:, None, :, None], jax.lax.stop_gradient(scores_BxHxNxS), MASKED)
-    return Choice(select_blocks(scores_BxHxNxS, readable_BxN, reads_BxS, retrieved, selection), scores_BxHxNxS)
+    return select_blocks(scores_BxHxNxS, readable_BxN, reads_BxS, retrieved, selection)
 
 
 def form_of(pairs: int, blocks: int, length: int, shared: bool) -> tuple[str, int]:
     """The form that reads `pairs` queries and choices of one key head from a cache of `blocks`, and the queries of a tile.
 
-    A tile costs a copy of P tokens and C queries, so C is about sqrt(pairs P / blocks). Measured on CPU: TODO.
+    A tile costs a copy of P tokens and C queries, filled or not: so C is about sqrt(pairs P / blocks). Below eight every pair
+    has its own copy, which is as fast, and a shared choice needs no sorting.
     """
     if shared:
         return "shared", 1
@@ -178,7 +169,7 @@ def products(queries: int, repeats: int, retrieved: int, blocks: int, length: in
     """Query-block pairs that `read` computes for one key head and a segment of `queries` tokens, each of `repeats` heads."""
     pairs = queries * repeats * retrieved
     form, size = form_of(pairs, blocks, length, shared)
-    return tiles_of(pairs, blocks, size) * size if form == "tiles" else pairs
+    return size * tiles_of(pairs, blocks, size) if form == "tiles" else pairs
 
 
 def copies(queries: int, repeats: int, retrieved: int, blocks: int, length: int, shared: bool) -> int:
