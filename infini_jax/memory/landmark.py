@@ -200,6 +200,13 @@ class Landmark(Memory):
             memory.tokens + writes_BxT.sum(axis=1),
         )
 
+    def advance(self, memory, segments: Segment):
+        """As in `Memory`; without blocks all segments are windows of their own."""
+        if self.config.blocks == 0:
+            y_BxSxD, metrics = self.attend(memory, segments)
+            return y_BxSxD, (), metrics
+        return super().advance(memory, segments)
+
     def logical_axes(self) -> LandmarkMemory | tuple[()]:
         if self.config.blocks == 0:
             return ()
