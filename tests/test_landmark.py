@@ -351,8 +351,9 @@ def test_without_blocks_each_segment_is_a_window_of_its_own():
             for m in (none, some)
         ]
         assert shapes[0] == shapes[1]
-        y, metrics = none.apply(params, (), segment, method="attend")
-        y_empty, _ = some.apply(params, some.init_memory(3), segment, method="attend")
+        attend = [jax.jit(partial(module.apply, params, method="attend")) for module in (none, some)]
+        y, metrics = attend[0]((), segment)
+        y_empty, _ = attend[1](some.init_memory(3), segment)
         assert none.apply(params, (), segment, method="write") == none.init_memory(3) == none.logical_axes() == ()
     np.testing.assert_allclose(y, y_empty, rtol=0, atol=1e-14)
     np.testing.assert_array_equal(metrics["retrieved_mass"], 0.0)
