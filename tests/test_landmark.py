@@ -10,18 +10,20 @@ import pytest
 
 from infini_jax.cost import program_flops
 from infini_jax.errors import ConfigError
-from infini_jax.memory import landmark
+from infini_jax.memory import landmark_retrieval
 from infini_jax.memory.base import Dims, memory_bytes
 from infini_jax.memory.landmark import Landmark, LandmarkConfig
 from infini_jax.segment import NO_DOCUMENT, Boundaries, Segment, insert_landmarks, whole
+from infini_jax.stream import init_carry
 from tests.reference import landmark as reference
+from tests.streams import parameters_of, scorer, tiny, tokens_of
 
 DIMS = Dims(d_model=5, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=12, compute="float64")
 CONFIG = LandmarkConfig(block=3, blocks=4, retrieved=2)
 
 
-best_newest = jax.jit(landmark.best_newest, static_argnums=1)
-select_blocks = jax.jit(landmark.select_blocks, static_argnums=(3, 4))
+best_newest = jax.jit(landmark_retrieval.best_newest, static_argnums=1)
+select_blocks = jax.jit(landmark_retrieval.select_blocks, static_argnums=(3, 4))
 
 
 def random_scores(*shape, seed=0):
@@ -31,18 +33,25 @@ def random_scores(*shape, seed=0):
 @pytest.mark.parametrize(("blocks", "retrieved"), [(5, 2), (3, 3), (6, 1)])
 def test_slots_never_overlap_and_stand_before_the_segment(blocks, retrieved):
     for chosen in ([*range(blocks - retrieved, blocks)], [*range(retrieved)]):
-        slots = np.asarray(landmark.retrieved_slots(jnp.array(chosen), blocks))
+        slots = np.asarray(landmark_retrieval.retrieved_slots(jnp.array(chosen)[:, None], blocks))[:, 0]
         assert len(set(slots)) == retrieved
         assert slots.min() >= 0
         assert slots.max() <= retrieved  # the segment stands in slot k+1
 
 
 def test_equal_scores_go_to_the_newest_even_where_rounding_splits_them():
-    scores = np.full((1, 9), 0.7, np.float32)
-    scores[0, [1, 4]] = np.nextafter(scores[0, 0], np.float32(1)), np.nextafter(scores[0, 0], np.float32(0))
-    np.testing.assert_array_equal(best_newest(jnp.array(scores), 3), [[6, 7, 8]])
-    scores[0, 2] = 0.8
-    np.testing.assert_array_equal(best_newest(jnp.array(scores), 3), [[2, 7, 8]])
+    scores = np.full((9, 1), 0.7, np.float32)
+    scores[[1, 4], 0] = np.nextafter(scores[0, 0], np.float32(1)), np.nextafter(scores[0, 0], np.float32(0))
+    np.testing.assert_array_equal(best_newest(jnp.array(scores), 3), [[6], [7], [8]])
+    scores[2] = 0.8
+    np.testing.assert_array_equal(best_newest(jnp.array(scores), 3), [[2], [7], [8]])
+
+
+@pytest.mark.parametrize("count", [1, 5, 12])  # up to eight are ordered by comparisons, more by a sort
+def test_the_best_are_those_of_a_sort(count):
+    scores = random_scores(2, 15, 6).astype(np.float32)
+    best = np.sort(np.argsort(scores, axis=1)[:, -count:], axis=1)
+    np.testing.assert_array_equal(best_newest(jnp.array(scores), count), best)
 
 
 def test_equal_landmarks_give_the_newest_blocks():
@@ -51,23 +60,23 @@ def test_equal_landmarks_give_the_newest_blocks():
     keys = np.broadcast_to(rng.normal(size=(1, 1, 2, 4, 16)).astype(np.float32), (1, 33, 2, 4, 16))
     queries = rng.normal(size=(1, 7, 2, 16)).astype(np.float32)
     for part in [slice(0, 7), *(slice(token, token + 1) for token in range(7))]:
-        scores = jnp.einsum("bshk,bnhk->bhsn", queries[:, part], keys[..., -1, :])
-        every, reads = jnp.ones((1, 33), bool), jnp.ones((1, scores.shape[2]), bool)
+        scores = jnp.einsum("bnhk,bshk->bhns", keys[..., -1, :], queries[:, part])
+        every, reads = jnp.ones((1, 33), bool), jnp.ones((1, scores.shape[3]), bool)
         chosen = select_blocks(scores, every, reads, 4, "token_and_head")
-        np.testing.assert_array_equal(chosen, np.broadcast_to(np.arange(29, 33), chosen.shape))
+        np.testing.assert_array_equal(chosen, np.broadcast_to(np.arange(29, 33)[:, None], chosen.shape))
 
 
 def test_unreadable_blocks_are_chosen_only_where_readable_ones_run_out():
-    scores = random_scores(1, 2, 3, 5).astype(np.float32)
+    scores = random_scores(1, 2, 5, 3).astype(np.float32)
     readable = np.array([[False, False, False, True, True]])
-    for selection in landmark.SELECTIONS:
+    for selection in landmark_retrieval.SELECTIONS:
         chosen = select_blocks(jnp.array(scores), readable, jnp.ones((1, 3), bool), 3, selection)
-        np.testing.assert_array_equal(chosen, np.broadcast_to([2, 3, 4], chosen.shape))
+        np.testing.assert_array_equal(chosen, np.broadcast_to([[2], [3], [4]], chosen.shape))
 
 
 def test_tokens_that_may_not_read_have_no_say_in_a_shared_choice():
-    scores = np.zeros((1, 1, 2, 4), np.float32)
-    scores[0, 0, 0, 1], scores[0, 0, 1, 0] = 5.0, 50.0
+    scores = np.zeros((1, 1, 4, 2), np.float32)
+    scores[0, 0, 1, 0], scores[0, 0, 0, 1] = 5.0, 50.0
     chosen = select_blocks(jnp.array(scores), np.ones((1, 4), bool), jnp.array([[True, False]]), 1, "tokens")
     np.testing.assert_array_equal(chosen, [[[[1]]]])
 
@@ -221,7 +230,7 @@ def test_an_older_document_reaches_neither_outputs_nor_memory():
     memory, memory_other = (jax.tree.map(lambda leaf: leaf[last, row], m) for m in (memories, memories_other))
     jax.tree.map(np.testing.assert_array_equal, memory, memory_other)
     assert memory.tokens == DIMS.segment
-    np.testing.assert_array_equal(memory.keys[0], 0.0)  # four blocks are kept, the document has filled three
+    np.testing.assert_array_equal(memory.keys[:, 0], 0.0)  # four blocks are kept, the document has filled three
 
 
 def test_bfloat16_stays_close_to_float32():
@@ -238,20 +247,21 @@ def test_bfloat16_stays_close_to_float32():
     assert np.abs(outputs[1] - outputs[0]).max() < 0.02 * np.abs(outputs[0]).max()
 
 
-@pytest.mark.parametrize("selection", landmark.SELECTIONS)
-@pytest.mark.parametrize("queries", [1, 12])
-def test_cost_counts_the_products_that_are_made(selection, queries):
-    dims = dataclasses.replace(DIMS, compute="float32")
-    module = Landmark(dataclasses.replace(CONFIG, selection=selection), dims)
-    bounds = Boundaries(jnp.zeros((1, queries), int), jnp.zeros((1, 12), int), jnp.zeros((1,), int), jnp.int32(0))
-    shape = (1, 12, dims.heads)
-    segment = make_segment(jnp.zeros((1, queries, dims.heads, 4)), jnp.zeros((*shape, 4)), jnp.zeros((*shape, 3)), bounds)
+@pytest.mark.parametrize("selection", landmark_retrieval.SELECTIONS)
+@pytest.mark.parametrize(("length", "blocks", "kv_heads"), [(12, 4, 2), (12, 4, 1), (144, 4, 2), (288, 40, 1), (288, 9, 2)])
+def test_cost_counts_the_products_that_are_made(selection, length, blocks, kv_heads):
+    """Dense and in tiles, locally and from the cache; heads that share keys."""
+    dims = dataclasses.replace(DIMS, compute="float32", segment=length, kv_heads=kv_heads)
+    module = Landmark(dataclasses.replace(CONFIG, blocks=blocks, selection=selection), dims)
+    documents, open_document = jnp.zeros((1, length), int), jnp.zeros((1,), int)
+    keys, values = jnp.zeros((1, length, kv_heads, 4)), jnp.zeros((1, length, kv_heads, 3))
+    segment = make_segment(jnp.zeros((1, length, dims.heads, 4)), keys, values, whole(documents, open_document))
     params, memory = make_params(dims), module.init_memory(1)
     projection = 2 * dims.heads * dims.value_dim * dims.d_model
-    cost = module.cost(12)
+    cost = module.cost(length)
     read, write = (partial(module.apply, params, method=method) for method in ("attend", "write"))
-    assert program_flops(read, memory, segment) == queries * (cost.local + cost.read + projection)
-    assert program_flops(write, memory, segment) == 12 * cost.write == 0
+    assert program_flops(read, memory, segment) == pytest.approx(length * (cost.local + cost.read + projection), rel=1e-12)
+    assert program_flops(write, memory, segment) == length * cost.write == 0
 
 
 def test_memory_has_fixed_shapes_batch_first_and_named_axes():
@@ -282,7 +292,7 @@ def test_size_is_the_number_of_blocks():
     ("changes", "sizes", "field"),
     [
         ({"block": 0}, {}, "memory.block"),
-        ({"blocks": 0}, {}, "memory.blocks"),
+        ({"blocks": -1}, {}, "memory.blocks"),
         ({"retrieved": 0}, {}, "memory.retrieved"),
         ({"retrieved": 5}, {}, "memory.retrieved"),
         ({"selection": "head"}, {}, "memory.selection"),
@@ -296,6 +306,79 @@ def test_settings_that_cannot_work_are_refused_in_one_line(changes, sizes, field
         dataclasses.replace(CONFIG, **changes).check(dataclasses.replace(DIMS, **sizes))
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("selection", ["token_and_head", "tokens"])
+def test_retrieved_tells_ages_scores_and_mass(selection):
+    """The reference's lists, a segment after document cuts and one after eviction."""
+    config = dataclasses.replace(CONFIG, selection=selection)
+    queries, keys, values, documents = stream_arrays(config)
+    rows = [reference.Row(config.block, config.blocks, config.retrieved, selection) for _ in range(3)]
+    found = []
+    for w in range(5):
+        found.append([row.attend(queries[w, b], keys[w, b], values[w, b], documents[w, b])[1] for b, row in enumerate(rows)])
+        for b, row in enumerate(rows):
+            row.write(keys[w, b], values[w, b], documents[w, b])
+    with jax.enable_x64(True):
+        params = make_params()
+        _, memories, _ = compiled_stream(config)(params, queries, keys, values, documents)
+        read = jax.jit(partial(Landmark(config, DIMS).apply, params, method="retrieved"))
+        for w in (2, 4):
+            bounds = whole(jnp.asarray(documents[w]), jnp.asarray(documents[w - 1, :, -1]))
+            segment = make_segment(*(jnp.asarray(x[w]) for x in (queries, keys, values)), bounds)
+            ours = read(jax.tree.map(lambda leaf, w=w: leaf[w - 1], memories), segment)
+            assert ours.ages.shape == ours.scores.shape == ours.mass.shape == (3, DIMS.heads, DIMS.segment, config.retrieved)
+            for b, i, h in [(row, *key) for row in range(3) for key in found[w][row]]:
+                shown = ours.ages[b, h, i] >= 0
+                theirs = [read for read in found[w][b][i, h] if read[2] > 0]  # the loops list invisible blocks, too
+                np.testing.assert_array_equal(ours.ages[b, h, i][shown], [age for age, _, _ in theirs])
+                np.testing.assert_allclose(ours.scores[b, h, i][shown], [score for _, score, _ in theirs], atol=1e-12)
+                np.testing.assert_allclose(ours.mass[b, h, i][shown], [mass for _, _, mass in theirs], atol=1e-12)
+                np.testing.assert_array_equal(ours.mass[b, h, i][~shown], 0.0)
+
+
+def test_without_blocks_each_segment_is_a_window_of_its_own():
+    """The paper's training form: the output of an empty cache, no state, no bytes, the same parameters."""
+    none = Landmark(dataclasses.replace(CONFIG, blocks=0), DIMS)
+    some = Landmark(CONFIG, DIMS)
+    none.config.check(DIMS)
+    queries, keys, values, documents = stream_arrays()
+    with jax.enable_x64(True):
+        params = make_params()
+        segment = make_segment(*(jnp.asarray(x[3]) for x in (queries, keys, values)), whole(documents[3], documents[2, :, -1]))
+        shapes = [
+            jax.eval_shape(partial(m.init, method="attend"), jax.random.key(0), m.init_memory(3), segment)
+            for m in (none, some)
+        ]
+        assert shapes[0] == shapes[1]
+        attend = [jax.jit(partial(module.apply, params, method="attend")) for module in (none, some)]
+        y, metrics = attend[0]((), segment)
+        y_empty, _ = attend[1](some.init_memory(3), segment)
+        assert none.apply(params, (), segment, method="write") == none.init_memory(3) == none.logical_axes() == ()
+    np.testing.assert_allclose(y, y_empty, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(metrics["retrieved_mass"], 0.0)
+    assert memory_bytes(none) == none.cost(12).read == none.cost(12).bytes_moved == 0
+    with pytest.raises(ConfigError, match=r"memory\.blocks"):
+        none.apply(params, (), segment, method="retrieved")
+
+
+def test_a_model_trained_without_a_cache_reads_with_one():
+    """Parameters of the one configuration are those of the other; only the second carries anything from segment to segment."""
+    cached = tiny("landmark")
+    window = dataclasses.replace(cached, memory=dataclasses.replace(cached.memory, blocks=0))
+    params = parameters_of(window)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, parameters_of(cached))
+    tokens = tokens_of(window)
+    other = tokens.at[:, : window.segment].set((tokens[:, : window.segment] + 5) % window.vocab)
+    first = []
+    for model, carries in ((window, False), (cached, True)):
+        logits, changed = (
+            scorer(model)(params, init_carry(model, len(tokens)), x, jnp.zeros_like(x))[1] for x in (tokens, other)
+        )
+        later = np.abs(logits - changed)[:, window.segment :].max()
+        assert (later > 1e-3) if carries else (later == 0)
+        first.append(logits[:, : window.segment])
+    np.testing.assert_allclose(first[0], first[1], atol=2e-5)  # the same numbers in two programs, float32
 
 
 def test_a_landmark_is_inserted_after_each_block():

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.memory import landmark
-from infini_jax.memory.landmark import LandmarkMemory
+from infini_jax.attention import MASKED
+from infini_jax.memory import landmark_retrieval, landmark_softmax
+from infini_jax.memory.landmark import LandmarkMemory, append_blocks, join
 from tests.reference import landmark as reference
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -51,7 +52,7 @@ def both_ways(form, scores, upstream):
 
 @jax.jit
 def weights_and_gradient(scores, is_landmark, allowed, upstream):
-    return both_ways(lambda s: landmark.grouped_softmax(s, is_landmark, allowed), scores, upstream)
+    return both_ways(lambda s: landmark_softmax.grouped_softmax(s, is_landmark, allowed), scores, upstream)
 
 
 @pytest.mark.parametrize("case", SOFTMAX_CASES)
@@ -78,8 +79,8 @@ def test_renormalised_rows_sum_to_one_where_a_block_is_empty():
     allowed = np.tril(np.ones((1, 7, 7), bool))
     scores = random_scores(1, 2, 7, 7)
     with jax.enable_x64(True):
-        lossy = jax.jit(landmark.grouped_softmax)(scores, is_landmark, allowed)
-        whole_rows = jax.jit(partial(landmark.grouped_softmax, renormalise=True))(scores, is_landmark, allowed)
+        lossy = jax.jit(landmark_softmax.grouped_softmax)(scores, is_landmark, allowed)
+        whole_rows = jax.jit(partial(landmark_softmax.grouped_softmax, renormalise=True))(scores, is_landmark, allowed)
     assert (np.asarray(lossy)[:, :, 5:].sum(-1) < 1 - 1e-6).all()
     np.testing.assert_allclose(np.asarray(whole_rows)[:, :, 1:].sum(-1), 1.0, atol=1e-12)
     np.testing.assert_array_equal(whole_rows[:, :, 0], 0.0)  # a landmark that closes nothing and sees nothing before it
@@ -88,7 +89,7 @@ def test_renormalised_rows_sum_to_one_where_a_block_is_empty():
     )
 
 
-def test_blockwise_softmax_is_the_grouped_softmax():
+def test_whole_blocks_and_retrieved_ones_join_to_the_grouped_softmax():
     """Two retrieved blocks, one partly of another document and one empty slot, then three blocks with a document cut."""
     batch, heads, tokens, length, retrieved = 2, 2, 12, 4, 2
     documents = np.array([[0] * 12, [0] * 5 + [1] * 7])
@@ -100,21 +101,26 @@ def test_blockwise_softmax_is_the_grouped_softmax():
     allowed = np.concatenate([reads.reshape(batch, tokens, -1), visible], axis=-1)
 
     def general(scores):
-        return landmark.grouped_softmax(scores, is_landmark, allowed, renormalise=True)
+        return landmark_softmax.grouped_softmax(scores, is_landmark, allowed, renormalise=True)
 
-    def blockwise(scores):
+    def in_parts(scores):
         in_blocks = scores.reshape(batch, heads, tokens, -1, length)
         own = np.arange(tokens)[:, None] // length == np.arange(3)
-        shown = np.broadcast_to(reads[:, None], in_blocks[:, :, :, :2].shape)
-        local, read = landmark.blockwise_softmax(
-            in_blocks[:, :, :, 2:], visible.reshape(batch, tokens, 3, length), own, in_blocks[:, :, :, :2], shown
+        near, near_lse = landmark_softmax.blocks_softmax(
+            in_blocks[:, :, :, 2:], visible.reshape(batch, tokens, 3, length), own
         )
-        both = jnp.concatenate([read, local], axis=3)
+        far, far_scores = landmark_retrieval.inner(in_blocks[:, :, :, :2, :, None], reads[:, None, ..., None])
+        far, far_scores = far[..., 0], far_scores[..., 0].swapaxes(2, 3)
+        nothing = jnp.zeros((batch, tokens, heads, 1))
+        _, shares = join(nothing, near_lse, jnp.zeros((batch, heads, retrieved, tokens, 1)), far_scores)
+        shares = shares.swapaxes(2, 3)
+        rest = 1.0 - shares.sum(axis=-1)[..., None, None]
+        both = jnp.concatenate([far * shares[..., None], near * rest], axis=3)
         return jnp.pad(both, [(0, 0)] * 4 + [(0, 1)]).reshape(batch, heads, tokens, -1)
 
     with jax.enable_x64(True):
         (one, slope_one), (two, slope_two) = (
-            jax.jit(partial(both_ways, form))(scores, upstream) for form in (general, blockwise)
+            jax.jit(partial(both_ways, form))(scores, upstream) for form in (general, in_parts)
         )
     np.testing.assert_allclose(two, one, atol=1e-14)
     np.testing.assert_allclose(slope_two, slope_one, atol=1e-13)
@@ -124,14 +130,10 @@ def test_a_landmark_is_invisible_where_all_tokens_of_its_block_are():
     """The landmark alone counted to the later document, which `insert_landmarks` never does: no weight may be lost."""
     visible = np.tril(np.ones((8, 8), bool))[None]
     visible[:, 4:, :3] = False  # the tokens of block 0 belong to another document, its landmark (3) does not
-    none_retrieved = np.zeros((1, 1, 8, 1, 4), bool)
     own = np.arange(8)[:, None] // 4 == np.arange(2)
-    local, read = jax.jit(landmark.blockwise_softmax)(
-        random_scores(1, 1, 8, 2, 4), visible.reshape(1, 8, 2, 4), own, random_scores(1, 1, 8, 1, 4), none_retrieved
-    )
-    np.testing.assert_allclose(local.sum((-1, -2)), 1.0, atol=1e-6)
-    np.testing.assert_array_equal(local[:, :, 4:, 0], 0.0)
-    np.testing.assert_array_equal(read, 0.0)
+    weights, _ = jax.jit(landmark_softmax.blocks_softmax)(random_scores(1, 1, 8, 2, 4), visible.reshape(1, 8, 2, 4), own)
+    np.testing.assert_allclose(weights.sum((-1, -2)), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(weights[:, :, 4:, 0], 0.0)
 
 
 def interleaved(x, positions):
@@ -155,8 +157,8 @@ class PublicLayer:
         self.to_qkv, self.to_y = arrays["c_attn_w"].T, arrays["c_proj_w"].T
         batch = arrays["chunk0/x"].shape[0]
         self.memory = LandmarkMemory(
-            keys=jnp.zeros((batch, self.blocks, self.heads, self.length, size)),
-            values=jnp.zeros((batch, self.blocks, self.heads, self.length - 1, size)),
+            keys=jnp.zeros((batch, self.heads, self.blocks, self.length, size)),
+            values=jnp.zeros((batch, self.heads, self.blocks, self.length - 1, size)),
             tokens=jnp.zeros((batch,), jnp.int32),
         )
         self.unfinished = np.zeros((2, batch, 0, self.heads, size))
@@ -169,25 +171,23 @@ class PublicLayer:
         before = self.length - 1
         places = unfinished + jnp.arange(-before, tokens)
         reads = jnp.broadcast_to(real, (batch, tokens))
-        chosen, far = landmark.retrieve(memory, q, places[before:], reads, self.retrieved, self.selection, interleaved)
-        first = landmark.first_position(self.retrieved, self.length)
+        turned = landmark_retrieval.turned_queries(q, places[before:], self.retrieved, self.length, interleaved)
+        choice = landmark_retrieval.choose(memory, turned, reads, self.retrieved, self.selection, interleaved)
+        far_values, far_scores = landmark_retrieval.read(memory, turned, choice, reads)
+        first = landmark_retrieval.first_position(self.retrieved, self.length)
         near = jnp.einsum("bshk,bthk->bhst", interleaved(q, first + places[before:]), interleaved(k, first + places))
-        scores = jnp.concatenate([far.reshape(*far.shape[:3], -1), near * q.shape[-1] ** -0.5], axis=-1)
-        held = landmark.held_tokens(memory, chosen)[:, 0, :1]  # the same for all: none, or more blocks than are retrieved
+        far_values, far_scores, chosen = (jnp.swapaxes(x, 2, 3) for x in (far_values, far_scores, choice))
+        # a retrieved block acts on the outer softmax as a block of one token does: any score, and its landmark's
+        far = jnp.stack([jnp.zeros_like(far_scores), far_scores], axis=-1).reshape(*far_scores.shape[:3], -1)
+        scores = jnp.concatenate([far, near * q.shape[-1] ** -0.5], axis=-1)
+        held = jnp.repeat(far_scores[:, 0] > MASKED, 2, axis=-1)  # the same for all: none, or all that are retrieved
         causal = (places[None, :] <= places[before:, None]) & (places >= 0)
-        allowed = jnp.concatenate(
-            [
-                jnp.broadcast_to(held.reshape(batch, 1, -1), (batch, tokens, self.retrieved * self.length)),
-                jnp.broadcast_to(causal, (batch, tokens, before + tokens)),
-            ],
-            axis=-1,
-        )
-        pattern = jnp.arange(1, self.retrieved * self.length + 1) % self.length == 0
-        pattern = jnp.broadcast_to(pattern, (batch, len(pattern)))
+        allowed = jnp.concatenate([held, jnp.broadcast_to(causal, (batch, tokens, before + tokens))], axis=-1)
+        pattern = jnp.broadcast_to(jnp.arange(2 * self.retrieved) % 2 == 1, (batch, 2 * self.retrieved))
         nothing = jnp.zeros((batch, before), bool)
-        weights = landmark.grouped_softmax(scores, jnp.concatenate([pattern, nothing, is_landmark], axis=1), allowed)
-        far_weights, near_weights = jnp.split(weights, [self.retrieved * self.length], axis=-1)
-        y = landmark.read_values(memory, chosen, far_weights.reshape(far.shape)[..., :-1], q.dtype)
+        weights = landmark_softmax.grouped_softmax(scores, jnp.concatenate([pattern, nothing, is_landmark], axis=1), allowed)
+        far_weights, near_weights = jnp.split(weights, [2 * self.retrieved], axis=-1)
+        y = jnp.einsum("bhsr,bhsrv->bshv", far_weights[..., ::2], far_values)
         return y + jnp.einsum("bhst,bthv->bshv", near_weights, v), chosen
 
     def __call__(self, x, is_landmark, padded):
@@ -217,10 +217,10 @@ class PublicLayer:
         in_blocks = (keys.shape[0], complete, self.length, *keys.shape[2:])
         turned = interleaved(jnp.asarray(keys[:, :edge].reshape(in_blocks)), jnp.arange(self.length))
         self.ever += complete
-        self.memory = landmark.append_blocks(
+        self.memory = append_blocks(
             self.memory,
-            jnp.swapaxes(turned, 2, 3),
-            jnp.swapaxes(values[:, :edge].reshape(in_blocks)[:, :, :-1], 2, 3),
+            jnp.moveaxis(turned, 3, 1),
+            jnp.moveaxis(values[:, :edge].reshape(in_blocks)[:, :, :-1], 3, 1),
             jnp.full_like(self.memory.tokens, self.ever * self.length),
         )
 
@@ -241,7 +241,7 @@ def test_chunks_through_the_cache_are_the_public_ones(case):
             np.testing.assert_allclose(y, chunk["y"], rtol=0, atol=1e-12, err_msg=f"chunk {n}")
 
             # The public code starts at min(blocks ever, k+1) blocks, ours at k+1 always: the same distances.
-            first = landmark.first_position(layer.retrieved, layer.length)
+            first = landmark_retrieval.first_position(layer.retrieved, layer.length)
             shift = first - min(ever, layer.retrieved + 1) * layer.length
             assert first + carried - shift == chunk["start_index"]
             if cached == 0:
@@ -251,8 +251,11 @@ def test_chunks_through_the_cache_are_the_public_ones(case):
             ages = np.broadcast_to(chosen - (layer.blocks - cached), (*chosen.shape[:2], chosen.shape[2], chosen.shape[3]))
             ages = np.broadcast_to(ages, (*ages.shape[:2], padded, layer.retrieved))[:, :, :tokens]
             np.testing.assert_array_equal(ages, chunk["selected_block_age"])
-            slots = landmark.retrieved_slots(ages + layer.blocks - cached, layer.blocks)
+            slots = np.moveaxis(ages + layer.blocks - cached, -1, -2)
+            slots = np.moveaxis(landmark_retrieval.retrieved_slots(slots, layer.blocks), -2, -1)
             positions = np.asarray(slots)[..., None] * layer.length + np.arange(layer.length)
             np.testing.assert_array_equal(positions.reshape(*ages.shape[:3], -1), chunk["retrieved_key_positions"])
-            scored = landmark.scoring_slots(layer.blocks, layer.retrieved)[-cached:] * layer.length + layer.length - 1
+            scored = (
+                landmark_retrieval.scoring_slots(layer.blocks, layer.retrieved)[-cached:] * layer.length + layer.length - 1
+            )
             np.testing.assert_array_equal(scored, chunk["landmark_positions"])

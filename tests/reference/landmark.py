@@ -103,11 +103,11 @@ class Row:
         return [rank + (age >= len(self.cache) - self.retrieved) for rank, age in enumerate(chosen)]
 
     def attend(self, queries, keys, values, documents):
-        """TxHxV for a whole segment, and the choices."""
+        """TxHxV for a whole segment, and {(token, head): [(age before the segment, landmark score, mass)]} of what is read."""
         tokens, heads, size = queries.shape
         start = min(self.ever, self.retrieved + 1) * self.length
         choices = self.selected(queries, documents)
-        y = np.zeros((tokens, heads, values.shape[-1]))
+        y, reads = np.zeros((tokens, heads, values.shape[-1])), {}
         for i in range(tokens):
             for h in range(heads):
                 seen, shown, allowed, is_landmark = [], [], [], []
@@ -127,7 +127,11 @@ class Row:
                 scores = np.array(seen) @ rotate(queries[i, h], start + i) / np.sqrt(size)
                 weights = grouped_row(scores, np.array(is_landmark), np.array(allowed), own, renormalise=True)
                 y[i, h] = weights @ np.array(shown)
-        return y, choices
+                reads[i, h] = []
+                for rank, age in enumerate(chosen):
+                    part = slice(rank * self.length, (rank + 1) * self.length)
+                    reads[i, h].append((len(self.cache) - 1 - age, scores[part][-1], weights[part].sum()))
+        return y, reads
 
     def write(self, keys, values, documents):
         if documents[-1] != self.open:
