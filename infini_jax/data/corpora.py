@@ -167,13 +167,14 @@ def own_texts(name: str, path: Path | None = None, errors: Errors | None = None,
         f"{name} is not here",
         f"give --path FOLDER, or get it first: {corpus.get}" if name != "text_folder" else "give --path FOLDER",
     )
+    texts = corpus.reader(place, errors or corpus.errors, lists)
     require(
-        not lists or isinstance(corpus.reader(place, "refuse", ()), TextFiles) and name != "metamath",
+        not lists or type(texts) is TextFiles,
         "splits",
         f"{name} is split by the names of its documents",
         "leave the lists out",
     )
-    return corpus.reader(place, errors or corpus.errors, lists)
+    return texts
 
 
 @dataclasses.dataclass(frozen=True)

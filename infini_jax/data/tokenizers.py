@@ -122,6 +122,7 @@ def train_sentencepiece(texts: Iterable[str], vocab: int, algorithm: Algorithm =
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,  # indentation
             user_defined_symbols=["\n"],
             bos_id=-1,
             eos_id=-1,
