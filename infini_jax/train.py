@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, check_fits
 from infini_jax.data.base import Batch, Rows, Split
+from infini_jax.data.serve import batches
 from infini_jax.errors import TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.sharding import DATA_PARALLEL, ShardingRules, batch_sharding, carry_sharding, data_mesh, replicated
@@ -178,8 +179,8 @@ def train(run: RunConfig, log: Callable[[dict[str, float]], None]) -> Finished:
     step = make_step(run, optimiser, places).lower(state, jax.device_put(source.batch(0), rows)).compile()
     compile_seconds = time.perf_counter() - began
     began, line = time.perf_counter(), {}
-    for number in range(1, steps + 1):
-        state, measured = step(state, jax.device_put(source.batch(number - 1), rows))
+    for number, batch in enumerate(batches(source, range(steps)), start=1):
+        state, measured = step(state, jax.device_put(batch, rows))
         if number % run.train.log_every == 0 or number == steps:
             line = metric_line(run, number, measured, time.perf_counter() - began)
             log(line)

@@ -96,16 +96,20 @@ class Manifest:
         return np.dtype(f"<u{bits // 8}")
 
     def to_json(self) -> str:
-        return json.dumps({**dataclasses.asdict(self), "content": self.content}, indent=2) + "\n"
+        return json.dumps({**dataclasses.asdict(self), "content": self.content, "sha256": self._sha256()}, indent=2) + "\n"
+
+    def _sha256(self) -> str:
+        """Of all fields, so that a changed count is noticed too."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def from_plain(plain: dict[str, Any]) -> "Manifest":
         """Raises KeyError, TypeError or ValueError where it is no manifest of this format."""
-        content = plain.pop("content")
         if plain["format"] != FORMAT:
-            raise ValueError(f"format {plain['format']} and this version reads {FORMAT}")
-        manifest = Manifest(**plain | {"splits": {name: Counts(**counts) for name, counts in plain["splits"].items()}})
-        if manifest.content != content:
+            raise ValueError(f"format {plain['format']}, and this version reads {FORMAT}")
+        fields = {field.name: plain[field.name] for field in dataclasses.fields(Manifest)}
+        manifest = Manifest(**fields | {"splits": {name: Counts(**counts) for name, counts in plain["splits"].items()}})
+        if manifest._sha256() != plain["sha256"]:
             raise ValueError("its own hash does not fit")
         return manifest
 
@@ -156,6 +160,9 @@ class Prepared:
         for split, counts in manifest.splits.items():
             check_file(folder / f"{split}.tokens", counts.tokens * manifest.dtype.itemsize, counts.tokens_sha256)
             check_file(folder / f"{split}.starts", (counts.documents + 1) * 8, counts.starts_sha256)
+        kind, _, model_sha256 = manifest.tokenizer.partition(":")
+        if kind == "sentencepiece":
+            check_file(folder / MODEL_FILE, None, model_sha256)
         return Prepared(folder, manifest)
 
     def counts(self, split: Split) -> Counts:
@@ -180,11 +187,12 @@ class Prepared:
         return Documents(text, starts, described)
 
 
-def check_file(file: Path, size: int, sha256: str) -> None:
-    """Raises `ConfigError` unless the file is as it was written. It is read once, and again when it changes."""
+def check_file(file: Path, size: int | None, sha256: str) -> None:
+    """Raises `ConfigError` unless the file has this size and its hash begins so. Read once, and again when it changes."""
     try:
         now = file.stat()
-        whole = now.st_size == size and checksum(file, now.st_size, now.st_mtime_ns, now.st_ino) == sha256
+        whole = size in (None, now.st_size)
+        whole = whole and checksum(file, now.st_size, now.st_mtime_ns, now.st_ino).startswith(sha256)
     except OSError:
         whole = False
     require(whole, "data.name", f"{file.parent.name}/{file.name} is damaged", MEND)
