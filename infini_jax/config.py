@@ -181,6 +181,8 @@ class TrainConfig:
       batch: rows, each a stream of documents.
       sequence: raw tokens of a row a step.
       bptt: segments that gradients flow through; 0 is the whole sequence.
+      segments_per_step: segments that every layer takes at once: the same result, sooner where a mechanism has a parallel
+        form over segments, with more memory.
       learning_rate: peak of the schedule.
       gate_learning_rate: peak for the memory gates, which also have no weight decay.
       weight_decay: of matrices.
@@ -193,6 +195,7 @@ class TrainConfig:
     batch: int = 8
     sequence: int = 512
     bptt: int = 0
+    segments_per_step: int = 1
     learning_rate: float = 1e-3
     gate_learning_rate: float = 1e-2
     weight_decay: float = 0.1
@@ -206,6 +209,7 @@ class TrainConfig:
             "train",
             batch=self.batch,
             sequence=self.sequence,
+            segments_per_step=self.segments_per_step,
             learning_rate=self.learning_rate,
             gate_learning_rate=self.gate_learning_rate,
             clip=self.clip,
@@ -214,6 +218,12 @@ class TrainConfig:
         )
         require(
             self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
+        )
+        require(
+            self.bptt % self.segments_per_step == 0,
+            "train.segments_per_step",
+            f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
+            f"give a divisor of {self.bptt}, or change train.bptt",
         )
         require(0 <= self.warmup < 1, "train.warmup", f"{self.warmup} is no share of the steps", "give 0 to below 1")
         require(self.weight_decay >= 0, "train.weight_decay", f"{self.weight_decay} is negative", "give 0 or more")
@@ -264,6 +274,12 @@ class RunConfig:
             f"give a multiple of {segment}",
         )
         require(
+            sequence // segment % self.train.segments_per_step == 0,
+            "train.segments_per_step",
+            f"{sequence // segment} segments are not whole steps of {self.train.segments_per_step}",
+            f"give a divisor of {sequence // segment}",
+        )
+        require(
             self.data.vocab <= self.model.vocab,
             "model.vocab",
             f"{self.model.vocab} symbols, but the data has {self.data.vocab}",
@@ -291,9 +307,9 @@ class RunConfig:
         return from_plain(RunConfig, plain, "config")
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what decides the result; the names and how often metrics are logged do not."""
+        """Twelve hex digits of what decides the result; names, the log's rhythm and how many segments run at once do not."""
         science = self.to_dict()
-        del science["name"], science["variant"], science["train"]["log_every"]
+        del science["name"], science["variant"], science["train"]["log_every"], science["train"]["segments_per_step"]
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -122,6 +122,17 @@ class Segment:
         return self.bounds.start + jnp.arange(self.queries.shape[1])
 
 
+def by_turn(segments: Segment, count: int) -> Segment:
+    """Segments whose rows are `count` consecutive ones of each stream, to be scanned: their number in front of the stream."""
+
+    def split(leaf: jax.Array) -> jax.Array:
+        if leaf.ndim == 0:  # `start`
+            return jnp.broadcast_to(leaf, (count,))
+        return jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0)
+
+    return jax.tree.map(split, segments)
+
+
 def whole(documents_BxS: jax.Array, open_document_B: jax.Array) -> Boundaries:
     """The boundaries of a segment that is processed at once."""
     return Boundaries(documents_BxS, documents_BxS, open_document_B, jnp.int32(0))

@@ -36,19 +36,29 @@ def init_params(model: ModelConfig, key: jax.Array) -> dict:
     return Transformer(model).init(key, tokens, carry.memory, whole(tokens, carry.open_document))["params"]
 
 
-def forward_segment(
-    model: ModelConfig, params: dict, carry: Carry, tokens_BxS: jax.Array, documents_BxS: jax.Array
+def forward_segments(
+    model: ModelConfig, params: dict, carry: Carry, tokens_BxT: jax.Array, documents_BxT: jax.Array
 ) -> tuple[Carry, jax.Array, tuple]:
-    """One segment of raw tokens: (carry, features BxSxD of the raw tokens, metrics a layer group)."""
-    every = model.memory.landmark_every
+    """Raw tokens of W consecutive segments, T = W S: (carry, features BxTxD of the raw tokens, metrics a layer group).
+
+    Every layer takes all of them before the next layer does, which is the same as one segment after the other.
+    """
+
+    def segments(x_BxT: jax.Array) -> jax.Array:
+        return x_BxT.reshape(-1, model.segment)
+
+    batch, every = tokens_BxT.shape[0], model.memory.landmark_every
+    tokens_RxS, documents_RxS = segments(tokens_BxT), segments(documents_BxT)
     if every is not None:
-        tokens_BxS = insert_landmarks(tokens_BxS, every, landmark=model.vocab)
-        documents_BxS = insert_landmarks(documents_BxS, every)
-    bounds = whole(documents_BxS, carry.open_document)
-    x_BxSxD, memory, metrics = Transformer(model).apply({"params": params}, tokens_BxS, carry.memory, bounds)
+        tokens_RxS = insert_landmarks(tokens_RxS, every, landmark=model.vocab)
+        documents_RxS = insert_landmarks(documents_RxS, every)
+    last_BxW = documents_RxS[:, -1].reshape(batch, -1)
+    open_BxW = jnp.concatenate([carry.open_document[:, None], last_BxW[:, :-1]], axis=1)
+    bounds = whole(documents_RxS, open_BxW.reshape(-1))
+    x_RxSxD, memory, metrics = Transformer(model).apply({"params": params}, tokens_RxS, carry.memory, bounds)
     if every is not None:
-        x_BxSxD = drop_landmarks(x_BxSxD, every)
-    return Carry(memory, documents_BxS[:, -1]), x_BxSxD, metrics
+        x_RxSxD = drop_landmarks(x_RxSxD, every)
+    return Carry(memory, last_BxW[:, -1]), x_RxSxD.reshape(batch, -1, x_RxSxD.shape[-1]), metrics
 
 
 def logits_of(model: ModelConfig, params: dict, x_BxSxD: jax.Array) -> jax.Array:
@@ -63,28 +73,33 @@ def scan_segments(
     sequence: Any,
     score: Callable[[jax.Array, Any], Any],
     bptt: int = 0,
+    segments_per_step: int = 1,
 ) -> tuple[Carry, Any, tuple]:
     """Streams a sequence through the model.
 
     Args:
       sequence: a pytree of BxT arrays with attributes `tokens` and `documents`; T a multiple of the segment.
-      score: (logits BxSxV, the segment's part of `sequence`) -> pytree, so that logits of one segment only ever exist.
+      score: (logits BxSxV, the step's part of `sequence`) -> pytree, so that logits of one step only ever exist.
       bptt: segments that gradients flow through; 0 for all of them.
+      segments_per_step: segments taken at once, a divisor of their number and of `bptt`. The results are the same; more
+        memory is used, and time is won where a mechanism has a parallel form over segments.
 
-    Returns: (carry, scores stacked over segments, metrics a layer group stacked over segments).
+    Returns: (carry, scores stacked over steps, metrics a layer group stacked over steps).
     """
 
     def split(leaf: jax.Array) -> jax.Array:
-        return leaf.reshape(leaf.shape[0], -1, model.segment).swapaxes(0, 1)
+        return leaf.reshape(leaf.shape[0], -1, segments_per_step * model.segment).swapaxes(0, 1)
 
     @jax.checkpoint
     def step(carry: Carry, item: tuple[jax.Array, Any]) -> tuple[Carry, tuple]:
         number, part = item
         if bptt:
             cut = jax.lax.stop_gradient(carry.memory)
-            memory = jax.tree.map(lambda free, held: jnp.where(number % bptt == 0, held, free), carry.memory, cut)
+            memory = jax.tree.map(
+                lambda free, held: jnp.where(number * segments_per_step % bptt == 0, held, free), carry.memory, cut
+            )
             carry = carry.replace(memory=memory)
-        carry, x_BxSxD, metrics = forward_segment(model, params, carry, part.tokens, part.documents)
+        carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents)
         return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
 
     parts = jax.tree.map(split, sequence)

@@ -100,7 +100,9 @@ def make_step(
     """The jitted step: (state, batch) -> (state, metrics). The state is donated; `places` is its sharding."""
 
     def loss_of(params: dict, carry: Carry, batch: Batch) -> tuple[jax.Array, tuple]:
-        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, run.train.bptt)
+        carry, scores, metrics = scan_segments(
+            run.model, params, carry, batch, score_tokens, run.train.bptt, run.train.segments_per_step
+        )
         loss, accuracy = jax.tree.map(jnp.sum, scores).means()
         return loss + auxiliary_loss(metrics), (carry, loss, accuracy, gates_of(metrics))
 
@@ -138,7 +140,8 @@ def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple
 
     @jax.jit
     def score(params: dict, carry: Carry, batch: Batch) -> tuple[Carry, Scores]:
-        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens)
+        together = run.train.segments_per_step
+        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
         return carry, jax.tree.map(jnp.sum, scores)
 
     mesh = data_mesh(run.train.batch)

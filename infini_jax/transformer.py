@@ -47,11 +47,11 @@ class Block(nn.Module):
         self.mlp = MLP(dims.d_model, self.model.mlp_dim or 4 * dims.d_model, dims.dtype)
 
     def __call__(self, x_BxSxD: jax.Array, memory: Any, bounds: Boundaries) -> tuple[jax.Array, tuple[Any, dict]]:
-        """A whole segment: attend, then write. Returns (x, (memory, metrics))."""
+        """Whole segments, one or several of each stream as `Memory.advance` takes them. Returns (x, (memory, metrics))."""
         inputs_BxSxD = self.attention_norm(x_BxSxD)
-        segment = Segment(inputs_BxSxD, *self._project(inputs_BxSxD, inputs_BxSxD, bounds), bounds)
-        x_BxSxD, metrics = self._attend(x_BxSxD, memory, segment)
-        return x_BxSxD, (self.memory.write(memory, segment), metrics)
+        segments = Segment(inputs_BxSxD, *self._project(inputs_BxSxD, inputs_BxSxD, bounds), bounds)
+        y_BxSxD, memory, metrics = self.memory.advance(memory, segments)
+        return self._residual(x_BxSxD, y_BxSxD), (memory, metrics)
 
     def extend(self, x_BxSxD: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, OpenLayer]:
         """A few tokens of the open segment: attend to memory and to the tokens so far, write nothing."""
@@ -70,7 +70,7 @@ class Block(nn.Module):
             values=put(opened.values, values_BxSxGxV),
         )
         segment = Segment(opened.inputs, queries_BxSxHxK, opened.keys, opened.values, bounds)
-        return self._attend(x_BxSxD, memory, segment)[0], opened
+        return self._residual(x_BxSxD, self.memory.attend(memory, segment)[0]), opened
 
     def close(self, x: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, Any]:
         """The open segment is full: write it. `x` passes through."""
@@ -83,10 +83,9 @@ class Block(nn.Module):
         seen_BxSxD = new_BxSxD if self.model.key_taps == 1 else self.taps(inputs_BxTxD, bounds)
         return self.query(new_BxSxD), self.key(seen_BxSxD), self.value(new_BxSxD)
 
-    def _attend(self, x_BxSxD: jax.Array, memory: Any, segment: Segment) -> tuple[jax.Array, dict]:
-        y_BxSxD, metrics = self.memory.attend(memory, segment)
+    def _residual(self, x_BxSxD: jax.Array, y_BxSxD: jax.Array) -> jax.Array:
         x_BxSxD = x_BxSxD + y_BxSxD
-        return x_BxSxD + self.mlp(self.mlp_norm(x_BxSxD)), metrics
+        return x_BxSxD + self.mlp(self.mlp_norm(x_BxSxD))
 
 
 def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
@@ -154,7 +153,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(dtype=model.dims.dtype)
 
     def __call__(self, tokens_BxS: jax.Array, memory: tuple, bounds: Boundaries) -> tuple[jax.Array, tuple, tuple]:
-        """A whole segment: (features BxSxD before the head, new memory, metrics of each layer group)."""
+        """Whole segments, rows as in `Memory.advance`: (features BxSxD before the head, new memory, metrics a layer group)."""
         x_BxSxD, written, metrics = self.embedding(tokens_BxS), [], []
         for group, state in zip(self.groups, memory, strict=True):
             x_BxSxD, (new, measured) = group(x_BxSxD, state, bounds)

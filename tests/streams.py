@@ -11,7 +11,7 @@ from infini_jax.config import ModelConfig, memory_of
 from infini_jax.cost import program_flops
 from infini_jax.memory import MECHANISMS
 from infini_jax.segment import Segment, whole
-from infini_jax.stream import decode, forward_segment, init_carry, init_decoder, init_params, scan_segments
+from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.stream import logits_of as head_of
 
 BATCH, SEGMENTS, SIZE = 2, 3, 8
@@ -93,7 +93,7 @@ def walked_flops(model: ModelConfig, batch: int = BATCH) -> float:
     tokens = jax.ShapeDtypeStruct((batch, model.segment), jnp.int32)
 
     def forward(params, carry, tokens):
-        carry, x, _ = forward_segment(model, params, carry, tokens, tokens)
+        carry, x, _ = forward_segments(model, params, carry, tokens, tokens)
         return carry, head_of(model, params, x)
 
     shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, batch)))

@@ -14,14 +14,14 @@ from infini_jax import attention, kernels
 from infini_jax.blockwise import blockwise, plan_of
 from infini_jax.cost import model_cost, program_flops
 from infini_jax.errors import ConfigError
-from infini_jax.layers import t5_distance_bias
+from infini_jax.layers import repeat_heads, t5_distance_bias
 from infini_jax.memory import MECHANISMS
 from infini_jax.segment import NEVER_SEEN, Segment, Sight, whole
-from infini_jax.stream import forward_segment, init_carry, init_params, logits_of
+from infini_jax.stream import forward_segments, init_carry, init_params, logits_of
 from tests import streams
 from tests.reference import local_attention as reference
 
-BATCH, HEADS, KEY, VALUE = 2, 2, 4, 6
+BATCH, HEADS, KV_HEADS, KEY, VALUE = 2, 4, 2, 4, 6
 RESULTS = ("y", "lse", "dq", "dk", "dv", "dscale", "dbias")
 
 # (queries, segment keys, prefix, window): one tile, ragged tiles, a prefix, windows shorter and longer than a tile, and open
@@ -52,8 +52,8 @@ def make_case(shape, edges=(), valid: int = 10_000, start: int | None = None, se
     rng = np.random.default_rng(seed)
     start = (0 if queries == length else length - queries) if start is None else start
     keys = prefix + length
-    sizes = [(BATCH, queries, HEADS, KEY), (BATCH, keys, HEADS, KEY), (BATCH, keys, HEADS, VALUE), (HEADS,), (HEADS, keys)]
-    arrays = tuple(rng.normal(size=size) for size in sizes)
+    q, k, v = (BATCH, queries, HEADS, KEY), (BATCH, keys, KV_HEADS, KEY), (BATCH, keys, KV_HEADS, VALUE)
+    arrays = tuple(rng.normal(size=size) for size in (q, k, v, (HEADS,), (HEADS, keys)))
     documents = np.stack([np.searchsorted(edges, np.arange(length), side="right"), np.zeros(length, int)])
     carried = np.broadcast_to(np.where(np.arange(prefix) >= prefix - valid, 0, NEVER_SEEN), (BATCH, prefix))
     sight = Sight(
@@ -70,6 +70,7 @@ def runner(form: str):
     def run(arrays, sight, cotangents):
         def call(q, k, v, scale, bias):
             if form == "rows together":
+                k, v = (repeat_heads(x, HEADS) for x in (k, v))
                 return blockwise(q, k, v, sight, scale=scale, distance_bias_HxJ=bias, one_row_at_a_time=False)
             with attention.form(form):
                 return attention.attend_with_lse(q, k, v, sight, scale=scale, distance_bias_HxJ=bias)
@@ -275,7 +276,7 @@ def test_counted_flops_equal_those_of_the_program_where_tiles_run(name):
     tokens = jax.ShapeDtypeStruct((2, segment), jnp.int32)
 
     def forward(params, carry, tokens):
-        carry, x, _ = forward_segment(model, params, carry, tokens, tokens)
+        carry, x, _ = forward_segments(model, params, carry, tokens, tokens)
         return carry, logits_of(model, params, x)
 
     shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, 2)))
@@ -298,17 +299,15 @@ def test_attend_segment_is_the_same_in_tiles():
 def kernel_case(prefix: int, window: int | None, dtype=jnp.float32):
     length, key_dim = 128, 64
     keys = jax.random.split(jax.random.key(3), 3)
-    q, k, v = (
-        jax.random.normal(key, (1, size, 2, key_dim), dtype)
-        for key, size in zip(keys, (length, prefix + length, prefix + length), strict=True)
-    )
+    sizes = (length, 4), (prefix + length, 2), (prefix + length, 2)  # tokens and heads
+    q, k, v = (jax.random.normal(key, (1, *size, key_dim), dtype) for key, size in zip(keys, sizes, strict=True))
     documents = jnp.asarray(np.searchsorted((50,), np.arange(length), side="right"))[None]
     carried = jnp.where(jnp.arange(prefix) >= prefix // 2, 0, NEVER_SEEN)[None]
     return q, k, v, Sight(documents, jnp.concatenate([carried, documents], 1), jnp.int32(0), prefix, window)
 
 
 SIGHTS = [(0, None), (128, None), (128, 100)]
-SCALE = jnp.array([0.1, 0.3])
+SCALE = jnp.array([0.1, 0.3, 0.2, 0.15])
 
 
 @pytest.mark.parametrize(("prefix", "window"), SIGHTS)

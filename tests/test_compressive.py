@@ -14,7 +14,7 @@ from infini_jax.segment import Segment, whole
 from tests import ragged
 from tests.golden import public_golden
 from tests.reference import compressive as reference
-from tests.reference.attention import relative_logit, rotary_logit, slope
+from tests.reference.attention import relative_logit, rotary_logit
 
 # A cache longer than a segment, and one shorter (new tokens are compressed at once); ratios that divide segments and do not.
 CASES = {
@@ -52,8 +52,7 @@ def expected(config, params, arrays, held_params, held):
     ]
     errors = [[error for row in squares for error in row] for squares in zip(*(row[3] for row in rows), strict=True)]
     losses = [config.loss_weight * np.mean(squares) if squares else 0.0 for squares in errors]
-    outputs = np.einsum("bthv,hvd->btd", np.array([row[0] for row in rows]), params["out"]["kernel"])
-    return outputs, [row[1:3] for row in rows], losses
+    return ragged.projected(params, [row[0] for row in rows]), [row[1:3] for row in rows], losses
 
 
 def holds(kept: window.Recent, row: int, entries: list) -> None:
@@ -68,10 +67,10 @@ def holds(kept: window.Recent, row: int, entries: list) -> None:
 def test_outputs_memory_loss_and_gradients_are_those_of_the_reference(case):
     config = CASES[case]
     module = Compressive(config, ragged.DIMS)
+    params, arrays = point = ragged.parameters(module), ragged.inputs()
+    weights, direction = ragged.like(arrays[0], seed=5), ragged.like(point, seed=6)
     with jax.enable_x64(True):
-        params, arrays = ragged.parameters(module), ragged.inputs()
-        weights, direction = ragged.like(arrays[0], seed=5), ragged.like((params, arrays), seed=6)
-        outputs, memory, metrics, found = ragged.streamed_with_slope(module, params, arrays, weights, direction)
+        gradient, (outputs, memory, metrics) = ragged.streamed_with_gradient(module, *point, weights)
     wanted, rows, losses = expected(config, params, arrays, params, arrays)
     np.testing.assert_allclose(outputs, wanted, atol=ragged.EXACT)
     np.testing.assert_allclose([m[AUXILIARY + "reconstruction"] for m in metrics], losses, atol=ragged.EXACT)
@@ -81,11 +80,11 @@ def test_outputs_memory_loss_and_gradients_are_those_of_the_reference(case):
         holds(memory.compressed, row, older)
     assert int(memory.compressed.length.max()) == config.compressed  # entries were dropped at the old end
 
-    def loss(live_params, live):
-        outputs, _, losses = expected(config, live_params, live, params, arrays)
+    def loss(moved):
+        outputs, _, losses = expected(config, *moved, params, arrays)
         return np.sum(weights * outputs) + sum(losses)
 
-    assert found == pytest.approx(slope(loss, (params, arrays), direction), rel=ragged.SLOPE)
+    ragged.assert_slope(gradient, loss, point, direction)
 
 
 def as_entries(x_BxTxD):
@@ -143,18 +142,14 @@ def test_outputs_memories_and_loss_are_those_of_public_code(positions):
 
 def test_the_loss_trains_the_compression_and_nothing_else():
     module = Compressive(CASES["cache 8, 3 to 1"], ragged.DIMS)
+    point = ragged.parameters(module), ragged.inputs()
+    outputs_count_for_nothing = np.zeros_like(point[1][0])
     with jax.enable_x64(True):
-        params, arrays = ragged.parameters(module), ragged.inputs()
-
-        def losses(params, arrays, outputs_only):
-            outputs, _, metrics = ragged.stream(module, params, arrays)
-            return outputs.sum() if outputs_only else sum(m[AUXILIARY + "reconstruction"] for m in metrics)
-
-        of_loss, of_inputs = jax.grad(losses, argnums=(0, 1))(params, arrays, False)
-        of_outputs = jax.grad(losses)(params, arrays, True)
+        (of_loss, of_inputs), _ = ragged.streamed_with_gradient(module, *point, outputs_count_for_nothing)
+        (of_both, _), _ = ragged.streamed_with_gradient(module, *point, outputs_count_for_nothing + 1.0)
     for name in ("compress_keys", "compress_values"):
-        assert all(np.all(np.abs(leaf).max() > 1e-6) for leaf in jax.tree.leaves(of_loss[name]))
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_outputs[name]))
+        assert all(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(of_loss[name]))
+        jax.tree.map(np.testing.assert_array_equal, of_both[name], of_loss[name])
     assert not np.any(of_loss["out"]["kernel"])
     assert not any(np.any(leaf) for leaf in of_inputs)
 

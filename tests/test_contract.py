@@ -67,6 +67,27 @@ def test_memory_of_earlier_segments_changes_the_output(name):
     assert np.abs(with_memory - without).max() > 1e-3
 
 
+def test_several_segments_a_step_equal_one_after_the_other(name):
+    """Logits, carry and gradients; documents end within a segment of a step, and where one begins."""
+    model = tiny(name, layers=1)
+    params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=4)
+    documents = jnp.searchsorted(jnp.array([20, 34]), jnp.arange(tokens.shape[1]), side="right") * jnp.array([[0], [1]])
+
+    def run(params, together):
+        sequence, carry = streams.Sequence(tokens, documents), init_carry(model, BATCH)
+        carry, logits, metrics = scan_segments(
+            model, params, carry, sequence, lambda logits, part: logits, segments_per_step=together
+        )
+        logits = logits.swapaxes(0, 1).reshape(*tokens.shape, -1)
+        return jnp.sum(jnp.sin(3 * logits)) + auxiliary_loss(metrics), (carry, logits)
+
+    both = jax.jit(jax.value_and_grad(run, has_aux=True), static_argnums=1)
+    ((_, found), gradient), ((_, expected), slope) = both(params, 4), both(params, 1)
+    # float32 sums in another order; gradients add up hundreds of terms
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3 * np.abs(b).max()), gradient, slope)
+
+
 def test_attending_does_not_depend_on_what_the_segment_will_write(name):
     """Decoding token by token, which writes only full segments, equals the segments at once."""
     model, params = tiny(name), streams.parameters(name)

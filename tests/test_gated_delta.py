@@ -1,7 +1,6 @@
 """The chunkwise gated delta rule against the rule itself, token by token in float64 loops."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,102 +15,35 @@ from infini_jax.errors import ConfigError
 from infini_jax.memory import gated_delta
 from infini_jax.memory.gated_delta import GatedDelta, GatedDeltaConfig, unit_lower_inverse, write_tokens
 from infini_jax.segment import Segment, whole
-from tests import row_references as ragged
+from tests import ragged
+from tests.ragged import DIMS
 from tests.reference import gated_delta as reference
-from tests.row_references import CUTS, DIMS, LENGTHS
 
-RNG = np.random.default_rng(3)
-PARAMS = {
-    "gate": np.array([0.4, -1.1]),
-    "out": RNG.normal(size=(DIMS.heads, DIMS.value_dim, DIMS.d_model)),
-    "strength": RNG.normal(size=(DIMS.d_model, DIMS.heads)),
-    "forget": RNG.normal(size=(DIMS.d_model, DIMS.heads)),
-    "forget_bias": np.array([-2.0, 0.5]),
-    "forget_rate": np.array([0.3, -0.4]),
-}
-NAMES = {"learned": tuple(PARAMS), "none": ("gate", "out", "strength")}
+LEARNED = GatedDelta(GatedDeltaConfig(), DIMS)
 
 
-def layer(decay, dtype="float64"):
-    return GatedDelta(GatedDeltaConfig(decay=decay), dataclasses.replace(DIMS, compute=dtype))
+def row(params, arrays, documents):
+    """The reference with the layer's parameters."""
+    plain = {"gate": params["gate"], "strength": params["strength"]["kernel"]}
+    if "forget" in params:
+        bias, rate = params["forget"]["bias"], params["forget_rate"]
+        plain |= {"forget": params["forget"]["kernel"], "forget_bias": bias, "forget_rate": rate}
+    return reference.row(arrays, documents, lengths=ragged.LENGTHS, params=plain)
 
 
-def linen(params, dtype="float64"):
-    """The module's parameters of the plain ones."""
-    arrays = {name: jnp.asarray(array, dtype) for name, array in params.items()}
-    tree = {"gate": arrays["gate"], "out": {"kernel": arrays["out"]}, "strength": {"kernel": arrays["strength"]}}
-    if "forget" in arrays:
-        tree |= {"forget": {"kernel": arrays["forget"], "bias": arrays["forget_bias"]}, "forget_rate": arrays["forget_rate"]}
-    return {"params": tree}
-
-
-def params_of(decay):
-    return {name: PARAMS[name] for name in NAMES[decay]}
-
-
-def expected(params, arrays, documents):
-    y, memory = ragged.expected(
-        functools.partial(reference.row, lengths=LENGTHS, params=params), params["out"], arrays, documents
-    )
-    return y, memory["S"]
-
-
-@pytest.mark.parametrize("decay", NAMES)
-def test_ragged_segments_with_cut_documents_are_the_reference_s(decay):
-    arrays = ragged.arrays()
-    with jax.enable_x64(True):
-        y, S = ragged.compiled(layer(decay), True)(linen(params_of(decay)), arrays, CUTS)
-    expected_y, expected_S = expected(params_of(decay), arrays, CUTS)
-    np.testing.assert_allclose(y, expected_y, rtol=1e-11, atol=1e-11)  # float64 sums of a few dozen terms
-    np.testing.assert_allclose(S, expected_S, rtol=1e-11, atol=1e-11)
+@pytest.mark.parametrize("decay", ["learned", "none"])
+def test_outputs_memory_and_gradients_are_the_reference_s(decay):
+    ragged.assert_is_the_reference(GatedDelta(GatedDeltaConfig(decay=decay), DIMS), row, idle=())
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    edges=st.lists(st.lists(st.integers(1, ragged.TOKENS - 1), max_size=4), min_size=2, max_size=2), seed=st.integers(0, 99)
-)
-def test_documents_cut_anywhere_are_the_reference_s(edges, seed):
-    arrays = ragged.arrays(seed)
-    documents = np.stack([np.searchsorted(sorted(row), np.arange(ragged.TOKENS), side="right") for row in edges])
-    with jax.enable_x64(True):
-        y, S = ragged.compiled(layer("learned"), True)(linen(PARAMS), arrays, documents)
-    expected_y, expected_S = expected(PARAMS, arrays, documents)
-    np.testing.assert_allclose(y, expected_y, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(S, expected_S, rtol=1e-11, atol=1e-11)
-
-
-@pytest.mark.parametrize("decay", NAMES)
-def test_gradients_through_the_memory_are_the_reference_s_slopes(decay):
-    """Of outputs and final memory, by inputs, queries, keys, values and every parameter."""
-    names = NAMES[decay]
-    upstream = np.random.default_rng(2).normal(size=(ragged.BATCH, ragged.TOKENS, DIMS.d_model))
-
-    def ours(*arguments):
-        y, S = ragged.run(layer(decay), linen(dict(zip(names, arguments[4:], strict=True))), arguments[:4], jnp.asarray(CUTS))
-        return (y * upstream).sum() + jnp.sin(S).sum()
-
-    def theirs(*arguments):
-        y, S = expected(dict(zip(names, arguments[4:], strict=True)), arguments[:4], CUTS)
-        return (y * upstream).sum() + np.sin(S).sum()
-
-    with jax.enable_x64(True):
-        ragged.assert_gradients_are_slopes(ours, theirs, (*ragged.arrays(1), *params_of(decay).values()))
+@given(documents=ragged.documents_cut_anywhere(), seed=st.integers(0, 99))
+def test_documents_cut_anywhere_are_the_reference_s(documents, seed):
+    ragged.assert_follows_documents(LEARNED, row, documents, seed)
 
 
 def test_float32_and_bf16_compute_stay_near_the_reference():
-    """float32: its rounding. bf16: the memory is as exact, given the rounded inputs; outputs carry bf16's eight bits."""
-    arrays = ragged.arrays()
-    y, S = ragged.compiled(layer("learned", "float32"), False)(linen(PARAMS, "float32"), arrays, CUTS)
-    expected_y, expected_S = expected(PARAMS, arrays, CUTS)
-    np.testing.assert_allclose(y, expected_y, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(S, expected_S, rtol=1e-5, atol=1e-5)
-
-    half = [jnp.asarray(array, jnp.bfloat16) for array in arrays]
-    y, S = ragged.compiled(layer("learned", "bfloat16"), False)(linen(PARAMS, "float32"), half, CUTS)
-    expected_y, expected_S = expected(PARAMS, [np.asarray(array, np.float64) for array in half], CUTS)
-    assert (y.dtype, S.dtype) == (jnp.bfloat16, jnp.float32)
-    np.testing.assert_allclose(S, expected_S, rtol=1e-5, atol=1e-5)
-    assert np.abs(np.asarray(y, np.float64) - expected_y).max() < 0.03 * np.abs(expected_y).max()
+    ragged.assert_narrow_types_stay_near(LEARNED, row)
 
 
 # ---- the chunkwise form --------------------------------------------------------------------------------------------------
@@ -182,16 +114,15 @@ def test_inverse_by_halves_is_the_inverse(size):
 @pytest.mark.parametrize("segment", [1, 16, 150])
 def test_counted_flops_of_a_write_equal_those_of_the_program(segment):
     """One token, one chunk, and two chunks with a rest that is padded."""
-    dims = dataclasses.replace(DIMS, segment=segment)
+    dims = dataclasses.replace(DIMS, segment=segment, compute="float32")
     module = GatedDelta(GatedDeltaConfig(), dims)
-    shapes = [(dims.d_model,), (dims.heads, dims.key_dim), (dims.heads, dims.key_dim), (dims.heads, dims.value_dim)]
-    arrays = [jnp.zeros((1, segment, *shape)) for shape in shapes]
+    params, arrays = ragged.parameters(module), [jnp.zeros((1, segment, *shape)) for shape in ragged.shapes(dims)]
     bounds = whole(jnp.zeros((1, segment), int), jnp.zeros(1, int))
 
     def both(*arrays):
         segment = Segment(*arrays, bounds)
         memory = module.init_memory(1)
-        return [module.apply(linen(PARAMS, "float32"), memory, segment, method=name) for name in ("attend", "write")]
+        return module.apply({"params": params}, memory, segment, method=ragged.both)
 
     output = 2 * dims.heads * dims.value_dim * dims.d_model  # the output projection is counted by the model
     assert program_flops(both, *arrays) / segment == pytest.approx(module.cost(segment).flops + output)

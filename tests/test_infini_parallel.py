@@ -13,9 +13,10 @@ from infini_jax.memory.feature_maps import feature_map
 from infini_jax.memory.gated_delta import GatedDelta, GatedDeltaConfig
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory
 from infini_jax.segment import NO_DOCUMENT, Segment, reset_where_new, whole
-from tests.row_references import DIMS
+from tests import ragged
 
-B, W, S, H, K, V = 2, 5, 4, 2, 4, 3
+W, S, H, G, K, V = 5, 4, 4, 2, 4, 3
+EDGES = [(), (4,), (2, 9, 11), (8, 17)]  # where documents begin: nowhere, between segments, inside them, both
 CASES = [("linear", "elu_plus_one"), ("linear", "unit"), ("delta", "elu_plus_one"), ("delta", "taylor2")]
 
 
@@ -54,21 +55,22 @@ def measured(form, rule, name):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
 
 
-@pytest.mark.parametrize("edges", [(), (4,), (2, 9, 11), (8, 17)])
 @pytest.mark.parametrize(("rule", "name"), CASES)
-def test_segments_at_once_equal_segments_in_turn(rule, name, edges):
+def test_segments_at_once_equal_segments_in_turn(rule, name):
     """Outputs, final memory and gradients by the memory before, queries, keys and values; float64, so 1e-11 is rounding.
 
-    The first row is cut by documents and goes on with the one that was open; the second begins a new stream.
+    Rows are cut by documents and go on with the one that was open; the last begins a new stream.
     """
-    documents = np.stack([np.searchsorted(edges, np.arange(W * S), side="right"), np.arange(W * S) // 7])
-    masks = segment_masks(documents, np.array([0, NO_DOCUMENT]))
+    tokens = np.arange(W * S)
+    documents = np.stack([*(np.searchsorted(edges, tokens, side="right") for edges in EDGES), tokens // 7])
+    rows = len(documents)
+    masks = segment_masks(documents, np.array([0] * len(EDGES) + [NO_DOCUMENT]))
     rng = np.random.default_rng(0)
-    q, k, v, upstream = (rng.normal(size=(B, W, S, H, size)) for size in (K, K, V, V))
+    q, k, v, upstream = (rng.normal(size=(rows, W, S, *sizes)) for sizes in ((H, K), (G, K), (G, V), (H, V)))
     with jax.enable_x64(True):
         features = feature_map(name, 1)(jnp.zeros(K)).size
-        z = None if name == "unit" else rng.uniform(1, 2, (B, H, features))
-        arguments = (InfiniMemory(rng.normal(size=(B, H, features, V)), z), q, k, v, upstream, *masks)
+        z = None if name == "unit" else rng.uniform(1, 2, (rows, G, features))
+        arguments = (InfiniMemory(rng.normal(size=(rows, G, features, V)), z), q, k, v, upstream, *masks)
         pair = [measured(form, rule, name)(*arguments) for form in (at_once, in_turn)]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), *pair)
 
@@ -76,7 +78,7 @@ def test_segments_at_once_equal_segments_in_turn(rule, name, edges):
 # ---- long streams --------------------------------------------------------------------------------------------------------
 
 LONG, SEGMENT = 2**20, 2**12
-LONG_DIMS = dataclasses.replace(DIMS, heads=1, kv_heads=1, segment=SEGMENT)
+LONG_DIMS = dataclasses.replace(ragged.DIMS, heads=2, kv_heads=1, segment=SEGMENT, compute="float32")
 LAYERS = {
     "linear": (Infini, InfiniConfig()),
     "delta": (Infini, InfiniConfig(update="delta")),
@@ -92,12 +94,10 @@ def long_stream(mechanism, config, dtype, params):
     module = mechanism(config, dataclasses.replace(LONG_DIMS, compute=dtype))
 
     def drawn(number, tokens):
-        d = LONG_DIMS
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), number), 4)
-        shapes = [(d.d_model,), (d.heads, d.key_dim), (d.heads, d.key_dim), (d.heads, d.value_dim)]
         arrays = [
             jax.random.normal(key, (1, tokens, *shape), "float32").astype(dtype)
-            for key, shape in zip(keys, shapes, strict=True)
+            for key, shape in zip(keys, ragged.shapes(LONG_DIMS), strict=True)
         ]
         documents = jnp.zeros((1, tokens), int)
         return Segment(*arrays, whole(documents, jnp.zeros(1, int)))
@@ -115,13 +115,8 @@ def test_float32_over_a_million_tokens_agrees_with_float64(name):
     mechanism, config = LAYERS[name]
     module = mechanism(config, LONG_DIMS)
     bounds = whole(jnp.zeros((1, 2), int), jnp.zeros(1, int))
-    sizes = [(1, 2, 5), (1, 2, 1, 4), (1, 2, 1, 4), (1, 2, 1, 3)]
-    segment = Segment(*(jnp.zeros(size) for size in sizes), bounds)
-
-    def both(module, memory, segment):
-        return module.attend(memory, segment), module.write(memory, segment)
-
-    params = module.init(jax.random.key(1), module.init_memory(1), segment, method=both)
+    segment = Segment(*(jnp.zeros((1, 2, *shape)) for shape in ragged.shapes(LONG_DIMS)), bounds)
+    params = module.init(jax.random.key(1), module.init_memory(1), segment, method=ragged.both)
     single = jax.jit(functools.partial(long_stream, mechanism, config, "float32"))(params)
     with jax.enable_x64(True):
         double = jax.jit(functools.partial(long_stream, mechanism, config, "float64"))(params)

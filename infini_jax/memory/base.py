@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from infini_jax.errors import ConfigError, require
-from infini_jax.segment import Segment
+from infini_jax.segment import Segment, by_turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,27 @@ class Memory(nn.Module):
         """The memory after the whole segment, honouring document boundaries."""
         raise NotImplementedError
 
+    def advance(self, memory: Any, segments: Segment) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+        """W consecutive segments of each of B streams: (attended BWxSxD, the memory after the last of them, metrics).
+
+        The rows of `segments` are all segments, those of one stream next to each other, where `memory` has one row a stream.
+        Here they are taken in turn, and metrics are means over them; mechanisms whose memories before every segment can be
+        found at once do better.
+        """
+        count = segments_of_a_stream(memory, segments)
+        if count == 1:
+            y_BxSxD, metrics = self.attend(memory, segments)
+            return y_BxSxD, self.write(memory, segments), metrics
+        module, variables = self.clone(parent=None), self.variables  # a raw scan must not see the bound module
+
+        def step(memory: Any, segment: Segment) -> tuple[Any, tuple]:
+            y_BxSxD, metrics = module.apply(variables, memory, segment, method="attend")
+            return module.apply(variables, memory, segment, method="write"), (y_BxSxD, metrics)
+
+        memory, (y_WxBxSxD, metrics) = jax.lax.scan(step, memory, by_turn(segments, count))
+        metrics = jax.tree.map(lambda leaf: leaf.mean(axis=0), metrics)
+        return jnp.swapaxes(y_WxBxSxD, 0, 1).reshape(-1, *y_WxBxSxD.shape[2:]), memory, metrics
+
     def logical_axes(self) -> Any:
         """Like `init_memory`, with a tuple of axis names (batch, heads, slots, ...) for each array."""
         raise NotImplementedError
@@ -149,6 +170,11 @@ class Memory(nn.Module):
 
 
 AUXILIARY = "aux/"
+
+
+def segments_of_a_stream(memory: Any, segments: Segment) -> int:
+    """W: how many rows of `segments` there are for one of a memory that is not empty."""
+    return segments.inputs.shape[0] // jax.tree.leaves(memory)[0].shape[0]
 
 
 def memory_bytes(memory: Memory) -> int:

@@ -14,7 +14,7 @@ at tens of tokens: such a memory is empty when the next segment reads it.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -70,10 +70,17 @@ def in_chunks(x_BxTxHx: jax.Array, chunk: int) -> jax.Array:
     return jnp.moveaxis(padded.reshape(batch, count, chunk, *rest), (1, 3), (0, 2))
 
 
-def write_tokens(
-    S_BxHxKxV: jax.Array, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Array, g_BxTxH: jax.Array
-) -> jax.Array:
-    """S after T tokens of the gated delta rule, in chunks: what does not depend on S is solved for all chunks at once."""
+class Solved(NamedTuple):
+    """What of N chunks does not depend on S: fresh NxBxHxCxV, erased and kept NxBxHxCxK, left NxBxH (the sum of their g)."""
+
+    fresh: jax.Array
+    erased: jax.Array
+    kept: jax.Array
+    left: jax.Array
+
+
+def solve_chunks(k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Array, g_BxTxH: jax.Array) -> Solved:
+    """All chunks of T tokens at once."""
     chunk = chunk_length(k_BxTxHxK.shape[1])
     k_NxBxHxCxK, v_NxBxHxCxV = in_chunks(k_BxTxHxK, chunk), in_chunks(v_BxTxHxV, chunk)
     beta_NxBxHxCx1 = in_chunks(beta_BxTxH, chunk)[..., None]
@@ -88,13 +95,40 @@ def write_tokens(
     erased_NxBxHxCxK = solve_NxBxHxCxC @ (jnp.exp(G_NxBxHxC)[..., None] * k_NxBxHxCxK)
     left_NxBxH = G_NxBxHxC[..., -1]
     kept_NxBxHxCxK = jnp.exp(left_NxBxH[..., None] - G_NxBxHxC)[..., None] * k_NxBxHxCxK
+    return Solved(fresh_NxBxHxCxV, erased_NxBxHxCxK, kept_NxBxHxCxK, left_NxBxH)
 
-    def step(S_BxHxKxV, chunk_parts):
-        fresh_BxHxCxV, erased_BxHxCxK, kept_BxHxCxK, left_BxH = chunk_parts
-        u_BxHxCxV = fresh_BxHxCxV - erased_BxHxCxK @ S_BxHxKxV
-        return jnp.exp(left_BxH)[..., None, None] * S_BxHxKxV + jnp.swapaxes(kept_BxHxCxK, -1, -2) @ u_BxHxCxV, None
 
-    return jax.lax.scan(step, S_BxHxKxV, (fresh_NxBxHxCxV, erased_NxBxHxCxK, kept_NxBxHxCxK, left_NxBxH))[0]
+def write_chunks(S_BxHxKxV: jax.Array, solved: Solved) -> jax.Array:
+    """S after the chunks, one after the other."""
+
+    def step(S_BxHxKxV: jax.Array, chunk: Solved) -> tuple[jax.Array, None]:
+        u_BxHxCxV = chunk.fresh - chunk.erased @ S_BxHxKxV
+        return jnp.exp(chunk.left)[..., None, None] * S_BxHxKxV + jnp.swapaxes(chunk.kept, -1, -2) @ u_BxHxCxV, None
+
+    return jax.lax.scan(step, S_BxHxKxV, solved)[0]
+
+
+def write_tokens(
+    S_BxHxKxV: jax.Array, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Array, g_BxTxH: jax.Array
+) -> jax.Array:
+    """S after T tokens of the gated delta rule, in chunks: what does not depend on S is solved for all chunks at once."""
+    return write_chunks(S_BxHxKxV, solve_chunks(k_BxTxHxK, v_BxTxHxV, beta_BxTxH, g_BxTxH))
+
+
+def parallel(S_BxHxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(S before each of W consecutive segments BWxHxKxV, S after the last); `solved` has the rows of all segments, BW.
+
+    Only the short scan over chunks is done in turn. `keeps_BxW` is `Boundaries.keeps_B` of each segment.
+    """
+    batch, count = keeps_BxW.shape
+
+    def step(S_BxHxKxV: jax.Array, item: tuple[Solved, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        chunks, keeps_B = item
+        return write_chunks(reset_where_new(keeps_B, S_BxHxKxV), chunks), S_BxHxKxV
+
+    in_turn = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x), batch, count, *x.shape[2:]), 2, 0), solved)
+    S_BxHxKxV, before_WxBxHxKxV = jax.lax.scan(step, S_BxHxKxV, (in_turn, keeps_BxW.T))
+    return jnp.swapaxes(before_WxBxHxKxV, 0, 1).reshape(-1, *S_BxHxKxV.shape[1:]), S_BxHxKxV
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +179,19 @@ class GatedDelta(Memory):
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
 
     def write(self, memory: jax.Array, segment: Segment) -> jax.Array:
+        return write_chunks(reset_where_new(segment.bounds.keeps_B, memory), self._solved(segment))
+
+    def advance(self, memory: jax.Array, segments: Segment) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        keeps_BxW = segments.bounds.keeps_B.reshape(memory.shape[0], -1)
+        before, memory = parallel(memory, self._solved(segments), keeps_BxW)
+        y_BxSxD, metrics = self.attend(before, segments)
+        return y_BxSxD, memory, metrics
+
+    def _solved(self, segment: Segment) -> Solved:
         wide, writes_BxTx1 = self.dims.memory_dtype, segment.bounds.writes_BxT[..., None]
         beta_BxTxH = nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1
         g_BxTxH = self._log_decay(segment.inputs) * writes_BxTx1
-        memory = reset_where_new(segment.bounds.keeps_B, memory)
-        return write_tokens(memory, unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxH, g_BxTxH)
+        return solve_chunks(unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxH, g_BxTxH)
 
     def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:
         if self.config.decay == "none":

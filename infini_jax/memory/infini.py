@@ -27,7 +27,7 @@ from flax import struct
 from infini_jax.attention import attend_flops, attend_segment
 from infini_jax.errors import require
 from infini_jax.layers import by_key_head, repeat_heads
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
 from infini_jax.segment import Segment, reset_where_new
 
@@ -232,15 +232,38 @@ class Infini(Memory):
         )
 
     def attend(self, memory: InfiniMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        a_mem_BxSxHxV = retrieve(memory, self.config.features(segment.queries.astype(self.dims.memory_dtype)))
-        a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment)
-        return self.out(a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
+        return self._combined(retrieve(memory, self._asked(segment)), segment)
 
     def write(self, memory: InfiniMemory, segment: Segment) -> InfiniMemory:
-        memory = reset_where_new(segment.bounds.keeps_B, memory)
+        return update(reset_where_new(segment.bounds.keeps_B, memory), *self._written(segment), self.config.update)
+
+    def advance(self, memory: InfiniMemory, segments: Segment) -> tuple[jax.Array, InfiniMemory, dict[str, jax.Array]]:
+        count = segments_of_a_stream(memory, segments)
+        if count == 1:
+            return super().advance(memory, segments)
+
+        def of_streams(x: jax.Array) -> jax.Array:
+            return x.reshape(-1, count, *x.shape[1:])
+
+        parallel = {"linear": parallel_linear, "delta": parallel_delta}[self.config.update]
+        found = (self._asked(segments), *self._written(segments), segments.bounds.keeps_B)
+        a_mem_BxWxSxHxV, memory = parallel(memory, *map(of_streams, found))
+        y_BxSxD, metrics = self._combined(a_mem_BxWxSxHxV.reshape(-1, *a_mem_BxWxSxHxV.shape[2:]), segments)
+        return y_BxSxD, memory, metrics
+
+    def _asked(self, segment: Segment) -> jax.Array:
+        """sigma(Q)."""
+        return self.config.features(segment.queries.astype(self.dims.memory_dtype))
+
+    def _written(self, segment: Segment) -> tuple[jax.Array, jax.Array]:
+        """sigma(K), zero where nothing is written, and V."""
         features_BxTxGxF = self.config.features(segment.keys.astype(self.dims.memory_dtype))
         features_BxTxGxF = features_BxTxGxF * segment.bounds.writes_BxT[..., None, None]
-        return update(memory, features_BxTxGxF, segment.values.astype(self.dims.memory_dtype), self.config.update)
+        return features_BxTxGxF, segment.values.astype(self.dims.memory_dtype)
+
+    def _combined(self, a_mem_BxSxHxV: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment)
+        return self.out(a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
 
     def logical_axes(self) -> InfiniMemory:
         return InfiniMemory(

@@ -30,6 +30,10 @@ class SegmentOnly(Memory):
     def write(self, memory: tuple[()], segment: Segment) -> tuple[()]:
         return ()
 
+    def advance(self, memory: tuple[()], segments: Segment) -> tuple[jax.Array, tuple[()], dict[str, jax.Array]]:
+        y_BxSxD, metrics = self.attend(memory, segments)
+        return y_BxSxD, memory, metrics
+
     def logical_axes(self) -> tuple[()]:
         return ()
 

@@ -8,8 +8,8 @@ from flax import struct
 
 from infini_jax.attention import attend_flops
 from infini_jax.errors import require
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
-from infini_jax.segment import Segment, Sight
+from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
+from infini_jax.segment import Segment, Sight, by_turn
 
 
 @struct.dataclass
@@ -60,6 +60,26 @@ def append(recent: Recent, segment: Segment) -> Recent:
     """Shifts the segment in. Written tokens are a suffix of the segment, so valid entries stay a suffix."""
     written_B = segment.bounds.writes_BxT.sum(axis=1, dtype=jnp.int32)
     return shift_in(recent, segment.keys, segment.values, segment.bounds.keeps_B, written_B)
+
+
+def before_each(recent: Recent, segments: Segment, count: int) -> tuple[Recent, Recent]:
+    """What each of `count` consecutive segments of a stream finds, one row a segment, and what the last of them leaves."""
+    slots, tokens = recent.keys.shape[1], segments.keys.shape[1]
+
+    def windows(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
+        joined = jnp.concatenate([old, new.reshape(len(old), -1, *new.shape[2:]).astype(old.dtype)], axis=1)
+        found = jnp.stack([joined[:, number * tokens :][:, :slots] for number in range(count)], axis=1)
+        return found.reshape(-1, *found.shape[2:]), joined[:, count * tokens :]
+
+    def follow(length_B: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        keeps_B, written_B = item
+        return jnp.minimum(jnp.where(keeps_B, length_B, 0) + written_B, slots), length_B
+
+    bounds = by_turn(segments, count).bounds
+    keeps_WxB, written_WxB = jax.vmap(lambda b: (b.keeps_B, b.writes_BxT.sum(axis=1, dtype=jnp.int32)))(bounds)
+    length_B, length_WxB = jax.lax.scan(follow, recent.length, (keeps_WxB, written_WxB))
+    (keys, keys_after), (values, values_after) = windows(recent.keys, segments.keys), windows(recent.values, segments.values)
+    return Recent(keys, values, length_WxB.T.reshape(-1)), Recent(keys_after, values_after, length_B)
 
 
 @struct.dataclass
@@ -120,6 +140,11 @@ class Cache(Memory):
 
     def write(self, memory: Recent, segment: Segment) -> Recent:
         return append(memory, segment)
+
+    def advance(self, memory: Recent, segments: Segment) -> tuple[jax.Array, Recent, dict[str, jax.Array]]:
+        before, after = before_each(memory, segments, segments_of_a_stream(memory, segments))
+        y_BxSxD, metrics = self.attend(before, segments)
+        return y_BxSxD, after, metrics
 
     def logical_axes(self) -> Recent:
         return LOGICAL_AXES

@@ -1,7 +1,8 @@
 """Softmax attention token by token in float64 NumPy, over keys that are picked by rules on the whole stream.
 
 No segments are shifted and no masks are made: a rule says which earlier tokens a token sees, so a streamed form is
-compared with one long attention. Arrays: q, k TxHxK, v TxHxV of one row, documents T.
+compared with one long attention. Arrays: q TxHxK, k TxGxK, v TxGxV of one row, documents T; query head h reads key
+head h // (H // G).
 
 Gradients are taken by central differences along a direction. Mechanisms stop some gradients: a reference therefore takes
 its inputs twice, `live` ones and `held` ones, and differences move the live ones only.
@@ -78,8 +79,9 @@ def stream(live, held, documents, lengths, sees, logit=rotary_logit):
         seen = [j for j in range(t + 1) if documents[j] == documents[t] and sees(t, j, starts[t])]
         heads = []
         for h in range(q.shape[1]):
-            keys = [k[j, h] if j >= starts[t] else held_k[j, h] for j in seen]
-            values = [v[j, h] if j >= starts[t] else held_v[j, h] for j in seen]
+            g = h // (q.shape[1] // k.shape[1])
+            keys = [k[j, g] if j >= starts[t] else held_k[j, g] for j in seen]
+            values = [v[j, g] if j >= starts[t] else held_v[j, g] for j in seen]
             weights = softmax(np.array([logit(q[t, h], key, t - j, h) for key, j in zip(keys, seen, strict=True)]))
             heads.append(weights @ np.array(values))
         outputs.append(heads)
@@ -89,21 +91,3 @@ def stream(live, held, documents, lengths, sees, logit=rotary_logit):
 def last_of_document(x, documents, slots):
     """The newest `slots` entries of the document that is open at the end of the row."""
     return x[documents == documents[-1]][-slots:]
-
-
-def moved(tree, direction, e):
-    """tree + e direction, for nested dicts and sequences of arrays."""
-    if isinstance(tree, dict):
-        return {name: moved(tree[name], direction[name], e) for name in tree}
-    if isinstance(tree, list | tuple):
-        return [moved(part, along, e) for part, along in zip(tree, direction, strict=True)]
-    return tree + e * direction
-
-
-def slope(function, inputs, direction, step=1e-3):
-    """d/de function(*(inputs + e direction)) at 0: central differences of fourth order, good to about 1e-10 of the terms."""
-
-    def at(e):
-        return function(*moved(inputs, direction, e))
-
-    return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)

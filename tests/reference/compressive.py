@@ -1,7 +1,8 @@
 """Compressive Transformer in float64 NumPy, row by row, with lists that grow and are cut: no masks, no fixed shapes.
 
-One row: q, k TxHxK, v TxHxV, documents T. `compress` is a pair of (kernel RxFxF, bias F) for keys and for values. Inputs and
-`compress` come twice, live and held: the memory is made of the held ones, as nothing in it has a gradient.
+One row: q TxHxK, k TxGxK, v TxGxV, documents T; query head h reads key head h // (H // G). `compress` is a pair of (kernel
+RxFxF, bias F) for keys and for values. Inputs and `compress` come twice, live and held: the memory is made of the held ones,
+as nothing in it has a gradient.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from tests.reference.attention import rotary_logit, softmax
 
 
 def convolve(entries, kernel, bias):
-    """Strided convolution over a list of HxK entries, whose length is a multiple of the stride."""
+    """Strided convolution over a list of GxK entries, whose length is a multiple of the stride."""
     out = []
     for start in range(0, len(entries), len(kernel)):
         group = entries[start : start + len(kernel)]
@@ -34,22 +35,24 @@ def content_attention(q, entries):
     return weights @ np.array([value for _, value in entries])
 
 
-def head_of(entries, h):
-    return [(key[h], value[h]) for key, value in entries]
+def head_of(entries, g):
+    return [(key[g], value[g]) for key, value in entries]
 
 
 def attend(q, places, entries, logit):
     """One query HxK over (key, value) entries that stand `places` before it: HxV."""
     outputs = []
     for h in range(len(q)):
-        weights = softmax(np.array([logit(q[h], key[h], place, h) for (key, _), place in zip(entries, places, strict=True)]))
-        outputs.append(weights @ np.array([value[h] for _, value in entries]))
+        own = head_of(entries, h // (len(q) // len(entries[0][0])))
+        weights = softmax(np.array([logit(q[h], key, place, h) for (key, _), place in zip(own, places, strict=True)]))
+        outputs.append(weights @ np.array([value for _, value in own]))
     return outputs
 
 
 def stream(live, held, documents, lengths, slots, size, compress, held_compress, logit=rotary_logit):
     """(outputs TxHxV, cache, compressed entries, [squared errors of each query that asks, a segment])."""
     cache, older, outputs, errors, start = [], [], [], [], 0
+    shared = live[0].shape[1] // live[1].shape[1]
     open_document = None
     for length in lengths:
         tokens = range(start, start + length)
@@ -72,9 +75,9 @@ def stream(live, held, documents, lengths, slots, size, compress, held_compress,
             for t in tokens:
                 if documents[t] == last:
                     gaps = [
-                        content_attention(held[0][t][h], head_of(leaving, h))
-                        - content_attention(held[0][t][h], head_of(rebuilt, h))
-                        for h in range(len(held[0][t]))
+                        content_attention(q, head_of(leaving, h // shared))
+                        - content_attention(q, head_of(rebuilt, h // shared))
+                        for h, q in enumerate(held[0][t])
                     ]
                     squares.append(np.mean(np.array(gaps) ** 2))
             older = (older + compressed(leaving, held_compress))[-size:]

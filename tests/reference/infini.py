@@ -1,11 +1,12 @@
 """Infini-attention in float64 NumPy loops: one row, one head, one token at a time.
 
-Written from the paper's equations and from the feature maps' definitions; nothing is shared with the package.
+Written from the paper's equations and from the feature maps' definitions; nothing is shared with the package. Query head h
+reads key head h // (H // G), locally and in memory: queries TxHxK, keys TxGxK, values TxGxV.
 """
 
 import numpy as np
 
-from tests.reference.landmark import rotate, softmax
+from tests.reference.attention import rotate, softmax
 
 
 def elu_plus_one(x):
@@ -46,9 +47,9 @@ def read(M, z, feature):
 def local(t, begin, queries, keys, values, documents, head):
     """eq. 6: token t over the tokens of its segment (from `begin`) and document, rotary by the place in the segment."""
     seen = [j for j in range(begin, t + 1) if documents[j] == documents[t]]
-    q = rotate(queries[t, head], t - begin)
-    scores = np.array([q @ rotate(keys[j, head], j - begin) for j in seen]) / np.sqrt(len(q))
-    return sum(weight * values[j, head] for weight, j in zip(softmax(scores), seen, strict=True))
+    q, g = rotate(queries[t, head], t - begin), head // (queries.shape[1] // keys.shape[1])
+    scores = np.array([q @ rotate(keys[j, g], j - begin) for j in seen]) / np.sqrt(len(q))
+    return sum(weight * values[j, g] for weight, j in zip(softmax(scores), seen, strict=True))
 
 
 def sigmoid(x):
@@ -61,33 +62,35 @@ def gated(beta, remembered, t, begin, queries, keys, values, documents, head):
     return weight * remembered + (1.0 - weight) * local(t, begin, queries, keys, values, documents, head)
 
 
-def row(inputs, queries, keys, values, documents, *, lengths, beta, rule, feature_map, nu, normalise):
-    """(A TxHxV, {"M": HxFxV, "z": HxF}) of one row cut into segments of `lengths`."""
-    heads, width = values.shape[1:]
+def row(arrays, documents, *, lengths, beta, rule, feature_map, nu, normalise):
+    """(A TxHxV, {"M": GxFxV, "z": GxF}) of the inputs, queries, keys and values of one row cut into segments of `lengths`."""
+    _, queries, keys, values = arrays
+    tokens, heads, _ = queries.shape
+    key_heads, width = values.shape[1:]
     size = len(features_of(feature_map, keys[0, 0], nu))
-    M, z = np.zeros((heads, size, width)), np.zeros((heads, size))
-    A = np.zeros(values.shape)
+    M, z = np.zeros((key_heads, size, width)), np.zeros((key_heads, size))
+    A = np.zeros((tokens, heads, width))
     open_document, begin = None, 0
     for length in lengths:
-        tokens = range(begin, begin + length)
-        for t in tokens:
+        segment = range(begin, begin + length)
+        for t in segment:
             for h in range(heads):
-                remembered = np.zeros(width)
+                remembered, g = np.zeros(width), h // (heads // key_heads)
                 if documents[t] == open_document:
-                    remembered = read(M[h], z[h] if normalise else None, features_of(feature_map, queries[t, h], nu))
+                    remembered = read(M[g], z[g] if normalise else None, features_of(feature_map, queries[t, h], nu))
                 A[t, h] = gated(beta[h], remembered, t, begin, queries, keys, values, documents, h)
-        last = documents[tokens[-1]]
+        last = documents[segment[-1]]
         if last != open_document:
             M, z = np.zeros_like(M), np.zeros_like(z)
         before = M.copy(), z.copy()
-        for t in tokens:
-            for h in range(heads):
+        for t in segment:
+            for g in range(key_heads):
                 if documents[t] != last:
                     continue
-                feature, value = features_of(feature_map, keys[t, h], nu), values[t, h]
+                feature, value = features_of(feature_map, keys[t, g], nu), values[t, g]
                 if rule == "delta":
-                    value = value - read(before[0][h], before[1][h] if normalise else None, feature)
-                M[h] += np.outer(feature, value)
-                z[h] += feature
+                    value = value - read(before[0][g], before[1][g] if normalise else None, feature)
+                M[g] += np.outer(feature, value)
+                z[g] += feature
         open_document, begin = last, begin + length
     return A, {"M": M, "z": z} if normalise else {"M": M}

@@ -1,4 +1,7 @@
-"""Local attention a query at a time in float64, with the gradients of the textbook."""
+"""Local attention a query at a time in float64, with the gradients of the textbook.
+
+q BxSxHxK, k BxJxGxK, v BxJxGxV: query head h reads key head h // (H // G), whose gradients are sums over its query heads.
+"""
 
 import numpy as np
 
@@ -20,10 +23,11 @@ def attention(q, k, v, scale, bias, documents, key_documents, start=0, prefix=0,
         if not seen:
             continue
         distance = [start + i + prefix - j for j in seen]
-        scores = scale[h] * (k[b, seen, h] @ q[b, i, h]) + bias[h, distance]
+        g = h // (heads // k.shape[2])
+        scores = scale[h] * (k[b, seen, g] @ q[b, i, h]) + bias[h, distance]
         lse[b, h, i] = scores.max() + np.log(np.exp(scores - scores.max()).sum())
         weights[b, h, i, seen] = np.exp(scores - lse[b, h, i])
-        y[b, i, h] = weights[b, h, i] @ v[b, :, h]
+        y[b, i, h] = weights[b, h, i] @ v[b, :, g]
     return y, lse, weights
 
 
@@ -33,12 +37,12 @@ def gradients(q, k, v, scale, bias, documents, key_documents, dy, dlse, start=0,
     dq, dk, dv = np.zeros(q.shape), np.zeros(k.shape), np.zeros(v.shape)
     dscale, dbias = np.zeros(scale.shape), np.zeros(bias.shape)
     for b, h, i in np.ndindex(weights.shape[:3]):
-        p = weights[b, h, i]
-        dv[b, :, h] += np.outer(p, dy[b, i, h])
-        ds = p * (v[b, :, h] @ dy[b, i, h] - y[b, i, h] @ dy[b, i, h] + dlse[b, h, i])
-        dq[b, i, h] += scale[h] * (ds @ k[b, :, h])
-        dk[b, :, h] += scale[h] * np.outer(ds, q[b, i, h])
-        dscale[h] += ds @ (k[b, :, h] @ q[b, i, h])
+        p, g = weights[b, h, i], h // (q.shape[2] // k.shape[2])
+        dv[b, :, g] += np.outer(p, dy[b, i, h])
+        ds = p * (v[b, :, g] @ dy[b, i, h] - y[b, i, h] @ dy[b, i, h] + dlse[b, h, i])
+        dq[b, i, h] += scale[h] * (ds @ k[b, :, g])
+        dk[b, :, g] += scale[h] * np.outer(ds, q[b, i, h])
+        dscale[h] += ds @ (k[b, :, g] @ q[b, i, h])
         for j in np.flatnonzero(p):
             dbias[h, start + i + prefix - j] += ds[j]
     return dq, dk, dv, dscale, dbias
