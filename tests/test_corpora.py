@@ -13,7 +13,7 @@ from infini_jax.data.base import SPLIT_NUMBER
 from infini_jax.data.corpora import CORPORA, built_in_snapshot, own_snapshot, own_texts
 from infini_jax.data.prepare import tokenise
 from infini_jax.data.stdlib import stdlib_documents
-from infini_jax.data.texts import Metamath, StandardLibrary, TextFiles, sections, splits_of
+from infini_jax.data.texts import Metamath, StandardLibrary, TextFiles, sections, short_names, splits_of
 from infini_jax.errors import ConfigError
 from tests.corpora import STORIES, write_stories
 
@@ -40,10 +40,16 @@ def pack(folder: Path, archive: Path) -> Path:
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tar.xz"])
 def test_an_archive_is_the_same_corpus_as_its_folder(ending, tmp_path):
     folder = write_stories(tmp_path / "stories")
-    packed = everything(TextFiles(pack(folder, tmp_path / f"stories.{ending}")))
-    found = {name.removeprefix("./"): text for part in packed.values() for name, text in part.items()}
-    assert found == STORIES
-    assert {name for part in everything(TextFiles(folder)).values() for name in part} == set(STORIES)
+    found = everything(TextFiles(folder))
+    assert everything(TextFiles(pack(folder, tmp_path / f"stories.{ending}"))) == found
+    assert everything(TextFiles(folder.parent)) == found  # a level up is the same
+    assert {name: text for part in found.values() for name, text in part.items()} == STORIES
+
+
+def test_names_are_those_below_the_folder_of_all():
+    assert short_names(["./a/b/x.txt", "./a/b/c/y.txt"]) == ["x.txt", "c/y.txt"]
+    assert short_names(["a/train/x.txt", "a/train/y.txt"]) == ["train/x.txt", "train/y.txt"]
+    assert short_names(["only/one.txt"]) == ["one.txt"]
 
 
 def test_files_are_split_by_lists_by_folders_or_by_name(tmp_path):

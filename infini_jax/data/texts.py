@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import lzma
+import os
 import re
 import tarfile
 import zipfile
@@ -174,10 +175,22 @@ class TextFiles(Texts):
         require(
             bool(names), "path", f"{self.path} has no file that ends in {' or '.join(self.suffixes)}", "give another folder"
         )
-        place = splits_of(names, self.lists)
-        for name in names:
-            if place[name] == split:
-                yield name, decode(checked_read(files, name), name, self.errors)
+        short = short_names(names)
+        place = splits_of(short, self.lists)
+        for name, title in zip(names, short, strict=True):
+            if place[title] == split:
+                yield title, decode(checked_read(files, name), title, self.errors)
+
+
+def short_names(names: list[str]) -> list[str]:
+    """The names below the folder that holds them all, so that a corpus is the same packed, unpacked or a level deeper.
+
+    Folders called as a split stay.
+    """
+    paths = [PurePosixPath(name) for name in names]
+    root = PurePosixPath(os.path.commonpath([path.parent for path in paths]))
+    level = next((number for number, part in enumerate(root.parts) if part in SPLIT_NUMBER), len(root.parts))
+    return [PurePosixPath(*path.parts[level:]).as_posix() for path in paths]
 
 
 def listed(file: Path) -> list[str]:
