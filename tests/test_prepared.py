@@ -230,6 +230,15 @@ def test_a_fault_of_the_texts_is_one_line_and_leaves_nothing(change, said, data,
     assert not list((data / "prepared").glob("[!.]*"))
 
 
+def test_preparing_without_its_packages_names_them(data, stories, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ConfigError, match=r"^corpus: sentencepiece is not installed .+; pip install sentencepiece$"):
+        make(stories, PIECES)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ConfigError, match=r"pip install tensorflow-datasets$"):
+        make(stories)
+
+
 def test_a_run_with_another_tokenizer_is_refused(data, stories):
     make(stories)
     with pytest.raises(

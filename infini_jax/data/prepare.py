@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -158,6 +159,9 @@ def prepare(
       ConfigError: the corpus is not here, a file cannot be read, the name is taken by something else.
     """
     kind = lookup_corpus(corpus)
+    for module in ("tensorflow_datasets", "array_record", "importlib_resources", settings.tokenizer):
+        here = module == "bytes" or importlib.util.find_spec(module) is not None
+        require(here, "corpus", f"{module} is not installed and preparing needs it", f"pip install {module.replace('_', '-')}")
     require(
         settings.model is None or settings.tokenizer == "sentencepiece",
         "model",
