@@ -15,8 +15,9 @@ import tyro
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.memory import MECHANISMS
+from infini_jax.optimiser import make_optimiser
 from infini_jax.run import environment
-from infini_jax.train import init_state, make_optimiser, make_step, rows_of
+from infini_jax.train import init_state, make_step, rows_of
 from infini_jax.units import human_bytes, human_count
 
 
@@ -51,7 +52,7 @@ class Timed:
     """A compiled training step that keeps its own state."""
 
     def __init__(self, run: RunConfig):
-        optimiser = make_optimiser(run, 100)
+        optimiser = make_optimiser(run.train, 100)
         self.run, self.batch = run, run.data.open(rows_of(run, "train")).batch(0)
         self.state = jax.jit(lambda: init_state(run, optimiser))()
         self.step = make_step(run, optimiser).lower(self.state, self.batch).compile()

@@ -11,9 +11,10 @@ import tyro
 from rich.console import Console
 
 from infini_jax import tables
+from infini_jax.checkpoint import Saving
 from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
-from infini_jax.errors import ConfigError, TrainingDiverged
+from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged
 from infini_jax.experiment import load_experiment
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.results import write_rows
@@ -22,6 +23,7 @@ from infini_jax.study import TABLE_FILE, run_study, save_study, saved_study
 
 app = tyro.extras.SubcommandApp()
 
+REQUEUE = 75  # EX_TEMPFAIL: try again later; what a scheduler can requeue on
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 
@@ -88,12 +90,14 @@ def train(
     model: Shape = Shape(),
     train: TrainConfig = TrainConfig(),
     budget: Budget = Budget(),
+    saving: Saving = Saving(),
     name: str = "run",
     seed: int = 0,
     memory_bytes: int = 0,
+    resume: int | None = None,
     results: Path = Path("results/runs"),
 ) -> None:
-    """Trains one model and scores it. Example:
+    """Trains one model and scores it; a run that was stopped or killed goes on where it was saved. Example:
     `infini-jax train infini mqar --memory.update delta --model.segment 16 --model.key-taps 2 --train.sequence 96`
 
     Args:
@@ -102,17 +106,19 @@ def train(
       model: sizes of the transformer.
       train: how it is trained.
       budget: what it may spend.
+      saving: when it is saved; its end always is.
       name: of the run, and of its folder.
       seed: of the parameters and of the order of the data.
       memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
-      results: folder that gets <name>/config.json, metrics.jsonl and row.parquet.
+      resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
+      results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.
     """
     sizes = ModelConfig(memory=memory, **dataclasses.asdict(model))
     if memory_bytes:
         sizes = sizes.at_bytes(memory_bytes)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget)
     with train_progress(run, Console()) as watch:
-        row = execute(run, results / name, study="", watch=watch)
+        row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume)
     Console().print(tables.key_values(row))
 
 
@@ -168,9 +174,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs a command; a mistake in the settings ends with one line and code 2."""
     try:
         app.cli(prog="infini-jax", args=arguments, config=(tyro.conf.CascadeSubcommandArgs,))
-    except (ConfigError, TrainingDiverged) as error:
+    except (ConfigError, TrainingDiverged, CheckpointError) as error:
         print(f"infini-jax: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Stopped as error:
+        print(f"infini-jax: {error} and saved; the same command goes on from here", file=sys.stderr)
+        sys.exit(REQUEUE)
     except KeyboardInterrupt:
         print("\ninfini-jax: stopped; finished runs are kept, the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -183,10 +183,14 @@ class TrainConfig:
       bptt: segments that gradients flow through; 0 is the whole sequence.
       segments_per_step: segments that every layer takes at once: the same result, sooner where a mechanism has a parallel
         form over segments, with more memory.
-      learning_rate: peak of the schedule.
+      accumulate: parts of the batch whose gradients are added up one after the other; the same step with less memory.
+      optimiser: by name, see optimiser.py.
+      schedule: of the learning rate after the warm-up, see optimiser.py.
+      learning_rate: peak of the schedule; with rsqrt, what is divided by the square root of the step.
       gate_learning_rate: peak for the memory gates, which also have no weight decay.
       weight_decay: of matrices.
-      warmup: share of the steps with a rising rate; a cosine to a tenth follows.
+      warmup: share of the steps with a rising rate.
+      average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
       clip: largest norm of the gradient.
       evaluation_steps: batches of held-out data scored at the end.
       log_every: steps between metric lines.
@@ -196,10 +200,14 @@ class TrainConfig:
     sequence: int = 512
     bptt: int = 0
     segments_per_step: int = 1
+    accumulate: int = 1
+    optimiser: Literal["adamw", "adafactor"] = "adamw"
+    schedule: Literal["cosine", "rsqrt", "constant"] = "cosine"
     learning_rate: float = 1e-3
     gate_learning_rate: float = 1e-2
     weight_decay: float = 0.1
     warmup: float = 0.1
+    average: float = 0.0
     clip: float = 1.0
     evaluation_steps: int = 8
     log_every: int = 20
@@ -224,6 +232,16 @@ class TrainConfig:
             "train.segments_per_step",
             f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
             f"give a divisor of {self.bptt}, or change train.bptt",
+        )
+        for field, known in (("optimiser", ("adamw", "adafactor")), ("schedule", ("cosine", "rsqrt", "constant"))):
+            name = getattr(self, field)
+            require(name in known, f"train.{field}", f"'{name}' is not known", f"choose {' or '.join(known)}")
+        require(0 <= self.average < 1, "train.average", f"{self.average} is no decay", "give 0 to below 1, e.g. 0.999")
+        require(
+            self.accumulate >= 1 and self.batch % self.accumulate == 0,
+            "train.accumulate",
+            f"{self.batch} rows are not {self.accumulate} equal parts",
+            f"give a divisor of {self.batch}",
         )
         require(0 <= self.warmup < 1, "train.warmup", f"{self.warmup} is no share of the steps", "give 0 to below 1")
         require(self.weight_decay >= 0, "train.weight_decay", f"{self.weight_decay} is negative", "give 0 or more")
@@ -309,7 +327,8 @@ class RunConfig:
     def fingerprint(self) -> str:
         """Twelve hex digits of what decides the result; names, the log's rhythm and how many segments run at once do not."""
         science = self.to_dict()
-        del science["name"], science["variant"], science["train"]["log_every"], science["train"]["segments_per_step"]
+        del science["name"], science["variant"], science["train"]["log_every"]
+        del science["train"]["segments_per_step"], science["train"]["accumulate"]
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
 

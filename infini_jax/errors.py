@@ -19,6 +19,14 @@ class TrainingDiverged(RuntimeError):
     """The loss is no longer a finite number; the run stopped at once."""
 
 
+class Stopped(RuntimeError):
+    """A run was asked to stop, and was saved; the same command goes on from there."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read. `str(error)` is one line: what, why, mend."""
+
+
 def require(holds: bool, field: str, problem: str, mend: str) -> None:
     """Raises `ConfigError` unless `holds`."""
     if not holds:

@@ -1,39 +1,87 @@
 """One run from its config to its row in the table: train, score, count, write."""
 
+import contextlib
 import datetime
 import json
 import os
 import platform
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import flax
 import jax
 
 from infini_jax import __version__
+from infini_jax.checkpoint import Checkpoints, Saving
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
+from infini_jax.optimiser import make_optimiser
 from infini_jax.results import ROW_FILE, Row, write_rows
-from infini_jax.train import Finished, evaluate, init_state, make_optimiser, make_step, rows_of, train
+from infini_jax.train import Finished, evaluate, init_state, make_step, rows_of, train
 
+OFTEN_ENOUGH = Saving()
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 
 
-def execute(run: RunConfig, folder: Path, study: str, watch: Callable[[dict[str, float]], None] = lambda line: None) -> Row:
-    """Trains and scores a run; leaves config.json, metrics.jsonl and row.parquet in `folder`; `watch` gets metric lines."""
+def execute(
+    run: RunConfig,
+    folder: Path,
+    study: str,
+    watch: Callable[[dict[str, float]], None] = lambda line: None,
+    saving: Saving = OFTEN_ENOUGH,
+    resume: int | None = None,
+) -> Row:
+    """Trains and scores a run, or goes on with one that was stopped or killed; `watch` gets metric lines.
+
+    `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted.
+    Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
-    with (folder / METRICS_FILE).open("w", buffering=1) as file:
+    with Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
+        if resume is not None:
+            checkpoints.forget_after(resume)
+        reached = checkpoints.progress()
+        (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
+        with metrics_after(folder / METRICS_FILE, reached.step) as file:
 
-        def log(line: dict[str, float]) -> None:
-            file.write(json.dumps(line) + "\n")
-            watch(line)
+            def log(line: dict[str, float]) -> None:
+                file.write(json.dumps(line) + "\n")
+                watch(line)
 
-        finished = train(run, log)
-    loss, accuracy = evaluate(run, finished.state.params)
+            finished = train(run, log, checkpoints, stop)
+    loss, accuracy = evaluate(run, finished.state.learned)
     row = make_row(run, study, finished, loss, accuracy)
     write_rows([row], folder / ROW_FILE)
     return row
+
+
+@contextlib.contextmanager
+def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
+    """The metrics log, opened behind its last line of at most `step`: lines after the checkpoint are written again."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    kept = [line for line in lines if step and line.endswith("}") and json.loads(line)["step"] <= step]
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    partial.replace(file)
+    with file.open("a", buffering=1) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def terminated() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come, instead of dying of it; a scheduler sends it some time before it takes the machine away."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set  # handlers can only be set in the main thread
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def make_row(run: RunConfig, study: str, finished: Finished, loss: float, accuracy: float) -> Row:
@@ -73,7 +121,7 @@ def make_row(run: RunConfig, study: str, finished: Finished, loss: float, accura
 
 def executed_flops_per_step(run: RunConfig) -> float:
     """FLOPs of the program of one training step, recomputation included."""
-    optimiser = make_optimiser(run, budget_steps(run))
+    optimiser = make_optimiser(run.train, budget_steps(run))
     state = jax.eval_shape(lambda: init_state(run, optimiser))
     batch = run.data.open(rows_of(run, "train")).batch(0)
     return program_flops(make_step(run, optimiser), state, batch)

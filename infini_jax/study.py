@@ -19,7 +19,7 @@ from pathlib import Path
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps
 from infini_jax.desk import Desk, Failure
-from infini_jax.errors import ConfigError, TrainingDiverged, require
+from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, require
 from infini_jax.results import ROW_FILE, Row, read_rows, write_rows
 
 TABLE_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "failed.json", "study.json"
@@ -104,7 +104,7 @@ def work(desk: Desk, runs: tuple[RunConfig, ...], cores: tuple[int, ...]) -> Non
                 continue
             try:
                 execute(run, desk.of(run), desk.study)
-            except (ConfigError, TrainingDiverged) as error:
+            except (ConfigError, TrainingDiverged, CheckpointError) as error:
                 desk.fail(run, str(error))
             except Exception as error:  # the other runs must finish whatever went wrong in this one
                 desk.fail(

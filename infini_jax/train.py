@@ -16,24 +16,32 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from infini_jax.checkpoint import Checkpoints, Progress, like
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, check_fits
 from infini_jax.data.base import Batch, Rows, Split
 from infini_jax.data.serve import batches
-from infini_jax.errors import TrainingDiverged
+from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
+from infini_jax.optimiser import make_optimiser
 from infini_jax.sharding import DATA_PARALLEL, ShardingRules, batch_sharding, carry_sharding, data_mesh, replicated
 from infini_jax.stream import Carry, init_carry, init_params, scan_segments
 
 
 @struct.dataclass
 class TrainState:
-    """Attributes: step int32; params; optimiser state; carry of the rows' streams."""
+    """Attributes: step int32; params; optimiser state; average of the params or None; carry of the rows' streams."""
 
     step: jax.Array
     params: dict
     optimiser: Any
+    average: dict | None
     carry: Carry
+
+    @property
+    def learned(self) -> dict:
+        """The parameters to evaluate and to keep."""
+        return self.params if self.average is None else self.average
 
 
 @struct.dataclass
@@ -57,31 +65,6 @@ def score_tokens(logits_BxSxV: jax.Array, part: Batch) -> Scores:
     return Scores(loss=(nats_BxS * part.weights).sum(), correct=(hit_BxS * part.weights).sum(), tokens=part.weights.sum())
 
 
-def is_gate(path: tuple) -> bool:
-    """Memory gates train with their own rate and without weight decay: with the common rate they never leave 0.5."""
-    return path[-1].key == "gate"
-
-
-def make_optimiser(run: RunConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global gradient norm; gates apart; embedding, vectors and scalars are not decayed."""
-
-    def schedule(peak: float) -> optax.Schedule:
-        warm = max(1, round(run.train.warmup * steps))
-        return optax.warmup_cosine_decay_schedule(0.0, peak, warm, max(steps, warm + 1), peak / 10)
-
-    def labels(params: dict) -> dict:
-        return jax.tree_util.tree_map_with_path(lambda path, _: "gates" if is_gate(path) else "weights", params)
-
-    def matrices(params: dict) -> dict:
-        return jax.tree.map(lambda leaf: leaf.ndim > 2, params)  # layers are stacked in front: a vector has two axes
-
-    groups = {
-        "weights": optax.adamw(schedule(run.train.learning_rate), b2=0.95, weight_decay=run.train.weight_decay, mask=matrices),
-        "gates": optax.adam(schedule(run.train.gate_learning_rate)),
-    }
-    return optax.chain(optax.clip_by_global_norm(run.train.clip), optax.multi_transform(groups, labels))
-
-
 def auxiliary_loss(metrics: tuple) -> jax.Array:
     """Sum over layers and mean over segments of what mechanisms add to the loss."""
     added = [value.mean(axis=0).sum() for group in metrics for name, value in group.items() if name.startswith(AUXILIARY)]
@@ -94,24 +77,63 @@ def gates_of(metrics: tuple) -> jax.Array:
     return jnp.concatenate(gates) if gates else jnp.zeros(0)
 
 
+def split_rows(batch: Batch, parts: int) -> Batch:
+    """The batch as `parts` batches of consecutive rows, stacked in front."""
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+
+
+def split_carry(carry: Carry, parts: int) -> Carry:
+    """The same of a carry, whose memories have the layers in front of the rows."""
+
+    def split(leaf: jax.Array) -> jax.Array:
+        return jnp.moveaxis(leaf.reshape(leaf.shape[0], parts, -1, *leaf.shape[2:]), 1, 0)
+
+    return Carry(jax.tree.map(split, carry.memory), carry.open_document.reshape(parts, -1))
+
+
+def joined_carry(carry: Carry) -> Carry:
+    """The inverse of `split_carry`."""
+
+    def join(leaf: jax.Array) -> jax.Array:
+        leaf = jnp.moveaxis(leaf, 0, 1)
+        return leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:])
+
+    return Carry(jax.tree.map(join, carry.memory), carry.open_document.reshape(-1))
+
+
 def make_step(
     run: RunConfig, optimiser: optax.GradientTransformation, places: TrainState | None = None
 ) -> Callable[[TrainState, Batch], tuple]:
     """The jitted step: (state, batch) -> (state, metrics). The state is donated; `places` is its sharding."""
 
-    def loss_of(params: dict, carry: Carry, batch: Batch) -> tuple[jax.Array, tuple]:
-        carry, scores, metrics = scan_segments(
-            run.model, params, carry, batch, score_tokens, run.train.bptt, run.train.segments_per_step
-        )
-        loss, accuracy = jax.tree.map(jnp.sum, scores).means()
-        return loss + auxiliary_loss(metrics), (carry, loss, accuracy, gates_of(metrics))
+    def loss_of(params: dict, carry: Carry, batch: Batch, tokens: jax.Array) -> tuple[jax.Array, tuple]:
+        """Of a part of the batch, as its share in the mean over all `tokens` that are scored."""
+        together = run.train.segments_per_step
+        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, run.train.bptt, together)
+        scores = jax.tree.map(jnp.sum, scores)
+        loss = scores.loss / tokens + auxiliary_loss(metrics) / run.train.accumulate
+        return loss, (carry, scores, gates_of(metrics))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        gradient, (carry, loss, accuracy, gates) = jax.grad(loss_of, has_aux=True)(state.params, state.carry, batch)
+        tokens = jnp.maximum(batch.weights.sum(), 1.0)
+
+        def part(total: dict, rows: tuple[Carry, Batch]) -> tuple[dict, tuple]:
+            gradient, measured = jax.grad(loss_of, has_aux=True)(state.params, *rows, tokens)
+            return jax.tree.map(jnp.add, total, gradient), measured
+
+        if run.train.accumulate == 1:
+            gradient, (carry, scores, gates) = jax.grad(loss_of, has_aux=True)(state.params, state.carry, batch, tokens)
+        else:
+            parts = (split_carry(state.carry, run.train.accumulate), split_rows(batch, run.train.accumulate))
+            gradient, (carry, scores, gates) = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, state.params), parts)
+            carry, scores, gates = joined_carry(carry), jax.tree.map(jnp.sum, scores), gates[-1]
         updates, new = optimiser.update(gradient, state.optimiser, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, average = optax.apply_updates(state.params, updates), state.average
+        if average is not None:
+            average = optax.incremental_update(params, average, 1 - run.train.average)
+        loss, accuracy = scores.means()
         measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradient), "gates": gates}
-        return TrainState(state.step + 1, params, new, carry), measured
+        return TrainState(state.step + 1, params, new, average, carry), measured
 
     return jax.jit(step, donate_argnums=0, out_shardings=None if places is None else (places, None))
 
@@ -119,7 +141,8 @@ def make_step(
 def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     params = init_params(run.model, jax.random.key(run.seed))
-    return TrainState(jnp.int32(0), params, optimiser.init(params), init_carry(run.model, run.train.batch))
+    average = jax.tree.map(jnp.copy, params) if run.train.average else None  # copied: the state is donated
+    return TrainState(jnp.int32(0), params, optimiser.init(params), average, init_carry(run.model, run.train.batch))
 
 
 def state_sharding(run: RunConfig, optimiser: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules) -> TrainState:
@@ -165,33 +188,73 @@ class Finished:
     last: dict[str, float]
 
 
-def train(run: RunConfig, log: Callable[[dict[str, float]], None]) -> Finished:
+def train(
+    run: RunConfig,
+    log: Callable[[dict[str, float]], None],
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Finished:
     """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
+
+    Args:
+      checkpoints: where the run is saved, and where it goes on from if there is something; the end is always saved.
+      stop: asked after every step; the run is saved and `Stopped` raised where it says so.
 
     Raises:
       ConfigError: the budget pays for no step, or the state cannot fit.
-      TrainingDiverged: the loss is no longer finite.
+      TrainingDiverged: the loss is no longer finite; the last good checkpoint stays.
+      CheckpointError: one cannot be read or written.
+      Stopped: `stop` said so.
     """
     steps = budget_steps(run)
     check_fits(run)
     mesh, source = data_mesh(run.train.batch), run.data.open(rows_of(run, "train"))
-    optimiser = make_optimiser(run, steps)
+    optimiser = make_optimiser(run.train, steps)
     places, rows = state_sharding(run, optimiser, mesh, DATA_PARALLEL), batch_sharding(mesh)
-    state = jax.jit(lambda: init_state(run, optimiser), out_shardings=places)()
+    state, behind = begin(run, optimiser, places, checkpoints)
     began = time.perf_counter()
     step = make_step(run, optimiser, places).lower(state, jax.device_put(source.batch(0), rows)).compile()
-    compile_seconds = time.perf_counter() - began
-    began, line = time.perf_counter(), {}
-    for number, batch in enumerate(batches(source, range(steps)), start=1):
+    compile_seconds = behind.compile_seconds + time.perf_counter() - began
+    began = time.perf_counter()
+    for number, batch in enumerate(batches(source, range(behind.step, steps)), start=behind.step + 1):
         state, measured = step(state, jax.device_put(batch, rows))
-        if number % run.train.log_every == 0 or number == steps:
-            line = metric_line(run, number, measured, time.perf_counter() - began)
-            log(line)
-            if not np.isfinite(line["loss"]):
-                raise TrainingDiverged(
-                    f"loss: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}"
-                )
-    return Finished(state, steps, time.perf_counter() - began, compile_seconds, line)
+        stopping = stop()
+        saving = checkpoints is not None and (stopping or number == steps or checkpoints.is_due(number))
+        seconds = behind.seconds + time.perf_counter() - began
+        logging = number % run.train.log_every == 0 or number == steps
+        if saving or logging:
+            check_finite(run, number, measured)
+        if logging:
+            behind = Progress(number, seconds, compile_seconds, metric_line(run, number, measured, seconds))
+            log(behind.last)
+        if saving:
+            progress = dataclasses.replace(behind, step=number, seconds=seconds, compile_seconds=compile_seconds)
+            checkpoints.save(progress, state.replace(carry=None), state.carry)
+        if stopping and number < steps:
+            checkpoints and checkpoints.wait()
+            raise Stopped(f"stopped after step {number} of {steps}")
+    return Finished(state, steps, behind.seconds, behind.compile_seconds, behind.last)
+
+
+def begin(
+    run: RunConfig, optimiser: optax.GradientTransformation, places: TrainState, checkpoints: Checkpoints | None
+) -> tuple[TrainState, Progress]:
+    """The state to go on from and what is behind it: the newest checkpoint, or a fresh start."""
+    shapes = jax.eval_shape(lambda: init_state(run, optimiser))
+    placed = like(shapes, places)
+    found = checkpoints and checkpoints.restore(placed.replace(carry=None), placed.carry)
+    if found:
+        progress, state, carry = found
+        return state.replace(carry=carry), progress
+    return jax.jit(lambda: init_state(run, optimiser), out_shardings=places)(), Progress()
+
+
+def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array]) -> None:
+    """Raises `TrainingDiverged` where a step's loss is not a number: such a state is never saved."""
+    if not np.isfinite(measured["loss"]):
+        raise TrainingDiverged(
+            f"loss: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}"
+        )
 
 
 def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], seconds: float) -> dict[str, float]:

@@ -22,8 +22,9 @@ def losses(name: str) -> dict[str, list[float]]:
 
     from infini_jax.config import Budget, RunConfig, TrainConfig
     from infini_jax.data.mqar import MqarConfig
+    from infini_jax.optimiser import make_optimiser
     from infini_jax.sharding import batch_sharding
-    from infini_jax.train import init_state, make_optimiser, make_step, rows_of, state_sharding
+    from infini_jax.train import init_state, make_step, rows_of, state_sharding
     from tests.streams import tiny
 
     model = tiny(name)
@@ -33,7 +34,7 @@ def losses(name: str) -> dict[str, list[float]]:
         train=TrainConfig(batch=8, sequence=2 * model.segment, learning_rate=1e-2),
         budget=Budget("steps", 3),
     )
-    optimiser, source = make_optimiser(run, 3), run.data.open(rows_of(run, "train"))
+    optimiser, source = make_optimiser(run.train, 3), run.data.open(rows_of(run, "train"))
 
     def trained(step, state, rows) -> list[float]:
         found = []

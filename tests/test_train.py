@@ -11,8 +11,9 @@ import pytest
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import TrainingDiverged
+from infini_jax.optimiser import make_optimiser
 from infini_jax.stream import init_carry, init_params, scan_segments
-from infini_jax.train import auxiliary_loss, evaluate, init_state, make_optimiser, make_step, rows_of, score_tokens, train
+from infini_jax.train import auxiliary_loss, evaluate, init_state, make_step, rows_of, score_tokens, train
 from tests import streams
 from tests.streams import MODEL
 
@@ -45,7 +46,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_one_line():
 def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
     """With a zero gradient Adam moves nothing, so what moves is weight decay; with gradient one, the rate is the step."""
     run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, warmup=0.0, gate_learning_rate=0.5, clip=1e9))
-    optimiser = make_optimiser(run, 10)
+    optimiser = make_optimiser(run.train, 10)
     params = jax.tree.map(jnp.ones_like, init_params(MODEL, jax.random.key(0)))
 
     def first_move(gradient):
@@ -76,7 +77,7 @@ def test_loss_and_accuracy_are_those_of_the_scored_tokens():
 
 
 def test_memory_goes_on_into_the_next_step_and_gradients_do_not():
-    optimiser = make_optimiser(RUN, 10)
+    optimiser = make_optimiser(RUN.train, 10)
     state, source = init_state(RUN, optimiser), RUN.data.open(rows_of(RUN, "train"))
     before = jax.tree.leaves(state.carry.memory)[0]
     assert not np.any(before)

@@ -1,0 +1,221 @@
+"""Checkpoints of a run: parameters, optimiser, carried memory and place in the data, saved while training goes on.
+
+The only file that imports orbax. A step's folder appears at once or not at all, so what is there is whole; what a disk or a
+person damages later is refused in one line, and the one before it is offered. `batch(step)` is a pure function, so the step is
+all that is needed of the data's position.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from infini_jax import __version__
+from infini_jax.config import RunConfig
+from infini_jax.errors import CheckpointError, require
+
+FORMAT = 1  # raise it when older code could not read what is written
+FOLDER, STATE, MEMORY, META = "checkpoints", "state", "memory", "meta"
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every step of every save
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """When a run is saved beside its end, and what is kept.
+
+    Attributes:
+      every_minutes: between two checkpoints; 0 saves none by time.
+      every_steps: between two checkpoints; 0 saves none by count.
+      keep: newest checkpoints kept; at least 2, so that a damaged one has a whole one before it.
+      keep_every: steps whose multiples are kept for good; 0 keeps none.
+    """
+
+    every_minutes: float = 10.0
+    every_steps: int = 0
+    keep: int = 2
+    keep_every: int = 0
+
+    def __post_init__(self):
+        for name in ("every_minutes", "every_steps", "keep_every"):
+            value = getattr(self, name)
+            require(value >= 0, f"saving.{name}", f"{value} is negative", "give 0 to switch it off")
+        require(self.keep >= 2, "saving.keep", f"{self.keep} leaves none to fall back to", "give at least 2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a run has behind it. Attributes: step; seconds of training and of compiling, over all
+    restarts; last metric line."""
+
+    step: int = 0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    last: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints of one run's folder; use it as a context, so that a save under way is finished before it closes."""
+
+    def __init__(self, run: RunConfig, folder: Path, saving: Saving = Saving()):
+        self.run, self.folder, self.saving = run, (folder / FOLDER).absolute(), saving
+        self._saved_at = time.monotonic()
+        self._manager: ocp.CheckpointManager | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        policies = ocp.checkpoint_managers.preservation_policy
+        kept = [policies.LatestN(self.saving.keep)]
+        if self.saving.keep_every:
+            kept.append(policies.EveryNSteps(self.saving.keep_every))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True, save_interval_steps=1
+        )
+        with self._failures("cannot be written"):
+            self.folder.mkdir(parents=True, exist_ok=True)  # orbax would find out at the first save
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._failures("could not be finished"):
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that were finished, oldest first."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def forget_after(self, step: int) -> None:
+        """Deletes the checkpoints newer than `step`, so that the run goes on from there. Raises `ConfigError` without it."""
+        steps = self.steps()
+        require(
+            step in steps, "resume", f"no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps)) or 'none'}"
+        )
+        for newer in steps[steps.index(step) + 1 :]:
+            self._manager.delete(newer)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the run should be saved after this step."""
+        by_count = self.saving.every_steps and step % self.saving.every_steps == 0
+        by_time = self.saving.every_minutes and time.monotonic() - self._saved_at >= 60 * self.saving.every_minutes
+        return bool(by_count or by_time)
+
+    def save(self, progress: Progress, state: Any, carry: Any) -> None:
+        """Begins a save; arrays are copied before this returns, so that they may be donated. Raises `CheckpointError`."""
+        meta = {
+            "format": FORMAT,
+            "package": __version__,
+            "fingerprint": self.run.fingerprint(),
+            "config": self.run.to_dict(),
+            "checksum": int(checksum((state, carry))),
+            **dataclasses.asdict(progress),
+        }
+        items = {STATE: ocp.args.StandardSave(state), MEMORY: ocp.args.StandardSave(carry), META: ocp.args.JsonSave(meta)}
+        self._saved_at = time.monotonic()
+        with self._failures("could not be saved"):
+            self._manager.save(progress.step, args=ocp.args.Composite(**items), force=True)
+
+    def wait(self) -> None:
+        """Until the save under way is on the disk. Raises `CheckpointError` where it failed."""
+        with self._failures("could not be saved"):
+            self._manager.wait_until_finished()
+
+    def restore(self, state: Any, carry: Any, step: int | None = None) -> tuple[Progress, Any, Any] | None:
+        """(progress, state, carry) of a step, the newest by default; None where the run has no checkpoint.
+
+        `state` and `carry` are like what was saved, as `jax.ShapeDtypeStruct` with the shardings that they shall get: those of
+        another number of devices are fine. Raises `CheckpointError` where it is damaged, of another config or newer.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        step = steps[-1] if step is None else step
+        require(step in steps, "checkpoint", f"there is none of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        meta = self._meta(step)
+        items = {STATE: ocp.args.StandardRestore(state), MEMORY: ocp.args.StandardRestore(carry)}
+        with self._damage(step):
+            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            assert int(checksum((found[STATE], found[MEMORY]))) == meta["checksum"], "other numbers than were saved"
+        return self._progress(meta), found[STATE], found[MEMORY]
+
+    def progress(self) -> Progress:
+        """What the newest checkpoint has behind it. Raises `CheckpointError` as `restore` does."""
+        steps = self.steps()
+        return self._progress(self._meta(steps[-1])) if steps else Progress()
+
+    @staticmethod
+    def _progress(meta: dict[str, Any]) -> Progress:
+        return Progress(*(meta[field.name] for field in dataclasses.fields(Progress)))
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        """What was noted beside the arrays, once it is clear that they are this run's and readable."""
+        with self._damage(step):
+            meta = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
+            found = [meta[name] for name in ("format", "fingerprint", "checksum", "step", "last")]
+        where = f"{self.folder / str(step)}"
+        if found[0] > FORMAT:
+            raise CheckpointError(
+                f"checkpoint: {where} has format {found[0]}, newer than this version's {FORMAT}; update infini_jax"
+            )
+        if found[1] != self.run.fingerprint():
+            raise CheckpointError(
+                f"checkpoint: {where} is of another config ({differences(meta['config'], self.run.to_dict())}); "
+                "give the run a new name, or restore its settings"
+            )
+        return meta
+
+    @contextlib.contextmanager
+    def _damage(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds for what is one thing to a user
+            older = [one for one in self.steps() if one < step]
+            mend = f"resume from step {older[-1]} with --resume {older[-1]}" if older else "start the run again"
+            raise CheckpointError(f"checkpoint: {self.folder / str(step)} is damaged or incomplete; {mend}") from error
+
+    @contextlib.contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CheckpointError(
+                f"checkpoint: {self.folder} {what} ({first}); make room or give another folder, then resume: "
+                "the last finished one is kept"
+            ) from error
+
+
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+    """The sum of all bits as unsigned words, the same wherever the arrays live: the file format checks structure only."""
+
+    def words(leaf: jax.Array) -> jax.Array:
+        kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
+        return jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return sum((words(leaf) for leaf in jax.tree.leaves(tree)), start=jnp.uint32(0))
+
+
+def differences(old: Any, new: Any, path: str = "") -> str:
+    """The settings that differ between two configs as plain values, in words: at most three."""
+
+    def walk(old: Any, new: Any, path: str) -> Iterator[str]:
+        if isinstance(old, dict) and isinstance(new, dict):
+            for name in sorted({*old, *new}):
+                yield from walk(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+        elif old != new:
+            yield f"{path} was {json.dumps(old)}, is {json.dumps(new)}"
+
+    found = list(walk(old, new, path))
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def like(tree: Any, places: Any) -> Any:
+    """`jax.ShapeDtypeStruct`s of a tree of arrays or shapes, with their shardings."""
+    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places)
