@@ -1,4 +1,4 @@
-"""The command line: `infini-jax study | train | mechanisms | report`."""
+"""The command line: `infini-jax study | train | corpus | mechanisms | report`."""
 
 import dataclasses
 import os
@@ -13,9 +13,10 @@ from rich.console import Console
 from infini_jax import tables
 from infini_jax.checkpoint import Saving
 from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged
 from infini_jax.experiment import load_experiment
-from infini_jax.progress import study_progress, train_progress
+from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.results import write_rows
 from infini_jax.run import execute
 from infini_jax.study import TABLE_FILE, run_study, save_study, saved_study
@@ -119,6 +120,29 @@ def train(
     with train_progress(run, Console()) as watch:
         row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume)
     Console().print(tables.key_values(row))
+
+
+@app.command
+def corpus(
+    action: tyro.conf.OmitArgPrefixes[
+        Annotated[PrepareCorpus, tyro.conf.subcommand("prepare")] | Annotated[ListCorpora, tyro.conf.subcommand("list")]
+    ],
+) -> None:
+    """Lists and prepares corpora. Example: `infini-jax corpus prepare python_stdlib --tokenizer sentencepiece`
+
+    Args:
+      action: what to do.
+    """
+    console = Console()
+    if isinstance(action, ListCorpora):
+        console.print(corpora_table(), prepared_table())
+        return
+    with corpus_progress(action.corpus, console) as watch:
+        prepared, is_new = action.run(watch)
+    console.print(counts_table(prepared))
+    if not is_new:
+        console.print("was prepared already: nothing to do")
+    console.print(f"train on it: infini-jax train infini corpus --data.name {prepared.folder.name} ...", soft_wrap=True)
 
 
 @app.command

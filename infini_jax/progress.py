@@ -55,6 +55,22 @@ def train_progress(run: RunConfig, console: Console) -> Iterator[Callable[[dict[
         yield watch
 
 
+@contextlib.contextmanager
+def corpus_progress(name: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar of what is being done to a corpus, in documents where they are counted."""
+    with _bars(console, MofNCompleteColumn()) as bars:
+        tasks = {}
+
+        def watch(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for task in bars.tasks:
+                    bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+                tasks[what] = bars.add_task(f"{name}: {what}", total=total or None)
+            bars.update(tasks[what], completed=done)
+
+        yield watch
+
+
 def _bars(console: Console, *columns) -> Progress:
     return Progress(
         TextColumn("{task.description}"),

@@ -20,6 +20,7 @@ from infini_jax.checkpoint import Checkpoints, Progress, like
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, check_fits
 from infini_jax.data.base import Batch, Rows, Split
+from infini_jax.data.serve import batches
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.optimiser import make_optimiser
@@ -215,8 +216,8 @@ def train(
     step = make_step(run, optimiser, places).lower(state, jax.device_put(source.batch(0), rows)).compile()
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
     began = time.perf_counter()
-    for number in range(behind.step + 1, steps + 1):
-        state, measured = step(state, jax.device_put(source.batch(number - 1), rows))
+    for number, batch in enumerate(batches(source, range(behind.step, steps)), start=behind.step + 1):
+        state, measured = step(state, jax.device_put(batch, rows))
         stopping = stop()
         saving = checkpoints is not None and (stopping or number == steps or checkpoints.is_due(number))
         seconds = behind.seconds + time.perf_counter() - began

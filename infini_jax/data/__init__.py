@@ -1,7 +1,8 @@
 """Sources of training batches, by name."""
 
 from infini_jax.data.base import DataConfig
+from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
 
-SOURCES: dict[str, type[DataConfig]] = {"mqar": MqarConfig, "python_stdlib": StdlibConfig}
+SOURCES: dict[str, type[DataConfig]] = {"mqar": MqarConfig, "python_stdlib": StdlibConfig, "corpus": CorpusConfig}

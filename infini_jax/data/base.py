@@ -41,6 +41,10 @@ class Source(Protocol):
 
     def batch(self, step: int) -> Batch: ...
 
+    def rows(self, step: int, first: int, count: int) -> Batch:
+        """Rows `first` to `first + count` of batch `step`: what one process of many reads."""
+        ...
+
 
 class DataConfig(abc.ABC):
     """Settings of a source: frozen dataclasses with these members."""

@@ -1,20 +1,35 @@
-"""Rows of whole documents: each batch row is one endless stream, its documents in a new seeded order each epoch."""
+"""Rows of whole documents: each batch row is one endless stream, its documents in a new seeded order each epoch.
+
+The tokens may lie on disk: a batch reads only its own. In memory stand 24 bytes a document and, for the rows that are
+read, the order and the ends of their documents in the epochs being read.
+"""
 
 import dataclasses
+import functools
 import hashlib
+import heapq
 
 import numpy as np
 
 from infini_jax.data.base import Batch, Rows, generator
 from infini_jax.errors import require
 
+LARGEST_ID = np.iinfo(np.int32).max
+
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Attributes: text uint8, all documents behind one another; starts int64, where each begins, and the end."""
+    """Documents behind one another.
+
+    Attributes:
+      text: unsigned tokens of all, in memory or on disk.
+      starts: int64, where each begins, and the end.
+      described: one line for the table of results.
+    """
 
     text: np.ndarray
     starts: np.ndarray
+    described: str
 
     @staticmethod
     def join(documents: list[bytes]) -> "Documents":
@@ -22,11 +37,23 @@ class Documents:
         documents = [document for document in documents if document]
         require(bool(documents), "data", "the corpus is empty", "name a corpus with at least one non-empty document")
         starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
-        return Documents(np.frombuffer(b"".join(documents), np.uint8), starts)
+        text = np.frombuffer(b"".join(documents), np.uint8)
+        digest = hashlib.sha256(text).hexdigest()[:12]
+        return Documents(text, starts, f"{len(documents)} documents, {len(text)} bytes, sha256 {digest}")
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.starts)
+
+    @functools.cached_property
+    def _dealt(self) -> dict[int, list[np.ndarray]]:
+        return {}
+
+    def dealt(self, rows: int) -> list[np.ndarray]:
+        """The documents of each row."""
+        if rows not in self._dealt:
+            self._dealt[rows] = deal(self.lengths, rows)
+        return self._dealt[rows]
 
 
 class DocumentRows:
@@ -40,45 +67,55 @@ class DocumentRows:
             f"{rows.batch} rows need as many documents and the {rows.split} split has {count}",
             f"give at most {count}",
         )
-        self.documents, self.rows = documents, rows
-        self.dealt = deal(documents.lengths, rows.batch)
+        self.shape, self.documents = rows, documents
+        self.dealt = documents.dealt(rows.batch)
+        self._tokens = [int(documents.lengths[mine].sum()) for mine in self.dealt]
+        self._epoch = functools.lru_cache(maxsize=2 * rows.batch)(self._order)
 
     @property
     def corpus(self) -> str:
-        text = self.documents.text
-        return f"{len(self.documents.lengths)} documents, {len(text)} bytes, sha256 {hashlib.sha256(text).hexdigest()[:12]}"
+        return self.documents.described
 
     def batch(self, step: int) -> Batch:
         """Tokens step * T to (step + 1) * T of every row's stream."""
-        parts = [self._row(row, step * self.rows.tokens, self.rows.tokens) for row in range(self.rows.batch)]
+        return self.rows(step, 0, self.shape.batch)
+
+    def rows(self, step: int, first: int, count: int) -> Batch:
+        """Rows `first` to `first + count` of batch `step`; no token of another row is read."""
+        tokens = self.shape.tokens
+        parts = [self._row(row, step * tokens, tokens) for row in range(first, first + count)]
         return Batch(*(np.stack(field) for field in zip(*parts, strict=True)))
 
     def _row(self, row: int, position: int, tokens: int) -> tuple[np.ndarray, ...]:
-        lengths, text = self.documents.lengths[self.dealt[row]], self.documents.text
-        epoch_T, offset_T = np.divmod(position + np.arange(tokens), lengths.sum())
-        index_T, document_T, is_end_T = np.empty(tokens, np.int64), np.empty(tokens, np.int32), np.empty(tokens, bool)
-        for epoch in np.unique(epoch_T):
+        text = self.documents.text
+        epoch_T, offset_T = np.divmod(position + np.arange(tokens), self._tokens[row])
+        index_T, document_T, is_end_T = np.empty(tokens, np.int64), np.empty(tokens, np.int64), np.empty(tokens, bool)
+        for epoch in range(int(epoch_T[0]), int(epoch_T[-1]) + 1):
             here = epoch_T == epoch
-            order, ends = self._epoch(row, int(epoch))
+            order, ends = self._epoch(row, epoch)
             nth = np.searchsorted(ends, offset_T[here], side="right")
             to_end = ends[nth] - offset_T[here]
             index_T[here] = self.documents.starts[order[nth] + 1] - to_end
             document_T[here] = epoch * len(order) + nth
             is_end_T[here] = to_end == 1
-        targets_T = text[np.where(is_end_T, index_T, index_T + 1)]
-        return text[index_T].astype(np.int32), targets_T.astype(np.int32), (~is_end_T).astype(np.float32), document_T
+        text_T, next_T = text[index_T], text[np.where(is_end_T, index_T, index_T + 1)]
+        ids_T = (document_T % LARGEST_ID).astype(np.int32)
+        return text_T.astype(np.int32), next_T.astype(np.int32), (~is_end_T).astype(np.float32), ids_T
 
-    def _epoch(self, row: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _order(self, row: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The order of one row's documents in an epoch, and where each ends in the row's stream."""
-        order = generator(self.rows, row, epoch).permutation(self.dealt[row])
+        order = generator(self.shape, row, epoch).permutation(self.dealt[row])
         return order, np.cumsum(self.documents.lengths[order])
 
 
 def deal(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
     """Longest first, each to the row that has least so far."""
-    totals, dealt = np.zeros(rows, np.int64), [[] for _ in range(rows)]
-    for document in np.argsort(-lengths, kind="stable"):
-        row = int(totals.argmin())
-        dealt[row].append(int(document))
-        totals[row] += lengths[document]
-    return [np.array(documents) for documents in dealt]
+    row_of = np.empty(len(lengths), np.int32)
+    longest_first = np.argsort(-lengths, kind="stable")
+    totals = [(0, row) for row in range(rows)]
+    for document, length in zip(longest_first, lengths[longest_first].tolist(), strict=True):
+        total, row = totals[0]
+        row_of[document] = row
+        heapq.heapreplace(totals, (total + length, row))
+    by_row = longest_first[np.argsort(row_of[longest_first], kind="stable")]
+    return np.split(by_row, np.cumsum(np.bincount(row_of, minlength=rows))[:-1])

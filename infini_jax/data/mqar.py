@@ -64,14 +64,14 @@ class Mqar:
     """Fresh examples at every step; each row of each step is a document of its own."""
 
     config: MqarConfig
-    rows: Rows
+    shape: Rows
 
     @property
     def corpus(self) -> str:
         return "drawn afresh at every step"
 
     def batch(self, step: int) -> Batch:
-        rows, pairs, half = self.rows, self.config.pairs, self.config.symbols // 2
+        rows, pairs, half = self.shape, self.config.pairs, self.config.symbols // 2
         random = generator(rows, step)
         keys_BxP = 1 + random.random((rows.batch, half - 1)).argsort(axis=1)[:, :pairs]
         values_BxP = random.integers(half, self.config.symbols, (rows.batch, pairs))
@@ -87,3 +87,7 @@ class Mqar:
         weights[:, -questions:] = 1.0
         document_B = np.int32(step * rows.batch) + np.arange(rows.batch, dtype=np.int32)
         return Batch(tokens, targets, weights, np.broadcast_to(document_B[:, None], tokens.shape))
+
+    def rows(self, step: int, first: int, count: int) -> Batch:
+        """Makes the whole batch: it is small, and its rows share one random stream."""
+        return Batch(*(field[first : first + count] for field in self.batch(step)))

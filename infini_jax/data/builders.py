@@ -1,0 +1,90 @@
+"""TFDS builders of the corpora that this package reads itself. Imported only where a corpus is prepared: loads TFDS.
+
+The features are pg19's, so that corpora interchange. Written as array_record, which TFDS reads and writes without TensorFlow.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from infini_jax.data.base import SPLIT_NUMBER, Split
+from infini_jax.data.corpora import CORPORA, own_texts
+from infini_jax.data.texts import Texts
+
+FILE_FORMAT = "array_record"
+
+
+@dataclasses.dataclass
+class TextsConfig(tfds.core.BuilderConfig):
+    """Attributes: texts, what is read; its digest is the config's name, so that changed texts get a folder of their own."""
+
+    texts: Texts | None = None
+
+    @staticmethod
+    def of(texts: Texts) -> "TextsConfig":
+        return TextsConfig(name=texts.digest(), texts=texts)
+
+
+class Books(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """One document an example. Without a config it reads the corpus where its package installs it."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=CORPORA[self.name].about,
+            features=tfds.features.FeaturesDict(
+                {
+                    "book_text": tfds.features.Text(),
+                    "book_id": np.int32,
+                    "book_title": np.str_,
+                    "publication_date": np.str_,
+                    "book_link": np.str_,
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        texts = self.builder_config.texts if self.builder_config else own_texts(self.name)
+        return {split: self._generate_examples(texts, split) for split in SPLIT_NUMBER if next(texts.documents(split), None)}
+
+    def _generate_examples(self, texts: Texts, split: Split) -> Iterator[tuple[str, dict]]:
+        for number, (name, text) in enumerate(texts.documents(split)):
+            yield (
+                name,
+                {
+                    "book_text": text,
+                    "book_id": number,
+                    "book_title": re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1]),
+                    "publication_date": "",
+                    "book_link": name,
+                },
+            )
+
+
+class TextFolder(Books):
+    """Registered as text_folder."""
+
+
+class PythonStdlib(Books):
+    """Registered as python_stdlib."""
+
+
+class Shakespeare(Books):
+    """Registered as shakespeare."""
+
+
+class HolLight(Books):
+    """Registered as hol_light."""
+
+
+class Metamath(Books):
+    """Registered as metamath."""
+
+
+BUILDERS: dict[str, type[Books]] = {kind.name: kind for kind in (TextFolder, PythonStdlib, Shakespeare, HolLight, Metamath)}

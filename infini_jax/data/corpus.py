@@ -1,0 +1,63 @@
+"""A prepared corpus as the task of a run: rows of whole documents over tokens that stay on disk."""
+
+import dataclasses
+
+from infini_jax.data.base import DataConfig, Rows
+from infini_jax.data.documents import DocumentRows
+from infini_jax.data.prepared import Prepared
+from infini_jax.errors import require
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig(DataConfig):
+    """A corpus made by `infini-jax corpus prepare`. Where it lies is no setting: $INFINI_JAX_DATA, else the user's cache.
+
+    What is left blank is taken from the prepared corpus when the settings are made, and stays: a saved run names its
+    tokenizer, vocabulary and content, and refuses any other corpus of the same name.
+
+    Attributes:
+      name: of the prepared corpus.
+      tokenizer: bytes, or sentencepiece: and the hash of the model.
+      symbols: in the tokenizer's vocabulary.
+      content: hash of the tokenizer and of all tokens and documents.
+    """
+
+    name: str
+    tokenizer: str = ""
+    symbols: int = 0
+    content: str = ""
+
+    def __post_init__(self):
+        if self.tokenizer and self.symbols and self.content:
+            return  # a saved run is read where its corpus is not, too
+        manifest = Prepared.open(self.name).manifest
+        for field, found in (("tokenizer", manifest.tokenizer), ("symbols", manifest.vocab), ("content", manifest.content)):
+            object.__setattr__(self, field, getattr(self, field) or found)
+        self._fits(Prepared.open(self.name))
+
+    @property
+    def vocab(self) -> int:
+        return self.symbols
+
+    def check(self, tokens: int) -> None:
+        require(tokens >= 1, "train.sequence", f"{tokens} tokens are no sequence", "give at least 1")
+
+    def open(self, rows: Rows) -> DocumentRows:
+        """Raises `ConfigError` where the corpus is not here, damaged, or another than these settings name."""
+        prepared = Prepared.open(self.name)
+        self._fits(prepared)
+        return DocumentRows(prepared.documents(rows.split), rows)
+
+    def _fits(self, prepared: Prepared) -> None:
+        manifest = prepared.manifest
+        for field, wanted, found in (
+            ("tokenizer", self.tokenizer, manifest.tokenizer),
+            ("symbols", self.symbols, manifest.vocab),
+            ("content", self.content, manifest.content),
+        ):
+            require(
+                wanted == found,
+                f"data.{field}",
+                f"the run wants {wanted} and the prepared corpus '{self.name}' has {found}",
+                "prepare the corpus that the run wants, or leave the field blank to take this one",
+            )

@@ -1,0 +1,318 @@
+"""Makes a prepared corpus: texts -> TFDS data set -> tokens on disk, in parallel processes.
+
+The tokenizer is trained on a sample of the training split. What is written does not depend on the number of processes.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from infini_jax.data.base import Split
+from infini_jax.data.corpora import BuiltIn, Lists, Snapshot, built_in_snapshot, lookup_corpus, own_snapshot, own_texts
+from infini_jax.data.prepared import (
+    FORMAT,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SNAPSHOTS,
+    Counts,
+    Manifest,
+    Prepared,
+    data_folder,
+    prepared_folder,
+)
+from infini_jax.data.texts import Errors
+from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
+from infini_jax.errors import ConfigError, require, require_positive
+
+SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
+SAMPLE_PARTS = 64  # at least so many documents share it
+TASKS, LARGEST_TASK = 256, 1024  # parts of a split that processes work on, and documents of one at most
+
+Watch = Callable[[str, int, int], None]  # (what is done, so many, of so many)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSettings:
+    """Which tokenizer.
+
+    Attributes:
+      tokenizer: bytes, or SentencePiece.
+      vocab: tokens of a SentencePiece model that is trained.
+      algorithm: it is trained with.
+      model: an existing SentencePiece model instead of training one.
+    """
+
+    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    vocab: int = 8192
+    algorithm: Algorithm = "bpe"
+    model: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """For the name of the prepared corpus."""
+        if self.tokenizer == "bytes":
+            return "bytes"
+        return self.model.stem if self.model else f"{self.algorithm}{self.vocab}"
+
+    def described(self) -> str:
+        """The same for settings that make the same tokenizer from the same texts."""
+        if self.tokenizer == "bytes":
+            return "bytes"
+        if self.model:
+            return load_tokenizer(self.model).name
+        return f"sentencepiece {self.algorithm} {self.vocab}, sample of {SAMPLE_BYTES} bytes"
+
+    def make(self, snapshot: Snapshot) -> Tokenizer:
+        """Trains it on the training split where there is something to train."""
+        if self.tokenizer == "bytes" or self.model:
+            return load_tokenizer(self.model)
+        return SentencePiece(train_sentencepiece(sample_texts(snapshot), self.vocab, self.algorithm))
+
+
+def sample_texts(snapshot: Snapshot) -> Iterator[str]:
+    """About `SAMPLE_BYTES` characters of the training split: documents in a fixed random order, a piece of each."""
+    examples, left, random = snapshot.documents("train"), SAMPLE_BYTES, np.random.default_rng(0)
+    for number in random.permutation(len(examples)):
+        text = snapshot.text(examples[int(number)])
+        start = int(random.integers(max(1, len(text) - SAMPLE_BYTES // SAMPLE_PARTS + 1)))
+        part = text[start : start + SAMPLE_BYTES // SAMPLE_PARTS]
+        yield part
+        left -= len(part)
+        if left <= 0:
+            return
+
+
+class Part(NamedTuple):
+    """Some documents of a split, tokenised. Attributes: tokens of all; lengths of those that are not empty; counts."""
+
+    tokens: np.ndarray
+    lengths: list[int]
+    empty: int
+    words: int
+    bytes: int
+
+
+@functools.cache
+def _tokenizer(model: bytes | None) -> Tokenizer:
+    return load_tokenizer(model)
+
+
+@functools.cache
+def _examples(snapshot: Snapshot, split: Split) -> Sequence[dict]:
+    return snapshot.documents(split)
+
+
+def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, numbers: range) -> Part:
+    """Tokens of the documents `numbers`; runs in a process of its own."""
+    tokenizer, parts, empty, words, size = _tokenizer(model), [], 0, 0, 0
+    examples = _examples(snapshot, split)
+    for number in numbers:
+        try:
+            text = snapshot.text(examples[number])
+        except Exception as error:  # array_record raises whatever its checksums find
+            raise snapshot.damaged(error) from error
+        tokens = tokenizer.encode(text) if text.strip() else np.zeros(0, np.int64)
+        if not len(tokens):
+            empty += 1
+            continue
+        parts.append(tokens.astype(dtype))
+        words += len(text.split())
+        size += len(text.encode())
+    joined = np.concatenate(parts) if parts else np.zeros(0, dtype)
+    return Part(joined, [len(part) for part in parts], empty, words, size)
+
+
+def prepare(
+    corpus: str,
+    settings: TokenizerSettings,
+    name: str = "",
+    path: Path | None = None,
+    errors: Errors | None = None,
+    lists: Lists = (),
+    jobs: int = 0,
+    watch: Watch = lambda what, done, total: None,
+) -> tuple[Prepared, bool]:
+    """Prepares a corpus unless that is done; returns it and whether there was anything to do.
+
+    Args:
+      corpus: a name in CORPORA.
+      settings: of the tokenizer.
+      name: of the prepared corpus; by default that of the corpus (of the path for a folder) and of the tokenizer.
+      path: of the texts, where they are not where a package installs them.
+      errors: what to do with bytes that are no UTF-8.
+      lists: files that list the held-out documents.
+      jobs: processes; 0 is one a core.
+      watch: gets what is done.
+
+    Raises:
+      ConfigError: the corpus is not here, a file cannot be read, the name is taken by something else.
+    """
+    kind = lookup_corpus(corpus)
+    for module in ("tensorflow_datasets", "array_record", "importlib_resources", settings.tokenizer):
+        here = module == "bytes" or importlib.util.find_spec(module) is not None
+        require(here, "corpus", f"{module} is not installed and preparing needs it", f"pip install {module.replace('_', '-')}")
+    require(
+        settings.model is None or settings.tokenizer == "sentencepiece",
+        "model",
+        "is for SentencePiece",
+        "add --tokenizer sentencepiece",
+    )
+    folder = prepared_folder(name or default_name(corpus, path, settings))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    snapshots = data_folder() / SNAPSHOTS
+    with only_one(folder):
+        watch("reading the texts", 0, 0)
+        if isinstance(kind, BuiltIn):
+            require(not lists, "splits", f"{corpus} has splits of its own", "leave the lists out")
+            snapshot = built_in_snapshot(corpus, snapshots, path)
+            source = snapshot.digest
+        else:
+            texts = own_texts(corpus, path, errors, lists)
+            source = texts.digest()
+        done = finished(folder, corpus, source, settings.described())
+        if done:
+            return done, False
+        if not isinstance(kind, BuiltIn):
+            snapshot = own_snapshot(corpus, texts, snapshots)
+        watch("learning the tokenizer", 0, 0)
+        tokenizer = settings.make(snapshot)
+        write_prepared(folder, corpus, snapshot, settings.described(), tokenizer, jobs or cores(), watch)
+        return Prepared.read(folder), True
+
+
+def default_name(corpus: str, path: Path | None, settings: TokenizerSettings) -> str:
+    """A folder of texts has no name of its own but the path's."""
+    title = path.resolve().name.split(".")[0] if path and corpus == "text_folder" else corpus
+    return f"{title}-{settings.label}"
+
+
+def finished(folder: Path, corpus: str, source: str, settings: str) -> Prepared | None:
+    """What is prepared already, if it is whole and of these very texts. Raises `ConfigError` where the name is taken."""
+    try:
+        prepared = Prepared.read(folder)
+    except ConfigError:
+        return None
+    manifest = prepared.manifest
+    require(
+        (manifest.corpus, manifest.settings) == (corpus, settings),
+        "name",
+        f"'{folder.name}' is {manifest.corpus} with {manifest.settings}, not {corpus} with {settings}",
+        "give another --name",
+    )
+    return prepared if manifest.source == source else None
+
+
+def write_prepared(
+    folder: Path, corpus: str, snapshot: Snapshot, settings: str, tokenizer: Tokenizer, jobs: int, watch: Watch
+) -> None:
+    """Writes beside `folder` and renames: whoever reads sees the old one or the whole new one."""
+    require_positive("corpus", jobs=jobs)
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    for left_over in (partial, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    partial.mkdir()
+    model = tokenizer.model if isinstance(tokenizer, SentencePiece) else None
+    if model:
+        (partial / MODEL_FILE).write_bytes(model)
+    blank = Manifest(corpus, snapshot.digest, tokenizer.name, settings, tokenizer.vocab, {}, FORMAT)
+    splits = {}
+    with workers(jobs) as run:
+        for split, _ in snapshot.splits:
+            work = functools.partial(tokenise, snapshot, model, blank.dtype.str, split)
+            counts = write_split(partial, split, run(work, chunks(len(snapshot.documents(split)))), watch)
+            if counts.documents:
+                splits[split] = counts
+    require(
+        "train" in splits, "corpus", f"{corpus} has no text to train on", "give a corpus with at least one non-empty document"
+    )
+    with (partial / MANIFEST_FILE).open("w") as file:
+        file.write(dataclasses.replace(blank, splits=splits).to_json())
+        file.flush()
+        os.fsync(file.fileno())
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, Part]], watch: Watch) -> Counts:
+    """Appends the parts in order; (numbers, documents in all, part) each."""
+    hashes = hashlib.sha256(), hashlib.sha256()
+    lengths, empty, words, size = [], 0, 0, 0
+    with (folder / f"{split}.tokens").open("wb") as file:
+        for numbers, total, part in parts:
+            raw = part.tokens.tobytes()
+            file.write(raw)
+            hashes[0].update(raw)
+            lengths.append(np.array(part.lengths, np.int64))
+            empty, words, size = empty + part.empty, words + part.words, size + part.bytes
+            watch(f"tokenising the {split} split", numbers.stop, total)
+        file.flush()
+        os.fsync(file.fileno())
+    lengths = np.concatenate([np.zeros(0, np.int64), *lengths])
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype("<i8").tobytes()
+    hashes[1].update(starts)
+    with (folder / f"{split}.starts").open("wb") as file:
+        file.write(starts)
+        file.flush()
+        os.fsync(file.fileno())
+    sha256 = [digest.hexdigest() for digest in hashes]
+    return Counts(len(lengths), empty, int(lengths.sum()), words, size, int(lengths.max(initial=0)), *sha256)
+
+
+def chunks(documents: int) -> list[range]:
+    """Neighbouring documents, in enough parts for an even load and a bar that moves."""
+    step = min(LARGEST_TASK, max(1, -(-documents // TASKS)))
+    return [range(start, min(start + step, documents)) for start in range(0, documents, step)]
+
+
+@contextlib.contextmanager
+def workers(jobs: int) -> Iterator[Callable]:
+    """Gives run(work, chunks): an iterator of (numbers, documents, result) in order, at most two parts a process ahead."""
+    if jobs == 1:
+        yield lambda work, parts: ((part, parts[-1].stop, work(part)) for part in parts)
+        return
+    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+
+        def run(work: Callable[[range], Part], parts: list[range]) -> Iterator[tuple[range, int, Part]]:
+            waiting: list[concurrent.futures.Future] = []
+            for number, part in enumerate(parts):
+                while len(waiting) < 2 * jobs and number + len(waiting) < len(parts):
+                    waiting.append(pool.submit(work, parts[number + len(waiting)]))
+                yield part, parts[-1].stop, waiting.pop(0).result()
+
+        try:
+            yield run
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Raises `ConfigError` while another process prepares the same; the lock ends with the process."""
+    import fcntl
+
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                "name", f"'{folder.name}' is being prepared by another process", "wait until it is done"
+            ) from error
+        yield
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,206 @@
+"""A prepared corpus on disk: tokens in an array of fixed width, where each document starts, and what they were made from.
+
+A folder holds for each split `train.tokens` (uint8, uint16 or uint32 by the vocabulary) and `train.starts` (int64, one more
+than documents), both little-endian without a header; `tokenizer.model` for SentencePiece; and `manifest.json`, written last.
+The folder gets its name only when it is whole. Opening it compares sizes and checksums, so that damage is never trained on.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infini_jax.data.base import Split
+from infini_jax.data.documents import Documents
+from infini_jax.errors import ConfigError, require, suggestion
+
+FORMAT = 1
+MANIFEST_FILE, MODEL_FILE = "manifest.json", "tokenizer.model"
+FOLDER_VARIABLE = "INFINI_JAX_DATA"
+PREPARED, SNAPSHOTS = "prepared", "tfds"
+MEND = "prepare it again: infini-jax corpus prepare"
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Of one split.
+
+    Attributes:
+      documents: with text.
+      empty: documents without any, left out.
+      tokens: of all documents.
+      words: parts between white space; word perplexity divides by them.
+      bytes: of the text in UTF-8; bits a byte divide by them.
+      longest: tokens of the longest document.
+      tokens_sha256: of the tokens as they lie on disk.
+      starts_sha256: of the documents' starts.
+    """
+
+    documents: int
+    empty: int
+    tokens: int
+    words: int
+    bytes: int
+    longest: int
+    tokens_sha256: str
+    starts_sha256: str
+
+    def word_perplexity(self, nats: float) -> float:
+        """exp(nats a token x tokens / words): comparable between tokenizers."""
+        return math.exp(nats * self.tokens / self.words)
+
+    def bits_per_byte(self, nats: float) -> float:
+        """nats a token x tokens / bytes / ln 2."""
+        return nats * self.tokens / self.bytes / math.log(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a prepared corpus is.
+
+    Attributes:
+      corpus: name of the corpus it was made from.
+      source: digest of the texts.
+      tokenizer: name, with the hash of the model.
+      settings: the tokenizer that was asked for.
+      vocab: number of tokens.
+      splits: counts of each.
+      format: version of this format.
+    """
+
+    corpus: str
+    source: str
+    tokenizer: str
+    settings: str
+    vocab: int
+    splits: dict[Split, Counts]
+    format: int = FORMAT
+
+    @property
+    def content(self) -> str:
+        """Sixteen hex digits of all that a run reads: the tokenizer and every split's tokens and documents."""
+        read = [self.format, self.tokenizer, self.vocab]
+        read += [(name, counts.tokens_sha256, counts.starts_sha256) for name, counts in sorted(self.splits.items())]
+        return hashlib.sha256(repr(read).encode()).hexdigest()[:16]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The narrowest that holds every token, little-endian."""
+        bits = 8 if self.vocab <= 1 << 8 else 16 if self.vocab <= 1 << 16 else 32
+        return np.dtype(f"<u{bits // 8}")
+
+    def to_json(self) -> str:
+        return json.dumps({**dataclasses.asdict(self), "content": self.content, "sha256": self._sha256()}, indent=2) + "\n"
+
+    def _sha256(self) -> str:
+        """Of all fields, so that a changed count is noticed too."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def from_plain(plain: dict[str, Any]) -> "Manifest":
+        """Raises KeyError, TypeError or ValueError where it is no manifest of this format."""
+        if plain["format"] != FORMAT:
+            raise ValueError(f"format {plain['format']}, and this version reads {FORMAT}")
+        fields = {field.name: plain[field.name] for field in dataclasses.fields(Manifest)}
+        manifest = Manifest(**fields | {"splits": {name: Counts(**counts) for name, counts in plain["splits"].items()}})
+        if manifest._sha256() != plain["sha256"]:
+            raise ValueError("its own hash does not fit")
+        return manifest
+
+
+def data_folder() -> Path:
+    """Where corpora lie: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "infini_jax")
+
+
+def prepared_folder(name: str) -> Path:
+    """The folder of a prepared corpus. Raises `ConfigError` for a name that is none."""
+    require(
+        name.replace("-", "").replace("_", "").replace(".", "").isalnum(),
+        "data.name",
+        f"'{name}' is no file name",
+        "use letters, digits, '-', '_' and '.'",
+    )
+    return data_folder() / PREPARED / name
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A whole prepared corpus. Attributes: folder; manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(name: str) -> "Prepared":
+        """The prepared corpus of this name. Raises `ConfigError` where there is none, or it is damaged."""
+        folder = prepared_folder(name)
+        others = [other.name for other in folder.parent.glob("[!.]*")] if folder.parent.is_dir() else []
+        require(
+            folder.is_dir(),
+            "data.name",
+            f"no prepared corpus '{name}' in ${FOLDER_VARIABLE} or the cache",
+            suggestion(name, others) if others else "make one: infini-jax corpus prepare --help",
+        )
+        return Prepared.read(folder)
+
+    @staticmethod
+    def read(folder: Path) -> "Prepared":
+        """Raises `ConfigError` where sizes or checksums do not fit."""
+        try:
+            manifest = Manifest.from_plain(json.loads((folder / MANIFEST_FILE).read_text()))
+        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError("data.name", f"'{folder.name}' is no whole preparation ({error})", MEND) from error
+        for split, counts in manifest.splits.items():
+            check_file(folder / f"{split}.tokens", counts.tokens * manifest.dtype.itemsize, counts.tokens_sha256)
+            check_file(folder / f"{split}.starts", (counts.documents + 1) * 8, counts.starts_sha256)
+        kind, _, model_sha256 = manifest.tokenizer.partition(":")
+        if kind == "sentencepiece":
+            check_file(folder / MODEL_FILE, None, model_sha256)
+        return Prepared(folder, manifest)
+
+    def counts(self, split: Split) -> Counts:
+        """Raises `ConfigError` where the corpus has no such split."""
+        require(
+            split in self.manifest.splits,
+            "data.name",
+            f"'{self.folder.name}' has no {split} split",
+            f"it has {', '.join(self.manifest.splits)}; prepare a corpus with more documents, or give lists",
+        )
+        return self.manifest.splits[split]
+
+    def documents(self, split: Split) -> Documents:
+        """The tokens stay on disk; the starts are read when they are needed."""
+        counts = self.counts(split)
+        text = np.memmap(self.folder / f"{split}.tokens", self.manifest.dtype, "r")
+        starts = np.memmap(self.folder / f"{split}.starts", "<i8", "r")
+        described = (
+            f"{self.manifest.corpus} {split}: {counts.documents} documents, {counts.tokens} tokens "
+            f"({self.manifest.tokenizer}), content {self.manifest.content}"
+        )
+        return Documents(text, starts, described)
+
+
+def check_file(file: Path, size: int | None, sha256: str) -> None:
+    """Raises `ConfigError` unless the file has this size and its hash begins so. Read once, and again when it changes."""
+    try:
+        now = file.stat()
+        whole = size in (None, now.st_size)
+        whole = whole and checksum(file, now.st_size, now.st_mtime_ns, now.st_ino).startswith(sha256)
+    except OSError:
+        whole = False
+    require(whole, "data.name", f"{file.parent.name}/{file.name} is damaged", MEND)
+
+
+@functools.lru_cache(maxsize=256)
+def checksum(file: Path, *state: int) -> str:
+    """SHA-256 of a file in a state (size, time, inode)."""
+    del state
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,156 @@
+"""Text to tokens and back: bytes, and SentencePiece (Kudo & Richardson 2018, arXiv 1808.06226), encoded line by line.
+
+Models trained here keep any text exactly: identity normalisation, bytes for what no piece covers, a piece for the line end.
+"""
+
+import functools
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from infini_jax.errors import ConfigError, require
+
+Algorithm = Literal["bpe", "unigram"]
+SPACE = "\u2581"  # SentencePiece writes a space so, and reads the character itself as a space
+LONGEST_LINE = 4096  # characters of a line that SentencePiece is trained on; longer ones are cut
+PROBE = "  two spaces,\ttab\n\n line\r\n\0 é 😀 \u2581 <s> "
+
+
+class Tokenizer(Protocol):
+    """Attributes: name, the same for the same tokens; vocab, their number."""
+
+    name: str
+    vocab: int
+
+    def encode(self, text: str) -> np.ndarray: ...
+
+    def decode(self, tokens: Sequence[int]) -> str: ...
+
+
+class Bytes:
+    """The bytes of UTF-8. `decode` shows bytes that are no UTF-8 as U+FFFD."""
+
+    name = "bytes"
+    vocab = 256
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), np.uint8)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return bytes(np.asarray(tokens, np.uint8)).decode(errors="replace")
+
+
+class SentencePiece:
+    """A SentencePiece model, ours or another's (T5, LLaMA).
+
+    A model without a token for the line end, such as T5's, drops it; `exact` tells. Models that put a space in front of
+    what they encode (LLaMA) do so in front of every line, and `decode` takes it off again.
+    """
+
+    def __init__(self, model: bytes):
+        import sentencepiece
+
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ConfigError("model", "is no SentencePiece model", "give a .model file that SentencePiece wrote") from error
+        self.model = model
+        self.name = f"sentencepiece:{hashlib.sha256(model).hexdigest()[:12]}"
+        self.vocab = self._pieces.get_piece_size()
+        self._line_end = self._only_token("\n")
+        self._space = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        takes_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
+        self._splits_space = not takes_space and all(self._pieces.is_byte(token) for token in self._space)
+
+    def _only_token(self, character: str) -> int | None:
+        """The token that is this character: a piece of its own, or its byte."""
+        for piece in (character, f"<0x{ord(character):02X}>"):
+            token = self._pieces.piece_to_id(piece)
+            if not self._pieces.is_unknown(token):
+                return token
+        return None
+
+    @functools.cached_property
+    def exact(self) -> bool:
+        """Whether a difficult text comes back as it was."""
+        return self.decode(self.encode(PROBE)) == PROBE
+
+    def encode(self, text: str) -> np.ndarray:
+        lines = text.split("\n")
+        if self._splits_space and SPACE in text:
+            encoded = [self._encode_with_space(line) for line in lines]
+        else:
+            encoded = self._pieces.encode(lines, num_threads=1)  # callers have a process a core
+        tokens: list[int] = []
+        for number, line in enumerate(encoded):
+            if number and self._line_end is not None:
+                tokens.append(self._line_end)
+            tokens += line
+        return np.array(tokens, np.int32)
+
+    def _encode_with_space(self, line: str) -> list[int]:
+        """U+2581 as its bytes, which come back as they are."""
+        tokens: list[int] = []
+        for number, part in enumerate(line.split(SPACE)):
+            tokens += self._space * bool(number) + self._pieces.encode(part)
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        tokens = np.asarray(tokens, np.int64)
+        ends = np.flatnonzero(tokens == self._line_end) if self._line_end is not None else np.zeros(0, np.int64)
+        starts = [0, *(ends + 1)]
+        return "\n".join(self._pieces.decode(tokens[a:b].tolist()) for a, b in zip(starts, [*ends, len(tokens)], strict=True))
+
+
+def train_sentencepiece(texts: Iterable[str], vocab: int, algorithm: Algorithm = "bpe") -> bytes:
+    """A model of `vocab` tokens; the same for the same texts. Raises `ConfigError` where they do not yield so many."""
+    import sentencepiece
+
+    require(vocab > 257, "vocab", f"{vocab} tokens leave none beside the 256 bytes and the unknown", "give more, such as 8192")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=training_lines(texts),
+            model_writer=model,
+            vocab_size=vocab,
+            model_type=algorithm,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,  # indentation
+            user_defined_symbols=["\n"],
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            max_sentence_length=8 * LONGEST_LINE,  # in bytes
+            shuffle_input_sentence=False,
+            num_threads=4,  # the model of the same texts must not depend on the machine
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).rsplit(") ", 1)[-1].strip().rstrip(".")
+        raise ConfigError("vocab", f"{vocab} tokens cannot be learnt ({reason})", "give fewer, or more text") from error
+    return model.getvalue()
+
+
+def training_lines(texts: Iterable[str]) -> Iterator[str]:
+    """Lines that SentencePiece takes: not empty, not too long, without NUL, which ends its strings."""
+    for text in texts:
+        for line in text.replace("\0", "\n").split("\n"):
+            for start in range(0, len(line), LONGEST_LINE):
+                yield line[start : start + LONGEST_LINE]
+
+
+def load_tokenizer(model: Path | bytes | None) -> Tokenizer:
+    """Bytes, or the SentencePiece model in a file."""
+    if model is None:
+        return Bytes()
+    if isinstance(model, Path):
+        require(model.is_file(), "model", f"{model} does not exist", "give a SentencePiece .model file")
+        model = model.read_bytes()
+    return SentencePiece(model)
