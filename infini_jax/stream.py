@@ -16,6 +16,9 @@ from infini_jax.memory.base import KEPT
 from infini_jax.segment import NO_DOCUMENT, Boundaries, drop_landmarks, insert_landmarks, whole
 from infini_jax.transformer import Transformer, init_memory, init_open
 
+# A segment is made again for its gradient, but for what mechanisms name as too dear to find twice.
+KEEP_FOUND = jax.checkpoint_policies.save_only_these_names(KEPT)
+
 
 @struct.dataclass
 class Carry:
@@ -92,7 +95,7 @@ def scan_segments(
     def split(leaf: jax.Array) -> jax.Array:
         return leaf.reshape(leaf.shape[0], -1, segments_per_step * model.segment).swapaxes(0, 1)
 
-    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
+    @functools.partial(jax.checkpoint, policy=KEEP_FOUND)
     def step(carry: Carry, item: tuple[jax.Array, Any]) -> tuple[Carry, tuple]:
         number, part = item
         if bptt:
@@ -113,7 +116,7 @@ def scan_segments(
 @struct.dataclass
 class Decoder:
     """A stream that is read token by token. Attributes: carry of closed segments; opened buffers a layer group;
-    documents BxT of the open segment; length, its number of tokens (landmarks included), an int32 scalar."""
+    documents BxT of the open segment, which may be full; length, its number of tokens (landmarks included), an int32 scalar."""
 
     carry: Carry
     opened: tuple
@@ -131,8 +134,13 @@ def init_decoder(model: ModelConfig, carry: Carry) -> Decoder:
 def decode(
     model: ModelConfig, params: dict, decoder: Decoder, token_B: jax.Array, document_B: jax.Array
 ) -> tuple[Decoder, jax.Array]:
-    """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks, closes full segments."""
+    """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks.
+
+    A full segment is closed when the next token comes, before that one reads: written behind the read, XLA would copy the whole
+    memory at every token.
+    """
     every = model.memory.landmark_every
+    decoder = jax.lax.cond(decoder.length == model.dims.segment, lambda d: _close(model, params, d), lambda d: d, decoder)
     decoder, x_BxD = _extend(model, params, decoder, token_B, document_B)
     if every is not None:
         landmark_B = jnp.full_like(token_B, model.vocab)
@@ -142,7 +150,6 @@ def decode(
             lambda d: d,
             decoder,
         )
-    decoder = jax.lax.cond(decoder.length == model.dims.segment, lambda d: _close(model, params, d), lambda d: d, decoder)
     return decoder, logits_of(model, params, x_BxD[:, None])[:, 0]
 
 

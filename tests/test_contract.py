@@ -1,7 +1,9 @@
 """What every registered mechanism promises."""
 
 import dataclasses
+import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from infini_jax.config import memory_of
 from infini_jax.cost import model_cost
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import memory_bytes
-from infini_jax.stream import init_carry, scan_segments
+from infini_jax.stream import decode, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.train import auxiliary_loss
 from tests import streams
 from tests.streams import BATCH, SEGMENTS, tiny
@@ -194,3 +196,20 @@ def test_streams_of_any_length_keep_a_memory_of_one_shape(name):
         lambda _: True, shapes
     )
     assert math.prod(after.open_document.shape) == BATCH
+
+
+def test_reading_a_token_copies_no_memory(name):
+    """In the program of a donated decoder: a copy of what is carried, at every token, would cost more than the reading."""
+    if name == "compressive":
+        pytest.skip("XLA copies its two caches, which have one shape; they are short by design")
+    model = tiny(name, layers=1)
+    model = model.at_bytes(max(2**17, model.memory_bytes))
+    shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_decoder(model, init_carry(model, 1))))
+    token = jax.ShapeDtypeStruct((1,), jnp.int32)
+    program = jax.jit(functools.partial(decode, model), donate_argnums=1).lower(*shapes, token, token).compile().as_text()
+    entry = program[program.index("ENTRY") :]
+    for leaf in jax.tree.leaves(shapes[1].carry.memory):
+        if leaf.size >= 4096:
+            shape = ",".join(str(size) for size in leaf.shape)
+            assert f"f32[{shape}]" in entry
+            assert not re.findall(rf"= f32\[{shape}\]\S* copy\(", entry), shape
