@@ -86,13 +86,6 @@ class ModelConfig:
         require(self.mlp_dim >= 0, "model.mlp_dim", f"{self.mlp_dim} is negative", "give a width, or 0 for 4 d_model")
         dims = self.dims
         require(dims.key_dim % 2 == 0, "model.key_dim", f"{dims.key_dim} is odd and rotary turns pairs", "give an even size")
-        every = self.memory.landmark_every
-        require(
-            every is None or self.segment % every == 0,
-            "model.segment",
-            f"{self.segment} tokens do not hold whole landmark blocks of {every}",
-            f"give a multiple of {every}",
-        )
         for layer in self.memory.layers or ():
             require(
                 0 <= layer < self.layers,
@@ -115,6 +108,12 @@ class ModelConfig:
             segment=length_with_landmarks(self.segment, self.memory.landmark_every),
             compute=self.compute,
         )
+
+    @property
+    def has_phase(self) -> bool:
+        """Landmarks fall at other places in each segment, because segments are no whole landmark blocks."""
+        every = self.memory.landmark_every
+        return every is not None and self.segment % every != 0
 
     @property
     def mechanism(self) -> str:

@@ -6,6 +6,8 @@ Documents are numbered by non-negative integers that change at every document ed
 the first one.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -61,12 +63,16 @@ class Boundaries:
       key_documents: BxT document of each key token; those after the last query are not looked at.
       open_document: B document that was open when the segment began, `NO_DOCUMENT` in a new stream.
       start: int32 scalar, the place of the first query among the keys (0 for a whole segment).
+      phase: B raw tokens between the newest landmark of the stream and the segment, the same in all rows; None where segments
+        are whole landmark blocks, or without landmarks. With a phase the last place of the segment may be dead, see
+        `insert_landmarks`.
     """
 
     query_documents: jax.Array
     key_documents: jax.Array
     open_document: jax.Array
     start: jax.Array
+    phase: jax.Array | None = None
 
     @property
     def local_BxSxT(self) -> jax.Array:
@@ -133,9 +139,9 @@ def by_turn(segments: Segment, count: int) -> Segment:
     return jax.tree.map(split, segments)
 
 
-def whole(documents_BxS: jax.Array, open_document_B: jax.Array) -> Boundaries:
+def whole(documents_BxS: jax.Array, open_document_B: jax.Array, phase_B: jax.Array | None = None) -> Boundaries:
     """The boundaries of a segment that is processed at once."""
-    return Boundaries(documents_BxS, documents_BxS, open_document_B, jnp.int32(0))
+    return Boundaries(documents_BxS, documents_BxS, open_document_B, jnp.int32(0), phase_B)
 
 
 def reset_where_new(keeps_B: jax.Array, memory):
@@ -148,28 +154,43 @@ def reset_where_new(keeps_B: jax.Array, memory):
 
 
 def length_with_landmarks(tokens: int, every: int | None) -> int:
-    """Number of tokens once a landmark follows each full group of `every`; `None` inserts nothing."""
-    return tokens if every is None else tokens + tokens // every
+    """Places of a segment of so many raw tokens, a landmark behind each `every` of the stream; `None` inserts nothing."""
+    return tokens if every is None else tokens + math.ceil(tokens / every)
 
 
 def landmark_mask(length: int, every: int) -> jax.Array:
-    """Boolean (length,): which tokens of a segment (landmarks included) are landmarks."""
+    """Boolean (length,): which tokens of a segment of whole blocks (landmarks included) are landmarks."""
     return (jnp.arange(length) + 1) % (every + 1) == 0
 
 
-def insert_landmarks(tokens_BxS: jax.Array, every: int, landmark: int | None = None) -> jax.Array:
-    """Puts a landmark after every `every` tokens; S must be a multiple of `every`.
+def insert_landmarks(
+    tokens_BxS: jax.Array, every: int, landmark: int | None = None, phase_B: jax.Array | None = None
+) -> jax.Array:
+    """Puts a landmark behind every `every` tokens of the stream.
 
     With `landmark` given it is the inserted token; without, the token before is repeated (for document ids: a
     landmark belongs to the document of the token that it follows).
+
+    Without `phase_B` the segment begins with a block and S is a multiple of `every`. With it so many tokens stand between the
+    newest landmark and the row. One landmark more or less may then fall into the row: there are S + ceil(S / every) places,
+    and where the last one is dead it repeats the last token, so that the last document of a row is the last token's.
     """
     batch, tokens = tokens_BxS.shape
+    if phase_B is not None:
+        places_BxL = phase_B[:, None] + jnp.arange(length_with_landmarks(tokens, every))
+        is_landmark_BxL = places_BxL % (every + 1) == every
+        source_BxL = places_BxL - places_BxL // (every + 1) - phase_B[:, None] - is_landmark_BxL
+        inserted_BxL = jnp.take_along_axis(tokens_BxS, jnp.minimum(source_BxL, tokens - 1), axis=1)
+        return inserted_BxL if landmark is None else jnp.where(is_landmark_BxL, landmark, inserted_BxL)
     groups = tokens_BxS.reshape(batch, tokens // every, every)
     closing = groups[:, :, -1:] if landmark is None else jnp.full_like(groups[:, :, -1:], landmark)
     return jnp.concatenate([groups, closing], axis=2).reshape(batch, -1)
 
 
-def drop_landmarks(x_BxSxD: jax.Array, every: int) -> jax.Array:
+def drop_landmarks(x_BxSxD: jax.Array, every: int, phase_B: jax.Array | None = None) -> jax.Array:
     """The inverse of `insert_landmarks` on features: what stands at raw tokens."""
-    batch, _, features = x_BxSxD.shape
+    batch, places, features = x_BxSxD.shape
+    if phase_B is not None:
+        raw = jnp.arange(places - math.ceil(places / (every + 1)))
+        return jnp.take_along_axis(x_BxSxD, (raw + (phase_B[:, None] + raw) // every)[..., None], axis=1)
     return x_BxSxD.reshape(batch, -1, every + 1, features)[:, :, :every].reshape(batch, -1, features)

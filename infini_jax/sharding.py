@@ -60,7 +60,8 @@ def carry_sharding(model: ModelConfig, mesh: Mesh, rules: ShardingRules = DATA_P
 
     axes = [memory_of(config, model.dims).logical_axes() for config, _ in layer_groups(model)]
     memory = tuple(jax.tree.map(place, group, is_leaf=is_names) for group in axes)
-    return Carry(memory, NamedSharding(mesh, rules.spec(("batch",))))
+    by_row = NamedSharding(mesh, rules.spec(("batch",)))
+    return Carry(memory, by_row, by_row if model.has_phase else None)
 
 
 def batch_sharding(mesh: Mesh, rules: ShardingRules = DATA_PARALLEL) -> Batch:

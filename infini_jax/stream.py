@@ -22,15 +22,25 @@ KEEP_FOUND = jax.checkpoint_policies.save_only_these_names(KEPT)
 
 @struct.dataclass
 class Carry:
-    """What passes from one segment to the next. Attributes: memory, a pytree a layer group; open_document B."""
+    """What passes from one segment to the next.
+
+    Attributes: memory, a pytree a layer group; open_document B; phase B of the landmarks, as in `Boundaries`, or None.
+    """
 
     memory: tuple
     open_document: jax.Array
+    phase: jax.Array | None = None
 
 
 def init_carry(model: ModelConfig, batch: int) -> Carry:
     """The carry of new streams: empty memories, no open document."""
-    return Carry(init_memory(model, batch), jnp.full(batch, NO_DOCUMENT, jnp.int32))
+    phase = jnp.zeros(batch, jnp.int32) if model.has_phase else None
+    return Carry(init_memory(model, batch), jnp.full(batch, NO_DOCUMENT, jnp.int32), phase)
+
+
+def _phase_after(model: ModelConfig, phase: jax.Array | None, segments: int | jax.Array = 1) -> jax.Array | None:
+    """The phase so many segments later."""
+    return None if phase is None else (phase + segments * model.segment) % model.memory.landmark_every
 
 
 def init_params(model: ModelConfig, key: jax.Array) -> dict:
@@ -38,7 +48,7 @@ def init_params(model: ModelConfig, key: jax.Array) -> dict:
     length = model.dims.segment
     tokens = jnp.zeros((1, length), jnp.int32)
     carry = init_carry(model, 1)
-    return Transformer(model).init(key, tokens, carry.memory, whole(tokens, carry.open_document))["params"]
+    return Transformer(model).init(key, tokens, carry.memory, whole(tokens, carry.open_document, carry.phase))["params"]
 
 
 def forward_segments(
@@ -53,17 +63,21 @@ def forward_segments(
         return x_BxT.reshape(-1, model.segment)
 
     batch, every = tokens_BxT.shape[0], model.memory.landmark_every
-    tokens_RxS, documents_RxS = segments(tokens_BxT), segments(documents_BxT)
+    tokens_RxS, documents_RxS, phase_R = segments(tokens_BxT), segments(documents_BxT), None
+    count = len(tokens_RxS) // batch
+    if model.has_phase:
+        phase_R = _phase_after(model, carry.phase[:, None], jnp.arange(count)).reshape(-1)
     if every is not None:
-        tokens_RxS = insert_landmarks(tokens_RxS, every, landmark=model.vocab)
-        documents_RxS = insert_landmarks(documents_RxS, every)
+        tokens_RxS = insert_landmarks(tokens_RxS, every, model.vocab, phase_R)
+        documents_RxS = insert_landmarks(documents_RxS, every, None, phase_R)
     last_BxW = documents_RxS[:, -1].reshape(batch, -1)
     open_BxW = jnp.concatenate([carry.open_document[:, None], last_BxW[:, :-1]], axis=1)
-    bounds = whole(documents_RxS, open_BxW.reshape(-1))
+    bounds = whole(documents_RxS, open_BxW.reshape(-1), phase_R)
     x_RxSxD, memory, metrics = Transformer(model).apply({"params": params}, tokens_RxS, carry.memory, bounds)
     if every is not None:
-        x_RxSxD = drop_landmarks(x_RxSxD, every)
-    return Carry(memory, last_BxW[:, -1]), x_RxSxD.reshape(batch, -1, x_RxSxD.shape[-1]), metrics
+        x_RxSxD = drop_landmarks(x_RxSxD, every, phase_R)
+    carry = Carry(memory, last_BxW[:, -1], _phase_after(model, carry.phase, count))
+    return carry, x_RxSxD.reshape(batch, -1, x_RxSxD.shape[-1]), metrics
 
 
 def logits_of(model: ModelConfig, params: dict, x_BxSxD: jax.Array) -> jax.Array:
@@ -116,7 +130,7 @@ def scan_segments(
 @struct.dataclass
 class Decoder:
     """A stream that is read token by token. Attributes: carry of closed segments; opened buffers a layer group;
-    documents BxT of the open segment, which may be full; length, its number of tokens (landmarks included), an int32 scalar."""
+    documents BxT of the open segment, which may be full; length, its tokens (landmarks included), an int32 scalar."""
 
     carry: Carry
     opened: tuple
@@ -136,16 +150,18 @@ def decode(
 ) -> tuple[Decoder, jax.Array]:
     """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks.
 
-    A full segment is closed when the next token comes, before that one reads: written behind the read, XLA would copy the whole
-    memory at every token.
+    A full segment is closed when the next token comes, before that one reads: written behind the read, XLA would copy the
+    whole memory at every token.
     """
     every = model.memory.landmark_every
-    decoder = jax.lax.cond(decoder.length == model.dims.segment, lambda d: _close(model, params, d), lambda d: d, decoder)
+    full = _places(model, decoder.carry.phase)
+    decoder = jax.lax.cond(decoder.length == full, lambda d: _close(model, params, d), lambda d: d, decoder)
     decoder, x_BxD = _extend(model, params, decoder, token_B, document_B)
     if every is not None:
         landmark_B = jnp.full_like(token_B, model.vocab)
+        place = decoder.length + decoder.carry.phase[0] if model.has_phase else decoder.length
         decoder = jax.lax.cond(
-            (decoder.length + 1) % (every + 1) == 0,
+            (place + 1) % (every + 1) == 0,
             lambda d: _extend(model, params, d, landmark_B, document_B)[0],
             lambda d: d,
             decoder,
@@ -153,8 +169,16 @@ def decode(
     return decoder, logits_of(model, params, x_BxD[:, None])[:, 0]
 
 
+def _places(model: ModelConfig, phase: jax.Array | None) -> int | jax.Array:
+    """Tokens of a full segment, landmarks included."""
+    if phase is None:
+        return model.dims.segment
+    return model.segment + (phase[0] + model.segment) // model.memory.landmark_every
+
+
 def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) -> Boundaries:
-    return Boundaries(query_documents_BxS, decoder.documents, decoder.carry.open_document, start)
+    carry = decoder.carry
+    return Boundaries(query_documents_BxS, decoder.documents, carry.open_document, start, carry.phase)
 
 
 def _extend(model, params, decoder: Decoder, token_B: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
@@ -168,6 +192,11 @@ def _extend(model, params, decoder: Decoder, token_B: jax.Array, document_B: jax
 
 
 def _close(model, params, decoder: Decoder) -> Decoder:
+    if model.has_phase:  # a dead place at the end is of the last token's document
+        last_Bx1 = jax.lax.dynamic_slice_in_dim(decoder.documents, decoder.length - 1, 1, axis=1)
+        live_T = jnp.arange(decoder.documents.shape[1]) < decoder.length
+        decoder = decoder.replace(documents=jnp.where(live_T, decoder.documents, last_Bx1))
     bounds = _bounds(decoder, decoder.documents, jnp.int32(0))
     memory = Transformer(model).apply({"params": params}, decoder.carry.memory, decoder.opened, bounds, method="close")
-    return decoder.replace(carry=Carry(memory, decoder.documents[:, -1]), length=jnp.int32(0))
+    carry = Carry(memory, decoder.documents[:, -1], _phase_after(model, decoder.carry.phase))
+    return decoder.replace(carry=carry, length=jnp.int32(0))

@@ -88,7 +88,8 @@ def split_carry(carry: Carry, parts: int) -> Carry:
     def split(leaf: jax.Array) -> jax.Array:
         return jnp.moveaxis(leaf.reshape(leaf.shape[0], parts, -1, *leaf.shape[2:]), 1, 0)
 
-    return Carry(jax.tree.map(split, carry.memory), carry.open_document.reshape(parts, -1))
+    rows = (carry.open_document, carry.phase)
+    return Carry(jax.tree.map(split, carry.memory), *jax.tree.map(lambda leaf: leaf.reshape(parts, -1), rows))
 
 
 def joined_carry(carry: Carry) -> Carry:
@@ -98,7 +99,8 @@ def joined_carry(carry: Carry) -> Carry:
         leaf = jnp.moveaxis(leaf, 0, 1)
         return leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:])
 
-    return Carry(jax.tree.map(join, carry.memory), carry.open_document.reshape(-1))
+    rows = (carry.open_document, carry.phase)
+    return Carry(jax.tree.map(join, carry.memory), *jax.tree.map(lambda leaf: leaf.reshape(-1), rows))
 
 
 def make_step(

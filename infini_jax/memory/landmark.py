@@ -6,6 +6,7 @@ of its block. At inference complete blocks are cached, each query retrieves the 
 and the same softmax runs over [retrieved blocks | segment].
 
 The mathematics stands in landmark_softmax.py (the two levels) and landmark_retrieval.py (positions, selection, reading).
+Blocks that do not end where a segment ends are in landmark_straddle.py.
 
 What we do where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
@@ -28,9 +29,10 @@ from flax import struct
 from infini_jax.attention import MASKED
 from infini_jax.errors import require, require_positive
 from infini_jax.layers import rotary
-from infini_jax.memory import landmark_retrieval, landmark_softmax
+from infini_jax.memory import landmark_retrieval, landmark_softmax, landmark_straddle
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.landmark_retrieval import SELECTIONS, LandmarkMemory
+from infini_jax.memory.landmark_straddle import OpenBlock, StraddlingMemory
 from infini_jax.segment import Segment, reset_where_new
 
 
@@ -50,15 +52,23 @@ class Retrieved:
     mass: jax.Array
 
 
-def append_blocks(memory: LandmarkMemory, keys: jax.Array, values: jax.Array, tokens: jax.Array) -> LandmarkMemory:
+def append_blocks(
+    memory: LandmarkMemory, keys: jax.Array, values: jax.Array, tokens: jax.Array, count: jax.Array | None = None
+) -> LandmarkMemory:
     """First in, first out. keys BxGxMxPxK, values BxGxMx(P-1)xV; `tokens` B of the open document in old and new blocks.
 
-    A shift by M blocks for every row, whatever its documents: no scatter, and age is the place in the array.
+    A shift by M blocks for every row, whatever its documents: no scatter, and age is the place in the array. With `count`
+    only so many of the M are appended, the first ones.
     """
     blocks, length = memory.keys.shape[2:4]
+
+    def shift(old: jax.Array, new: jax.Array) -> jax.Array:
+        both = jnp.concatenate([old, new], axis=2)
+        return both[:, :, -blocks:] if count is None else jax.lax.dynamic_slice_in_dim(both, count, blocks, axis=2)
+
     return LandmarkMemory(
-        keys=jnp.concatenate([memory.keys, keys], axis=2)[:, :, -blocks:],
-        values=jnp.concatenate([memory.values, values], axis=2)[:, :, -blocks:],
+        keys=shift(memory.keys, keys),
+        values=shift(memory.values, values),
         tokens=jnp.minimum(tokens, blocks * length).astype(memory.tokens.dtype),
     )
 
@@ -85,7 +95,8 @@ class LandmarkConfig(MemoryConfig):
 
     Attributes:
       block: raw tokens of a block; a landmark follows each group of so many (50 in the paper).
-      blocks: complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form.
+      blocks: complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form. An unfinished block is
+        carried to the next segment in any case.
       retrieved: blocks a query reads (k), no more than are kept unless none are.
       selection: who chooses them: each token and head (as trained in the paper), all heads of a token together, or all
         tokens of the segment together. `tokens` is one of the paper's cheap forms of inference and is not causal: what
@@ -119,10 +130,10 @@ class LandmarkConfig(MemoryConfig):
         require(dims.key_dim % 2 == 0, "key_dim", f"{dims.key_dim} is odd and rotary turns pairs", f"give {dims.key_dim + 1}")
         length = self.block + 1
         require(
-            dims.segment % length == 0,
+            dims.segment % length != 1,
             "segment",
-            f"{dims.segment} tokens with landmarks are no whole number of blocks of {self.block} and a landmark",
-            f"give a raw segment that is a multiple of memory.block = {self.block}",
+            f"{dims.segment} places are of no segment with a landmark after every {self.block} tokens",
+            f"give S + ceil(S / {self.block}) for S raw tokens, e.g. {dims.segment + 1}",
         )
 
 
@@ -138,25 +149,43 @@ class Landmark(Memory):
         """Tokens of a block, its landmark included: P."""
         return self.config.block + 1
 
-    def init_memory(self, batch: int) -> LandmarkMemory | tuple[()]:
+    @property
+    def straddles(self) -> bool:
+        """Blocks may end inside a later segment, so that the unfinished one is carried."""
+        return self.dims.segment % self.length != 0
+
+    def init_memory(self, batch: int) -> LandmarkMemory | StraddlingMemory | tuple[()]:
         c, d = self.config, self.dims
-        if c.blocks == 0:
-            return ()
+        cache = self._init_cache(batch) if c.blocks else ()
+        if not self.straddles:
+            return cache
+        block = OpenBlock(
+            keys=jnp.zeros((batch, c.block, d.kv_heads, d.key_dim), d.memory_dtype),
+            values=jnp.zeros((batch, c.block, d.kv_heads, d.value_dim), d.memory_dtype),
+            tokens=jnp.zeros((batch,), jnp.int32),
+        )
+        return StraddlingMemory(cache, block)
+
+    def _init_cache(self, batch: int) -> LandmarkMemory:
+        c, d = self.config, self.dims
         return LandmarkMemory(
             keys=jnp.zeros((batch, d.kv_heads, c.blocks, self.length, d.key_dim), d.memory_dtype),
             values=jnp.zeros((batch, d.kv_heads, c.blocks, c.block, d.value_dim), d.memory_dtype),
             tokens=jnp.zeros((batch,), jnp.int32),
         )
 
-    def attend(self, memory: LandmarkMemory | tuple[()], segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def attend(
+        self, memory: LandmarkMemory | StraddlingMemory | tuple[()], segment: Segment
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         if self.config.blocks == 0:
-            y_BxSxHxV, _ = self._near(segment)
+            y_BxSxHxV, _ = self._near(memory, segment)
             return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads)}
         y_BxSxHxV, found = self._both(memory, segment)
-        mass_H = found.mass.sum(axis=-1).mean(axis=(0, 2))
+        live_S = landmark_straddle.live_S(segment.bounds, self.length) if self.straddles else None
+        mass_H = found.mass.sum(axis=-1).mean(axis=(0, 2), where=live_S)
         return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": mass_H}
 
-    def retrieved(self, memory: LandmarkMemory, segment: Segment) -> "Retrieved":
+    def retrieved(self, memory: LandmarkMemory | StraddlingMemory, segment: Segment) -> "Retrieved":
         """What each query of the segment reads from the memory, to be looked at: `module.apply(..., method="retrieved")`.
 
         Raises `ConfigError` where no blocks are kept.
@@ -164,24 +193,31 @@ class Landmark(Memory):
         require(self.config.blocks > 0, "memory.blocks", "no blocks are kept, so none are retrieved", "keep some")
         return self._both(memory, segment)[1]
 
-    def _near(self, segment: Segment) -> tuple[jax.Array, jax.Array]:
-        """The segment's own part: values BxSxHxV and log-sum-exp BxHxS."""
+    def _near(self, memory: LandmarkMemory | StraddlingMemory | tuple[()], segment: Segment) -> tuple[jax.Array, jax.Array]:
+        """The part of the segment and of an unfinished block before it: values BxSxHxV and log-sum-exp BxHxS."""
+        if self.straddles:
+            return landmark_straddle.attend_span(segment, memory.block, self.length)
         q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
         k_BxTxGxK = rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
         return landmark_softmax.attend_blocks(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds, self.length)
 
-    def _both(self, memory: LandmarkMemory, segment: Segment) -> tuple[jax.Array, "Retrieved"]:
-        c, reads_BxS = self.config, segment.bounds.reads_BxS
-        queries = landmark_retrieval.turned_queries(segment.queries, segment.query_positions_S, c.retrieved, self.length)
-        chosen = landmark_retrieval.choose(memory, queries, reads_BxS, c.retrieved, c.selection)
-        far_BxHxRxSxV, far_BxHxRxS = landmark_retrieval.read(memory, queries, chosen, reads_BxS)
-        y_BxSxHxV, shares_BxHxRxS = join(*self._near(segment), far_BxHxRxSxV, far_BxHxRxS)
+    def _both(self, memory: LandmarkMemory | StraddlingMemory, segment: Segment) -> tuple[jax.Array, "Retrieved"]:
+        c, cache, reads_BxS, places_S = self.config, memory, segment.bounds.reads_BxS, segment.query_positions_S
+        if self.straddles:
+            cache, places_S = memory.cache, places_S + landmark_straddle.phase_of(segment.bounds)
+            reads_BxS = reads_BxS & landmark_straddle.live_S(segment.bounds, self.length)
+        queries = landmark_retrieval.turned_queries(segment.queries, places_S, c.retrieved, self.length)
+        chosen = landmark_retrieval.choose(cache, queries, reads_BxS, c.retrieved, c.selection)
+        far_BxHxRxSxV, far_BxHxRxS = landmark_retrieval.read(cache, queries, chosen, reads_BxS)
+        y_BxSxHxV, shares_BxHxRxS = join(*self._near(memory, segment), far_BxHxRxSxV, far_BxHxRxS)
         ages_BxHxRxS = jnp.where(far_BxHxRxS > MASKED, c.blocks - 1 - chosen, -1)
         by_query = (x.swapaxes(2, 3) for x in (ages_BxHxRxS, far_BxHxRxS, shares_BxHxRxS))
         return y_BxSxHxV, Retrieved(*by_query)
 
-    def write(self, memory: LandmarkMemory | tuple[()], segment: Segment) -> LandmarkMemory | tuple[()]:
+    def write(self, memory: LandmarkMemory | StraddlingMemory | tuple[()], segment: Segment):
         """Keeps every block of the segment; what is no part of the open document becomes zero and is masked."""
+        if self.straddles:
+            return self._write_straddling(memory, segment)
         if self.config.blocks == 0:
             return ()
         keeps_B, writes_BxT = segment.bounds.keeps_B, segment.bounds.writes_BxT
@@ -200,28 +236,50 @@ class Landmark(Memory):
             memory.tokens + writes_BxT.sum(axis=1),
         )
 
+    def _write_straddling(self, memory: StraddlingMemory, segment: Segment) -> StraddlingMemory:
+        """The same of the blocks that the segment completes; the unfinished one waits."""
+        bounds, (count, left) = segment.bounds, landmark_straddle.completed(segment.bounds, self.length)
+        written_BxT = bounds.writes_BxT & landmark_straddle.live_T(bounds, self.length)
+        memory = reset_where_new(bounds.keeps_B, memory)
+        keys_BxMxPxGxK, values_BxMxPxGxV, block = landmark_straddle.blocks_of(memory.block, segment, written_BxT, self.length)
+        cache, tokens_B = memory.cache, memory.block.tokens + written_BxT.sum(axis=1)
+        if self.config.blocks:
+            keys, values = (jnp.moveaxis(x, 3, 1) for x in (keys_BxMxPxGxK, values_BxMxPxGxV))
+            tokens_B = tokens_B + cache.tokens
+            cache = append_blocks(cache, keys, values, jnp.maximum(tokens_B - left, 0), count)
+        waiting_B = jnp.minimum(tokens_B, left).astype(block.tokens.dtype)
+        return StraddlingMemory(cache, block.replace(tokens=waiting_B))
+
     def advance(self, memory, segments: Segment):
-        """As in `Memory`; without blocks all segments are windows of their own."""
-        if self.config.blocks == 0:
+        """As in `Memory`; without blocks all segments are windows of their own, unless a block straddles them."""
+        if self.config.blocks == 0 and not self.straddles:
             y_BxSxD, metrics = self.attend(memory, segments)
             return y_BxSxD, (), metrics
         return super().advance(memory, segments)
 
-    def logical_axes(self) -> LandmarkMemory | tuple[()]:
-        if self.config.blocks == 0:
-            return ()
-        return LandmarkMemory(
+    def logical_axes(self) -> LandmarkMemory | StraddlingMemory | tuple[()]:
+        cache = LandmarkMemory(
             keys=("batch", "kv_heads", "slots", "block", "key_dim"),
             values=("batch", "kv_heads", "slots", "block", "value_dim"),
             tokens=("batch",),
         )
+        cache = cache if self.config.blocks else ()
+        if not self.straddles:
+            return cache
+        block = OpenBlock(
+            keys=("batch", "block", "kv_heads", "key_dim"),
+            values=("batch", "block", "kv_heads", "value_dim"),
+            tokens=("batch",),
+        )
+        return StraddlingMemory(cache, block)
 
     def cost(self, segment_length: int) -> Cost:
         """Products that are made for a whole segment: with masked tokens and with places of tiles that stay empty, too."""
         c, d = self.config, self.dims
-        local = 2.0 * d.heads * landmark_softmax.products(segment_length, self.length, d.key_dim, d.value_dim)
+        near = landmark_straddle if self.straddles else landmark_softmax
+        local = 2.0 * d.heads * near.products(segment_length, self.length, d.key_dim, d.value_dim)
         if c.blocks == 0:
-            return Cost(local=local)
+            return Cost(local=local, bytes_moved=2.0 * memory_bytes(self) / segment_length)
         shared, repeats = c.selection == "tokens", d.heads // d.kv_heads
         sizes = (segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
         block_products = self.length * d.key_dim + c.block * d.value_dim  # one query with the tokens of one block

@@ -1,7 +1,9 @@
 """Landmark attention in float64 NumPy loops, one query and one head at a time.
 
 Written from the definitions: keys are kept as they were written and turned at the explicit positions of the paper, the
-segment starts at min(blocks ever, k+1) * P, and every query gets one list of keys. Nothing is shared with the package.
+segment starts at min(blocks ever, k+1) * P, and every query gets one list of keys. Segments may end inside a block: what follows
+the newest landmark then stands before the next segment's tokens, and that start is its first token's. Nothing is shared with
+the package.
 """
 
 import numpy as np
@@ -69,17 +71,17 @@ class Row:
     """One document stream through one layer.
 
     The cache is a list of blocks: keys PxHxK as written, values PxHxV, documents P; `ever` counts the blocks of the
-    open document, evicted ones included.
+    open document, evicted ones included. `tail` holds (key, value, document) of the tokens of the unfinished block.
     """
 
     def __init__(self, block, blocks, retrieved, selection):
         self.length, self.blocks, self.retrieved, self.selection = block + 1, blocks, retrieved, selection
-        self.cache, self.ever, self.open = [], 0, None
+        self.cache, self.ever, self.open, self.tail = [], 0, None, []
 
     def selected(self, queries, documents):
         """{(token, head): chosen ages} for the tokens that may read the cache."""
         slots = place_of_age(len(self.cache), self.ever, self.retrieved)
-        start = min(self.ever, self.retrieved + 1) * self.length
+        start = min(self.ever, self.retrieved + 1) * self.length + len(self.tail)
         tokens, heads, size = queries.shape
         readers = [i for i in range(tokens) if documents[i] == self.open]
         shares = {}
@@ -105,8 +107,9 @@ class Row:
     def attend(self, queries, keys, values, documents):
         """TxHxV for a whole segment, and {(token, head): [(age before the segment, landmark score, mass)]} of what is read."""
         tokens, heads, size = queries.shape
-        start = min(self.ever, self.retrieved + 1) * self.length
+        start, begun = min(self.ever, self.retrieved + 1) * self.length, len(self.tail)
         choices = self.selected(queries, documents)
+        near = self.tail + list(zip(keys, values, documents, strict=True))
         y, reads = np.zeros((tokens, heads, values.shape[-1])), {}
         for i in range(tokens):
             for h in range(heads):
@@ -118,13 +121,13 @@ class Row:
                         shown.append(self.cache[age]["values"][p, h])
                         allowed.append(self.cache[age]["documents"][p] == documents[i])
                         is_landmark.append(p == self.length - 1)
-                own = len(seen) + i
-                for t in range(tokens):
-                    seen.append(rotate(keys[t, h], start + t))
-                    shown.append(values[t, h])
-                    allowed.append(t <= i and documents[t] == documents[i])
+                own = len(seen) + begun + i
+                for t, (key, value, document) in enumerate(near):
+                    seen.append(rotate(key[h], start + t))
+                    shown.append(value[h])
+                    allowed.append(t <= begun + i and document == documents[i])
                     is_landmark.append(t % self.length == self.length - 1)
-                scores = np.array(seen) @ rotate(queries[i, h], start + i) / np.sqrt(size)
+                scores = np.array(seen) @ rotate(queries[i, h], start + begun + i) / np.sqrt(size)
                 weights = grouped_row(scores, np.array(is_landmark), np.array(allowed), own, renormalise=True)
                 y[i, h] = weights @ np.array(shown)
                 reads[i, h] = []
@@ -136,12 +139,19 @@ class Row:
     def write(self, keys, values, documents):
         if documents[-1] != self.open:
             self.cache, self.ever, self.open = [], 0, documents[-1]
-        for first in range(0, len(keys), self.length):
-            part = slice(first, first + self.length)
-            if (documents[part] == self.open).any():
-                self.cache.append({"keys": keys[part], "values": values[part], "documents": documents[part]})
+        self.tail = self.tail + list(zip(keys, values, documents, strict=True))
+        while len(self.tail) >= self.length:
+            block = {
+                name: np.array(part)
+                for name, part in zip(
+                    ("keys", "values", "documents"), zip(*self.tail[: self.length], strict=True), strict=True
+                )
+            }
+            self.tail = self.tail[self.length :]
+            if (block["documents"] == self.open).any():
+                self.cache.append(block)
                 self.ever += 1
-        self.cache = self.cache[-self.blocks :]
+        self.cache = self.cache[-self.blocks :] if self.blocks else []
 
 
 def stream(queries, keys, values, documents, **settings):
