@@ -1,9 +1,9 @@
 """Landmark attention in float64 NumPy loops, one query and one head at a time.
 
 Written from the definitions: keys are kept as they were written and turned at the explicit positions of the paper, the
-segment starts at min(blocks ever, k+1) * P, and every query gets one list of keys. Segments may end inside a block: what follows
-the newest landmark then stands before the next segment's tokens, and that start is its first token's. Nothing is shared with
-the package.
+first token behind the cached blocks stands at min(blocks ever, k+1) * P, and every query gets one list of keys. Segments may
+end inside a block: what follows the newest landmark then stands before the next segment's tokens. Nothing is shared with the
+package.
 """
 
 import numpy as np
