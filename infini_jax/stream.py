@@ -116,7 +116,7 @@ def scan_segments(
 @struct.dataclass
 class Decoder:
     """A stream that is read token by token. Attributes: carry of closed segments; opened buffers a layer group;
-    documents BxT of the open segment, which may be full; length, its number of tokens (landmarks included), an int32 scalar."""
+    documents BxT of the open segment, which may be full; length, its tokens (landmarks included), an int32 scalar."""
 
     carry: Carry
     opened: tuple
@@ -136,8 +136,8 @@ def decode(
 ) -> tuple[Decoder, jax.Array]:
     """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks.
 
-    A full segment is closed when the next token comes, before that one reads: written behind the read, XLA would copy the whole
-    memory at every token.
+    A full segment is closed when the next token comes, before that one reads: written behind the read, XLA would copy the
+    whole memory at every token.
     """
     every = model.memory.landmark_every
     decoder = jax.lax.cond(decoder.length == model.dims.segment, lambda d: _close(model, params, d), lambda d: d, decoder)
