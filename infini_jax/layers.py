@@ -80,20 +80,21 @@ class KeyTaps(nn.Module):
 def gelu_mlp(x_BxSxD: jax.Array, up_DxF: jax.Array, down_FxD: jax.Array) -> jax.Array:
     """gelu(x up) down: BxSxD.
 
-    Its gradient is written out and makes the hidden layer again: the same products, but XLA's own order of them writes the
-    gradient of the hidden layer a second time, transposed, which on a CPU took a fifth of a training step.
+    Its gradient is written out: the same products, but XLA's own order of them writes the gradient of the hidden layer a
+    second time, transposed, which on a CPU took a fifth of a training step.
     """
     return nn.gelu(x_BxSxD @ up_DxF) @ down_FxD
 
 
 def _gelu_mlp_forward(x_BxSxD, up_DxF, down_FxD):
-    return gelu_mlp(x_BxSxD, up_DxF, down_FxD), (x_BxSxD, up_DxF, down_FxD)
+    h_BxSxF = x_BxSxD @ up_DxF
+    return nn.gelu(h_BxSxF) @ down_FxD, (x_BxSxD, h_BxSxF, up_DxF, down_FxD)
 
 
 def _gelu_mlp_backward(saved, dy_BxSxD):
-    x_BxSxD, up_DxF, down_FxD = saved
-    x_RxD, dy_RxD = (x.reshape(-1, x.shape[-1]) for x in (x_BxSxD, dy_BxSxD))
-    hidden_RxF, through_gelu = jax.vjp(nn.gelu, x_RxD @ up_DxF)
+    x_BxSxD, h_BxSxF, up_DxF, down_FxD = saved
+    x_RxD, h_RxF, dy_RxD = (x.reshape(-1, x.shape[-1]) for x in (x_BxSxD, h_BxSxF, dy_BxSxD))
+    hidden_RxF, through_gelu = jax.vjp(nn.gelu, h_RxF)
     (dh_RxF,) = through_gelu(dy_RxD @ down_FxD.T)
     dh_RxF = jax.lax.optimization_barrier(dh_RxF)
     return (dh_RxF @ up_DxF.T).reshape(x_BxSxD.shape), x_RxD.T @ dh_RxF, hidden_RxF.T @ dy_RxD
