@@ -1,8 +1,8 @@
 """One layer of each mechanism against its naive form and, where torch is installed, against torch's attention of the segment.
 
 Command:  python -m benchmarks.mechanisms                 (about fifteen minutes on two free cores)
-Expected: the same numbers from both forms (asserted). Prints tokens/s forward and forward + backward, how many times as fast as
-the naive form (benchmarks/naive.py) and as torch's scaled_dot_product_attention of the same segments, and temporary memory.
+Expected: the same numbers from both forms (asserted). Prints tokens/s forward and forward + backward, how many times as fast
+as the naive form (benchmarks/naive.py) and as torch's scaled_dot_product_attention of the same segments, and temporary memory.
 Everything is float32; a layer is what follows the projections of queries, keys and values, with its output projection.
 """
 
@@ -122,9 +122,8 @@ def main(sizes: Sizes) -> None:
     """Times every case."""
     print(machine())
     print(sizes)
-    print(
-        f"{'mechanism':24}{'pass':>8} {'tokens/s':>9} {'naive':>18} {'torch':>18} {'temporary':>10} {'naive':>10} {'rounds':>7}"
-    )
+    print(f"{'mechanism':24}{'pass':>8} {'tokens/s':>9} {'of naive':>18} {'of torch':>18}", end="")
+    print(f" {'temporary':>10} {'naive':>10} {'rounds':>7}")
     for name, case in CASES.items():
         if sizes.only and name not in sizes.only:
             continue

@@ -1,7 +1,7 @@
 """Fair timings on a noisy machine: programs taken in turn in one process, medians and quartiles of ratios.
 
-A sample that took more than `SPOILT` times its program's median is left out with its whole round, and the count of clean rounds
-is printed: a round is spoilt when something else had the cores.
+A sample that took more than `SPOILT` times its program's median is left out with its whole round, and the count of clean
+rounds is printed: a round is spoilt when something else had the cores.
 """
 
 import dataclasses

@@ -6,13 +6,15 @@ A row is one document stream, so sharding the batch never moves memory. Paramete
 import dataclasses
 
 import jax
+from jax.core import ShapedArray
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from infini_jax.config import ModelConfig, memory_of
 from infini_jax.data.base import Batch
 from infini_jax.errors import require
+from infini_jax.memory.offload import HOST, PINNED
 from infini_jax.stream import Carry
-from infini_jax.transformer import layer_groups
+from infini_jax.transformer import init_memory, layer_groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +54,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def carry_sharding(model: ModelConfig, mesh: Mesh, rules: ShardingRules = DATA_PARALLEL) -> Carry:
     """Like a `Carry`, with the sharding of each array, from the mechanisms' own logical axes."""
 
-    def place(names: tuple[str, ...]) -> NamedSharding:
-        return NamedSharding(mesh, rules.spec(("layers", *names)))
+    def place(names: tuple[str, ...], leaf: ShapedArray) -> NamedSharding:
+        kind = PINNED if leaf.memory_space == HOST else None
+        return NamedSharding(mesh, rules.spec(("layers", *names)), memory_kind=kind)
 
     def is_names(node) -> bool:
         return isinstance(node, tuple) and len(node) > 0 and all(isinstance(name, str) for name in node)
 
-    axes = [memory_of(config, model.dims).logical_axes() for config, _ in layer_groups(model)]
-    memory = tuple(jax.tree.map(place, group, is_leaf=is_names) for group in axes)
+    axes = tuple(memory_of(config, model.dims).logical_axes() for config, _ in layer_groups(model))
+    program, shapes = jax.make_jaxpr(lambda: init_memory(model, 1), return_shape=True)()
+    leaves = jax.tree.unflatten(jax.tree.structure(shapes), program.out_avals)  # shapes alone do not tell where arrays live
+    memory = jax.tree.map(place, axes, leaves, is_leaf=is_names)
     by_row = NamedSharding(mesh, rules.spec(("batch",)))
     return Carry(memory, by_row, by_row if model.has_phase else None)
 

@@ -29,6 +29,7 @@ from infini_jax.memory import window
 from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
+from infini_jax.memory.offload import on_host, part_of, to_device, to_host, updated_by_parts
 from infini_jax.memory.positions import T5_BUCKETS, attend_t5
 from infini_jax.memory.topk import approximate, recall, top_k
 from infini_jax.memory.window import Recent
@@ -83,11 +84,11 @@ def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.
         return jnp.where(jnp.isfinite(best_BxGxQxk), slot_BxGxQxk, -1)
 
     def of_head(g: jax.Array) -> jax.Array:
-        keys_Bx1xNxK = jax.lax.dynamic_index_in_dim(ring.keys, g, axis=1)
+        keys_Bx1xNxK = part_of(ring.keys, g, axis=1)
         q_Bx1xQxK = jax.lax.dynamic_index_in_dim(q_BxGxQxK, g, axis=1)
         return in_groups(lambda q: slots_of(q, keys_Bx1xNxK), q_Bx1xQxK, batch * slots)
 
-    if at_once(q_BxGxQxK.shape[2], batch * kv_heads * slots) == q_BxGxQxK.shape[2]:
+    if not on_host(ring.keys) and at_once(q_BxGxQxK.shape[2], batch * kv_heads * slots) == q_BxGxQxK.shape[2]:
         slot_BxGxQxk = slots_of(q_BxGxQxK, ring.keys)
     else:
         slot_BxGxQxk = jax.lax.map(of_head, jnp.arange(kv_heads))[:, :, 0].swapaxes(0, 1)
@@ -116,6 +117,13 @@ def gathered(array_BxGxNxV: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
     batch, kv_heads, _, size = array_BxGxNxV.shape
     flat_BxGxQ = jnp.maximum(slot_BxHxSxk, 0).reshape(batch, kv_heads, -1)
     take = jax.vmap(jax.vmap(lambda array_NxV, slot_Q: array_NxV.at[slot_Q].get(mode="promise_in_bounds")))
+    if on_host(array_BxGxNxV):
+        slots_GxBxQ = jnp.moveaxis(flat_BxGxQ, 1, 0)
+        found_GxBxQxV = jax.lax.map(
+            lambda item: take(part_of(array_BxGxNxV, item[0], axis=1), item[1][:, None])[:, 0],
+            (jnp.arange(kv_heads), slots_GxBxQ),
+        )
+        return jnp.moveaxis(found_GxBxQxV, 0, 1).reshape(*slot_BxHxSxk.shape, size)
     return take(array_BxGxNxV, flat_BxGxQ).reshape(*slot_BxHxSxk.shape, size)
 
 
@@ -152,11 +160,14 @@ def append(ring: Ring, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Bound
     def put(row_GxNxK: jax.Array, new_TxGxK: jax.Array, slot_T: jax.Array) -> jax.Array:
         return row_GxNxK.at[:, slot_T].set(new_TxGxK.swapaxes(0, 1).astype(row_GxNxK.dtype), mode="drop")
 
-    return Ring(
-        keys=jax.vmap(put)(ring.keys, k_BxTxGxK, slot_BxT),
-        values=jax.vmap(put)(ring.values, v_BxTxGxV, slot_BxT),
-        written=after_B,
-    )
+    def written(array_BxGxNxK: jax.Array, new_BxTxGxK: jax.Array) -> jax.Array:
+        if not on_host(array_BxGxNxK):
+            return jax.vmap(put)(array_BxGxNxK, new_BxTxGxK, slot_BxT)
+        return updated_by_parts(
+            array_BxGxNxK, 1, lambda g, part_Bx1xNxK: jax.vmap(put)(part_Bx1xNxK, part_of(new_BxTxGxK, g, axis=2), slot_BxT)
+        )
+
+    return Ring(keys=written(ring.keys, k_BxTxGxK), values=written(ring.values, v_BxTxGxV), written=after_B)
 
 
 def grown(ring: Ring, slots: int) -> Ring:
@@ -188,6 +199,7 @@ class MemorizingConfig(MemoryConfig):
       search: exact; approximate is for TPUs (`lax.approx_max_k`) and reports the recall that it measured as `recall`.
       recall_target: what an approximate search aims at.
       scale_init: scale of the logits before training.
+      held: where the ring lives; on the host one key head of one layer is on the device at a time.
     """
 
     slots: int = 512
@@ -196,6 +208,7 @@ class MemorizingConfig(MemoryConfig):
     search: Literal["exact", "approximate"] = "exact"
     recall_target: float = 0.95
     scale_init: float = 8.0
+    held: Literal["device", "host"] = "device"
 
     def check(self, dims: Dims) -> None:
         require(self.slots >= 1, "memory.slots", f"{self.slots} slots remember nothing", "give at least 1")
@@ -218,6 +231,7 @@ class MemorizingConfig(MemoryConfig):
             f"{self.recall_target:g} is no share to aim at",
             "give a number between 0 and 1, or search exact",
         )
+        require(self.held in ("device", "host"), "memory.held", f"'{self.held}' is no place", "choose device or host")
         require(self.scale_init > 0, "memory.scale_init", f"{self.scale_init:g} is not above zero", "give 8")
 
 
@@ -237,9 +251,10 @@ class Memorizing(Memory):
 
     def init_memory(self, batch: int) -> MemorizingMemory:
         d, c = self.dims, self.config
+        place = to_host if c.held == "host" else to_device
         ring = Ring(
-            keys=jnp.zeros((batch, d.kv_heads, c.slots, d.key_dim), d.memory_dtype),
-            values=jnp.zeros((batch, d.kv_heads, c.slots, d.value_dim), d.memory_dtype),
+            keys=place(jnp.zeros((batch, d.kv_heads, c.slots, d.key_dim), d.memory_dtype)),
+            values=place(jnp.zeros((batch, d.kv_heads, c.slots, d.value_dim), d.memory_dtype)),
             written=jnp.zeros(batch, jnp.int32),
         )
         return MemorizingMemory(ring, window.empty(batch, c.cached, d) if c.cached else None)
@@ -273,9 +288,10 @@ class Memorizing(Memory):
         return attend_t5(q_BxSxHxK.astype(dtype), seen, self.bias, scale_H)
 
     def write(self, memory: MemorizingMemory, segment: Segment) -> MemorizingMemory:
-        segment = jax.lax.stop_gradient(segment.replace(keys=self.unit(segment.keys)))
+        memory, segment = jax.lax.stop_gradient((memory, segment.replace(keys=self.unit(segment.keys))))
         ring = append(memory.ring, segment.keys, segment.values, segment.bounds)
-        return MemorizingMemory(ring, memory.recent and window.append(memory.recent, segment))
+        # Without a gradient: one that is zero would have to live on the host as well, and JAX's does not.
+        return jax.lax.stop_gradient(MemorizingMemory(ring, memory.recent and window.append(memory.recent, segment)))
 
     def logical_axes(self) -> MemorizingMemory:
         ring = Ring(
