@@ -40,7 +40,6 @@ def run_with(**changes) -> RunConfig:
         (lambda: ModelConfig(memory=TransformerXLConfig(slots=0)), "memory.slots"),
         (lambda: ModelConfig(memory=MemorizingConfig(slots=0)), "memory.slots"),
         (lambda: ModelConfig(memory=MemorizingConfig(slots=8, top_k=9)), "memory.top_k"),
-        (lambda: ModelConfig(memory=LandmarkConfig(block=48)), "model.segment"),
         (lambda: ModelConfig().at_bytes(1), "memory bytes"),
         (lambda: ModelConfig().at_bytes(-1), "memory.bytes"),
         (lambda: Budget(amount=-1.0), "budget.amount"),
@@ -90,4 +89,7 @@ def test_fingerprint_changes_with_the_science_and_only_with_it():
 
 def test_landmarks_lengthen_the_segment_that_layers_see():
     assert ModelConfig(memory=LandmarkConfig(block=8, blocks=4, retrieved=2), segment=64).dims.segment == 72
+    assert (
+        ModelConfig(memory=LandmarkConfig(block=8, blocks=4, retrieved=2), segment=60).dims.segment == 68
+    )  # of which one may be dead
     assert ModelConfig(segment=64).dims.segment == 64
