@@ -12,7 +12,7 @@ from typing import Any, Literal
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import ConfigError, lookup, require, require_positive, suggestion
+from infini_jax.errors import ConfigError, lookup, require, require_file_name, require_positive, suggestion
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
@@ -272,12 +272,7 @@ class RunConfig:
 
     def __post_init__(self):
         sequence, segment = self.train.sequence, self.model.segment
-        require(
-            self.name.replace("-", "").replace("_", "").replace(".", "").isalnum(),
-            "name",
-            f"'{self.name}' is no file name",
-            "use letters, digits, '-', '_' and '.'",
-        )
+        require_file_name("name", self.name)
         require(
             segment <= sequence,
             "model.segment",

@@ -39,6 +39,12 @@ def require_positive(owner: str, **values: float) -> None:
         require(value > 0, f"{owner}.{name}", f"{value} is not above zero", "give at least 1")
 
 
+def require_file_name(field: str, name: str) -> None:
+    """Raises `ConfigError` for a name that could not be a file's on every system."""
+    is_name = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    require(is_name, field, f"'{name}' is no file name", "use letters, digits, '-', '_' and '.'")
+
+
 def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
     """`table[name]`, or a `ConfigError` that suggests the nearest name."""
     require(name in table, field, f"'{name}' is not known", suggestion(name, table))

@@ -116,15 +116,17 @@ def make_step(
         loss = scores.loss / tokens + auxiliary_loss(metrics) / run.train.accumulate
         return loss, (carry, scores, gates_of(metrics))
 
+    gradient_of = jax.grad(loss_of, has_aux=True)
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         tokens = jnp.maximum(batch.weights.sum(), 1.0)
 
         def part(total: dict, rows: tuple[Carry, Batch]) -> tuple[dict, tuple]:
-            gradient, measured = jax.grad(loss_of, has_aux=True)(state.params, *rows, tokens)
+            gradient, measured = gradient_of(state.params, *rows, tokens)
             return jax.tree.map(jnp.add, total, gradient), measured
 
         if run.train.accumulate == 1:
-            gradient, (carry, scores, gates) = jax.grad(loss_of, has_aux=True)(state.params, state.carry, batch, tokens)
+            gradient, (carry, scores, gates) = gradient_of(state.params, state.carry, batch, tokens)
         else:
             parts = (split_carry(state.carry, run.train.accumulate), split_rows(batch, run.train.accumulate))
             gradient, (carry, scores, gates) = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, state.params), parts)

@@ -18,7 +18,7 @@ import numpy as np
 
 from infini_jax.data.base import Split
 from infini_jax.data.documents import Documents
-from infini_jax.errors import ConfigError, require, suggestion
+from infini_jax.errors import ConfigError, require, require_file_name, suggestion
 
 FORMAT = 1
 MANIFEST_FILE, MODEL_FILE = "manifest.json", "tokenizer.model"
@@ -121,12 +121,7 @@ def data_folder() -> Path:
 
 def prepared_folder(name: str) -> Path:
     """The folder of a prepared corpus. Raises `ConfigError` for a name that is none."""
-    require(
-        name.replace("-", "").replace("_", "").replace(".", "").isalnum(),
-        "data.name",
-        f"'{name}' is no file name",
-        "use letters, digits, '-', '_' and '.'",
-    )
+    require_file_name("data.name", name)
     return data_folder() / PREPARED / name
 
 

@@ -48,8 +48,7 @@ class Entries:
 
     @property
     def valid_BxE(self) -> jax.Array:
-        size = self.keys.shape[1]
-        return jnp.arange(size) >= size - self.count[:, None]
+        return window.newest_BxN(self.keys.shape[1], self.count)
 
 
 def evicted(recent: Recent, segment: Segment, ratio: int) -> Entries:

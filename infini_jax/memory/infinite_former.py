@@ -74,8 +74,7 @@ class Leaving:
 
     @property
     def counted_BxT(self) -> jax.Array:
-        length = self.x.shape[1]
-        return jnp.arange(length) >= length - self.count[:, None]
+        return window.newest_BxN(self.x.shape[1], self.count)
 
 
 def leaving(cache: ShortTerm | None, segment: Segment) -> Leaving:

@@ -35,10 +35,14 @@ def empty(batch: int, slots: int, dims: Dims) -> Recent:
     )
 
 
+def newest_BxN(size: int, count_B: jax.Array) -> jax.Array:
+    """The last `count_B` of `size` entries."""
+    return jnp.arange(size) >= size - count_B[:, None]
+
+
 def valid_BxN(recent: Recent) -> jax.Array:
     """Entries of the document that is still open; older ones are masked, never zeroed."""
-    slots = recent.keys.shape[1]
-    return jnp.arange(slots) >= slots - recent.length[:, None]
+    return newest_BxN(recent.keys.shape[1], recent.length)
 
 
 def shift(old: jax.Array, new: jax.Array) -> jax.Array:
