@@ -7,17 +7,15 @@ backward, the gate and the contraction faster as well.
 
 import dataclasses
 import functools
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from benchmarks.timing import Program, interleaved, machine
 from infini_jax.memory import expectation, signal
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
-from infini_jax.run import environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,33 +87,22 @@ def forms_of(sizes: Sizes) -> dict[str, tuple]:
     }
 
 
-def interleaved(programs, arguments, rounds: int) -> list[list[float]]:
-    """Seconds of each program, taken in turn so that a slow minute of the machine meets all of them."""
-    times = [[] for _ in programs]
-    for _ in range(rounds):
-        for program, taken in zip(programs, times, strict=True):
-            began = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            taken.append(time.perf_counter() - began)
-    return times
-
-
 def compare(name: str, forms, arguments, rounds: int) -> None:
     """Asserts that the programs agree and prints their times."""
-    programs = [jax.jit(form) for form in forms]
-    for ours, theirs in zip(*(jax.tree.leaves(program(*arguments)) for program in programs), strict=True):
+    programs = {which: Program.of(form, *arguments) for which, form in zip(("published", "ours"), forms, strict=True)}
+    for ours, theirs in zip(*(jax.tree.leaves(program.run()) for program in programs.values()), strict=True):
         # float32 sums of hundreds of terms in another order
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(jnp.abs(theirs).max()))
-    plain, ours = interleaved(programs, arguments, rounds)
-    ratios = sorted(a / b for a, b in zip(plain, ours, strict=True))
-    middle, spread = statistics.median(ratios), f"{ratios[len(ratios) // 4]:.2f}-{ratios[-len(ratios) // 4]:.2f}"
-    took = f"published {1e3 * statistics.median(plain):6.1f} ms, ours {1e3 * statistics.median(ours):6.1f} ms"
-    print(f"{name:30} {took}, {middle:.2f} times as fast (quartiles {spread})", flush=True)
+    times = interleaved(programs, rounds)
+    middle, lower, upper = times.ratio("published", "ours")
+    took = ", ".join(f"{which} {1e3 * times.median(which):6.1f} ms" for which in programs)
+    clean = f"{times.clean} of {rounds} rounds"
+    print(f"{name:30} {took}, {middle:.2f} times as fast (quartiles {lower:.2f}-{upper:.2f}, {clean})", flush=True)
 
 
 def main(sizes: Sizes) -> None:
     """Times every part."""
-    print(", ".join(f"{key} {value}" for key, value in environment().items()), sizes)
+    print(machine(), sizes)
     for name, (plain, ours, arguments) in forms_of(sizes).items():
         compare(f"{name}, forward", (plain, ours), arguments, sizes.rounds)
         if name == "contraction":  # of the detached past

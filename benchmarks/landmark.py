@@ -7,9 +7,6 @@ forward and 8 times with gradients, and take at most 1.5 times as long as plain 
 """
 
 import dataclasses
-import os
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -17,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from benchmarks.timing import Program, interleaved, machine
 from infini_jax.blockwise import blockwise
 from infini_jax.memory import landmark_retrieval, landmark_softmax
 from infini_jax.memory.landmark_retrieval import LandmarkMemory
-from infini_jax.run import environment
 from infini_jax.segment import whole
 
 
@@ -55,20 +52,15 @@ def compare(title: str, forms: dict[str, Callable], arrays: tuple, rounds: int, 
     """Prints medians; the first `alike` forms must give the same numbers."""
     print(title)
     for label, wrap in (("forward", lambda form: form), ("and gradients", lambda form: with_gradient(form, arrays))):
-        programs = {name: jax.jit(wrap(form)).lower(*arrays).compile() for name, form in forms.items()}
-        results = [jax.tree.leaves(program(*arrays))[1 if label != "forward" else 0 :] for program in programs.values()]
+        programs = {name: Program.of(wrap(form), *arrays) for name, form in forms.items()}
+        results = [jax.tree.leaves(program.run())[1 if label != "forward" else 0 :] for program in programs.values()]
         for other in results[1:alike]:
             for ours, theirs in zip(results[0], other, strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4 * float(jnp.abs(theirs).max()))
-        times = {name: [] for name in programs}
-        for _ in range(rounds):
-            for name, program in programs.items():
-                began = time.perf_counter()
-                jax.block_until_ready(program(*arrays))
-                times[name].append(time.perf_counter() - began)
-        last = statistics.median(times[list(forms)[-1]])
-        for name, taken in times.items():
-            middle = statistics.median(taken)
+        times = interleaved(programs, rounds)
+        last = times.median(list(forms)[-1])
+        for name, taken in times.seconds.items():
+            middle = times.median(name)
             spread = f"{min(taken) / middle:.2f}-{max(taken) / middle:.2f}"
             print(f"  {label:14} {name:15} {1e3 * middle:9.1f} ms {spread:>10} {middle / last:7.2f} of the last", flush=True)
 
@@ -123,7 +115,7 @@ def from_the_cache(sizes: Sizes, cached: int) -> None:
 
 def main(sizes: Sizes) -> None:
     """All comparisons."""
-    print(", ".join(f"{key} {value}" for key, value in environment().items()), f"load {os.getloadavg()[0]:.1f}", sizes)
+    print(machine(), sizes)
     inside_a_segment(sizes)
     for cached in sizes.cached:
         from_the_cache(sizes, cached)

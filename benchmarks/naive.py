@@ -4,6 +4,7 @@ Same parameters and same results as the package's (benchmarks/mechanisms.py asse
 dense because the benchmark traces them under `attention.form("dense")`.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +26,6 @@ class NaiveGatedDelta(GatedDelta):
     """One token after the other."""
 
     def write(self, memory, segment):
-        import flax.linen as nn
-
         writes_BxTx1 = segment.bounds.writes_BxT[..., None]
         beta_BxTxG = nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1
         g_BxTxG = self._log_decay(segment.inputs) * writes_BxTx1

@@ -7,20 +7,20 @@ Prints the machine and, for each number of slots, medians with their range of
   whole      all scores at once and `lax.top_k` of them, as one would write it (left out where they take more than 2 GiB)
   parts      the same in parts, as memorizing.search makes them
   search     memorizing.search: in parts, each part in two stages where they pay
-and the two ratios, medians over rounds of the ratios within a round. All must find the same slots. Then `lax.top_k` against
-two_stage on scores that are there already, from 1024 slots on: the crossover that topk.GROUPS_PAY states.
+and the two ratios, medians with quartiles over rounds of the ratios within a round. All must find the same slots. Then
+`lax.top_k` against two_stage on scores that are there already, from 1024 slots on: the crossover that topk.GROUPS_PAY states.
 """
 
 import dataclasses
 import os
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from benchmarks.timing import Program, Times, interleaved, machine
 from infini_jax.memory import memorizing
 from infini_jax.memory.memorizing import Ring
 from infini_jax.memory.topk import masked, two_stage
@@ -49,28 +49,14 @@ def plain(scores: jax.Array, k: int, held: jax.Array) -> tuple[jax.Array, jax.Ar
     return jax.lax.top_k(masked(scores, held), k)
 
 
-def interleaved(programs: dict, arguments: tuple, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round; all programs are timed in turn within a round."""
-    for program in programs.values():
-        jax.block_until_ready(program(*arguments))
-    times = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, program in programs.items():
-            began = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            times[name].append(time.perf_counter() - began)
-    return times
-
-
 def described(times: list[float]) -> str:
     """Median and range in milliseconds."""
     return f"{1e3 * statistics.median(times):.1f} ms ({1e3 * min(times):.1f}-{1e3 * max(times):.1f})"
 
 
-def ratio(slow: list[float], fast: list[float]) -> str:
-    """Median and range over rounds."""
-    shares = sorted(a / b for a, b in zip(slow, fast, strict=True))
-    return f"{statistics.median(shares):.2f} ({shares[0]:.2f}-{shares[-1]:.2f})"
+def gain(times: Times, slow: str, fast: str) -> str:
+    """Median and quartiles of the ratios within rounds."""
+    return "{:.2f} ({:.2f}-{:.2f})".format(*times.ratio(slow, fast))
 
 
 def searched(sizes: Sizes, slots: int) -> None:
@@ -80,18 +66,19 @@ def searched(sizes: Sizes, slots: int) -> None:
     held = memorizing.unit(jax.random.normal(keys[1], (1, sizes.heads, slots, sizes.key_dim)))
     ring, k = Ring(held, jnp.zeros((1, sizes.heads, slots, 1)), jnp.array([slots], jnp.int32)), sizes.top_k
     programs = {
-        "whole": jax.jit(lambda ring, q: whole(ring, q, k)),
-        "parts": jax.jit(lambda ring, q: memorizing.search(ring, q, k, plain)),
-        "search": jax.jit(lambda ring, q: memorizing.search(ring, q, k)),
+        "whole": lambda ring, q: whole(ring, q, k),
+        "parts": lambda ring, q: memorizing.search(ring, q, k, plain),
+        "search": lambda ring, q: memorizing.search(ring, q, k),
     }
     if 4 * sizes.heads * sizes.queries * slots > 2**31:
         del programs["whole"]
-    found = [np.asarray(program(ring, q)) for program in programs.values()]
+    programs = {name: Program.of(form, ring, q) for name, form in programs.items()}
+    found = [np.asarray(program.run()) for program in programs.values()]
     different = max(np.mean(other != found[-1]) for other in found[:-1])
-    times = interleaved(programs, (ring, q), sizes.rounds)
-    gains = ", ".join(f"{ratio(times[name], times['search'])} times {name}" for name in programs if name != "search")
-    temporary = programs["search"].lower(ring, q).compile().memory_analysis().temp_size_in_bytes
-    figures = ", ".join(f"{name} {described(taken)}" for name, taken in times.items())
+    times = interleaved(programs, sizes.rounds)
+    gains = ", ".join(f"{gain(times, name, 'search')} times {name}" for name in programs if name != "search")
+    temporary = programs["search"].temporary
+    figures = ", ".join(f"{name} {described(taken)}" for name, taken in times.seconds.items())
     print(
         f"{slots} slots: {figures}; search is {gains}; {temporary / 2**20:.0f} MiB; {different:.0e} of the slots differ",
         flush=True,
@@ -102,18 +89,16 @@ def crossed(sizes: Sizes, slots: int) -> None:
     """`lax.top_k` against two stages, without the products."""
     scores = jax.random.normal(jax.random.key(0), (32, slots))  # short, so that other load seldom interrupts it
     programs = {
-        "lax": jax.jit(lambda scores: jax.lax.top_k(scores, sizes.top_k)),
-        "two_stage": jax.jit(lambda scores: two_stage(scores, sizes.top_k)),
+        "lax": Program.of(lambda scores: jax.lax.top_k(scores, sizes.top_k), scores),
+        "two_stage": Program.of(lambda scores: two_stage(scores, sizes.top_k), scores),
     }
-    times = interleaved(programs, (scores,), 30 * sizes.rounds)
-    print(f"{slots} scores a row: two stages {ratio(times['lax'], times['two_stage'])} times lax.top_k", flush=True)
+    times = interleaved(programs, 30 * sizes.rounds)
+    print(f"{slots} scores a row: two stages {gain(times, 'lax', 'two_stage')} times lax.top_k", flush=True)
 
 
 def main(sizes: Sizes) -> None:
     """Prints the figures."""
-    device, load = jax.devices()[0].device_kind, os.getloadavg()[0]
-    threads = len(os.sched_getaffinity(0))
-    print(f"{device}, {threads} cores, XLA_FLAGS '{os.environ.get('XLA_FLAGS', '')}', load {load:.1f}, jax {jax.__version__}")
+    print(f"{machine()}, XLA_FLAGS '{os.environ.get('XLA_FLAGS', '')}'")
     print(sizes)
     for slots in sizes.crossover:
         crossed(sizes, slots)
