@@ -52,7 +52,6 @@ def train_progress(run: RunConfig, console: Console) -> Iterator[Callable[[dict[
         def say(text: str) -> None:
             console.print(f"{run.name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
-        say("compiling")
         yield lambda line: say(f"step {line['step']:,}/{steps:,}, {live_line(line, steps)}")
         return
     with Progress(TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), _LINE, console=console) as bars:

@@ -81,34 +81,35 @@ class WandB:
     def open(self, source: Source) -> None:
         import wandb
 
-        self.begin = dict(
+        mode, trouble = os.environ.get("WANDB_MODE", "online"), None
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            mode, trouble = "offline", "no login was found"
+        try:
+            self.run = self._init(source, mode)
+        except wandb.errors.CommError:
+            self.run, trouble = self._init(source, "offline"), "the service cannot be reached"
+        if trouble:
+            files = source.folder / "wandb" / f"offline-run-*-{source.id}"
+            logger.warning("mirror wandb: %s, so the run is kept: wandb sync %s", trouble, files)
+        # wandb's own steps may not go back to a checkpoint; ours are a metric, and the axis of all others
+        self.run.define_metric("step", hidden=True)
+        self.run.define_metric("*", step_metric="step")
+
+    @staticmethod
+    def _init(source: Source, mode: str) -> Any:
+        import wandb
+
+        return wandb.init(
             project=source.project,
             id=source.id,
             name=source.name,
             config=source.config,
             dir=source.folder,
+            mode=mode,
+            resume="allow",  # noted in the files of an offline run too, for `wandb sync`
             reinit="create_new",
+            settings=wandb.Settings(console="off", silent=True),  # it would read along what the terminal shows
         )
-        self.settings = wandb.Settings(console="off", silent=True)  # it would read along what the terminal shows
-        mode, trouble = os.environ.get("WANDB_MODE", "online"), None
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
-            mode, trouble = "offline", "no login was found"
-        try:
-            self.run = self._init(mode)
-        except wandb.errors.CommError:
-            self.run, trouble = self._init("offline"), "the service cannot be reached"
-        if trouble:
-            files = source.folder / "wandb" / f"offline-run-*-{source.id}"
-            logger.warning("mirror wandb: %s, so the run is kept: wandb sync --append %s", trouble, files)
-        # wandb's own steps may not go back to a checkpoint; ours are a metric, and the axis of all others
-        self.run.define_metric("step", hidden=True)
-        self.run.define_metric("*", step_metric="step")
-
-    def _init(self, mode: str) -> Any:
-        import wandb
-
-        resume = "allow" if mode == "online" else None  # offline, the id alone says what belongs together
-        return wandb.init(**self.begin, mode=mode, resume=resume, settings=self.settings)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.run.log({"step": step, **values})
