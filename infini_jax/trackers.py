@@ -87,6 +87,7 @@ class WandB:
         try:
             self.run = self._init(source, mode)
         except wandb.errors.CommError:
+            wandb.teardown()  # its own process takes the id for used
             self.run, trouble = self._init(source, "offline"), "the service cannot be reached"
         if trouble:
             files = source.folder / "wandb" / f"offline-run-*-{source.id}"

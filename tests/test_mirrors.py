@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sqlite3
 import struct
 import subprocess
@@ -242,13 +243,31 @@ def test_trackio_has_the_metrics_of_one_run(tmp_path):
         "given(Mirroring(('trackio',), project='tests'), folder, lines(1, 3));"
         "given(Mirroring(('trackio',), project='tests'), folder, lines(3, 4), after=2)"
     )
-    environment = {**trackers.os.environ, "TRACKIO_DIR": str(tmp_path)}
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=120, env=environment)
     with sqlite3.connect(tmp_path / "tests.db") as base:
         rows = base.execute("select run_name, step, metrics from metrics order by id").fetchall()
     name = json.loads((tmp_path / IDENTITY_FILE).read_text())["id"]
     assert [(row[0], row[1]) for row in rows] == [(name, step) for step in (1, 2, 3, 3, 4)]
     assert json.loads(rows[-1][2]) == {"loss": 0.25, "gate_mean": 0.5}
+
+
+@pytest.mark.slow
+def test_wandb_without_a_network_keeps_its_files(tmp_path):
+    """The service is a closed port; wandb tries for as long as WANDB_INIT_TIMEOUT says."""
+    pytest.importorskip("wandb")
+    settings = {"API_KEY": "0" * 40, "BASE_URL": "http://localhost:9", "INIT_TIMEOUT": "5", "MODE": "online"}
+    environment = {**os.environ, **{f"WANDB_{name}": value for name, value in settings.items()}}
+    program = (  # in a process of its own, which keeps the login
+        "import sys, pathlib; from infini_jax import mirrors; from tests.test_mirrors import given, lines, Mirroring;"
+        "mirrors.CLOSE_SECONDS = 60.0;"
+        "given(Mirroring(('wandb',), project='tests'), pathlib.Path(sys.argv[1]), lines(1, 3))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    assert done.stderr.count("mirror wandb:") == 1
+    assert "mirror wandb: the service cannot be reached, so the run is kept: wandb sync" in done.stderr
+    assert len(list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))) == 1
 
 
 def test_wandb_without_a_login_keeps_its_files_under_one_id(tmp_path, monkeypatch, caplog):
@@ -261,8 +280,9 @@ def test_wandb_without_a_login_keeps_its_files_under_one_id(tmp_path, monkeypatc
     for part, after in ((lines(1, 3), 0), (lines(3, 4), 2)):
         given(Mirroring(("wandb",), project="tests"), tmp_path, part, after)
         time.sleep(1.0)  # the folders of two starts in one second have one name
-    (warning, _) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    (warning, again) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "no login was found, so the run is kept: wandb sync" in warning
+    assert again == warning
     name = json.loads((tmp_path / IDENTITY_FILE).read_text())["id"]
     rows, resumes = [], []
     for file in sorted(tmp_path.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb")):
