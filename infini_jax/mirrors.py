@@ -85,7 +85,9 @@ def identity(folder: Path, run: RunConfig) -> str:
     """The run's id in all trackers, made once and kept in its folder: the run that goes on there goes on under it."""
     file = folder / IDENTITY_FILE
     if not file.exists():
-        file.write_text(json.dumps({"id": f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"}) + "\n")
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"id": f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"}) + "\n")
+        partial.replace(file)  # a kill leaves no half of it
     return json.loads(file.read_text())["id"]
 
 
@@ -129,7 +131,7 @@ class Relay:
         if not self._tried(lambda: self.mirror.open(self.source)):
             return
         while (line := self._next()) is not None:
-            values = {name: value for name, value in line.items() if name != "step"}
+            values = {name: value for name, value in line.items() if name != "step" and isinstance(value, int | float)}
             self._copied += self._tried(lambda step=line["step"], values=values: self.mirror.log(step, values))
         self._tried(self.mirror.close)
 

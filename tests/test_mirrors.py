@@ -9,6 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
+import typing
+from pathlib import Path
 
 import pytest
 
@@ -72,7 +75,7 @@ def test_a_tracker_gets_the_lines_in_order_and_the_step_they_follow(tmp_path, tr
         log=lambda self, step, values: got.append((step, values)),
         close=lambda self: got.append("closed"),
     )
-    given(mirroring, tmp_path, lines(5, 7), after=4)
+    given(mirroring, tmp_path, [{**line, "note": "words"} for line in lines(5, 7)], after=4)  # trackers take numbers
     source, *logged, closed = got
     assert (source.name, source.after, source.folder, source.config) == ("mirrored", 4, tmp_path, RUN.to_dict())
     assert logged == [(step, {"loss": 1 / step, "gate_mean": 0.5}) for step in (5, 6, 7)]
@@ -182,6 +185,16 @@ def test_a_tracker_that_is_not_installed_is_refused_in_one_line_before_anything_
     text = fails(capsys, *TRAIN, "--mirrors.to", "mlflow", "--results", str(tmp_path))
     assert text == "infini-jax: mirrors.to: mlflow is not installed; pip install 'infini_jax[mlflow]'\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_every_tracker_has_an_extra_of_its_name():
+    """What the refusal tells people to install is there."""
+    extras = tomllib.loads((Path(trackers.__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert set(trackers.TRACKERS) == set(typing.get_args(typing.get_args(typing.get_type_hints(Mirroring)["to"])[0]))
+    assert set(trackers.TRACKERS) <= set(extras)
+    assert extras["mirrors"] == [f"infini_jax[{','.join(trackers.TRACKERS)}]"]
 
 
 def test_a_misspelt_tracker_is_refused():

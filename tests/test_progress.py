@@ -34,19 +34,19 @@ def shown(terminal: bool, *lines) -> str:
 
 def test_a_line_has_loss_speeds_and_the_time_that_is_left_at_the_recent_speed():
     """750 steps of 128 tokens are 96 000 tokens: a minute at 1600 a second."""
-    assert live_line(LINE, 1000) == "loss 2.346, 1,600 tokens/s (800 overall), 0:01:00 left"
+    assert live_line(LINE, 1000) == "loss 2.346, 0:01:00 left, 1,600 tokens/s (800 overall)"
 
 
 def test_a_line_has_mfu_and_gates_where_there_are_some():
     text = live_line({**LINE, **GATES, "mfu": 0.4123}, 1000)
-    assert text == "loss 2.346, 1,600 tokens/s (800 overall), MFU 41.2 %, gates 0.51 over 0.12, 0:01:00 left"
+    assert text == "loss 2.346, 0:01:00 left, 1,600 tokens/s (800 overall), MFU 41.2 %, gates 0.51 over 0.12"
 
 
 def test_a_log_file_gets_one_plain_line_for_each_metric_line():
     text = shown(False, LINE, {**LINE, "step": 500, "tokens": 64_000})
     assert text.splitlines() == [
-        "mine: step 250/1,000, loss 2.346, 1,600 tokens/s (800 overall), 0:01:00 left",
-        "mine: step 500/1,000, loss 2.346, 1,600 tokens/s (800 overall), 0:00:40 left",
+        "mine: step 250/1,000, loss 2.346, 0:01:00 left, 1,600 tokens/s (800 overall)",
+        "mine: step 500/1,000, loss 2.346, 0:00:40 left, 1,600 tokens/s (800 overall)",
     ]
     assert "\x1b" not in text
 
