@@ -2,8 +2,8 @@
 
 Command:  python -m benchmarks.models                     (about ten minutes on two free cores)
 Prints the machine, then for each mechanism tokens/s, the ratio to `local` (median and quartiles of the rounds' ratios), the
-same with all segments of a step taken at once where that has a form of its own, temporary memory, and what public code reached
-at this size (PyTorch, on another two-core machine: compare the ratios, not the numbers).
+same with all segments of a step taken at once where that has a form of its own, temporary memory a device, and what public
+code reached at this size (PyTorch, on another two-core machine: compare the ratios, not the numbers).
 """
 
 import dataclasses
@@ -24,8 +24,9 @@ from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
-from infini_jax.stream import init_carry, init_params, scan_segments
-from infini_jax.train import auxiliary_loss, rows_of, score_tokens
+from infini_jax.sharding import batch_sharding, carry_sharding, replicated, use_cores
+from infini_jax.stream import init_carry, init_params
+from infini_jax.train import gradient_function, layout_of, rows_of
 from infini_jax.units import human_bytes
 
 
@@ -84,16 +85,16 @@ def program_of(run: RunConfig) -> Program:
     batch = run.data.open(rows_of(run, "train")).batch(0)
     params = jax.jit(lambda: init_params(run.model, jax.random.key(0)))()
 
-    def loss(params, carry, batch):
-        together = run.train.segments_per_step
-        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
-        return scores.loss.sum() + auxiliary_loss(metrics), carry
-
-    return Program.of(jax.value_and_grad(loss, has_aux=True), params, init_carry(run.model, run.train.batch), batch)
+    layout = layout_of(run)
+    carry = jax.device_put(init_carry(run.model, run.train.batch), carry_sharding(run.model, layout.mesh))
+    batch = jax.device_put(batch, batch_sharding(layout.mesh))
+    params = jax.device_put(params, replicated(layout.mesh))
+    return Program.of(gradient_function(run, layout), params, carry, batch)
 
 
 def main(sizes: Sizes) -> None:
     """Times every case."""
+    use_cores(sizes.batch)
     print(machine())
     print(sizes)
     cases = {name: case for name, case in CASES.items() if not sizes.only or name in sizes.only or name == "local"}

@@ -96,7 +96,7 @@ def blockwise(
 
     `scale` H is one number a head, `distance_bias_HxJ` what a key that many places back gets added. One row (a head of one
     sequence) at a time keeps a tile in a CPU's cache and is the default there; elsewhere all rows run side by side. That loop
-    over rows cannot be split by the automatic partitioner: on several CPU devices call this under `jax.shard_map`.
+    over rows cannot be split by the automatic partitioner: on several CPU devices it wants `sharding.summed_over_rows`.
     """
     plan = plan_of(q_BxSxHxK.shape[1], k_BxJxHxK.shape[1], sight.prefix, sight.window)
     if one_row_at_a_time is None:

@@ -20,6 +20,7 @@ from infini_jax.mirrors import Mirroring
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.results import write_rows
 from infini_jax.run import execute
+from infini_jax.sharding import use_cores
 from infini_jax.study import TABLE_FILE, run_study, save_study, saved_study
 
 app = tyro.extras.SubcommandApp()
@@ -120,6 +121,7 @@ def train(
     if memory_bytes:
         sizes = sizes.at_bytes(memory_bytes)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget)
+    use_cores(train.batch // train.accumulate)
     with train_progress(run, Console()) as watch:
         row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors)
     Console().print(tables.key_values(row))

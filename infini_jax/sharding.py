@@ -3,7 +3,10 @@
 A row is one document stream, so sharding the batch never moves memory. Parameters and optimiser are replicated.
 """
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Callable
 
 import jax
 from jax.core import ShapedArray
@@ -32,6 +35,34 @@ class ShardingRules:
 
 
 DATA_PARALLEL = ShardingRules()
+MOST_CORES = 8  # each of a CPU's devices holds all parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Devices and what is split over them. Attributes: mesh; rules."""
+
+    mesh: Mesh
+    rules: ShardingRules = DATA_PARALLEL
+
+    @property
+    def row_parts(self) -> int:
+        """Parts that the rows of a batch are split in."""
+        return 1 if self.rules.batch is None else self.mesh.shape[self.rules.batch]
+
+
+def use_cores(rows: int) -> None:
+    """Makes a CPU look like a device a core, as many of them as share `rows` evenly; to be called before JAX is used.
+
+    XLA keeps one core busy with one device's rows far better than two with all rows. No effect on accelerators, where
+    XLA_FLAGS already says how many devices a CPU has, and in a process that has used JAX.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shared = max(count for count in range(1, min(cores, MOST_CORES) + 1) if rows % count == 0)
+    with contextlib.suppress(RuntimeError):  # JAX is in use: its devices stay
+        jax.config.update("jax_num_cpu_devices", shared)
 
 
 def data_mesh(rows: int) -> Mesh:
@@ -40,10 +71,38 @@ def data_mesh(rows: int) -> Mesh:
     require(
         rows % devices == 0,
         "train.batch",
-        f"{rows} rows cannot be shared by {devices} devices",
+        f"{rows} rows (batch / accumulate) cannot be shared by {devices} devices",
         f"give a multiple of {devices}",
     )
     return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def summed_over_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
+    """`function(carry, batch, *whole) -> (sums, carry)` where every device takes its own rows, and the sums are added up.
+
+    Written out by `shard_map`, for loops over rows and heads (attention in tiles, retrieval) cannot be split by the
+    automatic partitioner: it would bring all rows to every device. Other axes of the rules are left to it.
+    """
+    if layout is None or layout.row_parts == 1:
+        return function
+    mesh, axis = layout.mesh, layout.rules.batch
+
+    def of_own_rows(*arguments):
+        sums, carry = function(*arguments)
+        return jax.tree.map(lambda x: jax.lax.psum(x, axis), sums), carry
+
+    def rows_only(place: NamedSharding) -> PartitionSpec:
+        return PartitionSpec(*(name if name == axis else None for name in place.spec))
+
+    carry = jax.tree.map(rows_only, carry_sharding(model, mesh, layout.rules))
+    batch = jax.tree.map(rows_only, batch_sharding(mesh, layout.rules))
+
+    def whole_program(carries, rows, *whole):
+        in_specs = (carry, batch, *(PartitionSpec() for _ in whole))
+        places = {"in_specs": in_specs, "out_specs": (PartitionSpec(), carry)}
+        return jax.shard_map(of_own_rows, mesh=mesh, axis_names={axis}, check_vma=False, **places)(carries, rows, *whole)
+
+    return whole_program
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jax.sharding import Mesh
 
 from infini_jax.checkpoint import Checkpoints, Progress, like
 from infini_jax.config import RunConfig
@@ -25,7 +24,7 @@ from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.optimiser import make_optimiser
 from infini_jax.peaks import peak_flops
-from infini_jax.sharding import DATA_PARALLEL, ShardingRules, batch_sharding, carry_sharding, data_mesh, replicated
+from infini_jax.sharding import Layout, batch_sharding, carry_sharding, data_mesh, replicated, summed_over_rows
 from infini_jax.stream import Carry, init_carry, init_params, scan_segments
 
 
@@ -104,34 +103,50 @@ def joined_carry(carry: Carry) -> Carry:
     return Carry(jax.tree.map(join, carry.memory), *jax.tree.map(lambda leaf: leaf.reshape(-1), rows))
 
 
-def make_step(
-    run: RunConfig, optimiser: optax.GradientTransformation, places: TrainState | None = None
-) -> Callable[[TrainState, Batch], tuple]:
-    """The jitted step: (state, batch) -> (state, metrics). The state is donated; `places` is its sharding."""
+def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[[dict, Carry, Batch], tuple]:
+    """(params, carry, batch) -> (gradient of the mean loss a scored token, carry, (Scores, gates)).
+
+    The rows are split over the devices of `layout`, and those of a device over `train.accumulate` turns.
+    """
+    turns, devices = run.train.accumulate, 1 if layout is None else layout.row_parts
 
     def loss_of(params: dict, carry: Carry, batch: Batch, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """Of a part of the batch, as its share in the mean over all `tokens` that are scored."""
         together = run.train.segments_per_step
         carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, run.train.bptt, together)
         scores = jax.tree.map(jnp.sum, scores)
-        loss = scores.loss / tokens + auxiliary_loss(metrics) / run.train.accumulate
-        return loss, (carry, scores, gates_of(metrics))
+        loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
+        return loss, (carry, scores, gates_of(metrics) / devices)
 
-    gradient_of = jax.grad(loss_of, has_aux=True)
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        tokens = jnp.maximum(batch.weights.sum(), 1.0)
-
-        def part(total: dict, rows: tuple[Carry, Batch]) -> tuple[dict, tuple]:
-            gradient, measured = gradient_of(state.params, *rows, tokens)
+    def of_rows(carry: Carry, batch: Batch, params: dict, tokens: jax.Array) -> tuple[tuple, Carry]:
+        def turn(total: dict, rows: tuple[Carry, Batch]) -> tuple[dict, tuple]:
+            gradient, measured = jax.grad(loss_of, has_aux=True)(params, *rows, tokens)
             return jax.tree.map(jnp.add, total, gradient), measured
 
-        if run.train.accumulate == 1:
-            gradient, (carry, scores, gates) = gradient_of(state.params, state.carry, batch, tokens)
-        else:
-            parts = (split_carry(state.carry, run.train.accumulate), split_rows(batch, run.train.accumulate))
-            gradient, (carry, scores, gates) = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, state.params), parts)
-            carry, scores, gates = joined_carry(carry), jax.tree.map(jnp.sum, scores), gates[-1]
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        if turns == 1:
+            gradient, (carry, scores, gates) = jax.grad(loss_of, has_aux=True)(params, carry, batch, tokens)
+            return (gradient, scores, gates), carry
+        gradient, (carry, scores, gates) = jax.lax.scan(turn, nothing, (split_carry(carry, turns), split_rows(batch, turns)))
+        return (gradient, jax.tree.map(jnp.sum, scores), gates[-1]), joined_carry(carry)
+
+    of_all_rows = summed_over_rows(of_rows, run.model, layout)
+
+    def gradient_of(params: dict, carry: Carry, batch: Batch) -> tuple[dict, Carry, tuple]:
+        (gradient, *measured), carry = of_all_rows(carry, batch, params, jnp.maximum(batch.weights.sum(), 1.0))
+        return gradient, carry, tuple(measured)
+
+    return gradient_of
+
+
+def make_step(
+    run: RunConfig, optimiser: optax.GradientTransformation, layout: Layout | None = None
+) -> Callable[[TrainState, Batch], tuple]:
+    """The jitted step: (state, batch) -> (state, metrics). The state is donated, and lies as `state_sharding` says."""
+    gradient_of = gradient_function(run, layout)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        gradient, carry, (scores, gates) = gradient_of(state.params, state.carry, batch)
         updates, new = optimiser.update(gradient, state.optimiser, state.params)
         params, average = optax.apply_updates(state.params, updates), state.average
         if average is not None:
@@ -140,7 +155,8 @@ def make_step(
         measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradient), "gates": gates}
         return TrainState(state.step + 1, params, new, average, carry), measured
 
-    return jax.jit(step, donate_argnums=0, out_shardings=None if places is None else (places, None))
+    places = layout and (state_sharding(run, optimiser, layout), replicated(layout.mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=places)
 
 
 def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> TrainState:
@@ -150,11 +166,16 @@ def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> Train
     return TrainState(jnp.int32(0), params, optimiser.init(params), average, init_carry(run.model, run.train.batch))
 
 
-def state_sharding(run: RunConfig, optimiser: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules) -> TrainState:
+def state_sharding(run: RunConfig, optimiser: optax.GradientTransformation, layout: Layout) -> TrainState:
     """Like a `TrainState`, with the sharding of each array: parameters and optimiser everywhere, the carry by the rules."""
     shapes = jax.eval_shape(lambda: init_state(run, optimiser))
-    everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
-    return everywhere.replace(carry=carry_sharding(run.model, mesh, rules))
+    everywhere = jax.tree.map(lambda _: replicated(layout.mesh), shapes)
+    return everywhere.replace(carry=carry_sharding(run.model, layout.mesh, layout.rules))
+
+
+def layout_of(run: RunConfig) -> Layout:
+    """All devices, each with its share of the rows. Raises `ConfigError` where they do not share them evenly."""
+    return Layout(data_mesh(run.train.batch // run.train.accumulate))
 
 
 def rows_of(run: RunConfig, split: Split) -> Rows:
@@ -166,17 +187,17 @@ def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple
     """Held-out (nats a scored token, accuracy), streamed over `train.evaluation_steps` batches with the memory carried."""
     source = run.data.open(rows_of(run, split))
 
-    @jax.jit
-    def score(params: dict, carry: Carry, batch: Batch) -> tuple[Carry, Scores]:
+    def score(carry: Carry, batch: Batch, params: dict) -> tuple[Scores, Carry]:
         together = run.train.segments_per_step
         carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
-        return carry, jax.tree.map(jnp.sum, scores)
+        return jax.tree.map(jnp.sum, scores), carry
 
-    mesh = data_mesh(run.train.batch)
-    rows, total = batch_sharding(mesh), Scores(0.0, 0.0, 0.0)
-    carry = jax.device_put(init_carry(run.model, run.train.batch), carry_sharding(run.model, mesh))
+    layout = layout_of(run)
+    score = jax.jit(summed_over_rows(score, run.model, layout))
+    rows, total = batch_sharding(layout.mesh), Scores(0.0, 0.0, 0.0)
+    carry = jax.device_put(init_carry(run.model, run.train.batch), carry_sharding(run.model, layout.mesh))
     for number in range(run.train.evaluation_steps):
-        carry, scores = score(params, carry, jax.device_put(source.batch(number), rows))
+        scores, carry = score(carry, jax.device_put(source.batch(number), rows), params)
         total = jax.tree.map(lambda a, b: a + b, total, scores)
     loss, accuracy = total.means()
     return float(loss), float(accuracy)
@@ -213,14 +234,14 @@ def train(
     """
     steps = budget_steps(run)
     check_fits(run)
-    mesh, source = data_mesh(run.train.batch), run.data.open(rows_of(run, "train"))
+    layout, source = layout_of(run), run.data.open(rows_of(run, "train"))
     optimiser = make_optimiser(run.train, steps)
-    places, rows = state_sharding(run, optimiser, mesh, DATA_PARALLEL), batch_sharding(mesh)
+    places, rows = state_sharding(run, optimiser, layout), batch_sharding(layout.mesh)
     state, behind = begin(run, optimiser, places, checkpoints)
     began = time.perf_counter()
-    step = make_step(run, optimiser, places).lower(state, jax.device_put(source.batch(0), rows)).compile()
+    step = make_step(run, optimiser, layout).lower(state, jax.device_put(source.batch(0), rows)).compile()
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
-    peak = peak_flops(mesh.devices.flat)
+    peak = peak_flops(layout.mesh.devices.flat)
     began = time.perf_counter() - behind.seconds
     for number, batch in enumerate(batches(source, range(behind.step, steps)), start=behind.step + 1):
         state, measured = step(state, jax.device_put(batch, rows))

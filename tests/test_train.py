@@ -53,7 +53,7 @@ class Clock:
         self.now += seconds
         return result
 
-    def make_step(self, run, optimiser, places):
+    def make_step(self, run, optimiser, layout):
         measured = {name: np.float32(1.0) for name in ("loss", "accuracy", "gradient_norm")} | {"gates": np.zeros(0)}
         step = SimpleNamespace(lower=lambda *_: step, compile=lambda: self.passes(10.0, run_step))
 
