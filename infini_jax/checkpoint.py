@@ -101,10 +101,12 @@ class Checkpoints:
             self._manager.delete(newer)
 
     def is_due(self, step: int) -> bool:
-        """Whether the run should be saved after this step."""
-        by_count = self.saving.every_steps and step % self.saving.every_steps == 0
-        by_time = self.saving.every_minutes and time.monotonic() - self._saved_at >= 60 * self.saving.every_minutes
-        return bool(by_count or by_time)
+        """Whether the run should be saved after this step, by count."""
+        return bool(self.saving.every_steps and step % self.saving.every_steps == 0)
+
+    def is_overdue(self) -> bool:
+        """The same by time, on the clock of this process."""
+        return bool(self.saving.every_minutes and time.monotonic() - self._saved_at >= 60 * self.saving.every_minutes)
 
     def save(self, progress: Progress, state: Any, carry: Any) -> None:
         """Begins a save; arrays are copied before this returns, so that they may be donated. Raises `CheckpointError`."""

@@ -19,6 +19,7 @@ from infini_jax.checkpoint import Checkpoints, Saving
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
 from infini_jax.optimiser import make_optimiser
+from infini_jax.processes import is_first
 from infini_jax.results import ROW_FILE, Row, write_rows
 from infini_jax.train import Finished, evaluate, init_state, make_step, rows_of, train
 
@@ -44,8 +45,9 @@ def execute(
         if resume is not None:
             checkpoints.forget_after(resume)
         reached = checkpoints.progress()
-        (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
-        with metrics_after(folder / METRICS_FILE, reached.step) as file:
+        if is_first():
+            (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
+        with metrics_after(folder / METRICS_FILE, reached.step) if is_first() else nowhere() as file:
 
             def log(line: dict[str, float]) -> None:
                 file.write(json.dumps(line) + "\n")
@@ -54,7 +56,8 @@ def execute(
             finished = train(run, log, checkpoints, stop)
     loss, accuracy = evaluate(run, finished.state.learned)
     row = make_row(run, study, finished, loss, accuracy)
-    write_rows([row], folder / ROW_FILE)
+    if is_first():
+        write_rows([row], folder / ROW_FILE)
     return row
 
 
@@ -67,6 +70,13 @@ def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
     partial.write_text("".join(f"{line}\n" for line in kept))
     partial.replace(file)
     with file.open("a", buffering=1) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def nowhere() -> Iterator[TextIO]:
+    """Where the metrics of all processes but the first go."""
+    with open(os.devnull, "w") as opened:
         yield opened
 
 

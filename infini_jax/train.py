@@ -20,10 +20,10 @@ from infini_jax.checkpoint import Checkpoints, Progress, like
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, check_fits
 from infini_jax.data.base import Batch, Rows, Split
-from infini_jax.data.serve import batches
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.optimiser import make_optimiser
+from infini_jax.processes import Agreement, batch_shapes, placed_batches
 from infini_jax.sharding import DATA_PARALLEL, ShardingRules, batch_sharding, carry_sharding, data_mesh, replicated
 from infini_jax.stream import Carry, init_carry, init_params, scan_segments
 
@@ -139,7 +139,8 @@ def make_step(
         measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradient), "gates": gates}
         return TrainState(state.step + 1, params, new, average, carry), measured
 
-    return jax.jit(step, donate_argnums=0, out_shardings=None if places is None else (places, None))
+    everywhere = places and places.step  # every process must be able to read what was measured
+    return jax.jit(step, donate_argnums=0, out_shardings=places and (places, everywhere))
 
 
 def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> TrainState:
@@ -172,10 +173,11 @@ def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple
         return carry, jax.tree.map(jnp.sum, scores)
 
     mesh = data_mesh(run.train.batch)
-    rows, total = batch_sharding(mesh), Scores(0.0, 0.0, 0.0)
-    carry = jax.device_put(init_carry(run.model, run.train.batch), carry_sharding(run.model, mesh))
-    for number in range(run.train.evaluation_steps):
-        carry, scores = score(params, carry, jax.device_put(source.batch(number), rows))
+    total = Scores(0.0, 0.0, 0.0)
+    places = carry_sharding(run.model, mesh)
+    carry = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)()
+    for batch in placed_batches(source, batch_sharding(mesh), run.train.batch, range(run.train.evaluation_steps)):
+        carry, scores = score(params, carry, batch)
         total = jax.tree.map(lambda a, b: a + b, total, scores)
     loss, accuracy = total.means()
     return float(loss), float(accuracy)
@@ -217,13 +219,15 @@ def train(
     places, rows = state_sharding(run, optimiser, mesh, DATA_PARALLEL), batch_sharding(mesh)
     state, behind = begin(run, optimiser, places, checkpoints)
     began = time.perf_counter()
-    step = make_step(run, optimiser, places).lower(state, jax.device_put(source.batch(0), rows)).compile()
+    batches = placed_batches(source, rows, run.train.batch, range(behind.step, steps))
+    step = make_step(run, optimiser, places).lower(state, batch_shapes(source, rows, run.train.batch)).compile()
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
     began = time.perf_counter()
-    for number, batch in enumerate(batches(source, range(behind.step, steps)), start=behind.step + 1):
-        state, measured = step(state, jax.device_put(batch, rows))
-        stopping = stop()
-        saving = checkpoints is not None and (stopping or number == steps or checkpoints.is_due(number))
+    agreed = Agreement(mesh)
+    for number, batch in enumerate(batches, start=behind.step + 1):
+        state, measured = step(state, batch)
+        stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
+        saving = checkpoints is not None and (stopping or overdue or number == steps or checkpoints.is_due(number))
         seconds = behind.seconds + time.perf_counter() - began
         logging = number % run.train.log_every == 0 or number == steps
         if saving or logging:
