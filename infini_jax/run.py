@@ -37,13 +37,13 @@ def execute(
 ) -> Row:
     """Trains and scores a run, or goes on with one that was stopped or killed; `watch` gets metric lines.
 
-    `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted.
+    `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted then.
     Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
         if resume is not None:
-            checkpoints.forget_after(resume)
+            checkpoints.go_back_to(resume)
         reached = checkpoints.progress()
         if is_first():
             (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")

@@ -215,6 +215,7 @@ def train(
     steps = budget_steps(run)
     check_fits(run)
     mesh, source = data_mesh(run.train.batch), run.data.open(rows_of(run, "train"))
+    run.data.open(rows_of(run, "validation"))  # what cannot be scored is told before it is trained
     optimiser = make_optimiser(run.train, steps)
     places, rows = state_sharding(run, optimiser, mesh, DATA_PARALLEL), batch_sharding(mesh)
     state, behind = begin(run, optimiser, places, checkpoints)
@@ -231,7 +232,7 @@ def train(
         seconds = behind.seconds + time.perf_counter() - began
         logging = number % run.train.log_every == 0 or number == steps
         if saving or logging:
-            check_finite(run, number, measured)
+            check_finite(run, number, measured, state if saving else None)
         if logging:
             behind = Progress(number, seconds, compile_seconds, metric_line(run, number, measured, seconds))
             log(behind.last)
@@ -257,12 +258,28 @@ def begin(
     return jax.jit(lambda: init_state(run, optimiser), out_shardings=places)(), Progress()
 
 
-def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array]) -> None:
-    """Raises `TrainingDiverged` where a step's loss is not a number: such a state is never saved."""
-    if not np.isfinite(measured["loss"]):
+def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], state: TrainState | None = None) -> None:
+    """Raises `TrainingDiverged` where a step's loss, or the state that is to be saved, is not a number.
+
+    The loss is that of the parameters before the step, so that a good loss does not make a good state. A lower rate is
+    another run: one that changed it on the way would be none that its config describes.
+    """
+    wrong = None if np.isfinite(measured["loss"]) else "loss"
+    if wrong is None and state is not None and not is_sound(state.learned, state.params, state.carry):
+        wrong = "parameters or memory"
+    if wrong:
         raise TrainingDiverged(
-            f"loss: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}"
+            f"{wrong}: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}, "
+            "under another name: the run begins anew, and the checkpoints of this one are kept"
         )
+
+
+@jax.jit
+def is_sound(learned: dict, params: dict, carry: Carry) -> jax.Array:
+    """Whether all parameters are finite and nothing carried is NaN (memories may mark empty places by infinity)."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((learned, params))]
+    floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([*finite, *(~jnp.isnan(leaf).any() for leaf in floating)]).all()
 
 
 def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], seconds: float) -> dict[str, float]:
