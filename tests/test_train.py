@@ -39,7 +39,9 @@ def test_training_lowers_the_loss_and_the_same_run_gives_the_same_numbers():
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_one_line():
     run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, learning_rate=1e30, log_every=5, warmup=0.0))
-    with pytest.raises(TrainingDiverged, match=r"^loss: not finite at step 5; lower train.learning_rate, now 1e\+30, under another"):
+    with pytest.raises(
+        TrainingDiverged, match=r"^loss: not finite at step 5; lower train.learning_rate, now 1e\+30, under another"
+    ):
         train(run, lambda line: None)
 
 
