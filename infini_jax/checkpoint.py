@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import json
 import logging
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,18 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True, save_interval_steps=1
         )
+        self._hook, sys.unraisablehook = sys.unraisablehook, unless_closed(sys.unraisablehook)
         with self._failures("cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)  # orbax would find out at the first save
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._failures("could not be finished"):
-            self._manager.close()
+        try:
+            with self._failures("could not be finished"):
+                self._manager.close()
+        finally:
+            sys.unraisablehook = self._hook
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that were finished, oldest first."""
@@ -218,6 +223,11 @@ class Checkpoints:
                 f"checkpoint: {self.folder} {what} ({why}); make room or give another folder, then resume: "
                 "the last finished one is kept"
             ) from error
+
+
+def unless_closed(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The hook, deaf to what a failed save leaves behind: writes that end when orbax no longer waits for them."""
+    return lambda unraised: None if "Event loop is closed" in str(unraised.exc_value) else hook(unraised)
 
 
 @jax.jit

@@ -119,6 +119,7 @@ def whole(tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 def test_a_run_saved_on_two_devices_goes_on_on_one(tmp_path, whole):
     trained(tmp_path, "infini", devices=2, stop_after=5)
     execute(run_of("infini"), tmp_path, study="")
