@@ -16,6 +16,7 @@ from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfi
 from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault
 from infini_jax.experiment import load_experiment
+from infini_jax.mirrors import Mirroring
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.results import write_rows
 from infini_jax.run import execute
@@ -91,6 +92,7 @@ def train(
     train: TrainConfig = TrainConfig(),
     budget: Budget = Budget(),
     saving: Saving = Saving(),
+    mirrors: Mirroring = Mirroring(),
     name: str = "run",
     seed: int = 0,
     memory_bytes: int = 0,
@@ -107,6 +109,7 @@ def train(
       train: how it is trained.
       budget: what it may spend.
       saving: when it is saved; its end always is.
+      mirrors: trackers that get a copy of the metrics.
       name: of the run, and of its folder.
       seed: of the parameters and of the order of the data.
       memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
@@ -118,7 +121,7 @@ def train(
         sizes = sizes.at_bytes(memory_bytes)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget)
     with train_progress(run, Console()) as watch:
-        row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume)
+        row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors)
     Console().print(tables.key_values(row))
 
 
