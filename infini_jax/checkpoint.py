@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import json
 import logging
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ import orbax.checkpoint as ocp
 
 from infini_jax import __version__
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, require
+from infini_jax.errors import CheckpointError, disk_reason, one_line, require
 
 FORMAT = 1  # raise it when older code could not read what is written
 FOLDER, STATE, MEMORY, META = "checkpoints", "state", "memory", "meta"
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every step of every save
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every step of every save; its errors reach us as such
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Checkpoints:
     def __init__(self, run: RunConfig, folder: Path, saving: Saving = Saving()):
         self.run, self.folder, self.saving = run, (folder / FOLDER).absolute(), saving
         self._saved_at = time.monotonic()
+        self._begin_at: int | None = None
         self._manager: ocp.CheckpointManager | None = None
 
     def __enter__(self) -> "Checkpoints":
@@ -78,33 +80,42 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True, save_interval_steps=1
         )
+        self._hook, sys.unraisablehook = sys.unraisablehook, unless_closed(sys.unraisablehook)
         with self._failures("cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)  # orbax would find out at the first save
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._failures("could not be finished"):
-            self._manager.close()
+        try:
+            with self._failures("could not be finished"):
+                self._manager.close()
+        finally:
+            sys.unraisablehook = self._hook
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that were finished, oldest first."""
         return sorted(self._manager.all_steps(read=True))
 
-    def forget_after(self, step: int) -> None:
-        """Deletes the checkpoints newer than `step`, so that the run goes on from there. Raises `ConfigError` without it."""
+    def go_back_to(self, step: int) -> None:
+        """The run shall go on from `step`; newer ones are deleted once it is restored. Raises `ConfigError` without it."""
         steps = self.steps()
         require(
             step in steps, "resume", f"no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps)) or 'none'}"
         )
-        for newer in steps[steps.index(step) + 1 :]:
-            self._manager.delete(newer)
+        self._begin_at = step
+
+    def _newest(self) -> int | None:
+        """The step to go on from: what was asked for, else the newest."""
+        return self._begin_at if self._begin_at is not None else max(self.steps(), default=None)
 
     def is_due(self, step: int) -> bool:
-        """Whether the run should be saved after this step."""
-        by_count = self.saving.every_steps and step % self.saving.every_steps == 0
-        by_time = self.saving.every_minutes and time.monotonic() - self._saved_at >= 60 * self.saving.every_minutes
-        return bool(by_count or by_time)
+        """Whether the run should be saved after this step, by count."""
+        return bool(self.saving.every_steps and step % self.saving.every_steps == 0)
+
+    def is_overdue(self) -> bool:
+        """The same by time, on the clock of this process."""
+        return bool(self.saving.every_minutes and time.monotonic() - self._saved_at >= 60 * self.saving.every_minutes)
 
     def save(self, progress: Progress, state: Any, carry: Any) -> None:
         """Begins a save; arrays are copied before this returns, so that they may be donated. Raises `CheckpointError`."""
@@ -127,27 +138,29 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, state: Any, carry: Any, step: int | None = None) -> tuple[Progress, Any, Any] | None:
-        """(progress, state, carry) of a step, the newest by default; None where the run has no checkpoint.
+        """(progress, state, carry) of a step, by default the one to go on from; None where the run has no checkpoint.
 
         `state` and `carry` are like what was saved, as `jax.ShapeDtypeStruct` with the shardings that they shall get: those of
         another number of devices are fine. Raises `CheckpointError` where it is damaged, of another config or newer.
         """
-        steps = self.steps()
-        if not steps:
+        steps, step = self.steps(), self._newest() if step is None else step
+        if step is None:
             return None
-        step = steps[-1] if step is None else step
         require(step in steps, "checkpoint", f"there is none of step {step}", f"choose one of {', '.join(map(str, steps))}")
         meta = self._meta(step)
         items = {STATE: ocp.args.StandardRestore(state), MEMORY: ocp.args.StandardRestore(carry)}
         with self._damage(step):
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
             assert int(checksum((found[STATE], found[MEMORY]))) == meta["checksum"], "other numbers than were saved"
+        if step == self._begin_at:
+            for newer in steps[steps.index(step) + 1 :]:
+                self._manager.delete(newer)
         return self._progress(meta), found[STATE], found[MEMORY]
 
     def progress(self) -> Progress:
-        """What the newest checkpoint has behind it. Raises `CheckpointError` as `restore` does."""
-        steps = self.steps()
-        return self._progress(self._meta(steps[-1])) if steps else Progress()
+        """What the checkpoint to go on from has behind it. Raises `CheckpointError` as `restore` does."""
+        step = self._newest()
+        return Progress() if step is None else self._progress(self._meta(step))
 
     @staticmethod
     def _progress(meta: dict[str, Any]) -> Progress:
@@ -156,27 +169,48 @@ class Checkpoints:
     def _meta(self, step: int) -> dict[str, Any]:
         """What was noted beside the arrays, once it is clear that they are this run's and readable."""
         with self._damage(step):
-            meta = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
-            found = [meta[name] for name in ("format", "fingerprint", "checksum", "step", "last")]
+            meta = self._noted(step)
         where = f"{self.folder / str(step)}"
-        if found[0] > FORMAT:
+        if meta["format"] > FORMAT:
+            older = self._older(step)
             raise CheckpointError(
-                f"checkpoint: {where} has format {found[0]}, newer than this version's {FORMAT}; update infini_jax"
+                f"checkpoint: {where} has format {meta['format']}, newer than this version's {FORMAT}; update infini_jax"
+                + (f", or resume from step {older} with --resume {older}" if older is not None else "")
             )
-        if found[1] != self.run.fingerprint():
+        if meta["fingerprint"] != self.run.fingerprint():
             raise CheckpointError(
                 f"checkpoint: {where} is of another config ({differences(meta['config'], self.run.to_dict())}); "
                 "give the run a new name, or restore its settings"
             )
         return meta
 
+    def _noted(self, step: int) -> dict[str, Any]:
+        """Raises whatever a damaged file does."""
+        meta = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
+        missing = {"format", "fingerprint", "config", "checksum", *(field.name for field in dataclasses.fields(Progress))} - {
+            *meta
+        }
+        assert meta["format"] > FORMAT or not missing, f"without {missing}"
+        return meta
+
+    def _older(self, step: int) -> int | None:
+        """The newest before `step` whose notes are readable and this run's: what to offer instead."""
+        for older in sorted((one for one in self.steps() if one < step), reverse=True):
+            with contextlib.suppress(Exception):
+                meta = self._noted(older)
+                if meta["format"] <= FORMAT and meta["fingerprint"] == self.run.fingerprint():
+                    return older
+        return None
+
     @contextlib.contextmanager
     def _damage(self, step: int) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # orbax and tensorstore raise many kinds for what is one thing to a user
-            older = [one for one in self.steps() if one < step]
-            mend = f"resume from step {older[-1]} with --resume {older[-1]}" if older else "start the run again"
+            older = self._older(step)
+            mend = (
+                f"resume from step {older} with --resume {older}" if older is not None else "delete it to start the run again"
+            )
             raise CheckpointError(f"checkpoint: {self.folder / str(step)} is damaged or incomplete; {mend}") from error
 
     @contextlib.contextmanager
@@ -184,11 +218,16 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            why = disk_reason(error) or one_line(error)
             raise CheckpointError(
-                f"checkpoint: {self.folder} {what} ({first}); make room or give another folder, then resume: "
+                f"checkpoint: {self.folder} {what} ({why}); make room or give another folder, then resume: "
                 "the last finished one is kept"
             ) from error
+
+
+def unless_closed(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The hook, deaf to what a failed save leaves behind: writes that end when orbax no longer waits for them."""
+    return lambda unraised: None if "Event loop is closed" in str(unraised.exc_value) else hook(unraised)
 
 
 @jax.jit

@@ -14,7 +14,7 @@ from infini_jax import tables
 from infini_jax.checkpoint import Saving
 from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged
+from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault
 from infini_jax.experiment import load_experiment
 from infini_jax.mirrors import Mirroring
 from infini_jax.progress import corpus_progress, study_progress, train_progress
@@ -185,6 +185,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Stopped as error:
         print(f"infini-jax: {error} and saved; the same command goes on from here", file=sys.stderr)
         sys.exit(REQUEUE)
+    except (OSError, RuntimeError) as error:
+        if (line := disk_fault(error)) is None:
+            raise
+        print(f"infini-jax: {line}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\ninfini-jax: stopped; finished runs are kept, the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)

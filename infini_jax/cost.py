@@ -81,7 +81,7 @@ def state_bytes(run: RunConfig) -> int:
 
 def check_fits(run: RunConfig) -> None:
     """Raises `ConfigError` where the state alone is larger than the memory of this machine's device."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     available = (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     needed = state_bytes(run)
     require(

@@ -1,6 +1,8 @@
 """Errors a user can mend: one line that names the field and the mend."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -25,6 +27,31 @@ class Stopped(RuntimeError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or read. `str(error)` is one line: what, why, mend."""
+
+
+FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+DISK = (*FULL_OR_LOCKED, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST)
+
+
+def disk_reason(error: BaseException) -> str | None:
+    """The system's words where a disk is full or a place cannot be written, whatever library raised the error; else None."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno in DISK else None
+    return next((words for words in map(os.strerror, FULL_OR_LOCKED) if words in str(error)), None)
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """One line for an error of a disk: which file where that is known, why, mend. None for any other error."""
+    reason = disk_reason(error)
+    if reason is None:
+        return None
+    place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return f"disk: {place}{reason}; make room or give another folder and call again: what was finished is kept"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def require(holds: bool, field: str, problem: str, mend: str) -> None:

@@ -20,6 +20,7 @@ from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
 from infini_jax.mirrors import Mirroring, Mirrors
 from infini_jax.optimiser import make_optimiser
+from infini_jax.processes import is_first
 from infini_jax.results import ROW_FILE, Row, write_rows
 from infini_jax.train import Finished, evaluate, init_state, make_step, rows_of, train
 
@@ -38,19 +39,20 @@ def execute(
 ) -> Row:
     """Trains and scores a run, or goes on with one that was stopped or killed; `watch` gets metric lines.
 
-    `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted.
+    `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted then.
     `mirroring` says which trackers get the metric lines too. Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet
     in `folder`. SIGTERM saves and raises `Stopped`.
     """
-    mirrors = Mirrors(mirroring)  # one that is missing is told of before anything else
+    mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
     folder.mkdir(parents=True, exist_ok=True)
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
         if resume is not None:
-            checkpoints.forget_after(resume)
+            checkpoints.go_back_to(resume)
         reached = checkpoints.progress()
-        (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
+        if is_first():
+            (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
         mirrors.begin(run, folder, reached.step)
-        with metrics_after(folder / METRICS_FILE, reached.step) as file:
+        with metrics_after(folder / METRICS_FILE, reached.step) if is_first() else nowhere() as file:
 
             def log(line: dict[str, float]) -> None:
                 file.write(json.dumps(line) + "\n")
@@ -60,7 +62,8 @@ def execute(
             finished = train(run, log, checkpoints, stop)
     loss, accuracy = evaluate(run, finished.state.learned)
     row = make_row(run, study, finished, loss, accuracy)
-    write_rows([row], folder / ROW_FILE)
+    if is_first():
+        write_rows([row], folder / ROW_FILE)
     return row
 
 
@@ -73,6 +76,13 @@ def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
     partial.write_text("".join(f"{line}\n" for line in kept))
     partial.replace(file)
     with file.open("a", buffering=1) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def nowhere() -> Iterator[TextIO]:
+    """Where the metrics of all processes but the first go."""
+    with open(os.devnull, "w") as opened:
         yield opened
 
 

@@ -19,11 +19,11 @@ from infini_jax.checkpoint import Checkpoints, Progress, like
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, check_fits, training_flops_per_step
 from infini_jax.data.base import Batch, Rows, Split
-from infini_jax.data.serve import batches
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.optimiser import make_optimiser
 from infini_jax.peaks import peak_flops
+from infini_jax.processes import Agreement, batch_shapes, placed_batches
 from infini_jax.sharding import Layout, batch_sharding, carry_sharding, data_mesh, replicated, summed_over_rows
 from infini_jax.stream import Carry, init_carry, init_params, scan_segments
 
@@ -155,8 +155,8 @@ def make_step(
         measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradient), "gates": gates}
         return TrainState(state.step + 1, params, new, average, carry), measured
 
-    places = layout and (state_sharding(run, optimiser, layout), replicated(layout.mesh))
-    return jax.jit(step, donate_argnums=0, out_shardings=places)
+    everywhere = layout and replicated(layout.mesh)  # every process must be able to read what was measured
+    return jax.jit(step, donate_argnums=0, out_shardings=layout and (state_sharding(run, optimiser, layout), everywhere))
 
 
 def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> TrainState:
@@ -192,12 +192,12 @@ def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple
         carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
         return jax.tree.map(jnp.sum, scores), carry
 
-    layout = layout_of(run)
+    layout, total = layout_of(run), Scores(0.0, 0.0, 0.0)
     score = jax.jit(summed_over_rows(score, run.model, layout))
-    rows, total = batch_sharding(layout.mesh), Scores(0.0, 0.0, 0.0)
-    carry = jax.device_put(init_carry(run.model, run.train.batch), carry_sharding(run.model, layout.mesh))
-    for number in range(run.train.evaluation_steps):
-        scores, carry = score(carry, jax.device_put(source.batch(number), rows), params)
+    places, rows = carry_sharding(run.model, layout.mesh), batch_sharding(layout.mesh)
+    carry = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)()
+    for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
+        scores, carry = score(carry, batch, params)
         total = jax.tree.map(lambda a, b: a + b, total, scores)
     loss, accuracy = total.means()
     return float(loss), float(accuracy)
@@ -239,17 +239,19 @@ def train(
     places, rows = state_sharding(run, optimiser, layout), batch_sharding(layout.mesh)
     state, behind = begin(run, optimiser, places, checkpoints)
     began = time.perf_counter()
-    step = make_step(run, optimiser, layout).lower(state, jax.device_put(source.batch(0), rows)).compile()
+    batches = placed_batches(source, rows, run.train.batch, range(behind.step, steps))
+    step = make_step(run, optimiser, layout).lower(state, batch_shapes(source, rows, run.train.batch)).compile()
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
     peak = peak_flops(layout.mesh.devices.flat)
+    agreed = Agreement(layout.mesh)
     began = time.perf_counter() - behind.seconds
-    for number, batch in enumerate(batches(source, range(behind.step, steps)), start=behind.step + 1):
-        state, measured = step(state, jax.device_put(batch, rows))
-        stopping = stop()
-        saving = checkpoints is not None and (stopping or number == steps or checkpoints.is_due(number))
+    for number, batch in enumerate(batches, start=behind.step + 1):
+        state, measured = step(state, batch)
+        stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
+        saving = checkpoints is not None and (stopping or overdue or number == steps or checkpoints.is_due(number))
         logging = number % run.train.log_every == 0 or number == steps
         if saving or logging:
-            check_finite(run, number, measured)
+            check_finite(run, number, measured, state if saving else None)
             seconds = time.perf_counter() - began  # read behind the check, which waits for the device
         if logging:
             line = metric_line(run, number, measured, speeds(run, number, seconds, behind, peak))
@@ -277,12 +279,28 @@ def begin(
     return jax.jit(lambda: init_state(run, optimiser), out_shardings=places)(), Progress()
 
 
-def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array]) -> None:
-    """Raises `TrainingDiverged` where a step's loss is not a number: such a state is never saved."""
-    if not np.isfinite(measured["loss"]):
+def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], state: TrainState | None = None) -> None:
+    """Raises `TrainingDiverged` where a step's loss, or the state that is to be saved, is not a number.
+
+    The loss is that of the parameters before the step, so that a good loss does not make a good state. A lower rate is
+    another run: one that changed it on the way would be none that its config describes.
+    """
+    wrong = None if np.isfinite(measured["loss"]) else "loss"
+    if wrong is None and state is not None and not is_sound(state.learned, state.params, state.carry):
+        wrong = "parameters or memory"
+    if wrong:
         raise TrainingDiverged(
-            f"loss: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}"
+            f"{wrong}: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}, "
+            "under another name: the run begins anew, and the checkpoints of this one are kept"
         )
+
+
+@jax.jit
+def is_sound(learned: dict, params: dict, carry: Carry) -> jax.Array:
+    """Whether all parameters are finite and nothing carried is NaN (memories may mark empty places by infinity)."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((learned, params))]
+    floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([*finite, *(~jnp.isnan(leaf).any() for leaf in floating)]).all()
 
 
 def speeds(run: RunConfig, number: int, seconds: float, behind: Progress, peak: float | None) -> dict[str, float]:

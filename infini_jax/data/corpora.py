@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infini_jax.data.base import Split
-from infini_jax.data.texts import Errors, Metamath, StandardLibrary, TextFiles, Texts, first_place, one_line
-from infini_jax.errors import ConfigError, lookup, require
+from infini_jax.data.texts import Errors, Metamath, StandardLibrary, TextFiles, Texts, first_place
+from infini_jax.errors import ConfigError, lookup, one_line, require
 
 Lists = tuple[tuple[Split, Path], ...]
 

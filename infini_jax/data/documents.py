@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import heapq
+from collections.abc import Callable
 
 import numpy as np
 
@@ -25,11 +26,13 @@ class Documents:
       text: unsigned tokens of all, in memory or on disk.
       starts: int64, where each begins, and the end.
       described: one line for the table of results.
+      check: raises `ConfigError` where what lies on disk is no longer what was opened.
     """
 
     text: np.ndarray
     starts: np.ndarray
     described: str
+    check: Callable[[], None] = lambda: None
 
     @staticmethod
     def join(documents: list[bytes]) -> "Documents":
@@ -82,6 +85,7 @@ class DocumentRows:
 
     def rows(self, step: int, first: int, count: int) -> Batch:
         """Rows `first` to `first + count` of batch `step`; no token of another row is read."""
+        self.documents.check()
         tokens = self.shape.tokens
         parts = [self._row(row, step * tokens, tokens) for row in range(first, first + count)]
         return Batch(*(np.stack(field) for field in zip(*parts, strict=True)))

@@ -221,6 +221,21 @@ def write_prepared(
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     for left_over in (partial, old):
         shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        write_whole(partial, corpus, snapshot, settings, tokenizer, jobs, watch)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # a disk that is full must not stay so
+        raise
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_whole(
+    partial: Path, corpus: str, snapshot: Snapshot, settings: str, tokenizer: Tokenizer, jobs: int, watch: Watch
+) -> None:
+    """Writes all files of a prepared corpus into a new folder."""
     partial.mkdir()
     model = tokenizer.model if isinstance(tokenizer, SentencePiece) else None
     if model:
@@ -240,10 +255,6 @@ def write_prepared(
         file.write(dataclasses.replace(blank, splits=splits).to_json())
         file.flush()
         os.fsync(file.fileno())
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, Part]], watch: Watch) -> Counts:

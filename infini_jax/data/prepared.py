@@ -12,7 +12,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -173,13 +173,26 @@ class Prepared:
     def documents(self, split: Split) -> Documents:
         """The tokens stay on disk; the starts are read when they are needed."""
         counts = self.counts(split)
-        text = np.memmap(self.folder / f"{split}.tokens", self.manifest.dtype, "r")
-        starts = np.memmap(self.folder / f"{split}.starts", "<i8", "r")
+        files = [(self.folder / f"{split}.{kind}").open("rb") for kind in ("tokens", "starts")]
+        text, starts = np.memmap(files[0], self.manifest.dtype, "r"), np.memmap(files[1], "<i8", "r")
         described = (
             f"{self.manifest.corpus} {split}: {counts.documents} documents, {counts.tokens} tokens "
             f"({self.manifest.tokenizer}), content {self.manifest.content}"
         )
-        return Documents(text, starts, described)
+        return Documents(text, starts, described, functools.partial(check_same, files, [state_of(file) for file in files]))
+
+
+def state_of(file: BinaryIO) -> tuple[int, int]:
+    """(size, time of the last change) of an open file: of this one, also where another has got its name."""
+    now = os.fstat(file.fileno())
+    return now.st_size, now.st_mtime_ns
+
+
+def check_same(files: list[BinaryIO], opened: list[tuple[int, int]]) -> None:
+    """Raises `ConfigError` where a file has changed since: reading behind the end of a mapped file would kill the process."""
+    for file, state in zip(files, opened, strict=True):
+        name = Path(file.name)
+        require(state_of(file) == state, "data.name", f"{name.parent.name}/{name.name} was changed while it was read", MEND)
 
 
 def check_file(file: Path, size: int | None, sha256: str) -> None:

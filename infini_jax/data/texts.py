@@ -21,7 +21,7 @@ from typing import Literal
 
 from infini_jax.data.base import SPLIT_NUMBER, Split
 from infini_jax.data.stdlib import packages_below, split_of
-from infini_jax.errors import ConfigError, require, suggestion
+from infini_jax.errors import ConfigError, one_line, require, suggestion
 
 Errors = Literal["refuse", "replace", "latin-1"]
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
@@ -61,12 +61,30 @@ class Files(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Folder(Files):
-    """All that lies below a folder, in order of the names; also what is no file, so that reading it tells."""
+    """All that lies below a folder, in order of the names; also what is no file, so that reading it tells.
+
+    Links to folders are followed. Raises `ConfigError` for a folder that cannot be listed: its documents would be missing.
+    """
 
     path: Path
 
     def names(self) -> list[str]:
-        return sorted(entry.relative_to(self.path).as_posix() for entry in self.path.rglob("*"))
+        return sorted(name.relative_to(self.path).as_posix() for name in self._below(self.path, ()))
+
+    def _below(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+        here = folder.resolve()
+        shown = folder.relative_to(self.path).as_posix()
+        require(here not in above, "path", f"{shown} leads back to a folder that it lies in", "remove the link")
+        try:
+            entries = [(entry, entry.is_dir()) for entry in folder.iterdir()]
+        except OSError as error:
+            raise ConfigError("path", f"{shown} cannot be listed ({one_line(error)})", "mend or remove it") from error
+        for entry, is_folder in entries:
+            is_text = not any(0xD800 <= ord(letter) < 0xE000 for letter in entry.name)  # bytes that are no UTF-8
+            require(is_text, "path", f"the name {entry.name!a} is no UTF-8", "rename it")
+            yield entry
+            if is_folder:
+                yield from self._below(entry, (*above, here))
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
@@ -143,10 +161,6 @@ def decode(raw: bytes, name: str, errors: Errors) -> str:
                 "mend the file, or read it with --errors replace or --errors latin-1",
             ) from error
         return raw.decode(errors="replace") if errors == "replace" else raw.decode("latin-1")
-
-
-def one_line(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
 
 @dataclasses.dataclass(frozen=True)

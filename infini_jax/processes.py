@@ -1,0 +1,88 @@
+"""Several processes on one run: which rows each reads, what they must agree on, who writes what is written once.
+
+Every process runs the same program on the same mesh; arrays are global and each process holds the parts of its own devices.
+Start them with `jax.distributed.initialize()` before anything touches a device. Clocks and signals differ between
+processes and collectives must not, so that whatever stops or saves a run is agreed on first.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from infini_jax.data.base import Batch, Source
+from infini_jax.data.serve import batches
+from infini_jax.errors import require
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once: config, metrics, the row of results."""
+    return jax.process_index() == 0
+
+
+def own_rows(rows: NamedSharding, batch: int) -> tuple[int, int]:
+    """(first, count) of the batch's rows that lie on this process's devices. Raises `ConfigError` where they are apart."""
+    slices = [index[0].indices(batch)[:2] for index in rows.addressable_devices_indices_map((batch,)).values()]
+    first, last = min(start for start, _ in slices), max(stop for _, stop in slices)
+    held = {row for start, stop in slices for row in range(start, stop)}
+    require(
+        len(held) == last - first,
+        "train.batch",
+        f"the rows of process {jax.process_index()} are not neighbours on this mesh",
+        "order the devices by process",
+    )
+    return first, last - first
+
+
+def placed(batch: Batch, places: Batch, rows: int) -> Batch:
+    """A global batch of `rows` rows on the devices, from those that this process has read."""
+
+    def place(leaf: np.ndarray, where: NamedSharding) -> jax.Array:
+        return jax.make_array_from_process_local_data(where, leaf, (rows, *leaf.shape[1:]))
+
+    return Batch(*map(place, batch, places))
+
+
+def batch_shapes(source: Source, places: Batch, rows: int) -> Batch:
+    """Like a global batch of `rows` rows, without reading more than one of them."""
+
+    def shape(leaf: np.ndarray, where: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=where)
+
+    return Batch(*map(shape, source.rows(0, 0, 1), places))
+
+
+def placed_batches(source: Source, places: Batch, rows: int, steps: range) -> Iterator[Batch]:
+    """The batches of `steps` on the devices; each process reads its own rows and no others."""
+    for batch in batches(source, steps, *own_rows(places.tokens, rows)):
+        yield placed(batch, places, rows)
+
+
+class Agreement:
+    """Questions to which all processes give the same answers: whether any of them says yes.
+
+    One process answers for itself at once. Several get the answer of the call before: the sum over the processes is taken
+    behind the training step that is under way, and nobody waits for more than the step before that. After a yes the call
+    under way is dropped: it asked before anybody could act.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._alone = jax.process_count() == 1
+        if self._alone:
+            return
+        flat = Mesh(mesh.devices.ravel(), ("devices",))
+        self._places = NamedSharding(flat, PartitionSpec("devices"))
+        self._own = len(self._places.addressable_devices)
+        self._any = jax.jit(lambda answers: answers.any(axis=0), out_shardings=NamedSharding(flat, PartitionSpec()))
+        self._before: jax.Array | None = None
+
+    def __call__(self, *answers: bool) -> tuple[bool, ...]:
+        if self._alone:
+            return answers
+        mine = np.tile(np.array(answers, bool), (self._own, 1))
+        before, self._before = self._before, self._any(jax.make_array_from_process_local_data(self._places, mine))
+        agreed = (False,) * len(answers) if before is None else tuple(map(bool, np.asarray(before)))
+        if any(agreed):
+            self._before = None
+        return agreed

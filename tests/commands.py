@@ -1,0 +1,82 @@
+"""The command line in this process or in one of its own, on tiny models."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from infini_jax.cli import main
+
+TINY = ["--model.vocab", "256", "--model.layers", "1", "--model.d-model", "16", "--model.segment", "8"]
+TINY += ["--train.sequence", "16", "--train.batch", "2", "--train.evaluation-steps", "1", "--train.log-every", "1"]
+TINY += ["--budget.amount", "6"]
+
+
+def training(results: Path, *more: str, corpus: str = "stories-bytes", every: int = 2) -> list[str]:
+    """A run of six steps, saved after every second."""
+    where = ["--data.name", corpus, "--results", str(results), "--saving.every-steps", str(every)]
+    return ["train", "infini", "corpus", *TINY, *where, *more]
+
+
+def told(capsys, arguments: list[str], code: int) -> str:
+    """The one line that a command says which ends with `code`, without the name of the program."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert end.value.code == code, said
+    assert said.startswith("infini-jax: "), said
+    assert said.count("\n") == 1, said
+    return said.removeprefix("infini-jax: ").rstrip("\n")
+
+
+def spawned(arguments: list[str], before: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own; `before` is Python that runs in it first."""
+    program = f"{before}\nimport sys\nfrom infini_jax.cli import main\nmain(sys.argv[1:])"
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120)
+
+
+def killed_at(part: str, number: int, events: tuple[str, ...] = ("open", "os.mkdir", "os.rename")) -> str:
+    """Python for `spawned`: the process dies by SIGKILL before its `number`-th such operation on a path with this part."""
+    return f"""
+import os, signal, sys
+seen = []
+def watch(event, arguments):
+    if event in {events} and any({part!r} in str(one) for one in arguments[:2]):
+        seen.append(event)
+        if len(seen) == {number}:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(watch)
+"""
+
+
+@contextmanager
+def disk(folder: Path, size: str, options: str = "rw") -> Iterator[Path]:
+    """A small disk on `folder`; skips the test where it cannot be mounted."""
+    folder.mkdir(exist_ok=True)
+    mount = shutil.which("mount")
+    command = [mount or "", "-t", "tmpfs", "-o", f"size={size},{options}", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs rights that this process lacks")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond `size` bytes: what a full disk does, where none can be mounted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,0 +1,144 @@
+"""A run that is stopped goes on with another number of devices: parameters, optimiser and memory are spread anew.
+
+Equal within float32's rounding, not bit for bit: the loss and the gradients are summed over the devices in another order, and
+twelve steps of Adam enlarge the difference of two sums where a gradient is near zero.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from infini_jax.checkpoint import Checkpoints
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.cost import budget_steps
+from infini_jax.data.corpus import CorpusConfig
+from infini_jax.data.prepare import TokenizerSettings, prepare
+from infini_jax.errors import Stopped
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.optimiser import make_optimiser
+from infini_jax.results import ROW_FILE, read_rows
+from infini_jax.run import METRICS_FILE, execute
+from infini_jax.sharding import DATA_PARALLEL, data_mesh
+from infini_jax.train import begin, state_sharding
+from tests.commands import TINY, spawned
+from tests.corpora import write_stories
+
+MEMORIES = {"infini": InfiniConfig(), "memorizing": MemorizingConfig(slots=16, top_k=4)}
+STEPS = 12
+# Documents longer than a run: the memory of all steps before is read in the next.
+TEXTS = {
+    f"{split}/{row}.txt": f"{row}: " + f"{row} and {split} " * 30 for split in ("train", "validation") for row in range(8)
+}
+
+
+def run_of(mechanism: str) -> RunConfig:
+    return RunConfig(
+        model=ModelConfig(vocab=256, layers=1, d_model=16, heads=2, segment=8, memory=MEMORIES[mechanism]),
+        data=CorpusConfig("rows-bytes"),
+        train=TrainConfig(batch=8, sequence=16, learning_rate=1e-2, log_every=1, evaluation_steps=1),
+        budget=Budget("steps", STEPS),
+    )
+
+
+def child(folder: str, mechanism: str, stop_after: str) -> None:
+    """Trains, and is told by a signal behind a step to stop after the next; prints how many devices it had."""
+    print(len(jax.devices()))
+
+    def watch(line: dict[str, float]) -> None:
+        if line["step"] == int(stop_after):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        execute(run_of(mechanism), Path(folder), study="", watch=watch)
+    except Stopped:
+        sys.exit(75)
+
+
+def trained(folder: Path, mechanism: str, devices: int, stop_after: int) -> None:
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    program = "import sys; from tests.test_devices import child; child(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, str(folder), mechanism, str(stop_after)]
+    done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
+    assert done.returncode == (75 if stop_after else 0), done.stderr[-2000:]
+    assert done.stdout.split()[0] == str(devices)
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / METRICS_FILE).read_text().splitlines()]
+
+
+def end_state(run: RunConfig, folder: Path):
+    """What was saved behind the last step, on one device."""
+    optimiser = make_optimiser(run.train, budget_steps(run))
+    with Checkpoints(run, folder) as checkpoints:
+        state, progress = begin(run, optimiser, state_sharding(run, optimiser, data_mesh(8), DATA_PARALLEL), checkpoints)
+    assert progress.step == STEPS
+    return state
+
+
+def assert_equal_runs(mechanism: str, folder: Path, whole: Path) -> None:
+    """Losses of every step, the score, the memory and the place in the documents."""
+    np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-5)
+    ((one,), (other,)) = (read_rows(path / ROW_FILE) for path in (folder, whole))
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    found, expected = (end_state(run_of(mechanism), path) for path in (folder, whole))
+    for a, b in zip(jax.tree.leaves(found.carry), jax.tree.leaves(expected.carry), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(found.carry.memory))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory):
+    """The texts, prepared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFINI_JAX_DATA", str(tmp_path_factory.mktemp("data")))
+        texts = write_stories(tmp_path_factory.mktemp("texts") / "rows", TEXTS)
+        prepare("text_folder", TokenizerSettings(), path=texts, jobs=1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folders of undisturbed runs on one device."""
+    folders = {}
+
+    def of(mechanism: str) -> Path:
+        if mechanism not in folders:
+            folders[mechanism] = tmp_path_factory.mktemp(mechanism)
+            execute(run_of(mechanism), folders[mechanism], study="")
+        return folders[mechanism]
+
+    return of
+
+
+@pytest.mark.slow
+def test_a_run_saved_on_two_devices_goes_on_on_one(tmp_path, whole):
+    trained(tmp_path, "infini", devices=2, stop_after=5)
+    execute(run_of("infini"), tmp_path, study="")
+    assert_equal_runs("infini", tmp_path, whole("infini"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mechanism", "crossed"), [("infini", (1, 2, 4, 8, 2)), ("memorizing", (1, 8))])
+def test_a_run_crosses_one_two_four_and_eight_devices_and_back(mechanism, crossed, tmp_path, whole):
+    for stop_after, devices in zip((1, 3, 5, 7, 9), crossed, strict=False):
+        trained(tmp_path, mechanism, devices, stop_after)
+        assert len(losses(tmp_path)) == stop_after + 1
+    trained(tmp_path, mechanism, devices=1, stop_after=0)
+    assert_equal_runs(mechanism, tmp_path, whole(mechanism))
+
+
+def test_a_batch_that_the_devices_cannot_share_is_told_in_one_line(tmp_path):
+    command = ["train", "infini", "python_stdlib", *TINY, "--results", str(tmp_path)]
+    done = spawned(command, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert done.returncode == 2
+    line = "infini-jax: train.batch: 2 rows cannot be shared by 8 devices; give a multiple of 8\n"
+    assert done.stderr == line
