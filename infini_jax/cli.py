@@ -15,6 +15,7 @@ from infini_jax.checkpoint import Saving
 from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged
+from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.experiment import load_experiment
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.results import write_rows
@@ -91,6 +92,7 @@ def train(
     train: TrainConfig = TrainConfig(),
     budget: Budget = Budget(),
     saving: Saving = Saving(),
+    evaluation: EvaluationConfig = EvaluationConfig(),
     name: str = "run",
     seed: int = 0,
     memory_bytes: int = 0,
@@ -107,6 +109,7 @@ def train(
       train: how it is trained.
       budget: what it may spend.
       saving: when it is saved; its end always is.
+      evaluation: what is read of the held-out documents.
       name: of the run, and of its folder.
       seed: of the parameters and of the order of the data.
       memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
@@ -116,7 +119,7 @@ def train(
     sizes = ModelConfig(memory=memory, **dataclasses.asdict(model))
     if memory_bytes:
         sizes = sizes.at_bytes(memory_bytes)
-    run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget)
+    run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
     with train_progress(run, Console()) as watch:
         row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume)
     Console().print(tables.key_values(row))

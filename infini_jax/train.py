@@ -183,7 +183,10 @@ def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What training leaves. Attributes: state; steps done; seconds without compiling; compile_seconds; last metric line."""
+    """What training leaves.
+
+    Attributes: state; steps done; seconds without compiling and examining; compile_seconds; last metric line.
+    """
 
     state: TrainState
     steps: int
@@ -197,12 +200,15 @@ def train(
     log: Callable[[dict[str, float]], None],
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
+    examine: Callable[[int, dict], None] = lambda step, params: None,
 ) -> Finished:
     """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
 
     Args:
       checkpoints: where the run is saved, and where it goes on from if there is something; the end is always saved.
       stop: asked after every step; the run is saved and `Stopped` raised where it says so.
+      examine: gets the step and what was learned every `train.evaluate_every` steps and at the last, behind the checkpoint of
+        the step. A run that goes on from such a step begins with it, because it may have been stopped before it was done.
 
     Raises:
       ConfigError: the budget pays for no step, or the state cannot fit.
@@ -219,12 +225,21 @@ def train(
     began = time.perf_counter()
     step = make_step(run, optimiser, places).lower(state, jax.device_put(source.batch(0), rows)).compile()
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
-    began = time.perf_counter()
+    began = time.perf_counter() - behind.seconds
+
+    def examined() -> float:
+        """Seconds that it took."""
+        paused = time.perf_counter()
+        examine(int(state.step), state.learned)
+        return time.perf_counter() - paused
+
+    if behind.step and is_examined(run, behind.step, steps):
+        began += examined()
     for number, batch in enumerate(batches(source, range(behind.step, steps)), start=behind.step + 1):
         state, measured = step(state, jax.device_put(batch, rows))
         stopping = stop()
         saving = checkpoints is not None and (stopping or number == steps or checkpoints.is_due(number))
-        seconds = behind.seconds + time.perf_counter() - began
+        seconds = time.perf_counter() - began
         logging = number % run.train.log_every == 0 or number == steps
         if saving or logging:
             check_finite(run, number, measured)
@@ -237,7 +252,15 @@ def train(
         if stopping and number < steps:
             checkpoints and checkpoints.wait()
             raise Stopped(f"stopped after step {number} of {steps}")
+        if is_examined(run, number, steps):
+            began += examined()
     return Finished(state, steps, behind.seconds, behind.compile_seconds, behind.last)
+
+
+def is_examined(run: RunConfig, number: int, steps: int) -> bool:
+    """Whether what was learned by step `number` is examined."""
+    every = run.train.evaluate_every
+    return number == steps or (every > 0 and number % every == 0)
 
 
 def begin(

@@ -1,0 +1,122 @@
+"""Streaming perplexity: every token once, with exactly the memory that the condition names."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.data.documents import Documents
+from infini_jax.data.prepared import Counts
+from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.errors import ConfigError
+from infini_jax.evals.perplexity import Reader, chosen
+from infini_jax.evals.settings import CONDITIONS, EvaluationConfig
+from infini_jax.memory import MECHANISMS
+from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, logits_of
+from tests import streams
+
+LENGTHS = (40, 1, 5, 17, 2, 33, 16, 55)  # ragged; one has nothing to score; 55 is four segments of 16, 33 two and the edge
+COUNTS = Counts(len(LENGTHS), 0, sum(LENGTHS), 50, 300, max(LENGTHS), "", "")
+ALL = EvaluationConfig(documents=0, tokens=0, rows=3)
+
+
+def documents_of(vocab: int, lengths=LENGTHS) -> Documents:
+    text = np.random.default_rng(3).integers(0, vocab, sum(lengths)).astype(np.uint16)
+    return Documents(text, np.cumsum([0, *lengths], dtype=np.int64), "random")
+
+
+def texts_of(documents: Documents) -> list[np.ndarray]:
+    return [documents.text[a:b] for a, b in zip(documents.starts, documents.starts[1:], strict=False)]
+
+
+@functools.cache
+def programs(model, params_key):
+    """Slow reading of one document: (token by token, one segment behind a carry)."""
+    params = streams.parameters_of(model)
+    zero = jnp.zeros(1, jnp.int32)
+    token = jax.jit(lambda decoder, token: decode(model, params, decoder, token, zero))
+
+    def segment(carry, tokens):
+        carry, x, _ = forward_segments(model, params, carry, tokens, jnp.zeros_like(tokens))
+        return carry, jax.nn.log_softmax(logits_of(model, params, x))
+
+    return token, jax.jit(segment)
+
+
+def carried_nats(model, text) -> np.ndarray:
+    """Losses of the tokens behind the first one, read one by one."""
+    token = programs(model, 0)[0]
+    decoder, nats = init_decoder(model, init_carry(model, 1)), []
+    for this, following in zip(text[:-1], text[1:], strict=True):
+        decoder, logits = token(decoder, jnp.array([this], jnp.int32))
+        nats.append(-float(jax.nn.log_softmax(logits[0])[following]))
+    return np.array(nats)
+
+
+def behind_nats(model, text, carries) -> np.ndarray:
+    """Losses of a document whose segment n is read behind `carries(n)`."""
+    size, segment, nats = model.segment, programs(model, 0)[1], []
+    for n, begin in enumerate(range(0, len(text) - 1, size)):
+        inputs, targets = text[begin : begin + size], text[begin + 1 : begin + size + 1]
+        padded = jnp.asarray(np.resize(inputs, size)[None], jnp.int32)
+        log_p = segment(carries(n), padded)[1][0]
+        nats += [-float(log_p[place, target]) for place, target in enumerate(targets)]
+    return np.array(nats)
+
+
+def carry_behind(model, text, segments: int):
+    """The carry that a document left after so many segments, begun again where it ends."""
+    carry = init_carry(model, 1)
+    for number in range(segments):
+        places = (number * model.segment + np.arange(model.segment)) % len(text)
+        carry = programs(model, 0)[1](carry, jnp.asarray(text[places][None], jnp.int32))[0]
+    return carry
+
+
+def expected(model, documents, rows: int) -> dict[int, dict[str, np.ndarray]]:
+    """Losses of each document's tokens under each condition, worked out alone; partners by the rule in the docstring."""
+    texts = texts_of(documents)
+    order = sorted((n for n in range(len(texts)) if len(texts[n]) > 1), key=lambda n: -len(texts[n]))
+    groups = [order[first : first + rows] for first in range(0, len(order), rows)]
+    groups[-1] = order[-rows:]
+    found = {}
+    for group in groups:
+        for place, number in enumerate(group):
+            if number in found:
+                continue
+            partner = texts[group[place - 1]]
+            found[number] = {
+                "carried": carried_nats(model, texts[number]),
+                "reset": behind_nats(model, texts[number], lambda n: init_carry(model, 1)),
+                "another": behind_nats(model, texts[number], lambda n, other=partner: carry_behind(model, other, n)),
+            }
+    return found
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_every_token_is_scored_once_with_the_memory_of_its_condition(name):
+    """Against single documents read token by token; float32 sums in another order move a loss by about 1e-5."""
+    model = streams.tiny(name, layers=1, segment=16)
+    documents = documents_of(model.vocab)
+    reader = Reader(model, documents, COUNTS, ALL)
+    found = reader.read(streams.parameters_of(model))
+    slow = expected(model, documents, ALL.rows)
+    assert sorted(found.documents) == sorted(slow) == [n for n, length in enumerate(LENGTHS) if length > 1]
+    assert found.tokens == reader.tokens == sum(length - 1 for length in LENGTHS)
+    for row in found.by_document():
+        alone = slow[row["document"]]
+        assert row["tokens"] == LENGTHS[row["document"]] - 1
+        for condition in CONDITIONS:
+            assert row[condition] == pytest.approx(alone[condition].mean(), abs=5e-5), (condition, row)
+    for place in found.by_position():
+        here = slice(place["from"] - 1, 2 * place["from"] - 1)
+        assert place["tokens"] == sum(len(alone["carried"][here]) for alone in slow.values())
+        for condition in CONDITIONS:
+            nats = np.concatenate([alone[condition][here] for alone in slow.values()])
+            assert place[condition] == pytest.approx(nats.mean(), abs=5e-5), (condition, place)
+    assert sum(place["tokens"] for place in found.by_position()) == found.tokens
