@@ -1,4 +1,4 @@
-"""The command line: `infini-jax study | train | corpus | mechanisms | report`."""
+"""The command line: `infini-jax study | train | evaluate | generate | corpus | mechanisms | report`."""
 
 import dataclasses
 import os
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from infini_jax import tables
 from infini_jax.checkpoint import Saving
+from infini_jax.commands import evaluate, generate
 from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged
@@ -123,6 +124,10 @@ def train(
     with train_progress(run, Console()) as watch:
         row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume)
     Console().print(tables.key_values(row))
+
+
+app.command(evaluate)
+app.command(generate)
 
 
 @app.command

@@ -193,7 +193,7 @@ class TrainConfig:
       average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
       clip: largest norm of the gradient.
       evaluation_steps: batches of held-out data scored at the end, where the task is not made of documents.
-      evaluate_every: steps between two readings of held-out documents (see `RunConfig.evaluation`); 0 reads them at the end only.
+      evaluate_every: steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at the end.
       log_every: steps between metric lines.
     """
 
@@ -226,12 +226,7 @@ class TrainConfig:
             evaluation_steps=self.evaluation_steps,
             log_every=self.log_every,
         )
-        require(
-            self.evaluate_every >= 0,
-            "train.evaluate_every",
-            f"{self.evaluate_every} steps",
-            "give 0 for the end only, or more",
-        )
+        require(self.evaluate_every >= 0, "train.evaluate_every", f"{self.evaluate_every} steps", "give 0 or more")
         require(
             self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
         )
@@ -330,7 +325,7 @@ class RunConfig:
         return from_plain(RunConfig, plain, "config")
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what decides the result; names, the rhythm of log and evaluation and how many segments run at once do not."""
+        """Twelve hex digits of what decides the result; names, rhythms and how many segments run at once do not."""
         science = self.to_dict()
         del science["name"], science["variant"], science["train"]["log_every"]
         for name in ("evaluate_every", "segments_per_step", "accumulate"):

@@ -1,20 +1,16 @@
 """Streaming perplexity: every token once, with exactly the memory that the condition names."""
 
-import dataclasses
 import functools
-import json
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
-from infini_jax.data.stdlib import StdlibConfig
-from infini_jax.errors import ConfigError
-from infini_jax.evals.perplexity import Reader, chosen
+from infini_jax.evals.perplexity import Reader
 from infini_jax.evals.settings import CONDITIONS, EvaluationConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, logits_of
@@ -52,7 +48,7 @@ def carried_nats(model, text) -> np.ndarray:
     """Losses of the tokens behind the first one, read one by one."""
     token = programs(model, 0)[0]
     decoder, nats = init_decoder(model, init_carry(model, 1)), []
-    for this, following in zip(text[:-1], text[1:], strict=True):
+    for this, following in itertools.pairwise(text):
         decoder, logits = token(decoder, jnp.array([this], jnp.int32))
         nats.append(-float(jax.nn.log_softmax(logits[0])[following]))
     return np.array(nats)

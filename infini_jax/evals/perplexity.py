@@ -2,10 +2,10 @@
 
 R documents are read side by side, each from its first token with a fresh memory; when the longest of them has been read, the
 next R begin. Nothing is kept but the memory, so a document may have any length. The token at place t >= 1 of a document is
-scored once as -ln p(x_t | what the condition lets the model know); the token at place 0 has nothing before it and is not scored.
+scored once as -ln p(x_t | what the condition lets the model know); the one at place 0 has nothing before it and is not scored.
 
   carried   the segment reads the memory that the document itself left before it, as in training and generation.
-  reset     it reads an empty memory: what the segment alone predicts.
+  reset     it reads an empty memory, as every document's first segment does: what the segment alone predicts.
   another   it reads the memory that another document left after as many tokens: as full and as old, with the wrong content.
 
 Only the carried pass writes; the controls read copies of what it carries, so in the first segment, where all memories are
