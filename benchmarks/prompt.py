@@ -1,0 +1,89 @@
+"""Does reading a long prompt need more memory or time the longer it gets?
+
+Command:   python -m benchmarks.prompt                      (infini; --mechanisms infini landmark memorizing, or all)
+Measured:  resident memory of the process at each doubling of the prompt, and tokens a second of the stretch since the last one.
+Expected:  both flat: memory does not grow from 64K tokens on, and the rate of the stretches stays within a tenth.
+
+The model is small and untrained and the tokens are drawn piece by piece, as a prompt file is read. Each mechanism has a process
+of its own, so that none inherits another's memory. Caches hold 512 tokens.
+"""
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from benchmarks.timing import machine
+from infini_jax.config import ModelConfig
+from infini_jax.generate import read_prompt
+from infini_jax.memory import MECHANISMS
+from infini_jax.stream import init_params
+
+FIRST, PIECE, SLOTS = 64 * 1024, 10_000, 512
+
+
+def resident_bytes() -> int:
+    """Of this process, now: what /proc tells, not the peak."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def model_of(name: str, segment: int) -> ModelConfig:
+    """d_model 64, two layers; caches hold `SLOTS` tokens, or their mechanism's own default where it is no cache."""
+    config = MECHANISMS[name].Config()
+    if "slots" in {field.name for field in dataclasses.fields(config)}:
+        config = dataclasses.replace(config, slots=SLOTS)
+    return ModelConfig(memory=config, vocab=256, layers=2, d_model=64, heads=2, segment=segment)
+
+
+def pieces(tokens: int, vocab: int) -> Iterator[np.ndarray]:
+    """A prompt of so many tokens, made as it is read."""
+    random = np.random.default_rng(0)
+    for begin in range(0, tokens, PIECE):
+        yield random.integers(0, vocab, min(PIECE, tokens - begin))
+
+
+def measure(name: str, longest: int, segment: int) -> None:
+    """Prints a line at each doubling."""
+    model = model_of(name, segment)
+    params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
+    read_prompt(model, params, pieces(3 * segment + 1, model.vocab))  # compiles
+    marks = [FIRST * 2**power for power in range(64) if FIRST * 2**power <= longest]
+    before, began = 0, time.perf_counter()
+
+    def watch(done: int) -> None:
+        nonlocal before, began
+        if marks and done >= marks[0]:
+            marks.pop(0)
+            now = time.perf_counter()
+            rate = (done - before) / (now - began)
+            print(f"{name:16} {done:>10,} tokens  {resident_bytes() / 2**20:8.1f} MiB  {rate:>10,.0f} tokens/s", flush=True)
+            before, began = done, now
+
+    read_prompt(model, params, pieces(longest, model.vocab), watch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--mechanisms", nargs="+", choices=[*MECHANISMS, "all"], default=["infini"])
+    parser.add_argument("--tokens", type=int, default=2**20, help="of the longest prompt")
+    parser.add_argument("--segment", type=int, default=256)
+    parser.add_argument("--here", action="store_true", help="in this process: one mechanism")
+    chosen = parser.parse_args()
+    if chosen.here:
+        measure(chosen.mechanisms[0], chosen.tokens, chosen.segment)
+        return
+    print(machine(), flush=True)
+    for name in MECHANISMS if "all" in chosen.mechanisms else chosen.mechanisms:
+        sizes = ["--tokens", str(chosen.tokens), "--segment", str(chosen.segment)]
+        subprocess.run([sys.executable, "-m", "benchmarks.prompt", "--here", "--mechanisms", name, *sizes], check=True)
+
+
+if __name__ == "__main__":
+    main()
