@@ -1,11 +1,12 @@
 """Does reading a long prompt need more memory or time the longer it gets?
 
 Command:   python -m benchmarks.prompt                      (infini; --mechanisms infini landmark memorizing, or all)
-Measured:  resident memory of the process at each doubling of the prompt, and tokens a second of the stretch since the last one.
+Measured:  resident memory of the process at each doubling of the prompt; tokens a second of the stretch since the last one,
+           and CPU time a token, which other programs on the machine disturb less.
 Expected:  both flat: memory does not grow from 64K tokens on, and the rate of the stretches stays within a tenth.
 
-The model is small and untrained and the tokens are drawn piece by piece, as a prompt file is read. Each mechanism has a process
-of its own, so that none inherits another's memory. Caches hold 512 tokens.
+The model is small and untrained and the tokens are drawn piece by piece, as a prompt file is read. Each mechanism has a
+process of its own, so that none inherits another's memory. Caches hold 512 tokens.
 """
 
 import argparse
@@ -55,16 +56,21 @@ def measure(name: str, longest: int, segment: int) -> None:
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
     read_prompt(model, params, pieces(3 * segment + 1, model.vocab))  # compiles
     marks = [FIRST * 2**power for power in range(64) if FIRST * 2**power <= longest]
-    before, began = 0, time.perf_counter()
+    before, began, began_cpu = 0, time.perf_counter(), time.process_time()
 
     def watch(done: int) -> None:
-        nonlocal before, began
+        nonlocal before, began, began_cpu
         if marks and done >= marks[0]:
             marks.pop(0)
-            now = time.perf_counter()
-            rate = (done - before) / (now - began)
-            print(f"{name:16} {done:>10,} tokens  {resident_bytes() / 2**20:8.1f} MiB  {rate:>10,.0f} tokens/s", flush=True)
-            before, began = done, now
+            now, cpu, tokens = time.perf_counter(), time.process_time(), done - before
+            figures = (
+                f"{done:>10,} tokens",
+                f"{resident_bytes() / 2**20:8.1f} MiB",
+                f"{tokens / (now - began):>9,.0f} tokens/s",
+                f"{1e6 * (cpu - began_cpu) / tokens:6.2f} CPU us a token",
+            )
+            print(f"{name:16}", *figures, flush=True)
+            before, began, began_cpu = done, now, cpu
 
     read_prompt(model, params, pieces(longest, model.vocab), watch)
 
