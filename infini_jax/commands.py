@@ -22,7 +22,7 @@ from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.progress import reading_progress
 from infini_jax.prompt import PromptTokens, read_text
 from infini_jax.run import environment
-from infini_jax.trained import Trained
+from infini_jax.trained import Trained, saved_config, tokenizer_of
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -52,17 +52,17 @@ def evaluate(
       output: file that gets the figures as JSON; by default evaluation.json in the run's folder.
     """
     settings = EvaluationConfig(documents, tokens, rows, conditions)
-    trained = Trained.open(run, step)
-    found = trained.run.data.whole(split)
-    require(found is not None, "run", f"its task {trained.run.task} has no documents", "choose a run on a corpus")
-    reader, began = Reader(trained.run.model, *found, settings), time.perf_counter()
+    config = saved_config(run)
+    found = config.data.whole(split)
+    require(found is not None, "run", f"its task {config.task} has no documents", "choose a run on a corpus")
+    reader, trained, began = Reader(config.model, *found, settings), Trained.open(run, step), time.perf_counter()
     with reading_progress(f"{split}, step {trained.step}", reader.tokens, Console(stderr=True)) as watch:
         perplexity = reader.read(trained.params, lambda done: watch(done, done))
     seconds = time.perf_counter() - began
-    Console().print(figures_table(perplexity, f"{trained.run.name}, step {trained.step}, {split}"), position_table(perplexity))
+    Console().print(figures_table(perplexity, f"{config.name}, step {trained.step}, {split}"), position_table(perplexity))
     record = {
-        "run": trained.run.name,
-        "fingerprint": trained.run.fingerprint(),
+        "run": config.name,
+        "fingerprint": config.fingerprint(),
         "step": trained.step,
         "split": split,
         "corpus": found[0].described,
@@ -141,8 +141,7 @@ def generate(
     require(is_text, "prompt", "it is no UTF-8", "give text, or a file with --prompt-file")
     require(tokens >= 0, "tokens", f"{tokens} is negative", "give 0 or more")
     Sampling(temperature, top_p, seed).check()
-    trained = Trained.open(run, step)
-    tokenizer, model = trained.tokenizer(), trained.run.model
+    tokenizer, trained = tokenizer_of(saved_config(run)), Trained.open(run, step)
     size, done = prompt_file.stat().st_size if prompt_file and prompt_file.is_file() else None, [0, 0]
     with reading_progress("prompt", size, Console(stderr=True)) as watch:
 
@@ -151,9 +150,9 @@ def generate(
 
         texts = read_text(prompt_file, watch_bytes) if prompt_file else iter([prompt])
         pieces = PromptTokens(tokenizer, texts)
-        decoder, logits = read_prompt(model, trained.params, pieces, lambda count: watch(done[0], count))
+        decoder, logits = read_prompt(trained.run.model, trained.params, pieces, lambda count: watch(done[0], count))
     sampling = Sampling(temperature, top_p, seed, tokenizer.vocab)
-    new = itertools.islice(continuation(model, trained.params, decoder, logits, sampling), tokens)
+    new = itertools.islice(continuation(trained.run.model, trained.params, decoder, logits, sampling), tokens)
     for text in tokenizer.decode_each(new, pieces.begins_line):
         sys.stdout.write(text)
         sys.stdout.flush()

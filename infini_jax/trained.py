@@ -37,17 +37,12 @@ class Trained:
         with FinishedCheckpoints(run, folder) as checkpoints:
             return Trained(folder, run, *checkpoints.restore_part("average" if run.train.average else "params", placed, step))
 
-    def tokenizer(self) -> Tokenizer:
-        """Raises `ConfigError` where the run has no text, or its corpus is not here or has another tokenizer now."""
-        tokenizer = self.run.data.open_tokenizer()
-        require(tokenizer is not None, "run", f"its task {self.run.task} has no text", "choose a run on a corpus")
-        require(
-            tokenizer.vocab <= self.run.model.vocab,
-            "model.vocab",
-            f"the tokenizer has {tokenizer.vocab} tokens and the model {self.run.model.vocab}",
-            "choose a run that was trained with this tokenizer",
-        )
-        return tokenizer
+
+def tokenizer_of(run: RunConfig) -> Tokenizer:
+    """Raises `ConfigError` where the run has no text, or its corpus is not here or has another tokenizer now."""
+    tokenizer = run.data.open_tokenizer()
+    require(tokenizer is not None, "run", f"its task {run.task} has no text", "choose a run on a corpus")
+    return tokenizer
 
 
 def saved_config(folder: Path) -> RunConfig:

@@ -1,6 +1,5 @@
 """`infini-jax evaluate` and `infini-jax generate` on a run as `train` leaves it."""
 
-import dataclasses
 import itertools
 import json
 import shutil
@@ -12,14 +11,13 @@ from infini_jax.checkpoint import Saving
 from infini_jax.cli import main
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.corpus import CorpusConfig
-from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.errors import CheckpointError
 from infini_jax.evals import perplexity
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.run import METRICS_FILE, execute
-from infini_jax.trained import Trained
+from infini_jax.trained import Trained, tokenizer_of
 from tests.corpora import STORIES, write_stories
 from tests.test_cli import fails
 
@@ -126,7 +124,7 @@ def test_generate_streams_a_file_and_prints_what_the_model_says(trained, capsys,
     main([*arguments, "--prompt-file", str(file)])
     shown = capsys.readouterr().out
     opened = Trained.open(folder)
-    tokenizer = opened.tokenizer()
+    tokenizer = tokenizer_of(run)
     tokens = tokenizer.encode(text)
     drawn = continuation(
         run.model, opened.params, *read_prompt(run.model, opened.params, [tokens]), Sampling(1.0, 0.9, 3, 300)
@@ -172,13 +170,7 @@ def test_what_cannot_be_read_gets_one_line(trained, capsys, tmp_path):
 
 
 def test_a_run_without_text_says_so(capsys, tmp_path):
-    run = RunConfig(
-        model=dataclasses.replace(MODEL, vocab=32),
-        data=MqarConfig(pairs=4, symbols=32),
-        train=TrainConfig(batch=2, sequence=32, evaluation_steps=1),
-        budget=Budget("steps", 1),
-    )
-    execute(run, tmp_path, study="")
+    (tmp_path / "config.json").write_text(json.dumps(RunConfig().to_dict()))
     assert "run: its task mqar has no documents; choose a run on a corpus" in fails(capsys, "evaluate", str(tmp_path))
     assert "run: its task mqar has no text; choose a run" in fails(capsys, "generate", str(tmp_path), "--prompt", "x")
 

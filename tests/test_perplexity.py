@@ -10,7 +10,9 @@ import pytest
 
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
-from infini_jax.evals.perplexity import Reader
+from infini_jax.data.stdlib import counted_bytes
+from infini_jax.errors import ConfigError
+from infini_jax.evals.perplexity import Reader, chosen
 from infini_jax.evals.settings import CONDITIONS, EvaluationConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, logits_of
@@ -19,6 +21,10 @@ from tests import streams
 LENGTHS = (40, 1, 5, 17, 2, 33, 16, 55)  # ragged; one has nothing to score; 55 is four segments of 16, 33 two and the edge
 COUNTS = Counts(len(LENGTHS), 0, sum(LENGTHS), 50, 300, max(LENGTHS), "", "")
 ALL = EvaluationConfig(documents=0, tokens=0, rows=3)
+
+
+def repr_of(model) -> str:
+    return f"{model.mechanism}{'-straddled' * model.has_phase}"
 
 
 def documents_of(vocab: int, lengths=LENGTHS) -> Documents:
@@ -31,7 +37,7 @@ def texts_of(documents: Documents) -> list[np.ndarray]:
 
 
 @functools.cache
-def programs(model, params_key):
+def programs(model):
     """Slow reading of one document: (token by token, one segment behind a carry)."""
     params = streams.parameters_of(model)
     zero = jnp.zeros(1, jnp.int32)
@@ -46,7 +52,7 @@ def programs(model, params_key):
 
 def carried_nats(model, text) -> np.ndarray:
     """Losses of the tokens behind the first one, read one by one."""
-    token = programs(model, 0)[0]
+    token = programs(model)[0]
     decoder, nats = init_decoder(model, init_carry(model, 1)), []
     for this, following in itertools.pairwise(text):
         decoder, logits = token(decoder, jnp.array([this], jnp.int32))
@@ -56,7 +62,7 @@ def carried_nats(model, text) -> np.ndarray:
 
 def behind_nats(model, text, carries) -> np.ndarray:
     """Losses of a document whose segment n is read behind `carries(n)`."""
-    size, segment, nats = model.segment, programs(model, 0)[1], []
+    size, segment, nats = model.segment, programs(model)[1], []
     for n, begin in enumerate(range(0, len(text) - 1, size)):
         inputs, targets = text[begin : begin + size], text[begin + 1 : begin + size + 1]
         padded = jnp.asarray(np.resize(inputs, size)[None], jnp.int32)
@@ -65,12 +71,20 @@ def behind_nats(model, text, carries) -> np.ndarray:
     return np.array(nats)
 
 
+def empty_carry(model, segments: int):
+    """An empty memory; landmarks stand where they do in the document."""
+    carry = init_carry(model, 1)
+    if model.has_phase:
+        carry = carry.replace(phase=jnp.full(1, segments * model.segment % model.memory.landmark_every, jnp.int32))
+    return carry
+
+
 def carry_behind(model, text, segments: int):
     """The carry that a document left after so many segments, begun again where it ends."""
     carry = init_carry(model, 1)
     for number in range(segments):
         places = (number * model.segment + np.arange(model.segment)) % len(text)
-        carry = programs(model, 0)[1](carry, jnp.asarray(text[places][None], jnp.int32))[0]
+        carry = programs(model)[1](carry, jnp.asarray(text[places][None], jnp.int32))[0]
     return carry
 
 
@@ -88,16 +102,18 @@ def expected(model, documents, rows: int) -> dict[int, dict[str, np.ndarray]]:
             partner = texts[group[place - 1]]
             found[number] = {
                 "carried": carried_nats(model, texts[number]),
-                "reset": behind_nats(model, texts[number], lambda n: init_carry(model, 1)),
+                "reset": behind_nats(model, texts[number], functools.partial(empty_carry, model)),
                 "another": behind_nats(model, texts[number], lambda n, other=partner: carry_behind(model, other, n)),
             }
     return found
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
-def test_every_token_is_scored_once_with_the_memory_of_its_condition(name):
+STRADDLED = streams.tiny("landmark", layers=2, segment=12)  # segments that are no whole landmark blocks
+
+
+@pytest.mark.parametrize("model", [*(streams.tiny(name, layers=1, segment=16) for name in MECHANISMS), STRADDLED], ids=repr_of)
+def test_every_token_is_scored_once_with_the_memory_of_its_condition(model):
     """Against single documents read token by token; float32 sums in another order move a loss by about 1e-5."""
-    model = streams.tiny(name, layers=1, segment=16)
     documents = documents_of(model.vocab)
     reader = Reader(model, documents, COUNTS, ALL)
     found = reader.read(streams.parameters_of(model))
@@ -116,3 +132,69 @@ def test_every_token_is_scored_once_with_the_memory_of_its_condition(name):
             nats = np.concatenate([alone[condition][here] for alone in slow.values()])
             assert place[condition] == pytest.approx(nats.mean(), abs=5e-5), (condition, place)
     assert sum(place["tokens"] for place in found.by_position()) == found.tokens
+
+
+def test_the_conditions_differ_as_soon_as_there_is_a_memory():
+    """The first segment of 16 has nothing to remember; all later places have three different losses."""
+    model = streams.tiny("full", layers=1)
+    documents = documents_of(model.vocab, (64, 64, 64))
+    found = Reader(model, documents, COUNTS, ALL).read(streams.parameters_of(model))
+    first, later = found.by_position()[:4], found.by_position()[5:]  # places to 15; from 32 on
+    assert all(place["carried"] == place["reset"] == place["another"] for place in first)
+    assert all(len({place["carried"], place["reset"], place["another"]}) == 3 for place in later)
+
+
+def test_one_document_has_no_other_and_a_row_too_many_is_not_made():
+    model = streams.tiny("local", layers=1)
+    found = Reader(model, documents_of(model.vocab, (20,)), COUNTS, EvaluationConfig()).read(streams.parameters_of(model))
+    assert found.conditions == ("carried", "reset")
+    assert found.tokens == 19
+    assert all(np.isfinite(value) for value in found.metrics().values())
+
+
+def test_limits_take_documents_from_all_over_the_split_and_their_beginnings():
+    lengths = np.array([5, 1, 9, 4, 7, 3, 8])
+    np.testing.assert_array_equal(chosen(lengths, 0), [0, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(chosen(lengths, 3), [0, 3, 5])
+    np.testing.assert_array_equal(chosen(lengths, 99), chosen(lengths, 0))
+    with pytest.raises(ConfigError, match="no held-out document has two tokens"):
+        chosen(np.array([1, 1]), 0)
+    model = streams.tiny("local", layers=1)
+    reader = Reader(model, documents_of(model.vocab, tuple(lengths)), COUNTS, EvaluationConfig(documents=0, tokens=5))
+    assert sorted(reader.lengths_D) == [3, 4, 5, 5, 5, 5]
+    assert reader.cut == 3
+    assert reader.read(streams.parameters_of(model)).tokens == reader.tokens == 21
+
+
+def test_figures_are_those_of_the_definitions():
+    """exp(nats x tokens / words) and nats x tokens / (bytes ln 2), as the split counts them."""
+    model = streams.tiny("local", layers=1)
+    found = Reader(model, documents_of(model.vocab), COUNTS, ALL).read(streams.parameters_of(model))
+    loss = found.nats_CxD[0].sum() / (sum(LENGTHS) - (len(LENGTHS)))
+    figures = found.figures("carried")
+    assert figures["loss"] == pytest.approx(loss, rel=1e-12)
+    assert figures["word_perplexity"] == pytest.approx(np.exp(loss * sum(LENGTHS) / 50), rel=1e-12)
+    assert figures["bits_per_byte"] == pytest.approx(loss * sum(LENGTHS) / 300 / np.log(2), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"documents": -1}, "evaluation.documents"),
+        ({"tokens": 1}, "evaluation.tokens"),
+        ({"rows": 0}, "evaluation.rows"),
+        ({"rows": 1}, "evaluation.rows"),
+        ({"conditions": ("reset",)}, "evaluation.conditions"),
+        ({"conditions": ("carried", "none")}, "evaluation.conditions"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, field):
+    with pytest.raises(ConfigError) as error:
+        EvaluationConfig(**settings)
+    assert error.value.field == field
+
+
+def test_words_of_the_standard_library_are_counted_in_its_bytes():
+    documents = Documents.join([b"two words", b"and three more\n"])
+    counts = counted_bytes(documents)
+    assert (counts.documents, counts.tokens, counts.words, counts.bytes, counts.longest) == (2, 24, 5, 24, 15)

@@ -6,6 +6,7 @@ scored once as -ln p(x_t | what the condition lets the model know); the one at p
 
   carried   the segment reads the memory that the document itself left before it, as in training and generation.
   reset     it reads an empty memory, as every document's first segment does: what the segment alone predicts.
+            Landmarks stand where they do in the document.
   another   it reads the memory that another document left after as many tokens: as full and as old, with the wrong content.
 
 Only the carried pass writes; the controls read copies of what it carries, so in the first segment, where all memories are
