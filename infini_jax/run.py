@@ -65,7 +65,7 @@ def execute(
 class Validation:
     """Scores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
 
-    Raises `ConfigError` when it is made where the run's corpus has no documents for validation.
+    Raises `ConfigError` when it is made, not at the end of training, where there is no held-out data.
     """
 
     def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None]):

@@ -2,6 +2,10 @@
 
 import functools
 import itertools
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -198,3 +202,26 @@ def test_words_of_the_standard_library_are_counted_in_its_bytes():
     documents = Documents.join([b"two words", b"and three more\n"])
     counts = counted_bytes(documents)
     assert (counts.documents, counts.tokens, counts.words, counts.bytes, counts.longest) == (2, 24, 5, 24, 15)
+
+
+def summary(rows: int) -> list[list[float]]:
+    model = streams.tiny("infini", layers=1)
+    lengths = (40, 20, 33, 70, 17, 18, 50, 60, 24)
+    found = Reader(model, documents_of(model.vocab, lengths), COUNTS, EvaluationConfig(0, 0, rows))
+    return found.read(streams.parameters_of(model)).nats_CxD.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [8, 3])
+def test_several_devices_give_the_numbers_of_one(rows):
+    """Eight share eight rows; three rows are on all of them. Float32 sums in another order move a document's by 1e-4."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-m", "tests.test_perplexity", str(rows)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    devices, found = json.loads(done.stdout)
+    assert devices == 8
+    np.testing.assert_allclose(found, summary(rows), atol=1e-3)
+
+
+if __name__ == "__main__":
+    print(json.dumps([jax.device_count(), summary(int(sys.argv[1]))]))

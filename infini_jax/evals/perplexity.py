@@ -27,23 +27,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 
 from infini_jax.config import ModelConfig
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.errors import require
 from infini_jax.evals.settings import ANOTHER, CARRIED, RESET, Condition, EvaluationConfig
-from infini_jax.sharding import batch_sharding, carry_sharding, data_mesh
+from infini_jax.sharding import batch_sharding, carry_sharding, data_mesh, replicated
 from infini_jax.stream import Carry, forward_segments, init_carry, logits_of
 
 DOCUMENT = 0  # of every token: a row is one document for as long as it is read
 SEGMENTS_A_CALL = 16  # enough that calling the program costs nothing beside running it
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def score_segments(
     model: ModelConfig,
     conditions: tuple[Condition, ...],
+    everywhere: NamedSharding | None,
     params: dict,
     carry: Carry,
     tokens_RxT: jax.Array,
@@ -52,7 +54,7 @@ def score_segments(
     """Reads the first `segments` of W segments, T = W S + 1: each row's next tokens and the one after them.
 
     Returns (carry, nats CxRxWS of what follows each token under C conditions, hits RxWS: whether the likeliest token of the
-    carried condition does). Segments that are not read score zero.
+    carried condition does), both with the sharding `everywhere`. Segments that are not read score zero.
     """
     rows, size = tokens_RxT.shape[0], model.segment
 
@@ -82,7 +84,10 @@ def score_segments(
 
     length = tokens_RxT.shape[1] - 1
     blank = (jnp.zeros((len(conditions), rows, length)), jnp.zeros((rows, length), bool))
-    return jax.lax.fori_loop(0, segments, step, (carry, *blank))
+    carry, *found = jax.lax.fori_loop(0, segments, step, (carry, *blank))
+    if everywhere is not None:  # every process must be able to read them
+        found = jax.lax.with_sharding_constraint(found, everywhere)
+    return carry, *found
 
 
 def nats_of(logits_RxSxV: jax.Array, targets_RxS: jax.Array) -> jax.Array:
@@ -218,22 +223,32 @@ class Reader:
     def _pieces(self, params: dict) -> Iterator[tuple[np.ndarray, ...]]:
         """(documents R, places T of the targets, whether each is scored RxT, nats CxRxT, hits RxT), piece after piece."""
         size = self.model.segment
-        mesh = data_mesh(self.rows) if self.rows % jax.device_count() == 0 else None
+        begin_new, place_tokens, everywhere = self._places()
         for first in range(0, len(self.numbers_D), self.rows):
             documents_R = min(first, len(self.numbers_D) - self.rows) + np.arange(self.rows)
             is_new_R = documents_R >= first  # the last group is filled up with documents that were scored before
-            carry = init_carry(self.model, self.rows)
-            if mesh is not None:
-                carry = jax.device_put(carry, carry_sharding(self.model, mesh))
+            carry = begin_new()
             longest = int(self.lengths_D[documents_R[is_new_R]].max()) - 1
             for begin in range(0, longest, self.segments * size):
-                tokens_RxT = self._tokens(documents_R, begin)
+                tokens_RxT = place_tokens(self._tokens(documents_R, begin))
                 segments = np.int32(min(self.segments, -(-(longest - begin) // size)))
-                placed = tokens_RxT if mesh is None else jax.device_put(tokens_RxT, batch_sharding(mesh).tokens)
-                carry, *found = score_segments(self.model, self.conditions, params, carry, placed, segments)
+                carry, *found = score_segments(self.model, self.conditions, everywhere, params, carry, tokens_RxT, segments)
                 places_T = begin + 1 + np.arange(self.segments * size)
                 is_scored_RxT = is_new_R[:, None] & (places_T < self.lengths_D[documents_R, None])
                 yield documents_R, places_T, is_scored_RxT, *map(np.asarray, found)
+
+    def _places(self) -> tuple[Callable[[], Carry], Callable[[np.ndarray], Any], NamedSharding | None]:
+        """(fresh carry, tokens on the devices, where results go): rows are spread over all devices that share them evenly."""
+        fresh = functools.partial(init_carry, self.model, self.rows)
+        if self.rows % jax.device_count():
+            return jax.jit(fresh), lambda tokens_RxT: tokens_RxT, None
+        mesh = data_mesh(self.rows)
+        rows = batch_sharding(mesh).tokens
+
+        def place(tokens_RxT: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(tokens_RxT.shape, rows, tokens_RxT.__getitem__)
+
+        return jax.jit(fresh, out_shardings=carry_sharding(self.model, mesh)), place, replicated(mesh)
 
     def _tokens(self, documents_R: np.ndarray, begin: int) -> np.ndarray:
         """The tokens of the segments of a call and the one after them; a document that ended begins again."""
