@@ -53,7 +53,8 @@ def draw(key: jax.Array, logits_BxV: jax.Array, temperature: jax.Array, top_p: j
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _read_segment(model: ModelConfig, params: dict, carry: Carry, tokens_1xS: jax.Array) -> tuple[Carry, jax.Array]:
+def read_segment(model: ModelConfig, params: dict, carry: Carry, tokens_1xS: jax.Array) -> tuple[Carry, jax.Array]:
+    """One segment of a prompt: (carry behind it, which takes the place of the one before; logits 1xV of the next token)."""
     carry, x_1xSxD, _ = forward_segments(model, params, carry, tokens_1xS, jnp.full_like(tokens_1xS, DOCUMENT))
     return carry, logits_of(model, params, x_1xSxD[:, -1:])[:, 0]
 
@@ -87,7 +88,7 @@ def read_prompt(
     for piece in pieces:
         waiting = np.concatenate([waiting, known(model, piece)])
         for begin in range(0, len(waiting) - model.segment + 1, model.segment):
-            carry, logits = _read_segment(model, params, carry, jnp.asarray(waiting[None, begin : begin + model.segment]))
+            carry, logits = read_segment(model, params, carry, jnp.asarray(waiting[None, begin : begin + model.segment]))
             done += model.segment
             watch(done)
         waiting = waiting[len(waiting) // model.segment * model.segment :]
