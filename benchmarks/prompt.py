@@ -3,8 +3,8 @@
 Command:   python -m benchmarks.prompt                      (infini; --mechanisms infini landmark memorizing, or all)
 Measured:  resident memory of the process at each doubling of the prompt; tokens a second of the stretch since the last one,
            and CPU time a token, which other programs on the machine disturb less.
-           Then the time of segments behind the whole prompt over that behind 64K tokens, taken in turns, which is what tells on
-           a busy machine.
+           Then the time of segments behind the whole prompt over that behind 64K tokens, taken in turns: what tells on a busy
+           machine.
 Expected:  memory does not grow from 64K tokens on, and the ratio is 1 within a tenth.
 
 The model is small and untrained and the tokens are drawn piece by piece, as a prompt file is read. Each mechanism has a
