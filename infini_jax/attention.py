@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.backend import get_backend
 
-from infini_jax import kernels
+from infini_jax import kernels, precision
 from infini_jax.blockwise import MASKED, TILE, blockwise, plan_of
 from infini_jax.errors import require
 from infini_jax.layers import repeat_heads, rotary
@@ -46,7 +46,7 @@ def dense(
     `scale` is one number or one a head; by default 1/sqrt(K). Query head h reads key head h // (H / G). Rows that may see
     nothing give zero.
     """
-    wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
+    wide = precision.wide(q_BxSxHxK.dtype)
     scale = q_BxSxHxK.shape[-1] ** -0.5 if scale is None else jnp.reshape(scale, (-1, 1, 1))
     k_BxTxHxK, v_BxTxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxV))
     logits_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide) * scale
@@ -167,7 +167,7 @@ def attend_flops(
 
 
 def _scale_of_heads(scale: jax.Array | float | None, q_BxSxHxK: jax.Array) -> jax.Array:
-    wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
+    wide = precision.wide(q_BxSxHxK.dtype)
     scale = 1 / math.sqrt(q_BxSxHxK.shape[-1]) if scale is None else scale
     return jnp.broadcast_to(jnp.asarray(scale, wide), q_BxSxHxK.shape[2:3])
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from infini_jax import precision
 from infini_jax.segment import Sight, within
 
 TILE = 128
@@ -154,7 +155,7 @@ def _cut(x: jax.Array, start, size: int, axis: int = 0) -> jax.Array:
 def _scores(plan: Plan, width: int, tile, low, places, scale, q_PxK: jax.Array, k_CxK: jax.Array, bias_J) -> jax.Array:
     """Scaled, biased and masked scores of a tile, CxP."""
     documents_S, key_documents_J, _ = places
-    wide = jnp.promote_types(q_PxK.dtype, jnp.float32)
+    wide = precision.wide(q_PxK.dtype)
     scores_CxP = jnp.einsum("ck,pk->cp", k_CxK, q_PxK, preferred_element_type=wide) * scale
     distance = _distance(plan, places, tile, low)
     if bias_J is not None:

@@ -18,6 +18,7 @@ from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, c
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.experiment import load_experiment
+from infini_jax.mirrors import Mirroring
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.results import write_rows
 from infini_jax.run import execute
@@ -94,6 +95,7 @@ def train(
     budget: Budget = Budget(),
     saving: Saving = Saving(),
     evaluation: EvaluationConfig = EvaluationConfig(),
+    mirrors: Mirroring = Mirroring(),
     name: str = "run",
     seed: int = 0,
     memory_bytes: int = 0,
@@ -111,6 +113,7 @@ def train(
       budget: what it may spend.
       saving: when it is saved; its end always is.
       evaluation: what is read of the held-out documents.
+      mirrors: trackers that get a copy of the metrics.
       name: of the run, and of its folder.
       seed: of the parameters and of the order of the data.
       memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
@@ -122,7 +125,7 @@ def train(
         sizes = sizes.at_bytes(memory_bytes)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
     with train_progress(run, Console()) as watch:
-        row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume)
+        row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors)
     Console().print(tables.key_values(row))
 
 

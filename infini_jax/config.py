@@ -18,6 +18,7 @@ from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.segment_only import SegmentOnly, SegmentOnlyConfig
+from infini_jax.precision import Compute
 from infini_jax.segment import length_with_landmarks
 
 
@@ -37,7 +38,7 @@ class ModelConfig:
       mlp_dim: width of the MLP; 0 means 4 d_model.
       segment: raw tokens of a segment.
       key_taps: tokens that a key is made of, by a short causal convolution; 1 is the token alone, as the papers have it.
-      compute: type of activations; parameters and memory are float32 at least.
+      compute: type of activations; the others follow from it, see precision.py.
     """
 
     memory: MemoryConfig = InfiniConfig()
@@ -51,7 +52,7 @@ class ModelConfig:
     mlp_dim: int = 0
     segment: int = 64
     key_taps: int = 1
-    compute: Literal["float32", "bfloat16"] = "float32"
+    compute: Compute = "float32"
 
     def __post_init__(self):
         require_positive(
@@ -64,7 +65,7 @@ class ModelConfig:
             key_taps=self.key_taps,
         )
         require(
-            self.compute in ("float32", "bfloat16"),
+            self.compute in typing.get_args(Compute),
             "model.compute",
             f"'{self.compute}' is no compute type",
             "choose float32 or bfloat16",

@@ -76,7 +76,7 @@ def state_bytes(run: RunConfig) -> int:
     """Bytes that training surely holds: parameters, their gradient and two moments, and the carried memory of every row."""
     carry = jax.eval_shape(lambda: init_carry(run.model, run.train.batch))
     carried = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
-    return 4 * 4 * parameter_count(run.model) + carried
+    return 4 * run.model.dims.policy.parameters.itemsize * parameter_count(run.model) + carried
 
 
 def check_fits(run: RunConfig) -> None:

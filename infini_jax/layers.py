@@ -5,13 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from infini_jax import precision
 from infini_jax.segment import NO_DOCUMENT, Boundaries
 
 
 def rotary(x_BxSxHxK: jax.Array, positions_S: jax.Array, base: float = 10_000.0) -> jax.Array:
     """Rotates the pairs (i, i + K/2) by position * base^(-2i/K) (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
     half = x_BxSxHxK.shape[-1] // 2
-    wide = jnp.promote_types(x_BxSxHxK.dtype, jnp.float32)
+    wide = precision.wide(x_BxSxHxK.dtype)
     angles_SxI = positions_S[:, None].astype(wide) * base ** (-np.arange(half) / half)
     cos, sin = jnp.cos(angles_SxI)[:, None], jnp.sin(angles_SxI)[:, None]
     first, second = jnp.split(x_BxSxHxK.astype(wide), 2, axis=-1)

@@ -1,17 +1,21 @@
 """Progress bars: what is done, what is being done, how long it still takes."""
 
 import contextlib
+import datetime
 import json
 import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, training_flops_per_step
 from infini_jax.run import METRICS_FILE
 from infini_jax.study import Desk, Study
+
+_LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
 
 
 @contextlib.contextmanager
@@ -43,17 +47,36 @@ def _share_done(desk: Desk, run: RunConfig) -> float:
 
 @contextlib.contextmanager
 def train_progress(run: RunConfig, console: Console) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A bar of one run in steps, with its loss and rate."""
-    with _bars(console, MofNCompleteColumn(), TextColumn("{task.fields[line]}")) as bars:
-        task = bars.add_task(run.name, total=budget_steps(run), line="compiling")
+    """A bar of one run in steps with what its newest metric line says; in a log file, one plain line for each of them."""
+    steps = budget_steps(run)
+    if not console.is_terminal:
 
-        def watch(line: dict[str, float]) -> None:
-            text = f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s"
-            if "gate_spread" in line:
-                text += f", gates {line['gate_mean']:.2f} over {line['gate_spread']:.2f}"
-            bars.update(task, completed=line["step"], line=text)
+        def say(text: str) -> None:
+            console.print(f"{run.name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
-        yield watch
+        yield lambda line: say(f"step {line['step']:,}/{steps:,}, {live_line(line, steps)}")
+        return
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), _LINE, console=console, expand=True
+    ) as bars:
+        task = bars.add_task(run.name, total=steps, line="compiling")
+        yield lambda line: bars.update(task, completed=line["step"], line=live_line(line, steps))
+
+
+def live_line(line: dict[str, float], steps: int) -> str:
+    """A metric line for people: loss, time left, speed (recent, and of the whole run), MFU where it is known, gates.
+
+    The most wanted comes first, as a narrow terminal cuts the end off.
+    """
+    rate = line["recent_tokens_per_second"]
+    left = datetime.timedelta(seconds=round((steps / line["step"] - 1) * line["tokens"] / rate))
+    parts = [f"loss {line['loss']:.3f}", f"{left} left"]
+    parts.append(f"{rate:,.0f} tokens/s ({line['tokens_per_second']:,.0f} overall)")
+    if "mfu" in line:
+        parts.append(f"MFU {100 * line['mfu']:.1f} %")
+    if "gate_spread" in line:
+        parts.append(f"gates {line['gate_mean']:.2f} over {line['gate_spread']:.2f}")
+    return ", ".join(parts)
 
 
 @contextlib.contextmanager

@@ -19,11 +19,12 @@ from infini_jax.checkpoint import Checkpoints, Saving
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
 from infini_jax.evals.perplexity import Reader
+from infini_jax.mirrors import Mirroring, Mirrors
 from infini_jax.optimiser import make_optimiser
 from infini_jax.results import ROW_FILE, Row, write_rows
 from infini_jax.train import Finished, evaluate, init_state, make_step, rows_of, train
 
-OFTEN_ENOUGH = Saving()
+OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 LEARNED = "loss"  # only in lines about training
 
@@ -35,22 +36,27 @@ def execute(
     watch: Callable[[dict[str, float]], None] = lambda line: None,
     saving: Saving = OFTEN_ENOUGH,
     resume: int | None = None,
+    mirroring: Mirroring = NOWHERE,
 ) -> Row:
     """Trains and scores a run, or goes on with one that was stopped or killed; `watch` gets metric lines.
 
     `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted.
-    Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`.
+    `mirroring` says which trackers get the metric lines too. Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet
+    in `folder`. SIGTERM saves and raises `Stopped`.
     """
+    mirrors = Mirrors(mirroring)  # one that is missing is told of before anything else
     folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
+    with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
         if resume is not None:
             checkpoints.forget_after(resume)
         reached = checkpoints.progress()
         (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
+        mirrors.begin(run, folder, reached.step)
         with metrics_after(folder / METRICS_FILE, reached.step) as file:
 
             def log(line: dict[str, float]) -> None:
                 file.write(json.dumps(line) + "\n")
+                mirrors.log(line)
                 if LEARNED in line:
                     watch(line)
 

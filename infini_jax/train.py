@@ -18,12 +18,13 @@ from jax.sharding import Mesh
 
 from infini_jax.checkpoint import Checkpoints, Progress, like
 from infini_jax.config import RunConfig
-from infini_jax.cost import budget_steps, check_fits
+from infini_jax.cost import budget_steps, check_fits, training_flops_per_step
 from infini_jax.data.base import Batch, Rows, Split
 from infini_jax.data.serve import batches
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.optimiser import make_optimiser
+from infini_jax.peaks import peak_flops
 from infini_jax.sharding import DATA_PARALLEL, ShardingRules, batch_sharding, carry_sharding, data_mesh, replicated
 from infini_jax.stream import Carry, init_carry, init_params, scan_segments
 
@@ -225,12 +226,14 @@ def train(
     began = time.perf_counter()
     step = make_step(run, optimiser, places).lower(state, jax.device_put(source.batch(0), rows)).compile()
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
+    peak = peak_flops(mesh.devices.flat)
     began = time.perf_counter() - behind.seconds
 
     def examined() -> float:
         """Seconds that it took."""
+        number = int(state.step)  # waits for the training steps under way
         paused = time.perf_counter()
-        examine(int(state.step), state.learned)
+        examine(number, state.learned)
         return time.perf_counter() - paused
 
     if behind.step and is_examined(run, behind.step, steps):
@@ -239,12 +242,13 @@ def train(
         state, measured = step(state, jax.device_put(batch, rows))
         stopping = stop()
         saving = checkpoints is not None and (stopping or number == steps or checkpoints.is_due(number))
-        seconds = time.perf_counter() - began
         logging = number % run.train.log_every == 0 or number == steps
         if saving or logging:
             check_finite(run, number, measured)
+            seconds = time.perf_counter() - began  # read behind the check, which waits for the device
         if logging:
-            behind = Progress(number, seconds, compile_seconds, metric_line(run, number, measured, seconds))
+            line = metric_line(run, number, measured, speeds(run, number, seconds, behind, peak))
+            behind = Progress(number, seconds, compile_seconds, line)
             log(behind.last)
         if saving:
             progress = dataclasses.replace(behind, step=number, seconds=seconds, compile_seconds=compile_seconds)
@@ -284,11 +288,26 @@ def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array]) ->
         )
 
 
-def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], seconds: float) -> dict[str, float]:
+def speeds(run: RunConfig, number: int, seconds: float, behind: Progress, peak: float | None) -> dict[str, float]:
+    """How fast the run is after step `number` and `seconds` of training, over all restarts.
+
+    tokens_per_second is of the whole run; recent_tokens_per_second and mfu are of the steps since `behind`, the last line or
+    the restart. mfu is there where the devices' `peak` is known, in FLOPs a second: the model's own FLOPs, without
+    recomputation (Chowdhery et al. 2022, appendix B).
+    """
+    rate = (number - behind.step) / (seconds - behind.seconds)
+    line = {
+        "seconds": seconds,
+        "tokens_per_second": number * run.tokens_per_step / seconds,
+        "recent_tokens_per_second": rate * run.tokens_per_step,
+    }
+    return line if peak is None else {**line, "mfu": rate * training_flops_per_step(run) / peak}
+
+
+def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], speeds: dict[str, float]) -> dict[str, float]:
     """One line of the metrics log; waits for the device."""
     values = jax.device_get(measured)
-    tokens = number * run.tokens_per_step
-    line = {"step": number, "tokens": tokens, "tokens_per_second": tokens / seconds}
+    line = {"step": number, "tokens": number * run.tokens_per_step, **speeds}
     line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm")}
     if values["gates"].size:
         line |= {"gate_mean": float(values["gates"].mean()), "gate_spread": float(np.ptp(values["gates"]))}

@@ -177,4 +177,4 @@ class Transformer(nn.Module):
     def head(self, x_BxSxD: jax.Array) -> jax.Array:
         """Logits BxSxV over raw tokens, float32; the landmark is never predicted."""
         table_VxD = self.embedding.embedding[: self.model.vocab].astype(x_BxSxD.dtype)
-        return jnp.einsum("bsd,vd->bsv", x_BxSxD, table_VxD, preferred_element_type=jnp.float32)
+        return jnp.einsum("bsd,vd->bsv", x_BxSxD, table_VxD, preferred_element_type=self.model.dims.policy.output)

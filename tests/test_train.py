@@ -1,6 +1,7 @@
 """Training: the optimiser's groups, truncated gradients, exactness, and what stops a run."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
+from infini_jax.checkpoint import Checkpoints
 from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.cost import training_flops_per_step
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import TrainingDiverged
+from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.optimiser import make_optimiser
 from infini_jax.stream import init_carry, init_params, scan_segments
 from infini_jax.train import auxiliary_loss, evaluate, init_state, make_step, rows_of, score_tokens, train
@@ -35,6 +38,68 @@ def test_training_lowers_the_loss_and_the_same_run_gives_the_same_numbers():
     for ours, theirs in zip(jax.tree.leaves(first.state.params), jax.tree.leaves(second.state.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert evaluate(RUN, first.state.params) == evaluate(RUN, second.state.params)
+
+
+class Clock:
+    """`time.perf_counter` by hand: a second passes in each step, ten in compiling, none elsewhere."""
+
+    now = 100.0
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setattr("infini_jax.train.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("infini_jax.train.make_step", self.make_step)
+
+    def passes(self, seconds, result):
+        self.now += seconds
+        return result
+
+    def make_step(self, run, optimiser, places):
+        measured = {name: np.float32(1.0) for name in ("loss", "accuracy", "gradient_norm")} | {"gates": np.zeros(0)}
+        step = SimpleNamespace(lower=lambda *_: step, compile=lambda: self.passes(10.0, run_step))
+
+        def run_step(state, batch):
+            return self.passes(1.0, (state.replace(step=state.step + 1), measured))
+
+        return step
+
+
+def test_speed_is_of_all_steps_and_of_those_since_the_last_line(monkeypatch):
+    """A second a step whatever is logged: 8 rows of 32 tokens a second, in every line and overall."""
+    clock, lines = Clock(monkeypatch), []
+
+    def log(line):
+        lines.append(line)
+        clock.now += 5.0 if line["step"] == 20 else 0.0  # a slow disk, say
+
+    finished = train(RUN, log)
+    assert [line["seconds"] for line in lines] == [10.0, 20.0, 35.0, 45.0]
+    assert [line["tokens_per_second"] for line in lines] == [256.0, 256.0, 256.0 * 30 / 35, 256.0 * 40 / 45]
+    assert [line["recent_tokens_per_second"] for line in lines] == [256.0, 256.0, 256.0 * 10 / 15, 256.0]
+    assert (finished.seconds, finished.compile_seconds) == (45.0, 10.0)
+    assert not any("mfu" in line for line in lines)  # a CPU's peak is not known
+
+
+def test_mfu_is_the_share_of_the_models_own_flops_in_the_peak(monkeypatch):
+    Clock(monkeypatch)
+    monkeypatch.setattr("infini_jax.train.peak_flops", lambda devices: 1e9 * len(list(devices)))
+    lines = []
+    train(RUN, lines.append)
+    assert [line["mfu"] for line in lines] == pytest.approx([training_flops_per_step(RUN) / 1e9] * 4)
+
+
+def test_time_goes_on_after_a_restart(tmp_path, monkeypatch):
+    """Stopped behind step 17 of 40: its seconds and those of compiling are added to, and speed is that of the whole run."""
+    clock, lines = Clock(monkeypatch), []
+    with Checkpoints(RUN, tmp_path) as checkpoints, pytest.raises(Stopped):
+        train(RUN, lines.append, checkpoints, stop=lambda: clock.now >= 100.0 + 10.0 + 17.0)
+    clock.now += 1000.0  # waiting for a machine is not training
+    with Checkpoints(RUN, tmp_path) as checkpoints:
+        finished = train(RUN, lines.append, checkpoints)
+    assert [line["step"] for line in lines] == [10, 20, 30, 40]
+    assert [line["seconds"] for line in lines] == [10.0, 20.0, 30.0, 40.0]
+    assert [line["tokens_per_second"] for line in lines] == [256.0] * 4
+    assert [line["recent_tokens_per_second"] for line in lines] == [256.0] * 4  # step 20: of the three steps since the restart
+    assert (finished.seconds, finished.compile_seconds) == (40.0, 20.0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_one_line():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from infini_jax.errors import ConfigError, require
+from infini_jax.precision import Policy, policy_of
 from infini_jax.segment import Segment, by_turn
 
 
@@ -28,14 +29,19 @@ class Dims:
     compute: str = "float32"
 
     @property
+    def policy(self) -> Policy:
+        """Types of parameters, activations, memory and sums."""
+        return policy_of(self.compute)
+
+    @property
     def dtype(self) -> jnp.dtype:
         """Type of activations and products."""
-        return jnp.dtype(self.compute)
+        return self.policy.compute
 
     @property
     def memory_dtype(self) -> jnp.dtype:
-        """Float32 at least: bf16 sums drift by per cents within tens of segments and overflow later."""
-        return jnp.promote_types(self.dtype, jnp.float32)
+        """Type of what is carried."""
+        return self.policy.memory
 
 
 @dataclasses.dataclass(frozen=True)

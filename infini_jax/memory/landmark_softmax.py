@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax import attention
+from infini_jax import attention, precision
 from infini_jax.attention import MASKED, masked_softmax, tiles_pay
 from infini_jax.blockwise import BANDS, NO_QUERY, TILE
 from infini_jax.layers import repeat_heads
@@ -112,7 +112,7 @@ def dense(
     q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries, length: int
 ) -> tuple[jax.Array, jax.Array]:
     """`attend_blocks` with all scores at hand; the queries are any tokens of the segment, from `bounds.start` on."""
-    wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
+    wide = precision.wide(q_BxSxHxK.dtype)
     k_BxTxHxK, v_BxTxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxV))
     scores_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide)
     scores_BxHxSxT = scores_BxHxSxT * q_BxSxHxK.shape[-1] ** -0.5
@@ -237,7 +237,7 @@ class _Tile:
 
 def _scores(plan: Plan, blocks: int, tile, documents, q_QxK: jax.Array, k_TxK: jax.Array) -> _Tile:
     query_documents_S, key_documents_T = documents
-    wide = jnp.promote_types(q_QxK.dtype, jnp.float32)
+    wide = precision.wide(q_QxK.dtype)
     keys = blocks * plan.length
     scores = jnp.einsum("tk,qk->tq", k_TxK[:keys], q_QxK, preferred_element_type=wide) * q_QxK.shape[-1] ** -0.5
     places_Q, places_T = tile * plan.queries + jnp.arange(plan.queries), jnp.arange(keys)[:, None]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from infini_jax import precision
 from infini_jax.attention import attend, attend_flops, attention_flops, masked_softmax
 from infini_jax.errors import require
 from infini_jax.layers import repeat_heads, rotary, t5_distance_bias
@@ -69,7 +70,7 @@ def attend_relative(q_BxSxHxK: jax.Array, seen: View, r_JxHxK: jax.Array, u_HxK:
 
     `r_JxHxK` is W_r R at `falling_distances`; u and v stand for the query in the terms that do not know it.
     """
-    wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
+    wide = precision.wide(q_BxSxHxK.dtype)
     k_BxJxHxK, v_BxJxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (seen.keys, seen.values))
     content = jnp.einsum("bshk,bjhk->bhsj", q_BxSxHxK + u_HxK, k_BxJxHxK, preferred_element_type=wide)
     position = jnp.einsum("bshk,jhk->bhsj", q_BxSxHxK + v_HxK, r_JxHxK, preferred_element_type=wide)
