@@ -11,6 +11,7 @@ import dataclasses
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
@@ -41,8 +42,9 @@ RECALL = RunConfig(
 CODE = RunConfig(
     model=dataclasses.replace(MODEL, vocab=256, segment=64),
     data=StdlibConfig(),
-    train=TrainConfig(batch=4, sequence=512, learning_rate=1e-2, log_every=5, evaluation_steps=32),
+    train=TrainConfig(batch=4, sequence=512, learning_rate=1e-2, log_every=5),
     budget=Budget("flops", 1.0e11),
+    evaluation=EvaluationConfig(tokens=4096),
 )
 # The floor stays within a segment: a window with the bytes of a cache is a cache, which is transformer_xl's row.
 WINDOWS = {"mqar": (2, 4, 8), "python_stdlib": (16, 32, 64)}

@@ -25,6 +25,7 @@ from infini_jax.errors import CheckpointError, disk_reason, one_line, require
 
 FORMAT = 1  # raise it when older code could not read what is written
 FOLDER, STATE, MEMORY, META = "checkpoints", "state", "memory", "meta"
+LEARNED = ("params", "average")  # parts of the state that can be read without the rest
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every step of every save; its errors reach us as such
 
@@ -125,6 +126,7 @@ class Checkpoints:
             "fingerprint": self.run.fingerprint(),
             "config": self.run.to_dict(),
             "checksum": int(checksum((state, carry))),
+            "parts": {name: int(checksum(getattr(state, name))) for name in LEARNED if getattr(state, name, None)},
             **dataclasses.asdict(progress),
         }
         items = {STATE: ocp.args.StandardSave(state), MEMORY: ocp.args.StandardSave(carry), META: ocp.args.JsonSave(meta)}
@@ -208,10 +210,12 @@ class Checkpoints:
             yield
         except Exception as error:  # orbax and tensorstore raise many kinds for what is one thing to a user
             older = self._older(step)
-            mend = (
-                f"resume from step {older} with --resume {older}" if older is not None else "delete it to start the run again"
-            )
+            mend = self._instead(older) if older is not None else "delete it to start the run again"
             raise CheckpointError(f"checkpoint: {self.folder / str(step)} is damaged or incomplete; {mend}") from error
+
+    def _instead(self, step: int) -> str:
+        """How an older checkpoint is used."""
+        return f"resume from step {step} with --resume {step}"
 
     @contextlib.contextmanager
     def _failures(self, what: str) -> Iterator[None]:
@@ -223,6 +227,35 @@ class Checkpoints:
                 f"checkpoint: {self.folder} {what} ({why}); make room or give another folder, then resume: "
                 "the last finished one is kept"
             ) from error
+
+
+class FinishedCheckpoints(Checkpoints):
+    """The same to read only: nothing is made or cleaned up, so that a run may be saving meanwhile."""
+
+    def __enter__(self) -> "FinishedCheckpoints":
+        require(
+            self.folder.is_dir(), "run", f"{self.folder.parent} has no checkpoints", "train it first, or give another folder"
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(read_only=True))
+        return self
+
+    def restore_part(self, part: str, shapes: Any, step: int | None = None) -> tuple[int, Any]:
+        """(step, one of `LEARNED`) without the rest of the state; arguments and errors as those of `restore`."""
+        steps = self.steps()
+        require(bool(steps), "run", f"{self.folder.parent} has no finished checkpoint", "wait for the first, or train it")
+        step = steps[-1] if step is None else step
+        require(step in steps, "step", f"there is no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        meta = self._meta(step)
+        item = {part: shapes}
+        places = ocp.checkpoint_utils.construct_restore_args(item)
+        with self._damage(step):
+            wanted = ocp.args.PyTreeRestore(item=item, restore_args=places, partial_restore=True)
+            found = self._manager.restore(step, args=ocp.args.Composite(**{STATE: wanted}))[STATE][part]
+            assert int(checksum(found)) == meta["parts"][part], "other numbers than were saved"
+        return step, found
+
+    def _instead(self, step: int) -> str:
+        return f"read step {step} with --step {step}"
 
 
 def unless_closed(hook: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -1,4 +1,4 @@
-"""The command line: `infini-jax study | train | corpus | mechanisms | report`."""
+"""The command line: `infini-jax study | train | evaluate | generate | corpus | mechanisms | report`."""
 
 import dataclasses
 import os
@@ -12,9 +12,11 @@ from rich.console import Console
 
 from infini_jax import tables
 from infini_jax.checkpoint import Saving
+from infini_jax.commands import evaluate, generate
 from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault
+from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.experiment import load_experiment
 from infini_jax.mirrors import Mirroring
 from infini_jax.progress import corpus_progress, study_progress, train_progress
@@ -93,6 +95,7 @@ def train(
     train: TrainConfig = TrainConfig(),
     budget: Budget = Budget(),
     saving: Saving = Saving(),
+    evaluation: EvaluationConfig = EvaluationConfig(),
     mirrors: Mirroring = Mirroring(),
     name: str = "run",
     seed: int = 0,
@@ -110,6 +113,7 @@ def train(
       train: how it is trained.
       budget: what it may spend.
       saving: when it is saved; its end always is.
+      evaluation: what is read of the held-out documents.
       mirrors: trackers that get a copy of the metrics.
       name: of the run, and of its folder.
       seed: of the parameters and of the order of the data.
@@ -120,11 +124,15 @@ def train(
     sizes = ModelConfig(memory=memory, **dataclasses.asdict(model))
     if memory_bytes:
         sizes = sizes.at_bytes(memory_bytes)
-    run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget)
+    run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
     use_cores(train.batch // train.accumulate)
     with train_progress(run, Console()) as watch:
         row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors)
     Console().print(tables.key_values(row))
+
+
+app.command(evaluate)
+app.command(generate)
 
 
 @app.command

@@ -13,6 +13,7 @@ from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError, lookup, require, require_file_name, require_positive, suggestion
+from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
@@ -192,7 +193,8 @@ class TrainConfig:
       warmup: share of the steps with a rising rate.
       average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
       clip: largest norm of the gradient.
-      evaluation_steps: batches of held-out data scored at the end.
+      evaluation_steps: batches of held-out data scored at the end, where the task is not made of documents.
+      evaluate_every: steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at the end.
       log_every: steps between metric lines.
     """
 
@@ -210,6 +212,7 @@ class TrainConfig:
     average: float = 0.0
     clip: float = 1.0
     evaluation_steps: int = 8
+    evaluate_every: int = 0
     log_every: int = 20
 
     def __post_init__(self):
@@ -224,6 +227,7 @@ class TrainConfig:
             evaluation_steps=self.evaluation_steps,
             log_every=self.log_every,
         )
+        require(self.evaluate_every >= 0, "train.evaluate_every", f"{self.evaluate_every} steps", "give 0 or more")
         require(
             self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
         )
@@ -260,6 +264,7 @@ class RunConfig:
       data: the task.
       train: how it is trained.
       budget: what it may spend.
+      evaluation: what is read of the held-out documents, where the task is made of documents.
     """
 
     name: str = "run"
@@ -270,6 +275,7 @@ class RunConfig:
     data: DataConfig = MqarConfig()
     train: TrainConfig = TrainConfig()
     budget: Budget = Budget()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self):
         sequence, segment = self.train.sequence, self.model.segment
@@ -320,10 +326,11 @@ class RunConfig:
         return from_plain(RunConfig, plain, "config")
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what decides the result; names, the log's rhythm and how many segments run at once do not."""
+        """Twelve hex digits of what decides the result; names, rhythms and how many segments run at once do not."""
         science = self.to_dict()
         del science["name"], science["variant"], science["train"]["log_every"]
-        del science["train"]["segments_per_step"], science["train"]["accumulate"]
+        for name in ("evaluate_every", "segments_per_step", "accumulate"):
+            del science["train"][name]
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -20,16 +20,22 @@ DOCUMENT = 0  # a prompt and its continuation are one document
 
 @struct.dataclass
 class Sampling:
-    """How a token is drawn. Attributes: temperature, 0 takes the likeliest; top_p, the least probability that the likeliest
-    tokens kept must have together, 1 keeps all; seed of the draws."""
+    """How a token is drawn.
+
+    Attributes: temperature, 0 takes the likeliest; top_p, the least probability that the likeliest tokens kept must have
+    together, 1 keeps all; seed of the draws; vocab, how many of the model's tokens may be drawn (a tokenizer may have fewer
+    than the model), 0 for all.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = struct.field(pytree_node=False, default=0)
+    vocab: int = struct.field(pytree_node=False, default=0)
 
     def check(self) -> None:
         """Raises `ConfigError` for settings that draw nothing."""
         require(self.temperature >= 0, "temperature", f"{self.temperature} is negative", "give 0 for the likeliest, or more")
+        require(self.seed >= 0, "seed", f"{self.seed} is negative", "give 0 or more")
         require(0 < self.top_p <= 1, "top_p", f"{self.top_p} keeps nothing", "give above 0 to 1")
 
 
@@ -47,7 +53,8 @@ def draw(key: jax.Array, logits_BxV: jax.Array, temperature: jax.Array, top_p: j
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _read_segment(model: ModelConfig, params: dict, carry: Carry, tokens_1xS: jax.Array) -> tuple[Carry, jax.Array]:
+def read_segment(model: ModelConfig, params: dict, carry: Carry, tokens_1xS: jax.Array) -> tuple[Carry, jax.Array]:
+    """One segment of a prompt: (carry behind it, which takes the place of the one before; logits 1xV of the next token)."""
     carry, x_1xSxD, _ = forward_segments(model, params, carry, tokens_1xS, jnp.full_like(tokens_1xS, DOCUMENT))
     return carry, logits_of(model, params, x_1xSxD[:, -1:])[:, 0]
 
@@ -57,19 +64,31 @@ def _read_token(model: ModelConfig, params: dict, decoder: Decoder, token_1: jax
     return decode(model, params, decoder, token_1, jnp.full_like(token_1, DOCUMENT))
 
 
+def known(model: ModelConfig, piece: np.ndarray) -> np.ndarray:
+    """The token ids as int32. Raises `ConfigError` for those outside the vocabulary: the embedding would take another's."""
+    strange = [int(token) for token in (np.min(piece, initial=0), np.max(piece, initial=0)) if not 0 <= token < model.vocab]
+    require(
+        not strange,
+        "prompt",
+        f"token {strange and strange[0]} is outside the model's vocabulary of {model.vocab}",
+        "use the tokenizer that the run was trained with",
+    )
+    return np.asarray(piece, np.int32)
+
+
 def read_prompt(
     model: ModelConfig, params: dict, pieces: Iterable[np.ndarray], watch=lambda tokens: None
 ) -> tuple[Decoder, jax.Array]:
     """(decoder behind the prompt, logits 1xV of the next token).
 
     `pieces` are arrays of token ids that follow one another, of any lengths, read as they come; `watch` gets the number of
-    tokens read so far. Raises `ConfigError` where there is not one token.
+    tokens read so far. Raises `ConfigError` where there is not one token, or one that the model does not have.
     """
     carry, logits, waiting, done = init_carry(model, 1), None, np.zeros(0, np.int32), 0
     for piece in pieces:
-        waiting = np.concatenate([waiting, np.asarray(piece, np.int32)])
+        waiting = np.concatenate([waiting, known(model, piece)])
         for begin in range(0, len(waiting) - model.segment + 1, model.segment):
-            carry, logits = _read_segment(model, params, carry, jnp.asarray(waiting[None, begin : begin + model.segment]))
+            carry, logits = read_segment(model, params, carry, jnp.asarray(waiting[None, begin : begin + model.segment]))
             done += model.segment
             watch(done)
         waiting = waiting[len(waiting) // model.segment * model.segment :]
@@ -81,9 +100,9 @@ def read_prompt(
     return decoder, logits
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _next(model: ModelConfig, params: dict, decoder: Decoder, logits_1xV, key, temperature, top_p):
-    token_1 = draw(key, logits_1xV, temperature, top_p)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _next(model: ModelConfig, vocab: int, params: dict, decoder: Decoder, logits_1xV, key, temperature, top_p):
+    token_1 = draw(key, logits_1xV[:, :vocab], temperature, top_p)
     decoder, logits_1xV = decode(model, params, decoder, token_1, jnp.full_like(token_1, DOCUMENT))
     return decoder, logits_1xV, token_1[0]
 
@@ -93,9 +112,8 @@ def continuation(
 ) -> Iterator[int]:
     """Token after token, for ever. The decoder is used up."""
     sampling.check()
-    key = jax.random.key(sampling.seed)
+    key, vocab = jax.random.key(sampling.seed), sampling.vocab or model.vocab
     for number in range(2**62):
-        decoder, logits_1xV, token = _next(
-            model, params, decoder, logits_1xV, jax.random.fold_in(key, number), sampling.temperature, sampling.top_p
-        )
+        drawn = (jax.random.fold_in(key, number), sampling.temperature, sampling.top_p)
+        decoder, logits_1xV, token = _next(model, vocab, params, decoder, logits_1xV, *drawn)
         yield int(token)

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -90,6 +91,23 @@ def corpus_progress(name: str, console: Console) -> Iterator[Callable[[str, int,
                     bars.update(task.id, total=task.total or 1, completed=task.total or 1)
                 tasks[what] = bars.add_task(f"{name}: {what}", total=total or None)
             bars.update(tasks[what], completed=done)
+
+        yield watch
+
+
+@contextlib.contextmanager
+def reading_progress(what: str, total: int | None, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar of what is read, from (so many of `total`, tokens), with its rate; nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield lambda done, tokens: None
+        return
+    began = time.perf_counter()
+    with _bars(console, TextColumn("{task.fields[rate]}")) as bars:
+        task = bars.add_task(what, total=total, rate="compiling")
+
+        def watch(done: int, tokens: int) -> None:
+            rate = tokens / (time.perf_counter() - began)
+            bars.update(task, completed=done, rate=f"{tokens:,} tokens, {rate:,.0f}/s")
 
         yield watch
 

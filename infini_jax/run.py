@@ -18,6 +18,7 @@ from infini_jax import __version__
 from infini_jax.checkpoint import Checkpoints, Saving
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
+from infini_jax.evals.perplexity import Reader
 from infini_jax.mirrors import Mirroring, Mirrors
 from infini_jax.optimiser import make_optimiser
 from infini_jax.processes import is_first
@@ -26,6 +27,7 @@ from infini_jax.train import Finished, evaluate, init_state, make_step, rows_of,
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
+LEARNED = "loss"  # only in lines about training
 
 
 def execute(
@@ -57,21 +59,52 @@ def execute(
             def log(line: dict[str, float]) -> None:
                 file.write(json.dumps(line) + "\n")
                 mirrors.log(line)
-                watch(line)
+                if LEARNED in line:
+                    watch(line)
 
-            finished = train(run, log, checkpoints, stop)
-    loss, accuracy = evaluate(run, finished.state.learned)
+            validation = Validation(run, log)
+            finished = train(run, log, checkpoints, stop, validation.examine)
+    loss, accuracy = validation.scores(finished.state.learned)
     row = make_row(run, study, finished, loss, accuracy)
     if is_first():
         write_rows([row], folder / ROW_FILE)
     return row
 
 
+class Validation:
+    """Scores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
+
+    Raises `ConfigError` when it is made, not at the end of training, where there is no held-out data.
+    """
+
+    def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None]):
+        documents = run.data.whole("validation")
+        self.run, self.log, self.newest = run, log, None
+        self.reader = documents and Reader(run.model, *documents, run.evaluation)
+
+    def examine(self, step: int, params: dict) -> None:
+        """Reads the held-out documents and logs the figures, if there are any."""
+        if self.reader:
+            self.newest = self.reader.read(params)
+            self.log({"step": step, "tokens": step * self.run.tokens_per_step, **self.newest.metrics()})
+
+    def scores(self, params: dict) -> tuple[float, float]:
+        """(nats a token, accuracy) at the end of training."""
+        return (self.newest.loss(), self.newest.accuracy) if self.newest else evaluate(self.run, params)
+
+
 @contextlib.contextmanager
 def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
-    """The metrics log, opened behind its last line of at most `step`: lines after the checkpoint are written again."""
+    """The metrics log, opened behind its last line of at most `step`: lines after the checkpoint are written again.
+
+    So is what was measured on held-out data at `step`, which comes after the checkpoint.
+    """
+
+    def is_kept(line: dict[str, float]) -> bool:
+        return line["step"] < step or (line["step"] == step and LEARNED in line)
+
     lines = file.read_text().splitlines() if file.exists() else []
-    kept = [line for line in lines if step and line.endswith("}") and json.loads(line)["step"] <= step]
+    kept = [line for line in lines if line.endswith("}") and is_kept(json.loads(line))]
     partial = file.with_suffix(".partial")
     partial.write_text("".join(f"{line}\n" for line in kept))
     partial.replace(file)

@@ -205,7 +205,10 @@ def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What training leaves. Attributes: state; steps done; seconds without compiling; compile_seconds; last metric line."""
+    """What training leaves.
+
+    Attributes: state; steps done; seconds without compiling and examining; compile_seconds; last metric line.
+    """
 
     state: TrainState
     steps: int
@@ -219,12 +222,15 @@ def train(
     log: Callable[[dict[str, float]], None],
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
+    examine: Callable[[int, dict], None] = lambda step, params: None,
 ) -> Finished:
     """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
 
     Args:
       checkpoints: where the run is saved, and where it goes on from if there is something; the end is always saved.
       stop: asked after every step; the run is saved and `Stopped` raised where it says so.
+      examine: gets the step and what was learned every `train.evaluate_every` steps and at the last, behind the checkpoint of
+        the step. A run that goes on from such a step begins with it, because it may have been stopped before it was done.
 
     Raises:
       ConfigError: the budget pays for no step, or the state cannot fit.
@@ -245,6 +251,16 @@ def train(
     peak = peak_flops(layout.mesh.devices.flat)
     agreed = Agreement(layout.mesh)
     began = time.perf_counter() - behind.seconds
+
+    def examined() -> float:
+        """Seconds that it took."""
+        number = int(state.step)  # waits for the training steps under way
+        paused = time.perf_counter()
+        examine(number, state.learned)
+        return time.perf_counter() - paused
+
+    if behind.step and is_examined(run, behind.step, steps):
+        began += examined()
     for number, batch in enumerate(batches, start=behind.step + 1):
         state, measured = step(state, batch)
         stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
@@ -263,7 +279,15 @@ def train(
         if stopping and number < steps:
             checkpoints and checkpoints.wait()
             raise Stopped(f"stopped after step {number} of {steps}")
+        if is_examined(run, number, steps):
+            began += examined()
     return Finished(state, steps, behind.seconds, behind.compile_seconds, behind.last)
+
+
+def is_examined(run: RunConfig, number: int, steps: int) -> bool:
+    """Whether what was learned by step `number` is examined."""
+    every = run.train.evaluate_every
+    return number == steps or (every > 0 and number % every == 0)
 
 
 def begin(

@@ -47,7 +47,9 @@ def fails(capsys, *arguments: str) -> str:
     return out.out + out.err
 
 
-@pytest.mark.parametrize("command", [[], ["study"], ["train"], ["train", "infini", "mqar"], ["mechanisms"], ["report"]])
+@pytest.mark.parametrize(
+    "command", [[], ["study"], ["train"], ["train", "infini", "mqar"], ["evaluate"], ["generate"], ["mechanisms"], ["report"]]
+)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])

@@ -64,3 +64,19 @@ def test_an_empty_prompt_and_impossible_sampling_are_refused():
         Sampling(temperature=-1).check()
     with pytest.raises(ConfigError, match=r"^top_p: 0 keeps nothing"):
         Sampling(top_p=0).check()
+
+
+def test_a_token_that_the_model_does_not_have_is_refused():
+    model = streams.tiny("local", layers=1)
+    params = streams.parameters_of(model)
+    for token in (-1, model.vocab):
+        with pytest.raises(ConfigError, match=rf"^prompt: token {token} is outside the model's vocabulary of {model.vocab}; "):
+            read_prompt(model, params, [np.array([0, token])])
+
+
+def test_tokens_beyond_the_tokenizers_vocabulary_are_never_drawn():
+    model = streams.tiny("local", layers=1)
+    params = streams.parameters_of(model)
+    sampling = Sampling(temperature=100.0, vocab=3)
+    new = itertools.islice(continuation(model, params, *read_prompt(model, params, [np.array([1])]), sampling), 40)
+    assert set(new) == {0, 1, 2}

@@ -89,6 +89,29 @@ def test_a_model_like_t5s_says_that_it_changes_text():
     np.testing.assert_array_equal(ours.encode("return x\nmany words"), pieces.encode("return x") + pieces.encode("many words"))
 
 
+OTHERS = {
+    "llama": {"vocab_size": 320, "model_type": "bpe", "byte_fallback": True, "remove_extra_whitespaces": False},
+    "t5": {"vocab_size": 120, "model_type": "unigram"},
+}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "unigram", *OTHERS])
+def test_text_that_comes_token_by_token_is_the_text_of_all_tokens(kind):
+    """Any tokens: characters in parts, broken ones, spaces at the beginning of lines; behind a prompt, too."""
+    ours = Bytes() if kind == "bytes" else None if kind in OTHERS else SentencePiece(train_sentencepiece(TEXTS, 300, kind))
+    tokenizer, random = ours or SentencePiece(public_model(**OTHERS[kind])), np.random.default_rng(0)
+    texts = [tokenizer.encode(text) for text in (" é\n  😀 x", "a\n\n\u2581 b", "word")]
+    prompt = tokenizer.encode("some words").tolist()
+    for _ in range(300):
+        some, first, second = random.integers(0, tokenizer.vocab, random.integers(6)), *random.integers(3, size=2)
+        tokens = np.concatenate([some, texts[first], texts[second][random.integers(3) :]]).tolist()
+        each = list(tokenizer.decode_each(tokens))
+        assert "".join(each) == tokenizer.decode(tokens)
+        assert len(each) == len(tokens) + 1
+        after = "".join(tokenizer.decode_each(tokens, begins_line=False))
+        assert tokenizer.decode(prompt) + after == tokenizer.decode(prompt + tokens)
+
+
 def test_training_lines_are_cut_and_have_no_nul():
     lines = list(training_lines(["a\0b\n\n" + "x" * 10_000]))
     assert lines[:2] == ["a", "b"]

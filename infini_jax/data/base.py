@@ -2,9 +2,14 @@
 
 import abc
 import dataclasses
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from infini_jax.data.documents import Documents
+    from infini_jax.data.prepared import Counts
+    from infini_jax.data.tokenizers import Tokenizer
 
 Split = Literal["train", "validation", "test"]
 
@@ -61,6 +66,14 @@ class DataConfig(abc.ABC):
     @abc.abstractmethod
     def open(self, rows: Rows) -> Source:
         """The source itself."""
+
+    def whole(self, split: Split) -> "tuple[Documents, Counts] | None":
+        """The documents of a split and what they are counted in; None for a task that is not made of documents."""
+        return None
+
+    def open_tokenizer(self) -> "Tokenizer | None":
+        """What made the tokens; None for a task that has no text. Raises `ConfigError` where it is not the one named."""
+        return None
 
 
 SPLIT_NUMBER: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from infini_jax.data.base import DataConfig, Rows
-from infini_jax.data.documents import DocumentRows
-from infini_jax.data.prepared import Prepared
+from infini_jax.data.base import DataConfig, Rows, Split
+from infini_jax.data.documents import DocumentRows, Documents
+from infini_jax.data.prepared import Counts, Prepared, checked_model, existing_folder, read_manifest
+from infini_jax.data.tokenizers import Bytes, Tokenizer, load_tokenizer
 from infini_jax.errors import require
 
 
@@ -44,20 +45,31 @@ class CorpusConfig(DataConfig):
 
     def open(self, rows: Rows) -> DocumentRows:
         """Raises `ConfigError` where the corpus is not here, damaged, or another than these settings name."""
+        return DocumentRows(self.whole(rows.split)[0], rows)
+
+    def whole(self, split: Split) -> tuple[Documents, Counts]:
+        """Raises `ConfigError` as `open` does, and where the corpus has no such split."""
         prepared = Prepared.open(self.name)
         self._fits(prepared)
-        return DocumentRows(prepared.documents(rows.split), rows)
+        return prepared.documents(split), prepared.counts(split)
+
+    def open_tokenizer(self) -> Tokenizer:
+        """Raises `ConfigError` where the corpus is not here or has another tokenizer; its texts may have changed."""
+        folder = existing_folder(self.name)
+        manifest = read_manifest(folder)
+        self._same("tokenizer", self.tokenizer, manifest.tokenizer)
+        return load_tokenizer(None if self.tokenizer == Bytes.name else checked_model(folder, manifest))
 
     def _fits(self, prepared: Prepared) -> None:
         manifest = prepared.manifest
-        for field, wanted, found in (
-            ("tokenizer", self.tokenizer, manifest.tokenizer),
-            ("symbols", self.symbols, manifest.vocab),
-            ("content", self.content, manifest.content),
-        ):
-            require(
-                wanted == found,
-                f"data.{field}",
-                f"the run wants {wanted} and the prepared corpus '{self.name}' has {found}",
-                "prepare the corpus that the run wants, or leave the field blank to take this one",
-            )
+        self._same("tokenizer", self.tokenizer, manifest.tokenizer)
+        self._same("symbols", self.symbols, manifest.vocab)
+        self._same("content", self.content, manifest.content)
+
+    def _same(self, field: str, wanted: str | int, found: str | int) -> None:
+        require(
+            wanted == found,
+            f"data.{field}",
+            f"the run wants {wanted} and the prepared corpus '{self.name}' has {found}",
+            "prepare the corpus that the run wants, or leave the field blank to take this one",
+        )

@@ -18,6 +18,7 @@ import numpy as np
 
 from infini_jax.data.base import Split
 from infini_jax.data.documents import Documents
+from infini_jax.data.tokenizers import Bytes
 from infini_jax.errors import ConfigError, require, require_file_name, suggestion
 
 FORMAT = 1
@@ -135,29 +136,17 @@ class Prepared:
     @staticmethod
     def open(name: str) -> "Prepared":
         """The prepared corpus of this name. Raises `ConfigError` where there is none, or it is damaged."""
-        folder = prepared_folder(name)
-        others = [other.name for other in folder.parent.glob("[!.]*")] if folder.parent.is_dir() else []
-        require(
-            folder.is_dir(),
-            "data.name",
-            f"no prepared corpus '{name}' in ${FOLDER_VARIABLE} or the cache",
-            suggestion(name, others) if others else "make one: infini-jax corpus prepare --help",
-        )
-        return Prepared.read(folder)
+        return Prepared.read(existing_folder(name))
 
     @staticmethod
     def read(folder: Path) -> "Prepared":
         """Raises `ConfigError` where sizes or checksums do not fit."""
-        try:
-            manifest = Manifest.from_plain(json.loads((folder / MANIFEST_FILE).read_text()))
-        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ConfigError("data.name", f"'{folder.name}' is no whole preparation ({error})", MEND) from error
+        manifest = read_manifest(folder)
         for split, counts in manifest.splits.items():
             check_file(folder / f"{split}.tokens", counts.tokens * manifest.dtype.itemsize, counts.tokens_sha256)
             check_file(folder / f"{split}.starts", (counts.documents + 1) * 8, counts.starts_sha256)
-        kind, _, model_sha256 = manifest.tokenizer.partition(":")
-        if kind == "sentencepiece":
-            check_file(folder / MODEL_FILE, None, model_sha256)
+        if manifest.tokenizer != Bytes.name:
+            checked_model(folder, manifest)
         return Prepared(folder, manifest)
 
     def counts(self, split: Split) -> Counts:
@@ -193,6 +182,34 @@ def check_same(files: list[BinaryIO], opened: list[tuple[int, int]]) -> None:
     for file, state in zip(files, opened, strict=True):
         name = Path(file.name)
         require(state_of(file) == state, "data.name", f"{name.parent.name}/{name.name} was changed while it was read", MEND)
+
+
+def existing_folder(name: str) -> Path:
+    """The folder of a prepared corpus. Raises `ConfigError` where there is none, with the nearest name."""
+    folder = prepared_folder(name)
+    others = [other.name for other in folder.parent.glob("[!.]*")] if folder.parent.is_dir() else []
+    require(
+        folder.is_dir(),
+        "data.name",
+        f"no prepared corpus '{name}' in ${FOLDER_VARIABLE} or the cache",
+        suggestion(name, others) if others else "make one: infini-jax corpus prepare --help",
+    )
+    return folder
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises `ConfigError` where it is missing or damaged."""
+    try:
+        return Manifest.from_plain(json.loads((folder / MANIFEST_FILE).read_text()))
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError("data.name", f"'{folder.name}' is no whole preparation ({error})", MEND) from error
+
+
+def checked_model(folder: Path, manifest: Manifest) -> Path:
+    """The SentencePiece model. Raises `ConfigError` where it is not the one of the manifest."""
+    file = folder / MODEL_FILE
+    check_file(file, None, manifest.tokenizer.partition(":")[2])
+    return file
 
 
 def check_file(file: Path, size: int | None, sha256: str) -> None:

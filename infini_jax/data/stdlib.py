@@ -9,8 +9,12 @@ import hashlib
 import sysconfig
 from pathlib import Path
 
+import numpy as np
+
 from infini_jax.data.base import DataConfig, Rows, Split
 from infini_jax.data.documents import DocumentRows, Documents
+from infini_jax.data.prepared import Counts
+from infini_jax.data.tokenizers import Bytes
 from infini_jax.errors import require
 
 SKIPPED = ("site-packages", "dist-packages", "__pycache__")
@@ -29,6 +33,13 @@ class StdlibConfig(DataConfig):
 
     def open(self, rows: Rows) -> DocumentRows:
         return DocumentRows(stdlib_documents(rows.split), rows)
+
+    def whole(self, split: Split) -> tuple[Documents, Counts]:
+        documents = stdlib_documents(split)
+        return documents, counted_bytes(documents)
+
+    def open_tokenizer(self) -> Bytes:
+        return Bytes()
 
 
 @functools.cache
@@ -64,3 +75,18 @@ def split_of(name: str) -> Split:
     """A twentieth of the packages each for validation and test, by a hash of the name: stable across versions."""
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 20
     return {0: "validation", 1: "test"}.get(number, "train")
+
+
+def counted_bytes(documents: Documents) -> Counts:
+    """Counts of documents whose tokens are bytes; words are counted in the bytes."""
+    parts = np.split(documents.text, documents.starts[1:-1])
+    digests = (hashlib.sha256(array).hexdigest() for array in (documents.text, documents.starts))
+    return Counts(
+        documents=len(parts),
+        empty=0,
+        tokens=len(documents.text),
+        words=sum(len(part.tobytes().split()) for part in parts),
+        bytes=len(documents.text),
+        longest=int(documents.lengths.max()),
+        **dict(zip(("tokens_sha256", "starts_sha256"), digests, strict=True)),
+    )

@@ -3,6 +3,7 @@
 Models trained here keep any text exactly: identity normalisation, bytes for what no piece covers, a piece for the line end.
 """
 
+import codecs
 import functools
 import hashlib
 import io
@@ -30,6 +31,13 @@ class Tokenizer(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str: ...
 
+    def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
+        """What each token adds to the text, "" while a character is unfinished, and behind the last the rest.
+
+        Joined it is `decode` of all of them. `begins_line` tells whether they stand at the beginning of a line.
+        """
+        ...
+
 
 class Bytes:
     """The bytes of UTF-8. `decode` shows bytes that are no UTF-8 as U+FFFD."""
@@ -42,6 +50,12 @@ class Bytes:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return bytes(np.asarray(tokens, np.uint8)).decode(errors="replace")
+
+    def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            yield decoder.decode(bytes([token]))
+        yield decoder.decode(b"", final=True)
 
 
 class SentencePiece:
@@ -104,6 +118,50 @@ class SentencePiece:
         ends = np.flatnonzero(tokens == self._line_end) if self._line_end is not None else np.zeros(0, np.int64)
         starts = [0, *(ends + 1)]
         return "\n".join(self._pieces.decode(tokens[a:b].tolist()) for a, b in zip(starts, [*ends, len(tokens)], strict=True))
+
+    def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
+        waiting: list[int] = []  # bytes of an unfinished character, or what has no text yet at the beginning of a line
+        for token in tokens:
+            if token == self._line_end:
+                yield self._text(waiting, begins_line) + "\n"
+                waiting, begins_line = [], True
+                continue
+            waiting.append(token)
+            ready = waiting[: len(waiting) - self._unfinished(waiting)]
+            text = self._text(ready, begins_line)
+            if text or not begins_line:
+                waiting, begins_line = waiting[len(ready) :], False
+            yield text
+        yield self._text(waiting, begins_line)
+
+    def _text(self, tokens: list[int], begins_line: bool) -> str:
+        """Within a line a token stands in front that has text, behind which no space is taken off."""
+        if begins_line or not tokens:
+            return self._pieces.decode(tokens)
+        return self._pieces.decode([self._anchor, *tokens])[len(self._pieces.decode([self._anchor])) :]
+
+    @functools.cached_property
+    def _anchor(self) -> int:
+        """A token that is no byte and has text that is no space."""
+        return next(token for token in range(self.vocab) if not self._pieces.is_byte(token) and self.decode([token]).strip())
+
+    def _unfinished(self, tokens: list[int]) -> int:
+        """How many tokens at the end are bytes that may be the beginning of a character."""
+        for count in (3, 2, 1):
+            last = tokens[-count:]
+            if len(last) == count and all(self._pieces.is_byte(token) for token in last):
+                part = bytes(int(self._pieces.id_to_piece(token)[3:-1], 16) for token in last)
+                if may_begin_character(part):
+                    return count
+        return 0
+
+
+def may_begin_character(part: bytes) -> bool:
+    """Whether more bytes could make this one character of UTF-8."""
+    try:
+        return codecs.getincrementaldecoder("utf-8")("strict").decode(part) == ""
+    except UnicodeDecodeError:
+        return False
 
 
 def train_sentencepiece(texts: Iterable[str], vocab: int, algorithm: Algorithm = "bpe") -> bytes:

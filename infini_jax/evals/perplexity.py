@@ -1,0 +1,265 @@
+"""Streaming perplexity of whole documents: the memory is carried from the first token to the last.
+
+R documents are read side by side, each from its first token with a fresh memory; when the longest of them has been read, the
+next R begin. Nothing is kept but the memory, so a document may have any length. The token at place t >= 1 of a document is
+scored once as -ln p(x_t | what the condition lets the model know); the one at place 0 has nothing before it and is not scored.
+
+  carried   the segment reads the memory that the document itself left before it, as in training and generation.
+  reset     it reads an empty memory, as every document's first segment does: what the segment alone predicts.
+            Landmarks stand where they do in the document.
+  another   it reads the memory that another document left after as many tokens: as full and as old, with the wrong content.
+
+Only the carried pass writes; the controls read copies of what it carries, so in the first segment, where all memories are
+empty, the three are equal. For `another`, document b of the group (longest first) reads the memory of document b - 1, the
+longest that of the shortest; a document that ends before its reader does is read again from its first token, as often as
+needed, so that its memory is always as old as the reader's own. Every layer's memory is exchanged, unfinished landmark blocks
+and the relative ages of cached tokens with it, and all tokens of a row count as one document: no mask hides the exchange.
+
+Within the reader's own segment nothing changes, so the difference between two conditions is what memory is worth.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+
+from infini_jax.config import ModelConfig
+from infini_jax.data.documents import Documents
+from infini_jax.data.prepared import Counts
+from infini_jax.errors import require
+from infini_jax.evals.settings import ANOTHER, CARRIED, RESET, Condition, EvaluationConfig
+from infini_jax.sharding import batch_sharding, carry_sharding, data_mesh, replicated
+from infini_jax.stream import Carry, forward_segments, init_carry, logits_of
+
+DOCUMENT = 0  # of every token: a row is one document for as long as it is read
+SEGMENTS_A_CALL = 16  # enough that calling the program costs nothing beside running it
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def score_segments(
+    model: ModelConfig,
+    conditions: tuple[Condition, ...],
+    everywhere: NamedSharding | None,
+    params: dict,
+    carry: Carry,
+    tokens_RxT: jax.Array,
+    segments: jax.Array,
+) -> tuple[Carry, jax.Array, jax.Array]:
+    """Reads the first `segments` of W segments, T = W S + 1: each row's next tokens and the one after them.
+
+    Returns (carry, nats CxRxWS of what follows each token under C conditions, hits RxWS: whether the likeliest token of the
+    carried condition does), both with the sharding `everywhere`. Segments that are not read score zero.
+    """
+    rows, size = tokens_RxT.shape[0], model.segment
+
+    def read(carry: Carry, tokens_RxS: jax.Array) -> tuple[Carry, jax.Array]:
+        carry, x_RxSxD, _ = forward_segments(model, params, carry, tokens_RxS, jnp.full_like(tokens_RxS, DOCUMENT))
+        return carry, logits_of(model, params, x_RxSxD)
+
+    def nats_under(condition: Condition, carry: Carry, tokens_RxS: jax.Array, targets_RxS: jax.Array) -> jax.Array:
+        if condition == RESET:
+            fresh = init_carry(model, rows).replace(phase=carry.phase)  # landmarks stay where they are
+            return nats_of(read(fresh, tokens_RxS)[1], targets_RxS)
+        # Row b - 1 with its memory reads what document b says: the texts are exchanged, which moves no memory.
+        logits_RxSxV = read(carry, jnp.roll(tokens_RxS, -1, axis=0))[1]
+        return jnp.roll(nats_of(logits_RxSxV, jnp.roll(targets_RxS, -1, axis=0)), 1, axis=0)
+
+    def step(number: jax.Array, state: tuple) -> tuple:
+        carry, nats_CxRxT, hits_RxT = state
+        part_RxS1 = jax.lax.dynamic_slice_in_dim(tokens_RxT, number * size, size + 1, axis=1)
+        tokens_RxS, targets_RxS = part_RxS1[:, :-1], part_RxS1[:, 1:]
+        controls = {name: nats_under(name, carry, tokens_RxS, targets_RxS) for name in conditions if name != CARRIED}
+        carry, logits_RxSxV = read(carry, tokens_RxS)
+        nats = {CARRIED: nats_of(logits_RxSxV, targets_RxS), **controls}
+        found_CxRxS = jnp.stack([nats[name] for name in conditions])
+        hits_RxS = logits_RxSxV.argmax(axis=-1) == targets_RxS
+        nats_CxRxT = jax.lax.dynamic_update_slice_in_dim(nats_CxRxT, found_CxRxS, number * size, axis=2)
+        return carry, nats_CxRxT, jax.lax.dynamic_update_slice_in_dim(hits_RxT, hits_RxS, number * size, axis=1)
+
+    length = tokens_RxT.shape[1] - 1
+    blank = (jnp.zeros((len(conditions), rows, length)), jnp.zeros((rows, length), bool))
+    carry, *found = jax.lax.fori_loop(0, segments, step, (carry, *blank))
+    if everywhere is not None:  # every process must be able to read them
+        found = jax.lax.with_sharding_constraint(found, everywhere)
+    return carry, *found
+
+
+def nats_of(logits_RxSxV: jax.Array, targets_RxS: jax.Array) -> jax.Array:
+    """-ln p of the targets, RxS."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits_RxSxV, targets_RxS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Perplexity:
+    """What was found, as sums over the scored tokens of each document and of each range of places.
+
+    Attributes:
+      conditions: C of them.
+      documents: D numbers in the split, longest first; cut is how many of them were not read to their end.
+      tokens_D: scored; hits_D: of them, those whose likeliest token under `carried` came; nats_CxD: their loss.
+      tokens_N, nats_CxN: the same by place in the document, where range n is 2^n to 2^(n+1) - 1.
+      counts: of the whole split, for what a word and a byte are.
+    """
+
+    conditions: tuple[Condition, ...]
+    documents: np.ndarray
+    cut: int
+    tokens_D: np.ndarray
+    hits_D: np.ndarray
+    nats_CxD: np.ndarray
+    tokens_N: np.ndarray
+    nats_CxN: np.ndarray
+    counts: Counts
+
+    @property
+    def tokens(self) -> int:
+        """Scored, in all."""
+        return int(self.tokens_D.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of tokens that were the likeliest under `carried`."""
+        return float(self.hits_D.sum() / self.tokens)
+
+    def loss(self, condition: Condition = CARRIED) -> float:
+        """Nats a token."""
+        return float(self.nats_CxD[self.conditions.index(condition)].sum() / self.tokens)
+
+    def figures(self, condition: Condition) -> dict[str, float]:
+        """Loss, word perplexity and bits a byte, where a token has as many words and bytes as in the whole split."""
+        loss = self.loss(condition)
+        return {
+            "loss": loss,
+            "word_perplexity": self.counts.word_perplexity(loss),
+            "bits_per_byte": self.counts.bits_per_byte(loss),
+        }
+
+    def by_position(self) -> list[dict[str, float]]:
+        """For each range of places that has tokens: its first place, tokens, and nats a token under each condition."""
+        return [
+            {"from": 2**n, "tokens": int(tokens)}
+            | {name: float(nats[n] / tokens) for name, nats in zip(self.conditions, self.nats_CxN, strict=True)}
+            for n, tokens in enumerate(self.tokens_N)
+            if tokens
+        ]
+
+    def by_document(self) -> list[dict[str, float]]:
+        """For each document: its number in the split, tokens, and nats a token under each condition."""
+        means_DxC = (self.nats_CxD / self.tokens_D).T.tolist()
+        rows = zip(self.documents.tolist(), self.tokens_D.tolist(), means_DxC, strict=True)
+        return [
+            {"document": number, "tokens": tokens} | dict(zip(self.conditions, means, strict=True))
+            for number, tokens, means in rows
+        ]
+
+    def metrics(self) -> dict[str, float]:
+        """One line of the metrics log."""
+        line = {f"validation_{name}": value for name, value in self.figures(CARRIED).items()}
+        line |= {"validation_accuracy": self.accuracy, "validation_tokens": self.tokens}
+        line |= {f"validation_loss_{name}": self.loss(name) for name in self.conditions if name != CARRIED}
+        return line | {f"validation_loss_from_{place['from']}": place[CARRIED] for place in self.by_position()}
+
+    def to_plain(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            "documents": len(self.documents),
+            "documents_cut": self.cut,
+            "tokens": self.tokens,
+            "accuracy": self.accuracy,
+            "conditions": {name: self.figures(name) for name in self.conditions},
+            "by_position": self.by_position(),
+            "by_document": self.by_document(),
+        }
+
+
+class Reader:
+    """Reads the same documents, once for each set of parameters it is given.
+
+    Raises `ConfigError` where no document has two tokens. With a single document `another` is left out.
+    """
+
+    def __init__(self, model: ModelConfig, documents: Documents, counts: Counts, settings: EvaluationConfig):
+        self.model, self.counts, self.text = model, counts, documents.text
+        numbers_D = chosen(documents.lengths, settings.documents)
+        whole_D = documents.lengths[numbers_D]
+        lengths_D = np.minimum(whole_D, settings.tokens) if settings.tokens else whole_D
+        longest_first = np.argsort(-lengths_D, kind="stable")
+        self.numbers_D, self.lengths_D = numbers_D[longest_first], lengths_D[longest_first]
+        self.starts_D, self.cut = documents.starts[self.numbers_D], int((lengths_D < whole_D).sum())
+        self.rows = min(settings.rows, len(numbers_D))
+        self.conditions = tuple(name for name in settings.conditions if name != ANOTHER or self.rows > 1)
+        self.segments = min(SEGMENTS_A_CALL, -(-int(self.lengths_D[0] - 1) // model.segment))
+
+    @property
+    def tokens(self) -> int:
+        """Scored, in all."""
+        return int((self.lengths_D - 1).sum())
+
+    def read(self, params: dict, watch: Callable[[int], None] = lambda tokens: None) -> Perplexity:
+        """The perplexity under these parameters; `watch` gets the number of tokens scored so far."""
+        count, ranges = len(self.numbers_D), int(self.lengths_D[0] - 1).bit_length()
+        kinds = len(self.conditions)
+        nats_CxD, hits_D, scored_D = np.zeros((kinds, count)), np.zeros(count, np.int64), np.zeros(count, np.int64)
+        nats_CxN, tokens_N = np.zeros((kinds, ranges)), np.zeros(ranges, np.int64)
+        for documents_R, places_T, is_scored_RxT, nats_CxRxT, hits_RxT in self._pieces(params):
+            np.add.at(nats_CxD, (slice(None), documents_R), np.where(is_scored_RxT, nats_CxRxT, 0.0).sum(axis=2, dtype=float))
+            np.add.at(hits_D, documents_R, (hits_RxT & is_scored_RxT).sum(axis=1))
+            np.add.at(scored_D, documents_R, is_scored_RxT.sum(axis=1))
+            at_CxT = np.where(is_scored_RxT, nats_CxRxT, 0.0).sum(axis=1, dtype=float)
+            range_T = np.minimum(np.frexp(places_T)[1] - 1, ranges - 1)  # places past the end hold no scored token
+            np.add.at(nats_CxN, (slice(None), range_T), at_CxT)
+            np.add.at(tokens_N, range_T, is_scored_RxT.sum(axis=0))
+            watch(int(tokens_N.sum()))
+        return Perplexity(
+            self.conditions, self.numbers_D, self.cut, scored_D, hits_D, nats_CxD, tokens_N, nats_CxN, self.counts
+        )
+
+    def _pieces(self, params: dict) -> Iterator[tuple[np.ndarray, ...]]:
+        """(documents R, places T of the targets, whether each is scored RxT, nats CxRxT, hits RxT), piece after piece."""
+        size = self.model.segment
+        begin_new, place_tokens, everywhere = self._places()
+        for first in range(0, len(self.numbers_D), self.rows):
+            documents_R = min(first, len(self.numbers_D) - self.rows) + np.arange(self.rows)
+            is_new_R = documents_R >= first  # the last group is filled up with documents that were scored before
+            carry = begin_new()
+            longest = int(self.lengths_D[documents_R[is_new_R]].max()) - 1
+            for begin in range(0, longest, self.segments * size):
+                tokens_RxT = place_tokens(self._tokens(documents_R, begin))
+                segments = np.int32(min(self.segments, -(-(longest - begin) // size)))
+                carry, *found = score_segments(self.model, self.conditions, everywhere, params, carry, tokens_RxT, segments)
+                places_T = begin + 1 + np.arange(self.segments * size)
+                is_scored_RxT = is_new_R[:, None] & (places_T < self.lengths_D[documents_R, None])
+                yield documents_R, places_T, is_scored_RxT, *map(np.asarray, found)
+
+    def _places(self) -> tuple[Callable[[], Carry], Callable[[np.ndarray], Any], NamedSharding | None]:
+        """(fresh carry, tokens on the devices, where results go): rows are spread over all devices that share them evenly."""
+        fresh = functools.partial(init_carry, self.model, self.rows)
+        if self.rows % jax.device_count():
+            return jax.jit(fresh), lambda tokens_RxT: tokens_RxT, None
+        mesh = data_mesh(self.rows)
+        rows = batch_sharding(mesh).tokens
+
+        def place(tokens_RxT: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(tokens_RxT.shape, rows, tokens_RxT.__getitem__)
+
+        return jax.jit(fresh, out_shardings=carry_sharding(self.model, mesh)), place, replicated(mesh)
+
+    def _tokens(self, documents_R: np.ndarray, begin: int) -> np.ndarray:
+        """The tokens of the segments of a call and the one after them; a document that ended begins again."""
+        places_T = begin + np.arange(self.segments * self.model.segment + 1)
+        places_RxT = self.starts_D[documents_R, None] + places_T % self.lengths_D[documents_R, None]
+        return np.stack([self.text[places_T] for places_T in places_RxT]).astype(np.int32)
+
+
+def chosen(lengths: np.ndarray, count: int) -> np.ndarray:
+    """Numbers of `count` documents of at least two tokens, spread evenly; all of them for 0."""
+    usable = np.flatnonzero(lengths >= 2)
+    require(len(usable) > 0, "data", "no held-out document has two tokens", "prepare a corpus with longer documents")
+    count = min(count, len(usable)) or len(usable)
+    return usable[np.arange(count) * len(usable) // count]

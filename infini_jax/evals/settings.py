@@ -1,0 +1,50 @@
+"""How much is read to evaluate a model, and under which conditions."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from infini_jax.errors import require
+
+Condition = Literal["carried", "reset", "another"]
+CARRIED, RESET, ANOTHER = CONDITIONS = get_args(Condition)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is read of the held-out documents; see `infini_jax.evals.perplexity`.
+
+    Attributes:
+      documents: so many, spread evenly over the split; 0 is all of them.
+      tokens: of a document, from its first on; 0 is all of them.
+      rows: documents that are read side by side.
+      conditions: of the memory: carried, and beside it reset and another's; each one costs as much again.
+    """
+
+    documents: int = 8
+    tokens: int = 8192
+    rows: int = 8
+    conditions: tuple[Condition, ...] = CONDITIONS
+
+    def __post_init__(self):
+        require(self.documents >= 0, "evaluation.documents", f"{self.documents} is negative", "give 0 for all of them")
+        require(
+            self.tokens == 0 or self.tokens >= 2,
+            "evaluation.tokens",
+            f"{self.tokens} tokens of a document leave none to predict",
+            "give at least 2, or 0 for all of them",
+        )
+        require(self.rows >= 1, "evaluation.rows", f"{self.rows} is not above zero", "give at least 1")
+        for condition in self.conditions:
+            require(
+                condition in CONDITIONS,
+                "evaluation.conditions",
+                f"'{condition}' is none",
+                f"choose from {', '.join(CONDITIONS)}",
+            )
+        require(CARRIED in self.conditions, "evaluation.conditions", "carried is missing", "name it too")
+        require(
+            self.rows >= 2 or ANOTHER not in self.conditions,
+            "evaluation.rows",
+            "one row has no other document's memory to read",
+            "give at least 2, or leave 'another' out of the conditions",
+        )

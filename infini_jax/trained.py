@@ -1,0 +1,57 @@
+"""What a run left in its folder, for those who only read it: settings, parameters, tokenizer."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+
+from infini_jax.checkpoint import FinishedCheckpoints, like
+from infini_jax.config import RunConfig
+from infini_jax.data.tokenizers import Tokenizer
+from infini_jax.errors import ConfigError, require
+from infini_jax.run import CONFIG_FILE
+from infini_jax.sharding import data_mesh, replicated
+from infini_jax.stream import init_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run at one of its checkpoints. Attributes: folder; run; step; params, those of the moving average if it has one."""
+
+    folder: Path
+    run: RunConfig
+    step: int
+    params: dict
+
+    @staticmethod
+    def open(folder: Path, step: int | None = None) -> "Trained":
+        """The newest checkpoint, or that of `step`; neither optimiser nor carried memory is read.
+
+        Raises `ConfigError` where the folder is no run's or has no such checkpoint, `CheckpointError` where it is damaged.
+        """
+        run = saved_config(folder)
+        shapes = jax.eval_shape(lambda: init_params(run.model, jax.random.key(0)))
+        everywhere = replicated(data_mesh(jax.device_count()))
+        placed = like(shapes, jax.tree.map(lambda _: everywhere, shapes))
+        with FinishedCheckpoints(run, folder) as checkpoints:
+            return Trained(folder, run, *checkpoints.restore_part("average" if run.train.average else "params", placed, step))
+
+
+def tokenizer_of(run: RunConfig) -> Tokenizer:
+    """Raises `ConfigError` where the run has no text, or its corpus is not here or has another tokenizer now."""
+    tokenizer = run.data.open_tokenizer()
+    require(tokenizer is not None, "run", f"its task {run.task} has no text", "choose a run on a corpus")
+    return tokenizer
+
+
+def saved_config(folder: Path) -> RunConfig:
+    """The settings in a run's folder. Raises `ConfigError` where there are none that can be read."""
+    file = folder / CONFIG_FILE
+    mend = "give the folder that `infini-jax train` left, such as results/runs/run"
+    require(folder.is_dir(), "run", f"{folder} is no folder", mend)
+    require(file.is_file(), "run", f"{folder} has no {CONFIG_FILE}", mend)
+    try:
+        return RunConfig.from_dict(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError("run", f"{file} cannot be read ({error})", "restore it, or train the run again") from error

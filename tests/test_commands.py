@@ -1,0 +1,189 @@
+"""`infini-jax evaluate` and `infini-jax generate` on a run as `train` leaves it."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from infini_jax.checkpoint import Saving
+from infini_jax.cli import main
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.corpus import CorpusConfig
+from infini_jax.data.prepare import TokenizerSettings, prepare
+from infini_jax.errors import CheckpointError
+from infini_jax.evals import perplexity
+from infini_jax.evals.settings import EvaluationConfig
+from infini_jax.generate import Sampling, continuation, read_prompt
+from infini_jax.run import METRICS_FILE, execute
+from infini_jax.trained import Trained, tokenizer_of
+from tests.corpora import STORIES, write_stories
+from tests.test_cli import fails
+
+MODEL = ModelConfig(vocab=310, layers=1, d_model=16, heads=2, segment=16)
+TRAIN = TrainConfig(batch=1, sequence=16, log_every=2, evaluate_every=4)
+EVALUATION = EvaluationConfig(documents=0, tokens=0, rows=2)
+SAVING = Saving(every_steps=2, keep=10)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(the run's settings, its folder); the corpus stays where INFINI_JAX_DATA says."""
+    top = tmp_path_factory.mktemp("commands")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFINI_JAX_DATA", str(top / "data"))
+        stories = write_stories(
+            top / "stories", {**STORIES, "validation/one.txt": "held out\n", "validation/two.txt": "é " * 40}
+        )
+        (stories / "train").mkdir()
+        for name in STORIES:
+            (stories / "train" / name.replace("/", "-")).write_bytes((stories / name).read_bytes())
+            (stories / name).unlink()
+        prepare("text_folder", TokenizerSettings("sentencepiece", 300), "stories", stories, jobs=1)
+        data = CorpusConfig("stories")
+        run = RunConfig(name="run", model=MODEL, data=data, train=TRAIN, budget=Budget("steps", 10), evaluation=EVALUATION)
+        execute(run, top / "run", study="", saving=SAVING)
+        yield run, top / "run"
+
+
+def logged(folder) -> list[dict]:
+    """Lines without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+
+
+def test_held_out_documents_are_read_on_the_way_and_at_the_end(trained):
+    lines = logged(trained[1])
+    assert [(line["step"], "loss" in line) for line in lines] == [
+        *((2, True), (4, True), (4, False), (6, True), (8, True), (8, False), (10, True), (10, False))
+    ]
+    last = lines[-1]
+    assert {"validation_loss_reset", "validation_loss_another", "validation_loss_from_1"} < set(last)
+    assert last["validation_tokens"] > 0
+    assert last["validation_loss"] < lines[2]["validation_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["training", "reading"])
+def test_a_run_that_goes_on_has_the_metrics_of_one_that_was_never_stopped(broken, trained, tmp_path, monkeypatch):
+    run, folder = trained
+
+    def fail_at_six(line):
+        if broken == "training" and line["step"] == 6:
+            raise CheckpointError("stopped here")
+
+    def read(reader, params):
+        nonlocal readings
+        readings += 1
+        if broken == "reading" and readings == 2:
+            raise CheckpointError("stopped here")
+        return read_whole(reader, params)
+
+    readings, read_whole = 0, perplexity.Reader.read
+    monkeypatch.setattr(perplexity.Reader, "read", read)
+    with pytest.raises(CheckpointError, match="stopped here"):
+        execute(run, tmp_path, "", fail_at_six, saving=SAVING)
+    row = execute(run, tmp_path, study="", saving=SAVING)
+    assert logged(tmp_path) == logged(folder)
+    assert row.loss == logged(folder)[-1]["validation_loss"]
+    execute(run, tmp_path, study="", saving=SAVING)  # a finished run is read again and logs nothing twice
+    assert logged(tmp_path) == logged(folder)
+
+
+def test_evaluate_shows_and_writes_what_training_measured(trained, capsys):
+    folder = trained[1]
+    main(["evaluate", str(folder), "--rows", "2"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("carried", "reset", "another", "bits a byte", "evaluation.json"))
+    assert max(map(len, text.splitlines()[:-1])) <= 80
+    found, measured = json.loads((folder / "evaluation.json").read_text()), logged(folder)[-1]
+    assert found["conditions"]["carried"]["loss"] == measured["validation_loss"]
+    assert found["conditions"]["another"]["loss"] == measured["validation_loss_another"]
+    assert (found["step"], found["split"], found["documents"], found["documents_cut"]) == (10, "validation", 2, 0)
+    assert found["tokens"] == sum(row["tokens"] for row in found["by_document"]) == measured["validation_tokens"]
+    assert {"device", "jax", "package", "fingerprint", "corpus", "finished"} < set(found)
+
+
+def test_evaluate_takes_a_step_a_split_and_limits(trained, capsys, tmp_path):
+    folder, file = trained[1], tmp_path / "some.json"
+    arguments = ["--step", "4", "--split", "train", "--documents", "3", "--tokens", "20", "--conditions", "carried"]
+    main(["evaluate", str(folder), *arguments, "--output", str(file)])
+    found = json.loads(file.read_text())
+    assert (found["step"], found["split"], found["documents"], list(found["conditions"])) == (4, "train", 3, ["carried"])
+    assert found["documents_cut"] > 0
+    assert found["tokens"] <= 3 * 19
+
+
+def test_generate_streams_a_file_and_prints_what_the_model_says(trained, capsys, tmp_path):
+    run, folder = trained
+    text = "".join(STORIES.values()) + "and then\n"
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(text.encode())
+    arguments = ["generate", str(folder), "--tokens", "30", "--top-p", "0.9", "--seed", "3"]
+    main([*arguments, "--prompt-file", str(file)])
+    shown = capsys.readouterr().out
+    opened = Trained.open(folder)
+    tokenizer = tokenizer_of(run)
+    tokens = tokenizer.encode(text)
+    drawn = continuation(
+        run.model, opened.params, *read_prompt(run.model, opened.params, [tokens]), Sampling(1.0, 0.9, 3, 300)
+    )
+    assert shown == tokenizer.decode(list(itertools.islice(drawn, 30))) + "\n"
+    main([*arguments, "--prompt", text])
+    assert capsys.readouterr().out == shown
+
+
+def test_only_parameters_are_read_and_those_of_an_older_step_too(trained):
+    newest, older = Trained.open(trained[1]), Trained.open(trained[1], 2)
+    assert (newest.step, older.step) == (10, 2)
+    tables = [np.asarray(one.params["embedding"]["embedding"]) for one in (newest, older)]
+    assert np.abs(tables[0] - tables[1]).max() > 1e-4
+
+
+def test_what_cannot_be_read_gets_one_line(trained, capsys, tmp_path):
+    folder = trained[1]
+    (tmp_path / "empty").mkdir()
+    empty = tmp_path / "nothing.txt"
+    empty.touch()
+    untrained = tmp_path / "untrained"
+    untrained.mkdir()
+    shutil.copy(folder / "config.json", untrained)
+    for arguments, said in (
+        (["evaluate", str(tmp_path / "no")], "run: "),
+        (["evaluate", str(tmp_path / "empty")], "has no config.json; give the folder"),
+        (["generate", str(untrained), "--prompt", "x"], "has no checkpoints; train it first"),
+        (["evaluate", str(folder), "--step", "77"], "step: there is no checkpoint of step 77; choose one of 2, 4, 6"),
+        (["evaluate", str(folder), "--split", "test"], "has no test split"),
+        (["evaluate", str(folder), "--rows", "1"], "evaluation.rows: one row has no other"),
+        (["generate", str(folder)], "prompt: there must be one; give --prompt-file or --prompt"),
+        (["generate", str(folder), "--prompt", ""], "prompt: it is empty; give at least one token"),
+        (["generate", str(folder), "--prompt", "\udcff"], "prompt: it is no UTF-8"),
+        (["generate", str(folder), "--prompt-file", str(empty)], "prompt: it is empty"),
+        (["generate", str(folder), "--prompt-file", str(tmp_path)], "Is a directory; give a file that can be read"),
+        (["generate", str(folder), "--prompt", "x", "--top-p", "0"], "top_p: 0.0 keeps nothing"),
+        (["generate", str(folder), "--prompt", "x", "--tokens", "-1"], "tokens: -1 is negative"),
+    ):
+        text = fails(capsys, *arguments)
+        assert said in text, text
+        assert text.strip().count("\n") == 0, text
+
+
+def test_a_run_without_text_says_so(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(RunConfig().to_dict()))
+    assert "run: its task mqar has no documents; choose a run on a corpus" in fails(capsys, "evaluate", str(tmp_path))
+    assert "run: its task mqar has no text; choose a run" in fails(capsys, "generate", str(tmp_path), "--prompt", "x")
+
+
+def test_another_tokenizer_than_the_runs_gets_one_line(trained, capsys, tmp_path, monkeypatch):
+    run, folder = trained
+    stories = write_stories(tmp_path / "stories")
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path / "data"))
+    assert "no prepared corpus 'stories'" in fails(capsys, "generate", str(folder), "--prompt", "x")
+    prepare("text_folder", TokenizerSettings(), "stories", stories, jobs=1)
+    for command in (["generate", str(folder), "--prompt", "x"], ["evaluate", str(folder)]):
+        text = fails(capsys, *command)
+        assert (
+            f"data.tokenizer: the run wants {run.data.tokenizer} and the prepared corpus 'stories' has bytes; prepare" in text
+        )
+        assert text.strip().count("\n") == 0
