@@ -239,6 +239,9 @@ class FinishedCheckpoints(Checkpoints):
         self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(read_only=True))
         return self
 
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
     def restore_part(self, part: str, shapes: Any, step: int | None = None) -> tuple[int, Any]:
         """(step, one of `LEARNED`) without the rest of the state; arguments and errors as those of `restore`."""
         steps = self.steps()

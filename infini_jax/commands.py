@@ -22,6 +22,7 @@ from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.progress import reading_progress
 from infini_jax.prompt import PromptTokens, read_text
 from infini_jax.run import environment
+from infini_jax.sharding import use_cores
 from infini_jax.trained import Trained, saved_config, tokenizer_of
 
 EVALUATION_FILE = "evaluation.json"
@@ -55,7 +56,9 @@ def evaluate(
     config = saved_config(run)
     found = config.data.whole(split)
     require(found is not None, "run", f"its task {config.task} has no documents", "choose a run on a corpus")
-    reader, trained, began = Reader(config.model, *found, settings), Trained.open(run, step), time.perf_counter()
+    reader = Reader(config.model, *found, settings)
+    use_cores(reader.rows)
+    trained, began = Trained.open(run, step), time.perf_counter()
     with reading_progress(f"{split}, step {trained.step}", reader.tokens, Console(stderr=True)) as watch:
         perplexity = reader.read(trained.params, lambda done: watch(done, done))
     seconds = time.perf_counter() - began

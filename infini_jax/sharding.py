@@ -77,30 +77,41 @@ def data_mesh(rows: int) -> Mesh:
     return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def summed_over_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
-    """`function(carry, batch, *whole) -> (sums, carry)` where every device takes its own rows, and the sums are added up.
+def on_own_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
+    """`function(carry, rows, *whole) -> (results, carry)` where every device takes its own rows; results have rows in front.
 
     Written out by `shard_map`, for loops over rows and heads (attention in tiles, retrieval) cannot be split by the
     automatic partitioner: it would bring all rows to every device. Other axes of the rules are left to it.
     """
     if layout is None or layout.row_parts == 1:
         return function
-    mesh, axis = layout.mesh, layout.rules.batch
+    return _mapped(function, model, layout, PartitionSpec(layout.rules.batch))
 
-    def of_own_rows(*arguments):
+
+def summed_over_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
+    """The same where results are sums over rows, which are added up over the devices."""
+    if layout is None or layout.row_parts == 1:
+        return function
+
+    def summed(*arguments):
         sums, carry = function(*arguments)
-        return jax.tree.map(lambda x: jax.lax.psum(x, axis), sums), carry
+        return jax.tree.map(lambda x: jax.lax.psum(x, layout.rules.batch), sums), carry
+
+    return _mapped(summed, model, layout, PartitionSpec())
+
+
+def _mapped(function: Callable, model: ModelConfig, layout: Layout, results: PartitionSpec) -> Callable:
+    axis = layout.rules.batch
 
     def rows_only(place: NamedSharding) -> PartitionSpec:
         return PartitionSpec(*(name if name == axis else None for name in place.spec))
 
-    carry = jax.tree.map(rows_only, carry_sharding(model, mesh, layout.rules))
-    batch = jax.tree.map(rows_only, batch_sharding(mesh, layout.rules))
+    carry = jax.tree.map(rows_only, carry_sharding(model, layout.mesh, layout.rules))
 
     def whole_program(carries, rows, *whole):
-        in_specs = (carry, batch, *(PartitionSpec() for _ in whole))
-        places = {"in_specs": in_specs, "out_specs": (PartitionSpec(), carry)}
-        return jax.shard_map(of_own_rows, mesh=mesh, axis_names={axis}, check_vma=False, **places)(carries, rows, *whole)
+        in_specs = (carry, PartitionSpec(axis), *(PartitionSpec() for _ in whole))
+        places = {"mesh": layout.mesh, "in_specs": in_specs, "out_specs": (results, carry)}
+        return jax.shard_map(function, axis_names={axis}, check_vma=False, **places)(carries, rows, *whole)
 
     return whole_program
 

@@ -1,7 +1,6 @@
 """The command line in this process or in one of its own, on tiny models."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -71,12 +70,6 @@ def disk(folder: Path, size: str, options: str = "rw") -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size` bytes: what a full disk does, where none can be mounted."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def largest_file(size: int) -> str:
+    """Python for `spawned`: no file may grow beyond `size` bytes; what a full disk does, where none can be mounted."""
+    return f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"

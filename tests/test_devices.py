@@ -140,5 +140,5 @@ def test_a_batch_that_the_devices_cannot_share_is_told_in_one_line(tmp_path):
     command = ["train", "infini", "python_stdlib", *TINY, "--results", str(tmp_path)]
     done = spawned(command, XLA_FLAGS="--xla_force_host_platform_device_count=8")
     assert done.returncode == 2
-    line = "infini-jax: train.batch: 2 rows cannot be shared by 8 devices; give a multiple of 8\n"
+    line = "infini-jax: train.batch: 2 rows (batch / accumulate) cannot be shared by 8 devices; give a multiple of 8\n"
     assert done.stderr == line

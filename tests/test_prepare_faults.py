@@ -128,12 +128,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(kilobytes, stories
         assert visible(folder / "data") == []
 
 
-def test_files_that_may_not_grow_are_a_full_disk_and_with_room_the_same_command_goes_on(data, stories, capsys):
+def test_files_that_may_not_grow_are_a_full_disk_and_with_room_the_same_command_goes_on(data, stories):
     """The second way, for machines where no disk can be mounted: writes fail behind 4 000 bytes, here those of the tokens."""
     write_stories(stories, {f"{number}.txt": "again and again " * 600 for number in range(3)})
     main(preparing(stories, "--name", "first"))  # makes the data set
-    with largest_file(4000):
-        assert told(capsys, preparing(stories), 1).startswith("disk: ")
+    done = spawned(preparing(stories), largest_file(4000))
+    assert done.returncode == 1
+    assert done.stderr.startswith("infini-jax: disk: ")
+    assert done.stderr.count("\n") == 1
     assert visible(data) == ["first"]
     assert not list((data / "prepared").glob(".*partial"))
     main(preparing(stories))
