@@ -122,9 +122,11 @@ def dense(
     places_S = bounds.start + jnp.arange(q_BxSxHxK.shape[1])
     own_SxM = places_S[:, None] // length == jnp.arange(scores_BxHxSxMxP.shape[3])
     weights_BxHxSxMxP, lse_BxHxS = blocks_softmax(scores_BxHxSxMxP, visible_BxSxMxP, own_SxM)
-    weights_BxHxSxMxP = weights_BxHxSxMxP.astype(v_BxTxHxV.dtype)
     raw_BxMxPxHxV = v_BxTxHxV.reshape(len(v_BxTxHxV), *in_blocks, *v_BxTxHxV.shape[2:])[:, :, :-1]
-    y_BxSxHxV = jnp.einsum("bhsmp,bmphv->bshv", weights_BxHxSxMxP, raw_BxMxPxHxV, preferred_element_type=wide)
+    # one axis of raw tokens: XLA's CPU backend does not take bfloat16 where two axes are summed over
+    raw_BxRxHxV = raw_BxMxPxHxV.reshape(len(raw_BxMxPxHxV), -1, *raw_BxMxPxHxV.shape[3:])
+    weights_BxHxSxR = weights_BxHxSxMxP.reshape(*weights_BxHxSxMxP.shape[:3], -1).astype(v_BxTxHxV.dtype)
+    y_BxSxHxV = jnp.einsum("bhsr,brhv->bshv", weights_BxHxSxR, raw_BxRxHxV, preferred_element_type=wide)
     return y_BxSxHxV, lse_BxHxS
 
 
