@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from benchmarks.models import CASES
+from benchmarks.models import chosen_cases
 from benchmarks.naive import naive
 from benchmarks.timing import Program, interleaved, machine
 from infini_jax import attention
@@ -124,9 +124,7 @@ def main(sizes: Sizes) -> None:
     print(sizes)
     print(f"{'mechanism':24}{'pass':>8} {'tokens/s':>9} {'of naive':>18} {'of torch':>18}", end="")
     print(f" {'temporary':>10} {'naive':>10} {'rounds':>7}")
-    for name, case in CASES.items():
-        if sizes.only and name not in sizes.only:
-            continue
+    for name, case in chosen_cases(sizes.only).items():
         programs = programs_of(module_of(case.memory, sizes), sizes) | torch_programs(sizes)
         times = interleaved(programs, sizes.rounds)
         for part in ("forward", "both"):

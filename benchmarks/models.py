@@ -14,6 +14,7 @@ import tyro
 from benchmarks.timing import Program, interleaved, machine
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.errors import require, suggestion
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import FullConfig
@@ -67,6 +68,13 @@ CASES = {
 }
 
 
+def chosen_cases(only: tuple[str, ...]) -> dict[str, Case]:
+    """The cases of these names, or all of them. Raises `ConfigError` for a name that is none."""
+    for name in only:
+        require(name in CASES, "only", f"'{name}' is not known", suggestion(name, CASES))
+    return {name: case for name, case in CASES.items() if not only or name in only}
+
+
 def run_of(case: Case, sizes: Sizes, segments_per_step: int) -> RunConfig:
     model = ModelConfig(
         memory=case.memory,
@@ -97,7 +105,7 @@ def main(sizes: Sizes) -> None:
     use_cores(sizes.batch)
     print(machine())
     print(sizes)
-    cases = {name: case for name, case in CASES.items() if not sizes.only or name in sizes.only or name == "local"}
+    cases = {"local": CASES["local"]} | chosen_cases(sizes.only)
     together = sizes.tokens // sizes.segment
     programs = {}
     for name, case in cases.items():
