@@ -25,12 +25,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.attention import MASKED
 from infini_jax.errors import require, require_positive
 from infini_jax.layers import rotary
 from infini_jax.memory import landmark_retrieval, landmark_softmax, landmark_straddle
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.landmark_retrieval import SELECTIONS, LandmarkMemory
 from infini_jax.memory.landmark_straddle import OpenBlock, StraddlingMemory
 from infini_jax.segment import Segment, reset_where_new
@@ -208,6 +209,7 @@ class Landmark(Memory):
             reads_BxS = reads_BxS & landmark_straddle.live_S(segment.bounds, self.length)
         queries = landmark_retrieval.turned_queries(segment.queries, places_S, c.retrieved, self.length)
         chosen = landmark_retrieval.choose(cache, queries, reads_BxS, c.retrieved, c.selection)
+        chosen = checkpoint_name(chosen, KEPT)
         far_BxHxRxSxV, far_BxHxRxS = landmark_retrieval.read(cache, queries, chosen, reads_BxS)
         y_BxSxHxV, shares_BxHxRxS = join(*self._near(memory, segment), far_BxHxRxSxV, far_BxHxRxS)
         ages_BxHxRxS = jnp.where(far_BxHxRxS > MASKED, c.blocks - 1 - chosen, -1)

@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.attention import MASKED
 from infini_jax.layers import by_key_head, rotary
+from infini_jax.memory.base import KEPT
 
 Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (...xSxHxK, positions S) -> the same, turned by its position
 SELECTIONS = ("token_and_head", "heads", "tokens")
@@ -209,6 +211,7 @@ def read(
     else:
         in_order = jnp.broadcast_to(jnp.arange(pairs * tokens), (*rows, pairs * tokens))
         layout = Layout(blocks_BxHxRxS.reshape(*rows, tiles), in_order.reshape(*rows, tiles, -1), in_order)
+    layout = checkpoint_name(layout, KEPT)  # sorted once, not again for the gradient
     held_BxGxExP = held_tokens(memory, layout.block)
     q_BxGxXxK = q_BxHxRxSxK.reshape(*rows, pairs * tokens, -1)
     y, scores = _rows(q_BxGxXxK, memory.keys, memory.values, layout, held_BxGxExP)
@@ -276,7 +279,8 @@ def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout: Layout, held_BxGx
 
 
 def _rows_forward(q, keys, values, layout, held):
-    y, scores = _rows(q, keys, values, layout, held)
+    # what is read is small beside the cache that it was read from, which every segment's gradient starts from anyway
+    y, scores = checkpoint_name(_rows(q, keys, values, layout, held), KEPT)
     return (y, scores), (q, keys, values, layout, held, y)
 
 
