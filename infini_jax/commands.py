@@ -90,7 +90,7 @@ def figures_table(found: Perplexity, title: str) -> Table:
         numbers = (f"{figures['loss']:.4f}", f"{figures['word_perplexity']:.5g}", f"{figures['bits_per_byte']:.4f}")
         table.add_row(condition, *numbers)
     cut = f", {found.cut} of them cut" if found.cut else ""
-    table.caption = f"{len(found.documents)} documents{cut}, {found.tokens:,} tokens, accuracy {100 * found.accuracy:.2f} %"
+    table.caption = f"{len(found.documents)} documents{cut}\n{found.tokens:,} tokens, accuracy {100 * found.accuracy:.2f} %"
     return table
 
 
