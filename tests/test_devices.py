@@ -26,8 +26,7 @@ from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.optimiser import make_optimiser
 from infini_jax.results import ROW_FILE, read_rows
 from infini_jax.run import METRICS_FILE, execute
-from infini_jax.sharding import DATA_PARALLEL, data_mesh
-from infini_jax.train import begin, state_sharding
+from infini_jax.train import begin, layout_of, state_sharding
 from tests.commands import TINY, spawned
 from tests.corpora import write_stories
 
@@ -72,14 +71,15 @@ def trained(folder: Path, mechanism: str, devices: int, stop_after: int) -> None
 
 
 def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / METRICS_FILE).read_text().splitlines()]
+    lines = (json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 def end_state(run: RunConfig, folder: Path):
     """What was saved behind the last step, on one device."""
     optimiser = make_optimiser(run.train, budget_steps(run))
     with Checkpoints(run, folder) as checkpoints:
-        state, progress = begin(run, optimiser, state_sharding(run, optimiser, data_mesh(8), DATA_PARALLEL), checkpoints)
+        state, progress = begin(run, optimiser, state_sharding(run, optimiser, layout_of(run)), checkpoints)
     assert progress.step == STEPS
     return state
 
