@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,16 @@ FOLDER, STATE, MEMORY, META = "checkpoints", "state", "memory", "meta"
 LEARNED = ("params", "average")  # parts of the state that can be read without the rest
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every step of every save; its errors reach us as such
+
+
+def is_told_once(record: logging.LogRecord) -> bool:
+    """False for what asyncio says of writes that failed beside the first of a save: that one was raised, and told."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (error and "never retrieved" in record.getMessage() and disk_reason(error))
+
+
+logging.getLogger("asyncio").addFilter(is_told_once)  # whenever they are collected, which may be at the end of the process
+warnings.filterwarnings("ignore", r"coroutine 'async_serialize\S*' was never awaited", RuntimeWarning)  # not begun by then
 
 
 @dataclasses.dataclass(frozen=True)

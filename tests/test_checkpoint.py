@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import logging
+import os
 import subprocess
 
 import jax
@@ -135,3 +138,15 @@ def test_differences_name_the_settings():
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ConfigError, match=f"^saving.{field}: "):
         Saving(**{field: value})
+
+
+def test_writes_that_failed_beside_the_first_of_a_save_are_not_told_again():
+    """asyncio tells of them when they are collected, at a place nobody knows; what else it says stays."""
+
+    def is_told(error: Exception) -> bool:
+        said = "Task exception was never retrieved"
+        return checkpoint.is_told_once(logging.LogRecord("asyncio", 40, "", 0, said, (), (type(error), error, None)))
+
+    assert not is_told(OSError(errno.EFBIG, os.strerror(errno.EFBIG)))
+    assert not is_told(ValueError(f"OUT_OF_RANGE: Error writing: {os.strerror(errno.ENOSPC)}"))
+    assert is_told(KeyError("k"))
