@@ -20,6 +20,7 @@ from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps
 from infini_jax.desk import Desk, Failure
 from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, require
+from infini_jax.evals.base import Evaluation
 from infini_jax.results import ROW_FILE, Row, read_rows, write_rows
 
 TABLE_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "failed.json", "study.json"
@@ -27,12 +28,14 @@ TABLE_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "failed.json", "study.j
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Attributes: name of its folder; question it answers; runs; held_equal, what is the same in all runs, for the report."""
+    """Attributes: name of its folder; question it answers; runs; held_equal, what is the same in all runs, for the report;
+    evaluations, what is measured of every run they apply to once it is trained."""
 
     name: str
     question: str
     runs: tuple[RunConfig, ...]
     held_equal: tuple[tuple[str, str], ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
 
     def __post_init__(self):
         names = [run.name for run in self.runs]
@@ -42,6 +45,12 @@ class Study:
         for run in self.runs:
             with errors_of(run):
                 budget_steps(run)
+                for evaluation in self.evaluations_of(run):
+                    evaluation.check(run)
+
+    def evaluations_of(self, run: RunConfig) -> tuple[Evaluation, ...]:
+        """Those that mean something for a run."""
+        return tuple(evaluation for evaluation in self.evaluations if evaluation.applies(run))
 
 
 def save_study(study: Study, folder: Path) -> None:

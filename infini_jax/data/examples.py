@@ -1,0 +1,82 @@
+"""Tasks made of examples: a prompt, what should follow, and what sets the example apart.
+
+A generator draws one example from a random stream and knows nothing of any model. Training reads examples as rows, each a
+document of its own; evaluation (`infini_jax.evals`) reads the same examples and says what a model made of them.
+"""
+
+import abc
+import dataclasses
+
+import numpy as np
+
+from infini_jax.data.base import Batch, DataConfig, Rows, generator
+
+Label = float | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One row of a task.
+
+    Attributes:
+      tokens: T int32, what is read.
+      targets: T int32, what should come next.
+      weights: T float32, 1 where the target is scored.
+      prompt: tokens before the answer: the scored targets from place `prompt` - 1 on are the answer, which a model may also
+        produce by itself. 0 where the answers are spread over the row and never stand in it.
+      labels: what sets the example apart (length, depth, pairs ...), for tables and figures.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    prompt: int = 0
+    labels: tuple[tuple[str, Label], ...] = ()
+
+    @property
+    def answer(self) -> np.ndarray:
+        """The scored targets, in order."""
+        return self.targets[self.weights > 0]
+
+
+def example_of(prompt: np.ndarray, answer: np.ndarray, labels: tuple[tuple[str, Label], ...] = ()) -> Example:
+    """Prompt, then answer; the answer alone is scored, each of its tokens with all before it read."""
+    text = np.concatenate([prompt, answer]).astype(np.int32)
+    weights = np.zeros(len(text) - 1, np.float32)
+    weights[len(prompt) - 1 :] = 1.0
+    return Example(text[:-1], text[1:], weights, len(prompt), labels)
+
+
+class ExampleConfig(DataConfig):
+    """Settings of a task that is made of examples."""
+
+    @abc.abstractmethod
+    def example(self, random: np.random.Generator, tokens: int) -> Example:
+        """One example of exactly `tokens` read tokens, drawn from `random`."""
+
+    def open(self, rows: Rows) -> "ExampleRows":
+        return ExampleRows(self, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleRows:
+    """Fresh examples at every step; each row of each step is a document with a random stream of its own."""
+
+    config: ExampleConfig
+    shape: Rows
+
+    @property
+    def corpus(self) -> str:
+        return "drawn afresh at every step"
+
+    def batch(self, step: int) -> Batch:
+        return self.rows(step, 0, self.shape.batch)
+
+    def rows(self, step: int, first: int, count: int) -> Batch:
+        numbers = range(first, first + count)
+        found = [self.config.example(generator(self.shape, step, number), self.shape.tokens) for number in numbers]
+        document_B = np.int32(step * self.shape.batch + first) + np.arange(count, dtype=np.int32)
+        tokens, targets, weights = (
+            np.stack([getattr(one, name) for one in found]) for name in ("tokens", "targets", "weights")
+        )
+        return Batch(tokens, targets, weights, np.broadcast_to(document_B[:, None], tokens.shape))

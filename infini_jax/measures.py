@@ -1,0 +1,58 @@
+"""What an evaluation found, as a long table: one line a figure, with what sets it apart in `labels`."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Label = float | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One figure.
+
+    Attributes:
+      eval: the evaluation, such as passkey; metric: what was measured, such as exact_match.
+      value: the figure; count: trials or tokens behind it; low, high: its 95 % interval, NaN where none is known.
+      labels: what sets it apart from other figures of the same metric: length, depth, novelty, pairs, age ...
+    """
+
+    eval: str
+    metric: str
+    value: float
+    count: int
+    low: float = math.nan
+    high: float = math.nan
+    labels: dict[str, Label] = dataclasses.field(default_factory=dict)
+
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("run", "eval", "metric")]
+    + [("value", pa.float64()), ("count", pa.int64()), ("low", pa.float64()), ("high", pa.float64()), ("labels", pa.string())]
+)
+
+
+def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
+    """Writes a run's figures at once or not at all."""
+    lines = [{"run": run, **dataclasses.asdict(one), "labels": json.dumps(one.labels, sort_keys=True)} for one in measures]
+    partial = file.with_suffix(".partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(lines, schema=SCHEMA), partial)
+    partial.replace(file)
+
+
+def read_measures(files: Sequence[Path]) -> list[tuple[str, Measure]]:
+    """(run, figure) of all files, in their order."""
+    if not files:
+        return []
+    found = duckdb.sql(
+        "select run, eval, metric, value, count, low, high, labels from read_parquet($files)",
+        params={"files": [str(file) for file in files]},
+    ).fetchall()
+    return [(run, Measure(*figures, json.loads(labels))) for run, *figures, labels in found]
