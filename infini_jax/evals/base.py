@@ -33,6 +33,7 @@ class Evaluation(abc.ABC):
     def applies(self, run: RunConfig) -> bool:
         """Whether it means something for a run of this task, vocabulary and text."""
 
+    @abc.abstractmethod
     def check(self, run: RunConfig) -> None:
         """Raises `ConfigError` where these settings cannot work with this run."""
 
