@@ -144,6 +144,7 @@ class HaystackConfig(TextTask):
         return {"exact_match": 1 / facts.CHOICES[self.kind]} if self.kind in facts.CHOICES else {}
 
     def check_settings(self) -> None:
+        super().check_settings()
         require(self.kind in ITEMS, "data.kind", f"'{self.kind}' is not known", f"choose one of {', '.join(ITEMS)}")
         most = {"single": 1} | dict.fromkeys(facts.QUESTIONS, len(facts.PERSONS))
         fewest = 2 if self.kind == "rewrite" else 1
