@@ -10,6 +10,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+MEASURES_FOLDER = "measures"  # of a run: one file an evaluation
+OWN_FILE = f"{MEASURES_FOLDER}/own.parquet"  # of a job that measures itself
+
 Label = float | str
 
 
@@ -44,6 +47,16 @@ def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
     partial = file.with_suffix(".partial")
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(lines, schema=SCHEMA), partial)
+    partial.replace(file)
+
+
+def join_measures(files: Sequence[Path], file: Path) -> None:
+    """Writes the figures of several files as one table, at once or not at all; no file where there is nothing to write."""
+    if not files:
+        file.unlink(missing_ok=True)
+        return
+    partial = file.with_suffix(".partial")
+    pq.write_table(pa.concat_tables([pq.read_table(one, schema=SCHEMA) for one in files]), partial)
     partial.replace(file)
 
 
