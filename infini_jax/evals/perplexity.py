@@ -18,6 +18,7 @@ and the relative ages of cached tokens with it, and all tokens of a row count as
 Within the reader's own segment nothing changes, so the difference between two conditions is what memory is worth.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -156,6 +157,25 @@ class Reader:
         return Perplexity(
             self.conditions, self.numbers_D, self.cut, scored_D, hits_D, nats_CxD, tokens_N, nats_CxN, self.counts
         )
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that go through the model under each condition, those included that fill up segments and rows."""
+        size, longest_G = self.model.segment, self.lengths_D[:: self.rows] - 1
+        return int((-(-longest_G // size)).sum()) * size * self.rows
+
+    def token_nats(self, params: dict, watch: Callable[[int], None] = lambda tokens: None) -> Iterator[tuple[int, np.ndarray]]:
+        """(its number in the split, nats CxT of all its tokens but the first) for each document, as soon as it is read."""
+        parts: dict[int, list[np.ndarray]] = collections.defaultdict(list)
+        done = 0
+        for documents_R, _, is_scored_RxT, nats_CxRxT, _ in self._pieces(params):
+            done += int(is_scored_RxT.sum())
+            watch(done)
+            for row in np.flatnonzero(is_scored_RxT.any(axis=1)):
+                document = int(documents_R[row])
+                parts[document].append(nats_CxRxT[:, row, is_scored_RxT[row]])
+                if sum(part.shape[1] for part in parts[document]) == self.lengths_D[document] - 1:
+                    yield int(self.numbers_D[document]), np.concatenate(parts.pop(document), axis=1)
 
     def _pieces(self, params: dict) -> Iterator[tuple[np.ndarray, ...]]:
         """(documents R, places T of the targets, whether each is scored RxT, nats CxRxT, hits RxT), piece after piece."""
