@@ -1,6 +1,10 @@
 """Examples read side by side: every scored place, and what a model says by itself, as one row read alone gives them."""
 
 import functools
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +80,7 @@ def test_a_model_says_what_is_likeliest_behind_its_prompt_and_its_own_words(mode
     """Against reading prompt and words again for every word; the scores beside it stay those of the text itself."""
     examples, params = asked(model), streams.parameters_of(model)
     reader = ExampleReader(model, rows=2)
-    spoken = list(reader.read(params, examples, new=NEW))
+    spoken = list(reader.read(params, examples, new=lambda example: NEW))
     for example, reading in zip(examples, spoken, strict=True):
         text = list(example.tokens[: example.prompt])
         for _ in range(NEW):
@@ -92,9 +96,12 @@ def test_words_agree_with_the_scored_places_as_long_as_they_are_the_answer():
     model = INFINI
     params, reader = streams.parameters_of(model), ExampleReader(model, rows=2)
     prompts = [example.tokens[: example.prompt] for example in asked(model)[:2]]
-    said = [reading.said_M for reading in reader.read(params, [example_of(prompt, prompt[:1]) for prompt in prompts], new=NEW)]
+    said = [
+        reading.said_M
+        for reading in reader.read(params, [example_of(prompt, prompt[:1]) for prompt in prompts], new=lambda example: NEW)
+    ]
     own = [example_of(prompt, words) for prompt, words in zip(prompts, said, strict=True)]
-    for reading, words in zip(reader.read(params, own, new=NEW), said, strict=True):
+    for reading, words in zip(reader.read(params, own, new=lambda example: NEW), said, strict=True):
         assert reading.hits_N.tolist() == [True] * NEW
         np.testing.assert_array_equal(reading.said_M, words)
 
@@ -102,7 +109,7 @@ def test_words_agree_with_the_scored_places_as_long_as_they_are_the_answer():
 def test_tokens_that_the_tokenizer_lacks_are_never_said():
     model = INFINI
     params, (example, *_) = streams.parameters_of(model), asked(model)
-    (reading,) = ExampleReader(model, rows=2, vocab=4).read(params, [example], new=1)
+    (reading,) = ExampleReader(model, rows=2, vocab=4).read(params, [example], new=lambda example: 1)
     log_p = alone(model)(example.tokens[: example.prompt])[-1]
     assert log_p.argmax() >= 4  # else this shows nothing
     assert reading.said_M.tolist() == [log_p[:4].argmax()]
@@ -111,4 +118,28 @@ def test_tokens_that_the_tokenizer_lacks_are_never_said():
 def test_a_row_without_a_prompt_cannot_be_answered():
     model = INFINI
     with pytest.raises(ConfigError, match="no prompt to answer"):
-        list(ExampleReader(model, rows=2).read(streams.parameters_of(model), [scattered(model)], new=1))
+        list(ExampleReader(model, rows=2).read(streams.parameters_of(model), [scattered(model)], new=lambda example: 1))
+
+
+def summary() -> list[list[list[float]]]:
+    """Losses and words of eight examples."""
+    reader = ExampleReader(INFINI, rows=8)
+    readings = reader.read(streams.parameters_of(INFINI), (asked(INFINI) * 2)[:8], new=lambda example: NEW)
+    return [[one.nats_N.tolist(), one.said_M.tolist()] for one in readings]
+
+
+@pytest.mark.slow
+def test_eight_devices_read_and_say_what_one_does():
+    """Float32 sums in another order move a loss by about 1e-5."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-m", "tests.test_reading"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    devices, found = json.loads(done.stdout)
+    assert devices == 8
+    for (nats, words), (expected_nats, expected_words) in zip(found, summary(), strict=True):
+        np.testing.assert_allclose(nats, expected_nats, atol=5e-5)
+        assert words == expected_words
+
+
+if __name__ == "__main__":
+    print(json.dumps([jax.device_count(), summary()]))

@@ -10,6 +10,7 @@ import numpy as np
 from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
 from infini_jax.data.base import Split
+from infini_jax.data.examples import ExampleConfig
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.perplexity import Perplexity, Reader
@@ -45,7 +46,7 @@ class LanguageEvaluation(Evaluation):
         return EvaluationConfig(self.documents, self.tokens, self.rows, self.conditions)
 
     def applies(self, run: RunConfig) -> bool:
-        return run.data.open_tokenizer() is not None
+        return not isinstance(run.data, ExampleConfig)
 
     def check(self, run: RunConfig) -> None:
         self.reader(run)

@@ -148,6 +148,7 @@ class Reading:
       labels: of the example.
       answer_N: the scored targets; nats_N, -ln p of them; hits_N, whether the likeliest token was the target.
       said_M: what the model said by itself behind the prompt; None where it was not asked.
+      references: of the example: what a right answer says in words.
     """
 
     labels: tuple[tuple[str, Label], ...]
@@ -155,6 +156,7 @@ class Reading:
     nats_N: np.ndarray
     hits_N: np.ndarray
     said_M: np.ndarray | None = None
+    references: tuple[str, ...] = ()
 
 
 class ExampleReader:
@@ -167,41 +169,42 @@ class ExampleReader:
         self.model, self.rows, self.vocab, self.places = model, rows, vocab or model.vocab, Places(model, rows)
 
     def read(
-        self, params: dict, examples: Iterable[Example], new: int = 0, watch: Callable[[int], None] = lambda tokens: None
+        self,
+        params: dict,
+        examples: Iterable[Example],
+        new: Callable[[Example], int] = lambda example: 0,
+        watch: Callable[[int], None] = lambda tokens: None,
     ) -> Iterator[Reading]:
         """What the model makes of each, in order; those that stand together should be about equally long.
 
         Args:
-          new: tokens that the model says by itself behind each prompt; 0 does not ask it.
+          new: example -> tokens that the model says by itself behind its prompt; 0 does not ask it.
           watch: gets the number of tokens of each group of examples that was read.
         """
         examples = iter(examples)
         while group := list(itertools.islice(examples, self.rows)):
-            yield from self._read_group(params, group, new)
+            found = self._read_group(params, group, [new(example) for example in group])
             watch(sum(len(example.tokens) for example in group))
+            yield from found
 
-    def _read_group(self, params: dict, group: Sequence[Example], new: int) -> list[Reading]:
+    def _read_group(self, params: dict, group: Sequence[Example], new: Sequence[int]) -> list[Reading]:
         size, longest = self.model.segment, max(len(example.tokens) for example in group)
         whole = -(-longest // size)
         texts = tuple(
             self._side_by_side([getattr(one, name) for one in group], whole * size) for name in ("tokens", "targets")
         )
-        shared = self._shared(group) if new else whole
+        asked = [example for example, count in zip(group, new, strict=True) if count]
+        shared = min((spoken_behind(example, self.model) for example in asked), default=whole * size) // size
         carry, before = self._score(params, self.places.fresh(), texts, 0, shared)
-        said = self._speak(params, carry, group, shared, new) if new else [None] * len(group)
+        said = self._speak(params, carry, group, shared, new) if asked else [None] * len(group)
         _, after = self._score(params, carry, texts, shared, whole)
         nats_RxT, hits_RxT = (np.concatenate(parts, axis=1) for parts in zip(before, after, strict=True))
         found = []
-        for row, (example, words) in enumerate(zip(group, said, strict=True)):
-            scored = np.flatnonzero(example.weights)
-            found.append(Reading(example.labels, example.answer, nats_RxT[row, scored], hits_RxT[row, scored], words))
+        for row, (one, words) in enumerate(zip(group, said, strict=True)):
+            scored = np.flatnonzero(one.weights)
+            scores = (one.answer, nats_RxT[row, scored], hits_RxT[row, scored])
+            found.append(Reading(one.labels, *scores, words, one.references))
         return found
-
-    def _shared(self, group: Sequence[Example]) -> int:
-        """Whole segments that all prompts have, and behind which each still has a token."""
-        prompt = min(example.prompt for example in group)
-        require(prompt >= 1, "example", "it has no prompt to answer", "ask for its scores alone")
-        return (prompt - 1) // self.model.segment
 
     def _side_by_side(self, texts: Sequence[np.ndarray], length: int) -> np.ndarray:
         """Rows of `length`, filled up with zeros."""
@@ -223,14 +226,28 @@ class ExampleReader:
             found.append((np.asarray(nats_CxRxT)[0, :, : count * size], np.asarray(hits_RxT)[:, : count * size]))
         return carry, tuple(np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
 
-    def _speak(self, params: dict, carry: Carry, group: Sequence[Example], shared: int, new: int) -> list[np.ndarray]:
+    def _speak(
+        self, params: dict, carry: Carry, group: Sequence[Example], shared: int, new: Sequence[int]
+    ) -> list[np.ndarray | None]:
         """What each says behind its prompt, of which so many segments are read already."""
         read = shared * self.model.segment
-        given_R = np.ones(self.rows, np.int32)
-        given_R[: len(group)] = [example.prompt - read for example in group]
-        steps = int(given_R.max()) + new - 1
+        given_R, new_R = np.ones(self.rows, np.int32), np.zeros(self.rows, np.int32)
+        new_R[: len(group)] = new
+        given_R[: len(group)] = [max(1, example.prompt - read) for example in group]
+        steps = int((given_R + new_R - 1)[new_R > 0].max())
         width = -(-steps // self.model.segment) * self.model.segment  # few programs for many lengths
-        tokens_RxT = self._side_by_side([example.tokens[read : example.prompt] for example in group], width)
+        given_R = np.minimum(given_R, width)  # of those who are not asked
+        tokens_RxT = self._side_by_side([one.tokens[read:][:given] for one, given in zip(group, given_R, strict=False)], width)
         texts = (self.places.put(tokens_RxT), self.places.put(given_R))
         said_RxT = np.asarray(speak(self.model, self.vocab, self.places.layout, params, carry, texts, np.int32(steps)))
-        return [said_T[given - 1 : given - 1 + new] for said_T, given in zip(said_RxT, given_R[: len(group)], strict=False)]
+        rows = zip(said_RxT, given_R, new, strict=False)
+        return [said_T[given - 1 : given - 1 + count] if count else None for said_T, given, count in rows]
+
+
+def spoken_behind(example: Example, model: ModelConfig) -> int:
+    """Tokens of the prompt in whole segments, behind which it still has one: the rest is read token by token.
+
+    Raises `ConfigError` where there is no prompt.
+    """
+    require(example.prompt >= 1, "example", "it has no prompt to answer", "ask for its scores alone")
+    return (example.prompt - 1) // model.segment * model.segment

@@ -5,14 +5,20 @@ from typing import Any
 from infini_jax.config import from_plain, to_plain
 from infini_jax.errors import lookup
 from infini_jax.evals.base import Evaluation
+from infini_jax.evals.haystack import HaystackEvaluation
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
+from infini_jax.evals.passkey import PasskeyEvaluation
+from infini_jax.evals.sorting import SortingEvaluation
 
 EVALUATIONS: dict[str, type[Evaluation]] = {
     evaluation.name: evaluation
     for evaluation in (
         LanguageEvaluation,
         MqarEvaluation,
+        PasskeyEvaluation,
+        HaystackEvaluation,
+        SortingEvaluation,
     )
 }
 

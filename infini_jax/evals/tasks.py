@@ -12,13 +12,15 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+import numpy as np
+
 from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
 from infini_jax.data.base import Rows, generator
 from infini_jax.data.examples import Example, ExampleConfig
 from infini_jax.errors import require, require_positive
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
-from infini_jax.evals.reading import ExampleReader, Reading
+from infini_jax.evals.reading import ExampleReader, Reading, spoken_behind
 from infini_jax.measures import Label, Measure
 
 
@@ -54,9 +56,13 @@ class ExampleEvaluation(Evaluation):
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
         """What the examples of a cell came to."""
 
-    def new_tokens(self, run: RunConfig) -> int:
-        """Tokens that the model is to say by itself behind each prompt."""
+    def new_tokens(self, example: Example) -> int:
+        """Tokens that the model is to say by itself behind the prompt."""
         return 0
+
+    def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:
+        """The text in which a run on a corpus finds the needles; empty for the task's own filler."""
+        return ""
 
     def own(self, run: RunConfig) -> ExampleConfig:
         """The run's settings of the task, or the task's own for a run on a corpus."""
@@ -64,33 +70,43 @@ class ExampleEvaluation(Evaluation):
 
     def reads_text(self, run: RunConfig) -> bool:
         """Whether the run is asked in the text of a corpus's tokenizer."""
-        return not isinstance(run.data, self.Config)
+        return self.is_text and not isinstance(run.data, ExampleConfig) and run.data.open_tokenizer() is not None
 
     def applies(self, run: RunConfig) -> bool:
-        return isinstance(run.data, self.Config) or (self.is_text and run.data.open_tokenizer() is not None)
+        return isinstance(run.data, self.Config) or self.reads_text(run)
 
     def check(self, run: RunConfig) -> None:
-        kinds = " or a corpus" if self.is_text else ""
+        kinds = " or on a corpus" if self.is_text else ""
         problem = f"{self.name} cannot ask a run on {run.task}"
         require(self.applies(run), "task", problem, f"choose a run that was trained on {self.name}{kinds}")
         require_positive(self.name, examples=self.examples, rows=self.rows)
         require(self.seed >= 0, f"{self.name}.seed", f"{self.seed} is negative", "give 0 or more")
         for cell in self.cells(run):
-            if not self.reads_text(run):
-                cell.config.check(cell.tokens)
-                vocab, problem = cell.config.vocab, f"{run.model.vocab} symbols, but the examples have {cell.config.vocab}"
-                require(vocab <= run.model.vocab, "model.vocab", problem, "ask for what the run was trained on")
+            if self.reads_text(run):
+                next(self.draw(run, cell))
+                continue
+            cell.config.check(cell.tokens)
+            vocab, problem = run.model.vocab, f"the examples have {cell.config.vocab} symbols and the model {run.model.vocab}"
+            require(cell.config.vocab <= vocab, "model.vocab", problem, "ask for what the run was trained on")
 
     def cost(self, run: RunConfig) -> float:
-        shares = self.examples * sum(cell.tokens + self.new_tokens(run) for cell in self.cells(run))
-        return model_cost(run.model).flops * shares
+        """Every example is read once, and from the segment in which its prompt ends a second time, with what is said."""
+        read = 0
+        for cell in self.cells(run):
+            first = next(self.draw(run, cell))  # the others of its cell are as long
+            new = self.new_tokens(first)
+            read += cell.tokens + (first.prompt - spoken_behind(first, run.model) + new - 1 if new else 0)
+        return model_cost(run.model).flops * self.examples * read
 
     def draw(self, run: RunConfig, cell: Cell) -> Iterator[Example]:
         """The examples of a cell."""
         encode = run.data.open_tokenizer().encode if self.reads_text(run) else None
         for number in range(self.examples):
             random = generator(Rows(1, cell.tokens, self.seed, "test"), cell.tokens, number)
-            yield cell.config.text_example(random, cell.tokens, encode) if encode else cell.config.example(random, cell.tokens)
+            if encode:
+                yield cell.config.text_example(random, cell.tokens, encode, self.hay(run, cell, random))
+            else:
+                yield cell.config.example(random, cell.tokens)
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
         run, found = subject.run, []
@@ -106,10 +122,15 @@ class ExampleEvaluation(Evaluation):
         for _, alike in itertools.groupby(cells, key=lambda cell: cell.tokens):
             alike = list(alike)
             examples = itertools.chain.from_iterable(self.draw(run, cell) for cell in alike)
-            readings = reader.read(subject.params, examples, self.new_tokens(run), watch_tokens)
+            readings = reader.read(subject.params, examples, self.new_tokens, watch_tokens)
             for cell in alike:
                 found += self.figures(run, cell, list(itertools.islice(readings, self.examples)))
         return found
+
+
+def room(example: Example) -> int:
+    """Tokens from the end of the prompt to the end of the row: what the longest answer of its task needs."""
+    return len(example.tokens) + 1 - example.prompt
 
 
 def lengths_or(lengths: tuple[int, ...], run: RunConfig) -> tuple[int, ...]:
