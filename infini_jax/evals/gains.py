@@ -219,7 +219,7 @@ class Tally:
 def half_share(gain_T: np.ndarray, weight_T: np.ndarray) -> float:
     """The least share of tokens, most gained first, that makes up half of the total gain; NaN where that is not above zero.
 
-    `gain_T` falls. Losers count in the total, so the share is smaller the more of the gain others lose again.
+    `gain_T` falls; a token weighs as often as its document was drawn. What others lose again counts in the total.
     """
     gained_T = np.cumsum(gain_T * weight_T)
     if not len(gained_T) or gained_T[-1] <= 0:

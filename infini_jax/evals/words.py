@@ -7,7 +7,7 @@ alone, in one pass over the text, so they hold for prose, LaTeX and code alike, 
   number      digits, with points and commas inside.
   identifier  a word that the same document defined further up: def f(, class C:, let x =, or x = at a line's beginning.
   name        a word with a capital that stands neither at the beginning of a sentence nor behind an opening quotation mark,
-              and is neither "I" nor in capitals throughout.
+              and is neither "I" nor a title like "Mr" nor in capitals throughout.
   word        every other word.
   mark        any other character; space: white space.
 """
@@ -66,7 +66,7 @@ class Units:
 
 def spelling(word: str) -> str:
     """The same for a word at the beginning of a sentence, in emphasis, with 's or without."""
-    return re.sub("['’]s$", "", word.strip("_").casefold()) or word
+    return re.sub("['’]s$", "", word.casefold()).strip("_") or word
 
 
 def units_of(text: str) -> Units:
@@ -80,7 +80,7 @@ def units_of(text: str) -> Units:
         if kind == "word":
             if found.start() >= defined.get(unit, len(text)):
                 kind = "identifier"
-            elif is_capitalised(unit) and not begins.now:
+            elif is_capitalised(unit) and not begins.now and spelled not in TITLES:
                 kind = "name"
         begins.pass_unit(unit, found.lastgroup)
         starts.append(found.start())
