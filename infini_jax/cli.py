@@ -15,7 +15,7 @@ from infini_jax.checkpoint import Saving
 from infini_jax.commands import evaluate, generate
 from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault
+from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault, require, suggestion
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.experiment import load_experiment
 from infini_jax.mirrors import Mirroring
@@ -113,6 +113,7 @@ def train(
     name: str = "run",
     seed: int = 0,
     memory_bytes: int = 0,
+    memory_axis: str = "",
     resume: int | None = None,
     results: Path = Path("results/runs"),
 ) -> None:
@@ -131,12 +132,11 @@ def train(
       name: of the run, and of its folder.
       seed: of the parameters and of the order of the data.
       memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
+      memory_axis: what grows to fill them, such as key_dim or heads; the mechanism's first axis where none is named.
       resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
       results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.
     """
-    sizes = ModelConfig(memory=memory, **dataclasses.asdict(model))
-    if memory_bytes:
-        sizes = sizes.at_bytes(memory_bytes)
+    sizes = sized(ModelConfig(memory=memory, **dataclasses.asdict(model)), memory_bytes, memory_axis)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
     use_cores(train.batch // train.accumulate)
     run = with_steps(run, results / name)
@@ -173,7 +173,7 @@ def corpus(
 
 
 @app.command
-def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, context: int = 32_768) -> None:
+def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str = "", context: int = 32_768) -> None:
     """Prints what each mechanism carries and costs, and its compression against a cache of every token.
 
     Example: `infini-jax mechanisms --memory-bytes 65536 --model.segment 128`
@@ -181,12 +181,21 @@ def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, context: int = 32_
     Args:
       model: sizes of the transformer.
       memory_bytes: size every memory to at most so many bytes a sequence; 0 keeps each one's default.
+      memory_axis: list only mechanisms whose memory grows along it, such as heads, and grow them so.
       context: tokens that the full cache of the comparison holds.
     """
     configs = [ModelConfig(memory=mechanism.Config(), **dataclasses.asdict(model)) for mechanism in MECHANISMS.values()]
-    if memory_bytes:
-        configs = [config.at_bytes(memory_bytes) for config in configs]
-    Console().print(tables.mechanism_table(configs, context))
+    if memory_axis:
+        configs = [config for config in configs if memory_axis in MECHANISMS[config.mechanism].axes]
+        known = {axis for mechanism in MECHANISMS.values() for axis in mechanism.axes}
+        require(bool(configs), "memory axis", f"no mechanism grows along '{memory_axis}'", suggestion(memory_axis, known))
+    Console().print(tables.mechanism_table([sized(config, memory_bytes, memory_axis) for config in configs], context))
+
+
+def sized(model: ModelConfig, memory_bytes: int, memory_axis: str) -> ModelConfig:
+    """The model with its memory grown along an axis to so many bytes, or as it is where neither is named."""
+    require(not memory_axis or memory_bytes != 0, "memory axis", "nothing says how far to grow", "give --memory-bytes, too")
+    return model.at_bytes(memory_bytes, memory_axis) if memory_bytes else model
 
 
 def default_jobs() -> int:

@@ -4,105 +4,113 @@ import dataclasses
 import datetime
 import itertools
 import json
+import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import tyro
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from infini_jax.data.base import Split
+from infini_jax.config import to_plain
 from infini_jax.errors import ConfigError, require
-from infini_jax.evals.perplexity import Perplexity, Reader
-from infini_jax.evals.settings import CONDITIONS, Condition, EvaluationConfig
+from infini_jax.evals.base import Evaluation, Subject
+from infini_jax.evals.language import LanguageEvaluation, language_measures
+from infini_jax.evals.options import Options, chosen_evaluation
+from infini_jax.evals.tables import figures_table, measure_tables, position_table
 from infini_jax.generate import Sampling, continuation, read_prompt
-from infini_jax.progress import reading_progress
+from infini_jax.measures import Measure, write_measures
+from infini_jax.progress import evaluation_progress, reading_progress
 from infini_jax.prompt import PromptTokens, read_text
 from infini_jax.run import environment
 from infini_jax.sharding import use_cores
 from infini_jax.trained import Trained, saved_config, tokenizer_of
+from infini_jax.units import human_count
 
-EVALUATION_FILE = "evaluation.json"
+MEASURES_FOLDER = "measures"
+DEFAULTS = Options()
 
 
 def evaluate(
     run: tyro.conf.Positional[Path],
+    task: str = LanguageEvaluation.name,
+    options: tyro.conf.OmitArgPrefixes[Options] = DEFAULTS,
     step: int | None = None,
-    split: Split = "validation",
-    documents: int = 0,
-    tokens: int = 0,
-    rows: int = 8,
-    conditions: tuple[Condition, ...] = CONDITIONS,
     output: Path | None = None,
 ) -> None:
-    """Streaming perplexity of a run over whole held-out documents: memory carried, reset, and of another document.
+    """Measures a trained run on a task; by default the streaming perplexity of its held-out documents.
 
-    Example: `infini-jax evaluate results/runs/run --documents 20`
+    Examples: `infini-jax evaluate results/runs/run --documents 20`,
+    `infini-jax evaluate results/runs/run --task passkey --lengths 4k,64k,1m --depths 0,0.5,1`
 
     Args:
       run: the folder that `infini-jax train` left.
+      task: what is asked, by its name in the registry of evaluations.
+      options: settings of the task.
       step: of the checkpoint; by default the newest.
-      split: whose documents are read.
-      documents: so many, spread evenly over the split; 0 is all.
-      tokens: of a document, from its first on; 0 is all.
-      rows: documents that are read side by side.
-      conditions: of the memory; each one costs as much again.
-      output: file that gets the figures as JSON; by default evaluation.json in the run's folder.
+      output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
+        tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder.
     """
-    settings = EvaluationConfig(documents, tokens, rows, conditions)
+    evaluation = chosen_evaluation(task, options)
     config = saved_config(run)
-    found = config.data.whole(split)
-    require(found is not None, "run", f"its task {config.task} has no documents", "choose a run on a corpus")
-    reader = Reader(config.model, *found, settings)
-    use_cores(reader.rows)
+    evaluation.check(config)
+    if rows := getattr(evaluation, "rows", 0):
+        use_cores(rows)
     trained, began = Trained.open(run, step), time.perf_counter()
-    with reading_progress(f"{split}, step {trained.step}", reader.tokens, Console(stderr=True)) as watch:
-        perplexity = reader.read(trained.params, lambda done: watch(done, done))
+    title = f"{config.name}, step {trained.step}, {getattr(evaluation, 'split', task)}"
+    measures, tables, details = (
+        read_documents(evaluation, trained, title)
+        if isinstance(evaluation, LanguageEvaluation)
+        else ask(evaluation, trained, title)
+    )
     seconds = time.perf_counter() - began
-    Console().print(figures_table(perplexity, f"{config.name}, step {trained.step}, {split}"), position_table(perplexity))
+    Console().print(*tables)
     record = {
         "run": config.name,
         "fingerprint": config.fingerprint(),
         "step": trained.step,
-        "split": split,
-        "corpus": found[0].described,
-        "settings": dataclasses.asdict(settings),
+        "task": task,
+        "settings": to_plain(evaluation),
         **environment(),
         "seconds": seconds,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **perplexity.to_plain(),
+        **details,
     }
-    file = output or run / EVALUATION_FILE
+    name = "evaluation" if task == LanguageEvaluation.name else f"evaluation-{task}"
+    file = output or run / f"{name}.json"
     write_json(record, file)
-    print(f"{file}: {perplexity.tokens / seconds:,.0f} tokens/s, compiling included")
+    write_measures(
+        config.name, measures, output.with_suffix(".parquet") if output else run / MEASURES_FOLDER / f"{task}.parquet"
+    )
+    flops = evaluation.cost(config)
+    print(f"{file}: {seconds:.1f} s, compiling included, {human_count(flops)}FLOPs")
 
 
-def figures_table(found: Perplexity, title: str) -> Table:
-    """A line a condition."""
-    table = Table("memory", title=title, box=box.SIMPLE_HEAD)
-    for name in ("nats a token", "word perplexity", "bits a byte"):
-        table.add_column(name, justify="right")
-    for condition in found.conditions:
-        figures = found.figures(condition)
-        numbers = (f"{figures['loss']:.4f}", f"{figures['word_perplexity']:.5g}", f"{figures['bits_per_byte']:.4f}")
-        table.add_row(condition, *numbers)
-    cut = f", {found.cut} of them cut" if found.cut else ""
-    table.caption = f"{len(found.documents)} documents{cut}\n{found.tokens:,} tokens, accuracy {100 * found.accuracy:.2f} %"
-    return table
+Found = tuple[list[Measure], list[Table], dict[str, Any]]  # figures, what is shown of them, what else is written
 
 
-def position_table(found: Perplexity) -> Table:
-    """A line a range of places in the document."""
-    table = Table(title="nats a token by place in the document", box=box.SIMPLE_HEAD)
-    for name in ("from", "tokens", *found.conditions):
-        table.add_column(name, justify="right")
-    for place in found.by_position():
-        losses = (f"{place[condition]:.4f}" for condition in found.conditions)
-        table.add_row(f"{place['from']:,}", f"{place['tokens']:,}", *losses)
-    return table
+def read_documents(evaluation: LanguageEvaluation, trained: Trained, title: str) -> Found:
+    """The perplexity, with what JSON holds beyond the figures: documents, and each one's loss."""
+    reader = evaluation.reader(trained.run)
+    with reading_progress(title, reader.tokens, Console(stderr=True)) as watch:
+        found = reader.read(trained.params, lambda done: watch(done, done))
+    details = {"split": evaluation.split, "corpus": reader.described, **found.to_plain()}
+    return language_measures(found), [figures_table(found, title), position_table(found)], details
+
+
+def ask(evaluation: Evaluation, trained: Trained, title: str) -> Found:
+    """Any other task."""
+    with evaluation_progress(title, Console(stderr=True)) as watch:
+        measures = evaluation.measure(Subject(trained.run, trained.params), watch)
+    return measures, measure_tables(measures, title), {"measures": [plain_measure(one) for one in measures]}
+
+
+def plain_measure(one: Measure) -> dict[str, Any]:
+    """A figure as JSON values, which have no NaN."""
+    plain = dataclasses.asdict(one)
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
 
 
 def write_json(record: dict[str, Any], file: Path) -> None:

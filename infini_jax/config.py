@@ -138,12 +138,24 @@ class ModelConfig:
         """Bytes a sequence of all layers together, measured on shapes."""
         return self.memory_layers * memory_bytes(memory_of(self.memory, self.dims))
 
-    def at_bytes(self, total: int) -> "ModelConfig":
-        """This model with the largest memory of at most `total` bytes a sequence, all layers together."""
+    def at_bytes(self, total: int, axis: str = "") -> "ModelConfig":
+        """This model with the largest memory of at most `total` bytes a sequence, all layers together.
+
+        Args:
+          axis: one of the mechanism's `axes`, along which the memory grows; its first where none is named. Heads and their
+            dims grow in the whole model, which then has more parameters and FLOPs a token.
+        """
         mechanism = MECHANISMS[self.mechanism]
         require_positive("memory", bytes=total)
-        memory, dims = mechanism.at_bytes(self.memory, self.dims, total // self.memory_layers)
-        return dataclasses.replace(self, memory=memory, key_dim=dims.key_dim, value_dim=dims.value_dim)
+        memory, dims = mechanism.at_bytes(self.memory, self.dims, total // self.memory_layers, axis)
+        return dataclasses.replace(
+            self,
+            memory=memory,
+            heads=dims.heads,
+            kv_heads=self.kv_heads and dims.kv_heads,
+            key_dim=dims.key_dim,
+            value_dim=dims.value_dim,
+        )
 
 
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:

@@ -132,6 +132,17 @@ def reading_progress(what: str, total: int | None, console: Console) -> Iterator
         yield watch
 
 
+@contextlib.contextmanager
+def evaluation_progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar of an evaluation, from (how much is done, of how much); nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with _bars(console) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
 def _bars(console: Console, *columns) -> Progress:
     return Progress(
         TextColumn("{task.description}"),

@@ -27,7 +27,8 @@ def mechanism_table(models: list[ModelConfig], context: int) -> Table:
             human_count(cost.attention.flops),
             human_count(cost.flops),
         )
-    table.caption = "\n".join(f"{name}: {mechanism.summary} ({mechanism.paper})" for name, mechanism in MECHANISMS.items())
+    described = {model.mechanism: MECHANISMS[model.mechanism] for model in models}
+    table.caption = "\n".join(f"{name}: {mechanism.summary} ({mechanism.paper})" for name, mechanism in described.items())
     return table
 
 

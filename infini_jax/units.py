@@ -13,3 +13,9 @@ def human_count(count: float) -> str:
     """A count with a decimal prefix: 512, 65.5K, 1.59M, 2.3P."""
     power = min(int(math.log10(count)) // 3, 6) if count >= 1 else 0
     return f"{count / 1000**power:.3g}" + ("", "K", "M", "G", "T", "P", "E")[power]
+
+
+def whole_number(text: str) -> int:
+    """A count with or without a binary prefix: 512, 4k is 4096, 1m is 1048576. Raises `ValueError` for anything else."""
+    power = {"k": 1, "m": 2}.get(text[-1:].lower(), 0)
+    return int(text[:-1] if power else text) * 1024**power

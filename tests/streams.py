@@ -23,8 +23,7 @@ def tiny(name: str, **changes) -> ModelConfig:
     """A small model of a registered mechanism, its memory of about `SIZE` natural units."""
     mechanism = MECHANISMS[name]
     every = mechanism.Config().landmark_every or 1
-    size = max(SIZE, mechanism.smallest)
-    memory, dims = mechanism.resized(mechanism.Config(), MODEL.dims, size)
+    memory, dims = mechanism.resized(mechanism.Config(), MODEL.dims, SIZE)
     fields = {"memory": memory, "key_dim": dims.key_dim, "segment": every * -(-MODEL.segment // every)}
     return dataclasses.replace(MODEL, **fields | changes)
 

@@ -80,6 +80,11 @@ def test_a_typo_is_refused_with_a_suggestion(arguments, suggested, capsys):
         (["--model.heads", "3"], "model.heads: 3 heads do not divide d_model 16"),
         (["--budget.amount", "-1"], "budget.amount: -1 steps buy nothing"),
         (["--memory-bytes", "100"], "memory bytes: 100 a layer hold no Infini memory"),
+        (
+            ["--memory-bytes", "9999", "--memory-axis", "slots"],
+            "memory axis: Infini does not grow along 'slots'; choose key_dim or value_dim or heads or feature_map",
+        ),
+        (["--memory-axis", "heads"], "memory axis: nothing says how far to grow; give --memory-bytes, too"),
         (["--data.pairs", "9"], "train.sequence: 24 tokens do not hold 9 pairs"),
     ],
 )
@@ -107,6 +112,17 @@ def test_mechanisms_lists_all_of_them_in_80_columns(capsys):
     text = capsys.readouterr().out
     assert all(name in text for name in MECHANISMS)
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_mechanisms_lists_those_that_grow_along_an_axis(capsys):
+    main(["mechanisms", "--memory-bytes", "262144", "--memory-axis", "heads"])
+    text = capsys.readouterr().out
+    assert "infini" in text
+    assert "gated_delta" in text
+    assert "landmark" not in text
+    assert "no mechanism grows along 'head'; did you mean 'heads'?" in fails(
+        capsys, "mechanisms", "--memory-bytes", "262144", "--memory-axis", "head"
+    )
 
 
 def test_a_study_from_a_file_ends_in_a_report(tmp_path):

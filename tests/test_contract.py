@@ -178,14 +178,6 @@ def test_rows_do_not_affect_each_other(name):
     np.testing.assert_array_equal(streams.logits_of(name, tokens)[0], streams.logits_of(name, other)[0])
 
 
-def test_at_bytes_fits_and_the_next_size_does_not(name):
-    model = tiny(name)
-    for budget in (3 * model.memory_bytes, 3 * model.memory_bytes + 511):
-        fitted = model.at_bytes(budget)
-        assert budget / 2 < fitted.memory_bytes <= budget
-        assert fitted.at_bytes(fitted.memory_bytes).memory_bytes == fitted.memory_bytes
-
-
 def test_streams_of_any_length_keep_a_memory_of_one_shape(name):
     model = tiny(name)
     shapes = jax.eval_shape(lambda: init_carry(model, BATCH))

@@ -18,83 +18,19 @@ and the relative ages of cached tokens with it, and all tokens of a row count as
 Within the reader's own segment nothing changes, so the difference between two conditions is what memory is worth.
 """
 
+import collections
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from infini_jax.config import ModelConfig
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.errors import require
-from infini_jax.evals.settings import ANOTHER, CARRIED, RESET, Condition, EvaluationConfig
-from infini_jax.sharding import Layout, batch_sharding, carry_sharding, data_mesh, on_own_rows, replicated
-from infini_jax.stream import Carry, forward_segments, init_carry, logits_of
-
-DOCUMENT = 0  # of every token: a row is one document for as long as it is read
-SEGMENTS_A_CALL = 16  # enough that calling the program costs nothing beside running it
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def score_segments(
-    model: ModelConfig,
-    conditions: tuple[Condition, ...],
-    layout: Layout | None,
-    params: dict,
-    carry: Carry,
-    tokens_RxT: jax.Array,
-    segments: jax.Array,
-) -> tuple[Carry, jax.Array, jax.Array]:
-    """Reads the first `segments` of W segments, T = W S + 1: each row's next tokens and the one after them.
-
-    Returns (carry, nats CxRxWS of what follows each token under C conditions, hits RxWS: whether the likeliest token of the
-    carried condition does), both on every device of `layout`. Segments that are not read score zero.
-    """
-    rows, size = tokens_RxT.shape[0], model.segment
-
-    def read_rows(carry: Carry, texts: tuple[jax.Array, jax.Array], params: dict) -> tuple[tuple, Carry]:
-        tokens_RxS, targets_RxS = texts
-        carry, x_RxSxD, _ = forward_segments(model, params, carry, tokens_RxS, jnp.full_like(tokens_RxS, DOCUMENT))
-        logits_RxSxV = logits_of(model, params, x_RxSxD)
-        return (nats_of(logits_RxSxV, targets_RxS), logits_RxSxV.argmax(axis=-1) == targets_RxS), carry
-
-    read = on_own_rows(read_rows, model, layout)
-
-    def nats_under(condition: Condition, carry: Carry, texts: tuple[jax.Array, jax.Array]) -> jax.Array:
-        if condition == RESET:
-            fresh = init_carry(model, rows).replace(phase=carry.phase)  # landmarks stay where they are
-            return read(fresh, texts, params)[0][0]
-        # Row b - 1 with its memory reads what document b says: the texts are exchanged, which moves no memory.
-        (nats_RxS, _), _ = read(carry, jax.tree.map(lambda text_RxS: jnp.roll(text_RxS, -1, axis=0), texts), params)
-        return jnp.roll(nats_RxS, 1, axis=0)
-
-    def step(number: jax.Array, state: tuple) -> tuple:
-        carry, nats_CxRxT, hits_RxT = state
-        part_RxS1 = jax.lax.dynamic_slice_in_dim(tokens_RxT, number * size, size + 1, axis=1)
-        texts = (part_RxS1[:, :-1], part_RxS1[:, 1:])
-        controls = {name: nats_under(name, carry, texts) for name in conditions if name != CARRIED}
-        (nats_RxS, hits_RxS), carry = read(carry, texts, params)
-        nats = {CARRIED: nats_RxS, **controls}
-        found_CxRxS = jnp.stack([nats[name] for name in conditions])
-        nats_CxRxT = jax.lax.dynamic_update_slice_in_dim(nats_CxRxT, found_CxRxS, number * size, axis=2)
-        return carry, nats_CxRxT, jax.lax.dynamic_update_slice_in_dim(hits_RxT, hits_RxS, number * size, axis=1)
-
-    length = tokens_RxT.shape[1] - 1
-    blank = (jnp.zeros((len(conditions), rows, length)), jnp.zeros((rows, length), bool))
-    carry, *found = jax.lax.fori_loop(0, segments, step, (carry, *blank))
-    if layout is not None:  # every process must be able to read them
-        found = jax.lax.with_sharding_constraint(found, replicated(layout.mesh))
-    return carry, *found
-
-
-def nats_of(logits_RxSxV: jax.Array, targets_RxS: jax.Array) -> jax.Array:
-    """-ln p of the targets, RxS."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits_RxSxV, targets_RxS)
+from infini_jax.evals.reading import SEGMENTS_A_CALL, Places, score_segments
+from infini_jax.evals.settings import ANOTHER, CARRIED, Condition, EvaluationConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,13 +117,13 @@ class Perplexity:
 
 
 class Reader:
-    """Reads the same documents, once for each set of parameters it is given.
+    """Reads the same documents, once for each set of parameters it is given. Attributes: described, what they are from.
 
     Raises `ConfigError` where no document has two tokens. With a single document `another` is left out.
     """
 
     def __init__(self, model: ModelConfig, documents: Documents, counts: Counts, settings: EvaluationConfig):
-        self.model, self.counts, self.text = model, counts, documents.text
+        self.model, self.counts, self.text, self.described = model, counts, documents.text, documents.described
         numbers_D = chosen(documents.lengths, settings.documents)
         whole_D = documents.lengths[numbers_D]
         lengths_D = np.minimum(whole_D, settings.tokens) if settings.tokens else whole_D
@@ -222,35 +158,41 @@ class Reader:
             self.conditions, self.numbers_D, self.cut, scored_D, hits_D, nats_CxD, tokens_N, nats_CxN, self.counts
         )
 
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that go through the model under each condition, those included that fill up segments and rows."""
+        size, longest_G = self.model.segment, self.lengths_D[:: self.rows] - 1
+        return int((-(-longest_G // size)).sum()) * size * self.rows
+
+    def token_nats(self, params: dict, watch: Callable[[int], None] = lambda tokens: None) -> Iterator[tuple[int, np.ndarray]]:
+        """(its number in the split, nats CxT of all its tokens but the first) for each document, as soon as it is read."""
+        parts: dict[int, list[np.ndarray]] = collections.defaultdict(list)
+        done = 0
+        for documents_R, _, is_scored_RxT, nats_CxRxT, _ in self._pieces(params):
+            done += int(is_scored_RxT.sum())
+            watch(done)
+            for row in np.flatnonzero(is_scored_RxT.any(axis=1)):
+                document = int(documents_R[row])
+                parts[document].append(nats_CxRxT[:, row, is_scored_RxT[row]])
+                if sum(part.shape[1] for part in parts[document]) == self.lengths_D[document] - 1:
+                    yield int(self.numbers_D[document]), np.concatenate(parts.pop(document), axis=1)
+
     def _pieces(self, params: dict) -> Iterator[tuple[np.ndarray, ...]]:
         """(documents R, places T of the targets, whether each is scored RxT, nats CxRxT, hits RxT), piece after piece."""
-        size = self.model.segment
-        begin_new, place_tokens, layout = self._places()
+        size, places = self.model.segment, Places(self.model, self.rows)
         for first in range(0, len(self.numbers_D), self.rows):
             documents_R = min(first, len(self.numbers_D) - self.rows) + np.arange(self.rows)
             is_new_R = documents_R >= first  # the last group is filled up with documents that were scored before
-            carry = begin_new()
+            carry = places.fresh()
             longest = int(self.lengths_D[documents_R[is_new_R]].max()) - 1
             for begin in range(0, longest, self.segments * size):
-                tokens_RxT = place_tokens(self._tokens(documents_R, begin))
+                tokens_RxT = self._tokens(documents_R, begin)
+                texts = (places.put(tokens_RxT[:, :-1]), places.put(tokens_RxT[:, 1:]))
                 segments = np.int32(min(self.segments, -(-(longest - begin) // size)))
-                carry, *found = score_segments(self.model, self.conditions, layout, params, carry, tokens_RxT, segments)
+                carry, *found = score_segments(self.model, self.conditions, places.layout, params, carry, texts, segments)
                 places_T = begin + 1 + np.arange(self.segments * size)
                 is_scored_RxT = is_new_R[:, None] & (places_T < self.lengths_D[documents_R, None])
                 yield documents_R, places_T, is_scored_RxT, *map(np.asarray, found)
-
-    def _places(self) -> tuple[Callable[[], Carry], Callable[[np.ndarray], Any], Layout | None]:
-        """(fresh carry, tokens on the devices, their layout): rows are spread over all devices that share them evenly."""
-        fresh = functools.partial(init_carry, self.model, self.rows)
-        if self.rows % jax.device_count():
-            return jax.jit(fresh), lambda tokens_RxT: tokens_RxT, None
-        layout = Layout(data_mesh(self.rows))
-        rows = batch_sharding(layout.mesh).tokens
-
-        def place(tokens_RxT: np.ndarray) -> jax.Array:
-            return jax.make_array_from_callback(tokens_RxT.shape, rows, tokens_RxT.__getitem__)
-
-        return jax.jit(fresh, out_shardings=carry_sharding(self.model, layout.mesh)), place, layout
 
     def _tokens(self, documents_R: np.ndarray, begin: int) -> np.ndarray:
         """The tokens of the segments of a call and the one after them; a document that ended begins again."""

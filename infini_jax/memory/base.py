@@ -88,7 +88,7 @@ class Memory(nn.Module):
     `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
     `write` is called once, when it is full.
 
-    Subclasses set `Config`, `summary` (one line for tables) and `paper`, and implement the methods below. Values in
+    Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below. Values in
     the metrics whose names begin with `AUXILIARY` are added to the loss as they are.
     """
 
@@ -98,7 +98,7 @@ class Memory(nn.Module):
     Config: ClassVar[type[MemoryConfig]]
     summary: ClassVar[str]
     paper: ClassVar[str]
-    smallest: ClassVar[int] = 1  # the least size that `resized` takes
+    axes: ClassVar[tuple[str, ...]]  # settings or dims along which the memory grows, the default first
 
     def setup(self):
         self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
@@ -145,34 +145,45 @@ class Memory(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def resized(cls, config: Any, dims: Dims, size: int) -> tuple[Any, Dims]:
-        """The settings with the memory's natural size (slots, basis functions, key dim ...) set to `size`."""
-        raise NotImplementedError
+    def resized(cls, config: Any, dims: Dims, size: int, axis: str = "") -> tuple[Any, Dims]:
+        """The settings with the memory's size along `axis` (the first where none is named) set to `size`.
+
+        A size that cannot be is rounded down to one that can, or is the smallest; bytes never fall as `size` grows. Here an
+        axis is a setting of that name; mechanisms whose axes are dims, or move other settings too, say so.
+        """
+        return dataclasses.replace(config, **{axis or cls.axes[0]: size}), dims
 
     @classmethod
-    def at_bytes(cls, config: Any, dims: Dims, layer_bytes: int) -> tuple[Any, Dims]:
-        """The largest memory of at most `layer_bytes` a sequence and layer.
+    def at_bytes(cls, config: Any, dims: Dims, layer_bytes: int, axis: str = "") -> tuple[Any, Dims]:
+        """The largest memory of at most `layer_bytes` a sequence and layer, grown along `axis` or else the first one.
 
-        Raises `ConfigError` where even the smallest does not fit.
+        Raises `ConfigError` where even the smallest does not fit, or the memory does not grow along `axis`.
         """
+        axis = axis or cls.axes[0]
+        require(
+            axis in cls.axes,
+            "memory axis",
+            f"{cls.__name__} does not grow along '{axis}'",
+            f"choose {' or '.join(cls.axes)}",
+        )
 
         def bytes_at(size: int) -> int:
-            return memory_bytes(cls(*cls.resized(config, dims, size)))
+            return memory_bytes(cls(*cls.resized(config, dims, size, axis)))
 
-        if bytes_at(cls.smallest) > layer_bytes:
+        if bytes_at(1) > layer_bytes:
             raise ConfigError(
                 "memory bytes",
                 f"{layer_bytes} a layer hold no {cls.__name__} memory",
-                f"ask for at least {bytes_at(cls.smallest)} a layer",
+                f"ask for at least {bytes_at(1)} a layer",
             )
-        low, high = cls.smallest, cls.smallest + 1
+        low, high = 1, 2
         while bytes_at(high) <= layer_bytes:
             low, high = high, 2 * high
-            require(high < 2**40, "memory bytes", f"{cls.__name__} does not grow with its size", "choose another mechanism")
+            require(high < 2**40, "memory bytes", f"{cls.__name__} does not grow with its {axis}", "choose another axis")
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if bytes_at(middle) <= layer_bytes else (low, middle)
-        return cls.resized(config, dims, low)
+        return cls.resized(config, dims, low, axis)
 
 
 AUXILIARY = "aux/"

@@ -146,7 +146,7 @@ class Compressive(Memory):
     Config = CompressiveConfig
     summary = "cache, and a second one of compressed entries"
     paper = "arXiv 1911.05507"
-    smallest = 2  # one slot of each
+    axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
 
     def setup(self):
         super().setup()
@@ -193,6 +193,10 @@ class Compressive(Memory):
         )
 
     @classmethod
-    def resized(cls, config: CompressiveConfig, dims: Dims, size: int) -> tuple[CompressiveConfig, Dims]:
-        """Half of the entries each, the odd one cached as it is."""
-        return dataclasses.replace(config, slots=size - size // 2, compressed=size // 2), dims
+    def resized(
+        cls, config: CompressiveConfig, dims: Dims, size: int, axis: str = "entries"
+    ) -> tuple[CompressiveConfig, Dims]:
+        """Along `entries` both caches hold half of them, the odd one as it is; along one of them the other stays."""
+        if axis == "entries":
+            return dataclasses.replace(config, slots=max(size - size // 2, 1), compressed=max(size // 2, 1)), dims
+        return super().resized(config, dims, size, axis)

@@ -26,7 +26,7 @@ from infini_jax.errors import require
 from infini_jax.layers import by_key_head
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
-from infini_jax.memory.infini import mixed_with_local, with_key_dim
+from infini_jax.memory.infini import mixed_with_local, with_size
 from infini_jax.segment import Segment, reset_where_new
 
 CHUNK = 64  # tokens solved at once: a power of two
@@ -153,7 +153,7 @@ class GatedDelta(Memory):
     Config = GatedDeltaConfig
     summary = "matrix memory, gated delta rule token by token, one gate a head"
     paper = "arXiv 2412.06464"
-    smallest = 2
+    axes = ("key_dim", "value_dim", "heads")
 
     def setup(self):
         super().setup()
@@ -218,5 +218,5 @@ class GatedDelta(Memory):
         )
 
     @classmethod
-    def resized(cls, config: GatedDeltaConfig, dims: Dims, size: int) -> tuple[GatedDeltaConfig, Dims]:
-        return config, with_key_dim(dims, size)
+    def resized(cls, config: GatedDeltaConfig, dims: Dims, size: int, axis: str = "key_dim") -> tuple[GatedDeltaConfig, Dims]:
+        return config, with_size(dims, size, axis)

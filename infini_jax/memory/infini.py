@@ -143,9 +143,18 @@ def mixed_with_local(beta_H: jax.Array, a_mem_BxSxHxV: jax.Array, segment: Segme
     return combine(beta_H, a_mem_BxSxHxV, attend_segment(segment))
 
 
-def with_key_dim(dims: Dims, size: int) -> Dims:
-    """The key dimension grows, for local attention too: parameters and FLOPs grow with it and the budget sees it."""
-    return dataclasses.replace(dims, key_dim=size - size % 2)
+def with_size(dims: Dims, size: int, axis: str) -> Dims:
+    """Sizes with a larger matrix memory: of larger or more heads, for local attention too.
+
+    Parameters and FLOPs grow with it and the budget sees them.
+
+    Args:
+      axis: key_dim is an even number; value_dim; or heads, which counts those of the memory: as many query heads share each
+        as before, and all have the key and value dims they had.
+    """
+    if axis == "heads":
+        return dataclasses.replace(dims, heads=size * (dims.heads // dims.kv_heads), kv_heads=size)
+    return dataclasses.replace(dims, **{axis: max(size - size % 2, 2) if axis == "key_dim" else size})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +221,7 @@ class Infini(Memory):
     Config = InfiniConfig
     summary = "matrix memory, linear or delta update, one gate a head"
     paper = "arXiv 2404.07143v2"
-    smallest = 2
+    axes = ("key_dim", "value_dim", "heads", "feature_map")
 
     def setup(self):
         super().setup()
@@ -283,5 +292,8 @@ class Infini(Memory):
         )
 
     @classmethod
-    def resized(cls, config: InfiniConfig, dims: Dims, size: int) -> tuple[InfiniConfig, Dims]:
-        return config, with_key_dim(dims, size)
+    def resized(cls, config: InfiniConfig, dims: Dims, size: int, axis: str = "key_dim") -> tuple[InfiniConfig, Dims]:
+        """Along `feature_map` the map becomes DPFP of order `size`, whatever it was; taylor2 grows with the key dimension."""
+        if axis == "feature_map":
+            return dataclasses.replace(config, feature_map="dpfp", dpfp_order=size), dims
+        return config, with_size(dims, size, axis)

@@ -158,6 +158,7 @@ class InfiniteFormer(Memory):
     Config = InfiniteFormerConfig
     summary = "continuous signal on N Gaussian basis functions, summed with local attention"
     paper = "arXiv 2109.00301"
+    axes = ("basis",)
 
     def setup(self):
         super().setup()
@@ -287,7 +288,9 @@ class InfiniteFormer(Memory):
         )
 
     @classmethod
-    def resized(cls, config: InfiniteFormerConfig, dims: Dims, size: int) -> tuple[InfiniteFormerConfig, Dims]:
+    def resized(
+        cls, config: InfiniteFormerConfig, dims: Dims, size: int, axis: str = "basis"
+    ) -> tuple[InfiniteFormerConfig, Dims]:
         """`size` basis functions, rounded down to a multiple of the number of widths."""
         shared = len(config.widths)
-        return dataclasses.replace(config, basis=max(size - size % shared, shared)), dims
+        return super().resized(config, dims, max(size - size % shared, shared), axis)

@@ -20,6 +20,7 @@ rotary's group law and saves turning every retrieved key) and no values of landm
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -34,7 +35,7 @@ from infini_jax.memory import landmark_retrieval, landmark_softmax, landmark_str
 from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.landmark_retrieval import SELECTIONS, LandmarkMemory
 from infini_jax.memory.landmark_straddle import OpenBlock, StraddlingMemory
-from infini_jax.segment import Segment, reset_where_new
+from infini_jax.segment import Segment, length_with_landmarks, reset_where_new
 
 
 @struct.dataclass
@@ -144,6 +145,7 @@ class Landmark(Memory):
     Config = LandmarkConfig
     summary = "cache of blocks, retrieved through landmark tokens inside one grouped softmax"
     paper = "arXiv 2305.16300"
+    axes = ("blocks", "block")
 
     @property
     def length(self) -> int:
@@ -297,6 +299,19 @@ class Landmark(Memory):
         )
 
     @classmethod
-    def resized(cls, config: LandmarkConfig, dims: Dims, size: int) -> tuple[LandmarkConfig, Dims]:
-        """`size` blocks are kept; a cache smaller than k is retrieved whole."""
-        return dataclasses.replace(config, blocks=size, retrieved=min(config.retrieved, size)), dims
+    def resized(cls, config: LandmarkConfig, dims: Dims, size: int, axis: str = "blocks") -> tuple[LandmarkConfig, Dims]:
+        """`size` blocks are kept, a cache smaller than k retrieved whole; or blocks of `size` tokens.
+
+        Blocks grow by lengths that divide the segment, and then by whole segments: between those an unfinished block would be
+        carried too, and a longer block could take fewer bytes.
+        """
+        if axis == "blocks":
+            return dataclasses.replace(config, blocks=size, retrieved=min(config.retrieved, size)), dims
+        tokens = dims.segment - math.ceil(dims.segment / (config.block + 1))  # without their landmarks
+        if size >= tokens:
+            block = size - size % tokens
+        else:
+            block = max(length for length in range(1, size + 1) if tokens % length == 0)
+        return dataclasses.replace(config, block=block), dataclasses.replace(
+            dims, segment=length_with_landmarks(tokens, block)
+        )

@@ -35,6 +35,7 @@ class Local(Cache):
     Config = LocalConfig
     summary = "sliding window, the floor"
     paper = "Beltagy et al. 2020, arXiv 2004.05150"
+    axes = ("window",)
 
     @property
     def slots(self) -> int:
@@ -46,7 +47,3 @@ class Local(Cache):
 
     def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         return self.out(attend_rotary(segment.queries, view(segment, memory, limit=self.limit))), {}
-
-    @classmethod
-    def resized(cls, config: LocalConfig, dims: Dims, size: int) -> tuple[LocalConfig, Dims]:
-        return dataclasses.replace(config, window=size), dims

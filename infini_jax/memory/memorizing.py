@@ -241,6 +241,7 @@ class Memorizing(Memory):
     Config = MemorizingConfig
     summary = "kNN over a ring of keys and values"
     paper = "arXiv 2203.08913"
+    axes = ("slots",)
 
     def setup(self):
         super().setup()
@@ -317,5 +318,7 @@ class Memorizing(Memory):
         )
 
     @classmethod
-    def resized(cls, config: MemorizingConfig, dims: Dims, size: int) -> tuple[MemorizingConfig, Dims]:
-        return dataclasses.replace(config, slots=size, top_k=min(config.top_k, size)), dims
+    def resized(cls, config: MemorizingConfig, dims: Dims, size: int, axis: str = "slots") -> tuple[MemorizingConfig, Dims]:
+        """A ring smaller than k is retrieved whole."""
+        config, dims = super().resized(config, dims, size, axis)
+        return dataclasses.replace(config, top_k=min(config.top_k, config.slots)), dims

@@ -140,6 +140,8 @@ class SlotsConfig(MemoryConfig):
 class Cache(Memory):
     """What mechanisms share whose whole memory is the last `slots` keys and values; they differ in how they attend."""
 
+    axes = ("slots",)
+
     @property
     def slots(self) -> int:
         """Tokens carried from one segment to the next."""
@@ -171,7 +173,3 @@ class Cache(Memory):
         total = attend_flops(*sizes, prefix=self.slots, window=self.limit)
         local = min(total, attend_flops(*sizes, window=self.limit))
         return Cost(local=local, read=total - local, bytes_moved=3.0 * memory_bytes(self) / segment_length)
-
-    @classmethod
-    def resized(cls, config: SlotsConfig, dims: Dims, size: int) -> tuple[SlotsConfig, Dims]:
-        return dataclasses.replace(config, slots=size), dims

@@ -1,0 +1,91 @@
+"""What the experiments share: which memories are compared, at which bytes and learning rates, their floor and their ceiling."""
+
+import dataclasses
+
+from infini_jax.config import ModelConfig, RunConfig, TrainConfig
+from infini_jax.memory import MECHANISMS
+from infini_jax.memory.base import MemoryConfig
+from infini_jax.memory.full import FullConfig
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.infinite_former import InfiniteFormerConfig
+from infini_jax.memory.landmark import LandmarkConfig
+from infini_jax.memory.local import LocalConfig
+from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.trials import trials
+
+BOUNDS = ("local", "full")  # the floor and the ceiling
+SETTINGS: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
+    "infini": (("linear", InfiniConfig()), ("delta", InfiniConfig(update="delta"))),
+    "memorizing": (("", MemorizingConfig(top_k=8)),),
+    "landmark": (("", LandmarkConfig(block=8, retrieved=4)),),
+    "infinite_former": (("", InfiniteFormerConfig(samples=64)),),
+}
+"""(variant, settings) where they are not the mechanism's defaults: blocks, searches and samples for segments of tens of tokens."""
+
+# One layer and one head, so that a recall is one memory's doing; with key taps of two, one layer can bind a value to its key.
+ONE_LAYER = ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=16, key_taps=2)
+ONE_LAYER_TEXT = (
+    ("model", "one layer, width 64, one head, MLP 128, keys of two taps"),
+    ("optimiser", "AdamW, warm-up and cosine"),
+)
+RATES = (3e-3, 1e-2, 3e-2)  # of small models
+SMOKE = dataclasses.replace(ONE_LAYER, d_model=32, mlp_dim=32)
+SMOKE_TRAIN = TrainConfig(batch=2, learning_rate=1e-2, evaluation_steps=1)
+SMOKE_STEPS = 3
+
+
+def memories(*names: str) -> tuple[tuple[str, MemoryConfig], ...]:
+    """(variant, settings) of mechanisms; of all in the registry between floor and ceiling where none is named.
+
+    What is added to the registry is compared too, with its default settings.
+    """
+    chosen = [name for name in MECHANISMS if (name in names if names else name not in BOUNDS)]
+    return tuple(pair for name in chosen for pair in SETTINGS.get(name, (("", MECHANISMS[name].Config()),)))
+
+
+def with_memory(base: RunConfig, memory: MemoryConfig, *names: str, variant: str = "") -> RunConfig:
+    """`base` with another memory, called by its task, mechanism, variant and `names`."""
+    model = dataclasses.replace(base.model, memory=memory)
+    name = "-".join(filter(None, (base.task, model.mechanism, variant, *names)))
+    return dataclasses.replace(base, name=name, variant=variant, model=model)
+
+
+def at_window(base: RunConfig, window: int) -> RunConfig:
+    """`base` with a sliding window of `window` tokens."""
+    return with_memory(base, LocalConfig(window=window), str(window))
+
+
+def at_ceiling(base: RunConfig, slots: int) -> RunConfig:
+    """`base` with full attention to the last `slots` tokens."""
+    return with_memory(base, FullConfig(slots=slots))
+
+
+def at_bytes(base: RunConfig, variant: str, memory: MemoryConfig, size: int, axis: str = "") -> RunConfig:
+    """`base` with the largest memory of at most `size` bytes a sequence, grown along `axis`."""
+    run = with_memory(base, memory, axis, f"{size // 1024}k", variant=variant)
+    return dataclasses.replace(run, model=run.model.at_bytes(size, axis))
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Memories of several sizes between a floor and a ceiling, each at several learning rates.
+
+    Attributes:
+      base: of all runs, without their memory and learning rate.
+      sizes: bytes a sequence of the memories.
+      rates: learning rates, of which validation chooses.
+      window: tokens that the floor sees, fewer than what is asked about is away.
+      slots: tokens that the ceiling holds, as many as the longest text that is asked about.
+    """
+
+    base: RunConfig
+    sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    window: int
+    slots: int
+
+    def runs(self, *names: str) -> tuple[RunConfig, ...]:
+        """Floor, ceiling, and the mechanisms named, or all."""
+        sized = [at_bytes(self.base, variant, memory, size) for variant, memory in memories(*names) for size in self.sizes]
+        points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]
+        return tuple(run for point in points for run in trials(point, self.rates))

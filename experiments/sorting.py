@@ -1,0 +1,83 @@
+"""Sorting symbols by how often they occurred: does a mechanism count what is out of its window?
+
+Command:   infini-jax study sorting --scale cpu                (or smoke, accelerator)
+Cost:      see `infini-jax study sorting --scale cpu --dry-run`
+Expected:  a sum over all tokens is what this task asks for, so memories that add or average (Infini-attention, the ∞-former)
+           need few bytes for it, and those that keep single tokens count no more than they hold. Scores stand beside the
+           ceilings of counting in a window and of knowing the true probabilities; near them nothing more can be learned.
+"""
+
+import dataclasses
+
+from experiments.common import RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.sorting import SortingConfig
+from infini_jax.evals.sorting import SortingEvaluation
+from infini_jax.study import Study
+
+FEW, MANY = SortingConfig(symbols=8), SortingConfig(symbols=20)
+TWO_LAYERS = ModelConfig(layers=2, d_model=64, heads=2, mlp_dim=128, segment=16, key_taps=2)  # counting, then sorting
+
+SCALES = {
+    "smoke": Comparison(
+        RunConfig(
+            model=dataclasses.replace(SMOKE, vocab=FEW.vocab),
+            data=FEW,
+            train=dataclasses.replace(SMOKE_TRAIN, sequence=48),
+            budget=Budget("steps", SMOKE_STEPS),
+        ),
+        sizes=(4 << 10,),
+        rates=RATES[:1],
+        window=4,
+        slots=48,
+    ),
+    "cpu": Comparison(
+        RunConfig(
+            model=dataclasses.replace(TWO_LAYERS, vocab=FEW.vocab),
+            data=FEW,
+            train=TrainConfig(batch=8, sequence=96, evaluation_steps=16),
+            budget=Budget("flops", 4e11),
+        ),
+        sizes=(16 << 10,),
+        rates=RATES,
+        window=8,
+        slots=384,
+    ),
+    "accelerator": Comparison(
+        RunConfig(
+            model=ModelConfig(layers=3, d_model=128, heads=4, mlp_dim=512, segment=128, key_taps=2, vocab=MANY.vocab),
+            data=MANY,
+            train=TrainConfig(batch=32, sequence=1024, evaluation_steps=16),
+            budget=Budget("flops", 3e14),
+        ),
+        sizes=(192 << 10,),
+        rates=(3e-4, 1e-3, 3e-3),
+        window=64,
+        slots=4096,
+    ),
+}
+ASKED = {
+    "smoke": SortingEvaluation(lengths=(48,), windows=(16,), examples=8),
+    "cpu": SortingEvaluation(lengths=(96, 192, 384), windows=(16, 32, 64), examples=48, rows=16),
+    "accelerator": SortingEvaluation(lengths=(1024, 2048, 4096), windows=(128, 512, 1024), examples=64, rows=32),
+}
+
+
+def study(scale: str) -> Study:
+    """Every mechanism at one size, trained at one length and asked at longer ones."""
+    found = SCALES[scale]
+    length, symbols = found.base.train.sequence, found.base.data.symbols
+    return Study(
+        name="sorting",
+        question="Does a mechanism count what is out of its window?",
+        runs=found.runs(),
+        held_equal=(
+            (
+                "training",
+                f"{found.base.budget.amount:.2g} {found.base.budget.unit} on rows of {length} tokens, {symbols} symbols",
+            ),
+            ("bytes of memory", f"at most {found.sizes[0]} a sequence"),
+            ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
+        ),
+        evaluations=(ASKED[scale],),
+    )

@@ -1,0 +1,104 @@
+"""Reads BLiMP, the Benchmark of Linguistic Minimal Pairs (Warstadt et al. 2020, arXiv 1912.00582; CC-BY 4.0).
+
+67 paradigms of 1000 pairs of sentences that differ in one point of grammar, one of them good and one bad. Read from a zip or
+folder of its JSONL files, or from what TFDS prepared as `blimp/<paradigm>` in array_record files.
+"""
+
+import dataclasses
+import functools
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from infini_jax.data.corpora import newest_version
+from infini_jax.data.prepared import FOLDER_VARIABLE, SNAPSHOTS, data_folder
+from infini_jax.errors import ConfigError, one_line, require
+
+GET = f"put blimp.zip, a folder blimp of its .jsonl files or TFDS's {SNAPSHOTS}/blimp into ${FOLDER_VARIABLE}, or give a path"
+SAME_PHENOMENON = {"s-selection": "argument_structure"}  # the paper has 12 phenomena (table 2), its files 13 terms
+FIELDS = ("sentence_good", "sentence_bad", "linguistics_term", "UID")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Attributes: good and bad sentence; paradigm, one of 67; phenomenon, one of 12."""
+
+    good: str
+    bad: str
+    paradigm: str
+    phenomenon: str
+
+
+def blimp_place(path: str = "") -> Path | None:
+    """The given place, or where BLiMP lies in the data folder; None where it is not there."""
+    folder = data_folder()
+    usual = (folder / "blimp.zip", folder / "blimp", folder / SNAPSHOTS / "blimp")
+    return next((place for place in ([Path(path)] if path else usual) if place.exists()), None)
+
+
+@functools.lru_cache(maxsize=2)
+def blimp_pairs(path: str = "") -> dict[str, list[Pair]]:
+    """The pairs of each paradigm, by its name. Raises `ConfigError` where they are not here or cannot be read."""
+    place = blimp_place(path)
+    require(place is not None, "blimp.path", f"{path or 'BLiMP'} is not here", GET)
+    pairs: dict[str, list[Pair]] = {}
+    for where, fields in read_fields(place):
+        try:
+            good, bad, term, paradigm = (str(fields[name]) for name in FIELDS)
+        except (KeyError, TypeError) as error:
+            raise ConfigError("blimp.path", f"{where} is no pair of BLiMP ({one_line(error)} is missing)", GET) from error
+        pairs.setdefault(paradigm, []).append(Pair(good, bad, paradigm, SAME_PHENOMENON.get(term, term)))
+    require(bool(pairs), "blimp.path", f"{place} holds no pairs", GET)
+    return dict(sorted(pairs.items()))
+
+
+def read_fields(place: Path) -> Iterator[tuple[str, dict]]:
+    """(where it stands, its fields) of every pair."""
+    if place.is_file():
+        try:
+            with zipfile.ZipFile(place) as opened:
+                names = [name for name in sorted(opened.namelist()) if is_jsonl(Path(name))]
+                for name in names:
+                    yield from read_lines(f"{place.name}/{name}", opened.read(name))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ConfigError("blimp.path", f"{place} cannot be read ({one_line(error)})", GET) from error
+    elif any(place.glob("*/*/dataset_info.json")):
+        yield from read_prepared(place)
+    else:
+        for file in sorted(filter(is_jsonl, place.rglob("*.jsonl"))):
+            yield from read_lines(str(file), file.read_bytes())
+
+
+def is_jsonl(file: Path) -> bool:
+    """Not so the hidden files that a Mac adds to its archives."""
+    return file.suffix == ".jsonl" and not file.name.startswith(".")
+
+
+def read_lines(name: str, lines: bytes) -> Iterator[tuple[str, dict]]:
+    """Of one JSONL file."""
+    for number, line in enumerate(lines.splitlines(), 1):
+        try:
+            yield f"{name} line {number}", json.loads(line)
+        except ValueError as error:
+            raise ConfigError("blimp.path", f"{name} line {number} is no JSON", "get the file again") from error
+
+
+def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
+    """Of the newest version of each of TFDS's data sets."""
+    import tensorflow_datasets as tfds
+
+    for folder in sorted(filter(None, map(newest_version, place.iterdir()))):
+        require(
+            any(folder.glob("*.array_record*")),
+            "blimp.path",
+            f"{folder} has no array_record files, and only they are read without TensorFlow",
+            "convert it: python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record",
+        )
+        try:
+            examples: Iterable[dict] = tfds.builder_from_directory(folder).as_data_source(split="train")
+            for number in range(len(examples)):
+                fields = {name: value for name, value in examples[number].items() if name in FIELDS}
+                yield f"{folder.parent.name} pair {number}", {name: value.decode() for name, value in fields.items()}
+        except Exception as error:  # TFDS raises whatever its files do
+            raise ConfigError("blimp.path", f"{folder} cannot be read ({one_line(error)})", "prepare it again") from error

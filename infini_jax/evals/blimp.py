@@ -1,0 +1,205 @@
+"""BLiMP: did the memory cost grammar? Minimal pairs of sentences (Warstadt et al. 2020, arXiv 1912.00582).
+
+A pair is right where the sum of the log-probabilities of all tokens of the good sentence is higher than that of the bad one. A
+tie is wrong; BLiMP has a few pairs of equal sentences. Nothing is predicted behind the sentence.
+
+DEVIATION: the paper's models have a token for the beginning of a text, and ours do not. Each sentence is a document of its own
+that begins with a line end, which stands before a sentence in the texts that models are trained on; with a tokenizer that
+drops line ends (T5's) it begins with a full stop. The sentence's first token is conditioned on that and scored.
+
+The accuracy of a phenomenon, and of "all", is that of all its pairs together: where each paradigm has as many pairs, that is
+the mean over paradigms. Wilson intervals, which take the pairs to be independent; they say nothing about other paradigms.
+
+Sentences are packed as documents into rows of whole segments, each into one segment where it fits, so that it is read as at
+the beginning of a text; what is longer than a segment begins its row and goes on through the memory, as every document does.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+import jax
+import numpy as np
+from scipy.stats import binomtest
+
+from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.cost import model_cost
+from infini_jax.data.base import Batch
+from infini_jax.data.minimal_pairs import Pair, blimp_pairs
+from infini_jax.data.tokenizers import Tokenizer
+from infini_jax.errors import require
+from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.perplexity import nats_of
+from infini_jax.measures import Measure
+from infini_jax.sharding import Layout, batch_sharding, data_mesh, on_own_rows, replicated
+from infini_jax.stream import Carry, init_carry, scan_segments
+
+ALL = "all"
+TOKENS_A_CALL = 1 << 13  # enough that calling the program costs nothing beside running it
+
+
+@dataclasses.dataclass(frozen=True)
+class Blimp(Evaluation):
+    """What is scored.
+
+    Attributes:
+      path: zip or folder of the JSONL files, or TFDS's folder; by default where they lie in the data folder.
+      pairs: of each paradigm, spread evenly; 0 is all.
+    """
+
+    name: ClassVar[str] = "blimp"
+
+    path: str = ""
+    pairs: int = 0
+
+    def __post_init__(self):
+        require(self.pairs >= 0, "blimp.pairs", f"{self.pairs} is negative", "give 0 for all of them")
+
+    def applies(self, run: RunConfig) -> bool:
+        return run.data.open_tokenizer() is not None and run.data.whole("train") is not None
+
+    def check(self, run: RunConfig) -> None:
+        blimp_pairs(self.path)
+
+    def cost(self, run: RunConfig) -> float:
+        packed = Packed.of(run.model, encoded(run.data.open_tokenizer(), sentences_of(self._chosen())))
+        return model_cost(run.model).flops * packed.read_tokens
+
+    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        pairs, tokenizer = self._chosen(), subject.run.data.open_tokenizer()
+        sentences = sentences_of(pairs)
+        found_N = log_probabilities(subject.run.model, subject.params, encoded(tokenizer, sentences), watch)
+        score = dict(zip(sentences, found_N.tolist(), strict=True))
+        right = {paradigm: [score[pair.good] > score[pair.bad] for pair in group] for paradigm, group in pairs.items()}
+        phenomena: dict[str, list[bool]] = {}
+        measures = []
+        for paradigm, hits in right.items():
+            phenomenon = pairs[paradigm][0].phenomenon
+            measures.append(accuracy(hits, paradigm=paradigm, phenomenon=phenomenon))
+            phenomena.setdefault(phenomenon, []).extend(hits)
+        measures += [accuracy(hits, phenomenon=phenomenon) for phenomenon, hits in sorted(phenomena.items())]
+        return [*measures, accuracy([hit for hits in right.values() for hit in hits], phenomenon=ALL)]
+
+    def _chosen(self) -> dict[str, list[Pair]]:
+        """Evenly spread pairs of each paradigm."""
+        found = {}
+        for paradigm, pairs in blimp_pairs(self.path).items():
+            count = min(self.pairs, len(pairs)) or len(pairs)
+            found[paradigm] = [pairs[number * len(pairs) // count] for number in range(count)]
+        return found
+
+
+def accuracy(hits: Sequence[bool], **labels: str) -> Measure:
+    """The share of pairs that are right."""
+    found = binomtest(int(sum(hits)), len(hits)).proportion_ci(0.95, "wilson")
+    return Measure("blimp", "accuracy", float(np.mean(hits)), len(hits), float(found.low), float(found.high), labels)
+
+
+def sentences_of(pairs: dict[str, list[Pair]]) -> list[str]:
+    """Each sentence once: many are in several pairs, and equal ones must be scored equally."""
+    return list(dict.fromkeys(sentence for group in pairs.values() for pair in group for sentence in (pair.good, pair.bad)))
+
+
+def encoded(tokenizer: Tokenizer, sentences: Iterable[str]) -> list[np.ndarray]:
+    """Tokens of each sentence behind what it begins with, one token."""
+    before = np.asarray(tokenizer.encode("\n"), np.int32)
+    before = (before if len(before) else np.asarray(tokenizer.encode("."), np.int32))[-1:]
+    return [np.concatenate([before, np.asarray(tokenizer.encode(sentence), np.int32)]) for sentence in sentences]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Sentences as documents in rows of whole segments.
+
+    Attributes: sentences; rows R, starts N: the row of each and the place of its first token; length of a row; calls, in which
+    rows_a_call rows are read.
+    """
+
+    sentences: list[np.ndarray]
+    rows: np.ndarray
+    starts: np.ndarray
+    length: int
+    calls: int
+    rows_a_call: int
+
+    @staticmethod
+    def of(model: ModelConfig, sentences: list[np.ndarray]) -> "Packed":
+        """Longest first, each behind the one before where it fits.
+
+        Each begins a landmark block where the model has such, so that landmarks stand at the same places in every sentence.
+        """
+        reads = np.array([len(sentence) - 1 for sentence in sentences])  # its last token is only predicted
+        size, every = model.segment, model.memory.landmark_every or 1
+        length = -(-int(reads.max()) // size) * size
+        rows, starts, row, free = np.zeros(len(reads), np.int64), np.zeros(len(reads), np.int64), 0, 0
+        for number in np.argsort(-reads, kind="stable"):
+            count = int(reads[number])
+            while free and (count > size or free % size + count > size or free + count > length):
+                free = align((free // size + 1) * size, every)
+                if free + count > length:
+                    row, free = row + 1, 0
+            rows[number], starts[number], free = row, free, align(free + count, every)
+        devices = jax.device_count()
+        a_call = align(min(row + 1, max(1, TOKENS_A_CALL // length)), devices)
+        return Packed(sentences, rows, starts, length, -(-(row + 1) // a_call), a_call)
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that go through the model, those included that fill up segments."""
+        return self.calls * self.rows_a_call * self.length
+
+    def batches(self) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
+        """(rows, numbers of their sentences, RxT: which of these sentences each place belongs to) of each call.
+
+        Places that fill up belong to the sentence before them and have no weight.
+        """
+        order = np.argsort(self.rows * self.length + self.starts)
+        edges = np.searchsorted(self.rows[order], np.arange(self.calls + 1) * self.rows_a_call)
+        for call in range(self.calls):
+            numbers = order[edges[call] : edges[call + 1]]
+            shape = (self.rows_a_call, self.length)
+            tokens, targets, documents = (np.zeros(shape, np.int32) for _ in range(3))
+            weights = np.zeros(shape, np.float32)
+            for local, number in enumerate(numbers):
+                sentence, row, start = self.sentences[number], self.rows[number] % self.rows_a_call, self.starts[number]
+                here = (row, slice(start, start + len(sentence) - 1))
+                tokens[here], targets[here], weights[here] = sentence[:-1], sentence[1:], 1.0
+                documents[row, start:] = local
+            yield Batch(tokens, targets, weights, documents), numbers, documents
+
+
+def align(place: int, every: int) -> int:
+    """The next multiple of `every`, the place itself included."""
+    return -(-place // every) * every
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def weighted_nats(model: ModelConfig, layout: Layout, params: dict, rows: Batch) -> jax.Array:
+    """weight * -ln p(target) at every place of rows that begin with an empty memory, RxT, on every device."""
+
+    def read(carry: Carry, rows: Batch, params: dict) -> tuple[jax.Array, Carry]:
+        def score(logits_RxSxV: jax.Array, part: Batch) -> jax.Array:
+            return part.weights * nats_of(logits_RxSxV, part.targets)
+
+        carry, nats_WxRxS, _ = scan_segments(model, params, carry, rows, score)
+        return nats_WxRxS.swapaxes(0, 1).reshape(rows.tokens.shape), carry
+
+    fresh = init_carry(model, rows.tokens.shape[0])
+    nats_RxT, _ = on_own_rows(read, model, layout)(fresh, rows, params)
+    return jax.lax.with_sharding_constraint(nats_RxT, replicated(layout.mesh))
+
+
+def log_probabilities(model: ModelConfig, params: dict, sentences: list[np.ndarray], watch: Watch = unwatched) -> np.ndarray:
+    """ln p of each sentence's tokens behind its first one, summed, float64 N. One program scores all of them."""
+    packed = Packed.of(model, sentences)
+    layout, found_N = Layout(data_mesh(packed.rows_a_call)), np.zeros(len(sentences))
+    place = batch_sharding(layout.mesh)
+    for call, (rows, numbers, local_RxT) in enumerate(packed.batches(), 1):
+        placed = jax.tree.map(
+            lambda array, where: jax.make_array_from_callback(array.shape, where, array.__getitem__), rows, place
+        )
+        nats_RxT = np.asarray(weighted_nats(model, layout, params, placed), float)
+        found_N[numbers] = -np.bincount(local_RxT.ravel(), nats_RxT.ravel(), minlength=len(numbers))
+        watch(call * packed.rows_a_call * packed.length, packed.read_tokens)
+    return found_N

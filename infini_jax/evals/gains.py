@@ -1,0 +1,244 @@
+"""Which tokens gain from memory: the loss under a control minus the loss with the memory carried, by class of word.
+
+Held-out documents are read once; the controls read in the same pass (`infini_jax.evals.perplexity`): an empty memory, and the
+memory of another document of the same age. Classes are of words and other units of text (`infini_jax.evals.words`), whatever
+the tokenizer: the loss of a unit is the sum over its tokens, so that bytes and SentencePiece are compared on the same words.
+The first and the last unit of what is read of a document are left out, for they may be cut.
+
+  kind     as in words.py. Beside them, and overlapping with them, "copy > 512" and "copy > 8192": units that the copier of
+           `infini_jax.data.repeats` gets right from more than so many tokens back, white space passed over.
+  rarity   uses of a word or number per million, counted in the training split: "none", "<= 1", "<= 10" ... "> 10000".
+  gap      tokens of the run from the last use of the same word or number to this one: "<= segment", "<= 512", "<= 8192",
+           "> 8192", "never before" in the document. Upper and lower case are the same.
+
+Intervals are bootstrapped over documents (percentiles of the ratio of sums), as tokens of one document are not independent.
+With few documents they are too narrow rather than too wide; a class that only one document has gets none.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from infini_jax.config import RunConfig
+from infini_jax.cost import model_cost
+from infini_jax.data.base import DataConfig, Split
+from infini_jax.data.repeats import NOWHERE, copy_sources, previous_use
+from infini_jax.errors import require
+from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.perplexity import Reader, chosen
+from infini_jax.evals.settings import CARRIED, CONDITIONS, EvaluationConfig
+from infini_jax.evals.words import KINDS, LEXICAL, Units, count_words, unit_of_tokens
+from infini_jax.measures import Measure
+
+GAPS = (512, 8192)
+DECADES = (0, 1, 10, 100, 1000, 10_000)  # uses per million
+PIECES = 256  # of the training split, in which words are counted
+SEED = 0  # of the bootstrap
+
+Class = tuple[str, str]  # (by, class)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gains(Evaluation):
+    """What is read.
+
+    Attributes:
+      split: whose documents are read.
+      documents: so many, spread evenly over the split; 0 is all.
+      tokens: of a document, from its first on; 0 is all.
+      rows: documents that are read side by side.
+      counted: tokens of the training split in which words are counted, spread evenly over its documents.
+      draws: of the bootstrap.
+    """
+
+    name: ClassVar[str] = "gains"
+
+    split: Split = "validation"
+    documents: int = 0
+    tokens: int = 65_536
+    rows: int = 8
+    counted: int = 8 << 20
+    draws: int = 1000
+
+    def __post_init__(self):
+        self.reading  # noqa: B018  refuses what cannot be read
+        require(self.counted >= PIECES, "gains.counted", f"{self.counted} tokens are too few", f"give at least {PIECES}")
+        require(self.draws >= 1, "gains.draws", f"{self.draws} draws give no interval", "give at least 1, such as 1000")
+
+    @property
+    def reading(self) -> EvaluationConfig:
+        """The same as settings of the reader."""
+        return EvaluationConfig(self.documents, self.tokens, self.rows, CONDITIONS)
+
+    def applies(self, run: RunConfig) -> bool:
+        return run.data.open_tokenizer() is not None and run.data.whole("train") is not None
+
+    def check(self, run: RunConfig) -> None:
+        self._reader(run)
+
+    def cost(self, run: RunConfig) -> float:
+        reader = self._reader(run)
+        return model_cost(run.model).flops * reader.read_tokens * len(reader.conditions)
+
+    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        run = subject.run
+        reader, tokenizer = self._reader(run), run.data.open_tokenizer()
+        documents = run.data.whole(self.split)[0]
+        uses, total = training_words(run.data, self.counted)
+        controls = [name for name in reader.conditions if name != CARRIED]
+        found = [Tally(self.draws) for _ in controls]
+        for number, nats_CxT in reader.token_nats(subject.params, lambda done: watch(done, reader.tokens)):
+            start = documents.starts[number]
+            tokens_T = documents.text[start : start + nats_CxT.shape[1] + 1]
+            _, units, unit_T = unit_of_tokens(tokens_T.tolist(), tokenizer)
+            of_units = Classes(units, unit_T, run.model.segment).all(uses, total)
+            nats = dict(zip(reader.conditions, nats_CxT.astype(float), strict=True))
+            for tally, control in zip(found, controls, strict=True):
+                tally.add(nats[control] - nats[CARRIED], unit_T[1:], of_units)
+        return [one for tally, control in zip(found, controls, strict=True) for one in tally.measures(control)]
+
+    def _reader(self, run: RunConfig) -> Reader:
+        return Reader(run.model, *run.data.whole(self.split), self.reading)
+
+
+@functools.lru_cache(maxsize=2)
+def training_words(data: DataConfig, counted: int) -> tuple[collections.Counter[str], int]:
+    """(uses of each word, of all words) in about `counted` tokens of the training split."""
+    documents, tokenizer = data.whole("train")[0], data.open_tokenizer()
+    numbers = chosen(documents.lengths, PIECES)
+    starts, ends = documents.starts[numbers], documents.starts[numbers + 1]
+    ends = np.minimum(ends, starts + counted // len(numbers))
+    uses = count_words(tokenizer.decode(documents.text[a:b]) for a, b in zip(starts, ends, strict=True))
+    return uses, uses.total()
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """Of a document's units. Attributes: units, N of them; unit_of_token T; segment of the model."""
+
+    units: Units
+    unit_of_token: np.ndarray
+    segment: int
+
+    def all(self, uses: collections.Counter[str], total: int) -> dict[Class, np.ndarray]:
+        """For each class: the numbers of its units. The first and the last unit are in none."""
+        inner = np.zeros(len(self.units.spelt), bool)
+        inner[1:-1] = np.bincount(self.unit_of_token, minlength=len(inner))[1:-1] > 0
+        found = {**self._kinds(), **self._rarity(uses, total), **self._gaps(), **self._copies()}
+        return {name: np.flatnonzero(is_N & inner) for name, is_N in found.items()}
+
+    @functools.cached_property
+    def _places(self) -> np.ndarray:
+        """The first token of each unit, N."""
+        return np.searchsorted(self.unit_of_token, np.arange(len(self.units.spelt)))
+
+    @functools.cached_property
+    def _symbols(self) -> np.ndarray:
+        """The same number for the same spelling, N."""
+        return np.unique(np.array(self.units.spelt, object), return_inverse=True)[1]
+
+    def _kinds(self) -> dict[Class, np.ndarray]:
+        return {("kind", kind): self.units.are(kind) for kind in KINDS}
+
+    def _rarity(self, uses: collections.Counter[str], total: int) -> dict[Class, np.ndarray]:
+        per_million_N = np.array([uses[word] for word in self.units.spelt]) * (1e6 / max(total, 1))
+        return self._binned("rarity", per_million_N, DECADES, ("none", *(f"<= {most}" for most in DECADES[1:])), np.True_)
+
+    def _gaps(self) -> dict[Class, np.ndarray]:
+        before_N = previous_use(self._symbols)
+        gap_N = self._places - self._places[before_N]
+        edges = (self.segment, *(gap for gap in GAPS if gap > self.segment))
+        names = ("<= segment", *(f"<= {gap}" for gap in edges[1:]))
+        found = self._binned("gap", gap_N, edges, names, before_N != NOWHERE)
+        return {**found, ("gap", "never before"): self.units.are(*LEXICAL) & (before_N == NOWHERE)}
+
+    def _binned(self, by: str, value_N: np.ndarray, edges: tuple, names: tuple, is_there_N) -> dict[Class, np.ndarray]:
+        """Words by the first edge that their value does not exceed."""
+        last = f"> {edges[-1]}" if len(edges) > 1 else names[-1].replace("<=", ">")
+        bin_N, is_word_N = np.searchsorted(edges, value_N), self.units.are(*LEXICAL) & is_there_N
+        return {(by, name): is_word_N & (bin_N == number) for number, name in enumerate((*names, last))}
+
+    def _copies(self) -> dict[Class, np.ndarray]:
+        """By the copier that passes over white space."""
+        solid = np.flatnonzero(~self.units.are("space"))
+        source = copy_sources(self._symbols[solid])
+        gap = np.where(source == NOWHERE, 0, self._places[solid] - self._places[solid[source]])
+        gap_N = np.zeros(len(self.units.spelt), np.int64)
+        gap_N[solid] = gap
+        return {("kind", f"copy > {least}"): gap_N > least for least in GAPS}
+
+
+class Tally:
+    """Gains under one control, summed a document and a class, and of every token."""
+
+    def __init__(self, draws: int):
+        self._sums: dict[Class, dict[int, tuple[float, int]]] = {}
+        self._tokens: list[np.ndarray] = []
+        self._draws = draws
+
+    def add(self, gain_T: np.ndarray, unit_T: np.ndarray, classes: dict[Class, np.ndarray]) -> None:
+        """Adds a document: the gain of each token that is scored, the unit it is a part of, the units of each class."""
+        gain_N, number = np.bincount(unit_T, gain_T), len(self._tokens)
+        for name, units in classes.items():
+            self._sums.setdefault(name, {})[number] = (float(gain_N[units].sum()), len(units))
+        self._tokens.append(gain_T)
+
+    def measures(self, control: str) -> list[Measure]:
+        """Nats a unit of every class that has one, and the share of tokens that makes up half of what is gained in all."""
+        weights = resampled(len(self._tokens), self._draws)
+        return [*self._gains(control, weights), *self._share(control, weights)]
+
+    def _gains(self, control: str, weights_NxD: np.ndarray) -> Iterator[Measure]:
+        for (by, name), sums in self._sums.items():
+            gain_D, count_D = (np.array(column) for column in zip(*sums.values(), strict=True))
+            if not count_D.sum():
+                continue
+            drawn_N, counts_N = weights_NxD @ gain_D, weights_NxD @ count_D
+            is_drawn_N = (counts_N > 0) & ((count_D > 0).sum() > 1)
+            low, high = interval(drawn_N[is_drawn_N] / counts_N[is_drawn_N])
+            labels = {"control": control, "by": by, "class": name}
+            yield Measure("gains", "gain", float(gain_D.sum() / count_D.sum()), int(count_D.sum()), low, high, labels)
+
+    def _share(self, control: str, weights_NxD: np.ndarray) -> Iterator[Measure]:
+        """Nothing where memory gains nothing in all."""
+        gain_T = np.concatenate(self._tokens)
+        document_T = np.repeat(np.arange(len(self._tokens)), [len(part) for part in self._tokens])
+        order_T = np.argsort(-gain_T, kind="stable")
+        gain_T, document_T = gain_T[order_T], document_T[order_T]
+        share = half_share(gain_T, np.ones(len(gain_T)))
+        if np.isfinite(share):
+            drawn_N = np.array([half_share(gain_T, weights_D[document_T]) for weights_D in weights_NxD])
+            low, high = interval(drawn_N[np.isfinite(drawn_N)])
+            yield Measure("gains", "gain_share", share, len(gain_T), low, high, {"control": control})
+
+
+def half_share(gain_T: np.ndarray, weight_T: np.ndarray) -> float:
+    """The least share of tokens, most gained first, that makes up half of the total gain; NaN where that is not above zero.
+
+    `gain_T` falls; a token weighs as often as its document was drawn. What others lose again counts in the total.
+    """
+    gained_T = np.cumsum(gain_T * weight_T)
+    if not len(gained_T) or gained_T[-1] <= 0:
+        return float("nan")
+    last = int(np.argmax(gained_T >= gained_T[-1] / 2))
+    return float(weight_T[: last + 1].sum() / weight_T.sum())
+
+
+def resampled(documents: int, draws: int) -> np.ndarray:
+    """How often each document is in each draw with replacement, NxD; no draw of a single document."""
+    random = np.random.default_rng(SEED)
+    if documents < 2:
+        return np.zeros((0, documents))
+    return random.multinomial(documents, np.full(documents, 1 / documents), draws).astype(float)
+
+
+def interval(drawn_N: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval; NaN where nothing was drawn."""
+    if not len(drawn_N):
+        return float("nan"), float("nan")
+    low, high = np.percentile(drawn_N, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,79 @@
+"""Needles in a haystack: what a model says by itself, and whether every token of the answer is the likeliest.
+
+hit: the share of the references that stand in what was said, upper and lower case alike (RULER, Hsieh et al. 2024, whose code
+calls it string match). exact_match: the first words said are the answer, token for token. token_accuracy: teacher-forced.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import ClassVar, get_args
+
+import numpy as np
+
+from infini_jax.config import RunConfig
+from infini_jax.data import facts
+from infini_jax.data.examples import Example
+from infini_jax.data.haystack import HaystackConfig, Kind
+from infini_jax.evals.reading import Reading
+from infini_jax.evals.scores import share_measure
+from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or, room
+from infini_jax.measures import Measure
+
+SENTENCES = (
+    4  # times the tokens of an example that a stretch of a corpus has: sentences with a word of the answer are left out
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class HaystackEvaluation(ExampleEvaluation):
+    """Needles in a haystack by kind and length. A run on a corpus finds facts among sentences of its validation split.
+
+    Attributes:
+      lengths: tokens of an example; none is the length that the run was trained at.
+      kinds: of the task; none is the run's own, and all for a run on a corpus.
+      examples: of each kind and length.
+      seed: of the examples.
+      rows: examples that are read side by side.
+    """
+
+    name: ClassVar[str] = "haystack"
+    Config: ClassVar[type] = HaystackConfig
+    is_text: ClassVar[bool] = True
+    lengths: tuple[int, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    examples: int = 50
+    seed: int = 0
+    rows: int = 8
+
+    def cells(self, run: RunConfig) -> list[Cell]:
+        own, found = self.own(run), []
+        kinds = self.kinds or (get_args(Kind) if self.reads_text(run) else (own.kind,))
+        for length, kind in itertools.product(lengths_or(self.lengths, run), kinds):
+            items = own.items if kind == own.kind else 0  # their number means another thing in every kind
+            config = dataclasses.replace(own, kind=kind, items=items)
+            found.append(Cell(config, length, {"kind": kind, "length": length}))
+        return found
+
+    def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:
+        if cell.config.kind not in facts.QUESTIONS:
+            return ""
+        text = run.data.whole("validation")[0].text
+        count = min(SENTENCES * cell.tokens, len(text))
+        begin = int(random.integers(len(text) - count + 1))
+        return run.data.open_tokenizer().decode(text[begin : begin + count])
+
+    def new_tokens(self, example: Example) -> int:
+        return room(example)
+
+    def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
+        decode = run.data.open_tokenizer().decode
+        hits = [found_in(decode(one.said_M), one.references) for one in readings]
+        matches = [np.array_equal(one.said_M[: len(one.answer_N)], one.answer_N) for one in readings]
+        metrics = {"hit": hits, "exact_match": matches, "token_accuracy": [one.hits_N for one in readings]}
+        return [share_measure(self.name, metric, found, cell.labels) for metric, found in metrics.items()]
+
+
+def found_in(said: str, references: Sequence[str]) -> np.ndarray:
+    """Whether each reference stands in what was said, upper and lower case alike."""
+    return np.array([reference.lower() in said.lower() for reference in references])

@@ -1,0 +1,99 @@
+"""Language modelling: the streaming perplexity of held-out documents (evals/perplexity.py) as an evaluation."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from infini_jax.config import RunConfig
+from infini_jax.cost import model_cost
+from infini_jax.data.base import Split
+from infini_jax.data.examples import ExampleConfig
+from infini_jax.errors import require
+from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.perplexity import Perplexity, Reader
+from infini_jax.evals.scores import ratio_variance
+from infini_jax.evals.settings import CONDITIONS, Condition, EvaluationConfig
+from infini_jax.measures import Measure
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageEvaluation(Evaluation):
+    """Streaming perplexity of whole held-out documents: memory carried, reset, and of another document.
+
+    Attributes:
+      documents: so many, spread evenly over the split; 0 is all.
+      tokens: of a document, from its first on; 0 is all.
+      rows: documents that are read side by side.
+      conditions: of the memory; each one costs as much again.
+      split: whose documents are read.
+    """
+
+    name: ClassVar[str] = "perplexity"
+    documents: int = 0
+    tokens: int = 0
+    rows: int = 8
+    conditions: tuple[Condition, ...] = CONDITIONS
+    split: Split = "validation"
+
+    def __post_init__(self):
+        self.settings  # noqa: B018  checked when made
+
+    @property
+    def settings(self) -> EvaluationConfig:
+        return EvaluationConfig(self.documents, self.tokens, self.rows, self.conditions)
+
+    def applies(self, run: RunConfig) -> bool:
+        return not isinstance(run.data, ExampleConfig)
+
+    def check(self, run: RunConfig) -> None:
+        self.reader(run)
+
+    def cost(self, run: RunConfig) -> float:
+        reader = self.reader(run)
+        return model_cost(run.model).flops * reader.tokens * len(reader.conditions)
+
+    def reader(self, run: RunConfig) -> Reader:
+        """Of the documents. Raises `ConfigError` where there are none."""
+        found = run.data.whole(self.split)
+        require(found is not None, "run", f"its task {run.task} has no documents", "choose a run on a corpus")
+        return Reader(run.model, *found, self.settings)
+
+    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        reader = self.reader(subject.run)
+        return language_measures(reader.read(subject.params, lambda tokens: watch(tokens, reader.tokens)))
+
+
+def language_measures(found: Perplexity) -> list[Measure]:
+    """Each condition's loss, word perplexity and bits a byte over all tokens, and its loss by place in the document.
+
+    Intervals are those of the loss between documents (a ratio estimate with Student's t); none for a single document.
+    """
+    measures = []
+    for number, condition in enumerate(found.conditions):
+        loss = found.loss(condition)
+        half = loss_margin(found.nats_CxD[number], found.tokens_D)
+        figures: dict[str, Callable[[float], float]] = {
+            "loss": lambda nats: nats,
+            "word_perplexity": found.counts.word_perplexity,
+            "bits_per_byte": found.counts.bits_per_byte,
+        }
+        measures += [
+            Measure("perplexity", name, of(loss), found.tokens, of(loss - half), of(loss + half), {"condition": condition})
+            for name, of in figures.items()
+        ]
+    for place in found.by_position():
+        for condition in found.conditions:
+            labels = {"condition": condition, "from": place["from"]}
+            measures.append(Measure("perplexity", "loss_by_position", place[condition], place["tokens"], labels=labels))
+    return measures
+
+
+def loss_margin(nats_D: np.ndarray, tokens_D: np.ndarray) -> float:
+    """Half of the 95 % interval of nats a token, from how documents differ; NaN for a single one."""
+    from scipy import stats  # takes a second to load
+
+    count = len(nats_D)
+    return float(stats.t.ppf(0.975, count - 1)) * math.sqrt(ratio_variance(nats_D, tokens_D)) if count > 1 else math.nan

@@ -1,0 +1,77 @@
+"""Settings of evaluations on the command line: one option for every setting that any of them has."""
+
+import dataclasses
+import inspect
+import re
+import typing
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from infini_jax.errors import ConfigError, lookup, require
+from infini_jax.evals.base import Evaluation
+from infini_jax.evals.registry import EVALUATIONS
+from infini_jax.units import whole_number
+
+
+def settings_of(kind: type[Evaluation]) -> dict[str, Any]:
+    """Names and types of an evaluation's settings."""
+    types = typing.get_type_hints(kind)
+    return {field.name: types[field.name] for field in dataclasses.fields(kind)}
+
+
+def _help_of(kind: type[Evaluation], setting: str) -> str:
+    """What its docstring says of a setting."""
+    found = re.search(rf"^ +{setting}: (.*?)(?=\n +\w+: |\n*\Z)", inspect.getdoc(kind) or "", re.MULTILINE | re.DOTALL)
+    return re.sub(r"\s+", " ", found.group(1)) if found else setting
+
+
+def _options() -> list[tuple[str, Any, Any]]:
+    """A field for every setting: text, converted when the task is known; empty where it was not given."""
+    owners: dict[str, list[type[Evaluation]]] = {}
+    for kind in EVALUATIONS.values():
+        for name in settings_of(kind):
+            owners.setdefault(name, []).append(kind)
+    found = []
+    for name, kinds in owners.items():
+        is_tuple = typing.get_origin(settings_of(kinds[0])[name]) is tuple
+        words = f"{_help_of(kinds[0], name)} ({', '.join(kind.name for kind in kinds)})"
+        argument = tyro.conf.arg(help=words, help_behavior_hint="", metavar="A,B,..." if is_tuple else "VALUE")
+        kind, empty = (tuple[str, ...], ()) if is_tuple else (str, "")
+        found.append((name, Annotated[kind, argument], dataclasses.field(default=empty)))
+    return found
+
+
+Options = dataclasses.make_dataclass("Options", _options(), frozen=True)
+Options.__doc__ = "Settings of the task; what is left out is the task's own default."
+
+
+def chosen_evaluation(task: str, options: Any) -> Evaluation:
+    """The evaluation with the options that were given.
+
+    Raises `ConfigError` for an unknown task, an option that the task does not have, and a value of another type.
+    """
+    kind = lookup("task", task, EVALUATIONS)
+    types, given = settings_of(kind), {}
+    for field in dataclasses.fields(options):
+        if not (value := getattr(options, field.name)):
+            continue
+        mend = f"leave it out: {task} has {', '.join(types)}"
+        require(field.name in types, field.name, f"{task} has no such option", mend)
+        given[field.name] = converted(field.name, value, types[field.name])
+    return kind(**given)
+
+
+def converted(name: str, value: str | tuple[str, ...], kind: Any) -> Any:
+    """Text as a value of a setting's type; lists may be written `4k,64k` or `4k 64k`."""
+    if typing.get_origin(kind) is tuple:
+        parts = [part for word in value for part in word.split(",") if part]
+        return tuple(converted(name, part, typing.get_args(kind)[0]) for part in parts)
+    if typing.get_origin(kind) is Literal:
+        require(value in typing.get_args(kind), name, f"'{value}' is none", f"choose from {', '.join(typing.get_args(kind))}")
+        return value
+    try:
+        return {int: whole_number, float: float, str: str}[kind](value)
+    except ValueError as error:
+        mend = "give digits, such as 4096, 4k or 1m" if kind is int else "give a number, such as 0.5"
+        raise ConfigError(name, f"'{value}' is no number", mend) from error

@@ -1,0 +1,253 @@
+"""Reading texts side by side, each from a fresh memory: R rows, a piece of some segments a call, at constant memory.
+
+What is scored is where the text stands (teacher-forced: every place reads what the text has before it); `ExampleReader` also
+lets the model answer by itself (free-running: behind the prompt it reads its own likeliest tokens). Up to the segment in which
+the first prompt ends both read the same, once; from there the free run reads token by token.
+
+A row is one document, and rows that end before the longest read on over padding that nobody scores: attention is causal.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from infini_jax.config import ModelConfig
+from infini_jax.data.examples import Example, Label
+from infini_jax.errors import require
+from infini_jax.evals.settings import CARRIED, RESET, Condition
+from infini_jax.sharding import Layout, batch_sharding, carry_sharding, data_mesh, on_own_rows, replicated
+from infini_jax.stream import Carry, decode, forward_segments, init_carry, init_decoder, logits_of
+
+DOCUMENT = 0  # of every token: a row is one document for as long as it is read
+SEGMENTS_A_CALL = 16  # enough that calling the program costs nothing beside running it
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def score_segments(
+    model: ModelConfig,
+    conditions: tuple[Condition, ...],
+    layout: Layout | None,
+    params: dict,
+    carry: Carry,
+    texts: tuple[jax.Array, jax.Array],
+    segments: jax.Array,
+) -> tuple[Carry, jax.Array, jax.Array]:
+    """Reads the first `segments` of W segments of `texts`: (tokens RxT, targets RxT) with T = W S.
+
+    Returns (carry, nats CxRxT of the targets under C conditions, hits RxT: whether the likeliest token of the carried
+    condition is the target), both on every device of `layout`. Segments that are not read score zero.
+    """
+    (rows, length), size = texts[0].shape, model.segment
+
+    def read_rows(carry: Carry, texts: tuple[jax.Array, jax.Array], params: dict) -> tuple[tuple, Carry]:
+        tokens_RxS, targets_RxS = texts
+        carry, x_RxSxD, _ = forward_segments(model, params, carry, tokens_RxS, jnp.full_like(tokens_RxS, DOCUMENT))
+        logits_RxSxV = logits_of(model, params, x_RxSxD)
+        return (nats_of(logits_RxSxV, targets_RxS), logits_RxSxV.argmax(axis=-1) == targets_RxS), carry
+
+    read = on_own_rows(read_rows, model, layout)
+
+    def nats_under(condition: Condition, carry: Carry, texts: tuple[jax.Array, jax.Array]) -> jax.Array:
+        if condition == RESET:
+            fresh = init_carry(model, rows).replace(phase=carry.phase)  # landmarks stay where they are
+            return read(fresh, texts, params)[0][0]
+        # Row b - 1 with its memory reads what document b says: the texts are exchanged, which moves no memory.
+        (nats_RxS, _), _ = read(carry, jax.tree.map(lambda text_RxS: jnp.roll(text_RxS, -1, axis=0), texts), params)
+        return jnp.roll(nats_RxS, 1, axis=0)
+
+    def step(number: jax.Array, state: tuple) -> tuple:
+        carry, nats_CxRxT, hits_RxT = state
+        part = jax.tree.map(lambda text_RxT: jax.lax.dynamic_slice_in_dim(text_RxT, number * size, size, axis=1), texts)
+        controls = {name: nats_under(name, carry, part) for name in conditions if name != CARRIED}
+        (nats_RxS, hits_RxS), carry = read(carry, part, params)
+        nats = {CARRIED: nats_RxS, **controls}
+        found_CxRxS = jnp.stack([nats[name] for name in conditions])
+        nats_CxRxT = jax.lax.dynamic_update_slice_in_dim(nats_CxRxT, found_CxRxS, number * size, axis=2)
+        return carry, nats_CxRxT, jax.lax.dynamic_update_slice_in_dim(hits_RxT, hits_RxS, number * size, axis=1)
+
+    blank = (jnp.zeros((len(conditions), rows, length)), jnp.zeros((rows, length), bool))
+    carry, *found = jax.lax.fori_loop(0, segments, step, (carry, *blank))
+    if layout is not None:  # every process must be able to read them
+        found = jax.lax.with_sharding_constraint(found, replicated(layout.mesh))
+    return carry, *found
+
+
+def nats_of(logits_RxSxV: jax.Array, targets_RxS: jax.Array) -> jax.Array:
+    """-ln p of the targets, RxS."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits_RxSxV, targets_RxS)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def speak(
+    model: ModelConfig,
+    vocab: int,
+    layout: Layout | None,
+    params: dict,
+    carry: Carry,
+    texts: tuple[jax.Array, jax.Array],
+    steps: jax.Array,
+) -> jax.Array:
+    """The likeliest of the first `vocab` tokens behind each of `steps` tokens that are read one by one, RxT; else zero.
+
+    `texts` are (tokens RxT, given R): from place `given` of a row on, what was said last takes the place of its tokens. The
+    carry stays usable.
+    """
+
+    def speak_rows(carry: Carry, texts: tuple[jax.Array, jax.Array], params: dict, steps: jax.Array) -> tuple:
+        tokens_RxT, given_R = texts
+        document_R = jnp.full_like(given_R, DOCUMENT)
+
+        def step(place: jax.Array, state: tuple) -> tuple:
+            decoder, last_R, said_RxT = state
+            token_R = jnp.where(place < given_R, tokens_RxT[:, place], last_R)
+            decoder, logits_RxV = decode(model, params, decoder, token_R, document_R)
+            last_R = logits_RxV[:, :vocab].argmax(axis=-1).astype(jnp.int32)
+            return decoder, last_R, said_RxT.at[:, place].set(last_R)
+
+        begin = (init_decoder(model, carry), jnp.zeros_like(given_R), jnp.zeros_like(tokens_RxT))
+        return jax.lax.fori_loop(0, steps, step, begin)[-1], carry
+
+    said_RxT, _ = on_own_rows(speak_rows, model, layout)(carry, texts, params, steps)
+    return said_RxT if layout is None else jax.lax.with_sharding_constraint(said_RxT, replicated(layout.mesh))
+
+
+class Places:
+    """Where rows are read: spread over all devices that share them evenly. Attributes: model; rows; layout, None for one."""
+
+    def __init__(self, model: ModelConfig, rows: int):
+        self.model, self.rows = model, rows
+        self.layout = None if rows % jax.device_count() else Layout(data_mesh(rows))
+        self._tokens = self.layout and batch_sharding(self.layout.mesh).tokens
+        where = {"out_shardings": carry_sharding(model, self.layout.mesh)} if self.layout else {}
+        self._fresh = jax.jit(functools.partial(init_carry, model, rows), **where)
+
+    def fresh(self) -> Carry:
+        """Rows that have read nothing."""
+        return self._fresh()
+
+    def put(self, text: np.ndarray) -> Any:
+        """An array with rows in front, on its devices."""
+        if self.layout is None:
+            return text
+        spec = jax.sharding.NamedSharding(self.layout.mesh, jax.sharding.PartitionSpec(*self._tokens.spec[: text.ndim]))
+        return jax.make_array_from_callback(text.shape, spec, text.__getitem__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a model made of one example.
+
+    Attributes:
+      labels: of the example.
+      answer_N: the scored targets; nats_N, -ln p of them; hits_N, whether the likeliest token was the target.
+      said_M: what the model said by itself behind the prompt; None where it was not asked.
+      references: of the example: what a right answer says in words.
+    """
+
+    labels: tuple[tuple[str, Label], ...]
+    answer_N: np.ndarray
+    nats_N: np.ndarray
+    hits_N: np.ndarray
+    said_M: np.ndarray | None = None
+    references: tuple[str, ...] = ()
+
+
+class ExampleReader:
+    """Reads examples of any lengths with the programs of one model, compiled once for all of its tasks.
+
+    Attributes: model; rows, examples that are read side by side; vocab, how many of the model's tokens may be said.
+    """
+
+    def __init__(self, model: ModelConfig, rows: int, vocab: int = 0):
+        self.model, self.rows, self.vocab, self.places = model, rows, vocab or model.vocab, Places(model, rows)
+
+    def read(
+        self,
+        params: dict,
+        examples: Iterable[Example],
+        new: Callable[[Example], int] = lambda example: 0,
+        watch: Callable[[int], None] = lambda tokens: None,
+    ) -> Iterator[Reading]:
+        """What the model makes of each, in order; those that stand together should be about equally long.
+
+        Args:
+          new: example -> tokens that the model says by itself behind its prompt; 0 does not ask it.
+          watch: gets the number of tokens of each group of examples that was read.
+        """
+        examples = iter(examples)
+        while group := list(itertools.islice(examples, self.rows)):
+            found = self._read_group(params, group, [new(example) for example in group])
+            watch(sum(len(example.tokens) for example in group))
+            yield from found
+
+    def _read_group(self, params: dict, group: Sequence[Example], new: Sequence[int]) -> list[Reading]:
+        size, longest = self.model.segment, max(len(example.tokens) for example in group)
+        whole = -(-longest // size)
+        texts = tuple(
+            self._side_by_side([getattr(one, name) for one in group], whole * size) for name in ("tokens", "targets")
+        )
+        asked = [example for example, count in zip(group, new, strict=True) if count]
+        shared = min((spoken_behind(example, self.model) for example in asked), default=whole * size) // size
+        carry, before = self._score(params, self.places.fresh(), texts, 0, shared)
+        said = self._speak(params, carry, group, shared, new) if asked else [None] * len(group)
+        _, after = self._score(params, carry, texts, shared, whole)
+        nats_RxT, hits_RxT = (np.concatenate(parts, axis=1) for parts in zip(before, after, strict=True))
+        found = []
+        for row, (one, words) in enumerate(zip(group, said, strict=True)):
+            scored = np.flatnonzero(one.weights)
+            scores = (one.answer, nats_RxT[row, scored], hits_RxT[row, scored])
+            found.append(Reading(one.labels, *scores, words, one.references))
+        return found
+
+    def _side_by_side(self, texts: Sequence[np.ndarray], length: int) -> np.ndarray:
+        """Rows of `length`, filled up with zeros."""
+        found = np.zeros((self.rows, length), np.int32)
+        for row, text in zip(found, texts, strict=False):
+            row[: len(text)] = text
+        return found
+
+    def _score(self, params: dict, carry: Carry, texts: tuple[np.ndarray, np.ndarray], first: int, last: int) -> tuple:
+        """Segments `first` to `last`: (carry, (nats RxT, hits RxT)). The carry that is given is used up."""
+        size, found = self.model.segment, [(np.zeros((self.rows, 0)), np.zeros((self.rows, 0), bool))]
+        for begin in range(first, last, SEGMENTS_A_CALL):
+            count = min(SEGMENTS_A_CALL, last - begin)
+            piece = [text_RxT[:, begin * size : (begin + count) * size] for text_RxT in texts]
+            padded = tuple(self.places.put(np.pad(part, ((0, 0), (0, (SEGMENTS_A_CALL - count) * size)))) for part in piece)
+            carry, nats_CxRxT, hits_RxT = score_segments(
+                self.model, (CARRIED,), self.places.layout, params, carry, padded, np.int32(count)
+            )
+            found.append((np.asarray(nats_CxRxT)[0, :, : count * size], np.asarray(hits_RxT)[:, : count * size]))
+        return carry, tuple(np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+
+    def _speak(
+        self, params: dict, carry: Carry, group: Sequence[Example], shared: int, new: Sequence[int]
+    ) -> list[np.ndarray | None]:
+        """What each says behind its prompt, of which so many segments are read already."""
+        read = shared * self.model.segment
+        given_R, new_R = np.ones(self.rows, np.int32), np.zeros(self.rows, np.int32)
+        new_R[: len(group)] = new
+        given_R[: len(group)] = [max(1, example.prompt - read) for example in group]
+        steps = int((given_R + new_R - 1)[new_R > 0].max())
+        width = -(-steps // self.model.segment) * self.model.segment  # few programs for many lengths
+        given_R = np.minimum(given_R, width)  # of those who are not asked
+        tokens_RxT = self._side_by_side([one.tokens[read:][:given] for one, given in zip(group, given_R, strict=False)], width)
+        texts = (self.places.put(tokens_RxT), self.places.put(given_R))
+        said_RxT = np.asarray(speak(self.model, self.vocab, self.places.layout, params, carry, texts, np.int32(steps)))
+        rows = zip(said_RxT, given_R, new, strict=False)
+        return [said_T[given - 1 : given - 1 + count] if count else None for said_T, given, count in rows]
+
+
+def spoken_behind(example: Example, model: ModelConfig) -> int:
+    """Tokens of the prompt in whole segments, behind which it still has one: the rest is read token by token.
+
+    Raises `ConfigError` where there is no prompt.
+    """
+    require(example.prompt >= 1, "example", "it has no prompt to answer", "ask for its scores alone")
+    return (example.prompt - 1) // model.segment * model.segment

@@ -1,0 +1,90 @@
+"""Sorting symbols by how often they occurred (∞-former), with the right beginning given and by itself, beside the ceilings.
+
+teacher_forced: the likeliest symbol is the right one, all before it given. free_running: the model goes on from its own
+symbols and is compared place by place. kendall_tau: between the order said and the right one; symbols that were never said
+share the last rank, and what is said twice counts once.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from infini_jax.config import RunConfig
+from infini_jax.data.base import Rows, generator
+from infini_jax.data.examples import Example
+from infini_jax.data.sorting import SortingConfig, ceiling_mean, ceiling_window
+from infini_jax.errors import require
+from infini_jax.evals.reading import Reading
+from infini_jax.evals.scores import mean_measure, share_measure
+from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or, room
+from infini_jax.measures import Measure
+
+SEQUENCES = 400  # behind a ceiling
+
+
+@dataclasses.dataclass(frozen=True)
+class SortingEvaluation(ExampleEvaluation):
+    """Sorting by length.
+
+    Attributes:
+      lengths: tokens of an example; none is the length that the run was trained at.
+      windows: symbols that a ceiling counts, the last ones; those that hold a whole example are left out.
+      examples: of each length.
+      seed: of the examples, and of the sequences of the ceilings.
+      rows: examples that are read side by side.
+    """
+
+    name: ClassVar[str] = "sorting"
+    Config: ClassVar[type] = SortingConfig
+    lengths: tuple[int, ...] = ()
+    windows: tuple[int, ...] = (512, 1024, 2048)
+    examples: int = 50
+    seed: int = 0
+    rows: int = 8
+
+    def cells(self, run: RunConfig) -> list[Cell]:
+        return [Cell(self.own(run), length, {"length": length}) for length in lengths_or(self.lengths, run)]
+
+    def check(self, run: RunConfig) -> None:
+        super().check(run)
+        for window in self.windows:
+            require(window >= 1, "sorting.windows", f"{window} symbols tell nothing", "give at least 1")
+
+    def new_tokens(self, example: Example) -> int:
+        return room(example)
+
+    def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
+        free = [one.said_M == one.answer_N for one in readings]
+        taus = [order_agreement(one.said_M, one.answer_N) for one in readings]
+        return [
+            share_measure(self.name, "teacher_forced", [one.hits_N for one in readings], cell.labels),
+            share_measure(self.name, "free_running", free, cell.labels),
+            mean_measure(self.name, "kendall_tau", taus, cell.labels),
+            *self.ceilings(cell),
+        ]
+
+    def ceilings(self, cell: Cell) -> list[Measure]:
+        """What is known without memory, and without counting exactly."""
+        config, tokens = cell.config, cell.tokens
+
+        def stream() -> np.random.Generator:
+            return generator(Rows(1, tokens, self.seed, "test"), tokens, self.examples)  # behind those of the examples
+
+        mean = ceiling_mean(config, stream(), tokens, SEQUENCES)
+        found = [Measure(self.name, "ceiling_mean", mean, SEQUENCES, labels=cell.labels)]
+        for window in self.windows:
+            if window < config.count(tokens):
+                value = ceiling_window(config, stream(), tokens, window, SEQUENCES)
+                found.append(Measure(self.name, "ceiling_window", value, SEQUENCES, labels={**cell.labels, "window": window}))
+        chance = config.chance()["free_running"]
+        return [*found, Measure(self.name, "chance", chance, 0, labels=cell.labels)]
+
+
+def order_agreement(said: np.ndarray, answer: np.ndarray) -> float:
+    """Kendall's tau-b between the ranks of the answer's symbols in both orders; 0 where none of them was said."""
+    from scipy import stats  # takes a second to load
+
+    ranks = [int(np.flatnonzero(said == symbol)[0]) if symbol in said else len(said) for symbol in answer]
+    return float(stats.kendalltau(np.arange(len(answer)), ranks).statistic) if len(set(ranks)) > 1 else 0.0

@@ -1,0 +1,140 @@
+"""What evaluations on tasks made of examples have in common: whose examples, how many, who reads them, what they cost.
+
+A run that was trained on the task is asked in the run's own settings, of which the evaluation changes what its grid names; a
+run on a corpus is asked in text, encoded by the run's own tokenizer. The examples of a cell of the grid are drawn from the
+random streams (seed, test split, length, number): no training and no validation has seen them, and cells of one length differ
+in nothing but what sets them apart.
+"""
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from infini_jax.config import RunConfig
+from infini_jax.cost import model_cost
+from infini_jax.data.base import Rows, generator
+from infini_jax.data.examples import Example, ExampleConfig
+from infini_jax.errors import require, require_positive
+from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.reading import ExampleReader, Reading, spoken_behind
+from infini_jax.measures import Label, Measure
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Examples that make one figure. Attributes: config of them; tokens that each has; labels of the figure."""
+
+    config: ExampleConfig
+    tokens: int
+    labels: dict[str, Label]
+
+
+class ExampleEvaluation(Evaluation):
+    """An evaluation that reads examples; its dataclasses have these fields, and the members below.
+
+    Attributes:
+      examples: of each cell.
+      seed: of the examples.
+      rows: examples that are read side by side.
+    """
+
+    Config: ClassVar[type[ExampleConfig]]  # of the runs that were trained on it
+    is_text: ClassVar[bool] = False  # whether a run on a corpus can be asked, too
+    examples: int
+    seed: int
+    rows: int
+
+    @abc.abstractmethod
+    def cells(self, run: RunConfig) -> list[Cell]:
+        """The grid, in the order of its lengths."""
+
+    @abc.abstractmethod
+    def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
+        """What the examples of a cell came to."""
+
+    def new_tokens(self, example: Example) -> int:
+        """Tokens that the model is to say by itself behind the prompt."""
+        return 0
+
+    def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:
+        """The text in which a run on a corpus finds the needles; empty for the task's own filler."""
+        return ""
+
+    def own(self, run: RunConfig) -> ExampleConfig:
+        """The run's settings of the task, or the task's own for a run on a corpus."""
+        return run.data if isinstance(run.data, self.Config) else self.Config()
+
+    def reads_text(self, run: RunConfig) -> bool:
+        """Whether the run is asked in the text of a corpus's tokenizer."""
+        return self.is_text and not isinstance(run.data, ExampleConfig) and run.data.open_tokenizer() is not None
+
+    def applies(self, run: RunConfig) -> bool:
+        return isinstance(run.data, self.Config) or self.reads_text(run)
+
+    def check(self, run: RunConfig) -> None:
+        kinds = " or on a corpus" if self.is_text else ""
+        problem = f"{self.name} cannot ask a run on {run.task}"
+        require(self.applies(run), "task", problem, f"choose a run that was trained on {self.name}{kinds}")
+        require_positive(self.name, examples=self.examples, rows=self.rows)
+        require(self.seed >= 0, f"{self.name}.seed", f"{self.seed} is negative", "give 0 or more")
+        for cell in self.cells(run):
+            if self.reads_text(run):
+                next(self.draw(run, cell))
+                continue
+            cell.config.check(cell.tokens)
+            vocab, problem = run.model.vocab, f"the examples have {cell.config.vocab} symbols and the model {run.model.vocab}"
+            require(cell.config.vocab <= vocab, "model.vocab", problem, "ask for what the run was trained on")
+
+    def cost(self, run: RunConfig) -> float:
+        """Every example is read once, and from the segment in which its prompt ends a second time, with what is said."""
+        read = 0
+        for cell in self.cells(run):
+            first = next(self.draw(run, cell))  # the others of its cell are as long
+            new = self.new_tokens(first)
+            read += cell.tokens + (first.prompt - spoken_behind(first, run.model) + new - 1 if new else 0)
+        return model_cost(run.model).flops * self.examples * read
+
+    def draw(self, run: RunConfig, cell: Cell) -> Iterator[Example]:
+        """The examples of a cell."""
+        encode = run.data.open_tokenizer().encode if self.reads_text(run) else None
+        for number in range(self.examples):
+            random = generator(Rows(1, cell.tokens, self.seed, "test"), cell.tokens, number)
+            if encode:
+                yield cell.config.text_example(random, cell.tokens, encode, self.hay(run, cell, random))
+            else:
+                yield cell.config.example(random, cell.tokens)
+
+    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        run, found = subject.run, []
+        self.check(run)
+        reader = ExampleReader(run.model, self.rows, run.data.vocab)
+        cells = self.cells(run)
+        done, total = 0, self.examples * sum(cell.tokens for cell in cells)
+
+        def watch_tokens(tokens: int) -> None:
+            nonlocal done
+            watch(done := min(done + tokens, total), total)
+
+        for _, alike in itertools.groupby(cells, key=lambda cell: cell.tokens):
+            alike = list(alike)
+            examples = itertools.chain.from_iterable(self.draw(run, cell) for cell in alike)
+            readings = reader.read(subject.params, examples, self.new_tokens, watch_tokens)
+            for cell in alike:
+                found += self.figures(run, cell, list(itertools.islice(readings, self.examples)))
+        return found
+
+
+def room(example: Example) -> int:
+    """Tokens from the end of the prompt to the end of the row: what the longest answer of its task needs."""
+    return len(example.tokens) + 1 - example.prompt
+
+
+def lengths_or(lengths: tuple[int, ...], run: RunConfig) -> tuple[int, ...]:
+    """The lengths in ascending order, each once; those of the run's training where none are given."""
+    for length in lengths:
+        require(length >= 1, "lengths", f"{length} tokens are no example", "give at least 1")
+    return tuple(sorted(set(lengths))) or (run.train.sequence,)
