@@ -152,26 +152,39 @@ def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
     raise ConfigError("memory", f"{type(config).__name__} is in no row of the registry", "add it to MECHANISMS")
 
 
+Unit = Literal["flops", "tokens", "steps", "seconds"]
+Gives = Literal["steps", "width", "window"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """What a run may spend.
 
     Attributes:
-      unit: FLOPs of training (three times the forward pass), raw tokens, or optimiser steps.
+      unit: FLOPs of training (three times the forward pass), raw tokens, optimiser steps, or seconds of training on the
+        device at hand, without compiling. Seconds become a number of steps before the first one, see `infini_jax.pace`.
       amount: of that unit.
+      gives: what gave way to meet the budget: the number of steps, or the width or the window of the model, sized by
+        `infini_jax.balance`. It is a note for tables; the sizes themselves stand in the model.
+      steps: that the seconds were found to buy, 0 until then and for every other unit.
     """
 
-    unit: Literal["flops", "tokens", "steps"] = "steps"
+    unit: Unit = "steps"
     amount: float = 1000.0
+    gives: Gives = "steps"
+    steps: int = 0
 
     def __post_init__(self):
-        require(
-            self.unit in ("flops", "tokens", "steps"),
-            "budget.unit",
-            f"'{self.unit}' is no unit",
-            "choose flops, tokens or steps",
-        )
+        units, gives = typing.get_args(Unit), typing.get_args(Gives)
+        require(self.unit in units, "budget.unit", f"'{self.unit}' is no unit", f"choose from {', '.join(units)}")
         require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} buy nothing", "give a positive number")
+        require(self.gives in gives, "budget.gives", f"'{self.gives}' cannot give way", f"choose from {', '.join(gives)}")
+        require(
+            self.steps == 0 or (self.steps > 0 and self.unit == "seconds"),
+            "budget.steps",
+            f"{self.steps} steps are found for seconds only",
+            "give 0; with --budget.unit steps, budget.amount is their number",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,9 +325,23 @@ class RunConfig:
         return kind_of(self.data, SOURCES)
 
     @property
+    def mechanism(self) -> str:
+        """The registry name of the memory."""
+        return self.model.mechanism
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes a sequence of all layers together, measured on shapes."""
+        return self.model.memory_bytes
+
+    @property
     def tokens_per_step(self) -> int:
         """Raw tokens of one optimiser step."""
         return self.train.batch * self.train.sequence
+
+    def with_learning_rate(self, rate: float) -> "RunConfig":
+        """The same run at another peak of the schedule."""
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, learning_rate=rate))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the memory and the data carry their registry name under `kind`."""
@@ -326,9 +353,13 @@ class RunConfig:
         return from_plain(RunConfig, plain, "config")
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what decides the result; names, rhythms and how many segments run at once do not."""
+        """Twelve hex digits of what decides the result; names, rhythms and how many segments run at once do not.
+
+        Nor do the steps that seconds were found to buy: they are the machine's.
+        """
         science = self.to_dict()
         del science["name"], science["variant"], science["train"]["log_every"]
+        del science["budget"]["gives"], science["budget"]["steps"]
         for name in ("evaluate_every", "segments_per_step", "accumulate"):
             del science["train"][name]
         return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]

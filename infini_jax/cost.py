@@ -54,7 +54,10 @@ def training_flops_per_step(run: RunConfig) -> float:
 
 
 def budget_steps(run: RunConfig) -> int:
-    """Whole optimiser steps that the budget pays for. Raises `ConfigError` where it does not pay for one."""
+    """Whole optimiser steps that the budget pays for. Raises `ConfigError` where it pays for none, or nobody knows yet."""
+    if run.budget.unit == "seconds":
+        require(run.budget.steps > 0, "budget.steps", "nobody measured what the seconds buy", "time it with infini_jax.pace")
+        return run.budget.steps
     price = {"flops": training_flops_per_step(run), "tokens": run.tokens_per_step, "steps": 1}[run.budget.unit]
     steps = int(run.budget.amount // price)
     require(
@@ -64,6 +67,13 @@ def budget_steps(run: RunConfig) -> int:
         "raise it, or lower train.batch or train.sequence",
     )
     return steps
+
+
+def planned_flops(run: RunConfig) -> float | None:
+    """Training FLOPs of all steps that the budget pays for; None for seconds that were not measured yet."""
+    if run.budget.unit == "seconds" and not run.budget.steps:
+        return None
+    return budget_steps(run) * training_flops_per_step(run)
 
 
 def parameter_count(model: ModelConfig) -> int:
