@@ -132,9 +132,7 @@ def power_law(x: Sequence[float], y: Sequence[float], seeds: Sequence[int]) -> P
     return PowerLaw(exponent, prefactor, *intervals, points=len(np.unique(x)), seeds=len(np.unique(seeds)))
 
 
-def _over_seeds(
-    fit: Callable, x: np.ndarray, y: np.ndarray, seeds: np.ndarray, outputs: int
-) -> list[Interval]:
+def _over_seeds(fit: Callable, x: np.ndarray, y: np.ndarray, seeds: np.ndarray, outputs: int) -> list[Interval]:
     """Intervals of what `fit(x, y)` returns, resampling the trials of every x; None with less than two seeds at each x."""
     groups = [np.flatnonzero(x == one) for one in np.unique(x)]
     if not groups or min(len(np.unique(seeds[group])) for group in groups) < 2:
