@@ -78,23 +78,32 @@ def study(
         console.print(f"{file} was cut short and is made again", style="yellow", markup=False, soft_wrap=True)
     with study_progress(plan, console) as watch:
         run_study(plan, folder, jobs or default_jobs(), watch)
-    report(folder)
+    report((folder,))
 
 
 @app.command
-def report(folder: tyro.conf.Positional[Path]) -> None:
-    """Writes a study's report again from its results and prints the table. Example: `infini-jax report results/quick`
+def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = None) -> None:
+    """Writes the report of one study, or of several head to head, from their results and prints the table.
+
+    Example: `infini-jax report results/quick`
 
     Args:
-      folder: where the study's results lie.
+      folders: where the studies' results lie.
+      output: folder that gets report.html and report-figures/; by default the study's, of several the one that holds them all.
     """
-    from infini_jax.report import terminal_table, write_report  # matplotlib takes a second to load
+    from infini_jax.report import Source, terminal_table, write_report  # matplotlib takes a second to load
 
-    console = Console()
-    plan, rows, failures = saved_study(folder)
-    write_tables(plan, plan.desk(folder))  # a study that was stopped has finished rows and no table yet
-    page = write_report(folder, dict(plan.held_equal), plan.question, plan.command)
-    console.print(terminal_table(rows))
+    require(bool(folders), "folders", "there is none", "name the folder of a study, such as results/quick")
+    console, sources, rows, failures = Console(), [], [], []
+    for folder in folders:
+        plan, finished, failed = saved_study(folder)
+        write_tables(plan, plan.desk(folder))  # a study that was stopped has finished rows and no table yet
+        sources.append(Source(folder, plan.question, dict(plan.held_equal), plan.command))
+        rows.append(finished)
+        failures.extend(failed)
+    page = write_report(sources, output or Path(os.path.commonpath(folders)))
+    for finished in rows:
+        console.print(terminal_table(finished))
     for failure in failures:
         console.print(f"failed: {failure.run}: {failure.error}", style="red", markup=False)
     console.print(f"report: {page}", soft_wrap=True)

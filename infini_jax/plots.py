@@ -11,12 +11,15 @@ import itertools
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from infini_jax.results import Row
@@ -32,6 +35,7 @@ BASELINE = "local"  # the sliding window: the floor that memory has to beat, dra
 LOOK = {
     "svg.fonttype": "none",
     "svg.hashsalt": "infini_jax",
+    "pdf.fonttype": 42,
     "font.size": 9.0,
     "axes.titlesize": 9.0,
     "axes.spines.top": False,
@@ -74,8 +78,9 @@ class Score:
         return f"{self.name}, {self.unit or '%'}"
 
 
+RECALLED = Score("accuracy", "accuracy", "", True)
 SCORES = {
-    "mqar": Score("accuracy", "accuracy", "", True),
+    **dict.fromkeys(("mqar", "capacity", "passkey", "haystack", "sorting"), RECALLED),
     "python_stdlib": Score("loss", "held-out loss", "nats a byte", False),
 }
 
@@ -120,6 +125,92 @@ def medians_of(rows: Sequence[Row], score: Score) -> dict[int, float]:
     return {size: statistics.median(map(score.of, runs)) for size, runs in points_of(rows).items()}
 
 
+@contextmanager
+def our_look() -> Iterator[None]:
+    """The settings under which figures are made and saved."""
+    with style.context(["default", LOOK]):
+        yield
+
+
+def marks(look: Style) -> dict:
+    """How a seed is marked: where markers lie on one another, all can be seen."""
+    return {
+        "color": look.colour,
+        "marker": look.marker,
+        "markersize": 5.5,
+        "markerfacecolor": (look.colour, 0.6),
+        "markeredgecolor": INK,
+        "markeredgewidth": 0.5,
+    }
+
+
+def draw_seeds(axes: Axes, places: Sequence[float], values: Sequence[float], look: Style, line: str = "-") -> None:
+    """Every seed a marker, and a line through the medians of the values at each place."""
+    at = dict(sorted((place, [v for p, v in zip(places, values, strict=True) if p == place]) for place in set(places)))
+    medians = [statistics.median(group) for group in at.values()]
+    axes.plot(list(at), medians, color=look.colour, linestyle=line, linewidth=1.4, zorder=2)
+    axes.plot(places, values, **marks(look), linestyle="none", clip_on=False, zorder=3)
+
+
+def draw_intervals(axes: Axes, places: Sequence[float], lows: Sequence[float], highs: Sequence[float], look: Style) -> None:
+    """A thin bar for each interval that is known."""
+    known = [bar for bar in zip(places, lows, highs, strict=True) if not any(map(math.isnan, bar))]
+    if known:
+        axes.vlines(*zip(*known, strict=True), color=look.colour, linewidth=0.8, alpha=0.6, zorder=1)
+
+
+def key(look: Style, label: str) -> Line2D:
+    """The entry of a legend."""
+    return Line2D([], [], **marks(look), linewidth=1.4, label=label)
+
+
+def rule(label: str, dashes: tuple[int, ...] = (2, 3)) -> Line2D:
+    """The entry of a legend for a line that is no mechanism: chance, theory, a ceiling."""
+    return Line2D([], [], color=INK, linestyle=(0, dashes), linewidth=1.0, label=label)
+
+
+def panels(count: int, high: float, legend: int, shared: bool = True, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of `high` inches, at most two side by side, and room for a legend of so many entries."""
+    across = min(columns, count)
+    down = math.ceil(count / across)
+    figure = Figure(figsize=(WIDTH, 0.5 + high * down + 0.17 * math.ceil(legend / 2)), layout="constrained")
+    axes = figure.subplots(down, across, sharex=shared, sharey=shared, squeeze=False).flatten()
+    for empty in axes[count:]:
+        empty.set_axis_off()
+    for last in axes[max(count - across, 0) : count]:
+        last.tick_params(labelbottom=True)  # the panel above an empty place carries its own labels
+    return figure, list(axes[:count])
+
+
+def name_panels(figure: Figure, handles: Sequence[Line2D], x: str, y: str) -> None:
+    """Names the axes that panels share, and puts the legend above them: below, it would lie on the name of x."""
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=2)
+
+
+def share_axis(axes: Axes) -> None:
+    """Makes y an axis of shares in percent."""
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+
+
+def drawing(figure: Figure) -> str:
+    """The figure as an SVG file: no date, no random ids. Its layout is found once, here, and kept."""
+    file = io.StringIO()
+    with our_look():
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    figure.set_layout_engine("none")
+    return file.getvalue()
+
+
+def save_pdf(figure: Figure, file: Path) -> None:
+    """Writes the figure for a paper: black on nothing; the same figure gives the same bytes."""
+    with our_look():
+        figure.savefig(file, format="pdf", metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
+
+
 def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, Style], chance: float | None = None) -> Figure:
     """Every seed a marker, a line through the medians over seeds; memory on a logarithmic axis; the legend below the axes.
 
@@ -127,45 +218,28 @@ def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, 
       rows: the runs of one task; chance: score of a guess, drawn as a line where it is known.
     """
     drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
-    with style.context(["default", LOOK]):
+    with our_look():
         figure = Figure(figsize=(WIDTH, 3.2 + 0.17 * math.ceil((len(drawn) + 1) / 2)), layout="constrained")
         axes = figure.add_subplot()
         place = byte_axis(axes, [row.memory_bytes for row in rows])
         for series in drawn:
             look, of_series = styles[series], [row for row in rows if series_of(row) == series]
-            medians = medians_of(of_series, score)
-            axes.plot([place(size) for size in medians], medians.values(), color=look.colour, linewidth=1.4, zorder=2)
-            marks = {
-                "color": look.colour,
-                "marker": look.marker,
-                "markersize": 5.5,
-                "markerfacecolor": (look.colour, 0.6),  # where markers lie on one another, all can be seen
-                "markeredgecolor": INK,
-                "markeredgewidth": 0.5,
-            }
-            axes.plot(
-                [place(row.memory_bytes) for row in of_series],
-                [score.of(row) for row in of_series],
-                **marks,
-                linestyle="none",
-                clip_on=False,
-                zorder=3,
-            )
-            axes.plot([], [], **marks, linewidth=1.4, label=label_of(series))
+            places, values = [place(row.memory_bytes) for row in of_series], [score.of(row) for row in of_series]
+            draw_seeds(axes, places, values, look)
+            axes.plot([], [], **marks(look), linewidth=1.4, label=label_of(series))
         if chance is not None:
             axes.axhline(
                 chance, color=INK, linestyle=(0, (2, 3)), linewidth=1.0, zorder=1, label=f"chance, {score.text(chance)}"
             )
         if not score.unit:
-            axes.set_ylim(0, 1)
-            axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+            share_axis(axes)
         axes.set_ylabel(score.axis)
         figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def byte_axis(axes: Axes, sizes: Sequence[int]):
-    """Makes x a logarithmic axis of bytes, at most eight labels, and returns bytes -> position.
+def byte_axis(axes: Axes, sizes: Sequence[int], most: int = 7):
+    """Makes x a logarithmic axis of bytes, at most `most` labels and one for none, and returns bytes -> position.
 
     No memory at all stands two octaves left of the smallest memory, labelled 0: a logarithm has no place for it.
     """
@@ -173,7 +247,7 @@ def byte_axis(axes: Axes, sizes: Sequence[int]):
     low, high = math.log2(min(positive)), math.log2(max(positive))
     zero = low - 2
     first, last = round(low), round(high)
-    ticks = range(first, last + 1, math.ceil((last - first + 1) / 7))
+    ticks = range(first, last + 1, math.ceil((last - first + 1) / most))
     none = [zero] if 0 in sizes else []
     axes.set_xticks([*none, *ticks], [*("0" for _ in none), *(human_bytes(2.0**tick) for tick in ticks)])
     axes.set_xlim((zero if none else min(low, first)) - 0.3, max(high, last) + 0.3)
@@ -192,12 +266,9 @@ def training_curves(
       rows: the runs of one task; metrics: run name -> its lines; name: of the y axis.
     """
     drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
-    columns = min(2, len(drawn))
-    high = math.ceil(len(drawn) / columns)
-    with style.context(["default", LOOK]):
-        figure = Figure(figsize=(WIDTH, 0.5 + 1.35 * high), layout="constrained")
-        panels = figure.subplots(high, columns, sharex=True, sharey=True, squeeze=False).flatten()
-        for axes, series in zip(panels, drawn, strict=False):
+    with our_look():
+        figure, each = panels(len(drawn), 1.35, 0)
+        for axes, series in zip(each, drawn, strict=True):
             points = points_of([row for row in rows if series_of(row) == series])
             for rank, runs in enumerate(points.values(), start=1):
                 weight = rank / len(points)
@@ -213,10 +284,6 @@ def training_curves(
             axes.set_title(label_of(series), loc="left")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.xaxis.set_major_locator(MaxNLocator(4))
-        for axes in panels[len(drawn) :]:
-            axes.set_axis_off()
-        for axes in panels[max(len(drawn) - columns, 0) : len(drawn)]:
-            axes.tick_params(labelbottom=True)  # the panel above an empty place carries its own labels
         figure.supxlabel("tokens trained on", fontsize=9)
         figure.supylabel(name, fontsize=9)
     return figure
@@ -228,15 +295,8 @@ def thinned(lines: Metrics) -> Metrics:
     return lines[::-1][::stride][::-1]
 
 
-def svg(figure: Figure, identity: str, title: str, description: str) -> str:
-    """An `<svg>` element that stands in a page: with alternative text, and with ids that start with `identity`.
-
-    The same figure gives the same text: no date, no random ids.
-    """
-    file = io.StringIO()
-    with style.context(["default", LOOK]):
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = file.getvalue()
+def svg(text: str, identity: str, title: str, description: str) -> str:
+    """`drawing` as an `<svg>` element of a page: with alternative text, and with ids that start with `identity`."""
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{identity}-", text)
     named = f' role="img" aria-labelledby="{identity}-title" aria-describedby="{identity}-description">\n '

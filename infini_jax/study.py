@@ -16,11 +16,10 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from infini_jax.config import from_plain, kind_of, to_plain
 from infini_jax.desk import Desk, Failure
-from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, lookup, one_line, require
+from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, one_line, require
 from infini_jax.evals.base import Evaluation
-from infini_jax.evals.registry import EVALUATIONS
+from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import write_at_once
 from infini_jax.jobs import Job, execute, planned_flops
 from infini_jax.jobs import from_plain as job_from_plain
@@ -90,22 +89,10 @@ def save_study(study: Study, folder: Path) -> None:
         "question": study.question,
         "runs": [plain_job(run) for run in study.runs],
         "held_equal": study.held_equal,
-        "evaluations": [plain_evaluation(one) for one in study.evaluations],
+        "evaluations": [evaluation_to_plain(one) for one in study.evaluations],
         "scale": study.scale,
     }
     write_at_once(json.dumps(plain, indent=2) + "\n", folder / STUDY_FILE)
-
-
-def plain_evaluation(evaluation: Evaluation) -> dict:
-    known, name = type(evaluation) in EVALUATIONS.values(), type(evaluation).__name__
-    require(known, "study.evaluations", f"{name} is in no row of the registry", "add it to EVALUATIONS")
-    return {"kind": kind_of(evaluation, EVALUATIONS), **to_plain(evaluation)}
-
-
-def evaluation_from_plain(plain: dict) -> Evaluation:
-    """The inverse of `plain_evaluation`. Raises `ConfigError` for an unknown kind or setting."""
-    settings = {name: value for name, value in plain.items() if name != "kind"}
-    return from_plain(lookup("evaluations.kind", plain["kind"], EVALUATIONS), settings, f"evaluations.{plain['kind']}")
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:

@@ -9,106 +9,15 @@ import matplotlib as mpl
 import pytest
 from rich.console import Console
 
-from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.data.mqar import MqarConfig
-from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import ConfigError
-from infini_jax.plots import COLOURS, MARKERS, human_bytes, label_of, score_against_bytes, score_of, styles_of, svg
-from infini_jax.report import equality, finding, terminal_table, write_report
+from infini_jax.plots import COLOURS, MARKERS, drawing, human_bytes, label_of, score_against_bytes, score_of, styles_of, svg
+from infini_jax.report import Source, terminal_table, write_report
+from infini_jax.report.sections import equality, finding
 from infini_jax.results import Row, write_rows
+from tests.made_results import SERIES, SIZES, TASKS, fill, made_rows, row_of
 
-SERIES = (
-    ("local", ""),
-    ("transformer_xl", ""),
-    ("infini", "linear"),
-    ("infini", "delta"),
-    ("memorizing", ""),
-    ("landmark", ""),
-    ("infinite_former", ""),
-)
-SIZES, SEEDS, TASKS = (4096, 15872, 65536), (0, 1), ("mqar", "python_stdlib")
 QUESTION = "Do more bytes recall more, at the same FLOPs?"
 ERROR = "loss: not finite at step 40; lower <train.learning_rate> & try 'again'"
-
-
-def row_of(task: str, mechanism: str, variant: str, size: int, seed: int) -> Row:
-    """A made-up run; every score is a different number."""
-    rank = SERIES.index((mechanism, variant))
-    step = SIZES.index(size)
-    recall = 0.03 + 0.0113 * seed + (0.1234 + 0.031 * rank) * step * (mechanism != "local")
-    gated = mechanism in ("infini", "memorizing")
-    return Row(
-        run="-".join(filter(None, (task, mechanism, variant, str(size), str(seed)))),
-        version=1,
-        fingerprint=f"{rank:x}{step:x}{seed:x}",
-        seed=seed,
-        study="quick",
-        task=task,
-        mechanism=mechanism,
-        variant=variant,
-        memory_bytes=size - 8 * rank,
-        parameters=123_456 + rank,
-        learning_rate=1e-2,
-        flops_per_token=2.5e5 * (1 + 0.1 * rank),
-        budget_unit="flops",
-        budget_amount=3e11,
-        gives="steps",
-        flops_planned=2.99e11 + 1e8 * rank,
-        flops_actual=2.99e11 + 1e8 * rank,
-        flops_executed=3.7e11 + 1e9 * rank,
-        steps=400 - 10 * rank,
-        tokens=(400 - 10 * rank) * 4096,
-        seconds=60.0 + rank + seed,
-        compile_seconds=4.2,
-        train_loss=1.0,
-        loss=(2.4 if task == "python_stdlib" else 3.4) - 0.07 * step - 0.011 * rank + 0.0121 * seed,
-        accuracy=recall,
-        test_loss=None,
-        test_accuracy=None,
-        gate_mean=0.31 + 0.05 * step + 0.001 * seed if gated else None,
-        gate_spread=0.2 if gated else None,
-        corpus="drawn afresh at every step" if task == "mqar" else "Python 3.11 standard library",
-        python="3.11.9",
-        jax="0.10.2",
-        flax="0.12.8",
-        package="0.1.0",
-        device="a processor, 2 cores",
-        finished=f"2025-01-0{1 + step}T00:00:00+00:00",
-    )
-
-
-def config_of(row: Row) -> RunConfig:
-    """Settings that fit a made-up row; the memory's own do not matter here."""
-    data = MqarConfig(pairs=8, symbols=64) if row.task == "mqar" else StdlibConfig()
-    model = ModelConfig(vocab=data.vocab, segment=16 if row.task == "mqar" else 64)
-    return RunConfig(
-        name=row.run, seed=row.seed, model=model, data=data, train=TrainConfig(sequence=128), budget=Budget("flops", 3e11)
-    )
-
-
-def metric_lines(row: Row) -> list[dict[str, float]]:
-    """A loss that falls to the row's held-out loss."""
-    lines = []
-    for step in range(10, row.steps + 1, 10):
-        share = step / row.steps
-        line = {"step": step, "tokens": step * 4096, "loss": row.loss + (4.2 - row.loss) * (1 - share) ** 3}
-        lines.append(line | ({"gate_mean": 0.5 + (row.gate_mean - 0.5) * share} if row.gate_mean is not None else {}))
-    return lines
-
-
-def made_rows() -> list[Row]:
-    return [row_of(task, *series, size, seed) for task in TASKS for series in SERIES for size in SIZES for seed in SEEDS]
-
-
-def fill(folder, rows: list[Row], failures: list[dict[str, str]]) -> None:
-    """Writes a study's folder."""
-    write_rows(rows, folder / "results.parquet")
-    (folder / "failed.json").write_text(json.dumps(failures))
-    for row in rows:
-        run = folder / "runs" / row.run
-        run.mkdir(parents=True)
-        (run / "config.json").write_text(json.dumps(config_of(row).to_dict()))
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metric_lines(row)))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +29,6 @@ def rows() -> list[Row]:
 def study(tmp_path_factory, rows):
     """A study's folder with every run but one, which failed, and one that was never finished."""
     folder = tmp_path_factory.mktemp("results") / "quick"
-    folder.mkdir()
     fill(folder, rows[:-1], [{"run": rows[-1].run, "error": ERROR}])
     (folder / "runs" / "begun").mkdir()
     (folder / "runs" / "begun" / "config.json").write_text("{}")
@@ -129,7 +37,11 @@ def study(tmp_path_factory, rows):
 
 @pytest.fixture(scope="module")
 def page(study) -> str:
-    return write_report(study, {"optimiser": "AdamW"}, QUESTION).read_text(encoding="utf-8")
+    return write_report([source(study)], study).read_text(encoding="utf-8")
+
+
+def source(folder) -> Source:
+    return Source(folder, QUESTION, {"optimiser": "AdamW"})
 
 
 def test_page_has_every_seed_of_every_run(page, rows):
@@ -165,7 +77,7 @@ def test_page_has_unique_ids_and_every_reference_lands(page):
 
 def test_page_is_accessible(page):
     figures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(figures) == 6  # score, loss curves and gate curves of two tasks
+    assert len(figures) == 8  # score, loss curves and gate curves of two tasks; F6 and F10, for which rows are enough
     assert all('role="img"' in figure and "<title" in figure and "<desc" in figure for figure in figures)
     assert not re.findall(r"<th(?![^>]*scope=)[\s>]", page)
     assert page.count("<table") == page.count("<caption")
@@ -216,25 +128,25 @@ def test_flops_are_called_equal_only_where_they_are(rows):
 
 def test_same_rows_give_the_same_page(study, page):
     before = dict(mpl.rcParams)
-    assert write_report(study, {"optimiser": "AdamW"}, QUESTION).read_text(encoding="utf-8") == page
+    assert write_report([source(study)], study).read_text(encoding="utf-8") == page
     assert dict(mpl.rcParams) == before
 
 
 def test_study_without_rows_is_one_clear_line(tmp_path):
     with pytest.raises(ConfigError, match=r"no finished run in .*; run the study first") as raised:
-        write_report(tmp_path, {}, QUESTION)
+        write_report([Source(tmp_path)], tmp_path)
     assert "\n" not in str(raised.value)
     write_rows([], tmp_path / "results.parquet")
     (tmp_path / "failed.json").write_text(json.dumps([{"run": "a", "error": "first\nsecond"}]))
     with pytest.raises(ConfigError, match=r"1 failed, the first: a: first second\); mend that") as raised:
-        write_report(tmp_path, {}, QUESTION)
+        write_report([Source(tmp_path)], tmp_path)
     assert "\n" not in str(raised.value)
 
 
 def test_report_of_bare_rows_needs_no_run_folders(tmp_path, rows):
     """One run of a task nobody listed, without memory, without settings or log."""
     write_rows([replace(rows[0], task="books", memory_bytes=0)], tmp_path / "results.parquet")
-    page = write_report(tmp_path, {}, QUESTION, command="make books").read_text(encoding="utf-8")
+    page = write_report([Source(tmp_path, QUESTION, command="make books")], tmp_path).read_text(encoding="utf-8")
     assert "nats a token" in page
     assert "make books" in page
     assert "0 B" in page
@@ -261,7 +173,7 @@ def test_mechanisms_differ_in_colour_and_marker(rows):
 
 def test_svg_escapes_its_alternative_text(rows):
     figure = score_against_bytes(rows[:2], score_of("mqar"), styles_of(rows))
-    text = svg(figure, "a", "<b>", "c & d")
+    text = svg(drawing(figure), "a", "<b>", "c & d")
     assert ">&lt;b&gt;</title>" in text
     assert ">c &amp; d</desc>" in text
 

@@ -3,8 +3,10 @@
 from typing import Any
 
 from infini_jax.config import from_plain, to_plain
-from infini_jax.errors import lookup
+from infini_jax.errors import lookup, require
 from infini_jax.evals.base import Evaluation
+from infini_jax.evals.blimp import Blimp
+from infini_jax.evals.gains import Gains
 from infini_jax.evals.haystack import HaystackEvaluation
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
@@ -19,12 +21,18 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
         PasskeyEvaluation,
         HaystackEvaluation,
         SortingEvaluation,
+        Gains,
+        Blimp,
     )
 }
 
 
 def evaluation_to_plain(evaluation: Evaluation) -> dict[str, Any]:
-    """Its settings as JSON values, with its registry name under `kind`."""
+    """Its settings as JSON values, with its registry name under `kind`. Raises `ConfigError` for one in no row."""
+    name = type(evaluation).__name__
+    require(
+        type(evaluation) in EVALUATIONS.values(), "evaluation", f"{name} is in no row of the registry", "add it to EVALUATIONS"
+    )
     return {"kind": evaluation.name, **to_plain(evaluation)}
 
 

@@ -1,25 +1,14 @@
-"""A study's results as one self-contained HTML page, and as a table for the terminal.
+"""What the page says about one task: the finding, the score against bytes, curves, and all numbers."""
 
-Every sentence and number on the page is computed from the rows of the study; the same rows give the same page.
-"""
-
-import dataclasses
 import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-from rich.table import Table
-
-from infini_jax.errors import require
 from infini_jax.memory import MECHANISMS
 from infini_jax.plots import (
     BASELINE,
-    Metrics,
     Score,
     Series,
     Style,
@@ -30,15 +19,13 @@ from infini_jax.plots import (
     score_of,
     series_of,
     styles_of,
-    svg,
     training_curves,
 )
-from infini_jax.results import Row, read_rows
-from infini_jax.run import CONFIG_FILE, METRICS_FILE
-from infini_jax.study import FAILED_FILE, TABLE_FILE, Failure
+from infini_jax.report.found import Found, at, by_task
+from infini_jax.report.parts import Drawn
+from infini_jax.results import Row
 from infini_jax.units import human_bytes
 
-REPORT_FILE = "report.html"
 EQUAL = 0.05  # training FLOPs this close (a share of the largest) are called equal: a budget buys whole steps only
 WINDOW = f"the sliding window ({BASELINE})"
 COUNTS = {
@@ -51,92 +38,6 @@ COUNTS = {
 }
 MADE_WITH = ("package", "version", "python", "jax", "flax", "device")
 NAMES = {"package": "infini_jax", "version": "version of the runs"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What lies in a study's folder. Attributes: rows; missing runs; configs and metrics of the rows' runs, by run name."""
-
-    rows: list[Row]
-    missing: list[Failure]
-    configs: dict[str, dict[str, Any]]
-    metrics: dict[str, Metrics]
-
-
-def write_report(study_folder: Path, held_equal: dict[str, str], question: str, command: str = "") -> Path:
-    """Writes `report.html` into the study's folder, at once or not at all, and returns its path.
-
-    Args:
-      held_equal: what the study kept the same in all runs, name -> value; question: what it asks; command: the line that
-        remakes it, by default `infini-jax study` with its name.
-
-    Raises `ConfigError` where the folder has no finished run.
-    """
-    found = find(study_folder)
-    styles = styles_of(found.rows)
-    tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows).items()]
-    study = found.rows[0].study
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("infini_jax"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
-        study=study,
-        question=question,
-        command=command or f"infini-jax study {study}",
-        missing=found.missing,
-        runs=len(found.rows),
-        tasks=tasks,
-        mechanisms=mechanisms(found.rows),
-        held_equal=held_equal,
-        settings=same_settings(found),
-        provenance=provenance(found.rows),
-    )
-    file = study_folder / REPORT_FILE
-    partial = file.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(file)
-
-
-def find(folder: Path) -> Found:
-    """Reads a study's folder. A run counts as missing where it is in failed.json, or has a folder, but no row."""
-    table, noted = folder / TABLE_FILE, folder / FAILED_FILE
-    rows = read_rows(table) if table.exists() else []
-    errors = {note["run"]: note["error"] for note in json.loads(noted.read_text())} if noted.exists() else {}
-    require(
-        bool(rows),
-        "study",
-        f"no finished run in {folder}" + (f" ({len(errors)} failed, the first: {first_line(errors)})" if errors else ""),
-        "run the study first" if not errors else "mend that and run it again",
-    )
-    done = {row.run for row in rows}
-    begun = {file.parent.name for file in sorted(folder.glob(f"runs/*/{CONFIG_FILE}"))}
-    unfinished = dict.fromkeys(sorted(begun - done), "not finished, and no error was noted")
-    return Found(
-        rows,
-        [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
-        {run: json.loads(text) for run, text in texts(folder, CONFIG_FILE, done)},
-        {run: [json.loads(line) for line in text.splitlines()] for run, text in texts(folder, METRICS_FILE, done)},
-    )
-
-
-def first_line(errors: dict[str, str]) -> str:
-    run, error = next(iter(errors.items()))
-    return f"{run}: {' '.join(error.split())}"
-
-
-def texts(folder: Path, name: str, runs: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """(run, content) of the file `name` of each run that has it."""
-    files = ((run, folder / "runs" / run / name) for run in sorted(runs))
-    return ((run, file.read_text()) for run, file in files if file.exists())
-
-
-def by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Task -> its rows, tasks by name."""
-    return {task: [row for row in rows if row.task == task] for task in sorted({row.task for row in rows})}
 
 
 def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
@@ -154,11 +55,10 @@ def chance_of(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> float 
 
 def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
     """What the page says about one task."""
-    score, chance = score_of(task), chance_of(rows, found.configs)
+    score, chance = score_of(rows[0].task), chance_of(rows, found.configs)
     equal, flops = equality(rows)
     title = f"{score.name.capitalize()} against memory{' at equal training FLOPs' if equal else ''}: {task}"
     ranges = [f"{label_of(series)}: {range_of(runs, score)}" for series, runs in by_series(rows).items()]
-    told = [line for line in (found.metrics.get(row.run) for row in rows) if line]
     gated = [row for row in rows if row.gate_mean is not None]
     return {
         "name": task,
@@ -167,31 +67,31 @@ def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Sty
         "several": bool(median_word(rows)),
         "notes": [*notes(rows, score), flops],
         "score": score,
-        "title": title,
-        "figure": Markup(
-            svg(
-                score_against_bytes(rows, score, styles, chance),
-                f"score-{task}",
-                title,
-                f"Smallest to largest memory. {'; '.join(ranges)}." + (f" Chance {score.text(chance)}." if chance else ""),
-            )
+        "figure": Drawn(
+            f"score-{task}",
+            title,
+            score_against_bytes(rows, score, styles, chance),
+            "Every marker is one seed; lines join the medians over seeds.",
+            f"Smallest to largest memory. {'; '.join(ranges)}." + (f" Chance {score.text(chance)}." if chance else ""),
+            tuple(rows),
         ),
-        "curves": curves(task, rows, found.metrics, "loss", "training loss, nats", styles) if told else None,
-        "gate_curves": curves(task, gated, found.metrics, "gate_mean", "mean gate", styles) if told and gated else None,
-        "table": [table_line(series, runs) for series, runs in groups(rows)],
+        "curves": loss_curves(task, rows, found, styles),
+        "table": [table_line(series, runs, found) for series, runs in groups(rows)],
         "gates": [gate_line(series, runs) for series, runs in groups(gated)],
     }
 
 
-def curves(
-    task: str, rows: list[Row], metrics: dict[str, Metrics], column: str, name: str, styles: dict[Series, Style]
-) -> Markup:
-    """The small multiples of one metric as an element of the page."""
-    said = f"{name.capitalize()} of every run of {task} against tokens trained on, one panel a mechanism"
-    return Markup(
-        svg(
-            training_curves(rows, metrics, column, name, styles), f"{column}-{task}", said, "A paler line is a smaller memory."
-        )
+def loss_curves(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> Drawn | None:
+    """The training loss of every run; None where no run left its log."""
+    if not any(found.metrics.get(row.run) for row in rows):
+        return None
+    return Drawn(
+        f"loss-{task}",
+        f"Training loss: {task}",
+        training_curves(rows, found.metrics, "loss", "training loss, nats", styles),
+        "Every run is one line. The thinner and paler a line, the smaller the memory.",
+        f"Training loss of every run of {task} against tokens trained on, one panel a mechanism.",
+        tuple(rows),
     )
 
 
@@ -280,13 +180,27 @@ def tokens_per_second(rows: Sequence[Row]) -> str:
     return f"{statistics.median(rates):,.0f}" if rates else "–"
 
 
-def table_line(series: Series, runs: list[Row]) -> dict[str, Any]:
+def compression(row: Row, found: Found) -> str:
+    """Bytes of a cache of all keys and values of a training sequence, all layers, for one byte of memory."""
+    config = found.configs.get(row.run, {})
+    sizes = [at(config, f"model.{name}") for name in ("layers", "d_model", "heads", "kv_heads", "key_dim", "value_dim")]
+    tokens = at(config, "train.sequence")
+    if not row.memory_bytes or None in (tokens, *sizes):
+        return "–"
+    layers, width, heads, key_heads, key_dim, value_dim = sizes
+    scalars = (key_dim or width // heads) + (value_dim or width // heads)
+    item = 2 if at(config, "model.compute") == "bfloat16" else 4
+    return f"{tokens * layers * (key_heads or heads) * scalars * item / row.memory_bytes:.3g}×"
+
+
+def table_line(series: Series, runs: list[Row], found: Found) -> dict[str, Any]:
     """One line of the task's table: the runs of a mechanism with one memory."""
     score = score_of(runs[0].task)
     return {
         "series": series,
         "cells": [
             f"{runs[0].memory_bytes:,}",
+            compression(runs[0], found),
             spread((row.parameters for row in runs), "{:,}".format),
             *(
                 spread((getattr(row, name) for row in runs), flops_text)
@@ -319,7 +233,7 @@ def mechanisms(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 def same_settings(found: Found) -> dict[str, list[str]]:
     """Setting -> its value in each task, "" where it varies or does not exist: computed to be the same in all runs."""
-    tasks = by_task(found.rows).values()
+    tasks = by_task(found.rows, found.configs).values()
     same = [same_in(rows, found.configs) for rows in tasks]
     return {
         name: [values.get(name, "") for values in same] for name in dict.fromkeys(name for values in same for name in values)
@@ -359,7 +273,7 @@ def plain(value: Any) -> str:
 def provenance(rows: Sequence[Row]) -> dict[str, str]:
     """Versions, device, corpora and dates; where runs differ, each value with its number of runs."""
     found = {NAMES.get(name, name): counted(rows, name) for name in MADE_WITH}
-    found |= {f"corpus of {task}": counted(of_task, "corpus") for task, of_task in by_task(rows).items()}
+    found |= {f"corpus of {task}": counted(of_task, "corpus") for task, of_task in by_task(rows, {}).items()}
     dates = sorted(row.finished for row in rows)
     return found | {"finished": " to ".join(dict.fromkeys((dates[0], dates[-1])))}
 
@@ -369,28 +283,3 @@ def counted(rows: Sequence[Row], column: str) -> str:
     if len(values) == 1:
         return next(iter(values))
     return "; ".join(f"{value} ({number} runs)" for value, number in sorted(values.items()))
-
-
-def terminal_table(rows: Sequence[Row]) -> Table:
-    """The rows in 80 columns: a line a mechanism and memory, the median over seeds, their range where there are several."""
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    several = bool(median_word(rows))
-    table.add_column("task", no_wrap=True)
-    table.add_column("mechanism", overflow="fold")
-    for head in ("memory", "score", *(["seeds"] if several else []), "FLOPs", "tokens/s"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for task, of_task in by_task(rows).items():
-        score = score_of(task)
-        for number, (series, runs) in enumerate(groups(of_task)):
-            values = [score.of(row) for row in runs]
-            table.add_row(
-                "" if number else task,
-                label_of(series),
-                human_bytes(runs[0].memory_bytes),
-                score.number(statistics.median(values)) + ("" if score.unit else " %"),
-                *([spread(values, score.number)] if several else []),
-                spread([statistics.median(row.flops_actual for row in runs)], flops_text),
-                tokens_per_second(runs),
-            )
-        table.add_section()
-    return table

@@ -1,0 +1,18 @@
+"""Results as one self-contained HTML page, as figures for a paper, and as a table for the terminal.
+
+Every sentence and number on the page is computed from the rows and figures of the studies; the same ones give the same page.
+
+  found      what lies in the folders of one study or several
+  parts      figures that could be drawn, figures that could not, tables
+  sections   what the page says about one task: finding, score against bytes, numbers
+  figures/   F1 to F10, a question a file
+  tables     passkey in the papers' format, BLiMP, predictions, trials
+  checks     whether the ceiling reached the top and the floor stayed at chance
+  page       puts it together
+"""
+
+from infini_jax.report.found import Source
+from infini_jax.report.page import write_report
+from infini_jax.report.terminal import terminal_table
+
+__all__ = ["Source", "terminal_table", "write_report"]

@@ -1,0 +1,102 @@
+"""F3, recall against memory at fixed FLOPs."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from infini_jax.plots import (
+    INK,
+    Series,
+    Style,
+    byte_axis,
+    draw_intervals,
+    draw_seeds,
+    key,
+    label_of,
+    name_panels,
+    our_look,
+    panels,
+    rule,
+    share_axis,
+)
+from infini_jax.report.found import Found, Point, by, points
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
+from infini_jax.report.sections import chance_of, equality
+
+MOST_PANELS = 6
+
+
+def pareto(found: Found, styles: dict[Series, Style]) -> Figures:
+    """F3: one figure for MQAR, one for passkey; a panel for each difficulty."""
+    figures: Figures = []
+    for name, evaluation, metric, axis in (
+        ("MQAR", "mqar", "accuracy", ("pairs", "length", "overwrites")),
+        ("passkey", "passkey", "exact_match", ("length",)),
+    ):
+        title, of = f"Recall against memory: {name}", points(found, evaluation, metric)
+        if not of:
+            figures.append(NotMeasured(f"F3-{evaluation}", title, f"the evaluation {evaluation} at several memory sizes"))
+            continue
+        figures.append(one_pareto(f"F3-{evaluation}", title, of, axis, styles))
+    return figures
+
+
+def one_pareto(identity: str, title: str, of: list[Point], axis: tuple[str, ...], styles: dict[Series, Style]) -> Drawn:
+    settings = by(of, lambda point: tuple(point.label(name) for name in axis))
+    chosen = spread_out(list(settings), MOST_PANELS)
+    drawn = [series for series in styles if any(point.series == series for point in of)]
+    chances = {setting: chance for setting in chosen if (chance := guess(settings[setting])) is not None}
+    with our_look():
+        figure, each = panels(len(chosen), 1.75, len(drawn) + bool(chances))
+        for axes, setting in zip(each, chosen, strict=True):
+            axes.set_title(setting_text(axis, setting, settings), loc="left")
+            place = byte_axis(axes, [point.row.memory_bytes for point in of], most=4)
+            axes.set_xlabel("")
+            share_axis(axes)
+            for series in drawn:
+                draw_runs(axes, [p for p in settings[setting] if p.series == series], place, styles[series])
+            if setting in chances:
+                axes.axhline(chances[setting], color=INK, linestyle=(0, (2, 3)), linewidth=1.0, zorder=1)
+        entries = [key(styles[series], label_of(series)) for series in drawn] + [rule("chance")] * bool(chances)
+        score = "accuracy, %" if axis[0] == "pairs" else "exact match, %"
+        name_panels(figure, entries, "memory a sequence, all layers", score)
+    rows = tuple({point.row.run: point.row for point in of}.values())
+    is_equal, flops = equality(rows)
+    left = len(settings) - len(chosen)
+    over = "; mean over depth and novelty of a run" if axis == ("length",) else ""
+    return Drawn(
+        identity,
+        f"{title}{' at equal training FLOPs' if is_equal else ''}",
+        figure,
+        f"Every marker is one seed{over}, bars are 95 % intervals of a run; lines join the medians over seeds. {flops}"
+        + (f" {left} more setting{'s' if left > 1 else ''} measured and not drawn." if left else ""),
+        f"{len(chosen)} panels: {'; '.join(setting_text(axis, setting, settings) for setting in chosen)}.",
+        rows,
+    )
+
+
+def guess(of: Sequence[Point]) -> float | None:
+    """Chance of what these figures are about, where it is known."""
+    return chance_of([point.row for point in of], {point.row.run: point.config for point in of})
+
+
+def draw_runs(axes: Axes, of: list[Point], place, look: Style) -> None:
+    """A marker for each run: the mean of its figures; a bar where there is one figure with an interval."""
+    runs = list(by(of, lambda point: point.row.run).values())
+    places = [place(group[0].row.memory_bytes) for group in runs]
+    draw_seeds(axes, places, [sum(point.value for point in group) / len(group) for group in runs], look)
+    single = [(x, group[0].measure) for x, group in zip(places, runs, strict=True) if len(group) == 1]
+    draw_intervals(axes, [x for x, _ in single], [m.low for _, m in single], [m.high for _, m in single], look)
+
+
+def setting_text(axis: Sequence[str], setting: tuple, settings: dict[tuple, list]) -> str:
+    """The labels that differ between panels; all of them where there is one panel."""
+    varied = [n for n in range(len(axis)) if len({other[n] for other in settings}) > 1] or [0]
+    return ", ".join(f"{axis[n]} {number(setting[n])}" for n in varied)
+
+
+def spread_out(items: list, most: int) -> list:
+    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]

@@ -1,0 +1,106 @@
+"""F8, the best split of a FLOP budget between the local window and memory."""
+
+import math
+import statistics
+
+from infini_jax.plots import (
+    BASELINE,
+    INK,
+    Score,
+    Series,
+    Style,
+    draw_seeds,
+    key,
+    label_of,
+    our_look,
+    panels,
+    score_of,
+    series_of,
+    share_axis,
+)
+from infini_jax.report.found import Found, at, by, by_task
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
+from infini_jax.report.sections import equality
+from infini_jax.results import Row
+from infini_jax.units import human_bytes
+
+Split = tuple[int, int]  # tokens of the local window, bytes of memory
+
+
+def window_of(row: Row, found: Found) -> int | None:
+    """Tokens of the local window: of the sliding window, or of a segment where a memory stands beside it."""
+    config = found.configs.get(row.run, {})
+    return at(config, "model.memory.window") if row.mechanism == BASELINE else at(config, "model.segment")
+
+
+def splits_of(rows: list[Row], found: Found) -> dict[Series, dict[Split, list[Row]]]:
+    """Mechanism and variant -> split -> its seeds; only where both window and memory vary."""
+    known = [(row, window) for row in rows if (window := window_of(row, found)) is not None]
+    splits = {
+        series: by((row for row, _ in group), lambda row: (window_of(row, found), row.memory_bytes))
+        for series, group in by(known, lambda pair: series_of(pair[0])).items()
+    }
+    return {
+        series: points
+        for series, points in splits.items()
+        if len({window for window, _ in points}) > 1 and (series[0] == BASELINE or len({size for _, size in points}) > 1)
+    }
+
+
+def best_split(found: Found, styles: dict[Series, Style]) -> Figures:
+    """F8: one figure a task where window was traded against memory."""
+    figures: Figures = []
+    for task, rows in by_task(found.rows, found.configs).items():
+        splits = splits_of(rows, found)
+        if any(series[0] != BASELINE for series in splits):
+            figures.append(one_trade(task, rows, splits, styles))
+    title = "Best split of a FLOP budget between window and memory"
+    return figures or [NotMeasured("F8", title, "runs that trade the local window against memory at equal training FLOPs")]
+
+
+def one_trade(task: str, rows: list[Row], splits: dict[Series, dict[Split, list[Row]]], styles: dict[Series, Style]) -> Drawn:
+    score, drawn = score_of(rows[0].task), [series for series in styles if series in splits]
+    used = [row for series in drawn for group in splits[series].values() for row in group]
+    is_equal, flops = equality(used)
+    with our_look():
+        figure, (axes,) = panels(1, 3.0, len(drawn))
+        axes.set_xscale("log", base=2)
+        for series in drawn:
+            points = [(window, score.of(row), size) for (window, size), group in splits[series].items() for row in group]
+            draw_seeds(axes, [p[0] for p in points], [p[1] for p in points], styles[series])
+            for (window, size), group in splits[series].items() if series[0] != BASELINE else ():
+                place = (window, max(map(score.of, group)))
+                axes.annotate(human_bytes(size), place, (0, 7), textcoords="offset points", ha="center", size=6.5, color=INK)
+        if not score.unit:
+            share_axis(axes)
+        windows = sorted({window for points in splits.values() for window, _ in points})
+        axes.set_xticks(windows[:: math.ceil(len(windows) / 8)], [number(w) for w in windows[:: math.ceil(len(windows) / 8)]])
+        axes.minorticks_off()
+        axes.set_xlabel("local window, tokens")
+        axes.set_ylabel(score.axis)
+        figure.legend(handles=[key(styles[s], label_of(s)) for s in drawn], loc="outside lower center", ncols=2)
+    said = [verdict(series, splits[series], score) for series in drawn if series[0] != BASELINE]
+    return Drawn(
+        f"F8-{task}",
+        f"Window against memory{' at equal training FLOPs' if is_equal else ''}: {task}",
+        figure,
+        f"Every marker is one seed, with the memory's bytes above; lines join medians. {' '.join(said)} {flops}",
+        f"Mechanisms: {listed([label_of(series) for series in drawn])}. {' '.join(said)}",
+        tuple(used),
+    )
+
+
+def verdict(series: Series, points: dict[Split, list[Row]], score: Score) -> str:
+    """The best split, and whether all its seeds beat all seeds of every other split."""
+    sign = 1 if score.higher_is_better else -1
+    scores = {split: [sign * score.of(row) for row in group] for split, group in points.items()}
+    best = max(scores, key=lambda split: statistics.median(scores[split]))
+    rest = [value for split, values in scores.items() if split != best for value in values]
+    text = (
+        f"{label_of(series)} is best, by the median, with a window of {number(best[0])} and {human_bytes(best[1])} of memory"
+    )
+    if min(map(len, scores.values())) < 2:
+        return f"{text}; with one seed a split this is not decided."
+    return (
+        f"{text}: all its seeds beat all others." if min(scores[best]) > max(rest) else f"{text}; seeds overlap: not decided."
+    )

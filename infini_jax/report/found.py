@@ -1,0 +1,208 @@
+"""What lies in the folders of one study or several: rows, missing runs, settings, logs and the figures of evaluations."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from infini_jax.errors import require
+from infini_jax.measures import Label, Measure, read_measures
+from infini_jax.plots import Metrics, Series, series_of
+from infini_jax.results import Row, read_rows
+from infini_jax.run import CONFIG_FILE, METRICS_FILE
+from infini_jax.study import FAILED_FILE, TABLE_FILE, Failure
+
+MEASURES_FILE = "measures.parquet"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One study on the page. Attributes: folder; question it asks; held_equal, what it kept the same in all runs, name ->
+    value; command, the line that remakes it, by default `infini-jax study` with its name."""
+
+    folder: Path
+    question: str = ""
+    held_equal: dict[str, str] = dataclasses.field(default_factory=dict)
+    command: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What lies in a study's folder. Attributes: rows; missing runs; configs and metrics of the rows' runs, by run name;
+    measures, (run, figure), those of runs without a row included; commands, the line that remakes each run."""
+
+    rows: list[Row]
+    missing: list[Failure]
+    configs: dict[str, dict[str, Any]]
+    metrics: dict[str, Metrics]
+    measures: list[tuple[str, Measure]]
+    commands: dict[str, str]
+
+    @property
+    def all_commands(self) -> list[str]:
+        """The lines that remake everything."""
+        return list(dict.fromkeys(self.commands.values()))
+
+    def commands_of(self, rows: Sequence[Row]) -> list[str]:
+        """The lines that remake these runs; all lines where there are none, as with random codes."""
+        return list(dict.fromkeys(self.commands[row.run] for row in rows)) or self.all_commands
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A figure of an evaluation beside the run that it is about. Attributes: row; config; measure."""
+
+    row: Row
+    config: dict[str, Any]
+    measure: Measure
+
+    @property
+    def value(self) -> float:
+        return self.measure.value
+
+    @property
+    def series(self) -> Series:
+        return series_of(self.row)
+
+    def label(self, name: str, default: Label = 0.0) -> Label:
+        return self.measure.labels.get(name, default)
+
+
+def points(found: Found, evaluation: str, metric: str, **labels: Label) -> list[Point]:
+    """The figures of one metric of the finished runs that have these labels, in the order of the rows."""
+    rows = {row.run: number for number, row in enumerate(found.rows)}
+    kept = [
+        Point(found.rows[rows[run]], found.configs.get(run, {}), measure)
+        for run, measure in found.measures
+        if run in rows and is_of(measure, evaluation, metric, labels)
+    ]
+    return sorted(kept, key=lambda point: rows[point.row.run])
+
+
+def untrained(found: Found, evaluation: str, metric: str, **labels: Label) -> list[Measure]:
+    """The figures of one metric that belong to no trained run."""
+    rows = {row.run for row in found.rows}
+    return [measure for run, measure in found.measures if run not in rows and is_of(measure, evaluation, metric, labels)]
+
+
+def is_of(measure: Measure, evaluation: str, metric: str, labels: dict[str, Label]) -> bool:
+    return (measure.eval, measure.metric) == (evaluation, metric) and labels.items() <= measure.labels.items()
+
+
+def by(items: Iterable[Any], key) -> dict[Any, list[Any]]:
+    """Key -> its items, keys in order of size."""
+    groups: dict[Any, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return dict(sorted(groups.items()))
+
+
+def with_most_memory(of: Sequence[Point]) -> list[Point]:
+    """Of each mechanism and variant, the figures of the runs with its largest memory."""
+    most = {series: max(point.row.memory_bytes for point in group) for series, group in by(of, lambda p: p.series).items()}
+    return [point for point in of if point.row.memory_bytes == most[point.series]]
+
+
+def find(sources: Sequence[Source]) -> Found:
+    """Reads the folders of studies.
+
+    With several folders, runs carry their folder's name, and a mechanism and variant that more than one of them has carries
+    it too: runs of different studies are never pooled.
+
+    Raises `ConfigError` where a folder has no finished run.
+    """
+    each = [find_one(source) for source in sources]
+    if len(each) == 1:
+        return each[0]
+    names = folder_names([source.folder for source in sources])
+    holders = by({(series_of(row), number) for number, one in enumerate(each) for row in one.rows}, lambda held: held[0])
+    shared = {series for series, held in holders.items() if len(held) > 1}
+    whole = Found([], [], {}, {}, [], {})
+    for name, one in zip(names, each, strict=True):
+        whole.rows.extend(renamed(row, name, series_of(row) in shared) for row in one.rows)
+        whole.missing.extend(Failure(f"{name}/{missing.run}", missing.error) for missing in one.missing)
+        whole.configs.update({f"{name}/{run}": config for run, config in one.configs.items()})
+        whole.metrics.update({f"{name}/{run}": lines for run, lines in one.metrics.items()})
+        whole.commands.update({f"{name}/{run}": command for run, command in one.commands.items()})
+        whole.measures.extend((f"{name}/{run}", measure) for run, measure in one.measures)
+    whole.rows.sort(key=lambda row: (row.task, row.mechanism, row.variant, row.memory_bytes, row.seed))
+    return whole
+
+
+def folder_names(folders: Sequence[Path]) -> list[str]:
+    """Short names that tell folders apart: the last part of their path, or as many as it takes."""
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    require(False, "folder", "the same folder is named twice", "name each once")
+    raise AssertionError
+
+
+def renamed(row: Row, name: str, is_shared: bool) -> Row:
+    variant = " ".join(filter(None, (row.variant, f"({name})"))) if is_shared else row.variant
+    return dataclasses.replace(row, run=f"{name}/{row.run}", variant=variant)
+
+
+def find_one(source: Source) -> Found:
+    """Reads a study's folder. A run counts as missing where it is in failed.json, or has a folder, but no row."""
+    folder = source.folder
+    table, noted, measured = folder / TABLE_FILE, folder / FAILED_FILE, folder / MEASURES_FILE
+    rows = read_rows(table) if table.exists() else []
+    errors = {note["run"]: note["error"] for note in json.loads(noted.read_text())} if noted.exists() else {}
+    require(
+        bool(rows),
+        "study",
+        f"no finished run in {folder}" + (f" ({len(errors)} failed, the first: {first_line(errors)})" if errors else ""),
+        "run the study first" if not errors else "mend that and run it again",
+    )
+    done = {row.run for row in rows}
+    begun = {file.parent.name for file in sorted(folder.glob(f"runs/*/{CONFIG_FILE}"))}
+    unfinished = dict.fromkeys(sorted(begun - done), "not finished, and no error was noted")
+    return Found(
+        rows,
+        [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
+        {run: json.loads(text) for run, text in texts(folder, CONFIG_FILE, done)},
+        {run: [json.loads(line) for line in text.splitlines()] for run, text in texts(folder, METRICS_FILE, done)},
+        read_measures([measured] if measured.exists() else []),
+        {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
+    )
+
+
+def first_line(errors: dict[str, str]) -> str:
+    run, error = next(iter(errors.items()))
+    return f"{run}: {' '.join(error.split())}"
+
+
+def texts(folder: Path, name: str, runs: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """(run, content) of the file `name` of each run that has it."""
+    files = ((run, folder / "runs" / run / name) for run in sorted(runs))
+    return ((run, file.read_text()) for run, file in files if file.exists())
+
+
+def by_task(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
+    """Task -> its rows, tasks by name. Runs whose data differ, such as in the number of pairs, are of different tasks."""
+    tasks: dict[str, list[Row]] = {}
+    for task, of_task in by(rows, lambda row: row.task).items():
+        data = {row.run: configs.get(row.run, {}).get("data", {}) for row in of_task}
+        known = dict.fromkeys(name for one in data.values() for name in one)
+        names = [name for name in known if len({str(one.get(name)) for one in data.values()}) > 1]
+
+        def place(row: Row, data=data, names=names) -> tuple:
+            return tuple((not isinstance(value := data[row.run].get(name), int), value or 0, str(value)) for name in names)
+
+        for same in by(of_task, place).values():
+            settings = [f"{name} {data[same[0].run].get(name, 'unknown')}" for name in names]
+            tasks[", ".join((task, *settings))] = same
+    return tasks
+
+
+def at(config: dict[str, Any], name: str, default: Any = None) -> Any:
+    """A setting by its dotted name; the default where the config is lost or older than the setting."""
+    for part in name.split("."):
+        if not isinstance(config, dict) or part not in config:
+            return default
+        config = config[part]
+    return config

@@ -1,0 +1,104 @@
+"""The page itself: what was found, figures, tables, what is missing, and how to remake it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from infini_jax.plots import drawing, save_pdf, styles_of, svg
+from infini_jax.report.checks import unchecked, warnings
+from infini_jax.report.figures import FIGURES
+from infini_jax.report.found import Found, Source, by_task, find
+from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
+from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
+from infini_jax.report.tables import blimp_table, passkey_tables, trials_table
+from infini_jax.report.trials import only_chosen
+
+REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
+
+
+def write_report(sources: Sequence[Source], folder: Path) -> Path:
+    """Writes `report.html` into `folder`, at once or not at all, with its figures beside it in report-figures/ as SVG and PDF.
+
+    Args:
+      sources: the studies on the page; with several, runs of different studies are never pooled.
+
+    Returns the page's path. Raises `ConfigError` where a study's folder has no finished run.
+    """
+    tried = find(sources)
+    found = only_chosen(tried)
+    styles = styles_of(found.rows)
+    tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
+    made = [one for figure in FIGURES for one in figure(found, styles)]
+    tables = [*passkey_tables(found), blimp_table(found)]
+    trials = trials_table(tried)
+    shown = Pictures(folder / FIGURES_FOLDER, found)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("infini_jax"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        studies=list(dict.fromkeys(row.study for row in found.rows)),
+        questions=list(dict.fromkeys(filter(None, (source.question for source in sources)))),
+        commands=found.all_commands,
+        warnings=warnings(found),
+        missing=found.missing,
+        runs=len(tried.rows),
+        tasks=[task | {name: task[name] and shown(task[name]) for name in ("figure", "curves")} for task in tasks],
+        figures=[shown(one) for one in made if isinstance(one, Drawn)],
+        tables=[one for one in tables if isinstance(one, Table)],
+        trials=trials if isinstance(trials, Table) else None,
+        not_measured=[one for one in (*made, *tables, trials, *unchecked(found)) if isinstance(one, NotMeasured)],
+        mechanisms=mechanisms(found.rows),
+        held_equal=held_equal(sources),
+        settings=same_settings(found),
+        provenance=provenance(tried.rows),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / REPORT_FILE
+    partial = file.with_suffix(".partial")
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(file)
+
+
+class Pictures:
+    """Saves a figure for a paper and returns what the page needs to show it."""
+
+    def __init__(self, folder: Path, found: Found):
+        self.folder, self.found = folder, found
+
+    def __call__(self, drawn: Drawn) -> dict[str, Any]:
+        name = slug(drawn.identity)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = drawing(drawn.figure)
+        (self.folder / f"{name}.svg").write_text(text, encoding="utf-8")
+        save_pdf(drawn.figure, self.folder / f"{name}.pdf")
+        seeds = [seeds_of(drawn.rows)] if drawn.rows else []
+        return {
+            "identity": name,
+            "title": drawn.title,
+            "picture": Markup(svg(text, name, drawn.title, drawn.alternative)),
+            "caption": drawn.caption,
+            "behind": "; ".join([*seeds, *filter(None, (drawn.untrained,))]),
+            "commands": self.found.commands_of(drawn.rows),
+            "file": f"{FIGURES_FOLDER}/{name}",
+            "table": drawn.table,
+        }
+
+
+def slug(text: str) -> str:
+    """A name for an element and for a file."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")
+
+
+def held_equal(sources: Sequence[Source]) -> dict[str, str]:
+    """What the studies kept the same; with the study's question told apart by folder where there are several."""
+    if len(sources) == 1:
+        return dict(sources[0].held_equal)
+    return {f"{source.folder.name}: {name}": value for source in sources for name, value in source.held_equal.items()}

@@ -1,0 +1,96 @@
+"""What the page is put together from: figures that could be drawn, figures that could not, and tables."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from infini_jax.plots import series_of
+from infini_jax.report.found import by
+from infini_jax.results import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Attributes: caption; heads of the columns; lines, each beginning with its name; words, whether cells are prose."""
+
+    caption: str
+    heads: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    words: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A figure whose data exist.
+
+    Attributes:
+      identity: F1 to F10, with what sets it apart where there are several; a file name.
+      title; caption, in sentences: what is drawn and what may be said of it; alternative, the text for who cannot see it.
+      figure; rows, of the runs behind it; untrained, what stands for runs where there were none; table beside it.
+    """
+
+    identity: str
+    title: str
+    figure: Figure
+    caption: str
+    alternative: str
+    rows: tuple[Row, ...]
+    untrained: str = ""
+    table: Table | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NotMeasured:
+    """A figure or table whose data do not exist. Attributes: identity; title; needs, what would measure it."""
+
+    identity: str
+    title: str
+    needs: str
+
+
+Figures = list[Drawn | NotMeasured]
+
+
+def seeds_of(rows: Sequence[Row]) -> str:
+    """How many seeds stand behind each point, a point being a task, mechanism, variant and memory."""
+    groups = by(rows, lambda row: (row.task, series_of(row), row.memory_bytes))
+    counts = sorted({len({row.seed for row in group}) for group in groups.values()})
+    return (
+        f"{counts[0]} seed{'s' if counts[0] != 1 else ''} a point"
+        if len(counts) == 1
+        else (f"{counts[0]} to {counts[-1]} seeds a point")
+    )
+
+
+def middle(values: Iterable[float], text: Callable[[float], str]) -> str:
+    """The median, and behind it the smallest and the largest where there are several."""
+    ordered = sorted(values)
+    ends = "–".join(dict.fromkeys((text(ordered[0]), text(ordered[-1]))))
+    return text(statistics.median(ordered)) + (f" ({ends})" if len(ordered) > 1 else "")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def number(value: Any) -> str:
+    """A label or figure as text, at most four digits."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.4g}"
+
+
+def estimate(value: float, interval: tuple[float, float] | None) -> str:
+    """A fitted number and its 95 % interval; "" where there is none, and no interval where it is not known."""
+    if not math.isfinite(value):
+        return ""
+    return f"{value:.3g}" + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else " (no interval)")
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""

@@ -1,0 +1,37 @@
+"""The rows as a table for the terminal."""
+
+import statistics
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from infini_jax.plots import label_of, score_of
+from infini_jax.report.found import by_task
+from infini_jax.report.sections import flops_text, groups, median_word, spread, tokens_per_second
+from infini_jax.results import Row
+from infini_jax.units import human_bytes
+
+
+def terminal_table(rows: Sequence[Row]) -> Table:
+    """The rows in 80 columns: a line a mechanism and memory, the median over seeds, their range where there are several."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    several = bool(median_word(rows))
+    table.add_column("task", no_wrap=True)
+    table.add_column("mechanism", overflow="fold")
+    for head in ("memory", "score", *(["seeds"] if several else []), "FLOPs", "tokens/s"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for task, of_task in by_task(rows, {}).items():
+        score = score_of(task)
+        for number, (series, runs) in enumerate(groups(of_task)):
+            values = [score.of(row) for row in runs]
+            table.add_row(
+                "" if number else task,
+                label_of(series),
+                human_bytes(runs[0].memory_bytes),
+                score.number(statistics.median(values)) + ("" if score.unit else " %"),
+                *([spread(values, score.number)] if several else []),
+                spread([statistics.median(row.flops_actual for row in runs)], flops_text),
+                tokens_per_second(runs),
+            )
+        table.add_section()
+    return table
