@@ -103,7 +103,7 @@ def with_landmarks(x_BxSx: jax.Array, documents_BxS: jax.Array, every: int) -> j
     In a network a landmark attends to its block in the layers below; alone, all landmarks would be the same and no block could be
     told from another.
     """
-    batch, tokens, *rest = x_BxSx.shape
+    batch, _, *rest = x_BxSx.shape
     blocks = x_BxSx.reshape(batch, -1, every, *rest)
     documents_BxMxP = documents_BxS.reshape(batch, -1, every)
     same_BxMxP = (documents_BxMxP == documents_BxMxP[..., -1:]).astype(x_BxSx.dtype)
