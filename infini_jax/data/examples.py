@@ -25,6 +25,7 @@ class Example:
       prompt: tokens before the answer: the scored targets from place `prompt` - 1 on are the answer, which a model may also
         produce by itself. 0 where the answers are spread over the row and never stand in it.
       labels: what sets the example apart (length, depth, pairs ...), for tables and figures.
+      references: what a right answer says in words, each once: the parts that a substring hit looks for. Empty without text.
     """
 
     tokens: np.ndarray
@@ -32,6 +33,7 @@ class Example:
     weights: np.ndarray
     prompt: int = 0
     labels: tuple[tuple[str, Label], ...] = ()
+    references: tuple[str, ...] = ()
 
     @property
     def answer(self) -> np.ndarray:
@@ -52,7 +54,11 @@ class ExampleConfig(DataConfig):
 
     @abc.abstractmethod
     def example(self, random: np.random.Generator, tokens: int) -> Example:
-        """One example of exactly `tokens` read tokens, drawn from `random`."""
+        """One example of exactly `tokens` read tokens, drawn from `random`. Raises `ConfigError` where they hold none."""
+
+    def chance(self) -> dict[str, float]:
+        """Metric -> score of a guesser that knows the form of answers and nothing of this one; none where it is unknown."""
+        return {}
 
     def open(self, rows: Rows) -> "ExampleRows":
         return ExampleRows(self, rows)

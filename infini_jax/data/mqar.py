@@ -3,6 +3,7 @@
 A row is `key value key value ... filler ... key key ...`; the target at an asked key is its value. Keys come from the lower
 half of the vocabulary and values from the upper half; token 0 is the filler. Only the asked keys are scored. Every key is
 asked `repeats` times, the questions in random order: the answers never stand in the row, so asking again gives nothing away.
+With `overwrites` so many of the keys are written once more behind all pairs, each with another value, and the newer counts.
 DEVIATION: the original spreads the questions by a power law of the distance; here they all stand at the end, so that the
 distance, and with it the memory needed, is one number.
 """
@@ -11,33 +12,41 @@ import dataclasses
 
 import numpy as np
 
-from infini_jax.data.base import Batch, DataConfig, Rows, generator
+from infini_jax.data.base import Batch, Rows, generator
+from infini_jax.data.examples import Example, ExampleConfig, ExampleRows
 from infini_jax.errors import require, require_positive
 
 FILLER = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class MqarConfig(DataConfig):
+class MqarConfig(ExampleConfig):
     """Multi-query associative recall.
 
     Attributes:
       pairs: to remember in a row.
       symbols: in the vocabulary, the filler included.
       repeats: times that each key is asked.
+      overwrites: pairs that are written again with another value, which counts.
     """
 
     pairs: int = 16
     symbols: int = 128
     repeats: int = 1
+    overwrites: int = 0
 
     @property
     def vocab(self) -> int:
         return self.symbols
 
+    @property
+    def least(self) -> int:
+        """Tokens of a row without a gap."""
+        return 2 * (self.pairs + self.overwrites) + self.repeats * self.pairs
+
     def gap(self, tokens: int) -> int:
         """Filler tokens between the last pair and the first question in a row of `tokens`."""
-        return tokens - (2 + self.repeats) * self.pairs
+        return tokens - self.least
 
     def check(self, tokens: int) -> None:
         require_positive("data", pairs=self.pairs, symbols=self.symbols, repeats=self.repeats)
@@ -49,44 +58,68 @@ class MqarConfig(DataConfig):
             f"give at most {keys} pairs, or data.symbols of at least {2 * self.pairs + 2}",
         )
         require(
+            0 <= self.overwrites <= self.pairs,
+            "data.overwrites",
+            f"{self.overwrites} of {self.pairs} pairs cannot be written again",
+            f"give 0 to {self.pairs}",
+        )
+        require(
             self.gap(tokens) >= 0,
             "train.sequence",
             f"{tokens} tokens do not hold {self.pairs} pairs and their questions",
-            f"give at least {(2 + self.repeats) * self.pairs}",
+            f"give at least {self.least}",
         )
+
+    def chance(self) -> dict[str, float]:
+        """A value drawn from all there are."""
+        return {"accuracy": 1 / (self.symbols - self.symbols // 2)}
+
+    def example(self, random: np.random.Generator, tokens: int) -> Example:
+        self.check(tokens)
+        labels = (("pairs", self.pairs), ("length", tokens), ("overwrites", self.overwrites))
+        return Example(*(field[0] for field in self.draw(random, 1, tokens)), labels=labels)
 
     def open(self, rows: Rows) -> "Mqar":
         return Mqar(self, rows)
 
+    def draw(self, random: np.random.Generator, rows: int, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, targets and weights of many rows at once, each rows x `tokens`."""
+        pairs, half = self.pairs, self.symbols // 2
+        keys_BxP = 1 + random.random((rows, half - 1)).argsort(axis=1)[:, :pairs]
+        values_BxP = random.integers(half, self.symbols, (rows, pairs))
+        questions = pairs * self.repeats
+        asked_BxQ = random.random((rows, questions)).argsort(axis=1) % pairs
+        tokens_BxT = np.full((rows, tokens), FILLER, np.int32)
+        tokens_BxT[:, 0 : 2 * pairs : 2] = keys_BxP
+        tokens_BxT[:, 1 : 2 * pairs : 2] = values_BxP
+        if self.overwrites:
+            again_BxO = random.random((rows, pairs)).argsort(axis=1)[:, : self.overwrites]
+            step_BxO = random.integers(1, self.symbols - half, again_BxO.shape)  # to another value, round the circle of them
+            old_BxO = np.take_along_axis(values_BxP, again_BxO, axis=1)
+            new_BxO = half + (old_BxO - half + step_BxO) % (self.symbols - half)
+            np.put_along_axis(values_BxP, again_BxO, new_BxO, axis=1)
+            behind = slice(2 * pairs, 2 * (pairs + self.overwrites))
+            written_BxOx2 = np.stack([np.take_along_axis(keys_BxP, again_BxO, axis=1), new_BxO], axis=2)
+            tokens_BxT[:, behind] = written_BxOx2.reshape(rows, -1)
+        tokens_BxT[:, -questions:] = np.take_along_axis(keys_BxP, asked_BxQ, axis=1)
+        targets_BxT = np.zeros_like(tokens_BxT)
+        targets_BxT[:, -questions:] = np.take_along_axis(values_BxP, asked_BxQ, axis=1)
+        weights_BxT = np.zeros(tokens_BxT.shape, np.float32)
+        weights_BxT[:, -questions:] = 1.0
+        return tokens_BxT, targets_BxT, weights_BxT
+
 
 @dataclasses.dataclass(frozen=True)
-class Mqar:
-    """Fresh examples at every step; each row of each step is a document of its own."""
+class Mqar(ExampleRows):
+    """As `ExampleRows`, but all rows of a step are drawn together, many times faster, from one random stream."""
 
     config: MqarConfig
-    shape: Rows
-
-    @property
-    def corpus(self) -> str:
-        return "drawn afresh at every step"
 
     def batch(self, step: int) -> Batch:
-        rows, pairs, half = self.shape, self.config.pairs, self.config.symbols // 2
-        random = generator(rows, step)
-        keys_BxP = 1 + random.random((rows.batch, half - 1)).argsort(axis=1)[:, :pairs]
-        values_BxP = random.integers(half, self.config.symbols, (rows.batch, pairs))
-        questions = pairs * self.config.repeats
-        asked_BxQ = random.random((rows.batch, questions)).argsort(axis=1) % pairs
-        tokens = np.full((rows.batch, rows.tokens), FILLER, np.int32)
-        tokens[:, 0 : 2 * pairs : 2] = keys_BxP
-        tokens[:, 1 : 2 * pairs : 2] = values_BxP
-        tokens[:, -questions:] = np.take_along_axis(keys_BxP, asked_BxQ, axis=1)
-        targets = np.zeros_like(tokens)
-        targets[:, -questions:] = np.take_along_axis(values_BxP, asked_BxQ, axis=1)
-        weights = np.zeros(tokens.shape, np.float32)
-        weights[:, -questions:] = 1.0
-        document_B = np.int32(step * rows.batch) + np.arange(rows.batch, dtype=np.int32)
-        return Batch(tokens, targets, weights, np.broadcast_to(document_B[:, None], tokens.shape))
+        shape = self.shape
+        fields = self.config.draw(generator(shape, step), shape.batch, shape.tokens)
+        document_B = np.int32(step * shape.batch) + np.arange(shape.batch, dtype=np.int32)
+        return Batch(*fields, np.broadcast_to(document_B[:, None], fields[0].shape))
 
     def rows(self, step: int, first: int, count: int) -> Batch:
         """Makes the whole batch: it is small, and its rows share one random stream."""
