@@ -19,11 +19,12 @@ from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiv
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.experiment import load_experiment
 from infini_jax.mirrors import Mirroring
+from infini_jax.pace import with_steps
+from infini_jax.plan import plan_table
 from infini_jax.progress import corpus_progress, study_progress, train_progress
-from infini_jax.results import write_rows
 from infini_jax.run import execute
 from infini_jax.sharding import use_cores
-from infini_jax.study import TABLE_FILE, run_study, save_study, saved_study
+from infini_jax.study import cut_short, run_study, save_study, saved_study, write_tables
 
 app = tyro.extras.SubcommandApp()
 
@@ -47,7 +48,13 @@ Shape.__doc__ = ModelConfig.__doc__
 
 
 @app.command
-def study(experiment: tyro.conf.Positional[str], results: Path = Path("results"), jobs: int = 0) -> None:
+def study(
+    experiment: tyro.conf.Positional[str],
+    scale: str = "",
+    results: Path = Path("results"),
+    jobs: int = 0,
+    dry_run: bool = False,
+) -> None:
     """Does the runs of an experiment that are not done yet, side by side, and writes the report.
 
     Finished runs are kept and never run again: stop it when you like and call it again to go on. Example:
@@ -55,13 +62,20 @@ def study(experiment: tyro.conf.Positional[str], results: Path = Path("results")
 
     Args:
       experiment: a name in experiments/ (such as quick) or the path of a Python file with a function `study()`.
-      results: folder that gets <study>/report.html, results.parquet and the runs.
+      scale: smoke (seconds, to see that it runs), cpu or accelerator, where the experiment has them.
+      results: folder that gets <study>/ or <study>-<scale>/ with report.html, results.parquet, measures.parquet and the runs.
       jobs: runs at the same time; 0 is one for each of at most 4 CPU cores, and one where JAX finds an accelerator.
+      dry_run: prints what would be done, with its tokens, bytes and FLOPs, and stops.
     """
     console = Console()
-    plan = load_experiment(experiment)
-    folder = results / plan.name
+    plan = load_experiment(experiment, scale)
+    if dry_run:
+        console.print(plan_table(plan))
+        return
+    folder = results / plan.label
     save_study(plan, folder)
+    for file in cut_short(plan, folder):
+        console.print(f"{file} was cut short and is made again", style="yellow", markup=False, soft_wrap=True)
     with study_progress(plan, console) as watch:
         run_study(plan, folder, jobs or default_jobs(), watch)
     report(folder)
@@ -78,9 +92,8 @@ def report(folder: tyro.conf.Positional[Path]) -> None:
 
     console = Console()
     plan, rows, failures = saved_study(folder)
-    if rows:
-        write_rows(rows, folder / TABLE_FILE)  # a study that was stopped has finished rows and no table yet
-    page = write_report(folder, dict(plan.held_equal), plan.question)
+    write_tables(plan, plan.desk(folder))  # a study that was stopped has finished rows and no table yet
+    page = write_report(folder, dict(plan.held_equal), plan.question, plan.command)
     console.print(terminal_table(rows))
     for failure in failures:
         console.print(f"failed: {failure.run}: {failure.error}", style="red", markup=False)
@@ -126,6 +139,7 @@ def train(
         sizes = sizes.at_bytes(memory_bytes)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
     use_cores(train.batch // train.accumulate)
+    run = with_steps(run, results / name)
     with train_progress(run, Console()) as watch:
         row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors)
     Console().print(tables.key_values(row))

@@ -21,6 +21,8 @@ from infini_jax.memory.segment_only import SegmentOnly, SegmentOnlyConfig
 from infini_jax.precision import Compute
 from infini_jax.segment import length_with_landmarks
 
+CONFIG_FILE = "config.json"  # in a run's folder: its settings
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -388,7 +390,7 @@ def kind_of(value: Any, table: dict[str, type]) -> str:
 def to_plain(value: Any) -> Any:
     """Dataclasses to dicts, tuples to lists; members of a registry get a `kind`."""
     if not dataclasses.is_dataclass(value):
-        return list(value) if isinstance(value, tuple) else value
+        return [to_plain(one) for one in value] if isinstance(value, tuple) else value
     plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     for table in (mechanism_configs(), SOURCES):
         if type(value) in table.values():
@@ -409,5 +411,6 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
             require(name in types_of, f"{where}.{name}", "is no setting", suggestion(name, types_of))
         return kind(**{name: from_plain(types_of[name], value, f"{where}.{name}") for name, value in plain.items()})
     if isinstance(plain, list):
-        return tuple(plain)
+        inner, *_ = typing.get_args(kind) or (None,)  # of tuple[inner, ...]
+        return tuple(from_plain(inner, one, where) for one in plain)
     return plain

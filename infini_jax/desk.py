@@ -1,7 +1,8 @@
-"""Where the runs of a study lie and who is at which: folders, claims, failures.
+"""Where the jobs of a study lie and who is at which: folders, claims, failures.
 
-A run is finished when its row.parquet is there. A claim is a lock that the system releases when its process dies, so that no
-two workers, of one study or of two on the same folder, ever do the same run.
+A job is done when its row.parquet is there, and finished when all that is measured of it is there too. A file that was cut
+short counts as missing. A claim is a lock that the system releases when its process dies, so that no two workers, of one
+study or of two on the same folder, ever do the same job.
 """
 
 import contextlib
@@ -13,8 +14,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from infini_jax.config import RunConfig
-from infini_jax.results import ROW_FILE
+from infini_jax.evals.base import Evaluation
+from infini_jax.files import write_at_once
+from infini_jax.jobs import Job
+from infini_jax.measuring import measure_files, own_files
+from infini_jax.results import ROW_FILE, is_whole
 
 ERROR_FILE, LOCK_FILE = "error.json", "lock"
 
@@ -29,38 +33,59 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Desk:
-    """Where a study is worked on. Attributes: folder; study name; session, this call's mark on its failures."""
+    """Where a study is worked on.
+
+    Attributes: folder; study name; evaluations of the study; session, this call's mark on its failures.
+    """
 
     folder: Path
     study: str
+    evaluations: tuple[Evaluation, ...] = ()
     session: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
-    def of(self, run: RunConfig) -> Path:
-        """The folder of a run."""
-        return self.folder / "runs" / run.name
+    def of(self, job: Job) -> Path:
+        """The folder of a job."""
+        return self.folder / "runs" / job.name
 
-    def is_finished(self, run: RunConfig) -> bool:
-        return (self.of(run) / ROW_FILE).exists()
+    def row_file(self, job: Job) -> Path:
+        return self.of(job) / ROW_FILE
 
-    def error(self, run: RunConfig) -> str | None:
-        """How the run failed in this call, if it did."""
-        file = self.of(run) / ERROR_FILE
+    def measure_files(self, job: Job) -> list[Path]:
+        """All files of figures that the job must have."""
+        return measure_files(self.of(job), job, self.evaluations)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether it need not be executed again: its row is there, and figures that it makes itself."""
+        return all(map(is_whole, [self.row_file(job), *own_files(self.of(job), job)]))
+
+    def is_finished(self, job: Job) -> bool:
+        """Whether everything is there."""
+        return self.is_done(job) and all(map(is_whole, self.measure_files(job)))
+
+    def cut_short(self, job: Job) -> list[Path]:
+        """Files of the job that are there, but not to their end."""
+        files = [self.row_file(job), *self.measure_files(job)]
+        return [file for file in files if file.exists() and not is_whole(file)]
+
+    def error(self, job: Job) -> str | None:
+        """How the job failed in this call, if it did."""
+        file = self.of(job) / ERROR_FILE
         if not file.exists():
             return None
         found = json.loads(file.read_text())
         return found["error"] if found["session"] == self.session else None
 
-    def fail(self, run: RunConfig, error: str, details: str = "") -> None:
-        """Notes a failure; the next call tries the run again."""
-        self.of(run).mkdir(parents=True, exist_ok=True)
+    def fail(self, job: Job, error: str, details: str = "") -> None:
+        """Notes a failure; the next call tries the job again."""
+        self.of(job).mkdir(parents=True, exist_ok=True)
         note = {"session": self.session, "error": error, "details": details}
-        (self.of(run) / ERROR_FILE).write_text(json.dumps(note, indent=2) + "\n")
+        write_at_once(json.dumps(note, indent=2) + "\n", self.of(job) / ERROR_FILE)
 
     @contextlib.contextmanager
-    def claim(self, run: RunConfig) -> Iterator[bool]:
-        """Whether the run is ours to do: not finished, not failed in this call, and nobody else at it."""
-        self.of(run).mkdir(parents=True, exist_ok=True)
-        with (self.of(run) / LOCK_FILE).open("a+") as lock:
+    def claim(self, job: Job) -> Iterator[bool]:
+        """Whether the job is ours to do: not finished, not failed in this call, and nobody else at it."""
+        self.of(job).mkdir(parents=True, exist_ok=True)
+        with (self.of(job) / LOCK_FILE).open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -69,10 +94,10 @@ class Desk:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            yield not self.is_finished(run) and self.error(run) is None
+            yield not self.is_finished(job) and self.error(job) is None
 
-    def claimed_by(self, run: RunConfig) -> int | None:
-        """The process that last took the run."""
-        file = self.of(run) / LOCK_FILE
+    def claimed_by(self, job: Job) -> int | None:
+        """The process that last took the job."""
+        file = self.of(job) / LOCK_FILE
         text = file.read_text() if file.exists() else ""
         return int(text) if text else None

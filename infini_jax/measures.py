@@ -50,6 +50,16 @@ def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
     partial.replace(file)
 
 
+def join_measures(files: Sequence[Path], file: Path) -> None:
+    """Writes the figures of several files as one table, at once or not at all; no file where there is nothing to write."""
+    if not files:
+        file.unlink(missing_ok=True)
+        return
+    partial = file.with_suffix(".partial")
+    pq.write_table(pa.concat_tables([pq.read_table(one, schema=SCHEMA) for one in files]), partial)
+    partial.replace(file)
+
+
 def read_measures(files: Sequence[Path]) -> list[tuple[str, Measure]]:
     """(run, figure) of all files, in their order."""
     if not files:

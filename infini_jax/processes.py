@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from infini_jax.data.base import Batch, Source
@@ -19,6 +20,11 @@ from infini_jax.errors import require
 def is_first() -> bool:
     """Whether this process writes what is written once: config, metrics, the row of results."""
     return jax.process_index() == 0
+
+
+def of_the_first(number: int) -> int:
+    """The first process's number, in every process; clocks and folders differ."""
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int64(number)))
 
 
 def own_rows(rows: NamedSharding, batch: int) -> tuple[int, int]:

@@ -5,43 +5,63 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
 from infini_jax.config import RunConfig
-from infini_jax.cost import budget_steps, training_flops_per_step
+from infini_jax.cost import budget_steps
+from infini_jax.desk import Desk
+from infini_jax.jobs import Job
+from infini_jax.measuring import measure_file
+from infini_jax.plan import Plan, plan_of
+from infini_jax.results import is_whole
 from infini_jax.run import METRICS_FILE
-from infini_jax.study import Desk, Study
+from infini_jax.study import Study
 
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
 
 
 @contextlib.contextmanager
 def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], None]]:
-    """A bar of the whole study in FLOPs, from the metric files that the runs write."""
-    planned = {run.name: budget_steps(run) * training_flops_per_step(run) for run in study.runs}
+    """A bar of the whole study in FLOPs, those of its evaluations included, from the files that the runs write.
+
+    Where nobody knows a run's FLOPs before its device was timed, every run counts the same instead.
+    """
+    plans = {run.name: plan_of(study, run) for run in study.runs}
+    if any(plan.flops is None for plan in plans.values()):
+        plans = {name: Plan(None, None, 1.0, ()) for name in plans}
     with _bars(console, TextColumn("{task.fields[runs]}")) as bars:
-        task = bars.add_task(study.name, total=sum(planned.values()), runs="")
+        task = bars.add_task(study.label, total=sum(plan.all_flops for plan in plans.values()), runs="")
 
         def watch(desk: Desk) -> None:
-            shares = {run.name: _share_done(desk, run) for run in study.runs}
             ended = sum(desk.is_finished(run) or desk.error(run) is not None for run in study.runs)
-            done = sum(planned[name] * share for name, share in shares.items())
+            done = sum(flops_done(desk, run, plans[run.name]) for run in study.runs)
             bars.update(task, completed=done, runs=f"{ended}/{len(study.runs)} runs")
 
         yield watch
 
 
-def _share_done(desk: Desk, run: RunConfig) -> float:
-    """1 for a run that ended, else the share of its steps in its metric file."""
-    if desk.is_finished(run) or desk.error(run) is not None:
-        return 1.0
-    file = desk.of(run) / METRICS_FILE
+def flops_done(desk: Desk, job: Job, plan: Plan) -> float:
+    """Of what is planned: all for a job that ended, else its share of training and the evaluations that are there."""
+    if desk.is_finished(job) or desk.error(job) is not None:
+        return plan.all_flops
+    measured = [flops for evaluation, flops in plan.evaluations if is_whole(measure_file(desk.of(job), evaluation))]
+    return plan.flops * (1.0 if desk.is_done(job) else share_logged(desk.of(job) / METRICS_FILE, job)) + sum(measured)
+
+
+def share_logged(file: Path, job: Job) -> float:
+    """How much of a job the last line of its metrics says is done, 0 to 1."""
     lines = file.read_text().splitlines() if file.exists() else []
     with contextlib.suppress(json.JSONDecodeError, IndexError):  # the last line may be half written
-        return json.loads(lines[-1])["step"] / budget_steps(run)
+        line = json.loads(lines[-1])
+        if not isinstance(job, RunConfig):
+            return line["share"]
+        if job.budget.unit == "seconds":
+            return min(1.0, line.get("seconds", 0.0) / job.budget.amount)
+        return line["step"] / budget_steps(job)
     return 0.0
 
 

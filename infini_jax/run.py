@@ -1,6 +1,7 @@
 """One run from its config to its row in the table: train, score, count, write."""
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -16,17 +17,20 @@ import jax
 
 from infini_jax import __version__
 from infini_jax.checkpoint import Checkpoints, Saving
-from infini_jax.config import RunConfig
+from infini_jax.config import CONFIG_FILE, RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
 from infini_jax.evals.perplexity import Reader
+from infini_jax.evals.settings import CARRIED
+from infini_jax.files import write_at_once
 from infini_jax.mirrors import Mirroring, Mirrors
 from infini_jax.optimiser import make_optimiser
+from infini_jax.pace import with_steps
 from infini_jax.processes import is_first
 from infini_jax.results import ROW_FILE, Row, write_rows
-from infini_jax.train import Finished, evaluate, init_state, make_step, rows_of, train
+from infini_jax.train import Finished, init_state, make_evaluate, make_step, rows_of, train
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
-CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 LEARNED = "loss"  # only in lines about training
 
 
@@ -43,8 +47,9 @@ def execute(
 
     `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted then.
     `mirroring` says which trackers get the metric lines too. Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet
-    in `folder`. SIGTERM saves and raises `Stopped`.
+    in `folder`. SIGTERM saves and raises `Stopped`. Where the budget is seconds, config.json keeps the steps that they buy.
     """
+    run = with_steps(run, folder)
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
     folder.mkdir(parents=True, exist_ok=True)
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
@@ -52,7 +57,7 @@ def execute(
             checkpoints.go_back_to(resume)
         reached = checkpoints.progress()
         if is_first():
-            (folder / CONFIG_FILE).write_text(json.dumps(run.to_dict(), indent=2) + "\n")
+            write_at_once(json.dumps(run.to_dict(), indent=2) + "\n", folder / CONFIG_FILE)
         mirrors.begin(run, folder, reached.step)
         with metrics_after(folder / METRICS_FILE, reached.step) if is_first() else nowhere() as file:
 
@@ -62,25 +67,38 @@ def execute(
                 if LEARNED in line:
                     watch(line)
 
-            validation = Validation(run, log)
-            finished = train(run, log, checkpoints, stop, validation.examine)
-    loss, accuracy = validation.scores(finished.state.learned)
-    row = make_row(run, study, finished, loss, accuracy)
+            held_out = HeldOut(run, log)
+            finished = train(run, log, checkpoints, stop, held_out.examine)
+    row = make_row(run, study, finished, held_out.scores(finished.state.learned))
     if is_first():
         write_rows([row], folder / ROW_FILE)
     return row
 
 
-class Validation:
-    """Scores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
+@dataclasses.dataclass(frozen=True)
+class HeldOutScores:
+    """Of held-out data. Attributes: as in `Row`."""
 
-    Raises `ConfigError` when it is made, not at the end of training, where there is no held-out data.
+    loss: float
+    accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
+
+
+class HeldOut:
+    """HeldOutScores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
+
+    The test split is read once, at the end, and only the row hears of it. Raises `ConfigError` when it is made, not at the
+    end of training, where there is no data to validate on.
     """
 
     def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None]):
         documents = run.data.whole("validation")
         self.run, self.log, self.newest = run, log, None
         self.reader = documents and Reader(run.model, *documents, run.evaluation)
+        carried = dataclasses.replace(run.evaluation, conditions=(CARRIED,))
+        tested = run.data.whole("test") if run.data.has("test") else None
+        self.test_reader = tested and Reader(run.model, *tested, carried)
 
     def examine(self, step: int, params: dict) -> None:
         """Reads the held-out documents and logs the figures, if there are any."""
@@ -88,9 +106,14 @@ class Validation:
             self.newest = self.reader.read(params)
             self.log({"step": step, "tokens": step * self.run.tokens_per_step, **self.newest.metrics()})
 
-    def scores(self, params: dict) -> tuple[float, float]:
-        """(nats a token, accuracy) at the end of training."""
-        return (self.newest.loss(), self.newest.accuracy) if self.newest else evaluate(self.run, params)
+    def scores(self, params: dict) -> HeldOutScores:
+        """At the end of training."""
+        if not self.newest:
+            evaluate = make_evaluate(self.run)
+            return HeldOutScores(*evaluate(params, "validation"), *evaluate(params, "test"))
+        tested = self.test_reader and self.test_reader.read(params)
+        found = (tested.loss(), tested.accuracy) if tested else (None, None)
+        return HeldOutScores(self.newest.loss(), self.newest.accuracy, *found)
 
 
 @contextlib.contextmanager
@@ -133,7 +156,7 @@ def terminated() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def make_row(run: RunConfig, study: str, finished: Finished, loss: float, accuracy: float) -> Row:
+def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScores) -> Row:
     """The row of a finished run, with everything that was counted."""
     step_flops = training_flops_per_step(run)
     return Row(
@@ -147,9 +170,11 @@ def make_row(run: RunConfig, study: str, finished: Finished, loss: float, accura
         variant=run.variant,
         memory_bytes=run.model.memory_bytes,
         parameters=parameter_count(run.model),
+        learning_rate=run.train.learning_rate,
         flops_per_token=model_cost(run.model).flops,
         budget_unit=run.budget.unit,
         budget_amount=float(run.budget.amount),
+        gives=run.budget.gives,
         flops_planned=budget_steps(run) * step_flops,
         flops_actual=finished.steps * step_flops,
         flops_executed=finished.steps * executed_flops_per_step(run),
@@ -158,8 +183,7 @@ def make_row(run: RunConfig, study: str, finished: Finished, loss: float, accura
         seconds=finished.seconds,
         compile_seconds=finished.compile_seconds,
         train_loss=finished.last["loss"],
-        loss=loss,
-        accuracy=accuracy,
+        **dataclasses.asdict(scores),
         gate_mean=finished.last.get("gate_mean"),
         gate_spread=finished.last.get("gate_spread"),
         corpus=run.data.open(rows_of(run, "train")).corpus,

@@ -1,8 +1,8 @@
-"""A study: a list of runs -> finished results. Resumable, with runs side by side in processes of their own.
+"""A study: a list of jobs -> finished results. Resumable, with jobs side by side in processes of their own.
 
-Results live in `<folder>/runs/<run>/`; a run is finished when its row.parquet is there, and is then never run again. Workers
-claim a run by a lock that the system releases when they die, so that two of them, or two studies on one folder, never do the
-same run twice.
+Results live in `<folder>/runs/<name>/`; a job is finished when its row.parquet and all that is measured of it are there, and
+is then never done again. Workers claim a job by a lock that the system releases when they die, so that two of them, or two
+studies on one folder, never do the same one twice.
 """
 
 import contextlib
@@ -16,26 +16,41 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from infini_jax.config import RunConfig
-from infini_jax.cost import budget_steps
+from infini_jax.config import from_plain, kind_of, to_plain
 from infini_jax.desk import Desk, Failure
-from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, require
+from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, lookup, one_line, require
 from infini_jax.evals.base import Evaluation
-from infini_jax.results import ROW_FILE, Row, read_rows, write_rows
+from infini_jax.evals.registry import EVALUATIONS
+from infini_jax.files import write_at_once
+from infini_jax.jobs import Job, execute, planned_flops
+from infini_jax.jobs import from_plain as job_from_plain
+from infini_jax.jobs import to_plain as plain_job
+from infini_jax.measures import join_measures
+from infini_jax.measuring import evaluations_of, measure_missing
+from infini_jax.results import Row, is_whole, read_rows, write_rows
 
-TABLE_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "failed.json", "study.json"
+TABLE_FILE, MEASURES_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "measures.parquet", "failed.json", "study.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Attributes: name of its folder; question it answers; runs; held_equal, what is the same in all runs, for the report;
-    evaluations, what is measured of every run they apply to once it is trained."""
+    """What is to be done.
+
+    Attributes:
+      name: of the question and its folder.
+      question: that it answers.
+      runs: jobs of any kind, see jobs.py.
+      held_equal: what is the same in all runs, for the report.
+      evaluations: what is measured of every run they apply to once it is trained.
+      scale: of an experiment that has several, or "".
+    """
 
     name: str
     question: str
-    runs: tuple[RunConfig, ...]
+    runs: tuple[Job, ...]
     held_equal: tuple[tuple[str, str], ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    scale: str = ""
 
     def __post_init__(self):
         names = [run.name for run in self.runs]
@@ -44,36 +59,75 @@ class Study:
         require(not twice, "study.runs", f"two runs are called '{min(twice, default='')}'", "give each its own name")
         for run in self.runs:
             with errors_of(run):
-                budget_steps(run)
+                planned_flops(run)
                 for evaluation in self.evaluations_of(run):
                     evaluation.check(run)
 
-    def evaluations_of(self, run: RunConfig) -> tuple[Evaluation, ...]:
+    @property
+    def label(self) -> str:
+        """The name of its folder, and of the study in its rows."""
+        return f"{self.name}-{self.scale}" if self.scale else self.name
+
+    @property
+    def command(self) -> str:
+        """What does it, where it is one of experiments/."""
+        return f"infini-jax study {self.name}" + (f" --scale {self.scale}" if self.scale else "")
+
+    def evaluations_of(self, run: Job) -> tuple[Evaluation, ...]:
         """Those that mean something for a run."""
-        return tuple(evaluation for evaluation in self.evaluations if evaluation.applies(run))
+        return evaluations_of(self.evaluations, run)
+
+    def desk(self, folder: Path) -> Desk:
+        """Where it is worked on."""
+        return Desk(folder, self.label, self.evaluations)
 
 
 def save_study(study: Study, folder: Path) -> None:
-    """Leaves study.json, from which the report can be made again."""
+    """Leaves study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {**dataclasses.asdict(study), "runs": [run.to_dict() for run in study.runs]}
-    (folder / STUDY_FILE).write_text(json.dumps(plain, indent=2) + "\n")
+    plain = {
+        "name": study.name,
+        "question": study.question,
+        "runs": [plain_job(run) for run in study.runs],
+        "held_equal": study.held_equal,
+        "evaluations": [plain_evaluation(one) for one in study.evaluations],
+        "scale": study.scale,
+    }
+    write_at_once(json.dumps(plain, indent=2) + "\n", folder / STUDY_FILE)
+
+
+def plain_evaluation(evaluation: Evaluation) -> dict:
+    known, name = type(evaluation) in EVALUATIONS.values(), type(evaluation).__name__
+    require(known, "study.evaluations", f"{name} is in no row of the registry", "add it to EVALUATIONS")
+    return {"kind": kind_of(evaluation, EVALUATIONS), **to_plain(evaluation)}
+
+
+def evaluation_from_plain(plain: dict) -> Evaluation:
+    """The inverse of `plain_evaluation`. Raises `ConfigError` for an unknown kind or setting."""
+    settings = {name: value for name, value in plain.items() if name != "kind"}
+    return from_plain(lookup("evaluations.kind", plain["kind"], EVALUATIONS), settings, f"evaluations.{plain['kind']}")
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
-    """The study of a folder, its finished rows and its failures. Raises `ConfigError` where there is none."""
+    """The study of a folder, the rows that are there and its failures. Raises `ConfigError` where there is none."""
     file = folder / STUDY_FILE
     require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
     plain = json.loads(file.read_text())
-    runs = tuple(RunConfig.from_dict(run) for run in plain["runs"])
-    study = Study(plain["name"], plain["question"], runs, tuple(tuple(pair) for pair in plain["held_equal"]))
+    study = Study(
+        plain["name"],
+        plain["question"],
+        tuple(job_from_plain(run) for run in plain["runs"]),
+        tuple(tuple(pair) for pair in plain["held_equal"]),
+        tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
+        plain.get("scale", ""),
+    )
     failed = folder / FAILED_FILE
     failures = [Failure(**failure) for failure in json.loads(failed.read_text())] if failed.exists() else []
-    return study, finished_rows(study, Desk(folder, study.name)), failures
+    return study, rows_of(study, study.desk(folder)), failures
 
 
 @contextlib.contextmanager
-def errors_of(run: RunConfig) -> Iterator[None]:
+def errors_of(run: Job) -> Iterator[None]:
     """Puts the run's name in front of a `ConfigError`."""
     try:
         yield
@@ -85,8 +139,8 @@ def errors_of(run: RunConfig) -> Iterator[None]:
 def check_same(study: Study, desk: Desk) -> None:
     """Raises `ConfigError` where a finished run of the same name had other settings: results are never mixed."""
     for run in study.runs:
-        if desk.is_finished(run):
-            (row,) = read_rows(desk.of(run) / ROW_FILE)
+        if desk.is_done(run):
+            (row,) = read_rows(desk.row_file(run))
             require(
                 row.fingerprint == run.fingerprint(),
                 "study",
@@ -95,15 +149,13 @@ def check_same(study: Study, desk: Desk) -> None:
             )
 
 
-def work(desk: Desk, runs: tuple[RunConfig, ...], cores: tuple[int, ...]) -> None:
+def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
     """Does every run that nobody else does; the body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=die_with_parent, daemon=True).start()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread a core it may use
     import jax
-
-    from infini_jax.run import execute
 
     jax.config.update("jax_compilation_cache_dir", str(desk.folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -112,7 +164,7 @@ def work(desk: Desk, runs: tuple[RunConfig, ...], cores: tuple[int, ...]) -> Non
             if not ours:
                 continue
             try:
-                execute(run, desk.of(run), desk.study)
+                do(desk, run)
             except (ConfigError, TrainingDiverged, CheckpointError) as error:
                 desk.fail(run, str(error))
             except Exception as error:  # the other runs must finish whatever went wrong in this one
@@ -122,6 +174,22 @@ def work(desk: Desk, runs: tuple[RunConfig, ...], cores: tuple[int, ...]) -> Non
         jax.clear_caches()
 
 
+def do(desk: Desk, run: Job) -> None:
+    """What is missing of a run: the run itself, then what is measured of it."""
+    if not desk.is_done(run):
+        execute(run, desk.of(run), desk.study)
+    wrong = []
+
+    def fail(evaluation: Evaluation, error: Exception) -> None:
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        wrong.append((f"evaluation {evaluation.name}: {kind}{one_line(error)}", "".join(traceback.format_exception(error))))
+
+    measure_missing(desk.of(run), run, desk.evaluations, fail)
+    if wrong:
+        (error, details), *others = wrong
+        desk.fail(run, error + (f" (and {len(others)} more)" if others else ""), details)
+
+
 def die_with_parent() -> None:
     """Ends this process when the one that started it is gone, however that one ended: nobody would stop it any more."""
     multiprocessing.parent_process().join()
@@ -129,7 +197,7 @@ def die_with_parent() -> None:
 
 
 def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) -> tuple[list[Row], list[Failure]]:
-    """Does what is missing and writes results.parquet and failed.json.
+    """Does what is missing and writes results.parquet, measures.parquet and failed.json.
 
     Args:
       jobs: worker processes; on a CPU the cores are dealt to them.
@@ -138,7 +206,7 @@ def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) ->
     Raises `ConfigError` where finished runs have other settings or jobs is below one.
     """
     require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
-    desk = Desk(folder, study.name)
+    desk = study.desk(folder)
     check_same(study, desk)
     missing = tuple(run for run in study.runs if not desk.is_finished(run))
     with contextlib.ExitStack() as stack:
@@ -156,7 +224,7 @@ def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) ->
     return collect(study, desk)
 
 
-def start(desk: Desk, runs: tuple[RunConfig, ...], cores: tuple[int, ...]) -> multiprocessing.Process:
+def start(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> multiprocessing.Process:
     worker = multiprocessing.get_context("spawn").Process(target=work, args=(desk, runs, cores), daemon=True)
     worker.start()
     return worker
@@ -173,7 +241,7 @@ def dealt_cores(number: int, jobs: int) -> tuple[int, ...]:
     return tuple(cores[number::jobs])
 
 
-def note_death(desk: Desk, runs: tuple[RunConfig, ...], worker: multiprocessing.Process) -> bool:
+def note_death(desk: Desk, runs: tuple[Job, ...], worker: multiprocessing.Process) -> bool:
     """Notes as failed what a dead worker was at; False where it was at nothing (it cannot start at all)."""
     at = [run for run in runs if desk.claimed_by(run) == worker.pid and not desk.is_finished(run) and desk.error(run) is None]
     for run in at:
@@ -183,19 +251,37 @@ def note_death(desk: Desk, runs: tuple[RunConfig, ...], worker: multiprocessing.
 
 
 def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
-    """Writes and returns the table of finished runs and the list of the others."""
-    rows = finished_rows(study, desk)
+    """Writes the tables and the list of what is not finished, and returns the rows and that list.
+
+    A run whose row is there but not all of its figures is in both.
+    """
+    rows = write_tables(study, desk)
     missing = [run for run in study.runs if not desk.is_finished(run)]
     failures = [
         Failure(run.name, desk.error(run) or "not done: its worker could not start, or another runner is at it")
         for run in missing
     ]
-    if rows:
-        write_rows(rows, desk.folder / TABLE_FILE)
-    (desk.folder / FAILED_FILE).write_text(json.dumps([dataclasses.asdict(failure) for failure in failures], indent=2) + "\n")
+    failed = [dataclasses.asdict(failure) for failure in failures]
+    write_at_once(json.dumps(failed, indent=2) + "\n", desk.folder / FAILED_FILE)
     return rows, failures
 
 
-def finished_rows(study: Study, desk: Desk) -> list[Row]:
-    """The rows of the runs that are finished, in the study's order."""
-    return [row for run in study.runs if desk.is_finished(run) for row in read_rows(desk.of(run) / ROW_FILE)]
+def write_tables(study: Study, desk: Desk) -> list[Row]:
+    """Writes the rows and the figures that are there so far as one table each, and returns the rows."""
+    rows = rows_of(study, desk)
+    if rows:
+        write_rows(rows, desk.folder / TABLE_FILE)
+    files = [file for run in study.runs if desk.is_done(run) for file in desk.measure_files(run) if is_whole(file)]
+    join_measures(files, desk.folder / MEASURES_FILE)
+    return rows
+
+
+def cut_short(study: Study, folder: Path) -> list[Path]:
+    """Files of results that are there but not to their end: a run of the study makes them again."""
+    desk = study.desk(folder)
+    return [file for run in study.runs for file in desk.cut_short(run)]
+
+
+def rows_of(study: Study, desk: Desk) -> list[Row]:
+    """The rows that are there, in the study's order."""
+    return [row for run in study.runs if desk.is_done(run) for row in read_rows(desk.row_file(run))]

@@ -183,24 +183,31 @@ def rows_of(run: RunConfig, split: Split) -> Rows:
     return Rows(run.train.batch, run.train.sequence, run.seed if split == "train" else 0, split)
 
 
-def evaluate(run: RunConfig, params: dict, split: Split = "validation") -> tuple[float, float]:
-    """Held-out (nats a scored token, accuracy), streamed over `train.evaluation_steps` batches with the memory carried."""
-    source = run.data.open(rows_of(run, split))
+def make_evaluate(run: RunConfig) -> Callable[[dict, Split], tuple[float, float]]:
+    """(params, split) -> (nats a scored token, accuracy) of `train.evaluation_steps` batches, with the memory carried.
+
+    One program for both held-out splits.
+    """
 
     def score(carry: Carry, batch: Batch, params: dict) -> tuple[Scores, Carry]:
         together = run.train.segments_per_step
         carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
         return jax.tree.map(jnp.sum, scores), carry
 
-    layout, total = layout_of(run), Scores(0.0, 0.0, 0.0)
+    layout = layout_of(run)
     score = jax.jit(summed_over_rows(score, run.model, layout))
     places, rows = carry_sharding(run.model, layout.mesh), batch_sharding(layout.mesh)
-    carry = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)()
-    for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
-        scores, carry = score(carry, batch, params)
-        total = jax.tree.map(lambda a, b: a + b, total, scores)
-    loss, accuracy = total.means()
-    return float(loss), float(accuracy)
+    begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
+
+    def evaluate(params: dict, split: Split) -> tuple[float, float]:
+        source, carry, total = run.data.open(rows_of(run, split)), begin(), Scores(0.0, 0.0, 0.0)
+        for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
+            scores, carry = score(carry, batch, params)
+            total = jax.tree.map(lambda a, b: a + b, total, scores)
+        loss, accuracy = total.means()
+        return float(loss), float(accuracy)
+
+    return evaluate
 
 
 @dataclasses.dataclass(frozen=True)

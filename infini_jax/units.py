@@ -10,6 +10,6 @@ def human_bytes(size: float) -> str:
 
 
 def human_count(count: float) -> str:
-    """A count with a decimal prefix: 512, 65.5K, 1.59M."""
-    power = min(int(math.log10(count)) // 3, 4) if count >= 1 else 0
-    return f"{count / 1000**power:.3g}" + ("", "K", "M", "G", "T")[power]
+    """A count with a decimal prefix: 512, 65.5K, 1.59M, 2.3P."""
+    power = min(int(math.log10(count)) // 3, 6) if count >= 1 else 0
+    return f"{count / 1000**power:.3g}" + ("", "K", "M", "G", "T", "P", "E")[power]

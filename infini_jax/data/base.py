@@ -71,6 +71,10 @@ class DataConfig(abc.ABC):
         """The documents of a split and what they are counted in; None for a task that is not made of documents."""
         return None
 
+    def has(self, split: Split) -> bool:
+        """Whether there is such a split; what is drawn afresh has all of them."""
+        return True
+
     def open_tokenizer(self) -> "Tokenizer | None":
         """What made the tokens; None for a task that has no text. Raises `ConfigError` where it is not the one named."""
         return None

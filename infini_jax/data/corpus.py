@@ -53,6 +53,10 @@ class CorpusConfig(DataConfig):
         self._fits(prepared)
         return prepared.documents(split), prepared.counts(split)
 
+    def has(self, split: Split) -> bool:
+        """Raises `ConfigError` where the corpus is not here."""
+        return split in read_manifest(existing_folder(self.name)).splits
+
     def open_tokenizer(self) -> Tokenizer:
         """Raises `ConfigError` where the corpus is not here or has another tokenizer; its texts may have changed."""
         folder = existing_folder(self.name)

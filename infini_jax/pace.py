@@ -1,0 +1,76 @@
+"""Seconds of the device at hand -> optimiser steps: timed once, kept in the run's folder, the same after every restart.
+
+Schedules of the learning rate need the number of steps before the first one, so that a run cannot simply stop when its time
+is up. Seconds are those of `Row.seconds`: training with its data, without compiling and without scoring held-out data.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+
+from infini_jax.config import CONFIG_FILE, RunConfig
+from infini_jax.errors import ConfigError, require
+from infini_jax.optimiser import make_optimiser
+from infini_jax.processes import is_first, of_the_first, placed_batches
+from infini_jax.sharding import batch_sharding
+from infini_jax.train import init_state, layout_of, make_step, rows_of, state_sharding
+
+FEW, MANY = 4, 256  # steps that are timed, at least and at most
+SHARE = 0.05  # of the budget that timing may take where a few steps take less
+
+
+def with_steps(run: RunConfig, folder: Path) -> RunConfig:
+    """A run whose seconds are steps: those of an earlier call in `folder`, or timed now; any other run as it is.
+
+    Raises `ConfigError` where the seconds do not pay for one step.
+    """
+    if run.budget.unit != "seconds" or run.budget.steps:
+        return run
+    steps = of_the_first(kept_steps(run, folder) if is_first() else 0)
+    if not steps:
+        seconds = seconds_per_step(run)
+        steps = of_the_first(int(run.budget.amount // seconds))
+        require(
+            steps >= 1,
+            "budget.amount",
+            f"{run.budget.amount:g} seconds do not pay for one step of {seconds:.3g} s on this device",
+            "raise it, or lower train.batch or train.sequence",
+        )
+    return dataclasses.replace(run, budget=dataclasses.replace(run.budget, steps=steps))
+
+
+def kept_steps(run: RunConfig, folder: Path) -> int:
+    """What config.json says for the same run; 0 where there is none."""
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        return 0
+    try:
+        kept = RunConfig.from_dict(json.loads(file.read_text()))
+    except (ValueError, KeyError, TypeError, ConfigError):  # of another version: whoever reads checkpoints says more
+        return 0
+    return kept.budget.steps if kept.fingerprint() == run.fingerprint() else 0
+
+
+def seconds_per_step(run: RunConfig) -> float:
+    """Mean over some training steps from a fresh state, after compiling and a first step; nothing of them is kept."""
+    layout, source = layout_of(run), run.data.open(rows_of(run, "train"))
+    optimiser = make_optimiser(run.train, MANY)  # its schedule costs the same whatever the number of steps
+    state = jax.jit(lambda: init_state(run, optimiser), out_shardings=state_sharding(run, optimiser, layout))()
+    step = make_step(run, optimiser, layout)
+    batches = placed_batches(source, batch_sharding(layout.mesh), run.train.batch, range(1 + FEW + MANY))
+
+    def seconds_of(count: int) -> float:
+        nonlocal state
+        began = time.perf_counter()
+        for _ in range(count):
+            state, _ = step(state, next(batches))
+        jax.block_until_ready(state)
+        return time.perf_counter() - began
+
+    seconds_of(1)
+    roughly = seconds_of(FEW) / FEW
+    count = of_the_first(min(max(int(SHARE * run.budget.amount / roughly), FEW), MANY))
+    return seconds_of(count) / count
