@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize, special
 
 RESAMPLES, SEED = 400, 0
-MIDDLE = (0.15, 0.85)  # accuracies where a recall curve is nearly a logistic
+MIDDLE = (0.2, 0.8)  # accuracies where a recall curve is nearly a logistic
 SLOPES, NEWTON_STEPS = (0.05, 60.0), 60
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
 Interval = tuple[float, float] | None

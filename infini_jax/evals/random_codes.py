@@ -176,8 +176,8 @@ def _memories(run: RandomCodesRun, pairs: int) -> int:
 class Answers:
     """Of one group of memories at one n.
 
-    Attributes: answers, values QxV, what questions were answered and what was written; hit Q, whether the best candidate is the
-    right one; left MxN, what is left of every pair of M memories, answer . value, the oldest first.
+    Attributes: answers, values QxV, what questions were answered and what was written; hit Q, whether the best candidate is
+    the right one; left MxN, what is left of every pair of M memories, answer . value, the oldest first.
     """
 
     answers: np.ndarray
