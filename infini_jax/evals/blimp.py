@@ -30,7 +30,7 @@ from infini_jax.data.minimal_pairs import Pair, blimp_pairs
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
-from infini_jax.evals.perplexity import nats_of
+from infini_jax.evals.reading import nats_of
 from infini_jax.measures import Measure
 from infini_jax.sharding import Layout, batch_sharding, data_mesh, on_own_rows, replicated
 from infini_jax.stream import Carry, init_carry, scan_segments
