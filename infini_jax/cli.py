@@ -22,10 +22,9 @@ from infini_jax.mirrors import Mirroring
 from infini_jax.pace import with_steps
 from infini_jax.plan import plan_table
 from infini_jax.progress import corpus_progress, study_progress, train_progress
-from infini_jax.results import write_rows
 from infini_jax.run import execute
 from infini_jax.sharding import use_cores
-from infini_jax.study import TABLE_FILE, cut_short, run_study, save_study, saved_study
+from infini_jax.study import cut_short, run_study, save_study, saved_study, write_tables
 
 app = tyro.extras.SubcommandApp()
 
@@ -93,8 +92,7 @@ def report(folder: tyro.conf.Positional[Path]) -> None:
 
     console = Console()
     plan, rows, failures = saved_study(folder)
-    if rows:
-        write_rows(rows, folder / TABLE_FILE)  # a study that was stopped has finished rows and no table yet
+    write_tables(plan, plan.desk(folder))  # a study that was stopped has finished rows and no table yet
     page = write_report(folder, dict(plan.held_equal), plan.question, plan.command)
     console.print(terminal_table(rows))
     for failure in failures:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from infini_jax.config import RunConfig, kind_of
 from infini_jax.cost import planned_flops as planned_flops_of_run
-from infini_jax.errors import lookup
+from infini_jax.errors import lookup, require
 from infini_jax.results import Row
 
 
@@ -89,8 +89,10 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_name(job: Job) -> str:
-    """The row of `KINDS` that a job belongs to."""
-    return kind_of(job, {name: kind.settings for name, kind in KINDS.items()})
+    """The row of `KINDS` that a job belongs to. Raises `ConfigError` where there is none."""
+    known = {name: kind.settings for name, kind in KINDS.items()}
+    require(type(job) in known.values(), "study.runs", f"{type(job).__name__} is no kind of job", "add it to KINDS")
+    return kind_of(job, known)
 
 
 def planned_flops(job: Job) -> float | None:
