@@ -35,7 +35,7 @@ class PasskeyConfig(TextTask):
     Attributes:
       format: of which paper, infini or landmark.
       digits: of a number in the infini format; the landmark format draws 1 to 50000.
-      depth: share of the filler before the number; None draws it uniformly.
+      depth: share of the filler before the number, in the infini format to the nearest whole filler; None draws it uniformly.
       novelty: different words that the filler of an example is made of, each as often as the others; 0 is the papers' filler.
       filler_words: made-up words in the vocabulary, from which the words of an example are drawn.
     """
@@ -87,6 +87,7 @@ class PasskeyConfig(TextTask):
         }
 
     def check_settings(self) -> None:
+        super().check_settings()
         formats = ("infini", "landmark")
         require(self.format in formats, "data.format", f"'{self.format}' is not known", f"choose {' or '.join(formats)}")
         require(1 <= self.digits <= 18, "data.digits", f"{self.digits} digits are no number", "give 1 to 18")

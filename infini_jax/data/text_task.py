@@ -179,9 +179,10 @@ class TextTask(ExampleConfig):
     def filler(self, random: np.random.Generator) -> Filler:
         """Of one example, where no book is given."""
 
-    @abc.abstractmethod
     def check_settings(self) -> None:
         """Raises `ConfigError` where no length would do."""
+        known = ("words", "bytes")
+        require(self.tokenizer in known, "data.tokenizer", f"'{self.tokenizer}' is not known", f"choose {' or '.join(known)}")
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -195,13 +196,12 @@ class TextTask(ExampleConfig):
         return self._tokenizer.vocab
 
     def check(self, tokens: int) -> None:
-        known = ("words", "bytes")
-        require(self.tokenizer in known, "data.tokenizer", f"'{self.tokenizer}' is not known", f"choose {' or '.join(known)}")
         self.check_settings()
         random = np.random.default_rng(0)
         self._lay_out(self.longest_story(random), random, tokens)
 
     def example(self, random: np.random.Generator, tokens: int) -> Example:
+        self.check_settings()
         return self._lay_out(self.story(random), random, tokens)
 
     def _lay_out(self, story: Story, random: np.random.Generator, tokens: int) -> Example:
@@ -216,6 +216,7 @@ class TextTask(ExampleConfig):
         given, a book say, from a random one on; those with words of the answer are left out. Raises `ConfigError` where
         `tokens` do not hold the task.
         """
+        self.check_settings()
         story = self.story(random)
         filler = self.filler(random)
         if text:
@@ -233,8 +234,9 @@ def lay_out(
     prompt = tokens + 1 - answer_room
     room = Room(tokens, prompt - len(head) - len(asked), len(head), encode, filler)
     body = story.body.lay_out(random, room)
-    behind, _ = filler.stream(random, encode, answer_room, begins_line=False)
-    text = np.concatenate([head, body, asked, answer, behind[: answer_room - len(answer)]]).astype(np.int32)
+    rest = answer_room - len(answer)
+    behind = filler.stream(random, encode, rest, begins_line=False)[0][:rest] if rest else answer[:0]
+    text = np.concatenate([head, body, asked, answer, behind]).astype(np.int32)
     weights = np.zeros(tokens, np.float32)
     weights[prompt - 1 : prompt - 1 + len(answer)] = 1.0
     labels = (("length", tokens), *story.labels.items())
@@ -258,13 +260,13 @@ class Scattered:
       places: share of the filler before each, rising.
       lines: whether each needle is a line of its own and filler is cut anywhere and begins anew behind it; else needles stand
         between units of filler, at the nearest place.
-      kind: what they are, for messages.
+      what: they are, for messages.
     """
 
     needles: tuple[str, ...]
     places: tuple[float, ...]
     lines: bool = False
-    kind: str = "the needles"
+    what: str = "the needles"
 
     def lay_out(self, random: np.random.Generator, room: Room) -> np.ndarray:
         form = "\n{}\n" if self.lines else " {}"
@@ -272,7 +274,7 @@ class Scattered:
         free = room.free - sum(map(len, needles))
         least = room.filler.least(room.encode)
         room.hold(
-            room.free - free + least, f"{self.kind}, the question and the answer" + " and all filler words" * bool(least)
+            room.free - free + least, f"{self.what}, the question and the answer" + " and all filler words" * bool(least)
         )
         hay, begins = room.filler.stream(random, room.encode, free, begins_line=self.lines)
         stops = np.append(begins[begins < free], free)

@@ -13,7 +13,8 @@ NO_SPACE_BEFORE = (".", ",", ":", ";", "?", "!", "\n")
 
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 SYLLABLES = [consonant + vowel for consonant in CONSONANTS for vowel in VOWELS]
-MADE_UP = len(SYLLABLES) ** 2
+ENDINGS = [syllable for syllable in SYLLABLES if not syllable.endswith("e")]  # few English words end otherwise
+MADE_UP = len(SYLLABLES) * len(ENDINGS)
 STRIDE = 1873  # prime to their number, so that neighbours begin differently
 
 
@@ -52,5 +53,5 @@ class Words:
 
 def made_up(number: int) -> str:
     """The word of a number below `MADE_UP`: four letters, all different."""
-    first, second = divmod(number * STRIDE % MADE_UP, len(SYLLABLES))
-    return SYLLABLES[first] + SYLLABLES[second]
+    first, second = divmod(number * STRIDE % MADE_UP, len(ENDINGS))
+    return SYLLABLES[first] + ENDINGS[second]
