@@ -27,7 +27,6 @@ from infini_jax.prompt import PromptTokens, read_text
 from infini_jax.run import environment
 from infini_jax.sharding import use_cores
 from infini_jax.trained import Trained, saved_config, tokenizer_of
-from infini_jax.units import human_count
 
 MEASURES_FOLDER = "measures"
 DEFAULTS = Options()
@@ -53,46 +52,43 @@ def evaluate(
       output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
         tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder.
     """
-    evaluation = chosen_evaluation(task, options)
-    config = saved_config(run)
+    evaluation, config = chosen_evaluation(task, options), saved_config(run)
+    figures = output.with_suffix(".parquet") if output else run / MEASURES_FOLDER / f"{task}.parquet"
+    require(output != figures, "output", f"{output} is to be JSON", "give a name that ends in .json")
     evaluation.check(config)
-    if rows := getattr(evaluation, "rows", 0):
+    if rows := getattr(evaluation, "rows", 0):  # most read rows side by side
         use_cores(rows)
     trained, began = Trained.open(run, step), time.perf_counter()
-    title = f"{config.name}, step {trained.step}, {getattr(evaluation, 'split', task)}"
-    measures, tables, details = (
-        read_documents(evaluation, trained, title)
-        if isinstance(evaluation, LanguageEvaluation)
-        else ask(evaluation, trained, title)
-    )
+    is_language = isinstance(evaluation, LanguageEvaluation)
+    measures, tables, details = read_documents(evaluation, trained) if is_language else ask(evaluation, trained)
     seconds = time.perf_counter() - began
     Console().print(*tables)
-    record = {
-        "run": config.name,
-        "fingerprint": config.fingerprint(),
+    file = output or run / ("evaluation.json" if is_language else f"evaluation-{task}.json")
+    write_json(record_of(trained, evaluation, seconds) | details, file)
+    write_measures(config.name, measures, figures)
+    print(f"{file}: {evaluation.cost(config):.2g} FLOPs in {seconds:.1f} s, compiling included")
+
+
+def record_of(trained: Trained, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    """What was measured, of what, where and when, as JSON values."""
+    return {
+        "run": trained.run.name,
+        "fingerprint": trained.run.fingerprint(),
         "step": trained.step,
-        "task": task,
+        "task": evaluation.name,
         "settings": to_plain(evaluation),
         **environment(),
         "seconds": seconds,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **details,
     }
-    name = "evaluation" if task == LanguageEvaluation.name else f"evaluation-{task}"
-    file = output or run / f"{name}.json"
-    write_json(record, file)
-    write_measures(
-        config.name, measures, output.with_suffix(".parquet") if output else run / MEASURES_FOLDER / f"{task}.parquet"
-    )
-    flops = evaluation.cost(config)
-    print(f"{file}: {seconds:.1f} s, compiling included, {human_count(flops)}FLOPs")
 
 
 Found = tuple[list[Measure], list[Table], dict[str, Any]]  # figures, what is shown of them, what else is written
 
 
-def read_documents(evaluation: LanguageEvaluation, trained: Trained, title: str) -> Found:
+def read_documents(evaluation: LanguageEvaluation, trained: Trained) -> Found:
     """The perplexity, with what JSON holds beyond the figures: documents, and each one's loss."""
+    title = f"{trained.run.name}, step {trained.step}, {evaluation.split}"
     reader = evaluation.reader(trained.run)
     with reading_progress(title, reader.tokens, Console(stderr=True)) as watch:
         found = reader.read(trained.params, lambda done: watch(done, done))
@@ -100,8 +96,9 @@ def read_documents(evaluation: LanguageEvaluation, trained: Trained, title: str)
     return language_measures(found), [figures_table(found, title), position_table(found)], details
 
 
-def ask(evaluation: Evaluation, trained: Trained, title: str) -> Found:
+def ask(evaluation: Evaluation, trained: Trained) -> Found:
     """Any other task."""
+    title = f"{trained.run.name}, step {trained.step}, {evaluation.name}"
     with evaluation_progress(title, Console(stderr=True)) as watch:
         measures = evaluation.measure(Subject(trained.run, trained.params), watch)
     return measures, measure_tables(measures, title), {"measures": [plain_measure(one) for one in measures]}

@@ -17,6 +17,7 @@ from infini_jax.errors import CheckpointError
 from infini_jax.evals import perplexity
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.generate import Sampling, continuation, read_prompt
+from infini_jax.measures import read_measures
 from infini_jax.results import ROW_FILE, read_rows
 from infini_jax.run import METRICS_FILE, HeldOut, execute
 from infini_jax.trained import Trained, tokenizer_of
@@ -124,6 +125,14 @@ def test_evaluate_shows_and_writes_what_training_measured(trained, capsys):
     assert (found["step"], found["split"], found["documents"], found["documents_cut"]) == (10, "validation", 2, 0)
     assert found["tokens"] == sum(row["tokens"] for row in found["by_document"]) == measured["validation_tokens"]
     assert {"device", "jax", "package", "fingerprint", "corpus", "finished"} < set(found)
+    measures = {(one.metric, *one.labels.values()): one for _, one in read_measures([folder / "measures/perplexity.parquet"])}
+    for condition, figures in found["conditions"].items():
+        for metric, value in figures.items():
+            one = measures.pop((metric, condition))
+            assert one.value == value
+            assert one.low < value < one.high
+    places = {("loss_by_position", name, place["from"]) for place in found["by_position"] for name in found["conditions"]}
+    assert set(measures) == places
 
 
 def test_evaluate_takes_a_step_a_split_and_limits(trained, capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import math
 
@@ -23,8 +24,9 @@ from infini_jax.evals.base import Subject
 from infini_jax.evals.haystack import HaystackEvaluation, found_in
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
+from infini_jax.evals.options import Options, chosen_evaluation
 from infini_jax.evals.passkey import PasskeyEvaluation
-from infini_jax.evals.reading import Reading
+from infini_jax.evals.reading import Reading, score_segments
 from infini_jax.evals.registry import EVALUATIONS, evaluation_from_plain, evaluation_to_plain
 from infini_jax.evals.sorting import SortingEvaluation, order_agreement
 from infini_jax.measures import read_measures
@@ -93,6 +95,14 @@ def test_an_evaluation_of_a_run_on_its_task_gives_every_figure_of_the_grid(task)
     }[task]
     metrics = [one.metric for one in measures]
     assert {name: metrics.count(name) for name in metrics} == expected
+
+
+def test_one_program_reads_all_tasks_and_lengths():
+    programs = set()
+    for task, evaluation in CASES.items():
+        dataclasses.replace(evaluation, rows=4, examples=1).measure(Subject(run_on(task), params()))
+        programs.add(score_segments._cache_size())
+    assert len(programs) == 1, programs
 
 
 @pytest.mark.parametrize("task", CASES)
@@ -213,6 +223,20 @@ def test_settings_come_back_from_json(name):
         evaluation_from_plain({**plain, "kind": name[:-1]})
 
 
+def test_options_are_converted_to_the_types_of_the_task():
+    options = Options(lengths=("4k,64k", "1m"), depths=("0,0.5",), examples="7", formats=("landmark",), novelty=("0", "16"))
+    expected = PasskeyEvaluation((4096, 65536, 1048576), (0.0, 0.5), (0, 16), ("landmark",), examples=7)
+    assert chosen_evaluation("passkey", options) == expected
+    assert chosen_evaluation("perplexity", Options(conditions=("carried",), split="test")).split == "test"
+    assert chosen_evaluation("mqar", Options()) == MqarEvaluation()
+
+
+def test_every_option_has_the_words_of_its_setting():
+    told = str(inspect.get_annotations(Options))
+    assert "share of the filler that stands before the number. (passkey)" in told
+    assert "tokens of an example; none is the length that the run was trained at. (mqar, passkey, haystack, sorting)" in told
+
+
 TINY = ["--model.vocab", "64", "--model.layers", "1", "--model.d-model", "16", "--model.segment", "8"]
 TINY += ["--train.sequence", "32", "--train.batch", "2", "--train.evaluation-steps", "1", "--budget.amount", "3"]
 
@@ -257,6 +281,7 @@ def test_output_takes_both_files_elsewhere(trained, capsys, tmp_path):
         (["--task", "sorting", "--lengths", "4k,long"], "lengths: 'long' is no number; give digits, such as 4096, 4k or 1m"),
         (["--task", "passkey", "--depths", "half"], "depths: 'half' is no number; give a number, such as 0.5"),
         (["--task", "passkey", "--formats", "other"], "formats: 'other' is none; choose from infini, landmark"),
+        (["--task", "sorting", "--output", "x.parquet"], "output: x.parquet is to be JSON; give a name that ends in .json"),
         (["--lengths", "4k"], "lengths: perplexity has no such option"),
         (["--task", "mqar"], "task: mqar cannot ask a run on sorting"),
         (["--task", "sorting", "--lengths", "3"], "3 tokens leave fewer symbols"),
