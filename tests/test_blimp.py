@@ -14,7 +14,7 @@ import pytest
 from infini_jax.config import RunConfig, TrainConfig
 from infini_jax.cost import model_cost
 from infini_jax.data.corpora import quiet_tfds
-from infini_jax.data.minimal_pairs import Pair, blimp_pairs
+from infini_jax.data.minimal_pairs import Pair, blimp_pairs, blimp_place
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.data.tokenizers import Bytes, SentencePiece
 from infini_jax.errors import ConfigError
@@ -135,6 +135,16 @@ def test_what_tfds_prepares_is_read_alike(tmp_path):
     record.unlink()
     with pytest.raises(ConfigError, match="only they are read without TensorFlow"):
         blimp_pairs(str(tmp_path / "blimp"))
+
+
+@pytest.mark.skipif(blimp_place() is None, reason="BLiMP is not in the data folder")
+def test_blimp_itself_has_67_paradigms_of_1000_pairs_in_12_phenomena():
+    blimp_pairs.cache_clear()
+    found = blimp_pairs()
+    assert len(found) == 67
+    assert {len(pairs) for pairs in found.values()} == {1000}
+    assert len({pair.phenomenon for pairs in found.values() for pair in pairs}) == 12
+    assert sum(pair.good == pair.bad for pairs in found.values() for pair in pairs) == 7
 
 
 @pytest.mark.parametrize(
