@@ -376,7 +376,17 @@ class RunConfig:
         del science["budget"]["gives"], science["budget"]["steps"]
         for name in ("evaluate_every", "segments_per_step", "accumulate"):
             del science["train"][name]
-        return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+        return digest_of(science)
+
+
+def digest_of(science: dict[str, Any]) -> str:
+    """Twelve hex digits of plain JSON values."""
+    return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def fingerprint_of(settings: Any) -> str:
+    """`digest_of` a frozen dataclass but for its name and variant."""
+    return digest_of({name: value for name, value in to_plain(settings).items() if name not in ("name", "variant")})
 
 
 def mechanism_configs() -> dict[str, type]:

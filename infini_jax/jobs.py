@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from infini_jax.config import RunConfig, kind_of
 from infini_jax.cost import planned_flops as planned_flops_of_run
 from infini_jax.errors import lookup, require
+from infini_jax.evals import capacity, random_codes
 from infini_jax.results import Row
 
 
@@ -85,6 +86,15 @@ class Kind:
 RUN = "run"
 KINDS: dict[str, Kind] = {
     RUN: Kind(RunConfig, "infini_jax.run:execute", planned_flops_of_run),
+    capacity.NAME: Kind(
+        capacity.CapacityRun, "infini_jax.evals.standalone:execute_capacity", capacity.planned_flops, measures_itself=True
+    ),
+    random_codes.NAME: Kind(
+        random_codes.RandomCodesRun,
+        "infini_jax.evals.standalone:execute_random_codes",
+        random_codes.planned_flops,
+        measures_itself=True,
+    ),
 }
 
 

@@ -1,0 +1,22 @@
+"""The squared-error probe: how much of a code can be read linearly from an answer."""
+
+import numpy as np
+
+
+def read_out_error(answers_NxA: np.ndarray, codes_NxC: np.ndarray) -> float:
+    """Squared error of the best linear read-out of the codes, relative to their variance: 0 is exact, 1 knows nothing.
+
+    An affine map is fitted by least squares on one half of the questions and scored on the other, both ways, so that a probe
+    never gains by fitting noise: with noise alone it is a little above 1. NaN where there are fewer than two questions for
+    each weight of a code's entry.
+    """
+    count = len(answers_NxA)
+    if count < 4 * (answers_NxA.shape[1] + 1):
+        return float("nan")
+    inputs = np.concatenate([answers_NxA, np.ones((count, 1))], axis=1, dtype=np.float64)
+    codes = np.asarray(codes_NxC, np.float64)
+    error = 0.0
+    for fitted, scored in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        weights = np.linalg.lstsq(inputs[fitted], codes[fitted], rcond=None)[0]
+        error += np.sum((inputs[scored] @ weights - codes[scored]) ** 2)
+    return float(error / np.sum((codes - codes.mean(axis=0)) ** 2))
