@@ -1,4 +1,4 @@
-"""What the experiments share: which memories are compared, at which bytes and learning rates, their floor and their ceiling."""
+"""What the experiments share: the memories that are compared, at which bytes and learning rates, their floor and ceiling."""
 
 import dataclasses
 
@@ -14,33 +14,27 @@ from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.trials import trials
 
 BOUNDS = ("local", "full")  # the floor and the ceiling
-SETTINGS: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
-    "infini": (("linear", InfiniConfig()), ("delta", InfiniConfig(update="delta"))),
-    "memorizing": (("", MemorizingConfig(top_k=8)),),
-    "landmark": (("", LandmarkConfig(block=8, retrieved=4)),),
-    "infinite_former": (("", InfiniteFormerConfig(samples=64)),),
-}
-"""(variant, settings) where they are not the mechanism's defaults: blocks, searches and samples for segments of tens of tokens."""
-
 # One layer and one head, so that a recall is one memory's doing; with key taps of two, one layer can bind a value to its key.
 ONE_LAYER = ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=16, key_taps=2)
-ONE_LAYER_TEXT = (
-    ("model", "one layer, width 64, one head, MLP 128, keys of two taps"),
-    ("optimiser", "AdamW, warm-up and cosine"),
-)
 RATES = (3e-3, 1e-2, 3e-2)  # of small models
 SMOKE = dataclasses.replace(ONE_LAYER, d_model=32, mlp_dim=32)
 SMOKE_TRAIN = TrainConfig(batch=2, learning_rate=1e-2, evaluation_steps=1)
 SMOKE_STEPS = 3
 
 
-def memories(*names: str) -> tuple[tuple[str, MemoryConfig], ...]:
+def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
     """(variant, settings) of mechanisms; of all in the registry between floor and ceiling where none is named.
 
-    What is added to the registry is compared too, with its default settings.
+    What is added to the registry is compared too, with its default settings. Blocks and samples fit segments of `segment`.
     """
+    settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
+        "infini": (("linear", InfiniConfig()), ("delta", InfiniConfig(update="delta"))),
+        "memorizing": (("", MemorizingConfig(top_k=8)),),
+        "landmark": (("", LandmarkConfig(block=max(8, segment // 8), retrieved=4)),),
+        "infinite_former": (("", InfiniteFormerConfig(samples=max(64, segment))),),
+    }
     chosen = [name for name in MECHANISMS if (name in names if names else name not in BOUNDS)]
-    return tuple(pair for name in chosen for pair in SETTINGS.get(name, (("", MECHANISMS[name].Config()),)))
+    return tuple(pair for name in chosen for pair in settings.get(name, (("", MECHANISMS[name].Config()),)))
 
 
 def with_memory(base: RunConfig, memory: MemoryConfig, *names: str, variant: str = "") -> RunConfig:
@@ -84,8 +78,19 @@ class Comparison:
     window: int
     slots: int
 
+    @property
+    def held_equal(self) -> tuple[tuple[str, str], ...]:
+        """For the report: what all runs spend, and how their rates were chosen."""
+        budget, train = self.base.budget, self.base.train
+        return (
+            ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens a step"),
+            ("learning rates", f"{', '.join(f'{rate:g}' for rate in self.rates)}, chosen on validation"),
+            ("optimiser", "AdamW, warm-up and cosine"),
+        )
+
     def runs(self, *names: str) -> tuple[RunConfig, ...]:
         """Floor, ceiling, and the mechanisms named, or all."""
-        sized = [at_bytes(self.base, variant, memory, size) for variant, memory in memories(*names) for size in self.sizes]
+        compared = memories(self.base.model.segment, *names)
+        sized = [at_bytes(self.base, variant, memory, size) for variant, memory in compared for size in self.sizes]
         points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]
         return tuple(run for point in points for run in trials(point, self.rates))

@@ -2,14 +2,14 @@
 
 Command:   infini-jax study mqar_pareto --scale cpu            (or smoke, accelerator)
 Cost:      see `infini-jax study mqar_pareto --scale cpu --dry-run`
-Expected:  full attention answers all that it was trained on and the window guesses, else task or training is wrong. Slots recall
-           no more pairs than they hold and then exactly; matrices recall several times more a byte. Keys that are written
+Expected:  full attention answers all that it was trained on and the window guesses, else task or training is wrong. Slots
+           recall no more pairs than they hold, but exactly; matrices recall several times more a byte. Keys that are written
            again with another value, which no model was trained on, tell update rules that replace from those that add.
 """
 
 import dataclasses
 
-from experiments.common import ONE_LAYER, ONE_LAYER_TEXT, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from experiments.common import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.mqar import MqarEvaluation
@@ -64,11 +64,7 @@ def study(scale: str) -> Study:
         name="mqar_pareto",
         question="How many pairs does each mechanism recall with how many bytes, at the same training FLOPs?",
         runs=found.runs(),
-        held_equal=(
-            ("training", f"{found.base.budget.amount:.2g} {found.base.budget.unit} on rows of {length} tokens, {most} pairs"),
-            ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
-            *ONE_LAYER_TEXT[scale == "accelerator" :],
-        ),
+        held_equal=(*found.held_equal, ("pairs", f"{most} in training")),
         evaluations=(
             MqarEvaluation(lengths=(length,), pairs=asked, overwrites=(0,)),
             MqarEvaluation(lengths=(length,), pairs=(most // 2,), overwrites=(most // 4,)),

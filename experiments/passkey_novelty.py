@@ -9,7 +9,7 @@ Expected:  full attention finds the number wherever its filler fits and the wind
 
 import dataclasses
 
-from experiments.common import ONE_LAYER, ONE_LAYER_TEXT, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from experiments.common import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.evals.passkey import PasskeyEvaluation
@@ -68,19 +68,14 @@ ASKED = {
 def study(scale: str) -> Study:
     """Every mechanism, trained at one length with much novelty, asked at longer ones and with less."""
     found = SCALES[scale]
-    data, length = found.base.data, found.base.train.sequence
+    data = found.base.data
     return Study(
         name="passkey_novelty",
         question="Is a number in filler harder to keep the longer the filler is, or the more different words it has?",
         runs=found.runs(),
         held_equal=(
-            (
-                "training",
-                f"{found.base.budget.amount:.2g} {found.base.budget.unit} on prompts of {length} words, "
-                f"{data.novelty} of {data.filler_words} filler words in each, {data.digits} digits",
-            ),
-            ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
-            *ONE_LAYER_TEXT[scale == "accelerator" :],
+            *found.held_equal,
+            ("prompts", f"{data.novelty} of {data.filler_words} filler words in each, numbers of {data.digits} digits"),
         ),
         evaluations=(ASKED[scale],),
     )

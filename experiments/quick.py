@@ -15,7 +15,7 @@ from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.study import Study
 
-MEMORIES = memories("transformer_xl", "infini", "memorizing", "landmark", "infinite_former")
+MECHANISMS = ("transformer_xl", "infini", "memorizing", "landmark", "infinite_former")
 MEMORY_BYTES = (5 * 1024, 16 * 1024, 32 * 1024)
 
 RECALL = RunConfig(
@@ -39,8 +39,9 @@ def study() -> Study:
     """Every mechanism at three memory sizes on both tasks."""
     runs = []
     for base in (RECALL, CODE):
+        compared = memories(base.model.segment, *MECHANISMS)
         runs += [at_window(base, window) for window in WINDOWS[base.task]]
-        runs += [at_bytes(base, variant, memory, size) for variant, memory in MEMORIES for size in MEMORY_BYTES]
+        runs += [at_bytes(base, variant, memory, size) for variant, memory in compared for size in MEMORY_BYTES]
     return Study(
         name="quick",
         question="Does memory beat a window, and do more bytes recall more, at the same FLOPs?",

@@ -66,18 +66,10 @@ ASKED = {
 def study(scale: str) -> Study:
     """Every mechanism at one size, trained at one length and asked at longer ones."""
     found = SCALES[scale]
-    length, symbols = found.base.train.sequence, found.base.data.symbols
     return Study(
         name="sorting",
         question="Does a mechanism count what is out of its window?",
         runs=found.runs(),
-        held_equal=(
-            (
-                "training",
-                f"{found.base.budget.amount:.2g} {found.base.budget.unit} on rows of {length} tokens, {symbols} symbols",
-            ),
-            ("bytes of memory", f"at most {found.sizes[0]} a sequence"),
-            ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
-        ),
+        held_equal=(*found.held_equal, ("bytes of memory", f"at most {found.sizes[0]} a sequence")),
         evaluations=(ASKED[scale],),
     )

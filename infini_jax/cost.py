@@ -5,6 +5,7 @@ costs and the walker alike. XLA's own count takes a scan body once whatever its 
 """
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ class ModelCost:
         return self.projections + self.attention.flops + self.head
 
 
+@functools.lru_cache(maxsize=1024)
 def model_cost(model: ModelConfig) -> ModelCost:
     """Counted for a raw token: inserted landmarks run through every layer and are paid for by the tokens they follow."""
     d, landmarks = model.dims, model.dims.segment / model.segment

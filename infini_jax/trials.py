@@ -39,7 +39,7 @@ def rate_text(rate: float) -> str:
 def point_of(row: Row) -> Hashable:
     """What trials have in common: all but the learning rate and the seed."""
     budget = (row.budget_unit, row.budget_amount, row.gives)
-    return (row.study, row.task, row.mechanism, row.variant, row.memory_bytes, budget)
+    return (row.study, row.task, row.corpus, row.mechanism, row.variant, row.memory_bytes, budget)
 
 
 def by_point(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:

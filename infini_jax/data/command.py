@@ -10,7 +10,7 @@ from rich.table import Table
 
 from infini_jax.data.corpora import CORPORA, Lists
 from infini_jax.data.prepare import TokenizerSettings, Watch, prepare
-from infini_jax.data.prepared import Prepared, data_folder, prepared_folder
+from infini_jax.data.prepared import Prepared, data_folder, prepared_folders
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm
 from infini_jax.errors import ConfigError
@@ -70,8 +70,7 @@ def corpora_table() -> Table:
 def prepared_table() -> Table:
     """A line a prepared corpus, damaged ones included."""
     table = Table("prepared", "tokenizer", "vocabulary", "training tokens", title=f"in {data_folder()}")
-    folder = prepared_folder("any").parent
-    for made in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
+    for made in prepared_folders():
         try:
             manifest = Prepared.read(made).manifest
         except ConfigError as error:

@@ -126,6 +126,12 @@ def prepared_folder(name: str) -> Path:
     return data_folder() / PREPARED / name
 
 
+def prepared_folders() -> list[Path]:
+    """Of all prepared corpora, damaged ones included, by name."""
+    folder = prepared_folder("any").parent
+    return sorted(folder.glob("[!.]*")) if folder.is_dir() else []
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """A whole prepared corpus. Attributes: folder; manifest."""

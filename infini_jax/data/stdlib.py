@@ -35,8 +35,7 @@ class StdlibConfig(DataConfig):
         return DocumentRows(stdlib_documents(rows.split), rows)
 
     def whole(self, split: Split) -> tuple[Documents, Counts]:
-        documents = stdlib_documents(split)
-        return documents, counted_bytes(documents)
+        return stdlib_documents(split), stdlib_counts(split)
 
     def open_tokenizer(self) -> Bytes:
         return Bytes()
@@ -57,6 +56,12 @@ def stdlib_documents(split: Split, root: str | None = None) -> Documents:
         "install Python with its library sources",
     )
     return Documents.join([b"".join(file.read_bytes() for file in packages[name]) for name in sorted(packages)])
+
+
+@functools.cache
+def stdlib_counts(split: Split) -> Counts:
+    """What the documents of a split are counted in."""
+    return counted_bytes(stdlib_documents(split))
 
 
 def packages_below(folder: Path) -> dict[str, list[Path]]:

@@ -8,6 +8,7 @@ in nothing but what sets them apart.
 
 import abc
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
@@ -85,7 +86,7 @@ class ExampleEvaluation(Evaluation):
             if self.reads_text(run):
                 next(self.draw(run, cell))
                 continue
-            cell.config.check(cell.tokens)
+            check_once(cell.config, cell.tokens)
             vocab, problem = run.model.vocab, f"the examples have {cell.config.vocab} symbols and the model {run.model.vocab}"
             require(cell.config.vocab <= vocab, "model.vocab", problem, "ask for what the run was trained on")
 
@@ -126,6 +127,12 @@ class ExampleEvaluation(Evaluation):
             for cell in alike:
                 found += self.figures(run, cell, list(itertools.islice(readings, self.examples)))
         return found
+
+
+@functools.lru_cache(maxsize=4096)
+def check_once(config: ExampleConfig, tokens: int) -> None:
+    """`config.check`, which a study of many runs would ask again for each of them."""
+    config.check(tokens)
 
 
 def room(example: Example) -> int:
