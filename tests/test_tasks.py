@@ -1,6 +1,7 @@
 """Tasks drawn as examples: a reader of the text is always right, a guesser as often as chance, lengths are exact."""
 
 import dataclasses
+import json
 import re
 from collections import Counter
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data import SOURCES, facts
 from infini_jax.data.base import Rows
 from infini_jax.data.examples import ExampleConfig
@@ -29,9 +31,9 @@ PASSKEYS = [
     PasskeyConfig(format="landmark"),
     PasskeyConfig(format="landmark", novelty=12, depth=0.5),
 ]
-HAYSTACKS = [HaystackConfig(kind=kind) for kind in ITEMS] + [
-    HaystackConfig(kind="variable_tracking", items=3),
-    HaystackConfig(kind="rewrite", items=5),
+HAYSTACKS = [HaystackConfig(task=kind) for kind in ITEMS] + [
+    HaystackConfig(task="variable_tracking", items=3),
+    HaystackConfig(task="rewrite", items=5),
 ]
 TEXTS = PASSKEYS + HAYSTACKS
 ALL: list[ExampleConfig] = [*TEXTS, MqarConfig(pairs=4, symbols=32, overwrites=2), SortingConfig(symbols=6)]
@@ -41,7 +43,7 @@ BOOK = (
 
 
 def named(config: ExampleConfig) -> str:
-    told = [getattr(config, name) for name in ("kind", "format", "novelty", "items") if hasattr(config, name)]
+    told = [getattr(config, name) for name in ("task", "format", "novelty", "items") if hasattr(config, name)]
     return "-".join(map(str, [next(name for name, kind in SOURCES.items() if kind is type(config)), *told]))
 
 
@@ -59,7 +61,7 @@ def least_of(config: ExampleConfig) -> int:
 def answered(config: ExampleConfig, prompt: str) -> str:
     """What a reader of the prompt says."""
     if isinstance(config, HaystackConfig):
-        return READERS[config.kind](prompt)
+        return READERS[config.task](prompt)
     return passkey(prompt) + "." * (config.format == "landmark")
 
 
@@ -111,6 +113,9 @@ def test_lengths_are_exact_in_any_tokenizer(config, extra, seed, pieces):
         assert example.prompt == again.prompt
         text = tokenizer.decode(example.tokens[: example.prompt])
         assert tokenizer.decode(example.answer).strip() == answered(config, text)
+    own, tokenizer = config.example(np.random.default_rng(seed), least_of(config) + extra), config.open_tokenizer()
+    assert len(own.tokens) == least_of(config) + extra
+    assert tokenizer.decode(own.answer).strip() == answered(config, tokenizer.decode(own.tokens[: own.prompt]))
 
 
 @pytest.mark.parametrize("config", ALL, ids=named)
@@ -131,12 +136,12 @@ def test_the_same_seed_is_the_same_example_whatever_the_batch(config):
 
 @pytest.mark.parametrize("kind", ["facts1", "facts2", "facts3", "associative", "rewrite"])
 def test_a_guesser_scores_chance(kind):
-    config, random, trials = HaystackConfig(kind=kind, names=10), np.random.default_rng(0), 1500
+    config, random, trials = HaystackConfig(task=kind, names=10), np.random.default_rng(0), 1500
     hits = 0
     for _ in range(trials):
         story = config.story(random)
-        named = re.search(r"came to the (\w+)", story.question)
-        places = [place for place in facts.PLACES if not named or place != named.group(1)]
+        last = re.search(r"came to the (\w+)", story.question)
+        places = [place for place in facts.PLACES if not last or place != last.group(1)]
         choices = places if kind.startswith("facts") else [made_up(number) for number in range(10)]
         hits += choices[random.integers(len(choices))] == story.references[0]
     chance = config.chance()["exact_match"]
@@ -145,7 +150,7 @@ def test_a_guesser_scores_chance(kind):
 
 def test_a_reader_of_the_older_value_is_never_right_on_rewrite():
     for seed in range(20):
-        text = HaystackConfig(kind="rewrite").story(np.random.default_rng(seed))
+        text = HaystackConfig(task="rewrite").story(np.random.default_rng(seed))
         key = re.search(r"What is the value of (\w+)", text.question).group(1)
         values = [needle.split()[-1][:-1] for needle in text.body.needles if f" {key} " in needle]
         assert len(values) == 2
@@ -153,7 +158,7 @@ def test_a_reader_of_the_older_value_is_never_right_on_rewrite():
 
 
 def test_one_pair_stands_in_each_stretch_and_the_question_in_the_last():
-    config, segment = HaystackConfig(kind="associative", items=6), 32
+    config, segment = HaystackConfig(task="associative", items=6), 32
     example = config.example(np.random.default_rng(0), 7 * segment)
     tokenizer = config.open_tokenizer()
     parts = [tokenizer.decode(part) for part in np.split(example.tokens, 7)]
@@ -202,7 +207,7 @@ def test_the_filler_has_as_many_different_words_as_the_novelty_says(paper, novel
         config.text_example(np.random.default_rng(0), 900, Bytes().encode, text=BOOK)
 
 
-@pytest.mark.parametrize("config", [HaystackConfig(kind="facts2"), HaystackConfig(), PasskeyConfig()], ids=named)
+@pytest.mark.parametrize("config", [HaystackConfig(task="facts2"), HaystackConfig(), PasskeyConfig()], ids=named)
 def test_sentences_of_a_book_hide_the_needles_and_do_not_tell_the_answer(config, pieces):
     for tokenizer in (Bytes(), pieces["ours"]):
         example = config.text_example(np.random.default_rng(2), 1600, tokenizer.encode, text=BOOK)
@@ -210,10 +215,10 @@ def test_sentences_of_a_book_hide_the_needles_and_do_not_tell_the_answer(config,
         assert tokenizer.decode(example.answer).strip() == answered(config, text)
         assert len(example.tokens) == 1600
         assert "They slept well. The end came." in text
-        assert ("Nora liked the garden." in text) == (getattr(config, "kind", "") != "facts2")
+        assert ("Nora liked the garden." in text) == (getattr(config, "task", "") != "facts2")
         assert FILLER[0] not in text
     with pytest.raises(ConfigError, match=r"^text: no sentence is free"):
-        HaystackConfig(kind="facts1").text_example(
+        HaystackConfig(task="facts1").text_example(
             np.random.default_rng(0), 900, Bytes().encode, text="Nora slept. Ivan, too."
         )
 
@@ -221,7 +226,7 @@ def test_sentences_of_a_book_hide_the_needles_and_do_not_tell_the_answer(config,
 @pytest.mark.parametrize(("tokens", "common", "rare"), [(400, 16, 2), (1200, 30, 3), (10_000, 202, 21)])
 def test_common_words_stand_ten_times_as_often_as_rare_ones(tokens, common, rare):
     """RULER's thirty and three where the list allows it, fewer in a short list, more where the words run out."""
-    config = HaystackConfig(kind="common_words", names=400)
+    config = HaystackConfig(task="common_words", names=400)
     example = config.example(np.random.default_rng(0), tokens)
     listed = config.open_tokenizer().decode(example.tokens[: example.prompt]).split("appear most often.")[1]
     counts = Counter(re.findall(r"\b[a-z]{4}\b", listed.split(" Question:")[0]))
@@ -233,7 +238,7 @@ def test_common_words_stand_ten_times_as_often_as_rare_ones(tokens, common, rare
 
 
 def test_frequent_words_fall_with_the_square_of_their_rank():
-    config = HaystackConfig(kind="frequent_words")
+    config = HaystackConfig(task="frequent_words")
     example = config.example(np.random.default_rng(0), 20_000)
     counts = Counter(config.open_tokenizer().decode(example.tokens[: example.prompt]).split())
     first, second, third = (counts[word] for word in example.references)
@@ -269,11 +274,11 @@ def test_made_up_words_are_all_different_and_none_is_a_word_of_a_task():
         (PasskeyConfig(digits=0), r"^data.digits: 0"),
         (PasskeyConfig(format="other"), r"^data.format: 'other'.+infini or landmark"),
         (PasskeyConfig(tokenizer="other"), r"^data.tokenizer: 'other'"),
-        (HaystackConfig(kind="other"), r"^data.kind: 'other'"),
-        (HaystackConfig(kind="single", items=2), r"^data.items: single cannot have 2"),
-        (HaystackConfig(kind="rewrite", items=1), r"^data.items: rewrite cannot have 1"),
-        (HaystackConfig(kind="facts1", items=7), r"^data.items: facts1 cannot have 7; give 1 to 6"),
-        (HaystackConfig(kind="common_words", names=100), r"^data.names: common_words needs 110"),
+        (HaystackConfig(task="other"), r"^data.task: 'other'"),
+        (HaystackConfig(task="single", items=2), r"^data.items: single cannot have 2"),
+        (HaystackConfig(task="rewrite", items=1), r"^data.items: rewrite cannot have 1"),
+        (HaystackConfig(task="facts1", items=7), r"^data.items: facts1 cannot have 7; give 1 to 6"),
+        (HaystackConfig(task="common_words", names=100), r"^data.names: common_words needs 110"),
         (SortingConfig(symbols=1), r"^data.symbols: 1"),
         (MqarConfig(pairs=4, overwrites=5), r"^data.overwrites: 5 of 4 pairs"),
     ],
@@ -281,6 +286,12 @@ def test_made_up_words_are_all_different_and_none_is_a_word_of_a_task():
 def test_settings_that_no_length_would_do_for_are_refused(config, said):
     with pytest.raises(ConfigError, match=said):
         config.check(100_000)
+
+
+@pytest.mark.parametrize("config", ALL, ids=named)
+def test_settings_come_back_from_a_saved_run(config):
+    run = RunConfig(model=ModelConfig(segment=100), data=config, train=TrainConfig(sequence=1200))
+    assert RunConfig.from_dict(json.loads(json.dumps(run.to_dict()))) == run
 
 
 def test_lengths_that_hold_no_row_are_refused():
@@ -366,4 +377,4 @@ def test_chances_of_numbers_are_those_of_drawing_one():
     assert right == pytest.approx(PasskeyConfig(digits=2).chance()["token_accuracy"], abs=0.015)
     assert PasskeyConfig(format="landmark").chance() == {"exact_match": 1 / 50000}
     assert MqarConfig(symbols=32).chance() == {"accuracy": 1 / 16}
-    assert HaystackConfig(kind="common_words").chance() == {}
+    assert HaystackConfig(task="common_words").chance() == {}

@@ -98,24 +98,24 @@ class HaystackConfig(TextTask):
     """Needles in a haystack.
 
     Attributes:
-      kind: of the task.
+      task: which kind; labels and tables call it kind, a name that saved settings use for the data as a whole.
       items: needles of multi_needle and multi_key, chains of variable_tracking, words asked of common_words and
         frequent_words, pairs written of associative and rewrite, persons of the facts; 0 is the kind's own number, RULER's
         where it has one.
       names: made-up words in the vocabulary, from which keys, values, variables and listed words are drawn.
     """
 
-    kind: Kind = "single"
+    task: Kind = "single"
     items: int = 0
     names: int = 110
 
     @property
     def count(self) -> int:
         """Items, the kind's own number filled in."""
-        return self.items or ITEMS[self.kind]
+        return self.items or ITEMS[self.task]
 
     def story(self, random: np.random.Generator) -> Story:
-        return TELLERS[self.kind](self, random)
+        return TELLERS[self.task](self, random)
 
     def draw_names(self, random: np.random.Generator, count: int) -> list[str]:
         """Different made-up words."""
@@ -137,25 +137,25 @@ class HaystackConfig(TextTask):
 
     def chance(self) -> dict[str, float]:
         """A number, a name or a place drawn from all there are; unknown where several are asked."""
-        if self.kind in ("single", "multi_key"):
+        if self.task in ("single", "multi_key"):
             return {"exact_match": 1 / (9 * 10 ** (DIGITS - 1)), "token_accuracy": (1 / 9 + (DIGITS - 1) / 10) / DIGITS}
-        if self.kind in ("associative", "rewrite"):
+        if self.task in ("associative", "rewrite"):
             return {"exact_match": 1 / self.names}
-        return {"exact_match": 1 / facts.CHOICES[self.kind]} if self.kind in facts.CHOICES else {}
+        return {"exact_match": 1 / facts.CHOICES[self.task]} if self.task in facts.CHOICES else {}
 
     def check_settings(self) -> None:
         super().check_settings()
-        require(self.kind in ITEMS, "data.kind", f"'{self.kind}' is not known", f"choose one of {', '.join(ITEMS)}")
+        require(self.task in ITEMS, "data.task", f"'{self.task}' is not known", f"choose one of {', '.join(ITEMS)}")
         most = {"single": 1} | dict.fromkeys(facts.QUESTIONS, len(facts.PERSONS))
-        fewest = 2 if self.kind == "rewrite" else 1
-        limit = most.get(self.kind, MADE_UP)
+        fewest = 2 if self.task == "rewrite" else 1
+        limit = most.get(self.task, MADE_UP)
         mend = f"give {fewest} to {limit}, or 0 for the kind's own number"
-        require(fewest <= self.count <= limit, "data.items", f"{self.kind} cannot have {self.count}", mend)
-        used = NAMES_USED.get(self.kind, lambda count: 0)(self.count)
+        require(fewest <= self.count <= limit, "data.items", f"{self.task} cannot have {self.count}", mend)
+        used = NAMES_USED.get(self.task, lambda count: 0)(self.count)
         require(
             used <= self.names <= MADE_UP,
             "data.names",
-            f"{self.kind} needs {used} different names and there are {self.names}",
+            f"{self.task} needs {used} different names and there are {self.names}",
             f"give data.names from {used} to {MADE_UP}, or fewer data.items",
         )
 
@@ -179,9 +179,9 @@ def draw_numbers(random: np.random.Generator, digits: int, count: int) -> list[s
     return [str(least + number) for number in random.choice(9 * least, count, replace=False)]
 
 
-def scattered(needles: list[str], random: np.random.Generator, kind: str) -> Scattered:
+def scattered(needles: list[str], random: np.random.Generator, what: str) -> Scattered:
     """At places drawn alike, in their order."""
-    return Scattered(tuple(needles), tuple(np.sort(random.random(len(needles)))), kind=kind)
+    return Scattered(tuple(needles), tuple(np.sort(random.random(len(needles)))), what=what)
 
 
 def listed(words: list[str]) -> str:
@@ -192,7 +192,7 @@ def listed(words: list[str]) -> str:
 def story_of(config: HaystackConfig, head: str, body: Body, question: str, answers: list[str], hidden: list[str]) -> Story:
     """Answers of one kind are equally long, so each is as long as the longest."""
     text = f" {listed(answers)}"
-    return Story(head, body, question, text, text, tuple(answers), {"kind": config.kind}, tuple(hidden))
+    return Story(head, body, question, text, text, tuple(answers), {"kind": config.task}, tuple(hidden))
 
 
 def needles(config: HaystackConfig, random: np.random.Generator) -> Story:
@@ -200,7 +200,7 @@ def needles(config: HaystackConfig, random: np.random.Generator) -> Story:
     keys = config.draw_names(random, config.count)
     values = draw_numbers(random, DIGITS, len(keys))
     body = scattered([NEEDLE.format(*pair) for pair in zip(keys, values, strict=True)], random, f"{len(keys)} needles")
-    order = random.permutation(len(keys))[: len(keys) if config.kind == "multi_needle" else 1]
+    order = random.permutation(len(keys))[: len(keys) if config.task == "multi_needle" else 1]
     asked = [keys[number] for number in order]
     question = (ASK_ONE if len(asked) == 1 else ASK_ALL).format(", ".join(asked))
     return story_of(config, NIAH, body, question, [values[number] for number in order], [*keys, *values])
@@ -264,7 +264,7 @@ def pairs_told(config: HaystackConfig, keys: list[str], values: list[str], asked
 
 
 def fact_chain(config: HaystackConfig, random: np.random.Generator) -> Story:
-    told, question, answer = facts.told(config.kind, config.count, random)
+    told, question, answer = facts.told(config.task, config.count, random)
     hidden = [*facts.PERSONS, *facts.THINGS, *facts.PLACES]
     return story_of(config, FACTS, scattered(told, random, f"{len(told)} facts"), f" {question}", [answer], hidden)
 

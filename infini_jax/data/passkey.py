@@ -35,7 +35,7 @@ class PasskeyConfig(TextTask):
     Attributes:
       format: of which paper, infini or landmark.
       digits: of a number in the infini format; the landmark format draws 1 to 50000.
-      depth: share of the filler before the number; None draws it uniformly.
+      depth: share of the filler before the number, in the infini format to the nearest whole filler; None draws it uniformly.
       novelty: different words that the filler of an example is made of, each as often as the others; 0 is the papers' filler.
       filler_words: made-up words in the vocabulary, from which the words of an example are drawn.
     """

@@ -260,13 +260,13 @@ class Scattered:
       places: share of the filler before each, rising.
       lines: whether each needle is a line of its own and filler is cut anywhere and begins anew behind it; else needles stand
         between units of filler, at the nearest place.
-      kind: what they are, for messages.
+      what: they are, for messages.
     """
 
     needles: tuple[str, ...]
     places: tuple[float, ...]
     lines: bool = False
-    kind: str = "the needles"
+    what: str = "the needles"
 
     def lay_out(self, random: np.random.Generator, room: Room) -> np.ndarray:
         form = "\n{}\n" if self.lines else " {}"
@@ -274,7 +274,7 @@ class Scattered:
         free = room.free - sum(map(len, needles))
         least = room.filler.least(room.encode)
         room.hold(
-            room.free - free + least, f"{self.kind}, the question and the answer" + " and all filler words" * bool(least)
+            room.free - free + least, f"{self.what}, the question and the answer" + " and all filler words" * bool(least)
         )
         hay, begins = room.filler.stream(random, room.encode, free, begins_line=self.lines)
         stops = np.append(begins[begins < free], free)
