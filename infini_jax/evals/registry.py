@@ -5,6 +5,8 @@ from typing import Any
 from infini_jax.config import from_plain, to_plain
 from infini_jax.errors import lookup
 from infini_jax.evals.base import Evaluation
+from infini_jax.evals.blimp import Blimp
+from infini_jax.evals.gains import Gains
 from infini_jax.evals.haystack import HaystackEvaluation
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
@@ -19,6 +21,8 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
         PasskeyEvaluation,
         HaystackEvaluation,
         SortingEvaluation,
+        Gains,
+        Blimp,
     )
 }
 
