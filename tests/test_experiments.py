@@ -1,0 +1,134 @@
+"""Every experiment builds at every scale without compiling anything, and holds equal what it says it does."""
+
+import functools
+import sys
+
+import pytest
+
+from experiments import common, head_to_head, language_modelling, mqar_pareto, passkey_novelty, sorting, window_vs_memory
+from infini_jax.balance import gap
+from infini_jax.config import RunConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.evals.capacity import CapacityRun
+from infini_jax.experiment import SCALES, load_experiment
+from infini_jax.memory import MECHANISMS
+from infini_jax.memory.local import LocalConfig
+from infini_jax.plan import plan_of
+from infini_jax.study import Study
+from infini_jax.trials import rate_text
+
+EXPERIMENTS = ("mqar_pareto", "passkey_novelty", "sorting", "language_modelling", "window_vs_memory", "gates", "head_to_head")
+of_recall = pytest.mark.parametrize("name", ["mqar_pareto", "passkey_novelty", "sorting", "head_to_head"])
+at_all_scales = pytest.mark.parametrize("scale", SCALES)
+
+
+@functools.cache
+def built(name: str, scale: str) -> Study:
+    """Making it checks that names are unique, budgets pay for a step and evaluations suit their runs."""
+    return load_experiment(name, scale)
+
+
+def runs_of(study: Study) -> list[RunConfig]:
+    return [job for job in study.runs if isinstance(job, RunConfig)]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@at_all_scales
+def test_an_experiment_says_what_it_asks_and_costs_and_every_run_is_measured(name, scale):
+    study = built(name, scale)
+    text = sys.modules[f"experiments.{name}"].__doc__
+    assert all(f"\n{part}:" in text for part in ("Command", "Cost", "Expected"))
+    assert f"infini-jax study {name} --scale cpu" in text
+    assert study.label == f"{name}-{scale}"
+    assert all(study.evaluations_of(run) for run in runs_of(study))
+    assert max(len(run.name) for run in study.runs) <= 60
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_smoke_takes_few_steps(name):
+    steps = {plan_of(built(name, "smoke"), run).steps for run in runs_of(built(name, "smoke"))}
+    assert steps == {common.SMOKE_STEPS}
+
+
+@of_recall
+@at_all_scales
+def test_every_mechanism_stands_between_a_floor_and_a_ceiling(name, scale):
+    for task in {run.task for run in runs_of(built(name, scale))}:
+        assert {run.mechanism for run in runs_of(built(name, scale)) if run.task == task} == set(MECHANISMS)
+
+
+@at_all_scales
+def test_language_modelling_has_floor_and_ceiling_and_the_papers_mechanisms(scale, monkeypatch, tmp_path):
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path))
+    found = {run.mechanism for run in runs_of(language_modelling.study(scale))}
+    assert {"local", "full", "infini", "memorizing", "landmark"} <= found
+    assert scale == "accelerator" or found == set(MECHANISMS)
+
+
+def test_a_corpus_that_is_not_here_is_said_in_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path))
+    study = language_modelling.study("accelerator")
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert all(corpus in line for corpus in ("hol_light", "metamath", "text_folder"))
+    assert line.strip().endswith(dict(study.held_equal)["corpora that are not here"])
+    language_modelling.study("cpu")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("module", [mqar_pareto, passkey_novelty, sorting, head_to_head])
+@at_all_scales
+def test_the_floor_sees_none_of_what_is_asked_and_the_ceiling_all_of_it(module, scale):
+    """Windows add up over layers; the ceiling holds the longest text that is asked about."""
+    found = module.SCALES[scale]
+    found = found.comparison if isinstance(found, head_to_head.Contest) else found
+    reach = found.base.model.layers * (found.window - 1)
+    study = built(module.__name__.removeprefix("experiments."), scale)
+    for run in runs_of(study):
+        tokens = run.train.sequence
+        if run.mechanism == "local":
+            assert run.model.layers * (run.model.memory.window - 1) == reach
+        if run.mechanism == "local" and isinstance(run.data, MqarConfig):
+            assert run.data.gap(tokens) >= reach
+        if run.mechanism == "full" and run.task not in ("python_stdlib",):
+            asked = [length for one in study.evaluations_of(run) for length in one.lengths or (tokens,)]
+            assert run.model.memory.slots >= max(asked) - run.model.segment
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@at_all_scales
+def test_learning_rates_are_chosen_from_three_but_for_the_head_to_head_and_smoke(name, scale):
+    rates = {run.train.learning_rate for run in runs_of(built(name, scale))}
+    assert len(rates) == (1 if scale == "smoke" or name == "head_to_head" else 3)
+
+
+@at_all_scales
+def test_window_and_memory_share_the_same_flops_of_a_token(scale):
+    split = window_vs_memory.SCALES[scale]
+    runs = runs_of(built("window_vs_memory", scale))
+    assert all(0 <= gap(run, split.flops) < 0.01 for run in runs)
+    by_size = {size: [run for run in runs if f"-{size // 1024}k-" in run.name] for size in split.sizes}
+    assert all(size / 2 < run.memory_bytes <= size for size, found in by_size.items() for run in found)
+    assert any(isinstance(run.model.memory, LocalConfig) for run in runs)
+
+
+def test_a_mechanism_of_the_registry_is_compared_without_another_change(monkeypatch):
+    class Toy(MECHANISMS["transformer_xl"]):
+        """Transformer-XL under another name and settings class."""
+
+        class Config(MECHANISMS["transformer_xl"].Config):
+            pass
+
+    monkeypatch.setitem(MECHANISMS, "toy", Toy)
+    study = head_to_head.study("smoke")
+    tasks = {run.task for run in study.runs}
+    assert {run.task for run in study.runs if run.mechanism == "toy"} == tasks
+    assert any(isinstance(run, CapacityRun) for run in study.runs)
+    assert len(tasks) == 6
+
+
+def test_names_of_runs_tell_mechanism_size_and_rate():
+    found = common.at_bytes(mqar_pareto.SCALES["cpu"].base, *common.memories(16, "gated_delta")[0], 16 << 10, "value_dim")
+    assert found.name == "mqar-gated_delta-value_dim-16k"
+    assert found.memory_bytes <= 16 << 10
+    assert f"{found.name}-lr{rate_text(3e-3)}".endswith("16k-lr3e-3")
