@@ -37,7 +37,8 @@ def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_by
         model = _fitting_width(run.model, flops_per_token, at_bytes)
     elif gives == "window" and isinstance(run.model.memory, LocalConfig):
         require(not memory_bytes, "memory_bytes", "a sliding window that gives way is its own memory", "leave it out")
-        model = _largest(lambda size: _windowed(run.model, size), flops_per_token, "memory.window")
+        window = run.model.memory.window
+        model = _largest(lambda size: _windowed(run.model, size), flops_per_token, "memory.window", window)
     elif gives == "window":
         model = _fitting_segment(run, flops_per_token, at_bytes)
     else:
@@ -69,8 +70,11 @@ def _fitting_width(model: ModelConfig, flops: float, at_bytes: Sizing) -> ModelC
         mlp = max(1, round(model.mlp_dim * width / model.d_model)) if model.mlp_dim else 4 * width
         return at_bytes(dataclasses.replace(model, d_model=width, mlp_dim=mlp))
 
-    widest = _largest(of_width, flops, "model.d_model")
-    return _largest(lambda more: dataclasses.replace(widest, mlp_dim=widest.mlp_dim + more), flops, "model.mlp_dim", 0)
+    def with_more(mlp: int) -> ModelConfig:
+        return dataclasses.replace(widest, mlp_dim=widest.mlp_dim + mlp)
+
+    widest = _largest(of_width, flops, "model.d_model", max(1, model.d_model // unit))
+    return _largest(with_more, flops, "model.mlp_dim", start=0, smallest=0)
 
 
 def _windowed(model: ModelConfig, size: int) -> ModelConfig:
@@ -90,17 +94,24 @@ def _fitting_segment(run: RunConfig, flops: float, at_bytes: Sizing) -> ModelCon
     raise _too_few("model.segment", flops, min(costs.values()))
 
 
-def _largest(sized: Callable[[int], ModelConfig], flops: float, field: str, smallest: int = 1) -> ModelConfig:
-    """The model of the largest size that costs at most `flops` a token, where more costs more."""
+def _largest(sized: Callable[[int], ModelConfig], flops: float, field: str, start: int, smallest: int = 1) -> ModelConfig:
+    """The model of the largest size that costs at most `flops` a token, found by bisection around `start`.
+
+    Very small sizes may cost more again, where a memory of given bytes gets more slots in a narrow model.
+    """
+    costs: dict[int, float] = {}
 
     def fits(size: int) -> bool:
-        return model_cost(sized(size)).flops <= flops
+        costs[size] = model_cost(sized(size)).flops
+        return costs[size] <= flops
 
-    if not fits(smallest):
-        raise _too_few(field, flops, model_cost(sized(smallest)).flops)
-    low, high = smallest, smallest + 1
-    while fits(high):
-        low, high = high, 2 * high
+    low = high = start
+    while not fits(low):
+        if low == smallest:
+            raise _too_few(field, flops, min(costs.values()))
+        low, high = max(low // 2, smallest), low
+    while high == low or fits(high):
+        low, high = high, max(2 * high, high + 1)
         require(high < LARGEST, field, f"{flops:.4g} FLOPs a token pay for more than {low}", "ask for fewer")
     while high - low > 1:
         middle = (low + high) // 2

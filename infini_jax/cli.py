@@ -22,10 +22,9 @@ from infini_jax.mirrors import Mirroring
 from infini_jax.pace import with_steps
 from infini_jax.plan import plan_table
 from infini_jax.progress import corpus_progress, study_progress, train_progress
-from infini_jax.results import write_rows
 from infini_jax.run import execute
 from infini_jax.sharding import use_cores
-from infini_jax.study import TABLE_FILE, cut_short, run_study, save_study, saved_study
+from infini_jax.study import cut_short, run_study, save_study, saved_study, write_tables
 
 app = tyro.extras.SubcommandApp()
 
@@ -98,8 +97,7 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
     console, sources, rows, failures = Console(), [], [], []
     for folder in folders:
         plan, finished, failed = saved_study(folder)
-        if finished:
-            write_rows(finished, folder / TABLE_FILE)  # a study that was stopped has finished rows and no table yet
+        write_tables(plan, plan.desk(folder))  # a study that was stopped has finished rows and no table yet
         sources.append(Source(folder, plan.question, dict(plan.held_equal), plan.command))
         rows.append(finished)
         failures.extend(failed)

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from infini_jax.config import RunConfig, kind_of
 from infini_jax.cost import planned_flops as planned_flops_of_run
-from infini_jax.errors import lookup
+from infini_jax.errors import lookup, require
+from infini_jax.evals import capacity, random_codes
 from infini_jax.results import Row
 
 
@@ -85,12 +86,23 @@ class Kind:
 RUN = "run"
 KINDS: dict[str, Kind] = {
     RUN: Kind(RunConfig, "infini_jax.run:execute", planned_flops_of_run),
+    capacity.NAME: Kind(
+        capacity.CapacityRun, "infini_jax.evals.standalone:execute_capacity", capacity.planned_flops, measures_itself=True
+    ),
+    random_codes.NAME: Kind(
+        random_codes.RandomCodesRun,
+        "infini_jax.evals.standalone:execute_random_codes",
+        random_codes.planned_flops,
+        measures_itself=True,
+    ),
 }
 
 
 def kind_name(job: Job) -> str:
-    """The row of `KINDS` that a job belongs to."""
-    return kind_of(job, {name: kind.settings for name, kind in KINDS.items()})
+    """The row of `KINDS` that a job belongs to. Raises `ConfigError` where there is none."""
+    known = {name: kind.settings for name, kind in KINDS.items()}
+    require(type(job) in known.values(), "study.runs", f"{type(job).__name__} is no kind of job", "add it to KINDS")
+    return kind_of(job, known)
 
 
 def planned_flops(job: Job) -> float | None:

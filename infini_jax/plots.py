@@ -273,7 +273,7 @@ def training_curves(
             for rank, runs in enumerate(points.values(), start=1):
                 weight = rank / len(points)
                 for row in runs:
-                    lines = thinned([line for line in metrics.get(row.run, []) if column in line])
+                    lines = thinned([line for line in metrics.get(row.run, []) if column in line and "tokens" in line])
                     axes.plot(
                         [line["tokens"] for line in lines],
                         [line[column] for line in lines],

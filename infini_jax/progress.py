@@ -38,13 +38,13 @@ def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], 
 
         def watch(desk: Desk) -> None:
             ended = sum(desk.is_finished(run) or desk.error(run) is not None for run in study.runs)
-            done = sum(_flops_done(desk, run, plans[run.name]) for run in study.runs)
+            done = sum(flops_done(desk, run, plans[run.name]) for run in study.runs)
             bars.update(task, completed=done, runs=f"{ended}/{len(study.runs)} runs")
 
         yield watch
 
 
-def _flops_done(desk: Desk, job: Job, plan: Plan) -> float:
+def flops_done(desk: Desk, job: Job, plan: Plan) -> float:
     """Of what is planned: all for a job that ended, else its share of training and the evaluations that are there."""
     if desk.is_finished(job) or desk.error(job) is not None:
         return plan.all_flops

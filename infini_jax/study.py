@@ -251,23 +251,29 @@ def note_death(desk: Desk, runs: tuple[Job, ...], worker: multiprocessing.Proces
 
 
 def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
-    """Writes the table of the rows and that of all figures, and returns the rows and what is not finished.
+    """Writes the tables and the list of what is not finished, and returns the rows and that list.
 
     A run whose row is there but not all of its figures is in both.
     """
-    rows = rows_of(study, desk)
+    rows = write_tables(study, desk)
     missing = [run for run in study.runs if not desk.is_finished(run)]
     failures = [
         Failure(run.name, desk.error(run) or "not done: its worker could not start, or another runner is at it")
         for run in missing
     ]
+    failed = [dataclasses.asdict(failure) for failure in failures]
+    write_at_once(json.dumps(failed, indent=2) + "\n", desk.folder / FAILED_FILE)
+    return rows, failures
+
+
+def write_tables(study: Study, desk: Desk) -> list[Row]:
+    """Writes the rows and the figures that are there so far as one table each, and returns the rows."""
+    rows = rows_of(study, desk)
     if rows:
         write_rows(rows, desk.folder / TABLE_FILE)
     files = [file for run in study.runs if desk.is_done(run) for file in desk.measure_files(run) if is_whole(file)]
     join_measures(files, desk.folder / MEASURES_FILE)
-    failed = [dataclasses.asdict(failure) for failure in failures]
-    write_at_once(json.dumps(failed, indent=2) + "\n", desk.folder / FAILED_FILE)
-    return rows, failures
+    return rows
 
 
 def cut_short(study: Study, folder: Path) -> list[Path]:

@@ -12,7 +12,8 @@ import numpy as np
 from scipy import optimize, special
 
 RESAMPLES, SEED = 400, 0
-MIDDLE = (0.15, 0.85)  # accuracies where a recall curve is nearly a logistic
+MIDDLE = (0.2, 0.8)  # accuracies where a recall curve is nearly a logistic
+SLOPES, NEWTON_STEPS = (0.05, 60.0), 60
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
 Interval = tuple[float, float] | None
 
@@ -35,42 +36,60 @@ class HalfPoint:
 def half_point(pairs: Sequence[float], right: Sequence[float], asked: Sequence[float]) -> HalfPoint:
     """Maximum likelihood of a logistic in log n with binomial counts.
 
-    The tails of recall curves are no logistic's and pull the middle by 5 %, so a second fit takes only the points that the first
-    one puts inside `MIDDLE`, where there are three.
+    The tails of recall curves are no logistic's and pull the middle by 5 %, so a second fit takes only the points that the
+    first one puts inside `MIDDLE`, where there are three.
 
-    Args: pairs n; right answers and questions asked at each. All NaN where fewer than two n were measured or the curve stays on
-    one side of one half: the point would be a guess outside the data.
+    Args: pairs n; right answers and questions asked at each. All NaN where fewer than two n were measured or the curve stays
+    on one side of one half: the point would be a guess outside the data.
     """
     n, k, m = (np.asarray(x, float) for x in (pairs, right, asked))
-    if len(n) < 2 or not np.all(m > 0) or not _crosses(k / m):
+    n50, slope, used = (x[0] for x in _half_points(n, k[None], m[None]))
+    if not math.isfinite(n50):
         return HalfPoint(math.nan, math.nan, math.nan)
-    found = _logistic(n, k, m)
-    share = found.accuracy(n)
-    middle = (share > MIDDLE[0]) & (share < MIDDLE[1])
-    if middle.sum() >= 3 and _crosses(k[middle] / m[middle]):
-        return _logistic(n[middle], k[middle], m[middle])
-    return found
+    found, k, m = HalfPoint(float(n50), float(slope), math.nan), k[used], m[used]
+    at_best = special.xlogy(k, k / m) + special.xlogy(m - k, 1.0 - k / m)
+    share = found.accuracy(n[used])
+    here = special.xlogy(k, share) + special.xlogy(m - k, 1.0 - share)
+    return dataclasses.replace(found, deviance=float(2.0 * np.sum(at_best - here)))
 
 
-def _crosses(share: np.ndarray) -> bool:
-    return bool(share.min() <= 0.5 <= share.max() and share.min() < share.max())
+def _half_points(n_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`half_point` of R curves at once: (n50 R, slope R, the points used RxN)."""
+    x_N = np.log(n_N)
+    centre = x_N.mean()
+    theta_Rx2 = _logistic(x_N - centre, k_RxN, m_RxN)
+    share_RxN = special.expit(theta_Rx2[:, :1] - theta_Rx2[:, 1:] * (x_N - centre))
+    middle_RxN = (share_RxN > MIDDLE[0]) & (share_RxN < MIDDLE[1])
+    again_R = (middle_RxN.sum(axis=1) >= 3) & _crosses(k_RxN, m_RxN, middle_RxN)
+    used_RxN = np.where(again_R[:, None], middle_RxN, True)
+    theta_Rx2 = _logistic(x_N - centre, k_RxN * used_RxN, m_RxN * used_RxN)
+    found_R = _crosses(k_RxN, m_RxN, used_RxN)
+    n50_R = np.exp(centre + theta_Rx2[:, 0] / theta_Rx2[:, 1])
+    return np.where(found_R, n50_R, np.nan), np.where(found_R, theta_Rx2[:, 1], np.nan), used_RxN
 
 
-def _logistic(n: np.ndarray, k: np.ndarray, m: np.ndarray) -> HalfPoint:
-    x = np.log(n)
-    centre = x.mean()
+def _crosses(k_RxN: np.ndarray, m_RxN: np.ndarray, used_RxN: np.ndarray) -> np.ndarray:
+    """Which curves have used points above one half, or at it, and others below: R."""
+    share_RxN = np.divide(k_RxN, m_RxN, out=np.full(k_RxN.shape, np.nan), where=used_RxN & (m_RxN > 0))
+    high_R, low_R = np.nanmax(share_RxN, axis=1, initial=0.0), np.nanmin(share_RxN, axis=1, initial=1.0)
+    return (low_R <= 0.5) & (high_R >= 0.5) & (low_R < high_R)
 
-    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """Negative log-likelihood a question and its gradient; theta = (intercept at the centre, slope)."""
-        score = theta[0] - theta[1] * (x - centre)
-        miss = special.expit(score) * m - k
-        value = np.sum(m * np.logaddexp(0.0, score) - k * score)
-        return value / m.sum(), np.array([miss.sum(), -(miss * (x - centre)).sum()]) / m.sum()
 
-    found = optimize.minimize(loss, np.array([0.0, 2.0]), jac=True, method="L-BFGS-B", bounds=[(-60, 60), (0.05, 60)])
-    intercept, slope = found.x
-    best = -np.sum(special.xlogy(k, k / m) + special.xlogy(m - k, 1.0 - k / m))
-    return HalfPoint(math.exp(centre + intercept / slope), float(slope), float(2.0 * (found.fun * m.sum() - best)))
+def _logistic(x_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> np.ndarray:
+    """Newton's method for R fits of share = expit(a - b x): (a, b) Rx2, b kept in `SLOPES`.
+
+    Two parameters in closed form: an optimiser's calls cost a thousand times the arithmetic, and a bootstrap makes many.
+    """
+    a_R, b_R = np.zeros(len(k_RxN)), np.full(len(k_RxN), 2.0)
+    for _ in range(NEWTON_STEPS):
+        share_RxN = special.expit(a_R[:, None] - b_R[:, None] * x_N)
+        miss_RxN, weight_RxN = k_RxN - share_RxN * m_RxN, m_RxN * share_RxN * (1.0 - share_RxN)
+        w0, w1, w2 = (np.sum(weight_RxN * x_N**power, axis=1) for power in (0, 1, 2))
+        g0, g1 = miss_RxN.sum(axis=1), np.sum(miss_RxN * x_N, axis=1)
+        determinant = w0 * w2 - w1**2 + 1e-9 * (1.0 + w0) ** 2
+        a_R = a_R + np.clip((w2 * g0 - w1 * g1) / determinant, -1.0, 1.0)  # short steps: far out the curvature vanishes
+        b_R = np.clip(b_R - np.clip((w0 * g1 - w1 * g0) / determinant, -1.0, 1.0), *SLOPES)
+    return np.stack([a_R, b_R], axis=1)
 
 
 def interval_of(draws: Sequence[float]) -> Interval:
@@ -84,16 +103,14 @@ def interval_of(draws: Sequence[float]) -> Interval:
 
 
 def half_point_interval(pairs: Sequence[float], right_RxN: np.ndarray, asked_RxN: np.ndarray) -> Interval:
-    """Bootstrap over rows, because questions to one memory are not independent. Counts of each row at each n; None for one row."""
+    """Bootstrap over rows, as questions to one memory are not independent. Counts of each row at each n; None for one row."""
     rows = len(right_RxN)
     if rows < 2:
         return None
     random = np.random.default_rng(SEED)
-    draws = []
-    for _ in range(RESAMPLES // 2):
-        chosen = random.integers(0, rows, rows)
-        draws.append(half_point(pairs, right_RxN[chosen].sum(axis=0), asked_RxN[chosen].sum(axis=0)).n50)
-    return interval_of(draws)
+    chosen_DxR = random.integers(0, rows, (RESAMPLES, rows))
+    counts = (np.asarray(x, float)[chosen_DxR].sum(axis=1) for x in (right_RxN, asked_RxN))
+    return interval_of(_half_points(np.asarray(pairs, float), *counts)[0])
 
 
 @dataclasses.dataclass(frozen=True)

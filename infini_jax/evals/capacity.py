@@ -1,9 +1,9 @@
 """Capacity: how many pairs one memory layer recalls, with codes that are trained for it, and no transformer around it.
 
-A pair is one token that carries a key and a value. n pairs are written segment by segment, then segments of questions are read:
-tokens with a query of their own, whose keys and values are the same neutral ones everywhere, so that local attention knows
-nothing. What the layer answers is scored against all values. Every mechanism of the registry is measured through the `Memory`
-interface only, see codes.py; training and scoring are in capacity_training.py.
+A pair is one token that carries a key and a value. n pairs are written segment by segment, then segments of questions are
+read: tokens with a query of their own, whose keys and values are the same neutral ones everywhere, so that local attention
+knows nothing. What the layer answers is scored against all values. Every mechanism of the registry is measured through the
+`Memory` interface only, see codes.py; training and scoring are in capacity_training.py.
 
 n is drawn log-uniformly while training and walks a grid when scored. Rows have fixed shapes: the last n pairs are the open
 document's, what stands before them belongs to another document, which every mechanism must forget.
@@ -34,8 +34,8 @@ class CapacityRun:
       symbols: V, keys that exist and values that exist.
       pairs: n is drawn from this range, ends included, and scored on a grid over it.
       grid: numbers of pairs on that grid.
-      overwrites: how often every key was written before with other values, where overwriting is scored; 0 scores none. Codes are
-        always trained on keys that are written once: what overwriting does is the update rule's own doing.
+      overwrites: how often every key was written before with other values, where overwriting is scored; 0 scores none. Codes
+        are always trained on keys that are written once: what overwriting does is the update rule's own doing.
       batch: rows of a training step.
       learning_rate: peak of Adam's, which rises for a twentieth of the steps and falls by a cosine to a tenth.
       budget: steps or FLOPs of training.

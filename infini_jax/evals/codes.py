@@ -17,8 +17,8 @@ OPEN, OTHER = 1, 0  # documents: of the pairs that count, and of what stands bef
 class CodedLayer(nn.Module):
     """The memory of a run, its codes and the table of its answers.
 
-    A pair's input is the sum of a key's and a value's code. Its memory keys come from a table of their own, its values from the
-    value's code by a projection, as in a transformer. Queries begin as the keys, which a pair of projections could learn
+    A pair's input is the sum of a key's and a value's code. Its memory keys come from a table of their own, its values from
+    the value's code by a projection, as in a transformer. Queries begin as the keys, which a pair of projections could learn
     as well, and are trained apart from them.
     """
 
@@ -100,10 +100,10 @@ class CodedLayer(nn.Module):
 def with_landmarks(x_BxSx: jax.Array, documents_BxS: jax.Array, every: int) -> jax.Array:
     """Puts behind every block the mean of those of its tokens that are of its last one's document.
 
-    In a network a landmark attends to its block in the layers below; alone, all landmarks would be the same and no block could be
-    told from another.
+    In a network a landmark attends to its block in the layers below; alone, all landmarks would be the same and no block
+    could be told from another.
     """
-    batch, tokens, *rest = x_BxSx.shape
+    batch, _, *rest = x_BxSx.shape
     blocks = x_BxSx.reshape(batch, -1, every, *rest)
     documents_BxMxP = documents_BxS.reshape(batch, -1, every)
     same_BxMxP = (documents_BxMxP == documents_BxMxP[..., -1:]).astype(x_BxSx.dtype)

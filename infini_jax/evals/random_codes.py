@@ -12,6 +12,7 @@ The elu rules get keys of length sqrt(d_k), entries of size one as a layer's key
 
 import dataclasses
 import functools
+import itertools
 import math
 import typing
 from collections.abc import Callable
@@ -173,28 +174,33 @@ def _memories(run: RandomCodesRun, pairs: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """To the questions of one group at one n. Attributes: answers QxV, right QxV values that were written, hit Q, age Q."""
+    """Of one group of memories at one n.
+
+    Attributes: answers, values QxV, what questions were answered and what was written; hit Q, whether the best candidate is
+    the right one; left MxN, what is left of every pair of M memories, answer . value, the oldest first.
+    """
 
     answers: np.ndarray
     values: np.ndarray
     hit: np.ndarray
-    age: np.ndarray
+    left: np.ndarray
 
 
 def ask(run: RandomCodesRun, pairs: int, random: np.random.Generator) -> Answers:
     """One group of fresh memories at n = `pairs`."""
     table = unit_rows(random, run.symbols, run.value_dim)
-    answers, written, ages = [], [], []
+    answers, written, left = [], [], []
     for _ in range(_memories(run, pairs)):
         symbols = random.integers(0, run.symbols, pairs)
         read = RULES[run.rule](unit_rows(random, pairs, run.key_dim), table[symbols], run.segment)
         asked = random.permutation(pairs)[: run.questions // GROUPS]
-        answers.append(read(pairs)[asked])
+        found = read(pairs)
+        answers.append(found[asked])
         written.append(symbols[asked])
-        ages.append(pairs - 1 - asked)
+        left.append((found * table[symbols]).sum(axis=1))
     answers_QxV, written_Q = np.concatenate(answers).astype(np.float32), np.concatenate(written)
     hit_Q = (answers_QxV @ table.T).argmax(axis=1) == written_Q
-    return Answers(answers_QxV, table[written_Q], hit_Q, np.concatenate(ages))
+    return Answers(answers_QxV, table[written_Q], hit_Q, np.stack(left))
 
 
 def measure(run: RandomCodesRun) -> list[Measure]:
@@ -220,17 +226,13 @@ def measure(run: RandomCodesRun) -> list[Measure]:
 
 def survival(run: RandomCodesRun, groups: list[Answers], labels: dict[str, Label]) -> list[Measure]:
     """What is left of a value, answer . v, by age: 1 where the pair is recalled as it was written; ages in doubling bins."""
-    left = np.concatenate([(group.answers * group.values).sum(axis=1) for group in groups])
-    age = np.concatenate([group.age for group in groups])
-    found = []
-    for low, high in age_bins(int(labels["pairs"])):
-        inside = left[(age >= low) & (age < high)]
-        if len(inside) > 1:
-            error = 1.96 * inside.std(ddof=1) / math.sqrt(len(inside))
-            value, middle = float(inside.mean()), float(age[(age >= low) & (age < high)].mean())
-            found.append(
-                Measure(NAME, "survival_by_age", value, len(inside), value - error, value + error, {**labels, "age": middle})
-            )
+    left_MxN, found = np.concatenate([group.left for group in groups])[:, ::-1], []
+    for low, high in age_bins(left_MxN.shape[1]):
+        inside = left_MxN[:, low:high]
+        if inside.size > 1:
+            value, error = float(inside.mean()), float(1.96 * inside.std(ddof=1) / math.sqrt(inside.size))
+            here: dict[str, Label] = {**labels, "age": (low + high - 1) / 2}
+            found.append(Measure(NAME, "survival_by_age", value, inside.size, value - error, value + error, here))
     return found
 
 
@@ -239,4 +241,4 @@ def age_bins(pairs: int) -> list[tuple[int, int]]:
     edges = [0]
     while edges[-1] < pairs:
         edges.append(min(pairs, edges[-1] + max(1, edges[-1] // 2)))
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))

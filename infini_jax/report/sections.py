@@ -136,7 +136,7 @@ def unscored(task: str, rows: list[Row], score: Score, found: Found, styles: dic
 
 def loss_curves(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> Drawn | None:
     """The training loss of every run; None where no run left its log."""
-    if not any(found.metrics.get(row.run) for row in rows):
+    if not any("loss" in line and "tokens" in line for row in rows for line in found.metrics.get(row.run, [])):
         return None
     return Drawn(
         f"loss-{task}",

@@ -43,10 +43,8 @@ def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
         for axes, (name, said, axis, of) in zip(each, kinds, strict=False):
             axes.set_title(name, loc="left")
             for series in drawn:
-                mine = [point for point in of if point.series == series]
-                if mine:
-                    places = [point.label(axis) for point in mine]
-                    draw_seeds(axes, places, [point.value for point in mine], styles[series])
+                for run in by((point for point in of if point.series == series), lambda point: point.row.run).values():
+                    draw_seeds(axes, [point.label(axis) for point in run], [point.value for point in run], styles[series])
             share_axis(axes)
             axes.set_xlabel(said)
             axes.set_ylabel("top-1 accuracy, %")
@@ -59,7 +57,7 @@ def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
             "F4",
             title,
             figure,
-            "Every marker is one seed, lines join medians. " + (f"{behind(of)} " if of else "") + survival_note(random),
+            "Every line is one seed. " + (f"{behind(of)} " if of else "") + survival_note(random),
             f"Panels: {', '.join([name for name, *_ in kinds] + ['random codes'] * bool(random))}.",
             tuple({point.row.run: point.row for point in [*of, *random]}.values()),
         )
