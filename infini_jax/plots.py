@@ -80,7 +80,7 @@ class Score:
 
 RECALLED = Score("accuracy", "accuracy", "", True)
 SCORES = {
-    **dict.fromkeys(("mqar", "capacity", "passkey", "haystack", "sorting"), RECALLED),
+    **dict.fromkeys(("mqar", "capacity", "random_codes", "passkey", "haystack", "sorting"), RECALLED),
     "python_stdlib": Score("loss", "held-out loss", "nats a byte", False),
 }
 
@@ -144,11 +144,11 @@ def marks(look: Style) -> dict:
     }
 
 
-def draw_seeds(axes: Axes, places: Sequence[float], values: Sequence[float], look: Style, line: str = "-") -> None:
-    """Every seed a marker, and a line through the medians of the values at each place."""
+def draw_seeds(axes: Axes, places: Sequence[float], values: Sequence[float], look: Style, joined: bool = True) -> None:
+    """Every seed a marker, and a line through the medians of the values at each place where they are `joined`."""
     at = dict(sorted((place, [v for p, v in zip(places, values, strict=True) if p == place]) for place in set(places)))
-    medians = [statistics.median(group) for group in at.values()]
-    axes.plot(list(at), medians, color=look.colour, linestyle=line, linewidth=1.4, zorder=2)
+    if joined:
+        axes.plot(list(at), [statistics.median(group) for group in at.values()], color=look.colour, linewidth=1.4, zorder=2)
     axes.plot(places, values, **marks(look), linestyle="none", clip_on=False, zorder=3)
 
 
@@ -201,7 +201,7 @@ def drawing(figure: Figure) -> str:
     file = io.StringIO()
     with our_look():
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # its places stay as they are; "none" would have each file draw everything twice
     return file.getvalue()
 
 
@@ -273,7 +273,7 @@ def training_curves(
             for rank, runs in enumerate(points.values(), start=1):
                 weight = rank / len(points)
                 for row in runs:
-                    lines = thinned([line for line in metrics.get(row.run, []) if column in line])
+                    lines = thinned([line for line in metrics.get(row.run, []) if column in line and "tokens" in line])
                     axes.plot(
                         [line["tokens"] for line in lines],
                         [line[column] for line in lines],

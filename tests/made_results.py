@@ -1,5 +1,6 @@
 """Made-up results of a study: rows, settings, logs and the figures of every evaluation, each number a different one."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
-from infini_jax.measures import Measure, write_measures
+from infini_jax.measures import Measure, join_measures, write_measures
 from infini_jax.memory.local import LocalConfig
 from infini_jax.results import Row, write_rows
 
@@ -127,7 +128,7 @@ def recall_measures(row: Row) -> list[Measure]:
     for load in (0.2, 0.5, 1.0, 2.0, 4.0):
         pairs = round(half * load)
         accuracy = 1 / (1 + load**2.5) + 0.004 * row.seed
-        found.append(Measure("capacity", "accuracy", *share(accuracy), {"pairs": pairs}))
+        found.append(Measure("capacity", "accuracy", *share(accuracy), {"pairs": pairs, "symbols": 64}))
         found.append(Measure("capacity", "nmse", 1 - accuracy, 400, labels={"pairs": pairs}))
     found.append(Measure("capacity", "n50", half * (1 + 0.03 * row.seed), 2000, half * 0.93, half * 1.1))
     for age in (0, 8, 16, 32, 64):
@@ -195,35 +196,47 @@ def language_measures(row: Row) -> list[Measure]:
     return found
 
 
-def random_measures() -> list[Measure]:
-    """What belongs to no trained run."""
-    found = []
-    for rule, quality in (("sum", 1.0), ("least_squares", 1.25), ("delta", 0.45)):
-        for dim in (32, 64):
-            labels = {"rule": rule, "key_dim": dim, "value_dim": dim, "symbols": 8192}
-            half = quality * dim * dim / (2 * math.log(8192))
-            for load in (0.25, 0.5, 0.8, 1.0, 1.3, 2.0, 4.0):
-                accuracy = 1 / (1 + load**4)
-                found.append(Measure("random_codes", "accuracy", *share(accuracy), labels | {"pairs": round(half * load)}))
-            found.append(Measure("random_codes", "n50", half, 400, half * 0.96, half * 1.04, labels))
-    for age in (0, 16, 32, 64, 128):
-        value = math.exp(-age / 64)
-        found.append(
-            Measure("random_codes", "survival_by_age", value, 400, labels={"rule": "delta", "key_dim": 64, "age": age})
+def random_row(rule: str, dim: int) -> Row:
+    """A job that trains nothing: one update rule at one size."""
+    row = row_of("mqar", "infini", "linear", SIZES[0], 0)
+    name = f"random-{rule}-{dim}"
+    same = {"study": "quick", "task": "random_codes", "mechanism": rule, "variant": "", "learning_rate": None}
+    return dataclasses.replace(
+        row, run=name, **same, memory_bytes=4 * dim * dim, gate_mean=None, gate_spread=None, accuracy=0.5
+    )
+
+
+def random_measures(rule: str, dim: int) -> list[Measure]:
+    """Random codes under one rule."""
+    labels = {"rule": rule, "key_dim": dim, "value_dim": dim, "symbols": 8192}
+    half = {"sum": 1.0, "least_squares": 1.25, "delta": 0.45}[rule] * dim * dim / (2 * math.log(8192))
+    found = [
+        Measure("random_codes", "accuracy", *share(1 / (1 + load**4)), labels | {"pairs": round(half * load)})
+        for load in (0.25, 0.5, 0.8, 1.0, 1.3, 2.0, 4.0)
+    ]
+    found += [
+        Measure(
+            "random_codes",
+            "survival_by_age",
+            math.exp(-age / dim) if rule == "delta" else 1.0,
+            400,
+            labels=labels | {"age": age},
         )
-        found.append(Measure("random_codes", "survival_by_age", 1.0, 400, labels={"rule": "sum", "key_dim": 64, "age": age}))
-    return found
+        for age in (0, 16, 32, 64, 128)
+    ]
+    return [*found, Measure("random_codes", "n50", half, 400, half * 0.96, half * 1.04, labels)]
 
 
 def write_all_measures(folder: Path, rows: list[Row]) -> None:
-    """Writes measures.parquet of a study: of its rows, and of random codes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    parts = [(row.run, (recall_measures if row.task == "mqar" else language_measures)(row)) for row in rows]
-    tables = []
-    for run, measures in [*parts, ("random_codes", random_measures())]:
-        write_measures(run, measures, folder / "part.parquet")
-        tables.append(pq.read_table(folder / "part.parquet"))
-    (folder / "part.parquet").unlink()
-    pq.write_table(pa.concat_tables(tables), folder / "measures.parquet")
+    """Writes measures.parquet of a study."""
+    parts = []
+    for row in rows:
+        if row.task == "random_codes":
+            found = random_measures(row.mechanism, math.isqrt(row.memory_bytes // 4))
+        else:
+            found = [*recall_measures(row), *language_measures(row)]
+        parts.append(folder / f"{row.run}.parquet")
+        write_measures(row.run, found, parts[-1])
+    join_measures(parts, folder / "measures.parquet")
+    for part in parts:
+        part.unlink()

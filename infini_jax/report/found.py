@@ -11,9 +11,7 @@ from infini_jax.measures import Label, Measure, read_measures
 from infini_jax.plots import Metrics, Series, series_of
 from infini_jax.results import Row, read_rows
 from infini_jax.run import CONFIG_FILE, METRICS_FILE
-from infini_jax.study import FAILED_FILE, TABLE_FILE, Failure
-
-MEASURES_FILE = "measures.parquet"
+from infini_jax.study import FAILED_FILE, MEASURES_FILE, TABLE_FILE, Failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Source:
 @dataclasses.dataclass(frozen=True)
 class Found:
     """What lies in a study's folder. Attributes: rows; missing runs; configs and metrics of the rows' runs, by run name;
-    measures, (run, figure), those of runs without a row included; commands, the line that remakes each run."""
+    measures, (run, figure) of an evaluation; commands, the line that remakes each run."""
 
     rows: list[Row]
     missing: list[Failure]
@@ -45,8 +43,8 @@ class Found:
         return list(dict.fromkeys(self.commands.values()))
 
     def commands_of(self, rows: Sequence[Row]) -> list[str]:
-        """The lines that remake these runs; all lines where there are none, as with random codes."""
-        return list(dict.fromkeys(self.commands[row.run] for row in rows)) or self.all_commands
+        """The lines that remake these runs."""
+        return list(dict.fromkeys(self.commands[row.run] for row in rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +76,6 @@ def points(found: Found, evaluation: str, metric: str, **labels: Label) -> list[
         if run in rows and is_of(measure, evaluation, metric, labels)
     ]
     return sorted(kept, key=lambda point: rows[point.row.run])
-
-
-def untrained(found: Found, evaluation: str, metric: str, **labels: Label) -> list[Measure]:
-    """The figures of one metric that belong to no trained run."""
-    rows = {row.run for row in found.rows}
-    return [measure for run, measure in found.measures if run not in rows and is_of(measure, evaluation, metric, labels)]
 
 
 def is_of(measure: Measure, evaluation: str, metric: str, labels: dict[str, Label]) -> bool:

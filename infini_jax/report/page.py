@@ -14,8 +14,8 @@ from infini_jax.report.figures import FIGURES
 from infini_jax.report.found import Found, Source, by_task, find
 from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
-from infini_jax.report.tables import blimp_table, passkey_tables, trials_table
-from infini_jax.report.trials import only_chosen
+from infini_jax.report.tables import blimp_table, passkey_tables
+from infini_jax.report.trials import only_chosen, trials_table
 
 REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
 
@@ -79,13 +79,12 @@ class Pictures:
         text = drawing(drawn.figure)
         (self.folder / f"{name}.svg").write_text(text, encoding="utf-8")
         save_pdf(drawn.figure, self.folder / f"{name}.pdf")
-        seeds = [seeds_of(drawn.rows)] if drawn.rows else []
         return {
             "identity": name,
             "title": drawn.title,
             "picture": Markup(svg(text, name, drawn.title, drawn.alternative)),
             "caption": drawn.caption,
-            "behind": "; ".join([*seeds, *filter(None, (drawn.untrained,))]),
+            "seeds": seeds_of(drawn.rows),
             "commands": self.found.commands_of(drawn.rows),
             "file": f"{FIGURES_FOLDER}/{name}",
             "table": drawn.table,

@@ -30,7 +30,7 @@ class Drawn:
     Attributes:
       identity: F1 to F10, with what sets it apart where there are several; a file name.
       title; caption, in sentences: what is drawn and what may be said of it; alternative, the text for who cannot see it.
-      figure; rows, of the runs behind it; untrained, what stands for runs where there were none; table beside it.
+      figure; rows, of the runs behind it; table beside it.
     """
 
     identity: str
@@ -39,7 +39,6 @@ class Drawn:
     caption: str
     alternative: str
     rows: tuple[Row, ...]
-    untrained: str = ""
     table: Table | None = None
 
 

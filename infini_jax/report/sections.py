@@ -1,6 +1,8 @@
 """What the page says about one task: the finding, the score against bytes, curves, and all numbers."""
 
+import dataclasses
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -21,12 +23,13 @@ from infini_jax.plots import (
     styles_of,
     training_curves,
 )
-from infini_jax.report.found import Found, at, by_task
+from infini_jax.report.found import Found, at, by_task, points
 from infini_jax.report.parts import Drawn
 from infini_jax.results import Row
 from infini_jax.units import human_bytes
 
 EQUAL = 0.05  # training FLOPs this close (a share of the largest) are called equal: a budget buys whole steps only
+CURVES = ("capacity", "random_codes")  # tasks that are scored on a grid of numbers of pairs
 WINDOW = f"the sliding window ({BASELINE})"
 COUNTS = {
     "budget_unit": "budget, unit",
@@ -53,13 +56,40 @@ def chance_of(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> float 
     return 1 / (number - number // 2) if number else None
 
 
+@dataclasses.dataclass(frozen=True)
+class HalfPoints(Score):
+    """n50 of each run: an accuracy over a grid of n that grows with the memory would say nothing.
+
+    Attributes: values, run -> n50.
+    """
+
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def of(self, row: Row) -> float:
+        return self.values.get(row.run, math.nan)
+
+    def number(self, value: float) -> str:
+        return f"{value:.4g}"
+
+
+def score_for(rows: Sequence[Row], found: Found) -> Score:
+    """How the runs of one task are scored."""
+    task = rows[0].task
+    if task not in CURVES:
+        return score_of(task)
+    values = {point.row.run: point.value for point in points(found, task, "n50")}
+    return HalfPoints("accuracy", "half-recall n50", "pairs", True, values)
+
+
 def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
     """What the page says about one task."""
-    score, chance = score_of(rows[0].task), chance_of(rows, found.configs)
+    score, chance = score_for(rows, found), chance_of(rows, found.configs)
+    every, rows = rows, [row for row in rows if math.isfinite(score.of(row))]
+    if not rows:
+        return unscored(task, every, score, found, styles)
     equal, flops = equality(rows)
     title = f"{score.name.capitalize()} against memory{' at equal training FLOPs' if equal else ''}: {task}"
     ranges = [f"{label_of(series)}: {range_of(runs, score)}" for series, runs in by_series(rows).items()]
-    gated = [row for row in rows if row.gate_mean is not None]
     return {
         "name": task,
         "finding": finding(rows, score, chance),
@@ -75,15 +105,38 @@ def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Sty
             f"Smallest to largest memory. {'; '.join(ranges)}." + (f" Chance {score.text(chance)}." if chance else ""),
             tuple(rows),
         ),
-        "curves": loss_curves(task, rows, found, styles),
-        "table": [table_line(series, runs, found) for series, runs in groups(rows)],
+        "curves": loss_curves(task, every, found, styles),
+        **numbers(every, score, found),
+    }
+
+
+def numbers(rows: list[Row], score: Score, found: Found) -> dict[str, list]:
+    """The tables of a task: all numbers, and gates."""
+    gated = [row for row in rows if row.gate_mean is not None]
+    return {
+        "table": [table_line(series, runs, score, found) for series, runs in groups(rows)],
         "gates": [gate_line(series, runs) for series, runs in groups(gated)],
+    }
+
+
+def unscored(task: str, rows: list[Row], score: Score, found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
+    """What the page says about a task none of whose runs has a score."""
+    return {
+        "name": task,
+        "finding": f"No run has a finite {score.name}.",
+        "ranges": [],
+        "several": False,
+        "notes": [],
+        "score": score,
+        "figure": None,
+        "curves": loss_curves(task, rows, found, styles),
+        **numbers(rows, score, found),
     }
 
 
 def loss_curves(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> Drawn | None:
     """The training loss of every run; None where no run left its log."""
-    if not any(found.metrics.get(row.run) for row in rows):
+    if not any("loss" in line and "tokens" in line for row in rows for line in found.metrics.get(row.run, [])):
         return None
     return Drawn(
         f"loss-{task}",
@@ -193,9 +246,8 @@ def compression(row: Row, found: Found) -> str:
     return f"{tokens * layers * (key_heads or heads) * scalars * item / row.memory_bytes:.3g}×"
 
 
-def table_line(series: Series, runs: list[Row], found: Found) -> dict[str, Any]:
+def table_line(series: Series, runs: list[Row], score: Score, found: Found) -> dict[str, Any]:
     """One line of the task's table: the runs of a mechanism with one memory."""
-    score = score_of(runs[0].task)
     return {
         "series": series,
         "cells": [
@@ -211,8 +263,13 @@ def table_line(series: Series, runs: list[Row], found: Found) -> dict[str, Any]:
             tokens_per_second(runs),
             f"{statistics.median(row.compile_seconds for row in runs):.1f}",
         ],
-        "scores": [(row.seed, score.number(score.of(row))) for row in runs],
+        "scores": [(row.seed, score_text(score, row)) for row in runs],
     }
+
+
+def score_text(score: Score, row: Row) -> str:
+    value = score.of(row)
+    return score.number(value) if math.isfinite(value) else "–"
 
 
 def gate_line(series: Series, runs: list[Row]) -> dict[str, Any]:

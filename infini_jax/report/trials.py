@@ -1,58 +1,62 @@
-"""Runs that differ only in learning rate and seed are trials of one point; the rate with the lowest median loss is taken."""
+"""Trials of learning rates: figures and tables have the runs of the rate that was taken, the table of trials has them all."""
 
-import copy
 import dataclasses
-import json
-import statistics
-from collections.abc import Sequence
-from typing import Any
 
-from infini_jax.plots import series_of
-from infini_jax.report.found import Found, at, by
+from infini_jax.plots import label_of, series_of
+from infini_jax.report.found import Found, by, by_task
+from infini_jax.report.parts import NotMeasured, Table, middle
+from infini_jax.report.sections import flops_text
 from infini_jax.results import Row
+from infini_jax.trials import best_rate, by_point, chosen
+from infini_jax.units import human_bytes
 
 
-@dataclasses.dataclass(frozen=True)
-class Tried:
-    """One point. Attributes: rates, learning rate -> its seeds; rate, the one that is taken."""
-
-    rates: dict[float, list[Row]]
-    rate: float
-
-    @property
-    def chosen(self) -> list[Row]:
-        return self.rates[self.rate]
-
-
-def trials_of(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> list[Tried]:
-    """The points, in the order of the rows. A run whose config is lost is no trial of anything: it stands for itself."""
-    places: dict[str, list[Row]] = {}
-    for row in rows:
-        places.setdefault(point_of(row, configs.get(row.run, {})), []).append(row)
-    tried = []
-    for group in places.values():
-        rates = by(group, lambda row: float(at(configs.get(row.run, {}), "train.learning_rate", 0.0)))
-        tried.append(Tried(rates, min(rates, key=lambda rate, rates=rates: statistics.median(r.loss for r in rates[rate]))))
-    return tried
-
-
-def point_of(row: Row, config: dict[str, Any]) -> str:
-    """What the trials of a point have in common."""
-    if not config:
-        return f"run {row.run}"
-    same = copy.deepcopy(config)
-    for name in ("name", "seed"):
-        same.pop(name, None)
-    same.get("train", {}).pop("learning_rate", None)
-    return json.dumps([row.study, row.task, *series_of(row), same], sort_keys=True)
+def points_of(found: Found) -> list[tuple[str, list[Row]]]:
+    """(task, all trials of one point): runs whose data differ are no trials of the same."""
+    return [(task, rows) for task, of in by_task(found.rows, found.configs).items() for rows in by_point(of).values()]
 
 
 def only_chosen(found: Found) -> Found:
     """What was found, without the trials that were not taken."""
-    runs = {row.run for point in trials_of(found.rows, found.configs) for row in point.chosen}
-    tried = {row.run for row in found.rows}
+    runs = {row.run for _, rows in points_of(found) for row in chosen(rows)}
     return dataclasses.replace(
         found,
         rows=[row for row in found.rows if row.run in runs],
-        measures=[(run, measure) for run, measure in found.measures if run in runs or run not in tried],
+        measures=[(run, measure) for run, measure in found.measures if run in runs],
     )
+
+
+def trials_table(found: Found) -> Table | NotMeasured:
+    """Every learning rate that was tried at each point, and which was taken. `found` holds all trials."""
+    points = points_of(found)
+    tried = [(task, rows) for task, rows in points if len({row.learning_rate for row in rows}) > 1]
+    if not tried:
+        return NotMeasured("trials", "Trials of learning rates", "runs that differ only in the learning rate and the seed")
+    total = sum(row.flops_actual for row in found.rows)
+    taken = sum(row.flops_actual for _, rows in points for row in chosen(rows))
+    return Table(
+        "Every learning rate tried, with the validation loss: median over seeds, and their range. The one with the lowest "
+        "median is taken, and only its runs are in figures and other tables. Training FLOPs of all runs "
+        f"{flops_text(total)}, of those taken {flops_text(taken)}.",
+        ("Mechanism", "Task", "Memory", "Learning rate: loss", "FLOPs"),
+        tuple(
+            (
+                label_of(series_of(rows[0])),
+                task,
+                human_bytes(rows[0].memory_bytes),
+                "; ".join(rates_of(rows)),
+                flops_text(sum(row.flops_actual for row in rows)),
+            )
+            for task, rows in tried
+        ),
+        words=True,
+    )
+
+
+def rates_of(rows: list[Row]) -> list[str]:
+    """Each rate with its losses."""
+    rates, best = by(rows, lambda row: row.learning_rate or 0.0), best_rate(rows) or 0.0
+    return [
+        f"{rate:g}: {middle([row.loss for row in group], '{:.4f}'.format)}{' ← taken' if rate == best else ''}"
+        for rate, group in rates.items()
+    ]

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 
 from infini_jax.analysis.fits import power_law
 from infini_jax.analysis.theory import top1_accuracy
-from infini_jax.measures import Measure
 from infini_jax.plots import (
     COLOURS,
     INK,
@@ -25,11 +24,10 @@ from infini_jax.plots import (
     rule,
     share_axis,
 )
-from infini_jax.report.found import Found, Point, at, by, points, untrained
+from infini_jax.report.found import Found, Point, at, by, points
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
 from infini_jax.units import human_bytes
 
-UNTRAINED = "random codes, not trained"
 SCALAR_BYTES = 4  # memories are float32 whatever the compute type
 
 
@@ -40,17 +38,17 @@ def load(pairs: float, scalars: float, symbols: float) -> float:
 
 def symbols_of(point: Point) -> float | None:
     """V, the candidates for a value."""
-    return point.label("symbols", 0.0) or at(point.config, "data.symbols")
+    return point.label("symbols", 0.0) or at(point.config, "symbols")
 
 
 def collapse(found: Found, styles: dict[Series, Style]) -> Figures:
     """F1."""
     title = "Top-1 accuracy against n · 2 ln V / (dₖ dᵥ)"
     trained = [point for point in points(found, "capacity", "accuracy") if point.row.memory_bytes and symbols_of(point)]
-    random = untrained(found, "random_codes", "accuracy")
+    random = points(found, "random_codes", "accuracy")
     if not trained and not random:
         return [NotMeasured("F1", title, "the evaluations capacity (accuracy by pairs) and random_codes")]
-    groups = [(f"{UNTRAINED.split(',')[0]}: {name}", of_rule) for name, of_rule in by(random, rule_of).items()]
+    groups = [(f"random codes: {label_of(rule)}", of_rule) for rule, of_rule in by(random, lambda point: point.series).items()]
     groups += [(label_of(series), of_series) for series, of_series in by(trained, lambda point: point.series).items()]
     sizes = sorted({size_of(one) for _, group in groups for one in group})
     octaves = sorted({octave_of(size) for size in sizes})
@@ -66,12 +64,12 @@ def collapse(found: Found, styles: dict[Series, Style]) -> Figures:
                 draw_seeds(axes, [place_of(one) for one in of_size], [one.value for one in of_size], look)
         low, high = each[0].get_xlim()
         for axes in each:
-            draw_theory(axes, [one for one in random if "key_dim" in one.labels], low, high)
+            draw_theory(axes, random, low, high)
             axes.set_xlim(low, high)
         entries = [key(shades[octave], f"about {number(2.0**octave)} scalars") for octave in octaves]
         entries.append(rule("theory, finite size", (3, 2)))
         name_panels(figure, entries, "n · 2 ln V / state scalars (dₖ dᵥ of a matrix)", "top-1 accuracy, %")
-    rows = tuple({point.row.run: point.row for point in trained}.values())
+    rows = tuple({point.row.run: point.row for point in [*random, *trained]}.values())
     curve = theory_note(random)
     return [
         Drawn(
@@ -79,23 +77,19 @@ def collapse(found: Found, styles: dict[Series, Style]) -> Figures:
             title,
             figure,
             "Every marker is one seed, a line joins the medians of one size of memory. Where the law holds, all sizes lie on "
-            f"one curve that crosses 50 % at 1. {curve} Trained memories count all scalars that they carry.",
+            f"one curve that crosses 50 % at 1. {curve} "
+            "Random codes are not trained; trained memories "
+            "count all scalars that they carry.",
             f"Panels: {listed([name for name, _ in groups])}. Sizes: {number(sizes[0])} to {number(sizes[-1])} scalars.",
             rows,
-            UNTRAINED if random else "",
         )
     ]
 
 
-def rule_of(measure: Measure) -> str:
-    return str(measure.labels.get("rule", ""))
-
-
-def size_of(one: Point | Measure) -> float:
-    """Scalars of the memory."""
-    if isinstance(one, Measure):
-        return one.labels["key_dim"] * one.labels["value_dim"]
-    return one.row.memory_bytes / SCALAR_BYTES
+def size_of(point: Point) -> float:
+    """Scalars of the memory: of the matrix where its shape is known, of all that it carries elsewhere."""
+    shape = point.label("key_dim") * point.label("value_dim")
+    return shape or point.row.memory_bytes / SCALAR_BYTES
 
 
 def octave_of(scalars: float) -> int:
@@ -103,25 +97,23 @@ def octave_of(scalars: float) -> int:
     return round(math.log2(scalars))
 
 
-def place_of(one: Point | Measure) -> float:
-    if isinstance(one, Measure):
-        return load(one.labels["pairs"], size_of(one), one.labels["symbols"])
-    return load(one.label("pairs"), size_of(one), symbols_of(one))
+def place_of(point: Point) -> float:
+    return load(point.label("pairs"), size_of(point), symbols_of(point))
 
 
-def shapes_of(random: Sequence[Measure]) -> list[tuple[int, int, int]]:
+def shapes_of(random: Sequence[Point]) -> list[tuple[int, int, int]]:
     """(key_dim, value_dim, symbols) of the smallest and the largest memory of random codes; 64, 64, 8192 without any."""
-    shapes = {tuple(int(one.labels[name]) for name in ("key_dim", "value_dim", "symbols")) for one in random}
+    shapes = {tuple(int(one.label(name)) for name in ("key_dim", "value_dim", "symbols")) for one in random}
     ordered = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape)) or [(64, 64, 8192)]
     return list(dict.fromkeys((ordered[0], ordered[-1])))
 
 
-def theory_note(random: Sequence[Measure]) -> str:
+def theory_note(random: Sequence[Point]) -> str:
     shapes = [f"dₖ {d_k}, dᵥ {d_v}, V {symbols:,}" for d_k, d_v, symbols in shapes_of(random)]
     return f"Dashed: theory of the sum rule at finite size, for {' and for '.join(shapes)}."
 
 
-def draw_theory(axes: Axes, random: Sequence[Measure], low: float, high: float) -> None:
+def draw_theory(axes: Axes, random: Sequence[Point], low: float, high: float) -> None:
     place = np.geomspace(low, high, 60)
     for key_dim, value_dim, symbols in shapes_of(random):
         pairs = place * key_dim * value_dim / (2.0 * math.log(symbols))
@@ -133,12 +125,13 @@ def draw_theory(axes: Axes, random: Sequence[Measure], low: float, high: float) 
 def n50(found: Found, styles: dict[Series, Style]) -> Figures:
     """F2."""
     title = "Half-recall capacity n50 against memory bytes"
-    measured = [point for point in points(found, "capacity", "n50") if point.row.memory_bytes and point.value > 0]
+    both = [*points(found, "capacity", "n50"), *points(found, "random_codes", "n50")]
+    measured = [point for point in both if point.row.memory_bytes and point.value > 0]
     if not measured:
         return [NotMeasured("F2", title, "the evaluation capacity (n50) of runs with several memory sizes")]
     groups = by(measured, lambda point: point.series)
     drawn = [series for series in styles if series in groups]
-    lines = []
+    lines, names = [], {}
     with our_look():
         figure, (axes,) = panels(1, 3.0, len(drawn))
         axes.set_xscale("log", base=2)
@@ -146,20 +139,22 @@ def n50(found: Found, styles: dict[Series, Style]) -> Figures:
         for series in drawn:
             group, look = groups[series], styles[series]
             sizes = [point.row.memory_bytes for point in group]
-            draw_seeds(axes, sizes, [point.value for point in group], look, line="none")
+            draw_seeds(axes, sizes, [point.value for point in group], look, joined=False)
             draw_intervals(axes, sizes, [p.measure.low for p in group], [p.measure.high for p in group], look)
             law = power_law(sizes, [point.value for point in group], [point.row.seed for point in group])
             if law.points > 1:
                 ends = np.array([min(sizes), max(sizes)], float)
                 axes.plot(ends, law(ends), color=look.colour, linewidth=1.4)
             fitted = estimate(law.exponent, law.exponent_interval), estimate(law.prefactor, law.prefactor_interval)
-            lines.append((label_of(series), str(law.points), str(law.seeds), *fitted))
+            name = label_of(series) if group[0].measure.eval == "capacity" else f"random codes: {label_of(series)}"
+            names[series] = name
+            lines.append((name, str(law.points), str(law.seeds), *fitted))
         ticks = sorted({2.0 ** round(math.log2(point.row.memory_bytes)) for point in measured})
         axes.set_xticks(ticks[:: math.ceil(len(ticks) / 7)], [human_bytes(t) for t in ticks[:: math.ceil(len(ticks) / 7)]])
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("memory a sequence")
         axes.set_ylabel("n50, pairs")
-        figure.legend(handles=[key(styles[s], label_of(s)) for s in drawn], loc="outside lower center", ncols=2)
+        figure.legend(handles=[key(styles[s], names[s]) for s in drawn], loc="outside lower center", ncols=2)
     table = Table(
         "n50 = prefactor · bytesᵃ, with bootstrap 95 % intervals over seeds: none with one seed. Empty: fewer than two sizes.",
         ("Mechanism", "Sizes", "Seeds", "Exponent a", "Prefactor"),

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from infini_jax.analysis.theory import delta_survival
-from infini_jax.measures import Measure
 from infini_jax.plots import (
     COLOURS,
     INK,
@@ -19,7 +18,7 @@ from infini_jax.plots import (
     panels,
     share_axis,
 )
-from infini_jax.report.found import Found, Point, by, points, untrained, with_most_memory
+from infini_jax.report.found import Found, Point, by, points, with_most_memory
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
 from infini_jax.units import human_bytes
 
@@ -35,7 +34,7 @@ def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
         )
     ]
     kinds = [(name, said, axis, hardest(of)) for name, said, axis, of in kinds if of]
-    random = untrained(found, "random_codes", "survival_by_age")
+    random = points(found, "random_codes", "survival_by_age")
     if not kinds and not random:
         return [NotMeasured("F4", title, "the evaluation capacity (accuracy_by_age, accuracy_by_writes) or random_codes")]
     drawn = [series for series in styles if any(point.series == series for *_, of in kinds for point in of)]
@@ -44,10 +43,8 @@ def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
         for axes, (name, said, axis, of) in zip(each, kinds, strict=False):
             axes.set_title(name, loc="left")
             for series in drawn:
-                mine = [point for point in of if point.series == series]
-                if mine:
-                    places = [point.label(axis) for point in mine]
-                    draw_seeds(axes, places, [point.value for point in mine], styles[series])
+                for run in by((point for point in of if point.series == series), lambda point: point.row.run).values():
+                    draw_seeds(axes, [point.label(axis) for point in run], [point.value for point in run], styles[series])
             share_axis(axes)
             axes.set_xlabel(said)
             axes.set_ylabel("top-1 accuracy, %")
@@ -60,10 +57,9 @@ def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
             "F4",
             title,
             figure,
-            "Every marker is one seed, lines join medians. " + (f"{behind(of)} " if of else "") + survival_note(random),
+            "Every line is one seed. " + (f"{behind(of)} " if of else "") + survival_note(random),
             f"Panels: {', '.join([name for name, *_ in kinds] + ['random codes'] * bool(random))}.",
-            tuple({point.row.run: point.row for point in of}.values()),
-            "random codes, not trained" if random else "",
+            tuple({point.row.run: point.row for point in [*of, *random]}.values()),
         )
     ]
 
@@ -88,22 +84,22 @@ def behind(of: Sequence[Point]) -> str:
     return f"Each mechanism with its largest memory: {'; '.join(each)}."
 
 
-def draw_survival(axes: Axes, random: Sequence[Measure]) -> None:
+def draw_survival(axes: Axes, random: Sequence[Point]) -> None:
     """What random codes keep of an item, by rule, with theory for the delta rule where the key dimension is noted."""
     axes.set_title("random codes, untrained", loc="left")
-    rules = by(random, lambda one: (str(one.labels["rule"]), one.labels.get("key_dim", 0.0)))
+    rules = by(random, lambda point: (label_of(point.series), point.label("key_dim")))
     for n, ((name, key_dim), of_rule) in enumerate(rules.items()):
         look = Style(COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)])
-        ages = [one.labels["age"] for one in of_rule]
-        draw_seeds(axes, ages, [one.value for one in of_rule], look, line="none")
-        axes.plot([], [], color=look.colour, marker=look.marker, linestyle="none", label=f"{name} {number(key_dim)}")
-        if "delta" in name and key_dim:
+        ages = [one.label("age") for one in of_rule]
+        draw_seeds(axes, ages, [one.value for one in of_rule], look, joined=False)
+        axes.plot([], [], color=look.colour, marker=look.marker, linestyle="none", label=f"{name}, dₖ {number(key_dim)}")
+        if name == "delta" and key_dim:
             line = sorted(set(ages))
             axes.plot(line, delta_survival(line, key_dim), color=INK, linestyle=(0, (3, 2)), linewidth=1.0)
     axes.set_xlabel("pairs written since")
     axes.set_ylabel("share that survives")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=6.5, loc="upper right")
 
 
-def survival_note(random: Sequence[Measure]) -> str:
+def survival_note(random: Sequence[Point]) -> str:
     return "Random codes: what an untrained memory keeps of an item; dashed, e^(-age/dₖ) of the delta rule." if random else ""

@@ -22,6 +22,7 @@ from infini_jax.report.found import Found, Point, by, by_task, points, with_most
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed
 from infini_jax.results import Row
 
+FIT = "Loss = L + A m⁻ᵍ in the memory's bytes m, with bootstrap 95 % intervals over seeds: none with one seed."
 Measured = tuple[Row, float, float | None]  # a run, its loss with the memory carried, and with an empty memory
 
 
@@ -58,7 +59,8 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
                 if not mine:
                     continue
                 draw_emptied(axes, mine, place, styles[series])
-                lines.append((label_of(series), task, *draw_law(axes, mine, place, styles[series])))
+                if fitted := draw_law(axes, mine, place, styles[series]):
+                    lines.append((label_of(series), task, *fitted))
         entries = [key(styles[series], label_of(series)) for series in drawn]
         figure.legend(
             handles=[*entries, *([rule("memory emptied (×)", (1, 1))] if controls else [])],
@@ -75,12 +77,7 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
             f"or joins the medians where there are fewer than four sizes.{control}",
             f"Panels: {listed(list(corpora))}.",
             tuple(row for runs in corpora.values() for row, _, _ in runs),
-            table=Table(
-                "Loss = L + A m⁻ᵍ in the memory's bytes m, with bootstrap 95 % intervals. Empty: fewer than four sizes, or no "
-                "fit.",
-                ("Mechanism", "Corpus", "L", "A", "g"),
-                tuple(lines),
-            ),
+            table=Table(FIT, ("Mechanism", "Corpus", "L", "A", "g"), tuple(lines)) if lines else None,
         )
     ]
 
@@ -89,13 +86,13 @@ def is_of(run: Measured, series: Series) -> bool:
     return (run[0].mechanism, run[0].variant) == series
 
 
-def draw_law(axes, runs: list[Measured], place, look: Style) -> tuple[str, str, str]:
-    """Draws L + A m^-g where it could be fitted, a line through the medians elsewhere, and returns L, A and g as text."""
+def draw_law(axes, runs: list[Measured], place, look: Style) -> tuple[str, ...]:
+    """Draws L + A m^-g and returns its three as text, or a line through the medians where it could not be fitted."""
     sized = [(row.memory_bytes, loss, row.seed) for row, loss, _ in runs if row.memory_bytes]
     if len({size for size, _, _ in sized}) < 4:
         draw_seeds(axes, [place(row.memory_bytes) for row, _, _ in runs], [loss for _, loss, _ in runs], look)
-        return "", "", ""
-    draw_seeds(axes, [place(row.memory_bytes) for row, _, _ in runs], [loss for _, loss, _ in runs], look, line="none")
+        return ()
+    draw_seeds(axes, [place(row.memory_bytes) for row, _, _ in runs], [loss for _, loss, _ in runs], look, joined=False)
     law = floor_law(*zip(*sized, strict=True))
     sizes = np.geomspace(min(sized)[0], max(sized)[0], 40)
     axes.plot([place(size) for size in sizes], law(sizes), color=look.colour, linewidth=1.4)

@@ -14,7 +14,7 @@ from infini_jax.plots import (
     rule,
     share_axis,
 )
-from infini_jax.report.found import Found, by, points, untrained, with_most_memory
+from infini_jax.report.found import Found, by, points, with_most_memory
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 
 KINDS = (
@@ -78,7 +78,7 @@ def ceilings_of(found: Found) -> list[tuple[str, tuple[str, ...], dict[float, fl
     """(name, metrics that it bounds, length -> score) of what was measured without a model; the same for all runs."""
 
     def measured(metric: str) -> list:
-        return [p.measure for p in points(found, "sorting", metric)] + untrained(found, "sorting", metric)
+        return [p.measure for p in points(found, "sorting", metric)]
 
     windows = by(measured("ceiling_window"), lambda one: one.labels["window"])
     found_lines = [

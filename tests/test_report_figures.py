@@ -1,0 +1,312 @@
+"""Figures F1 to F10 and the tables show what was measured, say what was not, and hold no sentence that the data do not."""
+
+import dataclasses
+import math
+import re
+
+import pytest
+
+from infini_jax.measures import Measure
+from infini_jax.plots import drawing, save_pdf, styles_of
+from infini_jax.report import Source, write_report
+from infini_jax.report.checks import warnings
+from infini_jax.report.figures.capacity import collapse, n50
+from infini_jax.report.figures.loss import gains, loss_against_bytes
+from infini_jax.report.figures.passkey import COLOURS, heat_maps, text_on
+from infini_jax.report.figures.recall import pareto
+from infini_jax.report.figures.trade import best_split
+from infini_jax.report.found import Found, by_task, find
+from infini_jax.report.parts import NotMeasured
+from infini_jax.report.tables import blimp_table, passkey_tables
+from infini_jax.report.trials import only_chosen, trials_table
+from tests.made_results import SEEDS, SIZES, config_of, fill, random_row, row_of, share, write_all_measures
+
+SERIES = (("local", ""), ("infini", "delta"))
+COMMAND = "infini-jax study quick --scale smoke"
+
+
+def found_of(rows, measures=(), configs=None) -> Found:
+    """As if read from a folder."""
+    settings = {row.run: (configs or {}).get(row.run, config_of(row)).to_dict() for row in rows}
+    return Found(list(rows), [], settings, {}, list(measures), {row.run: COMMAND for row in rows})
+
+
+def runs(task="mqar", series=SERIES, sizes=SIZES, seeds=SEEDS):
+    return [row_of(task, *one, size, seed) for one in series for size in sizes for seed in seeds]
+
+
+def texts_of(figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def markers_of(figure) -> list[float]:
+    """What every marker of the figure shows."""
+    clouds = [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == "None"]
+    return sorted(float(y) for line in clouds for y in line.get_ydata())
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A small study with every evaluation."""
+    folder = tmp_path_factory.mktemp("results") / "quick"
+    rows = [*runs("python_stdlib", sizes=SIZES[::2]), random_row("sum", 32)]
+    configs = {}
+    for segment in (8, 32):
+        for seed in SEEDS:
+            row = dataclasses.replace(row_of("python_stdlib", "infini", "linear", SIZES[0], seed), run=f"{segment}-{seed}")
+            rows.append(dataclasses.replace(row, memory_bytes=1024 * segment))
+            configs[row.run] = config_of(row, segment)
+    fill(folder, rows, configs=configs)
+    write_all_measures(folder, rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(study) -> str:
+    return write_report([Source(study, "Which?", command=COMMAND)], study).read_text(encoding="utf-8")
+
+
+def test_every_figure_is_on_the_page_with_its_seeds_and_its_command(page):
+    figures = dict(re.findall(r'<h3 id="at-([^"]+)">(.*?)</figure>', page, flags=re.DOTALL))
+    families = {re.match(r"F\d+", name).group() for name in figures}
+    assert families == {f"F{number}" for number in range(1, 11)}
+    for text in figures.values():
+        assert re.search(r"\d( to \d)? seeds? a point\. Remake it: <code>" + re.escape(COMMAND), text)
+        assert re.search(r"<title[^>]*>[^<]+</title>\s*<desc[^>]*>[^<]+</desc>", text)
+
+
+def test_ids_are_unique_and_every_reference_lands(page):
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    wanted = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    assert set(wanted + re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', page)) <= set(ids)
+    assert not re.findall(r"<th(?![^>]*scope=)[\s>]", page)
+    assert page.count("<table") == page.count("<caption")
+
+
+def test_every_figure_lies_beside_the_page_as_svg_and_pdf(study, page):
+    names = set(re.findall(r"report-figures/([^<]+)\.pdf", page))
+    files = study / "report-figures"
+    assert {file.stem for file in files.glob("*.pdf")} == {file.stem for file in files.glob("*.svg")} == names
+    assert all((files / f"{name}.pdf").read_bytes().startswith(b"%PDF") for name in names)
+    assert all("<svg" in (files / f"{name}.svg").read_text() for name in names)
+
+
+def test_the_same_measures_give_the_same_files(study, tmp_path):
+    for number in (0, 1):
+        (drawn,) = n50(found := find([Source(study)]), styles_of(found.rows))
+        (tmp_path / f"{number}.svg").write_text(drawing(drawn.figure))
+        save_pdf(drawn.figure, tmp_path / f"{number}.pdf")
+    for kind in ("svg", "pdf"):
+        assert (tmp_path / f"0.{kind}").read_bytes() == (tmp_path / f"1.{kind}").read_bytes()
+
+
+def test_what_was_not_measured_is_listed_and_not_drawn():
+    rows = [row for row in runs() if row.mechanism != "local"]
+    found = found_of([dataclasses.replace(row, gate_mean=None) for row in rows])
+    for figure in (collapse, n50, pareto, heat_maps, gains, best_split, loss_against_bytes):
+        made = figure(found, styles_of(found.rows))
+        assert made
+        assert all(isinstance(one, NotMeasured) and one.needs for one in made)
+    assert isinstance(blimp_table(found), NotMeasured)
+    assert isinstance(trials_table(found), NotMeasured)
+
+
+def test_f2_finds_the_exponent_it_was_given():
+    rows = runs("mqar", SERIES[1:])
+    halves = {row.run: 0.3 * row.memory_bytes**0.9 * (1.02 if row.seed else 0.98) for row in rows}
+    measures = [(row.run, Measure("capacity", "n50", halves[row.run], 100)) for row in rows]
+    (drawn,) = n50(found_of(rows, measures), styles_of(rows))
+    ((name, sizes, seeds, exponent, prefactor),) = drawn.table.lines
+    assert (name, sizes, seeds) == ("infini delta", "3", "2")
+    low, high = map(float, re.search(r"\[(.*), (.*)\]", exponent).groups())
+    assert exponent.startswith("0.9 ")
+    assert low <= 0.9 <= high
+    assert prefactor.startswith("0.3 ")
+    assert markers_of(drawn.figure) == sorted(halves.values())
+
+
+def test_f1_marks_every_seed_and_scales_by_the_memory():
+    rows = [random_row("sum", 32)]
+    labels = {"rule": "sum", "key_dim": 32, "value_dim": 32, "symbols": 8192, "pairs": 57}
+    (drawn,) = collapse(
+        found_of(rows, [(rows[0].run, Measure("random_codes", "accuracy", 0.47, 9, labels=labels))]), styles_of(rows)
+    )
+    assert markers_of(drawn.figure) == [0.47]
+    (cloud,) = [line for line in drawn.figure.axes[0].lines if line.get_linestyle() == "None"]
+    assert cloud.get_xdata()[0] == pytest.approx(57 * 2 * math.log(8192) / 1024)
+
+
+def test_f3_draws_every_run_and_knows_chance():
+    rows = runs()
+    measures = [(row.run, Measure("mqar", "accuracy", *share(row.accuracy), {"pairs": 8, "length": 128})) for row in rows]
+    drawn, other = pareto(found_of(rows, measures), styles_of(rows))
+    assert markers_of(drawn.figure) == sorted(row.accuracy for row in rows)
+    assert isinstance(other, NotMeasured)
+    flat = [line for line in drawn.figure.axes[0].lines if list(line.get_ydata()) == [1 / 32, 1 / 32]]
+    assert len(flat) == 1
+
+
+def test_f5_prints_median_and_range_of_the_seeds():
+    rows = runs("python_stdlib", SERIES[1:], SIZES[-1:])
+    values = {(0, 1024): 0.5, (1, 1024): 0.7, (0, 4096): 0.25, (1, 4096): 0.25}
+    measures = [
+        (row.run, Measure("passkey", "exact_match", values[row.seed, length], 50, labels={"length": length, "depth": depth}))
+        for row in rows
+        for length in (1024, 4096)
+        for depth in (0.0, 1.0)
+    ]
+    novelty, depth = heat_maps(found_of(rows, measures), styles_of(rows))
+    assert isinstance(novelty, NotMeasured)  # one novelty is no axis
+    assert sorted(texts_of(depth.figure)) == sorted(["60", "50–70", "25"] * 2)
+    assert "infini delta: exact match 25 to 60 %" in depth.alternative
+
+
+def test_text_in_cells_stands_out():
+    def luminance(colour: str) -> float:
+        parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for share_ in range(101):
+        cell = "#" + "".join(f"{round(255 * part):02x}" for part in COLOURS(share_ / 100)[:3])
+        light, dark = sorted((luminance(cell), luminance(text_on(cell))), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG 2 AA
+
+
+def test_f7_counts_intervals_and_claims_nothing_without_them():
+    row = runs("python_stdlib", SERIES[1:], SIZES[:1], SEEDS[:1])[0]
+
+    def caption(*intervals) -> str:
+        labels = [{"control": "reset", "by": "gap", "class": str(n)} for n in range(len(intervals))]
+        measures = [
+            (row.run, Measure("gains", "gain", sum(ends) / 2, 9, *ends, one))
+            for ends, one in zip(intervals, labels, strict=True)
+        ]
+        return gains(found_of([row], measures), styles_of([row]))[0].caption
+
+    assert "Of 4 intervals 1 lies above zero, 1 below it and 2 hold it." in caption((0.1, 0.2), (-1, 1), (-2, 1), (-2, -1))
+    assert "no gain is said to be one" in caption((math.nan, math.nan))
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [
+        ({8: (2.0, 2.1), 32: (2.2, 2.3)}, "all its seeds beat all others"),
+        ({8: (2.0, 2.25), 32: (2.2, 2.3)}, "seeds overlap: not decided"),
+        ({8: (2.0,), 32: (2.2,)}, "with one seed a split this is not decided"),
+    ],
+)
+def test_f8_says_no_more_than_the_seeds_allow(losses, verdict):
+    rows, configs = [], {}
+    for segment, of in losses.items():
+        for seed, loss in enumerate(of):
+            row = row_of("python_stdlib", "infini", "delta", SIZES[0], seed)
+            row = dataclasses.replace(row, run=f"{segment}-{seed}", memory_bytes=65536 // segment, loss=loss)
+            rows.append(row)
+            configs[row.run] = config_of(row, segment)
+    (drawn,) = best_split(found_of(rows, configs=configs), styles_of(rows))
+    assert "infini delta is best, by the median, with a window of 8 and 8 KiB of memory" in drawn.caption
+    assert verdict in drawn.caption
+    assert markers_of(drawn.figure) == sorted(loss for of in losses.values() for loss in of)
+
+
+def test_passkey_table_has_thirds_and_shows_what_is_missing():
+    row = runs("python_stdlib", SERIES[1:], SIZES[:1], SEEDS[:1])[0]
+    cells = {(1024, 0.0): 1.0, (1024, 0.5): 0.9, (1024, 1.0): 0.8, (4096, 0.1): 0.4, (4096, 0.3): 0.6}
+    measures = [
+        (
+            row.run,
+            Measure("passkey", "token_accuracy", value, 9, labels={"format": "infini", "length": length, "depth": depth}),
+        )
+        for (length, depth), value in cells.items()
+    ]
+    (table,) = passkey_tables(found_of([row], measures))
+    assert table.lines == (("infini delta", "4 KiB", "0", "100/90/80", "50/–/–"),)
+
+
+def test_blimp_is_the_mean_of_paradigms_and_the_median_of_seeds():
+    rows = runs("python_stdlib", SERIES[1:], SIZES[:1])
+    measures = [
+        (row.run, Measure("blimp", "accuracy", value + 0.1 * row.seed, 9, labels={"paradigm": name, "phenomenon": "binding"}))
+        for row in rows
+        for name, value in (("a", 0.5), ("b", 0.7))
+    ]
+    assert blimp_table(found_of(rows, measures)).lines == (("infini delta", "4 KiB", "python_stdlib", "65.0 (60.0–70.0)"),)
+
+
+def test_all_trials_are_counted_and_the_best_rate_is_shown():
+    good = runs("mqar", SERIES[1:], SIZES[:1])
+    bad = [dataclasses.replace(row, run=f"{row.run}-lr", learning_rate=1e-3, loss=row.loss + 1) for row in good]
+    found = found_of(good + bad)
+    assert {row.run for row in only_chosen(found).rows} == {row.run for row in good}
+    table = trials_table(found)
+    losses = [row.loss for row in good]
+    assert f"0.01: {sum(losses) / 2:.4f} ({min(losses):.4f}–{max(losses):.4f}) ← taken" in table.lines[0][3]
+    assert "0.001: 4.3731" in table.lines[0][3]
+    assert "all runs 1.20e12, of those taken 5.99e11" in table.caption  # four of 2.993e11, and two
+
+
+def full(accuracy: float, seed: int):
+    return dataclasses.replace(
+        row_of("mqar", "infini", "delta", SIZES[0], seed), mechanism="full", run=f"full-{seed}", accuracy=accuracy
+    )
+
+
+def test_a_ceiling_that_fails_is_said_at_the_top(tmp_path):
+    rows = [full(0.62, 0), full(0.7, 1)]
+    fill(tmp_path, rows)
+    page = write_report([Source(tmp_path)], tmp_path).read_text()
+    assert page.index("These results are not to be trusted") < page.index("What was found")
+    assert "Full attention does not solve mqar at its trained length: 66.0 (62.0–70.0) %" in page
+
+
+def test_no_warning_where_ceiling_and_floor_are_as_they_should_be():
+    floor = [dataclasses.replace(row, accuracy=0.033) for row in runs("mqar", SERIES[:1], SIZES[:1])]
+    found = found_of([full(0.95, 0), full(0.97, 1), *floor])
+    assert warnings(found) == []
+
+
+def test_a_floor_above_chance_is_a_warning_only_where_the_pairs_are_out_of_reach():
+    floor = [dataclasses.replace(row, accuracy=0.3) for row in runs("mqar", SERIES[:1], SIZES[:1])]
+    (warning,) = warnings(found_of(floor))
+    assert "A window alone is above chance on mqar" in warning
+    assert "30.0 %" in warning
+    wide = {
+        row.run: dataclasses.replace(c := config_of(row), train=dataclasses.replace(c.train, sequence=32)) for row in floor
+    }
+    assert warnings(found_of(floor, configs=wide)) == []  # the gap is 8 tokens, the window reaches 14
+
+
+def test_passkey_within_reach_of_a_window_is_no_leak():
+    row = runs("python_stdlib", SERIES[:1], SIZES[:1], SEEDS[:1])[0]
+
+    def found(depth: float) -> Found:
+        labels = {"length": 1024, "depth": depth, "novelty": 0.0}
+        return found_of([row], [(row.run, Measure("passkey", "exact_match", 0.2, 50, 0.11, 0.33, labels))])
+
+    assert warnings(found(1.0)) == []
+    assert len(warnings(found(0.5))) == 1
+
+
+def test_runs_of_several_studies_are_told_apart(tmp_path):
+    both = runs("mqar", SERIES[1:], SIZES[:1])
+    fill(tmp_path / "a", both)
+    fill(tmp_path / "b", [*both, *runs("mqar", SERIES[:1], SIZES[:1])])
+    found = find([Source(tmp_path / "a"), Source(tmp_path / "b", command="make b")])
+    assert len({row.run for row in found.rows}) == len(found.rows) == 6
+    assert {(row.mechanism, row.variant) for row in found.rows} == {
+        ("infini", "delta (a)"),
+        ("infini", "delta (b)"),
+        ("local", ""),
+    }
+    assert found.all_commands == ["infini-jax study quick", "make b"]
+
+
+def test_runs_whose_data_differ_are_different_tasks():
+    rows = runs("mqar", SERIES[1:], SIZES[:1], SEEDS[:1])
+    rows.append(dataclasses.replace(rows[0], run="more"))
+    config = config_of(rows[0])
+    configs = {"more": dataclasses.replace(config, data=dataclasses.replace(config.data, pairs=16))}
+    found = found_of(rows, configs=configs)
+    assert by_task(found.rows, found.configs) == {"mqar, pairs 8": rows[:1], "mqar, pairs 16": rows[1:]}
