@@ -31,7 +31,7 @@ def evaluation_to_plain(evaluation: Evaluation) -> dict[str, Any]:
     """Its settings as JSON values, with its registry name under `kind`. Raises `ConfigError` for one in no row."""
     name = type(evaluation).__name__
     require(
-        type(evaluation) in EVALUATIONS.values(), "evaluation", f"{name} is in no row of the registry", "add it to EVALUATIONS"
+        type(evaluation) in EVALUATIONS.values(), "study.evaluations", f"{name} is in no row of the registry", "add it to EVALUATIONS"
     )
     return {"kind": evaluation.name, **to_plain(evaluation)}
 
