@@ -48,15 +48,15 @@ class HaystackEvaluation(ExampleEvaluation):
 
     def cells(self, run: RunConfig) -> list[Cell]:
         own, found = self.own(run), []
-        kinds = self.kinds or (get_args(Kind) if self.reads_text(run) else (own.kind,))
+        kinds = self.kinds or (get_args(Kind) if self.reads_text(run) else (own.task,))
         for length, kind in itertools.product(lengths_or(self.lengths, run), kinds):
-            items = own.items if kind == own.kind else 0  # their number means another thing in every kind
-            config = dataclasses.replace(own, kind=kind, items=items)
+            items = own.items if kind == own.task else 0  # their number means another thing in every kind
+            config = dataclasses.replace(own, task=kind, items=items)
             found.append(Cell(config, length, {"kind": kind, "length": length}))
         return found
 
     def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:
-        if cell.config.kind not in facts.QUESTIONS:
+        if cell.config.task not in facts.QUESTIONS:
             return ""
         text = run.data.whole("validation")[0].text
         count = min(SENTENCES * cell.tokens, len(text))
