@@ -98,7 +98,7 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
     for folder in folders:
         plan, finished, failed = saved_study(folder)
         write_tables(plan, plan.desk(folder))  # a study that was stopped has finished rows and no table yet
-        sources.append(Source(folder, plan.question, dict(plan.held_equal), plan.command))
+        sources.append(Source(folder, plan.question, dict(plan.held_equal), plan.command, plan.runs))
         rows.append(finished)
         failures.extend(failed)
     page = write_report(sources, output or Path(os.path.commonpath(folders)))

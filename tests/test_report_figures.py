@@ -310,3 +310,9 @@ def test_runs_whose_data_differ_are_different_tasks():
     configs = {"more": dataclasses.replace(config, data=dataclasses.replace(config.data, pairs=16))}
     found = found_of(rows, configs=configs)
     assert by_task(found.rows, found.configs) == {"mqar, pairs 8": rows[:1], "mqar, pairs 16": rows[1:]}
+
+
+def test_predictions_are_judged_from_the_measures(study, page):
+    table = re.search(r'<h2 id="predictions">.*?</table>', page, flags=re.DOTALL).group()
+    assert re.findall(r'scope="row" class="word">(P\d)', table)[0] == "P1"
+    assert {f"P{number}" for number in range(1, 8)} == set(re.findall(r">(P\d)</th>", table))

@@ -6,7 +6,8 @@ Every sentence and number on the page is computed from the rows and figures of t
   parts      figures that could be drawn, figures that could not, tables
   sections   what the page says about one task: finding, score against bytes, numbers
   figures/   F1 to F10, a question a file
-  tables     passkey in the papers' format, BLiMP, predictions, trials
+  tables     passkey in the papers' format, BLiMP by phenomenon
+  trials     which learning rates were tried, and which was taken    verdicts  the predictions
   checks     whether the ceiling reached the top and the floor stayed at chance
   page       puts it together
 """

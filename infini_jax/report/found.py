@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infini_jax.errors import require
+from infini_jax.jobs import Job
 from infini_jax.measures import Label, Measure, read_measures
 from infini_jax.plots import Metrics, Series, series_of
 from infini_jax.results import Row, read_rows
@@ -17,12 +18,14 @@ from infini_jax.study import FAILED_FILE, MEASURES_FILE, TABLE_FILE, Failure
 @dataclasses.dataclass(frozen=True)
 class Source:
     """One study on the page. Attributes: folder; question it asks; held_equal, what it kept the same in all runs, name ->
-    value; command, the line that remakes it, by default `infini-jax study` with its name."""
+    value; command, the line that remakes it, by default `infini-jax study` with its name; jobs, its runs' settings, for what
+    rows do not tell."""
 
     folder: Path
     question: str = ""
     held_equal: dict[str, str] = dataclasses.field(default_factory=dict)
     command: str = ""
+    jobs: tuple[Job, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
 from infini_jax.report.tables import blimp_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
+from infini_jax.report.verdicts import predictions_table
 
 REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
 
@@ -34,7 +35,7 @@ def write_report(sources: Sequence[Source], folder: Path) -> Path:
     tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
     made = [one for figure in FIGURES for one in figure(found, styles)]
     tables = [*passkey_tables(found), blimp_table(found)]
-    trials = trials_table(tried)
+    trials, predicted = trials_table(tried), predictions_table(sources)
     shown = Pictures(folder / FIGURES_FOLDER, found)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("infini_jax"),
@@ -52,9 +53,10 @@ def write_report(sources: Sequence[Source], folder: Path) -> Path:
         runs=len(tried.rows),
         tasks=[task | {name: task[name] and shown(task[name]) for name in ("figure", "curves")} for task in tasks],
         figures=[shown(one) for one in made if isinstance(one, Drawn)],
+        predictions=predicted if isinstance(predicted, Table) else None,
         tables=[one for one in tables if isinstance(one, Table)],
         trials=trials if isinstance(trials, Table) else None,
-        not_measured=[one for one in (*made, *tables, trials, *unchecked(found)) if isinstance(one, NotMeasured)],
+        not_measured=[one for one in (*made, *tables, trials, predicted, *unchecked(found)) if isinstance(one, NotMeasured)],
         mechanisms=mechanisms(found.rows),
         held_equal=held_equal(sources),
         settings=same_settings(found),

@@ -98,7 +98,7 @@ def draw_survival(axes: Axes, random: Sequence[Point]) -> None:
             axes.plot(line, delta_survival(line, key_dim), color=INK, linestyle=(0, (3, 2)), linewidth=1.0)
     axes.set_xlabel("pairs written since")
     axes.set_ylabel("share that survives")
-    axes.legend(fontsize=6.5, loc="upper right")
+    axes.legend(fontsize=6.5, framealpha=0.0, loc="best")
 
 
 def survival_note(random: Sequence[Point]) -> str:

@@ -1,0 +1,43 @@
+"""The table of predictions P1 to P7: predicted, measured, interval, verdict."""
+
+import math
+from collections.abc import Sequence
+
+from infini_jax.analysis.predictions import Prediction, predictions
+from infini_jax.report.found import Source, find_one, folder_names
+from infini_jax.report.parts import NotMeasured, Table, estimate
+
+
+def predictions_table(sources: Sequence[Source]) -> Table | NotMeasured:
+    """A line a prediction and memory that it is about; each study by itself, those that nothing measures once."""
+    named = zip(folder_names([source.folder for source in sources]), map(judged, sources), strict=True)
+    all_lines = [(name, line) for name, lines in named for line in lines]
+    measured = [(name, line) for name, line in all_lines if math.isfinite(line.measured)]
+    if not measured:
+        needs = "the studies of capacity, forgetting, passkey and MQAR with two seeds or more"
+        return NotMeasured("predictions", "Predictions P1 to P7 and their verdicts", needs)
+    done = {line.name for _, line in measured}
+    others = {line.name: ("", line) for _, line in all_lines if line.name not in done}
+    several = len(sources) > 1
+    return Table(
+        "One holds where its 95 % interval lies inside what is claimed, fails where it lies outside, "
+        "and is not decided where it crosses an edge or there is none.",
+        ("Prediction", "About", "Predicted", "Measured [95 % interval]", "Verdict", "Why"),
+        tuple(
+            (
+                line.name,
+                f"{line.subject} ({name})" if several and name else line.subject,
+                line.predicted,
+                estimate(line.measured, line.interval) or "–",
+                line.verdict,
+                line.reason,
+            )
+            for name, line in sorted([*measured, *others.values()], key=lambda pair: pair[1].name)
+        ),
+        words=True,
+    )
+
+
+def judged(source: Source) -> list[Prediction]:
+    found = find_one(source)
+    return predictions(found.rows, found.measures, source.jobs)
