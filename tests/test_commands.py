@@ -1,5 +1,6 @@
 """`infini-jax evaluate` and `infini-jax generate` on a run as `train` leaves it."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -16,7 +17,8 @@ from infini_jax.errors import CheckpointError
 from infini_jax.evals import perplexity
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.generate import Sampling, continuation, read_prompt
-from infini_jax.run import METRICS_FILE, execute
+from infini_jax.results import ROW_FILE, read_rows
+from infini_jax.run import METRICS_FILE, HeldOut, execute
 from infini_jax.trained import Trained, tokenizer_of
 from tests.corpora import STORIES, write_stories
 from tests.test_cli import fails
@@ -62,6 +64,25 @@ def test_held_out_documents_are_read_on_the_way_and_at_the_end(trained):
     assert {"validation_loss_reset", "validation_loss_another", "validation_loss_from_1"} < set(last)
     assert last["validation_tokens"] > 0
     assert last["validation_loss"] < lines[2]["validation_loss"]
+
+
+def test_test_documents_are_scored_at_the_end_where_there_are_some(trained, tmp_path):
+    """A corpus whose test documents are its validation documents has the same scores on both; one without them has none."""
+    run, folder = trained
+    (row,) = read_rows(folder / ROW_FILE)
+    assert (row.test_loss, row.test_accuracy) == (None, None)
+    stories = tmp_path / "stories"
+    for name, text in STORIES.items():
+        write_stories(stories, {f"train/{name.replace('/', '-')}": text})
+    write_stories(stories, {f"{split}/one.txt": "held out\n" * 9 for split in ("validation", "test")})
+    prepare("text_folder", TokenizerSettings("sentencepiece", 300), "tested", stories, jobs=1)
+    lines = []
+    held_out = HeldOut(dataclasses.replace(run, data=CorpusConfig("tested")), lines.append)
+    params = Trained.open(folder).params
+    held_out.examine(10, params)
+    scores = held_out.scores(params)
+    assert (scores.test_loss, scores.test_accuracy) == pytest.approx((scores.loss, scores.accuracy), rel=1e-5)
+    assert not [name for line in lines for name in line if "test" in name]
 
 
 @pytest.mark.slow
