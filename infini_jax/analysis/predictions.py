@@ -179,7 +179,7 @@ def _key_dim(evidence: Evidence, row: Row) -> float:
 
 
 def fading(evidence: Evidence) -> list[Prediction]:
-    """P4: the constant of the decay with age in units of d_k, 1 for random codes; trained ones: any, if exponential."""
+    """P4: the constant of the decay with age in units of d_k, 1 for random codes; trained ones need only be exponential."""
     found = []
     for row in evidence.rows:
         if row.task == "random_codes" and row.mechanism == "delta":

@@ -29,10 +29,8 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
 
 def evaluation_to_plain(evaluation: Evaluation) -> dict[str, Any]:
     """Its settings as JSON values, with its registry name under `kind`. Raises `ConfigError` for one in no row."""
-    name = type(evaluation).__name__
-    require(
-        type(evaluation) in EVALUATIONS.values(), "study.evaluations", f"{name} is in no row of the registry", "add it to EVALUATIONS"
-    )
+    known, name = type(evaluation) in EVALUATIONS.values(), type(evaluation).__name__
+    require(known, "study.evaluations", f"{name} is in no row of the registry", "add it to EVALUATIONS")
     return {"kind": evaluation.name, **to_plain(evaluation)}
 
 
