@@ -70,8 +70,8 @@ class ExampleEvaluation(Evaluation):
         return run.data if isinstance(run.data, self.Config) else self.Config()
 
     def reads_text(self, run: RunConfig) -> bool:
-        """Whether the run is asked in the text of a corpus's tokenizer."""
-        return self.is_text and not isinstance(run.data, ExampleConfig) and run.data.open_tokenizer() is not None
+        """Whether the run is asked in a corpus's tokens; answered without the corpus, which may not be here."""
+        return self.is_text and not isinstance(run.data, ExampleConfig)
 
     def applies(self, run: RunConfig) -> bool:
         return isinstance(run.data, self.Config) or self.reads_text(run)
@@ -84,6 +84,7 @@ class ExampleEvaluation(Evaluation):
         require(self.seed >= 0, f"{self.name}.seed", f"{self.seed} is negative", "give 0 or more")
         for cell in self.cells(run):
             if self.reads_text(run):
+                require(run.data.open_tokenizer() is not None, "run", f"its task {run.task} has no text", "choose a corpus")
                 next(self.draw(run, cell))
                 continue
             check_once(cell.config, cell.tokens)
