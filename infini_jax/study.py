@@ -16,15 +16,12 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from infini_jax.config import from_plain, kind_of, to_plain
 from infini_jax.desk import Desk, Failure
-from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, lookup, one_line, require
+from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, one_line, require
 from infini_jax.evals.base import Evaluation
-from infini_jax.evals.registry import EVALUATIONS
+from infini_jax.evals.registry import EVALUATIONS, evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import write_at_once
-from infini_jax.jobs import Job, execute, planned_flops
-from infini_jax.jobs import from_plain as job_from_plain
-from infini_jax.jobs import to_plain as plain_job
+from infini_jax.jobs import Job, execute, from_plain, planned_flops, to_plain
 from infini_jax.measures import join_measures
 from infini_jax.measuring import evaluations_of, measure_missing
 from infini_jax.results import Row, is_whole, read_rows, write_rows
@@ -84,28 +81,19 @@ class Study:
 
 def save_study(study: Study, folder: Path) -> None:
     """Leaves study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
+    for one in study.evaluations:
+        known, name = type(one) in EVALUATIONS.values(), type(one).__name__
+        require(known, "study.evaluations", f"{name} is in no row of the registry", "add it to EVALUATIONS")
     folder.mkdir(parents=True, exist_ok=True)
     plain = {
         "name": study.name,
         "question": study.question,
-        "runs": [plain_job(run) for run in study.runs],
+        "runs": [to_plain(run) for run in study.runs],
         "held_equal": study.held_equal,
-        "evaluations": [plain_evaluation(one) for one in study.evaluations],
+        "evaluations": [evaluation_to_plain(one) for one in study.evaluations],
         "scale": study.scale,
     }
     write_at_once(json.dumps(plain, indent=2) + "\n", folder / STUDY_FILE)
-
-
-def plain_evaluation(evaluation: Evaluation) -> dict:
-    known, name = type(evaluation) in EVALUATIONS.values(), type(evaluation).__name__
-    require(known, "study.evaluations", f"{name} is in no row of the registry", "add it to EVALUATIONS")
-    return {"kind": kind_of(evaluation, EVALUATIONS), **to_plain(evaluation)}
-
-
-def evaluation_from_plain(plain: dict) -> Evaluation:
-    """The inverse of `plain_evaluation`. Raises `ConfigError` for an unknown kind or setting."""
-    settings = {name: value for name, value in plain.items() if name != "kind"}
-    return from_plain(lookup("evaluations.kind", plain["kind"], EVALUATIONS), settings, f"evaluations.{plain['kind']}")
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
@@ -116,7 +104,7 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
     study = Study(
         plain["name"],
         plain["question"],
-        tuple(job_from_plain(run) for run in plain["runs"]),
+        tuple(from_plain(run) for run in plain["runs"]),
         tuple(tuple(pair) for pair in plain["held_equal"]),
         tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
         plain.get("scale", ""),

@@ -18,30 +18,28 @@ RUN = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("seconds")
-    return folder, execute(RUN, folder, study="")
-
-
-def test_seconds_are_measured_into_steps_that_the_folder_and_the_row_tell(done):
-    folder, row = done
+@pytest.mark.slow
+def test_seconds_are_measured_into_steps_that_the_folder_and_the_row_tell(tmp_path):
+    row, folder = execute(RUN, tmp_path, study=""), tmp_path
     kept = RunConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
     assert (row.budget_unit, row.budget_amount, row.steps) == ("seconds", SECONDS, kept.budget.steps)
     assert row.steps > 1
     assert row.fingerprint == kept.fingerprint() == RUN.fingerprint()
-    # the machine may be busier while it trains than while it was timed, or less: a factor says that seconds were meant
-    assert SECONDS / 8 < row.seconds < 8 * SECONDS
+    # a machine with other work may be busier while it trains than while it was timed; another unit would be off by 1000
+    assert SECONDS / 100 < row.seconds < 100 * SECONDS
+    assert pace.with_steps(RUN, folder) == kept
 
 
-def test_a_run_that_goes_on_keeps_the_number(done, monkeypatch):
-    folder, row = done
-    monkeypatch.setattr(pace, "seconds_per_step", lambda run: pytest.fail("timed again"))
-    assert pace.with_steps(RUN, folder).budget.steps == row.steps
+def test_a_run_that_goes_on_keeps_the_number_whatever_the_device_says_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "seconds_per_step", lambda run: SECONDS / 40.5)
+    first = pace.with_steps(RUN, tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(first.to_dict()))
+    monkeypatch.setattr(pace, "seconds_per_step", lambda run: SECONDS / 2.5)
+    assert first.budget.steps == pace.with_steps(RUN, tmp_path).budget.steps == 40
     other = dataclasses.replace(RUN, seed=5)
-    assert pace.kept_steps(other, folder) == 0
-    (folder / CONFIG_FILE).write_text("{")
-    assert pace.kept_steps(RUN, folder) == 0
+    assert pace.with_steps(other, tmp_path).budget.steps == 2
+    (tmp_path / CONFIG_FILE).write_text("{")
+    assert pace.with_steps(RUN, tmp_path).budget.steps == 2
 
 
 def test_seconds_that_pay_for_no_step_are_refused_in_one_line(tmp_path, monkeypatch):
