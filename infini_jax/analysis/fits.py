@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize, special
 
 RESAMPLES, SEED = 400, 0
-MIDDLE = (0.15, 0.85)  # accuracies where a recall curve is nearly a logistic
+MIDDLE = (0.2, 0.8)  # accuracies where a recall curve is nearly a logistic
 SLOPES, NEWTON_STEPS = (0.05, 60.0), 60
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
 Interval = tuple[float, float] | None
@@ -212,3 +212,43 @@ def wilson(right: float, asked: float) -> Interval:
     middle = (share + z**2 / (2 * asked)) / (1 + z**2 / asked)
     half = z / (1 + z**2 / asked) * math.sqrt(share * (1 - share) / asked + z**2 / (4 * asked**2))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mean_over_seeds(x: Sequence[float], y: Sequence[float], seeds: Sequence[int]) -> tuple[float, Interval]:
+    """The mean of what is finite and its interval, trials drawn anew at every x; None with less than two seeds at each."""
+    x, y, seeds = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
+    kept = np.isfinite(y)
+    if not kept.any():
+        return math.nan, None
+    (interval,) = _over_seeds(lambda x, y: (float(y.mean()),), x[kept], y[kept], seeds[kept], 1)
+    return float(y[kept].mean()), interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Decay:
+    """value = start e^(-age / constant). Attributes: r2, share of the variance that it explains; interval of the constant."""
+
+    start: float
+    constant: float
+    r2: float
+    interval: Interval
+
+
+def decay(age: Sequence[float], value: Sequence[float], count: Sequence[float]) -> Decay:
+    """Least squares weighted by counts; the interval from the curvature. NaN with fewer than four ages or no decay."""
+    a, y, m = (np.asarray(x, float) for x in (age, value, count))
+    if len(np.unique(a)) < 4:
+        return Decay(math.nan, math.nan, math.nan, None)
+
+    def curve(a: np.ndarray, start: float, log_constant: float) -> np.ndarray:
+        return start * np.exp(-a * np.exp(-log_constant))
+
+    guess = [max(float(y[np.argmin(a)]), 1e-3), math.log(max(float(a.mean()), 1e-3))]
+    try:
+        found, covariance = optimize.curve_fit(curve, a, y, guess, sigma=1.0 / np.sqrt(m))
+    except RuntimeError:  # scipy's word for a fit that does not settle
+        return Decay(math.nan, math.nan, math.nan, None)
+    explained = 1.0 - np.sum(m * (curve(a, *found) - y) ** 2) / np.sum(m * (y - np.average(y, weights=m)) ** 2)
+    half = 1.96 * math.sqrt(covariance[1, 1])
+    interval = (math.exp(found[1] - half), math.exp(found[1] + half)) if math.isfinite(half) and half < 5 else None
+    return Decay(float(found[0]), math.exp(found[1]), float(explained), interval)

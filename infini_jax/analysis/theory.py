@@ -6,7 +6,7 @@ n pairs of random unit keys (d_k) and unit values (d_v); V candidates for a valu
          r . v ~ N(0, s^2), s^2 = (n-1)/(d_k d_v), and |r|^2 = (n-1)/d_k on average, so the right value is scored 1 + s z and
          stands at the cosine (1 + s z)/|v + r|; it wins against V - 1 random values with
          P = E_z[F((1 + s z)/|v + r|)^(V-1)],  F the cdf of the cosine of two random unit vectors, a Beta.
-For large d the half-way point is n50 = d_k d_v / (2 ln V): 1 / (2 ln 2) = 0.72 bits a scalar, whatever V and the shape
+For large d and V the half-way point is n50 = d_k d_v / (2 ln V): 1 / (2 ln 2) = 0.72 bits a scalar, whatever the shape
 (arXiv 2605.05189 conjectures the same constant).
 
 How P takes |v + r| matters below d = 100. `mean` puts |v + r|^2 = 1 + (n-1)/d_k, the law as it is usually written; its n50 is

@@ -134,13 +134,15 @@ class CapacityRun:
 
 
 def forward_flops(run: CapacityRun) -> tuple[float, float]:
-    """Forward FLOPs of (one pair written, one question asked), counted; landmarks are paid for by the pairs they follow."""
+    """Forward FLOPs of (one pair written, one question asked), counted; landmarks are paid for by the pairs they follow.
+
+    A landmark's value is the mean of its block's, so that only pairs are projected."""
     d = run.dims
     cost, places = memory_of(run.memory, d).cost(d.segment), d.segment / run.segment
     projected = 2.0 * d.d_model * d.kv_heads * d.value_dim
     output = 2.0 * d.heads * d.value_dim * d.d_model
-    written = places * (projected + cost.write)
-    asked = places * (projected + cost.local + cost.read + output) + 2.0 * d.d_model * run.symbols
+    written = projected + places * cost.write
+    asked = projected + places * (cost.local + cost.read + output) + 2.0 * d.d_model * run.symbols
     return written, asked
 
 

@@ -176,8 +176,8 @@ def _memories(run: RandomCodesRun, pairs: int) -> int:
 class Answers:
     """Of one group of memories at one n.
 
-    Attributes: answers, values QxV, what questions were answered and what was written; hit Q, whether the best candidate is the
-    right one; left MxN, what is left of every pair of M memories, answer . value, the oldest first.
+    Attributes: answers, values QxV, what questions were answered and what was written; hit Q, whether the best candidate is
+    the right one; left MxN, what is left of every pair of M memories, answer . value, the oldest first.
     """
 
     answers: np.ndarray
@@ -186,9 +186,8 @@ class Answers:
     left: np.ndarray
 
 
-def ask(run: RandomCodesRun, pairs: int, random: np.random.Generator) -> Answers:
-    """One group of fresh memories at n = `pairs`."""
-    table = unit_rows(random, run.symbols, run.value_dim)
+def ask(run: RandomCodesRun, pairs: int, table: np.ndarray, random: np.random.Generator) -> Answers:
+    """One group of fresh memories at n = `pairs`, with a table of values."""
     answers, written, left = [], [], []
     for _ in range(_memories(run, pairs)):
         symbols = random.integers(0, run.symbols, pairs)
@@ -207,9 +206,12 @@ def measure(run: RandomCodesRun) -> list[Measure]:
     """The figures of a run: accuracy and nmse by n, n50 with its interval over memories, survival by age at the largest n."""
     labels = {"rule": run.rule, "key_dim": run.key_dim, "value_dim": run.value_dim, "symbols": run.symbols}
     figure = functools.partial(Measure, NAME)
+    tables = [unit_rows(np.random.default_rng([run.seed, group]), run.symbols, run.value_dim) for group in range(GROUPS)]
     found, right_GxN, asked_GxN = [], [], []
     for pairs in run.pairs:
-        groups = [ask(run, pairs, np.random.default_rng([run.seed, pairs, group])) for group in range(GROUPS)]
+        groups = [
+            ask(run, pairs, table, np.random.default_rng([run.seed, group, pairs])) for group, table in enumerate(tables)
+        ]
         right_GxN.append([group.hit.sum() for group in groups])
         asked_GxN.append([group.hit.size for group in groups])
         right, asked = sum(right_GxN[-1]), sum(asked_GxN[-1])

@@ -1,0 +1,112 @@
+"""What is forgotten with age, and what with the number of times that the memory was rewritten since?
+
+Command:   infini-jax study forgetting --scale cpu            (or smoke, accelerator)
+Cost:      see `infini-jax study forgetting --scale cpu --dry-run`; about 6 minutes on two cores
+Expected:  the sum forgets nothing by age: all pairs blur alike. The delta rule with random codes keeps e^(-age / d_k); with
+           trained codes its newest pairs are exact and old ones fade more slowly. Slots are a step: all, then nothing. At
+           equal age, a memory written in short segments was rewritten more often: where recall then differs, it is the
+           writing, not age.
+"""
+
+import dataclasses
+
+from experiments.capacity_law import TINY, memories
+from infini_jax.analysis.theory import top1_n50_large
+from infini_jax.config import Budget
+from infini_jax.evals.capacity import CapacityRun
+from infini_jax.evals.random_codes import RandomCodesRun
+from infini_jax.jobs import Job
+from infini_jax.study import Study
+from infini_jax.trials import trials
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Attributes: base of the trained runs; segments, their lengths; rates; seeds; size in bytes; dims, symbols and questions
+    of the random codes."""
+
+    base: CapacityRun
+    segments: tuple[int, ...]
+    rates: tuple[float, ...]
+    seeds: int
+    size: int
+    dims: tuple[int, ...]
+    symbols: int
+    questions: int
+
+
+SCALES = {
+    "smoke": Scale(
+        dataclasses.replace(TINY, grid=2),
+        segments=(4,),
+        rates=(3e-2,),
+        seeds=1,
+        size=400,
+        dims=(8,),
+        symbols=64,
+        questions=64,
+    ),
+    "cpu": Scale(
+        CapacityRun(budget=Budget("steps", 1200), grid=4, rows=64),
+        segments=(4, 16),
+        rates=(3e-2,),
+        seeds=2,
+        size=1536,
+        dims=(32, 64),
+        symbols=8192,
+        questions=4096,
+    ),
+    "accelerator": Scale(
+        CapacityRun(symbols=4096, key_dim=32, value_dim=32, batch=64, rows=256, grid=4, budget=Budget("steps", 6000)),
+        segments=(8, 32, 128),
+        rates=(1e-2, 3e-2, 1e-1),
+        seeds=3,
+        size=8 << 10,
+        dims=(32, 64, 128),
+        symbols=8192,
+        questions=8192,
+    ),
+}
+
+
+def study(scale: str) -> Study:
+    """Every mechanism at one size, written in segments of several lengths."""
+    found = SCALES[scale]
+    return Study(
+        name="forgetting",
+        question="What is forgotten with age, and what with the number of times the memory was rewritten?",
+        runs=(*random_codes(found), *trained_codes(found)),
+        held_equal=(("memory", f"at most {found.size} bytes"), ("steps", f"{found.base.budget.amount:g}")),
+    )
+
+
+def random_codes(scale: Scale) -> list[Job]:
+    """The rules that write what was written before, at four times as many pairs as dimensions."""
+    return [
+        RandomCodesRun(
+            name=f"random-{rule}-{dim}",
+            rule=rule,
+            key_dim=dim,
+            value_dim=dim,
+            symbols=scale.symbols,
+            pairs=(dim, 2 * dim, 4 * dim),
+            questions=scale.questions,
+        )
+        for dim in scale.dims
+        for rule in ("sum", "delta")
+    ]
+
+
+def trained_codes(scale: Scale) -> list[Job]:
+    """n reaches three times what theory gives a matrix of this size, so that most of it must be forgotten."""
+    most = min(scale.base.symbols, round(3 * top1_n50_large(scale.size / 4, 1, scale.base.symbols)))
+    runs = []
+    for variant, memory in memories():
+        for segment in scale.segments:
+            variants = "-".join(filter(None, (variant, f"segments-of-{segment}")))
+            base = dataclasses.replace(scale.base, memory=memory, segment=segment, variant=variants, pairs=(most // 8, most))
+            point = base.at_bytes(scale.size)
+            for seed in range(scale.seeds):
+                name = f"codes-{point.mechanism}-{variants}-s{seed}"
+                runs += trials(dataclasses.replace(point, name=name, seed=seed), scale.rates)
+    return runs
