@@ -38,7 +38,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(
         dataclasses.replace(TINY, grid=2),
-        segments=(4, 8),
+        segments=(4,),
         rates=(3e-2,),
         seeds=1,
         size=400,
