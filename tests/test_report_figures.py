@@ -6,7 +6,10 @@ import re
 
 import pytest
 
+from infini_jax.config import ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.measures import Measure
+from infini_jax.memory.local import LocalConfig
 from infini_jax.plots import drawing, save_pdf, styles_of
 from infini_jax.report import Source, write_report
 from infini_jax.report.checks import warnings
@@ -287,6 +290,42 @@ def test_passkey_within_reach_of_a_window_is_no_leak():
 
     assert warnings(found(1.0)) == []
     assert len(warnings(found(0.5))) == 1
+
+
+def test_full_attention_on_passkey_is_checked_where_it_was_trained_and_by_the_papers_own_score():
+    row = dataclasses.replace(full(0.9, 0), task="passkey", run="full")
+    trained = RunConfig(
+        model=ModelConfig(vocab=246, segment=16),
+        data=PasskeyConfig(digits=2, novelty=32),
+        train=TrainConfig(sequence=112),
+    )
+
+    def told(value: float, length: int = 112, novelty: int = 32, metric: str = "token_accuracy") -> list[str]:
+        labels = {"format": "infini", "length": length, "novelty": novelty, "depth": 0.5}
+        return warnings(found_of([row], [(row.run, Measure("passkey", metric, value, 32, labels=labels))], {row.run: trained}))
+
+    assert told(0.95) == []
+    (warning,) = told(0.8)
+    assert "passkey of 112 tokens (token accuracy, trained on passkey) at its trained length: 80.0 %" in warning
+    assert told(0.8, length=224) == told(0.8, novelty=16) == []  # it may not generalise
+
+
+def test_a_window_that_hits_tokens_of_a_passkey_by_chance_is_no_leak():
+    row = dataclasses.replace(runs("mqar", SERIES[:1], SIZES[:1], SEEDS[:1])[0], task="passkey")
+    labels = {"format": "infini", "length": 1024, "novelty": 32, "depth": 0.0}
+    settings = RunConfig(
+        model=ModelConfig(memory=LocalConfig(window=8), layers=1, vocab=246, segment=16),
+        data=PasskeyConfig(digits=2, novelty=32),
+        train=TrainConfig(sequence=112),
+    )
+
+    def told(value: float) -> list[str]:
+        measures = [(row.run, Measure("passkey", "token_accuracy", value, 1000, labels=labels))]
+        return warnings(found_of([row], measures, {row.run: settings}))
+
+    assert told(0.11) == []  # two digits: (1/9 + 1/10) / 2
+    (warning,) = told(0.2)
+    assert "against 10.6 % of a guess" in warning
 
 
 def test_runs_of_several_studies_are_told_apart(tmp_path):

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from infini_jax.analysis.fits import wilson
+from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.plots import BASELINE
 from infini_jax.report.figures.trade import window_of
 from infini_jax.report.found import Found, Point, at, by, by_task, points
@@ -12,7 +13,7 @@ from infini_jax.report.sections import chance_of
 from infini_jax.results import Row
 
 CEILING, SOLVED = "full", 0.9
-GUESSED_KEY = 1 / 50_000  # the landmark paper draws the number from 1 to 50000
+NAMES = {"exact_match": "exact match", "token_accuracy": "token accuracy"}
 
 
 def warnings(found: Found) -> list[str]:
@@ -39,20 +40,33 @@ def ceiling_scores(found: Found) -> dict[str, list[float]]:
     for task, rows in by_task(found.rows, found.configs).items():
         if of := [row.accuracy for row in rows if row.task == "mqar" and row.mechanism == CEILING]:
             scores[task] = of
-    keys = [point for point in points(found, "passkey", "exact_match") if is_trained_length(point)]
-    for task, of in by(keys, lambda point: point.row.task).items():
+    trained = [point for point in passkey_points(found) if is_as_trained(point)]
+    for (task, metric), of in by(trained, lambda point: (point.row.task, point.measure.metric)).items():
         longest = max(point.label("length") for point in of)
         runs = by((point for point in of if point.label("length") == longest), lambda point: point.row.run).values()
-        scores[f"passkey of {longest:g} tokens (trained on {task})"] = [
-            statistics.fmean(point.value for point in run) for run in runs
-        ]
+        name = f"passkey of {longest:g} tokens ({NAMES[metric]}, trained on {task})"
+        scores[name] = [statistics.fmean(point.value for point in run) for run in runs]
     return scores
 
 
-def is_trained_length(point: Point) -> bool:
-    """Full attention on passkey at a length that it was trained at, with the papers' own filler."""
-    trained = at(point.config, "train.sequence", 0)
-    return point.row.mechanism == CEILING and point.label("length") <= trained and point.label("novelty") == 0.0
+def passkey_points(found: Found) -> list[Point]:
+    """Each paper's own score: the number said, or the share of its tokens."""
+    shares = [point for point in points(found, "passkey", "token_accuracy") if point.label("format") == "infini"]
+    return [*points(found, "passkey", "exact_match"), *shares]
+
+
+def is_as_trained(point: Point) -> bool:
+    """Full attention on passkey at a length that it was trained at, with filler as in training (a corpus: the papers' own)."""
+    longest, novelty = at(point.config, "train.sequence", 0), at(point.config, "data.novelty", 0)
+    return point.row.mechanism == CEILING and point.label("length") <= longest and point.label("novelty") == novelty
+
+
+def chance_of_passkey(point: Point) -> float:
+    """What a guesser scores who draws numbers as the task does."""
+    data = PasskeyConfig(
+        format=point.label("format", "landmark"), digits=at(point.config, "data.digits", PasskeyConfig.digits)
+    )
+    return data.chance()[point.measure.metric]
 
 
 def ceiling_warnings(found: Found) -> list[str]:
@@ -74,12 +88,15 @@ def floor_warnings(found: Found) -> list[str]:
             asked = sum(questions(row, found) for row in outside)
             share = sum(row.accuracy * questions(row, found) for row in outside) / asked
             found_wrong += above(task, share, wilson(share * asked, asked), chance)
-    keys = [point for point in points(found, "passkey", "exact_match") if needle_is_outside(point, found)]
-    for length, of in by(keys, lambda point: point.label("length")).items():
+    outside = [point for point in passkey_points(found) if needle_is_outside(point, found)]
+    kinds = by(outside, lambda point: (point.label("length"), point.measure.metric, chance_of_passkey(point)))
+    for (length, metric, chance), of in kinds.items():
         asked = sum(point.measure.count for point in of)
         if asked:
             share = sum(point.value * point.measure.count for point in of) / asked
-            found_wrong += above(f"passkey of {length:g} tokens", share, wilson(share * asked, asked), GUESSED_KEY)
+            found_wrong += above(
+                f"passkey of {length:g} tokens ({NAMES[metric]})", share, wilson(share * asked, asked), chance
+            )
     return found_wrong
 
 
