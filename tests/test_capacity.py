@@ -46,7 +46,7 @@ SETTINGS = {
     "infinite_former": InfiniteFormerConfig(basis=8, samples=8),
     "full": FullConfig(slots=12),
 }
-QUICK = ("infini", "landmark")
+QUICK = ("infini",)
 
 
 def of(name: str) -> CapacityRun:

@@ -69,57 +69,12 @@ def test_memory_of_earlier_segments_changes_the_output(name):
     assert np.abs(with_memory - without).max() > 1e-3
 
 
-def test_several_segments_a_step_equal_one_after_the_other(name):
-    """Logits, carry and gradients; documents end within a segment of a step, and where one begins."""
-    model = tiny(name, layers=1)
-    params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=4)
-    documents = jnp.searchsorted(jnp.array([20, 34]), jnp.arange(tokens.shape[1]), side="right") * jnp.array([[0], [1]])
-
-    def run(params, together):
-        sequence, carry = streams.Sequence(tokens, documents), init_carry(model, BATCH)
-        carry, logits, metrics = scan_segments(
-            model, params, carry, sequence, lambda logits, part: logits, segments_per_step=together
-        )
-        logits = logits.swapaxes(0, 1).reshape(*tokens.shape, -1)
-        return jnp.sum(jnp.sin(3 * logits)) + auxiliary_loss(metrics), (carry, logits)
-
-    both = jax.jit(jax.value_and_grad(run, has_aux=True), static_argnums=1)
-    ((_, found), gradient), ((_, expected), slope) = both(params, 4), both(params, 1)
-    # float32 sums in another order; gradients add up hundreds of terms
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3 * np.abs(b).max()), gradient, slope)
-
-
 def test_attending_does_not_depend_on_what_the_segment_will_write(name):
     """Decoding token by token, which writes only full segments, equals the segments at once."""
     model, params = tiny(name), streams.parameters(name)
     tokens = streams.tokens_of(model)[:, : model.segment + 5]
     whole = streams.logits_of(name, streams.tokens_of(model))[:, : tokens.shape[1]]
     np.testing.assert_allclose(streams.decoded(model, params, tokens), whole, atol=5e-5)  # float32 products of other shapes
-
-
-@pytest.mark.parametrize("kv_heads", [1, 2])
-def test_grouped_queries_read_what_their_key_head_wrote(name, kv_heads):
-    """As if each key head stood there once for every query head that shares it, four query heads in all."""
-    _, grouped_params, grouped = streams.layer(name, heads=4, kv_heads=kv_heads)
-    _, params, stream = streams.layer(name, heads=4)
-    inputs, documents = streams.free_inputs(name, heads=4, kv_heads=kv_heads), streams.documents_of(name, (5,))
-    repeated = (*inputs[:2], *(jnp.repeat(array, 4 // kv_heads, axis=2) for array in inputs[2:]))
-    expected = stream(widened(grouped_params, params, 4 // kv_heads), repeated, documents)
-    # the same products in another order; a retrieval that tips over at the last bit would show as a large difference
-    np.testing.assert_allclose(grouped(grouped_params, inputs, documents), expected, atol=5e-6)
-
-
-def widened(grouped, params, repeats: int):
-    """Parameters a key head, repeated for each query head; those that mix all heads become blocks on the diagonal."""
-
-    def widen(array, like):
-        axes = [axis for axis, (few, many) in enumerate(zip(array.shape, like.shape, strict=True)) if few < many]
-        if len(axes) < 2:
-            return jnp.repeat(array, repeats, axis=axes[0]) if axes else array
-        pytest.skip("a convolution over all key heads: the mechanism's reference has grouped heads")
-
-    return jax.tree.map(widen, grouped, params)
 
 
 def test_bytes_are_those_of_the_arrays(name):

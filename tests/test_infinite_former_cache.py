@@ -66,6 +66,7 @@ def test_outputs_memory_losses_and_gradients_are_those_of_the_reference(cached, 
     ragged.assert_slope(gradient, loss, point, direction, idle)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     cached=st.sampled_from([0, 3]),

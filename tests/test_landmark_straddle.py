@@ -132,6 +132,7 @@ def test_stream_is_the_reference(block, segment, blocks, retrieved, selection):
     np.testing.assert_allclose(y, np.einsum("bnhv,hvd->bnd", expected, kernel_of()), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradients_are_the_reference_s_slopes():
     """Through cache and unfinished block: central differences of the loops along a random direction each of q, k and v."""
     block, segment = 4, 6

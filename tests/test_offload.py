@@ -49,6 +49,7 @@ def test_decoding_reads_it_too():
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_keeps_it_there_and_finds_the_same_loss():
     def trained(model):
         run = RunConfig(

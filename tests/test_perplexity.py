@@ -115,7 +115,10 @@ def expected(model, documents, rows: int) -> dict[int, dict[str, np.ndarray]]:
 STRADDLED = streams.tiny("landmark", layers=2, segment=12)  # segments that are no whole landmark blocks
 
 
-@pytest.mark.parametrize("model", [*(streams.tiny(name, layers=1, segment=16) for name in MECHANISMS), STRADDLED], ids=repr_of)
+WHOLE = [streams.tiny(name, layers=1, segment=16) for name in MECHANISMS]
+
+
+@pytest.mark.parametrize("model", [*WHOLE, pytest.param(STRADDLED, marks=pytest.mark.slow)], ids=repr_of)
 def test_every_token_is_scored_once_with_the_memory_of_its_condition(model):
     """Against single documents read token by token; float32 sums in another order move a loss by about 1e-5."""
     documents = documents_of(model.vocab)
