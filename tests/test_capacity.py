@@ -153,7 +153,13 @@ def test_the_probe_reads_what_is_linear_and_gains_nothing_from_noise():
     random = np.random.default_rng(0)
     codes, noise = random.standard_normal((400, 3)), random.standard_normal((400, 5))
     assert read_out_error(codes @ random.standard_normal((3, 5)) + 7, codes) < 1e-6
-    assert 1.0 < read_out_error(noise, codes) < 1.1
+    assert read_out_error(noise, codes) == pytest.approx(1.0, abs=0.05)  # three standard deviations of 1200 squares' mean
+    draws = [read_out_error(random.standard_normal((64, 7)), random.standard_normal((64, 9))) for _ in range(200)]
+    assert np.mean(draws) == pytest.approx(
+        1.0, abs=0.02
+    )  # uncorrected it is 1.3: each half fits eight weights to 32 questions
+    flat = np.repeat(random.standard_normal((400, 2)), 20, axis=1)  # forty entries of rank two
+    assert read_out_error(flat, codes) == pytest.approx(1.0, abs=0.05)
     assert math.isnan(read_out_error(noise[:20], codes[:20]))
 
 
