@@ -19,7 +19,7 @@ from infini_jax import __version__
 from infini_jax.checkpoint import Checkpoints, Saving
 from infini_jax.config import CONFIG_FILE, RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
-from infini_jax.evals.perplexity import Reader
+from infini_jax.evals.perplexity import Reader, has_something
 from infini_jax.evals.settings import CARRIED
 from infini_jax.files import write_at_once
 from infini_jax.mirrors import Mirroring, Mirrors
@@ -86,10 +86,10 @@ class HeldOutScores:
 
 
 class HeldOut:
-    """HeldOutScores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
+    """Scores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
 
-    The test split is read once, at the end, and only the row hears of it. Raises `ConfigError` when it is made, not at the
-    end of training, where there is no data to validate on.
+    The test split is read once, at the end, if it has something to score, and only the row hears of it. Raises `ConfigError`
+    when it is made, not at the end of training, where there is no data to validate on.
     """
 
     def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None]):
@@ -98,7 +98,7 @@ class HeldOut:
         self.reader = documents and Reader(run.model, *documents, run.evaluation)
         carried = dataclasses.replace(run.evaluation, conditions=(CARRIED,))
         tested = run.data.whole("test") if run.data.has("test") else None
-        self.test_reader = tested and Reader(run.model, *tested, carried)
+        self.test_reader = Reader(run.model, *tested, carried) if tested and has_something(tested[0].lengths) else None
 
     def examine(self, step: int, params: dict) -> None:
         """Reads the held-out documents and logs the figures, if there are any."""

@@ -357,4 +357,5 @@ def test_a_run_trains_on_a_prepared_corpus(data, stories, tmp_path):
     )
     row = execute(run, tmp_path / "run", study="")
     assert row.task == "corpus"
+    assert row.test_loss is None  # the test split has no document of two tokens
     assert prepared.manifest.content in row.corpus

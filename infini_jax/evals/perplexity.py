@@ -201,9 +201,14 @@ class Reader:
         return np.stack([self.text[places_T] for places_T in places_RxT]).astype(np.int32)
 
 
+def has_something(lengths: np.ndarray) -> bool:
+    """Whether a document of these has a token that can be scored: the second."""
+    return bool((lengths >= 2).any())
+
+
 def chosen(lengths: np.ndarray, count: int) -> np.ndarray:
     """Numbers of `count` documents of at least two tokens, spread evenly; all of them for 0."""
     usable = np.flatnonzero(lengths >= 2)
-    require(len(usable) > 0, "data", "no held-out document has two tokens", "prepare a corpus with longer documents")
+    require(has_something(lengths), "data", "no held-out document has two tokens", "prepare a corpus with longer documents")
     count = min(count, len(usable)) or len(usable)
     return usable[np.arange(count) * len(usable) // count]
