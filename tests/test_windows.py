@@ -15,7 +15,7 @@ from infini_jax.memory.local import Local, LocalConfig
 from infini_jax.memory.transformer_xl import TransformerXL, TransformerXLConfig
 from infini_jax.segment import Segment
 from infini_jax.segment import whole as whole_segment
-from infini_jax.stream import init_carry
+from infini_jax.stream import init_carry, scan_segments
 from tests import ragged, streams
 from tests.golden import public_golden
 from tests.reference import attention as reference
@@ -122,3 +122,15 @@ def test_impossible_settings_are_refused():
         FullConfig(slots=0).check(ragged.DIMS)
     with pytest.raises(ConfigError, match=r"^memory.positions: 'absolute' is no kind of positions"):
         TransformerXLConfig(positions="absolute").check(ragged.DIMS)
+
+
+def test_a_window_of_one_token_keeps_nothing_and_takes_several_segments_at_once():
+    model = dataclasses.replace(streams.tiny("local", layers=1), memory=LocalConfig(window=1))
+    params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=2)
+    sequence, carry = streams.Sequence(tokens, jnp.zeros_like(tokens)), init_carry(model, len(tokens))
+
+    def logits(together: int) -> np.ndarray:
+        _, found, _ = scan_segments(model, params, carry, sequence, lambda logits, part: logits, segments_per_step=together)
+        return found.swapaxes(0, 1).reshape(*tokens.shape, -1)
+
+    np.testing.assert_allclose(logits(2), logits(1), atol=2e-5)  # float32 products of other shapes

@@ -84,7 +84,8 @@ def before_each(recent: Recent, segments: Segment, count: int) -> tuple[Recent, 
     def windows(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
         joined = jnp.concatenate([old, new.reshape(len(old), -1, *new.shape[2:]).astype(old.dtype)], axis=1)
         found = jnp.stack([joined[:, number * tokens :][:, :slots] for number in range(count)], axis=1)
-        return found.reshape(-1, *found.shape[2:]), joined[:, count * tokens :]
+        found = found.reshape(found.shape[0] * count, *found.shape[2:])  # no -1: a window of one token keeps no entry
+        return found, joined[:, count * tokens :]
 
     def follow(length_B: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         keeps_B, written_B = item
