@@ -3,6 +3,7 @@
 import dataclasses
 
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
+from infini_jax.evals.settings import CARRIED, EvaluationConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.memory.full import FullConfig
@@ -17,6 +18,7 @@ BOUNDS = ("local", "full")  # the floor and the ceiling
 # One layer and one head, so that a recall is one memory's doing; with key taps of two, one layer can bind a value to its key.
 ONE_LAYER = ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=16, key_taps=2)
 RATES = (3e-3, 1e-2, 3e-2)  # of small models
+AT_THE_END = EvaluationConfig(documents=8, tokens=2048, conditions=(CARRIED,))  # what the learning rate is chosen by
 SMOKE = dataclasses.replace(ONE_LAYER, d_model=32, mlp_dim=32)
 SMOKE_TRAIN = TrainConfig(batch=2, learning_rate=1e-2, evaluation_steps=1)
 SMOKE_STEPS = 3

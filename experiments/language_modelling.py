@@ -14,7 +14,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 
-from experiments.common import RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from experiments.common import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpora import CORPORA
@@ -30,7 +30,6 @@ from infini_jax.evals.settings import CARRIED, EvaluationConfig
 from infini_jax.study import Study
 
 PREPARED = ("hol_light", "metamath", "text_folder")  # the last one of books
-AT_THE_END = EvaluationConfig(documents=8, tokens=2048, conditions=(CARRIED,))  # what the learning rate is chosen by
 
 SCALES = {
     "smoke": Comparison(

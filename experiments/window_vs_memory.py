@@ -9,7 +9,7 @@ Expected:  a best split between the two: little memory beside a long window beat
 
 import dataclasses
 
-from experiments.common import RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_window, memories, with_memory
+from experiments.common import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_window, memories, with_memory
 from infini_jax.balance import fit_to_flops
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.cost import model_cost
@@ -65,7 +65,6 @@ def filled_up(run: RunConfig, flops: float) -> RunConfig:
 
 
 MATRICES_AND_SLOTS = ("transformer_xl", "infini", "gated_delta", "memorizing")
-AT_THE_END = EvaluationConfig(documents=8, tokens=2048, conditions=(CARRIED,))  # what the learning rate is chosen by
 
 # Sequences have many divisors, so that segments can be cut to the FLOPs.
 SCALES = {

@@ -10,10 +10,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infini_jax.data.examples import Label
+
 MEASURES_FOLDER = "measures"  # of a run: one file an evaluation
 OWN_FILE = f"{MEASURES_FOLDER}/own.parquet"  # of a job that measures itself
-
-Label = float | str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -205,10 +205,10 @@ def _floor(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
 
 def wilson(right: float, asked: float) -> Interval:
-    """95 % interval of a share (Wilson 1927); None where nothing was asked."""
+    """95 % interval of a share (Wilson 1927), of trials that need not be whole; None where nothing was asked."""
     if asked <= 0:
         return None
-    z, share = 1.959964, right / asked
+    z, share = float(special.ndtri(0.975)), right / asked
     middle = (share + z**2 / (2 * asked)) / (1 + z**2 / asked)
     half = z / (1 + z**2 / asked) * math.sqrt(share * (1 - share) / asked + z**2 / (4 * asked**2))
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -6,16 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from infini_jax.analysis.fits import wilson
 from infini_jax.measures import Label, Measure
-
-Z = 1.959963984540054  # of the normal distribution, at 95 %
-
-
-def wilson(share: float, count: float) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` independent trials (Wilson 1927); `count` need not be whole."""
-    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def ratio_variance(sums_E: np.ndarray, counts_E: np.ndarray) -> float:
@@ -44,7 +36,8 @@ def share_measure(evaluation: str, metric: str, hits: Sequence[np.ndarray | bool
     right_E = np.array([np.sum(one) for one in hits], float)
     asked_E = np.array([np.size(one) for one in hits], float)
     share = float(right_E.sum() / asked_E.sum())
-    low, high = wilson(share, effective_trials(right_E, asked_E))
+    trials = effective_trials(right_E, asked_E)
+    low, high = wilson(share * trials, trials)
     return Measure(evaluation, metric, share, int(asked_E.sum()), low, high, labels)
 
 
