@@ -25,7 +25,7 @@ from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.study import Study
-from infini_jax.trials import trials
+from infini_jax.trials import seeded, trials
 
 SETTINGS: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
     "infini": (
@@ -149,8 +149,7 @@ def trained_codes(scale: Scale) -> list[Job]:
     for variant, memory in memories():
         for size in scale.sizes:
             point = at_bytes(dataclasses.replace(scale.base, memory=memory, variant=variant), size)
-            for seed in range(scale.seeds):
-                runs += trials(dataclasses.replace(point, name=f"{point.name}-s{seed}", seed=seed), scale.rates)
+            runs += [run for one in seeded(point, scale.seeds) for run in trials(one, scale.rates)]
     return runs
 
 

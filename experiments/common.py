@@ -12,7 +12,7 @@ from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
-from infini_jax.trials import trials
+from infini_jax.trials import seeded, trials
 
 BOUNDS = ("local", "full")  # the floor and the ceiling
 # One layer and one head, so that a recall is one memory's doing; with key taps of two, one layer can bind a value to its key.
@@ -72,6 +72,7 @@ class Comparison:
       rates: learning rates, of which validation chooses.
       window: tokens that the floor sees, fewer than what is asked about is away.
       slots: tokens that the ceiling holds, as many as the longest text that is asked about.
+      seeds: of every point.
     """
 
     base: RunConfig
@@ -79,6 +80,7 @@ class Comparison:
     rates: tuple[float, ...]
     window: int
     slots: int
+    seeds: int = 1
 
     @property
     def held_equal(self) -> tuple[tuple[str, str], ...]:
@@ -95,4 +97,4 @@ class Comparison:
         compared = memories(self.base.model.segment, *names)
         sized = [at_bytes(self.base, variant, memory, size) for variant, memory in compared for size in self.sizes]
         points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]
-        return tuple(run for point in points for run in trials(point, self.rates))
+        return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))

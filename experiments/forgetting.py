@@ -17,7 +17,7 @@ from infini_jax.evals.capacity import CapacityRun
 from infini_jax.evals.random_codes import RandomCodesRun
 from infini_jax.jobs import Job
 from infini_jax.study import Study
-from infini_jax.trials import trials
+from infini_jax.trials import seeded, trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,6 @@ def trained_codes(scale: Scale) -> list[Job]:
             variants = "-".join(filter(None, (variant, f"segments-of-{segment}")))
             base = dataclasses.replace(scale.base, memory=memory, segment=segment, variant=variants, pairs=(most // 8, most))
             point = base.at_bytes(scale.size)
-            for seed in range(scale.seeds):
-                name = f"codes-{point.mechanism}-{variants}-s{seed}"
-                runs += trials(dataclasses.replace(point, name=name, seed=seed), scale.rates)
+            point = dataclasses.replace(point, name=f"codes-{point.mechanism}-{variants}")
+            runs += [run for one in seeded(point, scale.seeds) for run in trials(one, scale.rates)]
     return runs

@@ -13,9 +13,11 @@ import itertools
 from experiments.common import ONE_LAYER, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_ceiling, at_window, with_memory
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.evals.gates import GateEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.study import Study
+from infini_jax.trials import seeded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Grid:
       decays: weight decay of matrices.
       segments: of a sequence, most of them filler between pairs and questions.
       rates: learning rates of all else, of which validation chooses.
+      seeds: of every point.
     """
 
     base: RunConfig
@@ -35,6 +38,7 @@ class Grid:
     decays: tuple[float, ...]
     segments: tuple[int, ...]
     rates: tuple[float, ...]
+    seeds: int = 1
 
     def runs(self) -> tuple[RunConfig, ...]:
         found = []
@@ -46,7 +50,7 @@ class Grid:
                 named(at_ceiling(base, base.train.sequence), *names),
             ]
             found += [gated(base, gate, decay, *names) for gate, decay in itertools.product(self.gate_rates, self.decays)]
-        return tuple(found)
+        return tuple(run for point in found for run in seeded(point, self.seeds))
 
     def at_length(self, segments: int) -> RunConfig:
         train, sequence = self.base.train, segments * self.base.model.segment
@@ -91,6 +95,7 @@ SCALES = {
         decays=(0.0, 0.1),
         segments=(5, 20),
         rates=(5e-3, 1e-2, 2e-2),
+        seeds=2,
     ),
     "accelerator": Grid(
         RunConfig(
@@ -119,5 +124,5 @@ def study(scale: str) -> Study:
             ("memory", "Infini-attention, linear update, of the model's own key dimension"),
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
         ),
-        evaluations=(MqarEvaluation(),),
+        evaluations=(MqarEvaluation(), GateEvaluation()),
     )

@@ -43,6 +43,7 @@ SCALES = {
         rates=RATES,
         window=8,
         slots=384,
+        seeds=2,
     ),
     "accelerator": Comparison(
         RunConfig(

@@ -17,7 +17,7 @@ from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.settings import CARRIED, EvaluationConfig
 from infini_jax.study import Study
-from infini_jax.trials import trials
+from infini_jax.trials import seeded, trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Split:
       sizes: bytes a sequence of the memories.
       names: of the mechanisms; their segment is what is left for a window.
       rates: learning rates, of which validation chooses.
+      seeds: of every point.
     """
 
     base: RunConfig
@@ -37,6 +38,7 @@ class Split:
     sizes: tuple[int, ...]
     names: tuple[str, ...]
     rates: tuple[float, ...]
+    seeds: int = 1
 
     @property
     def flops(self) -> float:
@@ -51,7 +53,7 @@ class Split:
             for size in self.sizes
         ]
         points = [alone, *(filled_up(run, self.flops) for run in shared)]
-        return tuple(run for point in points for run in trials(point, self.rates))
+        return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))
 
 
 def filled_up(run: RunConfig, flops: float) -> RunConfig:
@@ -93,6 +95,7 @@ SCALES = {
         sizes=(4 << 10, 12 << 10, 32 << 10),
         names=MATRICES_AND_SLOTS,
         rates=RATES,
+        seeds=2,
     ),
     "accelerator": Split(
         RunConfig(

@@ -24,7 +24,7 @@ from infini_jax import __version__
 from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, disk_reason, one_line, require
 
-FORMAT = 1  # raise it when older code could not read what is written
+FORMAT = 2  # raise it when what is written changes; 2: learning rates stand in the optimiser's state
 FOLDER, STATE, MEMORY, META = "checkpoints", "state", "memory", "meta"
 LEARNED = ("params", "average")  # parts of the state that can be read without the rest
 
@@ -190,6 +190,11 @@ class Checkpoints:
                 f"checkpoint: {where} has format {meta['format']}, newer than this version's {FORMAT}; update infini_jax"
                 + (f", or resume from step {older} with --resume {older}" if older is not None else "")
             )
+        if meta["format"] < FORMAT:
+            raise CheckpointError(
+                f"checkpoint: {where} has format {meta['format']}, older than this version's {FORMAT}; go on with the version "
+                "that wrote it, or give the run a new name"
+            )
         if meta["fingerprint"] != self.run.fingerprint():
             raise CheckpointError(
                 f"checkpoint: {where} is of another config ({differences(meta['config'], self.run.to_dict())}); "
@@ -211,7 +216,7 @@ class Checkpoints:
         for older in sorted((one for one in self.steps() if one < step), reverse=True):
             with contextlib.suppress(Exception):
                 meta = self._noted(older)
-                if meta["format"] <= FORMAT and meta["fingerprint"] == self.run.fingerprint():
+                if meta["format"] == FORMAT and meta["fingerprint"] == self.run.fingerprint():
                     return older
         return None
 

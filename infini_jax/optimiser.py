@@ -7,6 +7,8 @@ Schedules rise linearly over the warm-up, then
   cosine     fall to a tenth of the rate
   rsqrt      rate / sqrt(max(step, warm-up steps)): a rate of 1.0 with 1000 steps of warm-up peaks at 0.032, as published
   constant   stay
+All of them are linear in the rate, and so are the updates. The rates therefore stand in the optimiser's state and not in the
+compiled step, which trials of several rates share.
 """
 
 import jax
@@ -16,14 +18,14 @@ import optax
 from infini_jax.config import TrainConfig
 
 
-def schedule(train: TrainConfig, rate: float, steps: int) -> optax.Schedule:
-    """Learning rate by step, for a run of `steps`."""
+def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
+    """Share of the learning rate by step, for a run of `steps`."""
     warm = max(1, round(train.warmup * steps))
     if train.schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1), rate / 10)
+        return optax.warmup_cosine_decay_schedule(0.0, 1.0, warm, max(steps, warm + 1), 0.1)
     if train.schedule == "constant":
-        return optax.linear_schedule(0.0, rate, warm)
-    return lambda step: rate * jnp.minimum(1.0, step / warm) / jnp.sqrt(jnp.maximum(step, warm))
+        return optax.linear_schedule(0.0, 1.0, warm)
+    return lambda step: jnp.minimum(1.0, step / warm) / jnp.sqrt(jnp.maximum(step, warm))
 
 
 def is_gate(path: tuple) -> bool:
@@ -40,15 +42,19 @@ def make_optimiser(train: TrainConfig, steps: int) -> optax.GradientTransformati
     def matrices(params: dict) -> dict:
         return jax.tree.map(lambda leaf: leaf.ndim > 2, params)  # layers are stacked in front: a vector has two axes
 
-    rate = schedule(train, train.learning_rate, steps)
+    shape = schedule(train, steps)
     weights = {
-        "adamw": lambda: optax.adamw(rate, b2=0.95, weight_decay=train.weight_decay, mask=matrices),
+        "adamw": lambda: optax.adamw(shape, b2=0.95, weight_decay=train.weight_decay, mask=matrices),
         # adafactor's own decay takes no schedule: decoupled and scheduled like AdamW's here
         "adafactor": lambda: optax.chain(
             optax.adafactor(learning_rate=None, min_dim_size_to_factor=32),
             optax.add_decayed_weights(-train.weight_decay, mask=matrices),
-            optax.scale_by_schedule(rate),
+            optax.scale_by_schedule(shape),
         ),
     }[train.optimiser]
-    groups = {"weights": weights(), "gates": optax.adam(schedule(train, train.gate_learning_rate, steps))}
+    scale = optax.inject_hyperparams(optax.scale)  # by a number in the optimiser's state
+    groups = {
+        "weights": optax.chain(weights(), scale(step_size=train.learning_rate)),
+        "gates": optax.chain(optax.adam(shape), scale(step_size=train.gate_learning_rate)),
+    }
     return optax.chain(optax.clip_by_global_norm(train.clip), optax.multi_transform(groups, labels))

@@ -142,8 +142,9 @@ def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread a core it may use
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(desk.folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if jax.config.jax_compilation_cache_dir is None:  # a user's own is kept
+        jax.config.update("jax_compilation_cache_dir", str(desk.folder / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     for run in runs:
         with desk.claim(run) as ours:
             if not ours:

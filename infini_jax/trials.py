@@ -30,6 +30,11 @@ def trials(job: SomeJob, rates: Sequence[float]) -> tuple[SomeJob, ...]:
     return tuple(dataclasses.replace(one, name=f"{job.name}-lr{name}") for one, name in zip(found, names, strict=True))
 
 
+def seeded(job: SomeJob, seeds: int) -> tuple[SomeJob, ...]:
+    """The job with each seed, named after it, such as `infini-32k-s0`."""
+    return tuple(dataclasses.replace(job, name=f"{job.name}-s{seed}", seed=seed) for seed in range(seeds))
+
+
 def rate_text(rate: float) -> str:
     """Three digits with an exponent and no more characters than needed: 3e-3, 1.25e-2."""
     digits, exponent = f"{rate:.2e}".split("e")

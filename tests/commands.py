@@ -35,6 +35,11 @@ def told(capsys, arguments: list[str], code: int) -> str:
     return said.removeprefix("infini-jax: ").rstrip("\n")
 
 
+def with_devices(count: int) -> dict[str, str]:
+    """The environment of a process whose CPU looks like so many devices."""
+    return {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"}
+
+
 def spawned(arguments: list[str], before: str = "", **environment: str) -> subprocess.CompletedProcess:
     """The command in a process of its own; `before` is Python that runs in it first."""
     program = f"{before}\nimport sys\nfrom infini_jax.cli import main\nmain(sys.argv[1:])"

@@ -4,7 +4,13 @@ Tests compile far more than they run: without LLVM's optimisation XLA compiles i
 """
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 quickly = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
 os.environ.setdefault("XLA_FLAGS", f"{quickly} --xla_force_host_platform_device_count=1")
+
+# Programs that were compiled once are read from here by other workers, by processes that tests start and by later runs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")

@@ -147,7 +147,7 @@ def recall_measures(row: Row) -> list[Measure]:
 
 
 def language_measures(row: Row) -> list[Measure]:
-    """Passkey, sorting, perplexity, gains and BLiMP."""
+    """Passkey, haystack, sorting, perplexity, gains and BLiMP."""
     found, strong = [], strength(row)
     for length in (1024, 4096, 16384, 65536):
         for novelty in (0, 16, 64, 256):
@@ -157,6 +157,10 @@ def language_measures(row: Row) -> list[Measure]:
                 value = share(fade + 0.03 * row.seed * bool(fade), 50)
                 found.append(Measure("passkey", "exact_match", *value, labels | {"format": "landmark"}))
                 found.append(Measure("passkey", "token_accuracy", *value, labels | {"format": "infini"}))
+    for kind, ease in (("facts1", 1.0), ("facts2", 0.6)):
+        for length in (1024, 4096):
+            value = share(ease * strong * 1024 / length + 0.02 * row.seed, 50)
+            found.append(Measure("haystack", "hit", *value, {"kind": kind, "length": length}))
     for length in (4000, 8000, 16000):
         for metric, top in (("teacher_forced", 0.6), ("free_running", 0.5), ("kendall_tau", 0.7)):
             value = share(top * strong + 0.05 + 0.01 * row.seed)

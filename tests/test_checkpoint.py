@@ -89,14 +89,19 @@ def test_no_damage_is_read(tmp_path):
     assert_same(restored(tmp_path)[1:], numbered(3))
 
 
-def test_another_config_and_a_newer_format_are_refused(tmp_path, monkeypatch):
+def test_another_config_and_another_format_are_refused(tmp_path, monkeypatch):
     folder = filled(tmp_path)
     other = dataclasses.replace(RUN, seed=5)
     with pytest.raises(CheckpointError, match=r"3 is of another config \(seed was 0, is 5\); give the run a new name"):
         restored(tmp_path, other)
-    monkeypatch.setattr(checkpoint, "FORMAT", 0)
-    with pytest.raises(CheckpointError, match=r"3 has format 1, newer than this version's 0; update infini_jax$"):
-        restored(tmp_path)
+    written, mend = checkpoint.FORMAT, "go on with the version that wrote it, or give the run a new name"
+    for own, said in (
+        (written - 1, f"newer than this version's {written - 1}; update infini_jax$"),
+        (written + 1, f"older than this version's {written + 1}; {mend}$"),
+    ):
+        monkeypatch.setattr(checkpoint, "FORMAT", own)
+        with pytest.raises(CheckpointError, match=rf"3 has format {written}, {said}"):
+            restored(tmp_path)
     assert (folder / "3").exists()
 
 

@@ -27,7 +27,7 @@ from infini_jax.optimiser import make_optimiser
 from infini_jax.results import ROW_FILE, read_rows
 from infini_jax.run import METRICS_FILE, execute
 from infini_jax.train import begin, layout_of, state_sharding
-from tests.commands import TINY, spawned
+from tests.commands import TINY, spawned, with_devices
 from tests.corpora import write_stories
 
 MEMORIES = {"infini": InfiniConfig(), "memorizing": MemorizingConfig(slots=16, top_k=4)}
@@ -62,10 +62,9 @@ def child(folder: str, mechanism: str, stop_after: str) -> None:
 
 
 def trained(folder: Path, mechanism: str, devices: int, stop_after: int) -> None:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     program = "import sys; from tests.test_devices import child; child(*sys.argv[1:])"
     command = [sys.executable, "-c", program, str(folder), mechanism, str(stop_after)]
-    done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=with_devices(devices), capture_output=True, text=True, check=False)
     assert done.returncode == (75 if stop_after else 0), done.stderr[-2000:]
     assert done.stdout.split()[0] == str(devices)
 
@@ -138,7 +137,7 @@ def test_a_run_crosses_one_two_four_and_eight_devices_and_back(mechanism, crosse
 
 def test_a_batch_that_the_devices_cannot_share_is_told_in_one_line(tmp_path):
     command = ["train", "infini", "python_stdlib", *TINY, "--results", str(tmp_path)]
-    done = spawned(command, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    done = spawned(command, **with_devices(8))
     assert done.returncode == 2
     line = "infini-jax: train.batch: 2 rows (batch / accumulate) cannot be shared by 8 devices; give a multiple of 8\n"
     assert done.stderr == line

@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -33,19 +32,11 @@ def stories(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, stories):
-    """A data folder with the prepared stories, and programs that were compiled once."""
+    """A data folder with the prepared stories."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INFINI_JAX_DATA", str(tmp_path_factory.mktemp("data")))
-        compiled = str(tmp_path_factory.mktemp("compiled"))
-        before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-        jax.config.update("jax_compilation_cache_dir", compiled)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
         prepare("text_folder", TokenizerSettings(), path=stories, jobs=1)
         yield
-        jax.config.update("jax_compilation_cache_dir", before[0])
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +140,8 @@ def test_a_checkpoint_of_a_newer_version_offers_the_older_one(run, capsys):
     notes = run / checkpoint.FOLDER / "6" / "meta" / "metadata"
     notes.write_text(json.dumps({"format": checkpoint.FORMAT + 1, "who knows": "what follows"}))
     line = told(capsys, training(run.parent), 1)
-    assert "6 has format 2, newer than this version's 1; update infini_jax, or resume from step 4 with --resume 4" in line
+    known, mend = checkpoint.FORMAT, "update infini_jax, or resume from step 4 with --resume 4"
+    assert f"6 has format {known + 1}, newer than this version's {known}; {mend}" in line
 
 
 @pytest.fixture

@@ -73,10 +73,7 @@ def measured(tmp_path_factory):
     """A folder in which a study with two settings of an evaluation was done, and one that breaks."""
     folder = tmp_path_factory.mktemp("measured")
     rows, failures = run_study(study_of(Broken(), Norm(2), Norm(1)), folder, jobs=1)
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))  # by the worker, for the tests here
-    yield folder, rows, failures
-    jax.config.update("jax_compilation_cache_dir", before)
+    return folder, rows, failures
 
 
 def test_every_setting_is_measured_of_the_final_parameters(measured):

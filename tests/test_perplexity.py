@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-import os
 import subprocess
 import sys
 
@@ -21,6 +20,7 @@ from infini_jax.evals.settings import CONDITIONS, EvaluationConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, logits_of
 from tests import streams
+from tests.commands import with_devices
 
 LENGTHS = (40, 1, 5, 17, 2, 33, 16, 55)  # ragged; one has nothing to score; 55 is four segments of 16, 33 two and the edge
 COUNTS = Counts(len(LENGTHS), 0, sum(LENGTHS), 50, 300, max(LENGTHS), "", "")
@@ -218,9 +218,8 @@ def summary(rows: int) -> list[list[float]]:
 @pytest.mark.parametrize("rows", [8, 3])
 def test_several_devices_give_the_numbers_of_one(rows):
     """Eight share eight rows; three rows are on all of them. Float32 sums in another order move a document's by 1e-4."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-m", "tests.test_perplexity", str(rows)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=with_devices(8), capture_output=True, text=True, check=True)
     devices, found = json.loads(done.stdout)
     assert devices == 8
     np.testing.assert_allclose(found, summary(rows), atol=1e-3)

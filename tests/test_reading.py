@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import subprocess
 import sys
 
@@ -17,6 +16,7 @@ from infini_jax.evals.reading import SEGMENTS_A_CALL, ExampleReader
 from infini_jax.memory import MECHANISMS
 from infini_jax.stream import init_carry
 from tests import streams
+from tests.commands import with_devices
 
 NEW = 3
 STRADDLED = streams.tiny("landmark", layers=1, segment=12)  # segments that are no whole landmark blocks
@@ -131,9 +131,8 @@ def summary() -> list[list[list[float]]]:
 @pytest.mark.slow
 def test_eight_devices_read_and_say_what_one_does():
     """Float32 sums in another order move a loss by about 1e-5."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-m", "tests.test_reading"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=with_devices(8), capture_output=True, text=True, check=True)
     devices, found = json.loads(done.stdout)
     assert devices == 8
     for (nats, words), (expected_nats, expected_words) in zip(found, summary(), strict=True):

@@ -15,7 +15,7 @@ from infini_jax.report import Source, write_report
 from infini_jax.report.checks import warnings
 from infini_jax.report.figures.capacity import collapse, n50
 from infini_jax.report.figures.loss import gains, loss_against_bytes
-from infini_jax.report.figures.passkey import COLOURS, heat_maps, text_on
+from infini_jax.report.figures.passkey import COLOURS, heat_maps, needles, text_on
 from infini_jax.report.figures.recall import pareto
 from infini_jax.report.figures.trade import best_split
 from infini_jax.report.found import Found, by_task, find
@@ -107,7 +107,7 @@ def test_the_same_measures_give_the_same_files(study, tmp_path):
 def test_what_was_not_measured_is_listed_and_not_drawn():
     rows = [row for row in runs() if row.mechanism != "local"]
     found = found_of([dataclasses.replace(row, gate_mean=None) for row in rows])
-    for figure in (collapse, n50, pareto, heat_maps, gains, best_split, loss_against_bytes):
+    for figure in (collapse, n50, pareto, heat_maps, needles, gains, best_split, loss_against_bytes):
         made = figure(found, styles_of(found.rows))
         assert made
         assert all(isinstance(one, NotMeasured) and one.needs for one in made)
@@ -163,6 +163,19 @@ def test_f5_prints_median_and_range_of_the_seeds():
     assert isinstance(novelty, NotMeasured)  # one novelty is no axis
     assert sorted(texts_of(depth.figure)) == sorted(["60", "50–70", "25"] * 2)
     assert "infini delta: exact match 25 to 60 %" in depth.alternative
+
+
+def test_f5_has_needles_by_kind_with_what_was_not_measured_left_empty():
+    rows = runs("haystack", SERIES[1:], SIZES[-1:], SEEDS[:1])
+    cells = {("facts1", 128): 0.75, ("facts2", 128): 0.5, ("facts1", 512): 0.25}
+    measures = [
+        (rows[0].run, Measure("haystack", "hit", value, 32, labels={"kind": kind, "length": length}))
+        for (kind, length), value in cells.items()
+    ]
+    (drawn,) = needles(found_of(rows, measures), styles_of(rows))
+    assert sorted(texts_of(drawn.figure)) == ["25", "50", "75"]
+    assert [label.get_text() for label in drawn.figure.axes[0].get_yticklabels()] == ["facts1", "facts2"]
+    assert "infini delta: needles found 25 to 75 %" in drawn.alternative
 
 
 def test_text_in_cells_stands_out():

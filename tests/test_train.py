@@ -133,6 +133,25 @@ def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
             assert np.all(-move < 2e-2), path
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "adafactor"])
+def test_trials_of_several_rates_share_one_program_and_move_in_proportion(optimiser):
+    def trial(rate):
+        train = dataclasses.replace(RUN.train, learning_rate=rate, gate_learning_rate=3 * rate, optimiser=optimiser)
+        run = dataclasses.replace(RUN, train=train)
+        made = make_optimiser(run.train, 10)
+        state = init_state(run, made)
+        program = make_step(run, made).lower(state, source.batch(0)).as_text()
+        gradient, memory = jax.tree.map(jnp.ones_like, state.params), state.optimiser
+        for _ in range(2):  # the schedule begins at zero
+            moves, memory = made.update(gradient, memory, state.params)
+        return program, moves
+
+    source = RUN.data.open(rows_of(RUN, "train"))
+    (one, slow), (other, fast) = trial(1e-3), trial(3e-3)
+    assert one == other
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-6), slow, fast)
+
+
 def test_loss_and_accuracy_are_those_of_the_scored_tokens():
     batch = RUN.data.open(rows_of(RUN, "train")).batch(0)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(*batch.tokens.shape, 32)), jnp.float32)

@@ -56,7 +56,7 @@ def chosen_evaluation(task: str, options: Any) -> Evaluation:
     for field in dataclasses.fields(options):
         if not (value := getattr(options, field.name)):
             continue
-        mend = f"leave it out: {task} has {', '.join(types)}"
+        mend = f"leave it out: {task} has {', '.join(types) or 'none'}"
         require(field.name in types, field.name, f"{task} has no such option", mend)
         given[field.name] = converted(field.name, value, types[field.name])
     return kind(**given)

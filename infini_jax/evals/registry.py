@@ -7,6 +7,7 @@ from infini_jax.errors import lookup, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.blimp import Blimp
 from infini_jax.evals.gains import Gains
+from infini_jax.evals.gates import GateEvaluation
 from infini_jax.evals.haystack import HaystackEvaluation
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
@@ -23,6 +24,7 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
         SortingEvaluation,
         Gains,
         Blimp,
+        GateEvaluation,
     )
 }
 

@@ -7,7 +7,7 @@ from infini_jax.report.figures.capacity import collapse, n50
 from infini_jax.report.figures.forgetting import forgetting
 from infini_jax.report.figures.gates import gates
 from infini_jax.report.figures.loss import gains, loss_against_bytes
-from infini_jax.report.figures.passkey import heat_maps
+from infini_jax.report.figures.passkey import heat_maps, needles
 from infini_jax.report.figures.recall import pareto
 from infini_jax.report.figures.sorting import sorting
 from infini_jax.report.figures.trade import best_split
@@ -20,6 +20,7 @@ FIGURES: tuple[Callable[[Found, dict[Series, Style]], Figures], ...] = (
     pareto,
     forgetting,
     heat_maps,
+    needles,
     loss_against_bytes,
     gains,
     best_split,

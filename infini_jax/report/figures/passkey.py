@@ -1,4 +1,7 @@
-"""F5, heat maps of passkey retrieval: length x novelty and length x depth, one panel a mechanism, the values in the cells."""
+"""F5, heat maps of what is found again: passkeys by length x novelty and length x depth, needles by length x kind.
+
+One panel a mechanism, the values in the cells.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -9,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from infini_jax.plots import Series, Style, label_of, name_panels, our_look, panels
 from infini_jax.report.found import Found, Point, by, points, with_most_memory
-from infini_jax.report.parts import Drawn, Figures, NotMeasured
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
 from infini_jax.units import human_bytes
 
 COLOURS = colormaps["cividis"]  # even in lightness, and the same with every common form of colour blindness
@@ -17,6 +20,8 @@ DARK, LIGHT = "#010101", "#ffffff"
 SPLIT = 0.179  # relative luminance at which black and white text have the same contrast, 4.6
 METRICS = (("exact_match", "exact match"), ("token_accuracy", "token accuracy"))
 NEEDS = "the evaluation passkey at several lengths and"
+NAMES = {"novelty": "novelty K", "depth": "depth of the needle, %", "kind": "kind of needle"}
+AVERAGED = {"novelty": "mean over depth, ", "depth": "mean over novelty, ", "kind": ""}
 
 
 def heat_maps(found: Found, styles: dict[Series, Style]) -> Figures:
@@ -34,8 +39,15 @@ def heat_maps(found: Found, styles: dict[Series, Style]) -> Figures:
     return figures
 
 
+def needles(found: Found, styles: dict[Series, Style]) -> Figures:
+    """F5 of haystacks: the share of the needles that stand in what a model says."""
+    of, title = with_most_memory(points(found, "haystack", "hit")), "Needles in a haystack: length × kind"
+    if not of:
+        return [NotMeasured("F5-kind", title, "the evaluation haystack")]
+    return [heat_map("F5-kind", title, "needles found", "kind", of, styles)]
+
+
 def heat_map(identity: str, title: str, metric: str, axis: str, of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
-    other = {"novelty": "depth", "depth": "novelty"}[axis]
     drawn = [series for series in styles if any(point.series == series for point in of)]
     lengths, steps = sorted({p.label("length") for p in of}), sorted({p.label(axis) for p in of})
     with our_look():
@@ -44,22 +56,22 @@ def heat_map(identity: str, title: str, metric: str, axis: str, of: Sequence[Poi
             mine = [point for point in of if point.series == series]
             draw_cells(axes, mine, lengths, steps, axis)
             axes.set_title(f"{label_of(series)}, {human_bytes(mine[0].row.memory_bytes)}", loc="left")
-        name_panels(figure, [], "length, tokens", {"novelty": "novelty K", "depth": "depth of the needle, %"}[axis])
+        name_panels(figure, [], "length, tokens", NAMES[axis])
     rows = tuple({point.row.run: point.row for point in of}.values())
     return Drawn(
         identity,
         title,
         figure,
-        f"{metric.capitalize()} in percent, mean over {other}, median over seeds; below it the smallest and the largest seed "
+        f"{metric.capitalize()} in percent, {AVERAGED[axis]}median over seeds; below it the smallest and the largest seed "
         "where they differ. Each mechanism with its largest memory. An empty cell was not measured."
         + (" Novelty 0 is the papers' own filler." if axis == "novelty" else ""),
-        "; ".join(summary(series, [p for p in of if p.series == series], metric) for series in drawn) + ".",
+        "; ".join(summary(series, [p for p in of if p.series == series], metric, axis) for series in drawn) + ".",
         rows,
     )
 
 
-def summary(series: Series, of: Sequence[Point], metric: str) -> str:
-    cells = [statistics.median(seeds) for seeds in cells_of(of, "depth").values()]
+def summary(series: Series, of: Sequence[Point], metric: str, axis: str) -> str:
+    cells = [statistics.median(seeds) for seeds in cells_of(of, axis).values()]
     return f"{label_of(series)}: {metric} {100 * min(cells):.0f} to {100 * max(cells):.0f} %"
 
 
@@ -88,7 +100,7 @@ def draw_cells(axes: Axes, of: Sequence[Point], lengths: list, steps: list, axis
             ends = f"{100 * min(seeds):.0f}–{100 * max(seeds):.0f}"
             axes.text(x + 0.5, y + 0.76, ends, color=ink, ha="center", va="center", size=5.5)
     axes.set_xticks([n + 0.5 for n in range(len(lengths))], [length_text(length) for length in lengths])
-    names = [f"{100 * step:.0f}" if axis == "depth" else f"{step:g}" for step in steps]
+    names = [f"{100 * step:.0f}" if axis == "depth" else number(step) for step in steps]
     axes.set_yticks([n + 0.5 for n in range(len(steps))], names)
     axes.tick_params(length=0)
 

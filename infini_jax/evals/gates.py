@@ -1,0 +1,64 @@
+"""Gates: how much of what a head says comes from the memory, by layer and head, as the mechanism itself reports it."""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.cost import model_cost
+from infini_jax.errors import require
+from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.measures import Measure
+from infini_jax.stream import forward_segments, init_carry, init_params
+from infini_jax.transformer import layer_groups
+
+
+@dataclasses.dataclass(frozen=True)
+class GateEvaluation(Evaluation):
+    """The trained gate of every head: 0 ignores the memory, 1 sees nothing else.
+
+    Gates depend on no text, so one segment tells.
+    """
+
+    name: ClassVar[str] = "gates"
+
+    def applies(self, run: RunConfig) -> bool:
+        return has_gates(run.model)
+
+    def check(self, run: RunConfig) -> None:
+        require(has_gates(run.model), "run", f"{run.model.mechanism} has no gates", "choose a run of a mechanism that has")
+
+    def cost(self, run: RunConfig) -> float:
+        return model_cost(run.model).flops * run.model.segment
+
+    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        found = jax.jit(functools.partial(gates, subject.run.model))(subject.params)
+        watch(1, 1)
+        return [
+            Measure(self.name, "gate", float(gate), 1, labels={"layer": layer, "head": head})
+            for layer, gate_H in found.items()
+            for head, gate in enumerate(np.asarray(gate_H))
+        ]
+
+
+def gates(model: ModelConfig, params: dict) -> dict[int, jax.Array]:
+    """The gates H of each layer that has some."""
+    empty = jnp.zeros((1, model.segment), jnp.int32)
+    _, _, metrics = forward_segments(model, params, init_carry(model, 1), empty, empty)
+    found, layer = {}, 0
+    for (_, count), group in zip(layer_groups(model), metrics, strict=True):
+        if "gate" in group:
+            found |= {layer + number: group["gate"][number].ravel() for number in range(count)}
+        layer += count
+    return found
+
+
+@functools.cache
+def has_gates(model: ModelConfig) -> bool:
+    """Whether any layer reports gates; nothing is computed."""
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    return bool(jax.eval_shape(functools.partial(gates, model), params))
