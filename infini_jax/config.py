@@ -366,6 +366,13 @@ class RunConfig:
         """The inverse of `to_dict`. Raises `ConfigError` for unknown fields, with a suggestion."""
         return from_plain(RunConfig, plain, "config")
 
+    def program(self, steps: int) -> "RunConfig":
+        """The run of so many steps with all fixed that its compiled programs do not depend on: trials and seeds share them."""
+        plain = TrainConfig()
+        rates = {name: getattr(plain, name) for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every")}
+        train, budget = dataclasses.replace(self.train, **rates), Budget("steps", steps)
+        return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget)
+
     def fingerprint(self) -> str:
         """Twelve hex digits of what decides the result; names, rhythms and how many segments run at once do not.
 

@@ -78,6 +78,7 @@ def planned_flops(run: RunConfig) -> float | None:
     return budget_steps(run) * training_flops_per_step(run)
 
 
+@functools.lru_cache(maxsize=64)
 def parameter_count(model: ModelConfig) -> int:
     """Scalars in the parameters, measured on shapes."""
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

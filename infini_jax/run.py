@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import platform
@@ -109,7 +110,7 @@ class HeldOut:
     def scores(self, params: dict) -> HeldOutScores:
         """At the end of training."""
         if not self.newest:
-            evaluate = make_evaluate(self.run)
+            evaluate = make_evaluate(self.run.program(budget_steps(self.run)))
             return HeldOutScores(*evaluate(params, "validation"), *evaluate(params, "test"))
         tested = self.test_reader and self.test_reader.read(params)
         found = (tested.loss(), tested.accuracy) if tested else (None, None)
@@ -177,7 +178,7 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
         gives=run.budget.gives,
         flops_planned=budget_steps(run) * step_flops,
         flops_actual=finished.steps * step_flops,
-        flops_executed=finished.steps * executed_flops_per_step(run),
+        flops_executed=finished.steps * executed_flops_per_step(run.program(budget_steps(run))),
         steps=finished.steps,
         tokens=finished.steps * run.tokens_per_step,
         seconds=finished.seconds,
@@ -192,12 +193,13 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
     )
 
 
-def executed_flops_per_step(run: RunConfig) -> float:
-    """FLOPs of the program of one training step, recomputation included."""
-    optimiser = make_optimiser(run.train, budget_steps(run))
-    state = jax.eval_shape(lambda: init_state(run, optimiser))
-    batch = run.data.open(rows_of(run, "train")).batch(0)
-    return program_flops(make_step(run, optimiser), state, batch)
+@functools.lru_cache(maxsize=1)
+def executed_flops_per_step(program: RunConfig) -> float:
+    """FLOPs of one training step of `RunConfig.program`, recomputation included."""
+    optimiser = make_optimiser(program.train, budget_steps(program))
+    state = jax.eval_shape(lambda: init_state(program, optimiser))
+    batch = program.data.open(rows_of(program, "train")).batch(0)
+    return program_flops(make_step(program, optimiser), state, batch)
 
 
 def environment() -> dict[str, str]:

@@ -145,10 +145,15 @@ def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
     if jax.config.jax_compilation_cache_dir is None:  # a user's own is kept
         jax.config.update("jax_compilation_cache_dir", str(desk.folder / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    before = None
     for run in runs:
         with desk.claim(run) as ours:
             if not ours:
                 continue
+            point = (run.task, run.mechanism, run.variant, run.memory_bytes)
+            if point != before:  # trials of one point share their programs; all programs of a study would fill the memory
+                jax.clear_caches()
+            before = point
             try:
                 do(desk, run)
             except (ConfigError, TrainingDiverged, CheckpointError) as error:
@@ -157,7 +162,6 @@ def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
                 desk.fail(
                     run, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", traceback.format_exc()
                 )
-        jax.clear_caches()
 
 
 def do(desk: Desk, run: Job) -> None:
@@ -198,20 +202,23 @@ def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) ->
     with contextlib.ExitStack() as stack:
         workers = {}
         for number in range(min(jobs, len(missing))):
-            workers[number] = start(desk, missing, dealt_cores(number, jobs))
+            workers[number] = start(desk, missing, number, jobs)
             stack.callback(lambda number=number: stop(workers[number]))
         while any(worker.is_alive() for worker in workers.values()):
             watch(desk)
             for number, worker in workers.items():
                 worker.join(0.5 / len(workers))
                 if worker.exitcode and note_death(desk, missing, worker):
-                    workers[number] = start(desk, missing, dealt_cores(number, jobs))
+                    workers[number] = start(desk, missing, number, jobs)
         watch(desk)
     return collect(study, desk)
 
 
-def start(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> multiprocessing.Process:
-    worker = multiprocessing.get_context("spawn").Process(target=work, args=(desk, runs, cores), daemon=True)
+def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> multiprocessing.Process:
+    """Worker `number` of so many, which begins with its own part of the runs: those that share programs stand together."""
+    begin = number * len(runs) // jobs
+    arguments = (desk, runs[begin:] + runs[:begin], dealt_cores(number, jobs))
+    worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
     worker.start()
     return worker
 

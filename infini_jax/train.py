@@ -5,6 +5,7 @@ gradient, so a document that is longer than the sequence is still read with its 
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -159,6 +160,15 @@ def make_step(
     return jax.jit(step, donate_argnums=0, out_shardings=layout and (state_sharding(run, optimiser, layout), everywhere))
 
 
+@functools.lru_cache(maxsize=1)
+def compiled_step(program: RunConfig, layout: Layout) -> Callable[[TrainState, Batch], tuple]:
+    """The step of `RunConfig.program`, kept for the next trial, which mostly has the same."""
+    optimiser = make_optimiser(program.train, budget_steps(program))
+    state = like(jax.eval_shape(lambda: init_state(program, optimiser)), state_sharding(program, optimiser, layout))
+    batch = batch_shapes(program.data.open(rows_of(program, "train")), batch_sharding(layout.mesh), program.train.batch)
+    return make_step(program, optimiser, layout).lower(state, batch).compile()
+
+
 def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     params = init_params(run.model, jax.random.key(run.seed))
@@ -183,6 +193,7 @@ def rows_of(run: RunConfig, split: Split) -> Rows:
     return Rows(run.train.batch, run.train.sequence, run.seed if split == "train" else 0, split)
 
 
+@functools.lru_cache(maxsize=1)
 def make_evaluate(run: RunConfig) -> Callable[[dict, Split], tuple[float, float]]:
     """(params, split) -> (nats a scored token, accuracy) of `train.evaluation_steps` batches, with the memory carried.
 
@@ -253,7 +264,7 @@ def train(
     state, behind = begin(run, optimiser, places, checkpoints)
     began = time.perf_counter()
     batches = placed_batches(source, rows, run.train.batch, range(behind.step, steps))
-    step = make_step(run, optimiser, layout).lower(state, batch_shapes(source, rows, run.train.batch)).compile()
+    step = compiled_step(run.program(steps), layout)
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
     peak = peak_flops(layout.mesh.devices.flat)
     agreed = Agreement(layout.mesh)
