@@ -57,7 +57,6 @@ SCALES = {
         rates=RATES,
         window=64,
         slots=1024,
-        seeds=2,
     ),
     "accelerator": Comparison(
         RunConfig(

@@ -40,7 +40,6 @@ SCALES = {
         rates=RATES,
         window=8,
         slots=112,
-        seeds=2,
     ),
     "accelerator": Comparison(
         RunConfig(

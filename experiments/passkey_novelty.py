@@ -39,7 +39,7 @@ SCALES = {
             train=TrainConfig(batch=8, sequence=112, evaluation_steps=16),
             budget=Budget("flops", 2e11),
         ),
-        sizes=(5 << 10, 32 << 10),
+        sizes=(16 << 10,),
         rates=RATES,
         window=8,
         slots=448,

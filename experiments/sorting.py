@@ -43,7 +43,6 @@ SCALES = {
         rates=RATES,
         window=8,
         slots=384,
-        seeds=2,
     ),
     "accelerator": Comparison(
         RunConfig(

@@ -95,7 +95,6 @@ SCALES = {
         sizes=(4 << 10, 12 << 10, 32 << 10),
         names=MATRICES_AND_SLOTS,
         rates=RATES,
-        seeds=2,
     ),
     "accelerator": Split(
         RunConfig(
