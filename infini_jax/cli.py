@@ -23,7 +23,7 @@ from infini_jax.pace import with_steps
 from infini_jax.plan import plan_table
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.run import execute
-from infini_jax.sharding import use_cores
+from infini_jax.sharding import Sharding, use_cores
 from infini_jax.study import cut_short, run_study, save_study, saved_study, write_tables
 
 app = tyro.extras.SubcommandApp()
@@ -119,6 +119,7 @@ def train(
     saving: Saving = Saving(),
     evaluation: EvaluationConfig = EvaluationConfig(),
     mirrors: Mirroring = Mirroring(),
+    sharding: Sharding = Sharding(),
     name: str = "run",
     seed: int = 0,
     memory_bytes: int = 0,
@@ -138,6 +139,7 @@ def train(
       saving: when it is saved; its end always is.
       evaluation: what is read of the held-out documents.
       mirrors: trackers that get a copy of the metrics.
+      sharding: how the devices share the work.
       name: of the run, and of its folder.
       seed: of the parameters and of the order of the data.
       memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
@@ -148,9 +150,11 @@ def train(
     sizes = sized(ModelConfig(memory=memory, **dataclasses.asdict(model)), memory_bytes, memory_axis)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
     use_cores(train.batch // train.accumulate)
-    run = with_steps(run, results / name)
+    run = with_steps(run, results / name, sharding)
     with train_progress(run, Console()) as watch:
-        row = execute(run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors)
+        row = execute(
+            run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding
+        )
     Console().print(tables.key_values(row))
 
 

@@ -15,14 +15,14 @@ from infini_jax.config import CONFIG_FILE, RunConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.optimiser import make_optimiser
 from infini_jax.processes import is_first, of_the_first, placed_batches
-from infini_jax.sharding import batch_sharding
+from infini_jax.sharding import ROWS_ALONE, Sharding, batch_sharding
 from infini_jax.train import init_state, layout_of, make_step, rows_of, state_sharding
 
 FEW, MANY = 4, 256  # steps that are timed, at least and at most
 SHARE = 0.05  # of the budget that timing may take where a few steps take less
 
 
-def with_steps(run: RunConfig, folder: Path) -> RunConfig:
+def with_steps(run: RunConfig, folder: Path, sharding: Sharding = ROWS_ALONE) -> RunConfig:
     """A run whose seconds are steps: those of an earlier call in `folder`, or timed now; any other run as it is.
 
     Raises `ConfigError` where the seconds do not pay for one step.
@@ -31,7 +31,7 @@ def with_steps(run: RunConfig, folder: Path) -> RunConfig:
         return run
     steps = of_the_first(kept_steps(run, folder) if is_first() else 0)
     if not steps:
-        seconds = seconds_per_step(run)
+        seconds = seconds_per_step(run, sharding)
         steps = of_the_first(int(run.budget.amount // seconds))
         require(
             steps >= 1,
@@ -54,9 +54,9 @@ def kept_steps(run: RunConfig, folder: Path) -> int:
     return kept.budget.steps if kept.fingerprint() == run.fingerprint() else 0
 
 
-def seconds_per_step(run: RunConfig) -> float:
+def seconds_per_step(run: RunConfig, sharding: Sharding) -> float:
     """Mean over some training steps from a fresh state, after compiling and a first step; nothing of them is kept."""
-    layout, source = layout_of(run), run.data.open(rows_of(run, "train"))
+    layout, source = layout_of(run, sharding), run.data.open(rows_of(run, "train"))
     optimiser = make_optimiser(run.train, MANY)  # its schedule costs the same whatever the number of steps
     state = jax.jit(lambda: init_state(run, optimiser), out_shardings=state_sharding(run, optimiser, layout))()
     step = make_step(run, optimiser, layout)

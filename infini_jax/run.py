@@ -28,6 +28,7 @@ from infini_jax.optimiser import make_optimiser
 from infini_jax.pace import with_steps
 from infini_jax.processes import is_first
 from infini_jax.results import ROW_FILE, Row, write_rows
+from infini_jax.sharding import ROWS_ALONE, Sharding
 from infini_jax.train import Finished, init_state, make_evaluate, make_step, rows_of, train
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
@@ -43,14 +44,16 @@ def execute(
     saving: Saving = OFTEN_ENOUGH,
     resume: int | None = None,
     mirroring: Mirroring = NOWHERE,
+    sharding: Sharding = ROWS_ALONE,
 ) -> Row:
     """Trains and scores a run, or goes on with one that was stopped or killed; `watch` gets metric lines.
 
     `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted then.
-    `mirroring` says which trackers get the metric lines too. Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet
-    in `folder`. SIGTERM saves and raises `Stopped`. Where the budget is seconds, config.json keeps the steps that they buy.
+    `mirroring` says which trackers get the metric lines too, `sharding` how the devices share the work. Leaves config.json,
+    metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`. Where the budget is seconds,
+    config.json keeps the steps that they buy.
     """
-    run = with_steps(run, folder)
+    run = with_steps(run, folder, sharding)
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
     folder.mkdir(parents=True, exist_ok=True)
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
@@ -69,8 +72,8 @@ def execute(
                     watch(line)
 
             held_out = HeldOut(run, log)
-            finished = train(run, log, checkpoints, stop, held_out.examine)
-    row = make_row(run, study, finished, held_out.scores(finished.state.learned))
+            finished = train(run, log, checkpoints, stop, held_out.examine, sharding)
+    row = make_row(run, study, finished, held_out.scores(finished.learned))
     if is_first():
         write_rows([row], folder / ROW_FILE)
     return row

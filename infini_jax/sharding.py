@@ -1,12 +1,16 @@
-"""Where arrays live on several devices: logical axis -> mesh axis, for the carried memory and the batch.
+"""Where arrays live on several devices: logical axis -> mesh axis, for parameters, optimiser, memory and batch alike.
 
-A row is one document stream, so sharding the batch never moves memory. Parameters and optimiser are replicated.
+A row is one document stream, so sharding the batch never moves memory. Rows are split by hand (`shard_map`), what lies along
+other mesh axes is left to the partitioner. Parameters that are split over the rows' devices (fsdp) lie in parts between the
+steps; a step gathers them once, because its segments would gather them again and again, and adds up each device's part of the
+gradient where it lies.
 """
 
 import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 from jax.core import ShapedArray
@@ -16,26 +20,83 @@ from infini_jax.config import ModelConfig, memory_of
 from infini_jax.data.base import Batch
 from infini_jax.errors import require
 from infini_jax.memory.offload import HOST, PINNED
-from infini_jax.stream import Carry
-from infini_jax.transformer import init_memory, layer_groups
+from infini_jax.stream import Carry, init_params
+from infini_jax.transformer import PARAMETER_AXES, init_memory, layer_groups
+
+Axes = tuple[str | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-    """Mesh axis of each logical axis that may be split; all others are whole on every device."""
+    """Mesh axis of each logical axis; None is whole on every device, and so is an axis that its devices do not share evenly.
+
+    Attributes:
+      batch: rows of the batch and of the carried memory.
+      embed, heads, kv_heads, head_dim, mlp, vocab, layers: of the parameters; heads and kv_heads of the memory, too.
+      slots: of the memories that have some.
+    """
 
     batch: str | None = "data"
+    embed: str | None = None
     heads: str | None = None
     kv_heads: str | None = None
+    head_dim: str | None = None
+    mlp: str | None = None
+    vocab: str | None = None
+    layers: str | None = None
     slots: str | None = None
 
-    def spec(self, names: tuple[str, ...]) -> PartitionSpec:
-        """The partition of an array with these logical axes."""
-        return PartitionSpec(*(getattr(self, name, None) for name in names))
+    def spec(self, names: Axes, shape: tuple[int, ...] | None = None, mesh: Mesh | None = None) -> PartitionSpec:
+        """The partition of an array with these logical axes, as far as the `mesh` divides its `shape` where they are given."""
+        found: list[str | None] = []
+        for place, name in enumerate(names):
+            axis = getattr(self, name, None) if name else None
+            divides = axis is None or shape is None or shape[place] % mesh.shape[axis] == 0
+            found.append(axis if axis not in found and divides else None)
+        return PartitionSpec(*found)
 
 
 DATA_PARALLEL = ShardingRules()
+RULES = {
+    "data": DATA_PARALLEL,
+    "fsdp": ShardingRules(embed="data"),
+    "fsdp+tensor": ShardingRules(embed="data", heads="model", kv_heads="model", mlp="model", vocab="model"),
+}
 MOST_CORES = 8  # each of a CPU's devices holds all parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharding:
+    """How a run is spread over the devices at hand. It is no part of the run: the same run on other devices is the same run.
+
+    Attributes:
+      rules: data (parameters whole on every device), fsdp (in parts, gathered for each step) or fsdp+tensor (heads, MLP and
+        vocabulary split over several devices besides).
+      tensor: devices that share a row with fsdp+tensor.
+    """
+
+    rules: Literal["data", "fsdp", "fsdp+tensor"] = "data"
+    tensor: int = 1
+
+    def __post_init__(self):
+        require(self.rules in RULES, "sharding.rules", f"'{self.rules}' is not known", f"choose from {', '.join(RULES)}")
+        splits = self.rules == "fsdp+tensor"
+        mend = "give at least 2" if splits else "leave it out, or choose fsdp+tensor"
+        require((self.tensor > 1) == splits, "sharding.tensor", f"{self.tensor} devices a row with {self.rules}", mend)
+
+    def layout(self, rows: int) -> "Layout":
+        """Of all devices. Raises `ConfigError` where they cannot be split so, or do not share `rows` evenly."""
+        devices = len(jax.devices())
+        require(
+            devices % self.tensor == 0,
+            "sharding.tensor",
+            f"{devices} devices are not whole groups of {self.tensor}",
+            f"give a divisor of {devices}",
+        )
+        return Layout(rows_mesh(rows, self.tensor), RULES[self.rules])
+
+
+ROWS_ALONE = Sharding()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +128,20 @@ def use_cores(rows: int) -> None:
 
 def data_mesh(rows: int) -> Mesh:
     """All devices along one axis, `data`. Raises `ConfigError` where they do not share `rows` evenly."""
-    devices = len(jax.devices())
+    return rows_mesh(rows, 1)
+
+
+def rows_mesh(rows: int, tensor: int) -> Mesh:
+    """All devices as `data` x `model`, with `tensor` of them along `model`, an axis that is left out where it has one."""
+    parts = len(jax.devices()) // tensor
     require(
-        rows % devices == 0,
+        rows % parts == 0,
         "train.batch",
-        f"{rows} rows (batch / accumulate) cannot be shared by {devices} devices",
-        f"give a multiple of {devices}",
+        f"{rows} rows (batch / accumulate) cannot be shared by {parts} devices",
+        f"give a multiple of {parts}",
     )
-    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    shape, names = ((parts,), ("data",)) if tensor == 1 else ((parts, tensor), ("data", "model"))
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape))
 
 
 def on_own_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
@@ -100,20 +167,106 @@ def summed_over_rows(function: Callable, model: ModelConfig, layout: Layout | No
     return _mapped(summed, model, layout, PartitionSpec())
 
 
-def _mapped(function: Callable, model: ModelConfig, layout: Layout, results: PartitionSpec) -> Callable:
+def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
+    """The same where `function(carry, rows, params, *whole)` returns ((gradient like the parameters, *sums), carry).
+
+    Parameters lie as the rules say: the parts on the rows' devices are gathered in front, and what is added up of the gradient
+    is each device's part.
+    """
+    if layout is None or layout.row_parts == 1:
+        return function
     axis = layout.rules.batch
+    specs = jax.tree.map(lambda place: _only(axis, place.spec), parameter_sharding(model, layout))
 
-    def rows_only(place: NamedSharding) -> PartitionSpec:
-        return PartitionSpec(*(name if name == axis else None for name in place.spec))
+    def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+        return jax.lax.all_gather(leaf, axis, axis=spec.index(axis), tiled=True) if axis in spec else leaf
 
-    carry = jax.tree.map(rows_only, carry_sharding(model, layout.mesh, layout.rules))
+    def add_up(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+        if axis not in spec:
+            return jax.lax.psum(leaf, axis)
+        return jax.lax.psum_scatter(leaf, axis, scatter_dimension=spec.index(axis), tiled=True)
+
+    def of_parts(carry: Carry, rows: Any, params: dict, *whole: Any) -> tuple[tuple, Carry]:
+        (gradient, *sums), carry = function(carry, rows, jax.tree.map(gather, params, specs), *whole)
+        sums = jax.tree.map(lambda x: jax.lax.psum(x, axis), sums)
+        return (jax.tree.map(add_up, gradient, specs), sums), carry
+
+    mapped = _mapped(of_parts, model, layout, (specs, PartitionSpec()), specs)
+
+    def flat(*arguments: Any) -> tuple[tuple, Carry]:
+        (gradient, sums), carry = mapped(*arguments)
+        return (gradient, *sums), carry
+
+    return flat
+
+
+def _only(axis: str | None, spec: PartitionSpec) -> PartitionSpec:
+    """What a partition says of one mesh axis."""
+    return PartitionSpec(*(name if name == axis else None for name in spec))
+
+
+def _mapped(function: Callable, model: ModelConfig, layout: Layout, results: Any, *first: Any) -> Callable:
+    """`function(carry, rows, *whole)` by the rows' devices; `first` are the partitions of the first of `whole`."""
+    axis = layout.rules.batch
+    carry = jax.tree.map(lambda place: _only(axis, place.spec), carry_sharding(model, layout.mesh, layout.rules))
 
     def whole_program(carries, rows, *whole):
-        in_specs = (carry, PartitionSpec(axis), *(PartitionSpec() for _ in whole))
-        places = {"mesh": layout.mesh, "in_specs": in_specs, "out_specs": (results, carry)}
+        others = (PartitionSpec(),) * (len(whole) - len(first))
+        places = {
+            "mesh": layout.mesh,
+            "in_specs": (carry, PartitionSpec(axis), *first, *others),
+            "out_specs": (results, carry),
+        }
         return jax.shard_map(function, axis_names={axis}, check_vma=False, **places)(carries, rows, *whole)
 
     return whole_program
+
+
+def parameter_axes(model: ModelConfig) -> dict:
+    """Like the parameters, with the logical axes of each; what nobody names has none."""
+    declared = dict(PARAMETER_AXES)
+    for config, _ in layer_groups(model):
+        declared |= {("memory", *path): axes for path, axes in memory_of(config, model.dims).parameter_axes.items()}
+
+    def axes_of(path: tuple, leaf: jax.ShapeDtypeStruct) -> Axes:
+        names = tuple(key.key for key in path)
+        stacked = names[0].startswith("groups_")
+        found = declared.get(names[1:] if stacked else names, (None,) * (leaf.ndim - stacked))
+        return ("layers", *found) if stacked else found
+
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(axes_of, shapes)
+
+
+def parameter_sharding(model: ModelConfig, layout: Layout) -> dict:
+    """Like the parameters, with the sharding of each array."""
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+    def place(leaf: jax.ShapeDtypeStruct, names: Axes) -> NamedSharding:
+        return NamedSharding(layout.mesh, layout.rules.spec(names, leaf.shape, layout.mesh))
+
+    return jax.tree.map(place, shapes, parameter_axes(model))
+
+
+def sharding_like(tree: Any, params: Any, places: dict) -> dict:
+    """The sharding of each array of a `tree` that holds copies of the parameters' tree, such as an optimiser's moments.
+
+    An array that lies at a parameter's path and has its shape lies where the parameter does; any other is whole everywhere.
+    """
+    known = {
+        tuple(path): (leaf.shape, place)
+        for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(places), strict=True)
+    }
+    everywhere = replicated(jax.tree.leaves(places)[0].mesh)
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        for begin in range(len(path)):
+            shape, found = known.get(tuple(path[begin:]), ((), None))
+            if found is not None and shape == leaf.shape:
+                return found
+        return everywhere
+
+    return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -126,7 +279,8 @@ def carry_sharding(model: ModelConfig, mesh: Mesh, rules: ShardingRules = DATA_P
 
     def place(names: tuple[str, ...], leaf: ShapedArray) -> NamedSharding:
         kind = PINNED if leaf.memory_space == HOST else None
-        return NamedSharding(mesh, rules.spec(("layers", *names)), memory_kind=kind)
+        shape = (leaf.shape[0], 0, *leaf.shape[2:])  # rows divide: the mesh was made for them
+        return NamedSharding(mesh, rules.spec(("layers", *names), shape, mesh), memory_kind=kind)
 
     def is_names(node) -> bool:
         return isinstance(node, tuple) and len(node) > 0 and all(isinstance(name, str) for name in node)

@@ -25,7 +25,18 @@ from infini_jax.memory.base import AUXILIARY
 from infini_jax.optimiser import make_optimiser
 from infini_jax.peaks import peak_flops
 from infini_jax.processes import Agreement, batch_shapes, placed_batches
-from infini_jax.sharding import Layout, batch_sharding, carry_sharding, data_mesh, replicated, summed_over_rows
+from infini_jax.sharding import (
+    ROWS_ALONE,
+    Layout,
+    Sharding,
+    batch_sharding,
+    carry_sharding,
+    gradient_over_rows,
+    parameter_sharding,
+    replicated,
+    sharding_like,
+    summed_over_rows,
+)
 from infini_jax.stream import Carry, init_carry, init_params, scan_segments
 
 
@@ -131,7 +142,7 @@ def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[
         gradient, (carry, scores, gates) = jax.lax.scan(turn, nothing, (split_carry(carry, turns), split_rows(batch, turns)))
         return (gradient, jax.tree.map(jnp.sum, scores), gates[-1]), joined_carry(carry)
 
-    of_all_rows = summed_over_rows(of_rows, run.model, layout)
+    of_all_rows = gradient_over_rows(of_rows, run.model, layout)
 
     def gradient_of(params: dict, carry: Carry, batch: Batch) -> tuple[dict, Carry, tuple]:
         (gradient, *measured), carry = of_all_rows(carry, batch, params, jnp.maximum(batch.weights.sum(), 1.0))
@@ -177,15 +188,15 @@ def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> Train
 
 
 def state_sharding(run: RunConfig, optimiser: optax.GradientTransformation, layout: Layout) -> TrainState:
-    """Like a `TrainState`, with the sharding of each array: parameters and optimiser everywhere, the carry by the rules."""
-    shapes = jax.eval_shape(lambda: init_state(run, optimiser))
-    everywhere = jax.tree.map(lambda _: replicated(layout.mesh), shapes)
-    return everywhere.replace(carry=carry_sharding(run.model, layout.mesh, layout.rules))
+    """Like a `TrainState`, with the sharding of each array: all of it by the rules, the optimiser as the parameters."""
+    shapes, places = jax.eval_shape(lambda: init_state(run, optimiser)), parameter_sharding(run.model, layout)
+    state = sharding_like(shapes.replace(carry=None), shapes.params, places)
+    return state.replace(carry=carry_sharding(run.model, layout.mesh, layout.rules))
 
 
-def layout_of(run: RunConfig) -> Layout:
+def layout_of(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Layout:
     """All devices, each with its share of the rows. Raises `ConfigError` where they do not share them evenly."""
-    return Layout(data_mesh(run.train.batch // run.train.accumulate))
+    return sharding.layout(run.train.batch // run.train.accumulate)
 
 
 def rows_of(run: RunConfig, split: Split) -> Rows:
@@ -225,10 +236,12 @@ def make_evaluate(run: RunConfig) -> Callable[[dict, Split], tuple[float, float]
 class Finished:
     """What training leaves.
 
-    Attributes: state; steps done; seconds without compiling and examining; compile_seconds; last metric line.
+    Attributes: state; learned, its parameters to evaluate, whole on every device; steps done; seconds without compiling and
+    examining; compile_seconds; last metric line.
     """
 
     state: TrainState
+    learned: dict
     steps: int
     seconds: float
     compile_seconds: float
@@ -241,6 +254,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
     examine: Callable[[int, dict], None] = lambda step, params: None,
+    sharding: Sharding = ROWS_ALONE,
 ) -> Finished:
     """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
 
@@ -249,6 +263,7 @@ def train(
       stop: asked after every step; the run is saved and `Stopped` raised where it says so.
       examine: gets the step and what was learned every `train.evaluate_every` steps and at the last, behind the checkpoint of
         the step. A run that goes on from such a step begins with it, because it may have been stopped before it was done.
+      sharding: how the devices at hand share the work; results are the same but for the order of sums.
 
     Raises:
       ConfigError: the budget pays for no step, or the state cannot fit.
@@ -258,9 +273,10 @@ def train(
     """
     steps = budget_steps(run)
     check_fits(run)
-    layout, source = layout_of(run), run.data.open(rows_of(run, "train"))
+    layout, source = layout_of(run, sharding), run.data.open(rows_of(run, "train"))
     optimiser = make_optimiser(run.train, steps)
     places, rows = state_sharding(run, optimiser, layout), batch_sharding(layout.mesh)
+    gathered = jax.jit(lambda learned: learned, out_shardings=replicated(layout.mesh))
     state, behind = begin(run, optimiser, places, checkpoints)
     began = time.perf_counter()
     batches = placed_batches(source, rows, run.train.batch, range(behind.step, steps))
@@ -274,7 +290,7 @@ def train(
         """Seconds that it took."""
         number = int(state.step)  # waits for the training steps under way
         paused = time.perf_counter()
-        examine(number, state.learned)
+        examine(number, gathered(state.learned))
         return time.perf_counter() - paused
 
     if behind.step and is_examined(run, behind.step, steps):
@@ -299,7 +315,7 @@ def train(
             raise Stopped(f"stopped after step {number} of {steps}")
         if is_examined(run, number, steps):
             began += examined()
-    return Finished(state, steps, behind.seconds, behind.compile_seconds, behind.last)
+    return Finished(state, gathered(state.learned), steps, behind.seconds, behind.compile_seconds, behind.last)
 
 
 def is_examined(run: RunConfig, number: int, steps: int) -> bool:

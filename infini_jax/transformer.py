@@ -16,6 +16,18 @@ from infini_jax.layers import MLP, KeyTaps
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.segment import Boundaries, Segment
 
+# Logical axes of the parameters, by their path below the layer group, whose layers are stacked in front; the memory's own are
+# in `Memory.parameter_axes`. What is not named is small.
+PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
+    ("embedding", "embedding"): ("vocab", "embed"),
+    ("query", "kernel"): ("embed", "heads", "head_dim"),
+    ("key", "kernel"): ("embed", "kv_heads", "head_dim"),
+    ("value", "kernel"): ("embed", "kv_heads", "head_dim"),
+    ("memory", "out", "kernel"): ("heads", "head_dim", "embed"),
+    ("mlp", "up", "kernel"): ("embed", "mlp"),
+    ("mlp", "down", "kernel"): ("mlp", "embed"),
+}
+
 
 @struct.dataclass
 class OpenLayer:

@@ -26,6 +26,7 @@ from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.optimiser import make_optimiser
 from infini_jax.results import ROW_FILE, read_rows
 from infini_jax.run import METRICS_FILE, execute
+from infini_jax.sharding import Sharding
 from infini_jax.train import begin, layout_of, state_sharding
 from tests.commands import TINY, spawned, with_devices
 from tests.corpora import write_stories
@@ -47,7 +48,7 @@ def run_of(mechanism: str) -> RunConfig:
     )
 
 
-def child(folder: str, mechanism: str, stop_after: str) -> None:
+def child(folder: str, mechanism: str, stop_after: str, rules: str, tensor: str) -> None:
     """Trains, and is told by a signal behind a step to stop after the next; prints how many devices it had."""
     print(len(jax.devices()))
 
@@ -56,14 +57,15 @@ def child(folder: str, mechanism: str, stop_after: str) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        execute(run_of(mechanism), Path(folder), study="", watch=watch)
+        execute(run_of(mechanism), Path(folder), study="", watch=watch, sharding=Sharding(rules, int(tensor)))
     except Stopped:
         sys.exit(75)
 
 
-def trained(folder: Path, mechanism: str, devices: int, stop_after: int) -> None:
+def trained(folder: Path, mechanism: str, devices: int, sharding: Sharding, stop_after: int) -> None:
     program = "import sys; from tests.test_devices import child; child(*sys.argv[1:])"
-    command = [sys.executable, "-c", program, str(folder), mechanism, str(stop_after)]
+    spread = (sharding.rules, str(sharding.tensor))
+    command = [sys.executable, "-c", program, str(folder), mechanism, str(stop_after), *spread]
     done = subprocess.run(command, env=with_devices(devices), capture_output=True, text=True, check=False)
     assert done.returncode == (75 if stop_after else 0), done.stderr[-2000:]
     assert done.stdout.split()[0] == str(devices)
@@ -118,20 +120,18 @@ def whole(tmp_path_factory):
     return of
 
 
-@pytest.mark.slow
-def test_a_run_saved_on_two_devices_goes_on_on_one(tmp_path, whole):
-    trained(tmp_path, "infini", devices=2, stop_after=5)
-    execute(run_of("infini"), tmp_path, study="")
-    assert_equal_runs("infini", tmp_path, whole("infini"))
+CROSSINGS = {  # devices and how they share the work, until a step; the last until the end
+    "infini": ((8, Sharding("fsdp+tensor", 2), 4), (2, Sharding("fsdp"), 7), (1, Sharding(), 0)),
+    "memorizing": ((2, Sharding(), 5), (8, Sharding("fsdp+tensor", 4), 0)),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mechanism", "crossed"), [("infini", (1, 2, 4, 8, 2)), ("memorizing", (1, 8))])
-def test_a_run_crosses_one_two_four_and_eight_devices_and_back(mechanism, crossed, tmp_path, whole):
-    for stop_after, devices in zip((1, 3, 5, 7, 9), crossed, strict=False):
-        trained(tmp_path, mechanism, devices, stop_after)
-        assert len(losses(tmp_path)) == stop_after + 1
-    trained(tmp_path, mechanism, devices=1, stop_after=0)
+@pytest.mark.parametrize("mechanism", CROSSINGS)
+def test_a_run_crosses_devices_and_ways_to_share_them(mechanism, tmp_path, whole):
+    for devices, sharding, stop_after in CROSSINGS[mechanism]:
+        trained(tmp_path, mechanism, devices, sharding, stop_after)
+        assert len(losses(tmp_path)) == (stop_after + 1 if stop_after else STEPS)
     assert_equal_runs(mechanism, tmp_path, whole(mechanism))
 
 

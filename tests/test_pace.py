@@ -31,10 +31,10 @@ def test_seconds_are_measured_into_steps_that_the_folder_and_the_row_tell(tmp_pa
 
 
 def test_a_run_that_goes_on_keeps_the_number_whatever_the_device_says_now(tmp_path, monkeypatch):
-    monkeypatch.setattr(pace, "seconds_per_step", lambda run: SECONDS / 40.5)
+    monkeypatch.setattr(pace, "seconds_per_step", lambda *_: SECONDS / 40.5)
     first = pace.with_steps(RUN, tmp_path)
     (tmp_path / CONFIG_FILE).write_text(json.dumps(first.to_dict()))
-    monkeypatch.setattr(pace, "seconds_per_step", lambda run: SECONDS / 2.5)
+    monkeypatch.setattr(pace, "seconds_per_step", lambda *_: SECONDS / 2.5)
     assert first.budget.steps == pace.with_steps(RUN, tmp_path).budget.steps == 40
     other = dataclasses.replace(RUN, seed=5)
     assert pace.with_steps(other, tmp_path).budget.steps == 2
@@ -43,7 +43,7 @@ def test_a_run_that_goes_on_keeps_the_number_whatever_the_device_says_now(tmp_pa
 
 
 def test_seconds_that_pay_for_no_step_are_refused_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(pace, "seconds_per_step", lambda run: 2.5)
+    monkeypatch.setattr(pace, "seconds_per_step", lambda *_: 2.5)
     with pytest.raises(ConfigError, match=r"^budget.amount: 0.3 seconds do not pay for one step of 2.5 s on this device; .+$"):
         pace.with_steps(RUN, tmp_path)
     long = dataclasses.replace(RUN, budget=Budget("seconds", 10.1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,25 +10,29 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
+from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
-from infini_jax.sharding import Layout, ShardingRules, data_mesh
+from infini_jax.optimiser import make_optimiser
+from infini_jax.sharding import RULES, Layout, Sharding, ShardingRules, batch_sharding, data_mesh
+from infini_jax.train import init_state, layout_of, make_step, rows_of, state_sharding
+from tests.commands import with_devices
+from tests.streams import tiny
 
-RULES = {"data": ShardingRules(), "data and heads": ShardingRules(heads="model", kv_heads="model")}
+EVERY = "fsdp+tensor"  # what every mechanism is tried with; one is tried with all
+LAYOUTS = {  # rules, devices a row, whether the rows of a device are taken in two turns
+    "data": ("data", 1, False),
+    "fsdp": ("fsdp", 1, False),
+    "fsdp+tensor": ("fsdp+tensor", 2, False),
+    "fsdp+tensor, in turns": ("fsdp+tensor", 2, True),
+}
 
 
 def losses(name: str) -> dict[str, list[float]]:
-    """Losses of three steps on one device, on a mesh by rows, and on a mesh by rows and heads."""
-    from jax.sharding import AxisType
-
-    from infini_jax.config import Budget, RunConfig, TrainConfig
-    from infini_jax.data.mqar import MqarConfig
-    from infini_jax.optimiser import make_optimiser
-    from infini_jax.sharding import batch_sharding
-    from infini_jax.train import init_state, make_step, rows_of, state_sharding
-    from tests.streams import tiny
-
+    """Losses of three steps on one device and on eight, by layout."""
     model = tiny(name)
     run = RunConfig(
         model=model,
@@ -36,7 +41,6 @@ def losses(name: str) -> dict[str, list[float]]:
         budget=Budget("steps", 3),
     )
     optimiser, source = make_optimiser(run.train, 3), run.data.open(rows_of(run, "train"))
-    in_turns = dataclasses.replace(run, train=dataclasses.replace(run.train, accumulate=2))
 
     def trained(step, state, rows) -> list[float]:
         found = []
@@ -47,26 +51,74 @@ def losses(name: str) -> dict[str, list[float]]:
         return found
 
     found = {"one": trained(make_step(run, optimiser), init_state(run, optimiser), None)}
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    for rules_name, rules in RULES.items():
-        layout = Layout(mesh, rules)
-        for key, kind in {rules_name: run, f"{rules_name}, in turns": in_turns}.items():
-            state = jax.device_put(init_state(kind, optimiser), state_sharding(kind, optimiser, layout))
-            found[key] = trained(make_step(kind, optimiser, layout), state, batch_sharding(mesh, rules))
+    for key in LAYOUTS if name == "infini" else (EVERY,):
+        rules, tensor, in_turns = LAYOUTS[key]
+        kind = dataclasses.replace(run, train=dataclasses.replace(run.train, accumulate=1 + in_turns))
+        layout = layout_of(kind, Sharding(rules, tensor))
+        places = state_sharding(kind, optimiser, layout)
+        state = jax.device_put(init_state(kind, optimiser), places)
+        found[key] = trained(make_step(kind, optimiser, layout), state, batch_sharding(layout.mesh, layout.rules))
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_sharded_training_equals_one_device(name):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.test_sharding", name]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=with_devices(8), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 1 + 2 * len(RULES)
+    assert found.keys() >= {"one", EVERY}
     for layout, reached in found.items():
         np.testing.assert_allclose(reached, found["one"], rtol=2e-5, err_msg=layout)  # sums in another order
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "adafactor"])
+def test_parameters_and_moments_are_in_as_many_parts_as_there_are_devices(optimiser):
+    """Of a model whose sizes the devices divide: an eighth on each, but for short vectors, scalars and factored moments."""
+    model = dataclasses.replace(tiny("infini"), vocab=64, d_model=64, heads=4, kv_heads=4)
+    train = TrainConfig(batch=8, sequence=model.segment, optimiser=optimiser, average=0.9)
+    run = RunConfig(model=model, data=MqarConfig(pairs=2, symbols=32), train=train, budget=Budget("steps", 3))
+    made = make_optimiser(train, 3)
+    layout = Layout(AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2), RULES["fsdp+tensor"])
+    shapes, places = jax.eval_shape(lambda: init_state(run, made)), state_sharding(run, made, layout)
+
+    def share_of_a_device(name: str) -> float:
+        leaves = [jax.tree.leaves(getattr(tree, name)) for tree in (shapes, places)]
+        whole = sum(math.prod(leaf.shape) for leaf in leaves[0])
+        return sum(math.prod(place.shard_shape(leaf.shape)) for leaf, place in zip(*leaves, strict=True)) / whole
+
+    assert share_of_a_device("params") == share_of_a_device("average") < 1.1 / 8
+    assert share_of_a_device("optimiser") < (1.1 / 8 if optimiser == "adamw" else 1)
+    assert share_of_a_device("carry") < 1.1 / 8  # rows and heads
+
+
+def test_an_axis_that_the_devices_do_not_divide_stays_whole():
+    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    rules = RULES["fsdp+tensor"]
+    assert tuple(rules.spec(("vocab", "embed"), (65, 64), mesh)) == (None, "data")
+    assert tuple(rules.spec(("embed", "kv_heads", "head_dim"), (64, 1, 16), mesh)) == ("data", None, None)
+    assert tuple(rules.spec(("embed", "embed"), (64, 64), mesh)) == ("data", None)  # a mesh axis splits one axis of an array
+
+
+@pytest.mark.parametrize(
+    ("rules", "tensor", "said"),
+    [
+        ("zero", 1, "sharding.rules: 'zero' is not known; choose from data, fsdp, fsdp+tensor"),
+        ("fsdp+tensor", 1, "sharding.tensor: 1 devices a row with fsdp+tensor; give at least 2"),
+        ("data", 2, "sharding.tensor: 2 devices a row with data; leave it out, or choose fsdp+tensor"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_one_line(rules, tensor, said):
+    with pytest.raises(ConfigError) as error:
+        Sharding(rules, tensor)
+    assert str(error.value) == said
+
+
+def test_devices_that_are_no_whole_groups_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 3)
+    with pytest.raises(ConfigError, match=r"^sharding.tensor: 3 devices are not whole groups of 2; give a divisor of 3$"):
+        Sharding("fsdp+tensor", 2).layout(rows=6)
 
 
 def test_rows_that_devices_cannot_share_are_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -88,8 +89,9 @@ class Memory(nn.Module):
     `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
     `write` is called once, when it is full.
 
-    Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below. Values in
-    the metrics whose names begin with `AUXILIARY` are added to the loss as they are.
+    Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below; one with
+    large parameters of its own names their logical axes in `parameter_axes`, by path. Values in the metrics whose names begin
+    with `AUXILIARY` are added to the loss as they are.
     """
 
     config: Any
@@ -98,6 +100,7 @@ class Memory(nn.Module):
     Config: ClassVar[type[MemoryConfig]]
     summary: ClassVar[str]
     paper: ClassVar[str]
+    parameter_axes: ClassVar[Mapping[tuple[str, ...], tuple[str | None, ...]]] = {}
     axes: ClassVar[tuple[str, ...]]  # settings or dims along which the memory grows, the default first
 
     def setup(self):

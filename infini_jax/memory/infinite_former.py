@@ -29,7 +29,7 @@ segment, zeros stand in place of the tokens before them; the paper has no such c
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -159,6 +159,12 @@ class InfiniteFormer(Memory):
     summary = "continuous signal on N Gaussian basis functions, summed with local attention"
     paper = "arXiv 2109.00301"
     axes = ("basis",)
+    parameter_axes: ClassVar = {
+        ("w_k",): ("embed", "kv_heads", "head_dim"),
+        ("w_v",): ("embed", "kv_heads", "head_dim"),
+        ("long_out", "kernel"): ("heads", "head_dim", "embed"),
+        ("gate_kernel",): (None, "embed", None),
+    }
 
     def setup(self):
         super().setup()

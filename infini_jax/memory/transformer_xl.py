@@ -8,6 +8,7 @@ DEVIATION: positions are rotary unless `positions` asks for the paper's: no seco
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -38,6 +39,7 @@ class TransformerXL(Cache):
     Config = TransformerXLConfig
     summary = "cache of the last keys and values, no gradient"
     paper = "arXiv 1901.02860"
+    parameter_axes: ClassVar = {("attention", "w_r", "kernel"): ("embed", "heads", "head_dim")}
 
     def setup(self):
         super().setup()
