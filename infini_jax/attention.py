@@ -10,12 +10,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.extend.backend import get_backend
 
 from infini_jax import kernels, precision
 from infini_jax.blockwise import MASKED, TILE, blockwise, plan_of
 from infini_jax.errors import require
 from infini_jax.layers import repeat_heads, rotary
+from infini_jax.platforms import platform
 from infini_jax.segment import Segment, Sight
 
 FORMS = ("auto", "dense", "blockwise", "cudnn", "splash")
@@ -133,14 +133,9 @@ def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biase
     if not tiles_pay(q.shape[1], k.shape[1]):
         return "dense"
     for name, kernel in kernels.KERNELS.items():
-        if kernel.platform == _platform() and kernel.problem(q, k, v, sight, biased, lse) is None:
+        if kernel.platform == platform() and kernel.problem(q, k, v, sight, biased, lse) is None:
             return name
     return "blockwise"
-
-
-def _platform() -> str:
-    backend = get_backend()
-    return "cuda" if "cuda" in backend.platform_version else backend.platform  # "gpu" may be another vendor's
 
 
 def tiles_pay(queries: int, keys: int) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from infini_jax.memory import topk
+from infini_jax.platforms import target
 
 SIZES = [(33, 1), (130, 2), (257, 8), (1000, 31), (2047, 32), (2048, 32), (40, 8)]
 
@@ -58,9 +59,9 @@ def test_groups_are_as_small_as_both_stages_like():
     ("platform", "places", "form"),
     [("cpu", 64, "plain"), ("cpu", 4096, "groups"), ("gpu", 4096, "groups"), ("tpu", 4096, "rows")],
 )
-def test_the_form_is_chosen_by_platform_and_size(monkeypatch, platform, places, form):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    program = str(jax.make_jaxpr(lambda scores: topk.top_k(scores, 4))(jax.ShapeDtypeStruct((3, 5, places), jnp.float32)))
+def test_the_form_is_chosen_by_platform_and_size(platform, places, form):
+    with target(platform):
+        program = str(jax.make_jaxpr(lambda scores: topk.top_k(scores, 4))(jax.ShapeDtypeStruct((3, 5, places), jnp.float32)))
     assert ("scan[" in program, "reduce_max[" in program) == (form == "rows", form == "groups")
 
 

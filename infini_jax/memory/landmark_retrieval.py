@@ -26,6 +26,7 @@ from jax.ad_checkpoint import checkpoint_name
 from infini_jax.attention import MASKED
 from infini_jax.layers import by_key_head, rotary
 from infini_jax.memory.base import KEPT
+from infini_jax.platforms import platform
 
 Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (...xSxHxK, positions S) -> the same, turned by its position
 SELECTIONS = ("token_and_head", "heads", "tokens")
@@ -296,7 +297,7 @@ _rows.defvjp(_rows_forward, _rows_backward)
 
 def _over_rows(row: Callable, *arrays):
     """`row` of each key head of each sequence; on a CPU one at a time, so that its tiles stay in the cache."""
-    spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if jax.default_backend() == "cpu" else jax.vmap
+    spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if platform() == "cpu" else jax.vmap
     return spread(spread(lambda xs: row(*xs)))(arrays)
 
 

@@ -27,6 +27,7 @@ from infini_jax import attention, precision
 from infini_jax.attention import MASKED, masked_softmax, tiles_pay
 from infini_jax.blockwise import BANDS, NO_QUERY, TILE
 from infini_jax.layers import repeat_heads
+from infini_jax.platforms import platform
 from infini_jax.segment import Boundaries
 
 
@@ -215,7 +216,7 @@ _rows.defvjp(_rows_forward, _rows_backward)
 
 def _over_rows(row: Callable, documents, arrays):
     """`row(documents, *arrays)` for each sequence and head; arrays are BxHx..."""
-    spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if jax.default_backend() == "cpu" else jax.vmap
+    spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if platform() == "cpu" else jax.vmap
     return spread(lambda xs: spread(lambda ys: row(xs[0], *ys))(xs[1]))((documents, arrays))
 
 

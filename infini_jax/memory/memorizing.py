@@ -33,10 +33,11 @@ from infini_jax.memory.offload import on_host, part_of, to_device, to_host, upda
 from infini_jax.memory.positions import T5_BUCKETS, attend_t5
 from infini_jax.memory.topk import approximate, recall, top_k
 from infini_jax.memory.window import Recent
+from infini_jax.platforms import platform
 from infini_jax.segment import Boundaries, Segment
 
 RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
-SCORES_AT_ONCE = {"cpu": 2**24, "gpu": 2**28, "tpu": 2**28}  # a CPU's in tens of MB; benchmarks/topk.py
+A_CPUS_SCORES, OTHERS_SCORES = 2**24, 2**28  # at once; a CPU's in tens of MB; benchmarks/topk.py
 
 Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # like `topk.top_k`
 
@@ -108,7 +109,7 @@ def in_groups(function: Callable[[jax.Array], jax.Array], q_Bx1xQxK: jax.Array, 
 
 def at_once(queries: int, scores_a_query: int) -> int:
     """The largest divisor of `queries` whose scores are few enough for this backend; 1 at least."""
-    most = max(1, SCORES_AT_ONCE[jax.default_backend()] // scores_a_query)
+    most = max(1, (A_CPUS_SCORES if platform() == "cpu" else OTHERS_SCORES) // scores_a_query)
     return max(tile for tile in range(1, min(queries, most) + 1) if queries % tile == 0)
 
 

@@ -14,6 +14,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from infini_jax.platforms import platform
+
 GROUPS_PAY = (
     64  # scores a row for each of the k: measured on a CPU, groups win from 80 k on at k = 8, 70 k at 64 (benchmarks/topk.py)
 )
@@ -25,7 +27,7 @@ def top_k(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax
     Args:
       held: (...) the first places of a row, so many as count; the others are -inf. None for all of them.
     """
-    if jax.default_backend() == "tpu":
+    if platform() == "tpu":
         return by_rows(masked(scores, held), k)
     if scores.shape[-1] < GROUPS_PAY * k:
         return jax.lax.top_k(masked(scores, held), k)
