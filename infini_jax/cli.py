@@ -1,4 +1,4 @@
-"""The command line: `infini-jax study | train | evaluate | generate | corpus | mechanisms | report`."""
+"""The command line: `infini-jax study | train | evaluate | generate | plan | corpus | mechanisms | report`."""
 
 import dataclasses
 import os
@@ -21,6 +21,7 @@ from infini_jax.experiment import load_experiment
 from infini_jax.mirrors import Mirroring
 from infini_jax.pace import with_steps
 from infini_jax.plan import plan_table
+from infini_jax.planning import plan
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.run import execute
 from infini_jax.sharding import Sharding, use_cores
@@ -68,16 +69,16 @@ def study(
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and stops.
     """
     console = Console()
-    plan = load_experiment(experiment, scale)
+    found = load_experiment(experiment, scale)
     if dry_run:
-        console.print(plan_table(plan))
+        console.print(plan_table(found))
         return
-    folder = results / plan.label
-    save_study(plan, folder)
-    for file in cut_short(plan, folder):
+    folder = results / found.label
+    save_study(found, folder)
+    for file in cut_short(found, folder):
         console.print(f"{file} was cut short and is made again", style="yellow", markup=False, soft_wrap=True)
-    with study_progress(plan, console) as watch:
-        run_study(plan, folder, jobs or default_jobs(), watch)
+    with study_progress(found, console) as watch:
+        run_study(found, folder, jobs or default_jobs(), watch)
     report((folder,))
 
 
@@ -96,9 +97,9 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
     require(bool(folders), "folders", "there is none", "name the folder of a study, such as results/quick")
     console, sources, rows, failures = Console(), [], [], []
     for folder in folders:
-        plan, finished, failed = saved_study(folder)
-        write_tables(plan, plan.desk(folder))  # a study that was stopped has finished rows and no table yet
-        sources.append(Source(folder, plan.question, dict(plan.held_equal), plan.command, plan.runs))
+        asked, finished, failed = saved_study(folder)
+        write_tables(asked, asked.desk(folder))  # a study that was stopped has finished rows and no table yet
+        sources.append(Source(folder, asked.question, dict(asked.held_equal), asked.command, asked.runs))
         rows.append(finished)
         failures.extend(failed)
     page = write_report(sources, output or Path(os.path.commonpath(folders)))
@@ -160,6 +161,7 @@ def train(
 
 app.command(evaluate)
 app.command(generate)
+app.command(plan)
 
 
 @app.command

@@ -9,16 +9,16 @@ gradient where it lies.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 from jax.core import ShapedArray
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from infini_jax.config import ModelConfig, memory_of
 from infini_jax.data.base import Batch
-from infini_jax.errors import require
+from infini_jax.errors import ConfigError, require
 from infini_jax.memory.offload import HOST, PINNED
 from infini_jax.stream import Carry, init_params
 from infini_jax.transformer import PARAMETER_AXES, init_memory, layer_groups
@@ -84,16 +84,38 @@ class Sharding:
         mend = "give at least 2" if splits else "leave it out, or choose fsdp+tensor"
         require((self.tensor > 1) == splits, "sharding.tensor", f"{self.tensor} devices a row with {self.rules}", mend)
 
-    def layout(self, rows: int) -> "Layout":
-        """Of all devices. Raises `ConfigError` where they cannot be split so, or do not share `rows` evenly."""
-        devices = len(jax.devices())
+    def layout(self, rows: int, devices: Sequence[Any] | None = None) -> "Layout":
+        """Of all devices at hand, or of these. Raises `ConfigError` where they cannot be split so or share `rows`."""
+        devices = jax.devices() if devices is None else devices
+        shape, names = self._mesh(rows, len(devices))
+        try:
+            mesh = jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+        except NotImplementedError as error:  # of TPUs, whose wires are a torus
+            problem = f"{self.tensor} devices a row are no whole axes of the devices' torus"
+            raise ConfigError("sharding.tensor", problem, "give a product of its axes") from error
+        return Layout(mesh, RULES[self.rules])
+
+    def counted_layout(self, rows: int, devices: int) -> "Layout":
+        """The same of so many devices that are not here: arrays cannot lie on it, but how they would is known."""
+        shape, names = self._mesh(rows, devices)
+        return Layout(AbstractMesh(shape, names, axis_types=(AxisType.Auto,) * len(shape)), RULES[self.rules])
+
+    def _mesh(self, rows: int, devices: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Shape and axes; `model` is left out where one device has all of a row."""
         require(
             devices % self.tensor == 0,
             "sharding.tensor",
             f"{devices} devices are not whole groups of {self.tensor}",
             f"give a divisor of {devices}",
         )
-        return Layout(rows_mesh(rows, self.tensor), RULES[self.rules])
+        parts = devices // self.tensor
+        require(
+            rows % parts == 0,
+            "train.batch",
+            f"{rows} rows (batch / accumulate) cannot be shared by {parts} devices",
+            f"give a multiple of {parts}",
+        )
+        return ((parts,), ("data",)) if self.tensor == 1 else ((parts, self.tensor), ("data", "model"))
 
 
 ROWS_ALONE = Sharding()
@@ -103,7 +125,7 @@ ROWS_ALONE = Sharding()
 class Layout:
     """Devices and what is split over them. Attributes: mesh; rules."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     rules: ShardingRules = DATA_PARALLEL
 
     @property
@@ -128,20 +150,7 @@ def use_cores(rows: int) -> None:
 
 def data_mesh(rows: int) -> Mesh:
     """All devices along one axis, `data`. Raises `ConfigError` where they do not share `rows` evenly."""
-    return rows_mesh(rows, 1)
-
-
-def rows_mesh(rows: int, tensor: int) -> Mesh:
-    """All devices as `data` x `model`, with `tensor` of them along `model`, an axis that is left out where it has one."""
-    parts = len(jax.devices()) // tensor
-    require(
-        rows % parts == 0,
-        "train.batch",
-        f"{rows} rows (batch / accumulate) cannot be shared by {parts} devices",
-        f"give a multiple of {parts}",
-    )
-    shape, names = ((parts,), ("data",)) if tensor == 1 else ((parts, tensor), ("data", "model"))
-    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape))
+    return ROWS_ALONE.layout(rows).mesh
 
 
 def on_own_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:

@@ -1,0 +1,34 @@
+"""Language models of the sizes that the Infini-attention paper (arXiv 2404.07143) continued to train: 1B and 8B.
+
+The paper gives no shapes; these are of the usual kind, and come to 0.97 and 7.9 billion parameters beside the mechanism's own.
+Segments of 2048 tokens are the paper's.
+"""
+
+import dataclasses
+
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.errors import lookup
+from infini_jax.memory import MECHANISMS
+
+SIZES = {
+    "1b": ModelConfig(vocab=32_000, layers=18, d_model=2048, heads=16, mlp_dim=8192, segment=2048, compute="bfloat16"),
+    "8b": ModelConfig(
+        vocab=32_000, layers=32, d_model=4096, heads=32, kv_heads=8, mlp_dim=24_576, segment=2048, compute="bfloat16"
+    ),
+}
+
+
+def preset(name: str, mechanism: str = "infini") -> RunConfig:
+    """A run of 10 billion tokens, 64 rows of 16 384 a step, with a mechanism's default settings.
+
+    Its data are a stand-in of the same shape. Raises `ConfigError` for an unknown size or mechanism.
+    """
+    memory = lookup("mechanism", mechanism, MECHANISMS).Config()
+    return RunConfig(
+        name=f"{name}-{mechanism}",
+        model=dataclasses.replace(lookup("config", name, SIZES), memory=memory),
+        data=StdlibConfig(),
+        train=TrainConfig(batch=64, sequence=16_384),
+        budget=Budget("tokens", 1e10),
+    )

@@ -1,0 +1,92 @@
+"""Devices that are not here: their number, memory and peak, and what XLA needs to compile for them.
+
+Memory of a chip by the makers' sheets: Google, Cloud TPU system architecture, one page a version; NVIDIA H100 datasheet (SXM).
+"""
+
+import dataclasses
+import math
+import os
+from typing import Any
+
+from infini_jax.errors import ConfigError, require, suggestion
+from infini_jax.peaks import PEAK_FLOPS
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Attributes: platform; kind, as JAX names it; memory in bytes."""
+
+    platform: str
+    kind: str
+    memory: int
+
+
+CHIPS = {
+    "v4": Chip("tpu", "TPU v4", 32 * GIB),
+    "v5e": Chip("tpu", "TPU v5e", 16 * GIB),
+    "v5p": Chip("tpu", "TPU v5p", 95 * GIB),
+    "v6e": Chip("tpu", "TPU v6e", 32 * GIB),
+    "h100": Chip("cuda", "NVIDIA H100 80GB HBM3", 80 * 10**9),
+}
+TO_INSTALL = {"tpu": "pip install 'infini_jax[tpu]'"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Chips and how they are connected. Attributes: name, such as v5e:4x4; chip; shape."""
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, name: str) -> "Topology":
+        """`v5e:4x4`, `v5p:4x4x4`, `h100:8`. Raises `ConfigError` for a chip that is not known and a shape that is none."""
+        chip, _, shape = name.partition(":")
+        require(chip in CHIPS, "topology", f"'{chip}' is no chip that is known", suggestion(chip, CHIPS))
+        numbers = shape.split("x")
+        is_shape = all(number.isdigit() and int(number) > 0 for number in numbers)
+        require(is_shape, "topology", f"'{shape}' is no shape", f"give one such as {chip}:{'8' if chip == 'h100' else '4x4'}")
+        return cls(name, CHIPS[chip], tuple(map(int, numbers)))
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def peak_flops(self) -> float:
+        """Dense bf16 FLOPs a second of all chips."""
+        return self.devices * PEAK_FLOPS[self.chip.kind]
+
+    def compile_devices(self) -> list[Any]:
+        """The devices that XLA compiles for. Raises `ConfigError` where the compiler is not installed or refuses the shape."""
+        platform = self.chip.platform
+        require(platform in TO_INSTALL, "topology", f"{self.name} cannot be compiled for here", "see docs/running.md")
+        # one process holds the compiler's lock file by default, and it asks the cloud what machine it is on
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_LOG_DIR", "disabled")
+        from jax.experimental import topologies
+
+        settings = {"chips_per_host_bounds": [1, 1, 1]} if self.devices == 1 else {}
+        try:
+            found = topologies.get_topology_desc(platform=platform, topology_name=self.name, **settings)
+        except Exception as error:  # a missing plug-in and an impossible shape are told in many ways
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError("topology", f"{self.name} cannot be compiled for here ({said})", mend_of(platform)) from error
+        return list(found.devices)
+
+
+def mend_of(platform: str) -> str:
+    """What to do where no compiler answers."""
+    return "choose another shape" if is_installed(platform) else TO_INSTALL[platform]
+
+
+def is_installed(platform: str) -> bool:
+    """Whether this machine has what compiles for a platform."""
+    import importlib.util
+
+    return platform == "tpu" and importlib.util.find_spec("libtpu") is not None
