@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from infini_jax import kernels, precision
 from infini_jax.blockwise import MASKED, TILE, blockwise, plan_of
 from infini_jax.errors import require
+from infini_jax.heads import by_heads, can_split
 from infini_jax.layers import repeat_heads, rotary
 from infini_jax.platforms import platform
 from infini_jax.segment import Segment, Sight
@@ -78,7 +79,8 @@ def attend(
     chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None)
     if chosen in kernels.KERNELS:
         scale_H = _scale_of_heads(scale, q_BxSxHxK)
-        return kernels.KERNELS[chosen].attend(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale_H)
+        kernel = by_heads(kernels.KERNELS[chosen].attend, (2, 2, 2, None, 0), 2, *_heads_of(q_BxSxHxK, k_BxJxGxK))
+        return kernel(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale_H)
     return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ)[0]
 
 
@@ -132,8 +134,9 @@ def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biase
         return asked
     if not tiles_pay(q.shape[1], k.shape[1]):
         return "dense"
+    splits = can_split(*_heads_of(q, k))
     for name, kernel in kernels.KERNELS.items():
-        if kernel.platform == platform() and kernel.problem(q, k, v, sight, biased, lse) is None:
+        if splits and kernel.platform == platform() and kernel.problem(q, k, v, sight, biased, lse) is None:
             return name
     return "blockwise"
 
@@ -167,15 +170,23 @@ def _scale_of_heads(scale: jax.Array | float | None, q_BxSxHxK: jax.Array) -> ja
     return jnp.broadcast_to(jnp.asarray(scale, wide), q_BxSxHxK.shape[2:3])
 
 
+def _heads_of(q_BxSxHxK: jax.Array, k_BxJxGxK: jax.Array) -> tuple[int, int]:
+    return q_BxSxHxK.shape[2], k_BxJxGxK.shape[2]
+
+
+def _in_tiles(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale_H, distance_bias_HxJ) -> tuple[jax.Array, jax.Array]:
+    k_BxJxHxK, v_BxJxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxJxGxK, v_BxJxGxV))
+    return blockwise(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, scale=scale_H, distance_bias_HxJ=distance_bias_HxJ)
+
+
 def _run(chosen: str, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale, distance_bias_HxJ) -> tuple[jax.Array, jax.Array]:
     heads, keys = q_BxSxHxK.shape[2], k_BxJxGxK.shape[1]
     if distance_bias_HxJ is not None and distance_bias_HxJ.shape != (heads, keys):
         problem = f"bias of shape {distance_bias_HxJ.shape} for {heads} heads and {keys} keys"
         require(False, "attention", problem, f"give ({heads}, {keys}): a number for each distance")
     if chosen == "blockwise":
-        scale_H = _scale_of_heads(scale, q_BxSxHxK)
-        k_BxJxHxK, v_BxJxHxV = (repeat_heads(x, heads) for x in (k_BxJxGxK, v_BxJxGxV))
-        return blockwise(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, scale=scale_H, distance_bias_HxJ=distance_bias_HxJ)
+        tiles = by_heads(_in_tiles, (2, 2, 2, None, 0, 0), (2, 1), *_heads_of(q_BxSxHxK, k_BxJxGxK))
+        return tiles(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, _scale_of_heads(scale, q_BxSxHxK), distance_bias_HxJ)
     bias_HxSxJ = None
     if distance_bias_HxJ is not None:
         bias_HxSxJ = distance_bias_HxJ[:, jnp.clip(sight.distance_SxJ, 0, keys - 1)]

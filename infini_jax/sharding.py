@@ -185,20 +185,29 @@ def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | 
     if layout is None or layout.row_parts == 1:
         return function
     axis = layout.rules.batch
-    specs = jax.tree.map(lambda place: _only(axis, place.spec), parameter_sharding(model, layout))
+    places = jax.tree.map(lambda place: place.spec, parameter_sharding(model, layout))
+    specs = jax.tree.map(lambda spec: _only(axis, spec), places)
+
+    def as_left(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+        """Split along the axes that are left to the partitioner, which forgets them where parts are gathered."""
+        left = PartitionSpec(*(None if name == axis else name for name in spec))
+        return leaf if left == PartitionSpec(*(None,) * len(spec)) else jax.lax.with_sharding_constraint(leaf, left)
 
     def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-        return jax.lax.all_gather(leaf, axis, axis=spec.index(axis), tiled=True) if axis in spec else leaf
+        if axis in spec:
+            leaf = jax.lax.all_gather(leaf, axis, axis=spec.index(axis), tiled=True)
+        return as_left(leaf, spec)
 
     def add_up(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+        leaf = as_left(leaf, spec)
         if axis not in spec:
             return jax.lax.psum(leaf, axis)
         return jax.lax.psum_scatter(leaf, axis, scatter_dimension=spec.index(axis), tiled=True)
 
     def of_parts(carry: Carry, rows: Any, params: dict, *whole: Any) -> tuple[tuple, Carry]:
-        (gradient, *sums), carry = function(carry, rows, jax.tree.map(gather, params, specs), *whole)
+        (gradient, *sums), carry = function(carry, rows, jax.tree.map(gather, params, places), *whole)
         sums = jax.tree.map(lambda x: jax.lax.psum(x, axis), sums)
-        return (jax.tree.map(add_up, gradient, specs), sums), carry
+        return (jax.tree.map(add_up, gradient, places), sums), carry
 
     mapped = _mapped(of_parts, model, layout, (specs, PartitionSpec()), specs)
 
