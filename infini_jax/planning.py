@@ -55,9 +55,7 @@ def plan(
     else:
         console.print(f"not compiled: {outcome.said}", markup=False, soft_wrap=True)
     if outcome.fits is not None:
-        console.print(
-            f"it fits into {human_bytes(where.chip.memory)} a device: {'yes' if outcome.fits else 'no'}", markup=False
-        )
+        console.print(f"fits into {human_bytes(where.chip.memory)} a device: {'yes' if outcome.fits else 'no'}", markup=False)
     if outcome.fits is False:
         console.print("what makes it smaller:", *(f"  {line}" for line in advice(run, sharding)), sep="\n", markup=False)
 
