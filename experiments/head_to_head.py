@@ -60,7 +60,7 @@ class Contest:
         (size,) = found.sizes
         alone = [self.alone(variant, memory).at_bytes(size) for variant, memory in memories(self.capacity.segment)]
         bounds = [self.alone("", memory) for memory in (LocalConfig(window=1), FullConfig(slots=self.capacity.pairs[1]))]
-        return (*runs, *bounds, *alone)
+        return tuple(sorted((*runs, *bounds, *alone), key=lambda run: (run.mechanism, run.variant)))  # they share programs
 
     def alone(self, variant: str, memory: MemoryConfig) -> CapacityRun:
         """The layer without a model around it."""

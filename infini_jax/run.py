@@ -29,7 +29,7 @@ from infini_jax.pace import with_steps
 from infini_jax.processes import is_first
 from infini_jax.results import ROW_FILE, Row, write_rows
 from infini_jax.sharding import ROWS_ALONE, Sharding
-from infini_jax.train import Finished, init_state, make_evaluate, make_step, rows_of, train
+from infini_jax.train import Finished, Program, init_state, make_evaluate, make_step, rows_of, train
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
 METRICS_FILE = "metrics.jsonl"
@@ -181,7 +181,7 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
         gives=run.budget.gives,
         flops_planned=budget_steps(run) * step_flops,
         flops_actual=finished.steps * step_flops,
-        flops_executed=finished.steps * executed_flops_per_step(run.program(budget_steps(run))),
+        flops_executed=finished.steps * executed_flops_per_step(run),
         steps=finished.steps,
         tokens=finished.steps * run.tokens_per_step,
         seconds=finished.seconds,
@@ -196,13 +196,17 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
     )
 
 
+def executed_flops_per_step(run: RunConfig) -> float:
+    """FLOPs of the program of one training step, recomputation included."""
+    batch = run.data.open(rows_of(run, "train")).batch(0)
+    return _executed_flops(Program.of(run, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)))
+
+
 @functools.lru_cache(maxsize=1)
-def executed_flops_per_step(program: RunConfig) -> float:
-    """FLOPs of one training step of `RunConfig.program`, recomputation included."""
-    optimiser = make_optimiser(program.train, budget_steps(program))
-    state = jax.eval_shape(lambda: init_state(program, optimiser))
-    batch = program.data.open(rows_of(program, "train")).batch(0)
-    return program_flops(make_step(program, optimiser), state, batch)
+def _executed_flops(program: Program) -> float:
+    optimiser = make_optimiser(program.run.train, program.steps)
+    state = jax.eval_shape(lambda: init_state(program.run, optimiser))
+    return program_flops(make_step(program.run, optimiser), state, program.batch)
 
 
 def environment() -> dict[str, str]:

@@ -150,10 +150,10 @@ def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
         with desk.claim(run) as ours:
             if not ours:
                 continue
-            point = (run.task, run.mechanism, run.variant, run.memory_bytes)
-            if point != before:  # trials of one point share their programs; all programs of a study would fill the memory
+            memory = (run.mechanism, run.variant, run.memory_bytes)
+            if memory != before:  # trials and tasks share their programs; all programs of a study would fill the memory
                 jax.clear_caches()
-            before = point
+            before = memory
             try:
                 do(desk, run)
             except (ConfigError, TrainingDiverged, CheckpointError) as error:

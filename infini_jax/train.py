@@ -17,7 +17,7 @@ import optax
 from flax import struct
 
 from infini_jax.checkpoint import Checkpoints, Progress, like
-from infini_jax.config import RunConfig
+from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.cost import budget_steps, check_fits, training_flops_per_step
 from infini_jax.data.base import Batch, Rows, Split
 from infini_jax.errors import Stopped, TrainingDiverged
@@ -171,13 +171,35 @@ def make_step(
     return jax.jit(step, donate_argnums=0, out_shardings=layout and (state_sharding(run, optimiser, layout), everywhere))
 
 
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A run's step by what its program depends on: trials and seeds are equal, and tasks that have the same shapes.
+
+    Attributes: model; train, without what is no constant of the program; steps, which the schedule knows; batch, its shapes;
+    layout; run, one of those that have it.
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    steps: int
+    batch: Batch
+    layout: Layout | None
+    run: RunConfig = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(cls, run: RunConfig, batch: Batch, layout: Layout | None = None) -> "Program":
+        """`batch` has shapes, with shardings where there is a layout."""
+        steps = budget_steps(run)
+        return cls(run.model, run.program(steps).train, steps, batch, layout, run)
+
+
 @functools.lru_cache(maxsize=1)
-def compiled_step(program: RunConfig, layout: Layout) -> Callable[[TrainState, Batch], tuple]:
-    """The step of `RunConfig.program`, kept for the next trial, which mostly has the same."""
-    optimiser = make_optimiser(program.train, budget_steps(program))
-    state = like(jax.eval_shape(lambda: init_state(program, optimiser)), state_sharding(program, optimiser, layout))
-    batch = batch_shapes(program.data.open(rows_of(program, "train")), batch_sharding(layout.mesh), program.train.batch)
-    return make_step(program, optimiser, layout).lower(state, batch).compile()
+def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
+    """The compiled step, kept for the next run, which mostly has the same."""
+    run, layout = program.run, program.layout
+    optimiser = make_optimiser(run.train, program.steps)
+    state = like(jax.eval_shape(lambda: init_state(run, optimiser)), state_sharding(run, optimiser, layout))
+    return make_step(run, optimiser, layout).lower(state, program.batch).compile()
 
 
 def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> TrainState:
@@ -280,7 +302,7 @@ def train(
     state, behind = begin(run, optimiser, places, checkpoints)
     began = time.perf_counter()
     batches = placed_batches(source, rows, run.train.batch, range(behind.step, steps))
-    step = compiled_step(run.program(steps), layout)
+    step = compiled_step(Program.of(run, batch_shapes(source, rows, run.train.batch), layout))
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
     peak = peak_flops(layout.mesh.devices.flat)
     agreed = Agreement(layout.mesh)
