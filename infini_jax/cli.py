@@ -2,10 +2,9 @@
 
 import dataclasses
 import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from rich.console import Console
@@ -18,6 +17,7 @@ from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, c
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault, require, suggestion
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.experiment import load_experiment
+from infini_jax.launch import LAUNCHERS, Resources
 from infini_jax.mirrors import Mirroring
 from infini_jax.pace import with_steps
 from infini_jax.plan import plan_table
@@ -25,7 +25,7 @@ from infini_jax.planning import plan
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.run import execute
 from infini_jax.sharding import Sharding, use_cores
-from infini_jax.study import cut_short, run_study, save_study, saved_study, write_tables
+from infini_jax.study import cut_short, save_study, saved_study, write_tables
 
 app = tyro.extras.SubcommandApp()
 
@@ -54,7 +54,10 @@ def study(
     scale: str = "",
     results: Path = Path("results"),
     jobs: int = 0,
+    launch: Literal["local", "slurm"] = "local",
+    resources: Resources = Resources(),
     dry_run: bool = False,
+    cancel: bool = False,
 ) -> None:
     """Does the runs of an experiment that are not done yet, side by side, and writes the report.
 
@@ -65,20 +68,27 @@ def study(
       experiment: a name in experiments/ (such as quick) or the path of a Python file with a function `study()`.
       scale: smoke (seconds, to see that it runs), cpu or accelerator, where the experiment has them.
       results: folder that gets <study>/ or <study>-<scale>/ with report.html, results.parquet, measures.parquet and the runs.
-      jobs: runs at the same time; 0 is one for each of at most 4 CPU cores, and one where JAX finds an accelerator.
-      dry_run: prints what would be done, with its tokens, bytes and FLOPs, and stops.
+      jobs: workers at the same time; 0 is one for each of at most 4 CPU cores, and one where JAX finds an accelerator.
+      launch: where the workers run: on this machine, or queued by a scheduler.
+      resources: of each worker that a scheduler queues.
+      dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
+      cancel: ends the workers that a scheduler has of this study, and stops.
     """
     console = Console()
     found = load_experiment(experiment, scale)
+    folder, launcher = results / found.label, LAUNCHERS[launch](jobs, resources)
+    if cancel:
+        console.print(f"cancelled: {', '.join(launcher.cancel(folder)) or 'there was none'}", markup=False)
+        return
     if dry_run:
         console.print(plan_table(found))
+        console.print(launcher.described(found, folder), markup=False, soft_wrap=True)
         return
-    folder = results / found.label
     save_study(found, folder)
     for file in cut_short(found, folder):
         console.print(f"{file} was cut short and is made again", style="yellow", markup=False, soft_wrap=True)
     with study_progress(found, console) as watch:
-        run_study(found, folder, jobs or default_jobs(), watch)
+        launcher.run(found, folder, watch)
     report((folder,))
 
 
@@ -211,14 +221,6 @@ def sized(model: ModelConfig, memory_bytes: int, memory_axis: str) -> ModelConfi
     """The model with its memory grown along an axis to so many bytes, or as it is where neither is named."""
     require(not memory_axis or memory_bytes != 0, "memory axis", "nothing says how far to grow", "give --memory-bytes, too")
     return model.at_bytes(memory_bytes, memory_axis) if memory_bytes else model
-
-
-def default_jobs() -> int:
-    """One run a core, at most four; one where there is an accelerator. Asked in a process of its own, which frees it again."""
-    found = subprocess.run(
-        [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True, check=True
-    )
-    return min(4, os.cpu_count() or 1) if found.stdout.strip() == "cpu" else 1
 
 
 def main(arguments: list[str] | None = None) -> None:

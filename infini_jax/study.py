@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infini_jax.desk import Desk, Failure
-from infini_jax.errors import CheckpointError, ConfigError, TrainingDiverged, one_line, require
+from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import write_at_once
@@ -140,6 +140,33 @@ def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread a core it may use
+    do_all(desk, runs)
+
+
+def work_on(folder: Path, number: int, count: int, session: str) -> None:
+    """What a scheduler's worker does, `number` of so many, whose failures have a common mark, the `session`.
+
+    Raises `Stopped` where it was told to end, and saved.
+    """
+    study = saved_study(folder)[0]
+    desk = dataclasses.replace(study.desk(folder), session=session)
+    do_all(desk, part_of(missing_of(study, folder), number, count))
+
+
+def missing_of(study: Study, folder: Path) -> tuple[Job, ...]:
+    """The runs that are not finished."""
+    desk = study.desk(folder)
+    return tuple(run for run in study.runs if not desk.is_finished(run))
+
+
+def part_of(runs: tuple[Job, ...], number: int, count: int) -> tuple[Job, ...]:
+    """All runs, begun with a worker's own part: those that share programs stand together."""
+    begin = number * len(runs) // count
+    return runs[begin:] + runs[:begin]
+
+
+def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
+    """Does every run that nobody else does, one after the other."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # a user's own is kept
@@ -158,6 +185,8 @@ def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
                 do(desk, run)
             except (ConfigError, TrainingDiverged, CheckpointError) as error:
                 desk.fail(run, str(error))
+            except Stopped:  # nothing failed
+                raise
             except Exception as error:  # the other runs must finish whatever went wrong in this one
                 desk.fail(
                     run, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", traceback.format_exc()
@@ -198,7 +227,7 @@ def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) ->
     require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
     desk = study.desk(folder)
     check_same(study, desk)
-    missing = tuple(run for run in study.runs if not desk.is_finished(run))
+    missing = missing_of(study, folder)
     with contextlib.ExitStack() as stack:
         workers = {}
         for number in range(min(jobs, len(missing))):
@@ -215,9 +244,7 @@ def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) ->
 
 
 def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> multiprocessing.Process:
-    """Worker `number` of so many, which begins with its own part of the runs: those that share programs stand together."""
-    begin = number * len(runs) // jobs
-    arguments = (desk, runs[begin:] + runs[:begin], dealt_cores(number, jobs))
+    arguments = (desk, part_of(runs, number, jobs), dealt_cores(number, jobs))
     worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
     worker.start()
     return worker

@@ -1,0 +1,13 @@
+"""Where the workers of a study run. A new launcher is one file and one row here.
+
+A worker does what is missing of a study's folder and nobody else does; the folder lies where all of them see it. Whoever is
+stopped goes on from the last checkpoint, so that a launcher has to start workers and nothing else.
+"""
+
+from infini_jax.launch.base import Launcher, Resources
+from infini_jax.launch.local import Local
+from infini_jax.launch.slurm import Slurm
+
+LAUNCHERS: dict[str, type[Launcher]] = {"local": Local, "slurm": Slurm}
+
+__all__ = ["LAUNCHERS", "Launcher", "Resources"]

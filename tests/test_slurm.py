@@ -1,0 +1,113 @@
+"""Studies on a real SLURM node: an array of workers, a worker that is preempted and queued again, a run of two processes."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.launch import LAUNCHERS, Resources
+from infini_jax.launch.slurm import queued
+from infini_jax.results import read_rows
+from infini_jax.run import METRICS_FILE
+from infini_jax.study import FAILED_FILE, TABLE_FILE, Study, run_study, save_study
+from tests.slurm_node import node, told, wait_for, why_not
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+MODEL = ModelConfig(vocab=32, layers=1, d_model=16, heads=1, segment=8)
+TRAIN = TrainConfig(batch=1, sequence=16, evaluation_steps=1, log_every=10)
+
+
+def run_of(name: str, steps: int, rate: float = 1e-2) -> RunConfig:
+    train = TrainConfig(**{**vars(TRAIN), "learning_rate": rate})
+    return RunConfig(name=name, model=MODEL, data=MqarConfig(pairs=2, symbols=32), train=train, budget=Budget("steps", steps))
+
+
+def study_of(*runs: RunConfig) -> Study:
+    return Study("queued", "Does it come back?", runs)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with node(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+def launched(study: Study, folder: Path, jobs: int, **resources) -> None:
+    save_study(study, folder)
+    LAUNCHERS["slurm"](jobs, Resources(minutes=10, partition="low", **resources)).run(study, folder, lambda desk: None)
+
+
+def losses(folder: Path) -> dict[str, float]:
+    return {row.run: row.loss for row in read_rows(folder / TABLE_FILE)}
+
+
+def test_an_array_does_a_study_and_what_failed_is_tried_again(slurm, tmp_path):
+    """A rate that no training stands fails, is told, and costs the others nothing; another call does what is missing."""
+    good = [run_of("one", 20), run_of("two", 20, 2e-2), run_of("three", 20, 3e-2)]
+    study = study_of(*good, run_of("bad", 20, 1e30))
+    launched(study, tmp_path / "slurm", jobs=2)
+    (failure,) = json.loads((tmp_path / "slurm" / FAILED_FILE).read_text())
+    assert (failure["run"], "not finite" in failure["error"]) == ("bad", True)
+    run_study(study_of(*good), tmp_path / "local", 1)
+    assert losses(tmp_path / "slurm") == losses(tmp_path / "local")
+    (tmp_path / "slurm" / "runs" / "two" / "row.parquet").unlink()
+    launched(study_of(*good), tmp_path / "slurm", jobs=2)
+    assert losses(tmp_path / "slurm") == losses(tmp_path / "local")
+    assert not queued(tmp_path / "slurm")
+
+
+def test_a_preempted_worker_is_queued_again_and_ends_with_the_same_numbers(slurm, tmp_path):
+    """A job of the higher partition takes the node in the middle of the run."""
+    study, folder = study_of(run_of("long", 1500)), tmp_path / "slurm"
+    metrics = folder / "runs" / "long" / METRICS_FILE
+    waiting = threading.Thread(target=launched, args=(study, folder, 1), kwargs={"cpus": 2}, daemon=True)
+    waiting.start()
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20, 120, "the middle of the run")
+    (worker,) = queued(folder)
+    told("sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for(lambda: "Restarts=1" in told("scontrol", "show", "job", worker), 60, "a second start")
+    saved = len(metrics.read_text().splitlines())
+    assert saved < 150  # it was not done
+    told("scontrol", "update", f"jobid={worker}", "StartTime=now")  # a requeued job is held for two minutes
+    waiting.join(timeout=180)
+    assert not waiting.is_alive()
+    assert (folder / "runs" / "long" / "checkpoints").exists()
+    run_study(study, tmp_path / "local", 1)
+    assert losses(folder) == losses(tmp_path / "local")
+
+
+PROGRAM = """\
+import jax
+jax.distributed.initialize()
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+found = multihost_utils.process_allgather(jnp.asarray(float(jax.process_index() + 1)))
+print(jax.process_index(), jax.process_count(), float(found.sum()))
+"""
+
+
+def test_two_tasks_of_a_job_find_each_other(slurm, tmp_path):
+    """`jax.distributed.initialize()` without arguments reads what SLURM says."""
+    (tmp_path / "both.py").write_text(PROGRAM)
+    command = ["srun", "--partition=low", "--ntasks=2", sys.executable, str(tmp_path / "both.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    said = [line for line in done.stdout.splitlines() if not line.startswith("[")]  # what gloo says of itself
+    assert sorted(said) == ["0 2 3.0", "1 2 3.0"], done.stderr[-2000:]
+
+
+def test_cancelling_ends_the_workers(slurm, tmp_path):
+    study, folder = study_of(run_of("endless", 10**7)), tmp_path / "slurm"
+    save_study(study, folder)
+    launcher = LAUNCHERS["slurm"](1, Resources(partition="low"))
+    launcher.submit(folder, missing=1)
+    wait_for(lambda: queued(folder), 30, "a worker in the queue")
+    assert launcher.cancel(folder) == queued(folder) or not queued(folder)
+    began = time.monotonic()
+    wait_for(lambda: not queued(folder), 60, "an empty queue")
+    assert time.monotonic() - began < 60
