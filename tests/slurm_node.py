@@ -55,8 +55,11 @@ def why_not() -> str:
 
 
 @contextlib.contextmanager
-def node(folder: Path) -> Iterator[None]:
-    """The node runs, and SLURM_CONF says so to commands of this process, until the end of the block."""
+def node(folder: Path) -> Iterator[str]:
+    """The node runs, and SLURM_CONF says so to commands of this process, until the end of the block.
+
+    Yields why it did not start, "" where it did.
+    """
     start_munge()
     conf = folder / "slurm.conf"
     conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], ports=free_ports(2), folder=folder))
@@ -68,8 +71,9 @@ def node(folder: Path) -> Iterator[None]:
         subprocess.Popen([f"/usr/sbin/{name}", "-D", "-c", "-f", str(conf)], **quiet) for name in ("slurmctld", "slurmd")
     ]
     try:
-        wait_for(lambda: "idle" in told("sinfo", "--noheader", "--format=%t"), 60, "an idle node")
-        yield
+        with contextlib.suppress(AssertionError):
+            wait_for(is_idle, 60, "an idle node")
+        yield "" if is_idle() else last_words(folder / "ctld.log")
     finally:
         told("scancel", "--user=root")
         for daemon in reversed(daemons):
@@ -77,6 +81,14 @@ def node(folder: Path) -> Iterator[None]:
         for daemon in daemons:
             daemon.wait(timeout=60)
         del os.environ["SLURM_CONF"]
+
+
+def last_words(log: Path) -> str:
+    return log.read_text()[-300:] if log.exists() else "it left no log"
+
+
+def is_idle() -> bool:
+    return "idle" in told("sinfo", "--noheader", "--format=%t")
 
 
 def start_munge() -> None:

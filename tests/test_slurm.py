@@ -34,7 +34,10 @@ def study_of(*runs: RunConfig) -> Study:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    with node(tmp_path_factory.mktemp("slurm")):
+    folder = tmp_path_factory.mktemp("slurm")
+    with node(folder) as problem:
+        if problem:
+            pytest.skip(f"SLURM does not start on this machine: {problem}")
         yield
 
 
