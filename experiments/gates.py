@@ -95,7 +95,6 @@ SCALES = {
         decays=(0.0, 0.1),
         segments=(5, 20),
         rates=(5e-3, 1e-2, 2e-2),
-        seeds=2,
     ),
     "accelerator": Grid(
         RunConfig(
