@@ -17,7 +17,6 @@ from infini_jax.evals.gates import GateEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.study import Study
-from infini_jax.trials import seeded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,6 @@ class Grid:
       decays: weight decay of matrices.
       segments: of a sequence, most of them filler between pairs and questions.
       rates: learning rates of all else, of which validation chooses.
-      seeds: of every point.
     """
 
     base: RunConfig
@@ -38,7 +36,6 @@ class Grid:
     decays: tuple[float, ...]
     segments: tuple[int, ...]
     rates: tuple[float, ...]
-    seeds: int = 1
 
     def runs(self) -> tuple[RunConfig, ...]:
         found = []
@@ -50,7 +47,7 @@ class Grid:
                 named(at_ceiling(base, base.train.sequence), *names),
             ]
             found += [gated(base, gate, decay, *names) for gate, decay in itertools.product(self.gate_rates, self.decays)]
-        return tuple(run for point in found for run in seeded(point, self.seeds))
+        return tuple(found)
 
     def at_length(self, segments: int) -> RunConfig:
         train, sequence = self.base.train, segments * self.base.model.segment

@@ -17,7 +17,7 @@ from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.settings import CARRIED, EvaluationConfig
 from infini_jax.study import Study
-from infini_jax.trials import seeded, trials
+from infini_jax.trials import trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Split:
       sizes: bytes a sequence of the memories.
       names: of the mechanisms; their segment is what is left for a window.
       rates: learning rates, of which validation chooses.
-      seeds: of every point.
     """
 
     base: RunConfig
@@ -38,7 +37,6 @@ class Split:
     sizes: tuple[int, ...]
     names: tuple[str, ...]
     rates: tuple[float, ...]
-    seeds: int = 1
 
     @property
     def flops(self) -> float:
@@ -53,7 +51,7 @@ class Split:
             for size in self.sizes
         ]
         points = [alone, *(filled_up(run, self.flops) for run in shared)]
-        return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))
+        return tuple(run for point in points for run in trials(point, self.rates))
 
 
 def filled_up(run: RunConfig, flops: float) -> RunConfig:
