@@ -1,4 +1,4 @@
-"""Heads split by hand over the devices that share a row, for programs that the partitioner cannot split: loops and kernels."""
+"""Heads and slots split by hand over devices that share a row: the partitioner cannot split loops, kernels and searches."""
 
 import math
 from collections.abc import Callable
@@ -7,16 +7,38 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
+SLOTS_AXIS = "slots"  # of a mesh whose devices share the slots of a memory
+
 
 def left_axes() -> tuple[str, ...]:
-    """Axes of the mesh that a program is traced for, which are left to the partitioner."""
+    """Axes of the mesh that a program is traced for, which are left to the partitioner; that of slots apart."""
+    return tuple(name for name in _left() if name != SLOTS_AXIS)
+
+
+def _left() -> tuple[str, ...]:
     mesh = jax.sharding.get_abstract_mesh()
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return tuple(name for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1)
 
 
+def by_slots(function: Callable, slots: int) -> Callable | None:
+    """`function(keys BxGxNxK, held B, queries)` on each device's own slots, with the same results on all of them.
+
+    None where the slots are not split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if SLOTS_AXIS not in _left() or slots % mesh.shape[SLOTS_AXIS]:
+        return None
+    in_specs = (PartitionSpec(None, None, SLOTS_AXIS), PartitionSpec(), PartitionSpec())
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec(), axis_names={SLOTS_AXIS}, check_vma=False
+    )
+
+
 def can_split(heads: int, kv_heads: int) -> bool:
-    """Whether the devices along these axes share both kinds of heads evenly; one device always does."""
+    """Whether the devices that share a row share both kinds of heads evenly and nothing else; one device always does."""
+    if SLOTS_AXIS in _left():
+        return False
     mesh = jax.sharding.get_abstract_mesh()
     parts = math.prod(mesh.shape[name] for name in left_axes())
     return heads % parts == 0 == kv_heads % parts

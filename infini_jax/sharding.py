@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from infini_jax.config import ModelConfig, memory_of
 from infini_jax.data.base import Batch
 from infini_jax.errors import ConfigError, require
+from infini_jax.heads import SLOTS_AXIS
 from infini_jax.memory.offload import HOST, PINNED
 from infini_jax.stream import Carry, init_params
 from infini_jax.transformer import PARAMETER_AXES, init_memory, layer_groups
@@ -61,6 +62,7 @@ RULES = {
     "data": DATA_PARALLEL,
     "fsdp": ShardingRules(embed="data"),
     "fsdp+tensor": ShardingRules(embed="data", heads="model", kv_heads="model", mlp="model", vocab="model"),
+    "fsdp+slots": ShardingRules(embed="data", slots=SLOTS_AXIS),
 }
 MOST_CORES = 8  # each of a CPU's devices holds all parameters
 
@@ -70,18 +72,18 @@ class Sharding:
     """How a run is spread over the devices at hand. It is no part of the run: the same run on other devices is the same run.
 
     Attributes:
-      rules: data (parameters whole on every device), fsdp (in parts, gathered for each step) or fsdp+tensor (heads, MLP and
-        vocabulary split over several devices besides).
-      tensor: devices that share a row with fsdp+tensor.
+      rules: data (parameters whole on every device), fsdp (in parts, gathered for each step), fsdp+tensor (heads, MLP and
+        vocabulary split over several devices besides) or fsdp+slots (the slots of a memory split over them).
+      tensor: devices that share a row with the last two.
     """
 
-    rules: Literal["data", "fsdp", "fsdp+tensor"] = "data"
+    rules: Literal["data", "fsdp", "fsdp+tensor", "fsdp+slots"] = "data"
     tensor: int = 1
 
     def __post_init__(self):
         require(self.rules in RULES, "sharding.rules", f"'{self.rules}' is not known", f"choose from {', '.join(RULES)}")
-        splits = self.rules == "fsdp+tensor"
-        mend = "give at least 2" if splits else "leave it out, or choose fsdp+tensor"
+        splits = "+" in self.rules
+        mend = "give at least 2" if splits else "leave it out, or choose fsdp+tensor or fsdp+slots"
         require((self.tensor > 1) == splits, "sharding.tensor", f"{self.tensor} devices a row with {self.rules}", mend)
 
     def layout(self, rows: int, devices: Sequence[Any] | None = None) -> "Layout":
@@ -101,7 +103,7 @@ class Sharding:
         return Layout(AbstractMesh(shape, names, axis_types=(AxisType.Auto,) * len(shape)), RULES[self.rules])
 
     def _mesh(self, rows: int, devices: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Shape and axes; `model` is left out where one device has all of a row."""
+        """Shape and axes; the second is left out where one device has all of a row."""
         require(
             devices % self.tensor == 0,
             "sharding.tensor",
@@ -115,7 +117,8 @@ class Sharding:
             f"{rows} rows (batch / accumulate) cannot be shared by {parts} devices",
             f"give a multiple of {parts}",
         )
-        return ((parts,), ("data",)) if self.tensor == 1 else ((parts, self.tensor), ("data", "model"))
+        shared = SLOTS_AXIS if self.rules == "fsdp+slots" else "model"
+        return ((parts,), ("data",)) if self.tensor == 1 else ((parts, self.tensor), ("data", shared))
 
 
 ROWS_ALONE = Sharding()

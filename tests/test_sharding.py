@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
@@ -28,6 +29,7 @@ LAYOUTS = {  # rules, devices a row, whether the rows of a device are taken in t
     "fsdp": ("fsdp", 1, False),
     "fsdp+tensor": ("fsdp+tensor", 2, False),
     "fsdp+tensor, in turns": ("fsdp+tensor", 2, True),
+    "fsdp+slots": ("fsdp+slots", 2, False),
 }
 
 
@@ -51,7 +53,7 @@ def losses(name: str) -> dict[str, list[float]]:
         return found
 
     found = {"one": trained(make_step(run, optimiser), init_state(run, optimiser), None)}
-    for key in LAYOUTS if name == "infini" else (EVERY,):
+    for key in LAYOUTS if name in ("infini", "memorizing") else (EVERY,):
         rules, tensor, in_turns = LAYOUTS[key]
         kind = dataclasses.replace(run, train=dataclasses.replace(run.train, accumulate=1 + in_turns))
         layout = layout_of(kind, Sharding(rules, tensor))
@@ -93,6 +95,40 @@ def test_parameters_and_moments_are_in_as_many_parts_as_there_are_devices(optimi
     assert share_of_a_device("carry") < 1.1 / 8  # rows and heads
 
 
+def slots_found() -> dict[str, list]:
+    """The nearest of 262 144 slots by one device and by eight that share them, with ties across the devices' parts."""
+    from infini_jax.memory.memorizing import Ring, search
+
+    draw = np.random.default_rng(0)
+    keys = draw.normal(size=(1, 1, 2**18, 8)).astype(np.float32)
+    keys[0, 0, [5, 40_000, 100_000, 200_000]] = 10.0  # in four parts of eight, with the same product
+    ring = Ring(jnp.asarray(keys), jnp.asarray(keys), jnp.asarray([250_000]))
+    queries = draw.normal(size=(1, 16, 1, 8)).astype(np.float32)
+    queries[0, 0] = 1.0
+
+    def found(ring, queries):
+        return search(ring, queries, 16)
+
+    layout = Sharding("fsdp+slots", 8).layout(rows=1)
+    split = NamedSharding(layout.mesh, layout.rules.spec(("batch", "kv_heads", "slots", "key_dim")))
+    shared = Ring(jax.device_put(ring.keys, split), jax.device_put(ring.values, split), ring.written)
+    with jax.set_mesh(layout.mesh):
+        parts = jax.jit(found).lower(shared, queries).compile()
+        assert {shard.data.shape for shard in shared.keys.addressable_shards} == {(1, 1, 2**15, 8)}
+        assert "all-gather" in parts.as_text()
+        by_eight = parts(shared, queries)
+    return {"one": np.asarray(jax.jit(found)(ring, queries)).tolist(), "eight": np.asarray(by_eight).tolist()}
+
+
+def test_slots_that_devices_share_give_the_neighbours_of_one_search():
+    program = "import json; from tests.test_sharding import slots_found; print(json.dumps(slots_found()))"
+    done = subprocess.run([sys.executable, "-c", program], env=with_devices(8), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["eight"] == found["one"]
+    assert found["one"][0][0][0][:4] == [5, 40_000, 100_000, 200_000]  # equal products: the lowest slot first
+
+
 def test_an_axis_that_the_devices_do_not_divide_stays_whole():
     mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     rules = RULES["fsdp+tensor"]
@@ -104,9 +140,9 @@ def test_an_axis_that_the_devices_do_not_divide_stays_whole():
 @pytest.mark.parametrize(
     ("rules", "tensor", "said"),
     [
-        ("zero", 1, "sharding.rules: 'zero' is not known; choose from data, fsdp, fsdp+tensor"),
+        ("zero", 1, "sharding.rules: 'zero' is not known; choose from data, fsdp, fsdp+tensor, fsdp+slots"),
         ("fsdp+tensor", 1, "sharding.tensor: 1 devices a row with fsdp+tensor; give at least 2"),
-        ("data", 2, "sharding.tensor: 2 devices a row with data; leave it out, or choose fsdp+tensor"),
+        ("data", 2, "sharding.tensor: 2 devices a row with data; leave it out, or choose fsdp+tensor or fsdp+slots"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(rules, tensor, said):

@@ -24,6 +24,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.attention import attend_flops, masked_softmax
 from infini_jax.errors import require
+from infini_jax.heads import SLOTS_AXIS, by_slots
 from infini_jax.layers import by_key_head
 from infini_jax.memory import window
 from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
@@ -72,39 +73,58 @@ def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.
     """The k slots whose keys have the largest products with each query: BxHxSxk, best first, -1 where none is left.
 
     A positive scale does not change which they are. Query head h searches key head h // (H / G). Has no gradient.
-    The scores of all queries are never held at once where they are many: a loop over key heads and groups of queries.
+    Where devices share the slots, each searches its own, and the best of all are the best of what they found.
     """
     ring, q_BxSxHxK = jax.lax.stop_gradient((ring, q_BxSxHxK))
-    batch, queries, heads, size = q_BxSxHxK.shape
-    kv_heads, slots = ring.keys.shape[1:3]
+    (batch, queries, heads, size), (kv_heads, slots) = q_BxSxHxK.shape, ring.keys.shape[1:3]
     q_BxGxQxK = by_key_head(q_BxSxHxK, kv_heads).transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, size)
 
-    def slots_of(q_BxGxQxK: jax.Array, keys_BxGxNxK: jax.Array) -> jax.Array:
-        scores_BxGxQxN = jnp.einsum("bgqk,bgnk->bgqn", q_BxGxQxK, keys_BxGxNxK)
-        best_BxGxQxk, slot_BxGxQxk = find(scores_BxGxQxN, k, ring.held_B[:, None, None])
-        return jnp.where(jnp.isfinite(best_BxGxQxk), slot_BxGxQxk, -1)
+    def of_part(keys_BxGxnxK: jax.Array, held_B: jax.Array, q_BxGxQxK: jax.Array) -> tuple[jax.Array, jax.Array]:
+        part = keys_BxGxnxK.shape[2]
+        first = jax.lax.axis_index(SLOTS_AXIS) * part
+        few = min(k, part)
+        found = nearest(keys_BxGxnxK, jnp.clip(held_B - first, 0, part), q_BxGxQxK, few, find)
+        best, slot = (jax.lax.all_gather(x, SLOTS_AXIS, axis=3, tiled=True) for x in (found[0], found[1] + first))
+        best, place = jax.lax.top_k(best, k)  # of equal ones the first, and the devices' parts stand in the slots' order
+        return best, jnp.take_along_axis(slot, place, axis=3)
 
-    def of_head(g: jax.Array) -> jax.Array:
-        keys_Bx1xNxK = part_of(ring.keys, g, axis=1)
+    over_slots = by_slots(of_part, slots)
+    nearest_of_all = functools.partial(nearest, k=k, find=find) if over_slots is None else over_slots
+    best_BxGxQxk, slot_BxGxQxk = nearest_of_all(ring.keys, ring.held_B, q_BxGxQxK)
+    return jnp.where(jnp.isfinite(best_BxGxQxk), slot_BxGxQxk, -1).reshape(batch, heads, queries, k)
+
+
+def nearest(
+    keys_BxGxNxK: jax.Array, held_B: jax.Array, q_BxGxQxK: jax.Array, k: int, find: Find
+) -> tuple[jax.Array, jax.Array]:
+    """(products, slots) of the k largest, BxGxQxk, of so many first slots; those that are none are -inf.
+
+    The scores of all queries are never held at once where they are many: a loop over key heads and groups of queries.
+    """
+    batch, kv_heads, slots, _ = keys_BxGxNxK.shape
+
+    def of_keys(q_BxGxQxK: jax.Array, keys_BxGxNxK: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return find(jnp.einsum("bgqk,bgnk->bgqn", q_BxGxQxK, keys_BxGxNxK), k, held_B[:, None, None])
+
+    def of_head(g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        keys_Bx1xNxK = part_of(keys_BxGxNxK, g, axis=1)
         q_Bx1xQxK = jax.lax.dynamic_index_in_dim(q_BxGxQxK, g, axis=1)
-        return in_groups(lambda q: slots_of(q, keys_Bx1xNxK), q_Bx1xQxK, batch * slots)
+        return in_groups(lambda q: of_keys(q, keys_Bx1xNxK), q_Bx1xQxK, batch * slots)
 
-    if not on_host(ring.keys) and at_once(q_BxGxQxK.shape[2], batch * kv_heads * slots) == q_BxGxQxK.shape[2]:
-        slot_BxGxQxk = slots_of(q_BxGxQxK, ring.keys)
-    else:
-        slot_BxGxQxk = jax.lax.map(of_head, jnp.arange(kv_heads))[:, :, 0].swapaxes(0, 1)
-    return slot_BxGxQxk.reshape(batch, heads, queries, k)
+    if not on_host(keys_BxGxNxK) and at_once(q_BxGxQxK.shape[2], batch * kv_heads * slots) == q_BxGxQxK.shape[2]:
+        return of_keys(q_BxGxQxK, keys_BxGxNxK)
+    return jax.tree.map(lambda x: x[:, :, 0].swapaxes(0, 1), jax.lax.map(of_head, jnp.arange(kv_heads)))
 
 
-def in_groups(function: Callable[[jax.Array], jax.Array], q_Bx1xQxK: jax.Array, scores_a_query: int) -> jax.Array:
+def in_groups(function: Callable, q_Bx1xQxK: jax.Array, scores_a_query: int) -> tuple[jax.Array, jax.Array]:
     """`function` of all queries, on as many at once as their scores allow."""
     batch, _, queries, size = q_Bx1xQxK.shape
     tile = at_once(queries, scores_a_query)
     if tile == queries:
         return function(q_Bx1xQxK)
     tiles_WxBx1xtxK = jnp.moveaxis(q_Bx1xQxK.reshape(batch, 1, -1, tile, size), 2, 0)
-    found_WxBx1xtxk = jax.lax.map(function, tiles_WxBx1xtxK)
-    return jnp.moveaxis(found_WxBx1xtxk, 0, 2).reshape(batch, 1, queries, -1)
+    found = jax.lax.map(function, tiles_WxBx1xtxK)
+    return jax.tree.map(lambda x_WxBx1xtxk: jnp.moveaxis(x_WxBx1xtxk, 0, 2).reshape(batch, 1, queries, -1), found)
 
 
 def at_once(queries: int, scores_a_query: int) -> int:
