@@ -25,9 +25,9 @@ from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
-from infini_jax.sharding import batch_sharding, carry_sharding, replicated, use_cores
+from infini_jax.sharding import batch_sharding, carry_sharding, layout_of, replicated, use_cores
 from infini_jax.stream import init_carry, init_params
-from infini_jax.train import gradient_function, layout_of, rows_of
+from infini_jax.train import gradient_function, rows_of
 from infini_jax.units import human_bytes
 
 

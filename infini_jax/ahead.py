@@ -21,7 +21,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.optimiser import make_optimiser
 from infini_jax.platforms import target
 from infini_jax.processes import batch_shapes
-from infini_jax.sharding import Layout, Sharding, batch_sharding
+from infini_jax.sharding import Layout, Sharding, batch_sharding, layout_of
 from infini_jax.topology import Topology
 from infini_jax.train import init_state, make_step, rows_of, state_sharding
 
@@ -103,7 +103,7 @@ def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Comp
 
     Raises `DoesNotFit` where its memory is too small, and `ConfigError` where nothing here compiles for it.
     """
-    layout = sharding.layout(run.train.batch // run.train.accumulate, topology.compile_devices())
+    layout = layout_of(run, sharding, topology.compile_devices())
     optimiser, state, batch = step_shapes(run, layout)
     began = time.perf_counter()
     with target(topology.chip.platform), refused(topology):

@@ -11,7 +11,7 @@ from infini_jax.ahead import Compiled, DoesNotFit, compile_step, step_shapes
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, training_flops_per_step
 from infini_jax.errors import ConfigError
-from infini_jax.sharding import Sharding
+from infini_jax.sharding import Sharding, check_shares
 from infini_jax.topology import Topology
 from infini_jax.units import human_bytes, human_count
 
@@ -57,6 +57,7 @@ class Outcome:
 
 def forecast(run: RunConfig, sharding: Sharding, topology: Topology | None) -> Forecast:
     """Raises `ConfigError` where the devices cannot share the run, or its budget pays for no step."""
+    check_shares(run, sharding)
     devices = topology.devices if topology else len(jax.devices())
     layout = sharding.counted_layout(run.train.batch // run.train.accumulate, devices)
     _, state, _ = step_shapes(run, layout)
@@ -108,7 +109,7 @@ def advice(run: RunConfig, sharding: Sharding) -> list[str]:
     if sharding.rules == "data":
         found.append("--sharding.rules fsdp: parameters and optimiser in parts")
     if sharding.rules != "fsdp+tensor":
-        found.append("--sharding.rules fsdp+tensor --sharding.tensor 4: heads, MLP and vocabulary split, too")
+        found.append("--sharding.rules fsdp+tensor --sharding.per-row 4: heads, MLP and vocabulary split, too")
     if run.train.batch > run.train.accumulate:
         found.append(f"--train.accumulate {2 * run.train.accumulate}: half the rows at once, the same step")
     if run.model.compute != "bfloat16":

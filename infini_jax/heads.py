@@ -1,13 +1,15 @@
-"""Heads and slots split by hand over devices that share a row: the partitioner cannot split loops, kernels and searches."""
+"""Heads, slots and sequences split by hand over devices that share a row, where the partitioner cannot split the program."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 SLOTS_AXIS = "slots"  # of a mesh whose devices share the slots of a memory
+SEQUENCE_AXIS = "sequence"  # of a mesh whose devices share the segments of a sequence
 
 
 def left_axes() -> tuple[str, ...]:
@@ -33,6 +35,23 @@ def by_slots(function: Callable, slots: int) -> Callable | None:
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec(), axis_names={SLOTS_AXIS}, check_vma=False
     )
+
+
+def shares_sequence() -> bool:
+    """Whether a program is traced for devices of which each has a part of the sequence's segments, in order."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return SEQUENCE_AXIS in mesh.manual_axes and mesh.shape[SEQUENCE_AXIS] > 1
+
+
+def handed_on(before: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of what each device's part ends with: (what stands before this device's part, what the whole sequence ends with).
+
+    `before` stands before the sequence.
+    """
+    if not shares_sequence():
+        return before, last
+    ends = jnp.concatenate([before[None], jax.lax.all_gather(last, SEQUENCE_AXIS)])
+    return ends[jax.lax.axis_index(SEQUENCE_AXIS)], ends[-1]
 
 
 def can_split(heads: int, kv_heads: int) -> bool:

@@ -15,8 +15,8 @@ from infini_jax.config import CONFIG_FILE, RunConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.optimiser import make_optimiser
 from infini_jax.processes import is_first, of_the_first, placed_batches
-from infini_jax.sharding import ROWS_ALONE, Sharding, batch_sharding
-from infini_jax.train import init_state, layout_of, make_step, rows_of, state_sharding
+from infini_jax.sharding import ROWS_ALONE, Sharding, batch_sharding, layout_of
+from infini_jax.train import init_state, make_step, rows_of, state_sharding
 
 FEW, MANY = 4, 256  # steps that are timed, at least and at most
 SHARE = 0.05  # of the budget that timing may take where a few steps take less
@@ -60,7 +60,7 @@ def seconds_per_step(run: RunConfig, sharding: Sharding) -> float:
     optimiser = make_optimiser(run.train, MANY)  # its schedule costs the same whatever the number of steps
     state = jax.jit(lambda: init_state(run, optimiser), out_shardings=state_sharding(run, optimiser, layout))()
     step = make_step(run, optimiser, layout)
-    batches = placed_batches(source, batch_sharding(layout.mesh), run.train.batch, range(1 + FEW + MANY))
+    batches = placed_batches(source, batch_sharding(layout.mesh, layout.rules), run.train.batch, range(1 + FEW + MANY))
 
     def seconds_of(count: int) -> float:
         nonlocal state

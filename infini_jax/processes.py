@@ -29,7 +29,8 @@ def of_the_first(number: int) -> int:
 
 def own_rows(rows: NamedSharding, batch: int) -> tuple[int, int]:
     """(first, count) of the batch's rows that lie on this process's devices. Raises `ConfigError` where they are apart."""
-    slices = [index[0].indices(batch)[:2] for index in rows.addressable_devices_indices_map((batch,)).values()]
+    shape = (batch, rows.mesh.size)  # any length that the devices can share
+    slices = [index[0].indices(batch)[:2] for index in rows.addressable_devices_indices_map(shape).values()]
     first, last = min(start for start, _ in slices), max(stop for _, stop in slices)
     held = {row for start, stop in slices for row in range(start, stop)}
     require(

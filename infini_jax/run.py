@@ -71,7 +71,7 @@ def execute(
                 if LEARNED in line:
                     watch(line)
 
-            held_out = HeldOut(run, log)
+            held_out = HeldOut(run, log, sharding)
             finished = train(run, log, checkpoints, stop, held_out.examine, sharding)
     row = make_row(run, study, finished, held_out.scores(finished.learned))
     if is_first():
@@ -96,9 +96,9 @@ class HeldOut:
     when it is made, not at the end of training, where there is no data to validate on.
     """
 
-    def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None]):
+    def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None], sharding: Sharding):
         documents = run.data.whole("validation")
-        self.run, self.log, self.newest = run, log, None
+        self.run, self.log, self.sharding, self.newest = run, log, sharding, None
         self.reader = documents and Reader(run.model, *documents, run.evaluation)
         carried = dataclasses.replace(run.evaluation, conditions=(CARRIED,))
         tested = run.data.whole("test") if run.data.has("test") else None
@@ -113,7 +113,7 @@ class HeldOut:
     def scores(self, params: dict) -> HeldOutScores:
         """At the end of training."""
         if not self.newest:
-            evaluate = make_evaluate(self.run.program(budget_steps(self.run)))
+            evaluate = make_evaluate(self.run.program(budget_steps(self.run)), self.sharding)
             return HeldOutScores(*evaluate(params, "validation"), *evaluate(params, "test"))
         tested = self.test_reader and self.test_reader.read(params)
         found = (tested.loss(), tested.accuracy) if tested else (None, None)

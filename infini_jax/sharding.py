@@ -1,9 +1,9 @@
 """Where arrays live on several devices: logical axis -> mesh axis, for parameters, optimiser, memory and batch alike.
 
-A row is one document stream, so sharding the batch never moves memory. Rows are split by hand (`shard_map`), what lies along
-other mesh axes is left to the partitioner. Parameters that are split over the rows' devices (fsdp) lie in parts between the
-steps; a step gathers them once, because its segments would gather them again and again, and adds up each device's part of the
-gradient where it lies.
+A row is one document stream, so sharding the batch never moves memory. Rows are split by hand (`shard_map`), and so are the
+segments of a sequence; what lies along other mesh axes is left to the partitioner. Parameters that are split over the rows'
+devices (fsdp) lie in parts between the steps; a step gathers them once, because its segments would gather them again and
+again, and adds up each device's part of the gradient where it lies.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ import jax
 from jax.core import ShapedArray
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from infini_jax.config import ModelConfig, memory_of
+from infini_jax.config import ModelConfig, RunConfig, memory_of
 from infini_jax.data.base import Batch
 from infini_jax.errors import ConfigError, require
-from infini_jax.heads import SLOTS_AXIS
+from infini_jax.heads import SEQUENCE_AXIS, SLOTS_AXIS
 from infini_jax.memory.offload import HOST, PINNED
 from infini_jax.stream import Carry, init_params
 from infini_jax.transformer import PARAMETER_AXES, init_memory, layer_groups
@@ -33,11 +33,13 @@ class ShardingRules:
 
     Attributes:
       batch: rows of the batch and of the carried memory.
+      sequence: tokens of the batch.
       embed, heads, kv_heads, head_dim, mlp, vocab, layers: of the parameters; heads and kv_heads of the memory, too.
       slots: of the memories that have some.
     """
 
     batch: str | None = "data"
+    sequence: str | None = None
     embed: str | None = None
     heads: str | None = None
     kv_heads: str | None = None
@@ -63,7 +65,9 @@ RULES = {
     "fsdp": ShardingRules(embed="data"),
     "fsdp+tensor": ShardingRules(embed="data", heads="model", kv_heads="model", mlp="model", vocab="model"),
     "fsdp+slots": ShardingRules(embed="data", slots=SLOTS_AXIS),
+    "fsdp+sequence": ShardingRules(embed="data", sequence=SEQUENCE_AXIS),
 }
+SHARED_AXIS = {"fsdp+tensor": "model", "fsdp+slots": SLOTS_AXIS, "fsdp+sequence": SEQUENCE_AXIS}  # whose devices share a row
 MOST_CORES = 8  # each of a CPU's devices holds all parameters
 
 
@@ -72,19 +76,20 @@ class Sharding:
     """How a run is spread over the devices at hand. It is no part of the run: the same run on other devices is the same run.
 
     Attributes:
-      rules: data (parameters whole on every device), fsdp (in parts, gathered for each step), fsdp+tensor (heads, MLP and
-        vocabulary split over several devices besides) or fsdp+slots (the slots of a memory split over them).
-      tensor: devices that share a row with the last two.
+      rules: data (parameters whole on every device), fsdp (in parts, gathered for each step), and with several devices a row
+        fsdp+tensor (they split heads, MLP and vocabulary), fsdp+slots (the slots of a memory) or fsdp+sequence (the segments
+        of a sequence, all of which are taken at once).
+      per_row: devices that share a row with the last three.
     """
 
-    rules: Literal["data", "fsdp", "fsdp+tensor", "fsdp+slots"] = "data"
-    tensor: int = 1
+    rules: Literal["data", "fsdp", "fsdp+tensor", "fsdp+slots", "fsdp+sequence"] = "data"
+    per_row: int = 1
 
     def __post_init__(self):
         require(self.rules in RULES, "sharding.rules", f"'{self.rules}' is not known", f"choose from {', '.join(RULES)}")
-        splits = "+" in self.rules
-        mend = "give at least 2" if splits else "leave it out, or choose fsdp+tensor or fsdp+slots"
-        require((self.tensor > 1) == splits, "sharding.tensor", f"{self.tensor} devices a row with {self.rules}", mend)
+        splits = self.rules in SHARED_AXIS
+        mend = "give at least 2" if splits else f"leave it out, or choose {' or '.join(SHARED_AXIS)}"
+        require((self.per_row > 1) == splits, "sharding.per_row", f"{self.per_row} devices a row with {self.rules}", mend)
 
     def layout(self, rows: int, devices: Sequence[Any] | None = None) -> "Layout":
         """Of all devices at hand, or of these. Raises `ConfigError` where they cannot be split so or share `rows`."""
@@ -93,8 +98,8 @@ class Sharding:
         try:
             mesh = jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
         except NotImplementedError as error:  # of TPUs, whose wires are a torus
-            problem = f"{self.tensor} devices a row are no whole axes of the devices' torus"
-            raise ConfigError("sharding.tensor", problem, "give a product of its axes") from error
+            problem = f"{self.per_row} devices a row are no whole axes of the devices' torus"
+            raise ConfigError("sharding.per_row", problem, "give a product of its axes") from error
         return Layout(mesh, RULES[self.rules])
 
     def counted_layout(self, rows: int, devices: int) -> "Layout":
@@ -105,20 +110,19 @@ class Sharding:
     def _mesh(self, rows: int, devices: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Shape and axes; the second is left out where one device has all of a row."""
         require(
-            devices % self.tensor == 0,
-            "sharding.tensor",
-            f"{devices} devices are not whole groups of {self.tensor}",
+            devices % self.per_row == 0,
+            "sharding.per_row",
+            f"{devices} devices are not whole groups of {self.per_row}",
             f"give a divisor of {devices}",
         )
-        parts = devices // self.tensor
+        parts = devices // self.per_row
         require(
             rows % parts == 0,
             "train.batch",
             f"{rows} rows (batch / accumulate) cannot be shared by {parts} devices",
             f"give a multiple of {parts}",
         )
-        shared = SLOTS_AXIS if self.rules == "fsdp+slots" else "model"
-        return ((parts,), ("data",)) if self.tensor == 1 else ((parts, self.tensor), ("data", shared))
+        return ((parts,), ("data",)) if self.per_row == 1 else ((parts, self.per_row), ("data", SHARED_AXIS[self.rules]))
 
 
 ROWS_ALONE = Sharding()
@@ -134,7 +138,56 @@ class Layout:
     @property
     def row_parts(self) -> int:
         """Parts that the rows of a batch are split in."""
-        return 1 if self.rules.batch is None else self.mesh.shape[self.rules.batch]
+        return self._parts(self.rules.batch)
+
+    @property
+    def sequence_parts(self) -> int:
+        """Parts that a sequence is split in."""
+        return self._parts(self.rules.sequence)
+
+    @property
+    def token_parts(self) -> int:
+        """Parts that the tokens of a batch are split in, by rows and along the sequence."""
+        return self.row_parts * self.sequence_parts
+
+    @property
+    def token_axes(self) -> tuple[str, ...]:
+        """The mesh axes of these parts."""
+        return tuple(axis for axis in (self.rules.batch, self.rules.sequence) if axis)
+
+    def _parts(self, axis: str | None) -> int:
+        return 1 if axis is None else self.mesh.shape[axis]
+
+
+def layout_of(run: RunConfig, sharding: Sharding = ROWS_ALONE, devices: Sequence[Any] | None = None) -> Layout:
+    """All devices at hand, or these, each with its share of the run. Raises `ConfigError` where they cannot share it."""
+    check_shares(run, sharding)
+    return sharding.layout(run.train.batch // run.train.accumulate, devices)
+
+
+def check_shares(run: RunConfig, sharding: Sharding) -> None:
+    """Raises `ConfigError` where a run's sequence is to be split and cannot be."""
+    if sharding.rules != "fsdp+sequence":
+        return
+    for config, _ in layer_groups(run.model):
+        memory = memory_of(config, run.model.dims)
+        require(
+            memory.splits_sequence,
+            "sharding.rules",
+            f"{run.model.mechanism} takes the segments of a sequence in turn",
+            "choose infini, or fsdp+tensor or fsdp+slots",
+        )
+    segments = run.train.sequence // run.model.segment
+    at_once = run.train.segments_per_step
+    problem = f"{at_once} of {segments} segments at once, all of which devices are to share"
+    require(at_once == segments, "train.segments_per_step", problem, f"give {segments}")
+    problem = f"{sharding.per_row} devices cannot share {segments} segments"
+    require(segments % sharding.per_row == 0, "sharding.per_row", problem, f"give a divisor of {segments}")
+
+
+def segments_at_once(run: RunConfig, layout: Layout | None) -> int:
+    """Of one device."""
+    return run.train.segments_per_step // (1 if layout is None else layout.sequence_parts)
 
 
 def use_cores(rows: int) -> None:
@@ -168,13 +221,13 @@ def on_own_rows(function: Callable, model: ModelConfig, layout: Layout | None) -
 
 
 def summed_over_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
-    """The same where results are sums over rows, which are added up over the devices."""
-    if layout is None or layout.row_parts == 1:
+    """The same where results are sums over tokens, which are added up over the devices that share them."""
+    if layout is None or layout.token_parts == 1:
         return function
 
     def summed(*arguments):
         sums, carry = function(*arguments)
-        return jax.tree.map(lambda x: jax.lax.psum(x, layout.rules.batch), sums), carry
+        return jax.tree.map(lambda x: jax.lax.psum(x, layout.token_axes), sums), carry
 
     return _mapped(summed, model, layout, PartitionSpec())
 
@@ -185,9 +238,9 @@ def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | 
     Parameters lie as the rules say: the parts on the rows' devices are gathered in front, and what is added up of the gradient
     is each device's part.
     """
-    if layout is None or layout.row_parts == 1:
+    if layout is None or layout.token_parts == 1:
         return function
-    axis = layout.rules.batch
+    axis, along = layout.rules.batch, layout.rules.sequence
     places = jax.tree.map(lambda place: place.spec, parameter_sharding(model, layout))
     specs = jax.tree.map(lambda spec: _only(axis, spec), places)
 
@@ -204,12 +257,13 @@ def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | 
     def add_up(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
         leaf = as_left(leaf, spec)
         if axis not in spec:
-            return jax.lax.psum(leaf, axis)
-        return jax.lax.psum_scatter(leaf, axis, scatter_dimension=spec.index(axis), tiled=True)
+            return jax.lax.psum(leaf, layout.token_axes)
+        part = jax.lax.psum_scatter(leaf, axis, scatter_dimension=spec.index(axis), tiled=True)
+        return part if along is None else jax.lax.psum(part, along)
 
     def of_parts(carry: Carry, rows: Any, params: dict, *whole: Any) -> tuple[tuple, Carry]:
         (gradient, *sums), carry = function(carry, rows, jax.tree.map(gather, params, places), *whole)
-        sums = jax.tree.map(lambda x: jax.lax.psum(x, axis), sums)
+        sums = jax.tree.map(lambda x: jax.lax.psum(x, layout.token_axes), sums)
         return (jax.tree.map(add_up, gradient, places), sums), carry
 
     mapped = _mapped(of_parts, model, layout, (specs, PartitionSpec()), specs)
@@ -227,7 +281,7 @@ def _only(axis: str | None, spec: PartitionSpec) -> PartitionSpec:
 
 
 def _mapped(function: Callable, model: ModelConfig, layout: Layout, results: Any, *first: Any) -> Callable:
-    """`function(carry, rows, *whole)` by the rows' devices; `first` are the partitions of the first of `whole`."""
+    """`function(carry, rows, *whole)` by the tokens' devices; `first` are the partitions of the first of `whole`."""
     axis = layout.rules.batch
     carry = jax.tree.map(lambda place: _only(axis, place.spec), carry_sharding(model, layout.mesh, layout.rules))
 
@@ -235,10 +289,10 @@ def _mapped(function: Callable, model: ModelConfig, layout: Layout, results: Any
         others = (PartitionSpec(),) * (len(whole) - len(first))
         places = {
             "mesh": layout.mesh,
-            "in_specs": (carry, PartitionSpec(axis), *first, *others),
+            "in_specs": (carry, PartitionSpec(*layout.token_axes), *first, *others),
             "out_specs": (results, carry),
         }
-        return jax.shard_map(function, axis_names={axis}, check_vma=False, **places)(carries, rows, *whole)
+        return jax.shard_map(function, axis_names=set(layout.token_axes), check_vma=False, **places)(carries, rows, *whole)
 
     return whole_program
 
@@ -316,4 +370,4 @@ def carry_sharding(model: ModelConfig, mesh: Mesh, rules: ShardingRules = DATA_P
 
 def batch_sharding(mesh: Mesh, rules: ShardingRules = DATA_PARALLEL) -> Batch:
     """Like a `Batch`, with the sharding of each array."""
-    return Batch(*(NamedSharding(mesh, rules.spec(("batch", "tokens"))) for _ in Batch._fields))
+    return Batch(*(NamedSharding(mesh, rules.spec(("batch", "sequence"))) for _ in Batch._fields))

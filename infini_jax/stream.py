@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.config import ModelConfig
+from infini_jax.heads import handed_on
 from infini_jax.memory.base import KEPT
 from infini_jax.segment import NO_DOCUMENT, Boundaries, drop_landmarks, insert_landmarks, whole
 from infini_jax.transformer import Transformer, init_memory, init_open
@@ -71,12 +72,13 @@ def forward_segments(
         tokens_RxS = insert_landmarks(tokens_RxS, every, model.vocab, phase_R)
         documents_RxS = insert_landmarks(documents_RxS, every, None, phase_R)
     last_BxW = documents_RxS[:, -1].reshape(batch, -1)
-    open_BxW = jnp.concatenate([carry.open_document[:, None], last_BxW[:, :-1]], axis=1)
+    open_B, last_B = handed_on(carry.open_document, last_BxW[:, -1])
+    open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
     bounds = whole(documents_RxS, open_BxW.reshape(-1), phase_R)
     x_RxSxD, memory, metrics = Transformer(model).apply({"params": params}, tokens_RxS, carry.memory, bounds)
     if every is not None:
         x_RxSxD = drop_landmarks(x_RxSxD, every, phase_R)
-    carry = Carry(memory, last_BxW[:, -1], _phase_after(model, carry.phase, count))
+    carry = Carry(memory, last_B, _phase_after(model, carry.phase, count))
     return carry, x_RxSxD.reshape(batch, -1, x_RxSxD.shape[-1]), metrics
 
 

@@ -32,8 +32,10 @@ from infini_jax.sharding import (
     batch_sharding,
     carry_sharding,
     gradient_over_rows,
+    layout_of,
     parameter_sharding,
     replicated,
+    segments_at_once,
     sharding_like,
     summed_over_rows,
 )
@@ -120,11 +122,11 @@ def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[
 
     The rows are split over the devices of `layout`, and those of a device over `train.accumulate` turns.
     """
-    turns, devices = run.train.accumulate, 1 if layout is None else layout.row_parts
+    turns, devices = run.train.accumulate, 1 if layout is None else layout.token_parts
+    together = segments_at_once(run, layout)
 
     def loss_of(params: dict, carry: Carry, batch: Batch, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """Of a part of the batch, as its share in the mean over all `tokens` that are scored."""
-        together = run.train.segments_per_step
         carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, run.train.bptt, together)
         scores = jax.tree.map(jnp.sum, scores)
         loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
@@ -216,31 +218,27 @@ def state_sharding(run: RunConfig, optimiser: optax.GradientTransformation, layo
     return state.replace(carry=carry_sharding(run.model, layout.mesh, layout.rules))
 
 
-def layout_of(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Layout:
-    """All devices, each with its share of the rows. Raises `ConfigError` where they do not share them evenly."""
-    return sharding.layout(run.train.batch // run.train.accumulate)
-
-
 def rows_of(run: RunConfig, split: Split) -> Rows:
     """The batches a run reads; held-out batches are the same whatever the seed, so that runs compare."""
     return Rows(run.train.batch, run.train.sequence, run.seed if split == "train" else 0, split)
 
 
 @functools.lru_cache(maxsize=1)
-def make_evaluate(run: RunConfig) -> Callable[[dict, Split], tuple[float, float]]:
+def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[dict, Split], tuple[float, float]]:
     """(params, split) -> (nats a scored token, accuracy) of `train.evaluation_steps` batches, with the memory carried.
 
-    One program for both held-out splits.
+    The devices share the work as in training. One program for both held-out splits.
     """
+    layout = layout_of(run, sharding)
+    together = segments_at_once(run, layout)
 
     def score(carry: Carry, batch: Batch, params: dict) -> tuple[Scores, Carry]:
-        together = run.train.segments_per_step
         carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
         return jax.tree.map(jnp.sum, scores), carry
 
-    layout = layout_of(run)
     score = jax.jit(summed_over_rows(score, run.model, layout))
-    places, rows = carry_sharding(run.model, layout.mesh), batch_sharding(layout.mesh)
+    places = carry_sharding(run.model, layout.mesh, layout.rules)
+    rows = batch_sharding(layout.mesh, layout.rules)
     begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
 
     def evaluate(params: dict, split: Split) -> tuple[float, float]:
@@ -297,7 +295,7 @@ def train(
     check_fits(run)
     layout, source = layout_of(run, sharding), run.data.open(rows_of(run, "train"))
     optimiser = make_optimiser(run.train, steps)
-    places, rows = state_sharding(run, optimiser, layout), batch_sharding(layout.mesh)
+    places, rows = state_sharding(run, optimiser, layout), batch_sharding(layout.mesh, layout.rules)
     gathered = jax.jit(lambda learned: learned, out_shardings=replicated(layout.mesh))
     state, behind = begin(run, optimiser, places, checkpoints)
     began = time.perf_counter()

@@ -20,6 +20,7 @@ from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.measures import read_measures
 from infini_jax.results import ROW_FILE, read_rows
 from infini_jax.run import METRICS_FILE, HeldOut, execute
+from infini_jax.sharding import ROWS_ALONE
 from infini_jax.trained import Trained, tokenizer_of
 from tests.corpora import STORIES, write_stories
 from tests.test_cli import fails
@@ -78,7 +79,7 @@ def test_test_documents_are_scored_at_the_end_where_there_are_some(trained, tmp_
     write_stories(stories, {f"{split}/one.txt": "held out\n" * 9 for split in ("validation", "test")})
     prepare("text_folder", TokenizerSettings("sentencepiece", 300), "tested", stories, jobs=1)
     lines = []
-    held_out = HeldOut(dataclasses.replace(run, data=CorpusConfig("tested")), lines.append)
+    held_out = HeldOut(dataclasses.replace(run, data=CorpusConfig("tested")), lines.append, ROWS_ALONE)
     params = Trained.open(folder).params
     held_out.examine(10, params)
     scores = held_out.scores(params)

@@ -26,8 +26,8 @@ from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.optimiser import make_optimiser
 from infini_jax.results import ROW_FILE, read_rows
 from infini_jax.run import METRICS_FILE, execute
-from infini_jax.sharding import Sharding
-from infini_jax.train import begin, layout_of, state_sharding
+from infini_jax.sharding import Sharding, layout_of
+from infini_jax.train import begin, state_sharding
 from tests.commands import TINY, spawned, with_devices
 from tests.corpora import write_stories
 
@@ -48,7 +48,7 @@ def run_of(mechanism: str) -> RunConfig:
     )
 
 
-def child(folder: str, mechanism: str, stop_after: str, rules: str, tensor: str) -> None:
+def child(folder: str, mechanism: str, stop_after: str, rules: str, per_row: str) -> None:
     """Trains, and is told by a signal behind a step to stop after the next; prints how many devices it had."""
     print(len(jax.devices()))
 
@@ -57,14 +57,14 @@ def child(folder: str, mechanism: str, stop_after: str, rules: str, tensor: str)
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        execute(run_of(mechanism), Path(folder), study="", watch=watch, sharding=Sharding(rules, int(tensor)))
+        execute(run_of(mechanism), Path(folder), study="", watch=watch, sharding=Sharding(rules, int(per_row)))
     except Stopped:
         sys.exit(75)
 
 
 def trained(folder: Path, mechanism: str, devices: int, sharding: Sharding, stop_after: int) -> None:
     program = "import sys; from tests.test_devices import child; child(*sys.argv[1:])"
-    spread = (sharding.rules, str(sharding.tensor))
+    spread = (sharding.rules, str(sharding.per_row))
     command = [sys.executable, "-c", program, str(folder), mechanism, str(stop_after), *spread]
     done = subprocess.run(command, env=with_devices(devices), capture_output=True, text=True, check=False)
     assert done.returncode == (75 if stop_after else 0), done.stderr[-2000:]

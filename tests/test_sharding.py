@@ -54,9 +54,9 @@ def losses(name: str) -> dict[str, list[float]]:
 
     found = {"one": trained(make_step(run, optimiser), init_state(run, optimiser), None)}
     for key in LAYOUTS if name in ("infini", "memorizing") else (EVERY,):
-        rules, tensor, in_turns = LAYOUTS[key]
+        rules, per_row, in_turns = LAYOUTS[key]
         kind = dataclasses.replace(run, train=dataclasses.replace(run.train, accumulate=1 + in_turns))
-        layout = layout_of(kind, Sharding(rules, tensor))
+        layout = layout_of(kind, Sharding(rules, per_row))
         places = state_sharding(kind, optimiser, layout)
         state = jax.device_put(init_state(kind, optimiser), places)
         found[key] = trained(make_step(kind, optimiser, layout), state, batch_sharding(layout.mesh, layout.rules))
@@ -138,22 +138,26 @@ def test_an_axis_that_the_devices_do_not_divide_stays_whole():
 
 
 @pytest.mark.parametrize(
-    ("rules", "tensor", "said"),
+    ("rules", "per_row", "said"),
     [
-        ("zero", 1, "sharding.rules: 'zero' is not known; choose from data, fsdp, fsdp+tensor, fsdp+slots"),
-        ("fsdp+tensor", 1, "sharding.tensor: 1 devices a row with fsdp+tensor; give at least 2"),
-        ("data", 2, "sharding.tensor: 2 devices a row with data; leave it out, or choose fsdp+tensor or fsdp+slots"),
+        ("zero", 1, "sharding.rules: 'zero' is not known; choose from data, fsdp, fsdp+tensor, fsdp+slots, fsdp+sequence"),
+        ("fsdp+tensor", 1, "sharding.per_row: 1 devices a row with fsdp+tensor; give at least 2"),
+        (
+            "data",
+            2,
+            "sharding.per_row: 2 devices a row with data; leave it out, or choose fsdp+tensor or fsdp+slots or fsdp+sequence",
+        ),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_one_line(rules, tensor, said):
+def test_settings_that_cannot_be_are_refused_in_one_line(rules, per_row, said):
     with pytest.raises(ConfigError) as error:
-        Sharding(rules, tensor)
+        Sharding(rules, per_row)
     assert str(error.value) == said
 
 
 def test_devices_that_are_no_whole_groups_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [None] * 3)
-    with pytest.raises(ConfigError, match=r"^sharding.tensor: 3 devices are not whole groups of 2; give a divisor of 3$"):
+    with pytest.raises(ConfigError, match=r"^sharding.per_row: 3 devices are not whole groups of 2; give a divisor of 3$"):
         Sharding("fsdp+tensor", 2).layout(rows=6)
 
 

@@ -102,6 +102,7 @@ class Memory(nn.Module):
     paper: ClassVar[str]
     parameter_axes: ClassVar[Mapping[tuple[str, ...], tuple[str | None, ...]]] = {}
     axes: ClassVar[tuple[str, ...]]  # settings or dims along which the memory grows, the default first
+    splits_sequence: ClassVar[bool] = False  # whether `advance` works where devices share a sequence
 
     def setup(self):
         self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)

@@ -26,6 +26,7 @@ from flax import struct
 
 from infini_jax.attention import attend_flops, attend_segment
 from infini_jax.errors import require
+from infini_jax.heads import SEQUENCE_AXIS, shares_sequence
 from infini_jax.layers import by_key_head, repeat_heads
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
@@ -90,7 +91,7 @@ def parallel_linear(
         M=jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxGxF, v_BxWxTxGxV),
         z=None if memory.z is None else k_BxWxTxGxF.sum(axis=2),
     )
-    before_BxW, after = _carried(memory, U, keeps_BxW)
+    before_BxW, after = _carried_on(memory, U, keeps_BxW)
     return jax.vmap(retrieve, 1, 1)(before_BxW, q_BxWxSxHxF), after
 
 
@@ -102,12 +103,12 @@ def parallel_delta(
     M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K) / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F
     product a segment is done for all segments at once.
     """
-    z_before_BxWxGxF, z_after = _carried(memory.z, k_BxWxTxGxF.sum(axis=2), keeps_BxW)
+    z_before_BxWxGxF, z_after = _carried_on(memory.z, k_BxWxTxGxF.sum(axis=2), keeps_BxW)
     z_kept_BxWxGxF = jnp.where(keeps_BxW[..., None, None], z_before_BxWxGxF, 0.0)
     read_BxWxTxGxF = jax.vmap(normalised, 1, 1)(k_BxWxTxGxF, z_kept_BxWxGxF)
     W_BxWxGxFxF = jnp.einsum("bwthf,bwthg->bwhfg", k_BxWxTxGxF, read_BxWxTxGxF)
     U_BxWxGxFxV = jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxGxF, v_BxWxTxGxV)
-    M_before_BxWxGxFxV, M_after = _carried(memory.M, U_BxWxGxFxV, keeps_BxW, erase=W_BxWxGxFxF)
+    M_before_BxWxGxFxV, M_after = _carried_on(memory.M, U_BxWxGxFxV, keeps_BxW, erase=W_BxWxGxFxF)
     a_mem_BxWxSxHxV = jax.vmap(retrieve, 1, 1)(InfiniMemory(M_before_BxWxGxFxV, z_before_BxWxGxF), q_BxWxSxHxF)
     return a_mem_BxWxSxHxV, InfiniMemory(M_after, z_after)
 
@@ -129,6 +130,26 @@ def _carried(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None 
     items = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (updates_BxW, keeps_BxW, erase))
     after, before = jax.lax.scan(step, memory, items)
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), before), after
+
+
+def _carried_on(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None = None):
+    """`_carried`, also where devices share the sequence and each has W of its segments.
+
+    What the segments of a device do to a memory is one update, one erasure and whether they keep any of it: these three are
+    exchanged, and each device finds the memory before its own segments by the same recurrence over devices.
+    """
+    if not shares_sequence():
+        return _carried(memory, updates_BxW, keeps_BxW, erase)
+    _, update = _carried(jax.tree.map(jnp.zeros_like, memory), updates_BxW, keeps_BxW, erase)
+    erased = None
+    if erase is not None:
+        identity = jnp.broadcast_to(jnp.eye(erase.shape[-1], dtype=erase.dtype), (erase.shape[0], *erase.shape[2:]))
+        _, left = _carried(identity, jnp.zeros_like(erase), jnp.ones_like(keeps_BxW), erase)
+        erased = identity - left
+    of_devices = jax.lax.all_gather((update, keeps_BxW.all(axis=1), erased), SEQUENCE_AXIS, axis=1)
+    before_BxP, after = _carried(memory, *of_devices)
+    own = jax.tree.map(lambda leaf: leaf[:, jax.lax.axis_index(SEQUENCE_AXIS)], before_BxP)
+    return _carried(own, updates_BxW, keeps_BxW, erase)[0], after
 
 
 def combine(beta_H: jax.Array, a_mem: jax.Array, a_dot: jax.Array) -> jax.Array:
@@ -222,6 +243,7 @@ class Infini(Memory):
     summary = "matrix memory, linear or delta update, one gate a head"
     paper = "arXiv 2404.07143v2"
     axes = ("key_dim", "value_dim", "heads", "feature_map")
+    splits_sequence = True
 
     def setup(self):
         super().setup()
@@ -248,7 +270,7 @@ class Infini(Memory):
 
     def advance(self, memory: InfiniMemory, segments: Segment) -> tuple[jax.Array, InfiniMemory, dict[str, jax.Array]]:
         count = segments_of_a_stream(memory, segments)
-        if count == 1:
+        if count == 1 and not shares_sequence():
             return super().advance(memory, segments)
 
         def of_streams(x: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ class SegmentOnly(Memory):
     Config = SegmentOnlyConfig
     summary = "no memory"
     paper = "Vaswani et al. 2017, arXiv 1706.03762"
+    splits_sequence = True
 
     def init_memory(self, batch: int) -> tuple[()]:
         return ()

@@ -1,0 +1,129 @@
+"""Devices that share a sequence: the memories before each one's segments, and training, equal those of one device."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.errors import ConfigError
+from infini_jax.heads import SEQUENCE_AXIS
+from infini_jax.memory import infini
+from infini_jax.memory.infini import InfiniConfig, InfiniMemory
+from infini_jax.optimiser import make_optimiser
+from infini_jax.sharding import Sharding, batch_sharding, check_shares, layout_of
+from infini_jax.train import init_state, make_step, rows_of, state_sharding
+from tests.commands import with_devices
+from tests.streams import tiny
+
+PARTS = 4
+RULES = {"linear": infini.parallel_linear, "delta": infini.parallel_delta}
+
+
+# ---- what runs on four devices -------------------------------------------------------------------------------------------
+
+
+def differences(rule: str) -> float:
+    """Largest relative difference of outputs, final memory and gradients, float64: four devices of three segments against one.
+
+    Three rows: no document ends; one ends between two devices; one inside a device's part, and another behind it.
+    """
+    jax.config.update("jax_enable_x64", True)
+    B, W, S, H, G, F, V = 3, 3 * PARTS, 4, 4, 2, 5, 3
+    rng = np.random.default_rng(0)
+    q, k, v, upstream = (rng.uniform(0.1, 1, (B, W, S, *sizes)) for sizes in ((H, F), (G, F), (G, V), (H, V)))
+    keeps = np.ones((B, W), bool)
+    keeps[1, 6] = keeps[2, 4] = keeps[2, 9] = False
+    memory = InfiniMemory(rng.normal(size=(B, G, F, V)), rng.uniform(1, 2, (B, G, F)))
+    parallel = RULES[rule]
+
+    def parts(memory, q, k, v, keeps):
+        axes = (PartitionSpec(), *(PartitionSpec(None, SEQUENCE_AXIS),) * 4)
+        return jax.shard_map(parallel, mesh=mesh, in_specs=axes, out_specs=(axes[1], axes[0]), check_vma=False)(
+            memory, q, k, v, keeps
+        )
+
+    def loss(form, memory, q, k, v):
+        a_mem, after = form(memory, q, k, v, keeps)
+        return (a_mem * upstream).sum(), (a_mem, after)
+
+    def measured(form):
+        return jax.jit(jax.value_and_grad(functools.partial(loss, form), argnums=(0, 1, 2, 3), has_aux=True))(memory, q, k, v)
+
+    mesh = jax.make_mesh((PARTS,), (SEQUENCE_AXIS,), axis_types=(AxisType.Auto,))
+    one, several = (jax.tree.leaves(measured(form)) for form in (parallel, parts))
+    return max(float(jnp.abs(a - b).max() / jnp.abs(a).max()) for a, b in zip(one, several, strict=True))
+
+
+def run_of(update: str) -> RunConfig:
+    model = dataclasses.replace(tiny("infini"), memory=InfiniConfig(update=update))
+    train = TrainConfig(batch=2, sequence=8 * model.segment, learning_rate=1e-2)
+    return RunConfig(model=model, data=MqarConfig(pairs=4, symbols=32), train=train, budget=Budget("steps", 3))
+
+
+def losses(update: str) -> dict[str, list[float]]:
+    """Of three steps: one device that takes eight segments in turn, and eight of which four share each row's sequence."""
+    run, found = run_of(update), {}
+    source, optimiser = run.data.open(rows_of(run, "train")), make_optimiser(run.train, 3)
+    at_once = dataclasses.replace(run, train=dataclasses.replace(run.train, segments_per_step=8))
+    layout = layout_of(at_once, Sharding("fsdp+sequence", 4))
+    places, rows = state_sharding(at_once, optimiser, layout), batch_sharding(layout.mesh, layout.rules)
+    assert rows.tokens.shard_shape((2, 8)) == (1, 2)
+    for name, kind, spread in (("one", run, None), ("eight", at_once, layout)):
+        step, state = make_step(kind, optimiser, spread), init_state(kind, optimiser)
+        state = jax.device_put(state, places) if spread else state
+        found[name] = []
+        for number in range(3):
+            batch = source.batch(number)
+            state, measured = step(state, jax.device_put(batch, rows) if spread else batch)
+            found[name].append(float(measured["loss"]))
+    return found
+
+
+def on_devices(count: int, call: str):
+    """What a call prints as JSON in a process with so many devices."""
+    program = f"import json; from tests import test_sequence as t; print(json.dumps(t.{call}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=with_devices(count), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ---- the tests -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_devices_that_share_a_sequence_find_the_memories_of_one(rule):
+    assert on_devices(PARTS, f"differences('{rule}')") < 1e-12  # rounding of float64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", RULES)
+def test_training_with_shared_sequences_equals_one_device(update):
+    found = on_devices(8, f"losses('{update}')")
+    np.testing.assert_allclose(found["eight"], found["one"], rtol=2e-5)  # sums in another order
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "at_once", "per_row", "said"),
+    [
+        ("memorizing", 8, 4, "sharding.rules: memorizing takes the segments of a sequence in turn; choose infini, "),
+        ("infini", 2, 4, "train.segments_per_step: 2 of 8 segments at once, all of which devices are to share; give 8"),
+        ("infini", 8, 3, "sharding.per_row: 3 devices cannot share 8 segments; give a divisor of 8"),
+    ],
+)
+def test_a_sequence_that_cannot_be_shared_is_refused_in_one_line(mechanism, at_once, per_row, said):
+    run = dataclasses.replace(run_of("linear"), model=tiny(mechanism))
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, segments_per_step=at_once))
+    with pytest.raises(ConfigError) as error:
+        check_shares(run, Sharding("fsdp+sequence", per_row))
+    assert str(error.value).startswith(said)
