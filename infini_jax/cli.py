@@ -22,6 +22,7 @@ from infini_jax.mirrors import Mirroring
 from infini_jax.pace import with_steps
 from infini_jax.plan import plan_table
 from infini_jax.planning import plan
+from infini_jax.processes import ended_with_the_job, is_first, join_job
 from infini_jax.progress import corpus_progress, study_progress, train_progress
 from infini_jax.run import execute
 from infini_jax.sharding import Sharding, use_cores
@@ -136,6 +137,7 @@ def train(
     memory_bytes: int = 0,
     memory_axis: str = "",
     resume: int | None = None,
+    processes: Literal["alone", "job"] = "alone",
     results: Path = Path("results/runs"),
 ) -> None:
     """Trains one model and scores it; a run that was stopped or killed goes on where it was saved. Example:
@@ -156,17 +158,23 @@ def train(
       memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
       memory_axis: what grows to fill them, such as key_dim or heads; the mechanism's first axis where none is named.
       resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
+      processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.
       results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.
     """
     sizes = sized(ModelConfig(memory=memory, **dataclasses.asdict(model)), memory_bytes, memory_axis)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
-    use_cores(train.batch // train.accumulate)
-    run = with_steps(run, results / name, sharding)
-    with train_progress(run, Console()) as watch:
-        row = execute(
-            run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding
-        )
-    Console().print(tables.key_values(row))
+    if processes == "job":
+        join_job()
+    else:
+        use_cores(train.batch // train.accumulate)
+    console = Console(quiet=not is_first())
+    with ended_with_the_job(REQUEUE):
+        run = with_steps(run, results / name, sharding)
+        with train_progress(run, console) as watch:
+            row = execute(
+                run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding
+            )
+    console.print(tables.key_values(row))
 
 
 app.command(evaluate)

@@ -1,10 +1,13 @@
 """Several processes on one run: which rows each reads, what they must agree on, who writes what is written once.
 
 Every process runs the same program on the same mesh; arrays are global and each process holds the parts of its own devices.
-Start them with `jax.distributed.initialize()` before anything touches a device. Clocks and signals differ between
-processes and collectives must not, so that whatever stops or saves a run is agreed on first.
+Clocks and signals differ between processes and collectives must not, so that whatever stops or saves a run is agreed on first.
 """
 
+import contextlib
+import os
+import re
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -14,7 +17,43 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from infini_jax.data.base import Batch, Source
 from infini_jax.data.serve import batches
-from infini_jax.errors import require
+from infini_jax.errors import ConfigError, require
+
+SILENT_SECONDS = 60  # after which a process that says nothing is given up, and the run with it
+LOST = re.compile(
+    r"Gloo|NCCL|UNAVAILABLE|heartbeat|barrier|coordination", re.IGNORECASE
+)  # in errors that a dead process causes
+
+
+def join_job() -> None:
+    """Finds the other processes of a SLURM step, a TPU slice or an Open MPI run; to be called before JAX is used.
+
+    Raises `ConfigError` where this process is in none of them.
+    """
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=SILENT_SECONDS)
+    except ValueError as error:  # what JAX says where it finds no such job
+        problem = "this process is in no SLURM step, TPU slice or Open MPI run"
+        raise ConfigError("processes", problem, "start it by srun or mpirun, or leave it out") from error
+
+
+@contextlib.contextmanager
+def ended_with_the_job(code: int) -> Iterator[None]:
+    """Says so in one line and ends this process with `code` where another one of its run has died.
+
+    At once: at a usual end JAX waits for the dead.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if jax.process_count() == 1 or not LOST.search(str(error)):
+            raise
+        print(
+            "infini-jax: processes: another one of this run is gone; start all again: they go on from the newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(code)
 
 
 def is_first() -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,10 +20,11 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import Mqar, MqarConfig
 from infini_jax.errors import Stopped
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.processes import Agreement, own_rows
+from infini_jax.processes import SILENT_SECONDS, Agreement, own_rows
 from infini_jax.results import ROW_FILE, read_rows
 from infini_jax.run import CONFIG_FILE, METRICS_FILE, execute
 from infini_jax.sharding import batch_sharding, data_mesh
+from tests.commands import told
 
 RUN = RunConfig(
     model=ModelConfig(vocab=32, layers=1, d_model=16, heads=2, segment=8, memory=InfiniConfig()),
@@ -130,6 +132,76 @@ def test_a_signal_to_one_process_saves_and_stops_both_and_any_number_goes_on(tmp
         np.testing.assert_allclose(losses(tmp_path / name), one_device[0], rtol=2e-5)
         (row,) = read_rows(tmp_path / name / ROW_FILE)
         assert row.loss == pytest.approx(one_device[1].loss, rel=2e-5)
+
+
+# ---- a process that dies -------------------------------------------------------------------------------------------------
+
+
+def job(folder: Path, processes: int) -> list[subprocess.Popen]:
+    """The command line as Open MPI starts it: every process is told how many there are, and where the first one is."""
+    number = random.randrange(4096) * 4096  # JAX makes a port of it
+    place = {"OMPI_MCA_orte_hnp_uri": f"{number}.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": str(processes)}
+    size = [
+        "--model.vocab",
+        "32",
+        "--model.layers",
+        "1",
+        "--model.d-model",
+        "16",
+        "--model.heads",
+        "2",
+        "--model.segment",
+        "8",
+    ]
+    size += ["--data.pairs", "4", "--data.symbols", "32", "--train.batch", "4", "--train.sequence", "32"]
+    often = ["--train.log-every", "1", "--train.evaluation-steps", "1", "--saving.every-steps", "20"]
+    spent = ["--budget.unit", "steps", "--budget.amount", str(LONG)]
+    command = ["train", "infini", "mqar", *size, *often, *spent, "--processes", "job", "--results", str(folder)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", "import sys; from infini_jax.cli import main; main(sys.argv[1:])", *command],
+            env={**os.environ, **place, "OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+
+
+LONG = 150  # steps; enough to be in the middle of them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_killed_process_ends_the_run_and_all_of_them_go_on_to_the_same_numbers(tmp_path, processes):
+    """Whichever notices first says why; the others may be ended by JAX. They go on from the newest finished checkpoint."""
+    children, file = job(tmp_path / "killed", processes), tmp_path / "killed" / "run" / METRICS_FILE
+    until = time.monotonic() + 120
+    while not (file.exists() and file.read_text().count("\n") >= 50):
+        assert time.monotonic() < until, [one.communicate()[1][-1000:] for one in children if one.poll()]
+        time.sleep(0.05)
+    children[1].kill()
+    found = [one.communicate(timeout=SILENT_SECONDS + 30) for one in children]
+    assert all(one.returncode for one in children)
+    said = "".join(err for _, err in found)
+    assert "another one of this run is gone" in said or "another task died" in said, said[-3000:]
+    assert len(losses(file.parent)) < LONG
+    for name in ("killed", "whole"):
+        children = job(tmp_path / name, processes)
+        found = [one.communicate(timeout=120) for one in children]
+        assert [one.returncode for one in children] == [0] * processes, found[0][1][-2000:]
+    assert losses(file.parent) == losses(tmp_path / "whole" / "run")
+
+
+def test_a_process_of_no_job_is_told_so(capsys, monkeypatch):
+    def finds_none(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", finds_none)  # here it would be too late: JAX is in use
+    said = told(capsys, ["train", "infini", "mqar", "--processes", "job"], code=2)
+    mend = "start it by srun or mpirun, or leave it out"
+    assert said == f"processes: this process is in no SLURM step, TPU slice or Open MPI run; {mend}"
 
 
 def test_one_process_reads_all_rows_and_agrees_with_itself_at_once():

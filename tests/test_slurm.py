@@ -77,7 +77,12 @@ def test_a_preempted_worker_is_queued_again_and_ends_with_the_same_numbers(slurm
     wait_for(lambda: "Restarts=1" in told("scontrol", "show", "job", worker), 60, "a second start")
     saved = len(metrics.read_text().splitlines())
     assert saved < 150  # it was not done
-    told("scontrol", "update", f"jobid={worker}", "StartTime=now")  # a requeued job is held for two minutes
+
+    def runs_again() -> bool:
+        told("scontrol", "update", f"jobid={worker}", "StartTime=now")  # a requeued job is held for two minutes
+        return "JobState=RUNNING" in told("scontrol", "show", "job", worker)
+
+    wait_for(runs_again, 60, "a second run")
     waiting.join(timeout=180)
     assert not waiting.is_alive()
     assert (folder / "runs" / "long" / "checkpoints").exists()
@@ -85,23 +90,23 @@ def test_a_preempted_worker_is_queued_again_and_ends_with_the_same_numbers(slurm
     assert losses(folder) == losses(tmp_path / "local")
 
 
-PROGRAM = """\
-import jax
-jax.distributed.initialize()
-import jax.numpy as jnp
-from jax.experimental import multihost_utils
-found = multihost_utils.process_allgather(jnp.asarray(float(jax.process_index() + 1)))
-print(jax.process_index(), jax.process_count(), float(found.sum()))
-"""
-
-
-def test_two_tasks_of_a_job_find_each_other(slurm, tmp_path):
-    """`jax.distributed.initialize()` without arguments reads what SLURM says."""
-    (tmp_path / "both.py").write_text(PROGRAM)
-    command = ["srun", "--partition=low", "--ntasks=2", sys.executable, str(tmp_path / "both.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    said = [line for line in done.stdout.splitlines() if not line.startswith("[")]  # what gloo says of itself
-    assert sorted(said) == ["0 2 3.0", "1 2 3.0"], done.stderr[-2000:]
+def test_two_tasks_of_a_job_train_one_run(slurm, tmp_path):
+    """`--processes job` reads what SLURM says; the losses are those of one process but for the order of sums."""
+    size = ["--model.vocab", "32", "--model.layers", "1", "--model.d-model", "16", "--model.segment", "8"]
+    size += ["--data.pairs", "2", "--data.symbols", "32", "--train.batch", "2", "--train.sequence", "16"]
+    spent = ["--train.log-every", "1", "--budget.unit", "steps", "--budget.amount", "4"]
+    command = ["train", "infini", "mqar", *size, *spent]
+    program = [sys.executable, "-c", "import sys; from infini_jax.cli import main; main(sys.argv[1:])", *command]
+    task = ["srun", "--partition=low", "--ntasks=2", *program, "--processes", "job", "--results", str(tmp_path / "two")]
+    for started in (task, [*program, "--results", str(tmp_path / "one")]):
+        done = subprocess.run(started, capture_output=True, text=True, check=False, timeout=180)
+        assert done.returncode == 0, done.stderr[-2000:]
+    two, one = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "run" / METRICS_FILE).read_text().splitlines()]
+        for name in ("two", "one")
+    )
+    assert len(two) == 4
+    assert two == pytest.approx(one, rel=2e-5)
 
 
 def test_cancelling_ends_the_workers(slurm, tmp_path):
