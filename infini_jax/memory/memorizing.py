@@ -38,7 +38,10 @@ from infini_jax.platforms import platform
 from infini_jax.segment import Boundaries, Segment
 
 RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
-A_CPUS_SCORES, OTHERS_SCORES = 2**24, 2**28  # at once; a CPU's in tens of MB; benchmarks/topk.py
+A_CPUS_SCORES, OTHERS_SCORES = (
+    2**24,
+    2**25,
+)  # at once; on a CPU benchmarks/topk.py, elsewhere 128 MiB: loops this large cost nothing
 
 Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # like `topk.top_k`
 
