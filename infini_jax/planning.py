@@ -35,7 +35,7 @@ def plan(
     Args:
       config: a run's config.json, or a preset: 1b or 8b.
       mechanism: of a preset; infini where none is named.
-      topology: v4, v5e, v5p or v6e and its shape, such as v5e:4x4; h100:8 is counted only. None is the devices at hand.
+      topology: v4, v5e, v5p or v6e and its shape, such as v5e:4x4; h100:8, or h100:2x8. None is the devices at hand.
       sharding: how the devices share the work.
       as_json: prints one JSON object instead of tables.
     """

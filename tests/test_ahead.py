@@ -1,8 +1,7 @@
-"""Training steps for a TPU topology without a TPU: lowered by JAX alone, compiled ahead of time where the TPU compiler is."""
+"""Training steps for devices that are not here: lowered by JAX alone, compiled ahead of time where their compiler is."""
 
 import dataclasses
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,11 @@ from infini_jax.memory.memorizing import MemorizingConfig, Ring, search
 from infini_jax.memory.topk import approximate
 from infini_jax.platforms import target
 from infini_jax.sharding import Sharding
-from infini_jax.topology import Topology
+from infini_jax.topology import Topology, is_installed
 from infini_jax.train import make_step
 
 pytestmark = pytest.mark.slow
-compiles = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu: pip install 'infini_jax[tpu]'")
+compiles = pytest.mark.skipif(not is_installed("tpu"), reason="needs libtpu: pip install 'infini_jax[tpu]'")
 V5E = Topology.parse("v5e:2x4")
 SPREAD = Sharding("fsdp+tensor", 2)
 MIB = 2**20
@@ -96,6 +95,16 @@ def test_a_search_sorts_nothing_and_holds_the_scores_of_one_head():
     assert temporaries(plain, ring, arrays[1]) > 2**31
     assert temporaries(exact, ring, arrays[1]) < 130 * MIB
     assert temporaries(fused, ring, arrays[1]) < MIB
+
+
+@pytest.mark.skipif(not is_installed("cuda"), reason="needs the CUDA plug-in: pip install 'infini_jax[cuda]'")
+@pytest.mark.parametrize("name", ["infini", "memorizing"])
+def test_a_step_compiles_for_gpus_that_are_not_here(name):
+    """With attention by cuDNN, on eight H100s."""
+    jax.config.update("jax_platforms", "cpu")
+    found = compile_step(run_with(MECHANISMS[name].Config()), Topology.parse("h100:8"), SPREAD)
+    assert 0 < found.state_bytes < found.bytes < 256 * MIB
+    assert found.collectives
 
 
 @compiles

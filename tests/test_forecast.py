@@ -17,7 +17,7 @@ from infini_jax.forecast import compiled, forecast
 from infini_jax.optimiser import make_optimiser
 from infini_jax.presets import SIZES, preset
 from infini_jax.sharding import Sharding
-from infini_jax.topology import Topology
+from infini_jax.topology import Topology, is_installed
 from infini_jax.train import init_state
 from tests.commands import told
 from tests.streams import tiny
@@ -69,6 +69,7 @@ def test_presets_have_the_sizes_they_are_called_by(size, billions):
         ("v5x:4x4", "topology: 'v5x' is no chip that is known; did you mean 'v5"),
         ("v5e:4y4", "topology: '4y4' is no shape; give one such as v5e:4x4"),
         ("h100", "topology: '' is no shape; give one such as h100:8"),
+        ("h100:2x2x2", "topology: '2x2x2' is no shape; give one such as h100:8"),
     ],
 )
 def test_a_topology_that_cannot_be_is_refused_in_one_line(name, said):
@@ -83,6 +84,7 @@ def test_rows_that_the_devices_of_a_topology_cannot_share_are_refused(capsys, tm
     assert line == "train.batch: 8 rows (batch / accumulate) cannot be shared by 16 devices; give a multiple of 16"
 
 
+@pytest.mark.skipif(is_installed("cuda"), reason="the CUDA plug-in compiles it here")
 def test_what_compiles_nowhere_here_is_counted_and_said(capsys, tmp_path):
     (tmp_path / CONFIG_FILE).write_text(json.dumps(RUN.to_dict()))
     main(["plan", str(tmp_path / CONFIG_FILE), "--topology", "h100:8"])
