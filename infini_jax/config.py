@@ -211,6 +211,8 @@ class TrainConfig:
       bptt: segments that gradients flow through; 0 is the whole sequence.
       segments_per_step: segments that every layer takes at once: the same result, sooner where a mechanism has a parallel
         form over segments, with more memory.
+      rematerialise: what is made again for the gradient: segment keeps what passes between segments, and all layers of one
+        segment at a time; layer keeps one layer at a time, which costs another forward pass.
       accumulate: parts of the batch whose gradients are added up one after the other; the same step with less memory.
       optimiser: by name, see optimiser.py.
       schedule: of the learning rate after the warm-up, see optimiser.py.
@@ -229,6 +231,7 @@ class TrainConfig:
     sequence: int = 512
     bptt: int = 0
     segments_per_step: int = 1
+    rematerialise: Literal["segment", "layer"] = "segment"
     accumulate: int = 1
     optimiser: Literal["adamw", "adafactor"] = "adamw"
     schedule: Literal["cosine", "rsqrt", "constant"] = "cosine"
@@ -253,6 +256,12 @@ class TrainConfig:
             clip=self.clip,
             evaluation_steps=self.evaluation_steps,
             log_every=self.log_every,
+        )
+        require(
+            self.rematerialise in ("segment", "layer"),
+            "train.rematerialise",
+            f"'{self.rematerialise}' is not known",
+            "choose segment or layer",
         )
         require(self.evaluate_every >= 0, "train.evaluate_every", f"{self.evaluate_every} steps", "give 0 or more")
         require(
@@ -381,7 +390,7 @@ class RunConfig:
         science = self.to_dict()
         del science["name"], science["variant"], science["train"]["log_every"]
         del science["budget"]["gives"], science["budget"]["steps"]
-        for name in ("evaluate_every", "segments_per_step", "accumulate"):
+        for name in ("evaluate_every", "segments_per_step", "rematerialise", "accumulate"):
             del science["train"][name]
         return digest_of(science)
 

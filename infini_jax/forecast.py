@@ -104,12 +104,14 @@ def compiled(run: RunConfig, sharding: Sharding, topology: Topology) -> Outcome:
 
 
 def advice(run: RunConfig, sharding: Sharding) -> list[str]:
-    """What makes a run smaller on a device, as far as it does not do it already; segments are rematerialised in any case."""
+    """What makes a run smaller on a device, as far as it does not do it already."""
     found = []
     if sharding.rules == "data":
         found.append("--sharding.rules fsdp: parameters and optimiser in parts")
     if sharding.rules != "fsdp+tensor":
         found.append("--sharding.rules fsdp+tensor --sharding.per-row 4: heads, MLP and vocabulary split, too")
+    if run.train.rematerialise == "segment":
+        found.append("--train.rematerialise layer: one layer's activations at a time, for another forward pass")
     if run.train.batch > run.train.accumulate:
         found.append(f"--train.accumulate {2 * run.train.accumulate}: half the rows at once, the same step")
     if run.model.compute != "bfloat16":

@@ -29,6 +29,6 @@ def preset(name: str, mechanism: str = "infini") -> RunConfig:
         name=f"{name}-{mechanism}",
         model=dataclasses.replace(lookup("config", name, SIZES), memory=memory),
         data=StdlibConfig(),
-        train=TrainConfig(batch=64, sequence=16_384),
+        train=TrainConfig(batch=64, sequence=16_384, rematerialise="layer"),
         budget=Budget("tokens", 1e10),
     )

@@ -5,7 +5,7 @@ Letters as in segment.py, and W segments of a sequence.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,8 @@ from flax import struct
 
 from infini_jax.config import ModelConfig
 from infini_jax.heads import handed_on
-from infini_jax.memory.base import KEPT
 from infini_jax.segment import NO_DOCUMENT, Boundaries, drop_landmarks, insert_landmarks, whole
-from infini_jax.transformer import Transformer, init_memory, init_open
-
-# A segment is made again for its gradient, but for what mechanisms name as too dear to find twice.
-KEEP_FOUND = jax.checkpoint_policies.save_only_these_names(KEPT)
+from infini_jax.transformer import KEEP_FOUND, Transformer, init_memory, init_open
 
 
 @struct.dataclass
@@ -53,7 +49,12 @@ def init_params(model: ModelConfig, key: jax.Array) -> dict:
 
 
 def forward_segments(
-    model: ModelConfig, params: dict, carry: Carry, tokens_BxT: jax.Array, documents_BxT: jax.Array
+    model: ModelConfig,
+    params: dict,
+    carry: Carry,
+    tokens_BxT: jax.Array,
+    documents_BxT: jax.Array,
+    rematerialise: Literal["segment", "layer"] = "segment",
 ) -> tuple[Carry, jax.Array, tuple]:
     """Raw tokens of W consecutive segments, T = W S: (carry, features BxTxD of the raw tokens, metrics a layer group).
 
@@ -75,7 +76,8 @@ def forward_segments(
     open_B, last_B = handed_on(carry.open_document, last_BxW[:, -1])
     open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
     bounds = whole(documents_RxS, open_BxW.reshape(-1), phase_R)
-    x_RxSxD, memory, metrics = Transformer(model).apply({"params": params}, tokens_RxS, carry.memory, bounds)
+    transformer = Transformer(model, rematerialise)
+    x_RxSxD, memory, metrics = transformer.apply({"params": params}, tokens_RxS, carry.memory, bounds)
     if every is not None:
         x_RxSxD = drop_landmarks(x_RxSxD, every, phase_R)
     carry = Carry(memory, last_B, _phase_after(model, carry.phase, count))
@@ -95,6 +97,7 @@ def scan_segments(
     score: Callable[[jax.Array, Any], Any],
     bptt: int = 0,
     segments_per_step: int = 1,
+    rematerialise: Literal["segment", "layer"] = "segment",
 ) -> tuple[Carry, Any, tuple]:
     """Streams a sequence through the model.
 
@@ -104,6 +107,7 @@ def scan_segments(
       bptt: segments that gradients flow through; 0 for all of them.
       segments_per_step: segments taken at once, a divisor of their number and of `bptt`. The results are the same; more
         memory is used, and time is won where a mechanism has a parallel form over segments.
+      rematerialise: as in `TrainConfig`.
 
     Returns: (carry, scores stacked over steps, metrics a layer group stacked over steps).
     """
@@ -120,7 +124,7 @@ def scan_segments(
                 lambda free, held: jnp.where(number * segments_per_step % bptt == 0, held, free), carry.memory, cut
             )
             carry = carry.replace(memory=memory)
-        carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents)
+        carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, rematerialise)
         return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
 
     parts = jax.tree.map(split, sequence)

@@ -105,7 +105,7 @@ class Topology:
         return list(found.devices)
 
     def _for_tpu(self) -> tuple[str, dict[str, Any]]:
-        """Name and settings. By default one process holds the compiler's lock file, and it asks the cloud what machine it is on."""
+        """Name and settings. By default the compiler locks a file, and asks the cloud what machine it is on."""
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -123,11 +123,11 @@ def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[
     The rows are split over the devices of `layout`, and those of a device over `train.accumulate` turns.
     """
     turns, devices = run.train.accumulate, 1 if layout is None else layout.token_parts
-    together = segments_at_once(run, layout)
+    settings = (run.train.bptt, segments_at_once(run, layout), run.train.rematerialise)
 
     def loss_of(params: dict, carry: Carry, batch: Batch, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """Of a part of the batch, as its share in the mean over all `tokens` that are scored."""
-        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, run.train.bptt, together)
+        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, *settings)
         scores = jax.tree.map(jnp.sum, scores)
         loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
         return loss, (carry, scores, gates_of(metrics) / devices)

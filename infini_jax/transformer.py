@@ -4,7 +4,7 @@ Every method takes explicit state and returns the new one; nothing is kept in Li
 segments stands outside (stream.py): a raw scan inside a module that first creates a parameter leaks a tracer at init.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,11 @@ from flax import struct
 
 from infini_jax.config import ModelConfig, memory_of
 from infini_jax.layers import MLP, KeyTaps
-from infini_jax.memory.base import MemoryConfig
+from infini_jax.memory.base import KEPT, MemoryConfig
 from infini_jax.segment import Boundaries, Segment
+
+# What is made again for the gradient is all but what mechanisms name as too dear to find twice.
+KEEP_FOUND = jax.checkpoint_policies.save_only_these_names(KEPT)
 
 # Logical axes of the parameters, by their path below the layer group, whose layers are stacked in front; the memory's own are
 # in `Memory.parameter_axes`. What is not named is small.
@@ -141,19 +144,25 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
 
 
 class Transformer(nn.Module):
-    """Embedding, layer groups, norm, tied head. Token ids run to `vocab`, where the landmark stands if there is one."""
+    """Embedding, layer groups, norm, tied head. Token ids run to `vocab`, where the landmark stands if there is one.
+
+    `rematerialise` is as in `TrainConfig`: with layer, each is made again on its own for the gradient.
+    """
 
     model: ModelConfig
+    rematerialise: Literal["segment", "layer"] = "segment"
 
     def setup(self):
-        model = self.model
+        model, block = self.model, Block
+        if self.rematerialise == "layer":
+            block = nn.remat(Block, prevent_cse=False, policy=KEEP_FOUND, methods=("__call__",))
         ids = model.vocab + (model.memory.landmark_every is not None)
         self.embedding = nn.Embed(
             ids, model.d_model, embedding_init=nn.initializers.normal(model.d_model**-0.5), dtype=model.dims.dtype
         )
         self.groups = [
             nn.scan(
-                Block,
+                block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast),

@@ -35,6 +35,25 @@ def test_several_segments_a_step_equal_one_after_the_other(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3 * np.abs(b).max()), gradient, slope)
 
 
+def test_layers_made_again_one_by_one_have_the_same_gradient(name):
+    """And need less memory beside it, the more layers there are."""
+    model = tiny(name, layers=6)
+    params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=2)
+
+    def loss(params, rematerialise):
+        sequence, carry = streams.Sequence(tokens, jnp.zeros_like(tokens)), init_carry(model, BATCH)
+        _, logits, metrics = scan_segments(
+            model, params, carry, sequence, lambda logits, part: logits, rematerialise=rematerialise
+        )
+        return jnp.sum(jnp.sin(logits)) + auxiliary_loss(metrics)
+
+    programs = {kind: jax.jit(jax.grad(loss), static_argnums=1).lower(params, kind).compile() for kind in ("segment", "layer")}
+    whole, parts = (programs[kind](params) for kind in ("segment", "layer"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), parts, whole)
+    needs = {kind: program.memory_analysis().temp_size_in_bytes for kind, program in programs.items()}
+    assert needs["layer"] < needs["segment"]
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_grouped_queries_read_what_their_key_head_wrote(name, kv_heads):
     """As if each key head stood there once for every query head that shares it, four query heads in all."""
