@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +15,9 @@ from infini_jax.cost import budget_steps
 from infini_jax.desk import Desk
 from infini_jax.jobs import Job
 from infini_jax.measuring import measure_file
+from infini_jax.metrics import METRICS_FILE, newest_line
 from infini_jax.plan import Plan, plan_of
-from infini_jax.results import is_whole
-from infini_jax.run import METRICS_FILE
+from infini_jax.rows import is_whole
 from infini_jax.study import Study
 
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
@@ -54,15 +53,12 @@ def flops_done(desk: Desk, job: Job, plan: Plan) -> float:
 
 def share_logged(file: Path, job: Job) -> float:
     """How much of a job the last line of its metrics says is done, 0 to 1."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    with contextlib.suppress(json.JSONDecodeError, IndexError):  # the last line may be half written
-        line = json.loads(lines[-1])
-        if not isinstance(job, RunConfig):
-            return line["share"]
-        if job.budget.unit == "seconds":
-            return min(1.0, line.get("seconds", 0.0) / job.budget.amount)
-        return line["step"] / budget_steps(job)
-    return 0.0
+    line = newest_line(file)
+    if not isinstance(job, RunConfig):
+        return line.get("share", 0.0)
+    if job.budget.unit == "seconds":
+        return min(1.0, line.get("seconds", 0.0) / job.budget.amount)
+    return line.get("step", 0) / budget_steps(job)
 
 
 @contextlib.contextmanager

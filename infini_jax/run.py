@@ -23,16 +23,16 @@ from infini_jax.cost import budget_steps, model_cost, parameter_count, program_f
 from infini_jax.evals.perplexity import Reader, has_something
 from infini_jax.evals.settings import CARRIED
 from infini_jax.files import write_at_once
+from infini_jax.metrics import METRICS_FILE
 from infini_jax.mirrors import Mirroring, Mirrors
 from infini_jax.optimiser import make_optimiser
 from infini_jax.pace import with_steps
 from infini_jax.processes import is_first
-from infini_jax.results import ROW_FILE, Row, write_rows
+from infini_jax.rows import ROW_FILE, Row, write_rows
 from infini_jax.sharding import ROWS_ALONE, Sharding
 from infini_jax.train import Finished, Program, init_state, make_evaluate, make_step, rows_of, train
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
-METRICS_FILE = "metrics.jsonl"
 LEARNED = "loss"  # only in lines about training
 
 

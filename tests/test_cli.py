@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from infini_jax.cli import main
-from infini_jax.results import read_rows
+from infini_jax.rows import read_rows
 
 TINY = [
     "--model.vocab",
