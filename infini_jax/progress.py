@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
 from infini_jax.config import RunConfig
@@ -19,6 +29,7 @@ from infini_jax.metrics import METRICS_FILE, newest_line
 from infini_jax.plan import Plan, plan_of
 from infini_jax.rows import is_whole
 from infini_jax.study import Study
+from infini_jax.units import human_count
 
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
 
@@ -84,15 +95,19 @@ def live_line(line: dict[str, float], steps: int) -> str:
 
     The most wanted comes first, as a narrow terminal cuts the end off.
     """
-    rate = line["recent_tokens_per_second"]
-    left = datetime.timedelta(seconds=round((steps / line["step"] - 1) * line["tokens"] / rate))
+    left = datetime.timedelta(seconds=round(seconds_left(line, steps)))
     parts = [f"loss {line['loss']:.3f}", f"{left} left"]
-    parts.append(f"{rate:,.0f} tokens/s ({line['tokens_per_second']:,.0f} overall)")
+    parts.append(f"{line['recent_tokens_per_second']:,.0f} tokens/s ({line['tokens_per_second']:,.0f} overall)")
     if "mfu" in line:
         parts.append(f"MFU {100 * line['mfu']:.1f} %")
     if "gate_spread" in line:
         parts.append(f"gates {line['gate_mean']:.2f} over {line['gate_spread']:.2f}")
     return ", ".join(parts)
+
+
+def seconds_left(line: dict[str, float], steps: int) -> float:
+    """Of the remaining tokens at the recent speed."""
+    return (steps / line["step"] - 1) * line["tokens"] / line["recent_tokens_per_second"]
 
 
 @contextlib.contextmanager
@@ -129,8 +144,22 @@ def reading_progress(what: str, total: int | None, console: Console) -> Iterator
 
 
 @contextlib.contextmanager
+def waiting(what: str, console: Console) -> Iterator[None]:
+    """What goes on, and for how long, where nobody knows how far it is; nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield
+        return
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bars:
+        bars.add_task(what, total=None)
+        yield
+
+
+@contextlib.contextmanager
 def evaluation_progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar of an evaluation, from (how much is done, of how much); nothing where there is no terminal."""
+    """A bar of an evaluation in tokens, or of a report in figures, from (how much is done, of how much).
+
+    Nothing where there is no terminal.
+    """
     if not console.is_terminal:
         yield lambda done, total: None
         return
@@ -139,11 +168,19 @@ def evaluation_progress(what: str, console: Console) -> Iterator[Callable[[int, 
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+class RateColumn(ProgressColumn):
+    """Of whatever a bar counts, in a second, of late."""
+
+    def render(self, task: Task) -> str:
+        return "" if task.finished or not task.speed else f"{human_count(task.speed)}/s"
+
+
 def _bars(console: Console, *columns) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(None),
         *columns,
+        RateColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
