@@ -38,13 +38,13 @@ app = tyro.extras.SubcommandApp()
 REQUEUE = 75  # EX_TEMPFAIL: try again later; what a scheduler can requeue on
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 GOES_ON = ("study", "train")  # given again, they do what is missing
-WHAT_NEXT = """infini-jax: how does what a model can recall grow with the bytes that it may remember in? What to do next:
+WHAT_NEXT = """infini-jax: what models recall, by the bytes that they may remember in. Next:
 
-  infini-jax doctor                          what is here, and what to install
-  infini-jax study quick                     every mechanism, some minutes, a report
-  infini-jax train infini python_stdlib      one run, into results/runs/run
-  infini-jax watch results/runs              how far runs are, from another terminal
-  infini-jax evaluate results/runs/run       what its memory is worth to it
+  infini-jax doctor                      what is here, and what to install
+  infini-jax study quick                 every mechanism, some minutes, a report
+  infini-jax train infini python_stdlib  one run, into results/runs/run
+  infini-jax watch results/runs          how far runs are, while they go on
+  infini-jax evaluate results/runs/run   what its memory is worth to it
 
 `infini-jax --help` lists all commands; every one has examples in its --help."""
 
@@ -274,16 +274,20 @@ def main(arguments: list[str] | None = None) -> None:
     except Stopped as error:
         print(f"infini-jax: {error} and saved{how_to_go_on(arguments)}", file=sys.stderr)
         sys.exit(REQUEUE)
+    except BrokenPipeError:  # who read the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at the end
+        sys.exit(1)
     except (OSError, RuntimeError) as error:
         if (line := disk_fault(error)) is None:
             raise
         print(f"infini-jax: {line}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as error:
-        print(f"infini-jax: {error if str(error) else 'stopped'}{how_to_go_on(arguments)}", file=sys.stderr)
+        what = str(error) or "stopped; what was finished or saved is kept"
+        print(f"infini-jax: {what}{how_to_go_on(arguments)}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def how_to_go_on(arguments: list[str]) -> str:
     """The command that does what is missing, where there is one, as the end of a line."""
-    return f"; what was saved is kept, go on with: infini-jax {shlex.join(arguments)}" if arguments[0] in GOES_ON else ""
+    return f"; go on with: infini-jax {shlex.join(arguments)}" if arguments[0] in GOES_ON else ""

@@ -15,6 +15,8 @@ from infini_jax.trained import saved_settings
 
 Pairs = dict[str, tuple[Any, Any]]  # name -> its value in the first run and in the second, None where one has none
 
+ASKED = ("version", "seed", "learning_rate", "budget_amount")  # of a row's numbers: settings, which have a table of their own
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -92,14 +94,14 @@ def results_of(run: Path) -> dict[str, float]:
     (row,) = read_rows(run / ROW_FILE)
     numbers = {name: value for name, value in dataclasses.asdict(row).items() if isinstance(value, int | float)}
     speed = {"tokens_per_second": row.tokens / row.seconds} if row.seconds else {}
-    return {name: value for name, value in numbers.items() if name not in ("version", "seed")} | speed
+    return {name: value for name, value in numbers.items() if name not in ASKED} | speed
 
 
 def by_step(run: Path) -> dict[int, dict[str, float]]:
     """Step -> all that was logged at it."""
     steps: dict[int, dict[str, float]] = {}
     for line in read_metrics(run / METRICS_FILE):
-        steps.setdefault(line["step"], {}).update(line)
+        steps.setdefault(line["step"], {}).update({name: value for name, value in line.items() if name != "step"})
     return steps
 
 
