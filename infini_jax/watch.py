@@ -30,7 +30,7 @@ State = Literal["training", "measuring", "failed", "waiting", "finished"]
 ORDER: tuple[State, ...] = ("training", "measuring", "failed", "waiting", "finished")  # what asks for attention comes first
 OVER = ("failed", "finished")
 SECONDS = 1.0  # between two looks
-AROUND = 7  # lines of a table and its surroundings that are no runs
+AROUND, LINES = 7, 2  # lines around the runs of a table, and of a run whose name is long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
         return
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, transient=False) as live:
         for found in looks(runs):
-            live.update(seen_table(found, console.height - AROUND), refresh=True)
+            live.update(seen_table(found, (console.height - AROUND) // LINES), refresh=True)
 
 
 def looks(runs: list[Watched]) -> Iterator[list[Seen]]:
@@ -133,12 +133,12 @@ def steps_of(folder: Path) -> int | None:
 
 
 def seen_table(found: list[Seen], most: int | None = None) -> Table:
-    """A line a run, at most `most` of them, one line each; how many are in which state below it."""
+    """At most `most` runs, those that ask for attention first; how many are in which state below them."""
     ordered = sorted(found, key=lambda one: ORDER.index(one.state))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold" if most is None else "ellipsis", no_wrap=most is not None)
+    table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for head in ("step", "loss", "tokens/s", "left", "written"):
+    for head in ("step", "loss", "tokens/s", "left", "log age"):
         table.add_column(head, justify="right", no_wrap=True)
     for one in ordered[:most]:
         table.add_row(
@@ -148,7 +148,7 @@ def seen_table(found: list[Seen], most: int | None = None) -> Table:
             "" if one.loss is None else f"{one.loss:.3f}",
             "" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}",
             "" if one.left is None else duration(one.left),
-            "" if one.age is None or one.state in OVER else f"{duration(one.age)} ago",
+            "" if one.age is None or one.state in OVER else duration(one.age),
         )
     counts = {state: sum(one.state == state for one in found) for state in ORDER}
     table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
