@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from infini_jax.memory.infini import InfiniConfig
 from infini_jax.metrics import read_metrics
 from infini_jax.results import gates, load, loss_against_bytes, recall_against_bytes, tasks, training_curves
 from infini_jax.results.columns import COLUMNS, markdown, names_of
+from infini_jax.results.figures import found_of
 from infini_jax.rows import read_rows
 from infini_jax.run import execute
 from tests.made_results import fill, made_rows, metric_lines, row_of, write_all_measures
@@ -124,6 +126,7 @@ def test_the_small_tables_of_the_documentation_load_without_runs(library):
     assert {line["task"] for line in lines_of(found.runs)} == {"mqar"}
     assert len(found.curves) == 0
     assert all(0 < y <= 1 for _, y in drawn(recall_against_bytes(found)))
+    assert drawn(gates(load(ROOT / "docs" / "results" / "gates", library)))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -158,6 +161,15 @@ def test_of_learning_rates_that_were_tried_the_chosen_one_is_drawn(tmp_path):
         [dataclasses.replace(good, run="a", loss=1.0, learning_rate=1e-3), dataclasses.replace(bad, run="b", loss=2.0)],
     )
     assert [y for _, y in drawn(loss_against_bytes(load(tmp_path)))] == [1.0]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_score_that_is_not_a_number_is_left_out_and_what_is_missing_stays_missing(tmp_path, library):
+    good, bad = row_of("mqar", "local", "", 4096, 0), row_of("mqar", "local", "", 15872, 0)
+    fill(tmp_path, [good, dataclasses.replace(bad, accuracy=math.nan)])
+    found = load(tmp_path, library)
+    assert [y for _, y in drawn(recall_against_bytes(found))] == [good.accuracy]
+    assert found_of(found).rows[0] == good  # test_loss and gates are None, not NaN
 
 
 def test_a_task_or_metric_that_must_be_named_is_asked_for(studies):

@@ -7,6 +7,7 @@ Every one shows the runs in `results.runs` and no others, so that a selection is
 Where several learning rates were tried, only the one that was chosen on validation is drawn, as in reports.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from infini_jax.report.sections import chance_of, score_for
 from infini_jax.report.trials import only_chosen
 from infini_jax.results.columns import metric_axis
 from infini_jax.results.load import Results
-from infini_jax.rows import SCHEMA, Row
+from infini_jax.rows import Row
 
 
 def recall_against_bytes(results: Results, task: str = "") -> Figure:
@@ -116,8 +117,20 @@ def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Fou
     """One folder's part."""
     configs = {line["run"]: json.loads(line["config"]) for line in rows if line["config"]}
     metrics = {run: metric_lines(lines) for run, lines in by(curves, lambda line: line["run"]).items()}
-    found = [Row(**{name: line[name] for name in SCHEMA.names}) for line in rows]
-    return Found(found, [], configs, metrics, [(line["run"], measure_of(line)) for line in measured], {})
+    return Found(
+        [row_of(line) for line in rows], [], configs, metrics, [(line["run"], measure_of(line)) for line in measured], {}
+    )
+
+
+def row_of(line: dict[str, Any]) -> Row:
+    """pandas has one mark for what is missing and what is not a number: which it was, the column tells."""
+    types = {field.name: field.type for field in dataclasses.fields(Row)}
+    return Row(**{name: not_a_number(line[name]) if kind is float else line[name] for name, kind in types.items()})
+
+
+def not_a_number(value: float | None) -> float:
+    """NaN for None."""
+    return math.nan if value is None else value
 
 
 def metric_lines(curves: list[dict]) -> list[dict[str, float]]:
@@ -125,10 +138,10 @@ def metric_lines(curves: list[dict]) -> list[dict[str, float]]:
     lines: dict[int, dict[str, float]] = {}
     for one in curves:
         known = {name: one[name] for name in ("step", "tokens") if one[name] is not None}
-        lines.setdefault(one["step"], known)[one["metric"]] = one["value"]
+        lines.setdefault(one["step"], known)[one["metric"]] = not_a_number(one["value"])
     return list(lines.values())
 
 
 def measure_of(line: dict[str, Any]) -> Measure:
-    low, high = (math.nan if line[name] is None else line[name] for name in ("low", "high"))
-    return Measure(line["eval"], line["metric"], line["value"], line["count"], low, high, json.loads(line["labels"]))
+    value, low, high = (not_a_number(line[name]) for name in ("value", "low", "high"))
+    return Measure(line["eval"], line["metric"], value, line["count"], low, high, json.loads(line["labels"]))
