@@ -1,7 +1,8 @@
-"""The command line: `infini-jax study | train | evaluate | generate | plan | corpus | mechanisms | report`."""
+"""The command line: `infini-jax COMMAND`; every command says with --help what it does."""
 
 import dataclasses
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -12,26 +13,40 @@ from rich.console import Console
 from infini_jax import tables
 from infini_jax.checkpoint import Saving
 from infini_jax.commands import evaluate, generate
+from infini_jax.compare import compare
 from infini_jax.config import MECHANISMS, SOURCES, Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_table, counts_table, prepared_table
+from infini_jax.data.command import ListCorpora, PrepareCorpus, corpora_plain, corpora_table, counts_table, prepared_table
+from infini_jax.doctor import doctor
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault, require, suggestion
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.experiment import load_experiment
 from infini_jax.launch import LAUNCHERS, Resources
 from infini_jax.mirrors import Mirroring
+from infini_jax.output import AsJson, print_json
 from infini_jax.pace import with_steps
-from infini_jax.plan import plan_table
+from infini_jax.plan import plan_plain, plan_table
 from infini_jax.planning import plan
 from infini_jax.processes import ended_with_the_job, is_first, join_job
-from infini_jax.progress import corpus_progress, study_progress, train_progress
+from infini_jax.progress import corpus_progress, evaluation_progress, study_progress, train_progress
 from infini_jax.run import execute
 from infini_jax.sharding import Sharding, use_cores
 from infini_jax.study import cut_short, save_study, saved_study, write_tables
+from infini_jax.watch import watch
 
 app = tyro.extras.SubcommandApp()
 
 REQUEUE = 75  # EX_TEMPFAIL: try again later; what a scheduler can requeue on
 INTERRUPTED = 130  # the shell's code for Ctrl-C
+GOES_ON = ("study", "train")  # given again, they do what is missing
+WHAT_NEXT = """infini-jax: what models recall, by the bytes that they may remember in. Next:
+
+  infini-jax doctor                      what is here, and what to install
+  infini-jax study quick                 every mechanism, some minutes, a report
+  infini-jax train infini python_stdlib  one run, into results/runs/run
+  infini-jax watch results/runs          how far runs are, while they go on
+  infini-jax evaluate results/runs/run   what its memory is worth to it
+
+`infini-jax --help` lists all commands; every one has examples in its --help."""
 
 
 def one_of(settings: dict[str, type]) -> Any:
@@ -59,11 +74,12 @@ def study(
     resources: Resources = Resources(),
     dry_run: bool = False,
     cancel: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """Does the runs of an experiment that are not done yet, side by side, and writes the report.
 
-    Finished runs are kept and never run again: stop it when you like and call it again to go on. Example:
-    `infini-jax study quick`
+    Finished runs are kept and never run again: stop it when you like and call it again to go on. Examples:
+    `infini-jax study quick`, `infini-jax study capacity_law --scale smoke --dry-run`
 
     Args:
       experiment: a name in experiments/ (such as quick) or the path of a Python file with a function `study()`.
@@ -74,12 +90,17 @@ def study(
       resources: of each worker that a scheduler queues.
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
       cancel: ends the workers that a scheduler has of this study, and stops.
+      as_json: with --dry-run, prints one JSON object instead of tables.
     """
+    require(dry_run or not as_json, "json", "only a dry run is printed for scripts", "add --dry-run")
     console = Console()
     found = load_experiment(experiment, scale)
     folder, launcher = results / found.label, LAUNCHERS[launch](jobs, resources)
     if cancel:
         console.print(f"cancelled: {', '.join(launcher.cancel(folder)) or 'there was none'}", markup=False)
+        return
+    if as_json:
+        print_json({"study": found.label, "runs": plan_plain(found), "workers": launcher.described(found, folder)})
         return
     if dry_run:
         console.print(plan_table(found))
@@ -113,7 +134,8 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
         sources.append(Source(folder, asked.question, dict(asked.held_equal), asked.command, asked.runs))
         rows.append(finished)
         failures.extend(failed)
-    page = write_report(sources, output or Path(os.path.commonpath(folders)))
+    with evaluation_progress("report", console) as watch:
+        page = write_report(sources, output or Path(os.path.commonpath(folders)), watch)
     for finished in rows:
         console.print(terminal_table(finished))
     for failure in failures:
@@ -180,6 +202,9 @@ def train(
 app.command(evaluate)
 app.command(generate)
 app.command(plan)
+app.command(watch)
+app.command(compare)
+app.command(doctor)
 
 
 @app.command
@@ -188,13 +213,17 @@ def corpus(
         Annotated[PrepareCorpus, tyro.conf.subcommand("prepare")] | Annotated[ListCorpora, tyro.conf.subcommand("list")]
     ],
 ) -> None:
-    """Lists and prepares corpora. Example: `infini-jax corpus prepare python_stdlib --tokenizer sentencepiece`
+    """Lists and prepares corpora. Examples: `infini-jax corpus list`,
+    `infini-jax corpus prepare python_stdlib --tokenizer sentencepiece`
 
     Args:
       action: what to do.
     """
     console = Console()
     if isinstance(action, ListCorpora):
+        if action.as_json:
+            print_json(corpora_plain())
+            return
         console.print(corpora_table(), prepared_table())
         return
     with corpus_progress(action.corpus, console) as watch:
@@ -232,20 +261,33 @@ def sized(model: ModelConfig, memory_bytes: int, memory_axis: str) -> ModelConfi
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command; a mistake in the settings ends with one line and code 2."""
+    """Runs a command, or says what to do next without one; a mistake in the settings ends with one line and code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        print(WHAT_NEXT)
+        return
     try:
         app.cli(prog="infini-jax", args=arguments, config=(tyro.conf.CascadeSubcommandArgs,))
     except (ConfigError, TrainingDiverged, CheckpointError) as error:
         print(f"infini-jax: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except Stopped as error:
-        print(f"infini-jax: {error} and saved; the same command goes on from here", file=sys.stderr)
+        print(f"infini-jax: {error} and saved{how_to_go_on(arguments)}", file=sys.stderr)
         sys.exit(REQUEUE)
+    except BrokenPipeError:  # who read the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at the end
+        sys.exit(1)
     except (OSError, RuntimeError) as error:
         if (line := disk_fault(error)) is None:
             raise
         print(f"infini-jax: {line}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("\ninfini-jax: stopped; finished runs are kept, the same command goes on from here", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        what = str(error) or "stopped; what was finished or saved is kept"
+        print(f"infini-jax: {what}{how_to_go_on(arguments)}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def how_to_go_on(arguments: list[str]) -> str:
+    """The command that does what is missing, where there is one, as the end of a line."""
+    return f"; go on with: infini-jax {shlex.join(arguments)}" if arguments[0] in GOES_ON else ""

@@ -22,6 +22,7 @@ from infini_jax.evals.options import Options, chosen_evaluation
 from infini_jax.evals.tables import figures_table, measure_tables, position_table
 from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.measures import Measure, write_measures
+from infini_jax.output import AsJson, print_json
 from infini_jax.progress import evaluation_progress, reading_progress
 from infini_jax.prompt import PromptTokens, read_text
 from infini_jax.run import environment
@@ -38,6 +39,7 @@ def evaluate(
     options: tyro.conf.OmitArgPrefixes[Options] = DEFAULTS,
     step: int | None = None,
     output: Path | None = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measures a trained run on a task; by default the streaming perplexity of its held-out documents.
 
@@ -51,6 +53,7 @@ def evaluate(
       step: of the checkpoint; by default the newest.
       output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
         tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder.
+      as_json: prints what the JSON file holds instead of tables.
     """
     evaluation, config = chosen_evaluation(task, options), saved_config(run)
     figures = output.with_suffix(".parquet") if output else run / MEASURES_FOLDER / f"{task}.parquet"
@@ -62,10 +65,14 @@ def evaluate(
     is_language = isinstance(evaluation, LanguageEvaluation)
     measures, tables, details = read_documents(evaluation, trained) if is_language else ask(evaluation, trained)
     seconds = time.perf_counter() - began
-    Console().print(*tables)
     file = output or run / ("evaluation.json" if is_language else f"evaluation-{task}.json")
-    write_json(record_of(trained, evaluation, seconds) | details, file)
+    record = record_of(trained, evaluation, seconds) | details
+    write_json(record, file)
     write_measures(config.name, measures, figures)
+    if as_json:
+        print_json(record)
+        return
+    Console().print(*tables)
     print(f"{file}: {evaluation.cost(config):.2g} FLOPs in {seconds:.1f} s, compiling included")
 
 

@@ -18,7 +18,7 @@ from infini_jax.evals.base import Evaluation
 from infini_jax.files import write_at_once
 from infini_jax.jobs import Job
 from infini_jax.measuring import measure_files, own_files
-from infini_jax.results import ROW_FILE, is_whole
+from infini_jax.rows import ROW_FILE, is_whole
 
 ERROR_FILE, LOCK_FILE = "error.json", "lock"
 

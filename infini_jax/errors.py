@@ -25,6 +25,10 @@ class Stopped(RuntimeError):
     """A run was asked to stop, and was saved; the same command goes on from there."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C asked a run to stop, and it was saved."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or read. `str(error)` is one line: what, why, mend."""
 

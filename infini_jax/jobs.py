@@ -20,7 +20,7 @@ from infini_jax.config import RunConfig, kind_of
 from infini_jax.cost import planned_flops as planned_flops_of_run
 from infini_jax.errors import lookup, require
 from infini_jax.evals import capacity, random_codes
-from infini_jax.results import Row
+from infini_jax.rows import Row
 
 
 class Job(Protocol):

@@ -1,6 +1,7 @@
 """What a study will do and spend, before it runs."""
 
 import dataclasses
+from typing import Any
 
 from rich.table import Table
 
@@ -40,6 +41,24 @@ def plan_of(study: Study, job: Job) -> Plan:
     steps = budget_steps(job) if isinstance(job, RunConfig) and flops is not None else None
     tokens = steps and steps * job.tokens_per_step
     return Plan(steps, tokens, flops, tuple((one, one.cost(job)) for one in study.evaluations_of(job)))
+
+
+def plan_plain(study: Study) -> list[dict[str, Any]]:
+    """The same as `plan_table` as JSON values: a run each, null where only its device can tell."""
+    return [
+        {
+            "run": run.name,
+            "task": run.task,
+            "mechanism": run.mechanism,
+            "memory_bytes": run.memory_bytes,
+            "steps": plan.steps,
+            "tokens": plan.tokens,
+            "training_flops": plan.flops,
+            "evaluation_flops": plan.evaluation_flops,
+        }
+        for run in study.runs
+        for plan in (plan_of(study, run),)
+    ]
 
 
 def plan_table(study: Study) -> Table:

@@ -1,9 +1,9 @@
 """`infini-jax plan`: does a run fit, and how long will it take, before anybody queues for the devices."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
 
 import jax
 import tyro
@@ -11,8 +11,10 @@ from rich.console import Console
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import require
-from infini_jax.forecast import Outcome, advice, compiled, compiled_table, forecast, forecast_table
+from infini_jax.forecast import advice, compiled, compiled_table, forecast, forecast_table
+from infini_jax.output import AsJson, print_json
 from infini_jax.presets import SIZES, preset
+from infini_jax.progress import waiting
 from infini_jax.sharding import Sharding
 from infini_jax.topology import Topology
 from infini_jax.units import human_bytes
@@ -25,7 +27,7 @@ def plan(
     mechanism: str = "",
     topology: str = "",
     sharding: Sharding = HERE,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Counts what a run holds and spends, and compiles its training step for devices that are not here.
 
@@ -42,9 +44,10 @@ def plan(
     jax.config.update("jax_platforms", "cpu")  # nothing runs: devices at hand are left to who uses them
     run, where = run_of(config, mechanism), Topology.parse(topology) if topology else None
     counted = forecast(run, sharding, where)
-    outcome = compiled(run, sharding, where) if where else None
+    with waiting(f"compiling for {topology}", Console(stderr=True)) if where else contextlib.nullcontext():
+        outcome = compiled(run, sharding, where) if where else None
     if as_json:
-        print(json_of(counted, outcome))
+        print_json(dataclasses.asdict(counted) | {"outcome": outcome and dataclasses.asdict(outcome)})
         return
     console = Console()
     console.print(forecast_table(counted, where))
@@ -68,8 +71,3 @@ def run_of(config: str, mechanism: str) -> RunConfig:
     is_there = Path(config).is_file()
     require(is_there, "config", f"there is no file {config}", f"name a run's config.json, or one of {', '.join(SIZES)}")
     return RunConfig.from_dict(json.loads(Path(config).read_text()))
-
-
-def json_of(counted: Any, outcome: Outcome | None) -> str:
-    """Everything that the tables say."""
-    return json.dumps(dataclasses.asdict(counted) | {"outcome": outcome and dataclasses.asdict(outcome)}, indent=2)

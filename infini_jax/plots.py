@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from infini_jax.results import Row
+from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
 Series = tuple[str, str]  # mechanism, variant

@@ -2,13 +2,22 @@
 
 import contextlib
 import datetime
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
 from infini_jax.config import RunConfig
@@ -16,10 +25,11 @@ from infini_jax.cost import budget_steps
 from infini_jax.desk import Desk
 from infini_jax.jobs import Job
 from infini_jax.measuring import measure_file
+from infini_jax.metrics import METRICS_FILE, newest_line
 from infini_jax.plan import Plan, plan_of
-from infini_jax.results import is_whole
-from infini_jax.run import METRICS_FILE
+from infini_jax.rows import is_whole
 from infini_jax.study import Study
+from infini_jax.units import human_count
 
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
 
@@ -54,15 +64,12 @@ def flops_done(desk: Desk, job: Job, plan: Plan) -> float:
 
 def share_logged(file: Path, job: Job) -> float:
     """How much of a job the last line of its metrics says is done, 0 to 1."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    with contextlib.suppress(json.JSONDecodeError, IndexError):  # the last line may be half written
-        line = json.loads(lines[-1])
-        if not isinstance(job, RunConfig):
-            return line["share"]
-        if job.budget.unit == "seconds":
-            return min(1.0, line.get("seconds", 0.0) / job.budget.amount)
-        return line["step"] / budget_steps(job)
-    return 0.0
+    line = newest_line(file)
+    if not isinstance(job, RunConfig):
+        return line.get("share", 0.0)
+    if job.budget.unit == "seconds":
+        return min(1.0, line.get("seconds", 0.0) / job.budget.amount)
+    return line.get("step", 0) / budget_steps(job)
 
 
 @contextlib.contextmanager
@@ -88,15 +95,19 @@ def live_line(line: dict[str, float], steps: int) -> str:
 
     The most wanted comes first, as a narrow terminal cuts the end off.
     """
-    rate = line["recent_tokens_per_second"]
-    left = datetime.timedelta(seconds=round((steps / line["step"] - 1) * line["tokens"] / rate))
+    left = datetime.timedelta(seconds=round(seconds_left(line, steps)))
     parts = [f"loss {line['loss']:.3f}", f"{left} left"]
-    parts.append(f"{rate:,.0f} tokens/s ({line['tokens_per_second']:,.0f} overall)")
+    parts.append(f"{line['recent_tokens_per_second']:,.0f} tokens/s ({line['tokens_per_second']:,.0f} overall)")
     if "mfu" in line:
         parts.append(f"MFU {100 * line['mfu']:.1f} %")
     if "gate_spread" in line:
         parts.append(f"gates {line['gate_mean']:.2f} over {line['gate_spread']:.2f}")
     return ", ".join(parts)
+
+
+def seconds_left(line: dict[str, float], steps: int) -> float:
+    """Of the remaining tokens at the recent speed."""
+    return (steps / line["step"] - 1) * line["tokens"] / line["recent_tokens_per_second"]
 
 
 @contextlib.contextmanager
@@ -133,8 +144,22 @@ def reading_progress(what: str, total: int | None, console: Console) -> Iterator
 
 
 @contextlib.contextmanager
+def waiting(what: str, console: Console) -> Iterator[None]:
+    """What goes on, and for how long, where nobody knows how far it is; nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield
+        return
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bars:
+        bars.add_task(what, total=None)
+        yield
+
+
+@contextlib.contextmanager
 def evaluation_progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar of an evaluation, from (how much is done, of how much); nothing where there is no terminal."""
+    """A bar of an evaluation in tokens, or of a report in figures, from (how much is done, of how much).
+
+    Nothing where there is no terminal.
+    """
     if not console.is_terminal:
         yield lambda done, total: None
         return
@@ -143,11 +168,19 @@ def evaluation_progress(what: str, console: Console) -> Iterator[Callable[[int, 
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+class RateColumn(ProgressColumn):
+    """Of whatever a bar counts, in a second, of late."""
+
+    def render(self, task: Task) -> str:
+        return "" if task.finished or not task.speed else f"{human_count(task.speed)}/s"
+
+
 def _bars(console: Console, *columns) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(None),
         *columns,
+        RateColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

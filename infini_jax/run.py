@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,19 +21,20 @@ from infini_jax import __version__
 from infini_jax.checkpoint import Checkpoints, Saving
 from infini_jax.config import CONFIG_FILE, RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
+from infini_jax.errors import Interrupted, Stopped
 from infini_jax.evals.perplexity import Reader, has_something
 from infini_jax.evals.settings import CARRIED
 from infini_jax.files import write_at_once
+from infini_jax.metrics import METRICS_FILE
 from infini_jax.mirrors import Mirroring, Mirrors
 from infini_jax.optimiser import make_optimiser
 from infini_jax.pace import with_steps
 from infini_jax.processes import is_first
-from infini_jax.results import ROW_FILE, Row, write_rows
+from infini_jax.rows import ROW_FILE, Row, write_rows
 from infini_jax.sharding import ROWS_ALONE, Sharding
 from infini_jax.train import Finished, Program, init_state, make_evaluate, make_step, rows_of, train
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
-METRICS_FILE = "metrics.jsonl"
 LEARNED = "loss"  # only in lines about training
 
 
@@ -50,8 +52,8 @@ def execute(
 
     `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted then.
     `mirroring` says which trackers get the metric lines too, `sharding` how the devices share the work. Leaves config.json,
-    metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`. Where the budget is seconds,
-    config.json keeps the steps that they buy.
+    metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`, Ctrl-C `Interrupted`. Where
+    the budget is seconds, config.json keeps the steps that they buy.
     """
     run = with_steps(run, folder, sharding)
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
@@ -148,16 +150,35 @@ def nowhere() -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def terminated() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come, instead of dying of it; a scheduler sends it some time before it takes the machine away."""
-    came = threading.Event()
+    """Whether SIGTERM or Ctrl-C has come, instead of dying of it; of a second Ctrl-C the process dies at once.
+
+    A scheduler sends SIGTERM some time before it takes the machine away. What a run raises after Ctrl-C is `Interrupted`.
+    """
+    came, pressed = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set  # handlers can only be set in the main thread
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+
+    def press(*_) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        print("stopping behind the step under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        pressed.set()
+        came.set()
+
+    handlers = {signal.SIGTERM: lambda *_: came.set()}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # workers of a study leave it to their parent
+        handlers[signal.SIGINT] = press
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield came.is_set
+    except Stopped as stopped:
+        if pressed.is_set():
+            raise Interrupted(f"{stopped} and saved") from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScores) -> Row:

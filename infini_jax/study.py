@@ -24,7 +24,7 @@ from infini_jax.files import write_at_once
 from infini_jax.jobs import Job, execute, from_plain, planned_flops, to_plain
 from infini_jax.measures import join_measures
 from infini_jax.measuring import evaluations_of, measure_missing
-from infini_jax.results import Row, is_whole, read_rows, write_rows
+from infini_jax.rows import Row, is_whole, read_rows, write_rows
 
 TABLE_FILE, MEASURES_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "measures.parquet", "failed.json", "study.json"
 

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from infini_jax.config import MECHANISMS, ModelConfig
 from infini_jax.cost import model_cost
-from infini_jax.results import Row
+from infini_jax.rows import Row
 from infini_jax.units import human_bytes, human_count
 
 

@@ -1,8 +1,11 @@
 """What a run left in its folder, for those who only read it: settings, parameters, tokenizer."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -47,11 +50,25 @@ def tokenizer_of(run: RunConfig) -> Tokenizer:
 
 def saved_config(folder: Path) -> RunConfig:
     """The settings in a run's folder. Raises `ConfigError` where there are none that can be read."""
+    with unreadable_told(folder):
+        return RunConfig.from_dict(saved_settings(folder))
+
+
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The same as JSON values, of jobs of any kind and version."""
     file = folder / CONFIG_FILE
     mend = "give the folder that `infini-jax train` left, such as results/runs/run"
     require(folder.is_dir(), "run", f"{folder} is no folder", mend)
     require(file.is_file(), "run", f"{folder} has no {CONFIG_FILE}", mend)
+    with unreadable_told(folder):
+        return dict(json.loads(file.read_text()))
+
+
+@contextlib.contextmanager
+def unreadable_told(folder: Path) -> Iterator[None]:
+    """One line for settings that cannot be read."""
     try:
-        return RunConfig.from_dict(json.loads(file.read_text()))
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError("run", f"{file} cannot be read ({error})", "restore it, or train the run again") from error
+        mend = "restore it, or train the run again"
+        raise ConfigError("run", f"{folder / CONFIG_FILE} cannot be read ({error})", mend) from error

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from infini_jax.errors import require, require_positive
 from infini_jax.jobs import Job
-from infini_jax.results import Row
+from infini_jax.rows import Row
 
 SomeJob = TypeVar("SomeJob", bound=Job)
 

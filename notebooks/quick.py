@@ -10,21 +10,18 @@
 # After `make study`: which memory recalled how much, and how it learnt. Open with jupytext, or run as a script.
 
 # %%
-from pathlib import Path
+from infini_jax.results import load, recall_against_bytes, training_curves
 
-from infini_jax.plots import score_against_bytes, score_of, styles_of
-from infini_jax.results import read_rows
-from infini_jax.units import human_bytes
-
-STUDY = Path("results/quick")
-rows = read_rows(STUDY / "results.parquet")
+found = load("results/quick")
+found.runs[["task", "mechanism", "variant", "memory_bytes", "accuracy", "loss"]]
 
 # %%
-for row in rows:
-    score = row.accuracy if row.task == "mqar" else row.loss
-    print(f"{row.task:14} {row.mechanism:16} {row.variant:7} {human_bytes(row.memory_bytes):>10} {score:7.3f}")
+found.columns  # what the columns mean, and their units
 
 # %%
-recall = [row for row in rows if row.task == "mqar"]
-figure = score_against_bytes(recall, score_of("mqar"), styles_of(recall))
+figure = recall_against_bytes(found, "mqar")
 figure
+
+# %%
+curves = training_curves(found, "loss", "mqar")
+curves

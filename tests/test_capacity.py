@@ -26,7 +26,7 @@ from infini_jax.memory.full import FullConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.memorizing import MemorizingConfig
-from infini_jax.results import read_rows
+from infini_jax.rows import read_rows
 
 TINY = CapacityRun(
     symbols=16,

@@ -1,14 +1,22 @@
 """The command line as a user types it."""
 
 import dataclasses
+import functools
+import itertools
 import json
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
+import tyro
+from tyro import extras
 
+from infini_jax import cli
 from infini_jax.cli import main
-from infini_jax.results import read_rows
+from infini_jax.data.command import ListCorpora, PrepareCorpus
+from infini_jax.rows import read_rows
 
 TINY = [
     "--model.vocab",
@@ -47,16 +55,54 @@ def fails(capsys, *arguments: str) -> str:
     return out.out + out.err
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["study"], ["train"], ["train", "infini", "mqar"], ["evaluate"], ["generate"], ["mechanisms"], ["report"]]
-)
-def test_every_command_has_help(command, capsys):
+def help_of(capsys, *command: str) -> str:
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def commands_in(text: str) -> list[str]:
+    """The names that a usage line offers."""
+    return re.search(r"\{([a-z,_-]+)\}", text)[1].split(",")
+
+
+def examples_in(documentation: str) -> list[list[str]]:
+    """The commands between backticks in the paragraph of examples, as arguments."""
+    paragraph = re.search(r"Examples?:(.*?)(\n\s*\n|\Z)", documentation, re.DOTALL)[1]
+    return [shlex.split(found)[1:] for found in re.findall(r"`(infini-jax [^`]+)`", " ".join(paragraph.split()))]
+
+
+def next_steps() -> list[list[str]]:
+    """The commands that `infini-jax` alone names, as arguments."""
+    return [shlex.split(found) for found in re.findall(r"^  infini-jax (.+?)  ", cli.WHAT_NEXT, re.MULTILINE)]
+
+
+def test_every_command_has_an_example_in_its_help(capsys):
+    names = [[name] for name in commands_in(help_of(capsys))]
+    assert len(names) >= 11
+    for command in [*names, ["corpus", "prepare"], ["corpus", "list"]]:
+        assert re.search(r"Examples?:", help_of(capsys, *command)), command
+    assert "--memory.update" in help_of(capsys, "train", "infini", "mqar")
+
+
+def test_every_example_can_be_parsed(capsys):
+    """With the commands' own settings, but nothing is done."""
+    names = commands_in(help_of(capsys))
+    functions = [getattr(cli, name) for name in names]
+    parsed = {name: functools.wraps(function)(lambda *_, **__: None) for name, function in zip(names, functions, strict=True)}
+    examples = [examples_in(owner.__doc__) for owner in (*functions, PrepareCorpus, ListCorpora)]
+    assert all(examples)
+    for example in (*itertools.chain(*examples), *next_steps()):
+        extras.subcommand_cli_from_dict(parsed, args=example, config=(tyro.conf.CascadeSubcommandArgs,))
+
+
+def test_without_a_command_it_says_what_to_do_next(capsys):
+    main([])
     text = capsys.readouterr().out
-    assert "infini-jax" in text
-    assert command == [] or command == ["train", "infini", "mqar"] or "Example" in text
+    assert text == cli.WHAT_NEXT + "\n"
+    assert 4 <= len(next_steps()) <= 5
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

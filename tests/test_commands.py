@@ -18,7 +18,7 @@ from infini_jax.evals import perplexity
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.measures import read_measures
-from infini_jax.results import ROW_FILE, read_rows
+from infini_jax.rows import ROW_FILE, read_rows
 from infini_jax.run import METRICS_FILE, HeldOut, execute
 from infini_jax.sharding import ROWS_ALONE
 from infini_jax.trained import Trained, tokenizer_of

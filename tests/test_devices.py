@@ -24,7 +24,7 @@ from infini_jax.errors import Stopped
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.optimiser import make_optimiser
-from infini_jax.results import ROW_FILE, read_rows
+from infini_jax.rows import ROW_FILE, read_rows
 from infini_jax.run import METRICS_FILE, execute
 from infini_jax.sharding import Sharding, layout_of
 from infini_jax.train import begin, state_sharding

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import quick
 from infini_jax.config import RunConfig
-from infini_jax.results import Row, write_rows
+from infini_jax.rows import Row, write_rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,15 +22,18 @@ def test_checked_in_configs_are_those_of_the_quick_study():
     assert [RunConfig.from_dict(plain) for plain in saved.values()] == list(quick.study().runs)
 
 
-def test_notebook_shows_the_results_of_a_study(tmp_path, monkeypatch, capsys):
+def test_notebook_shows_the_results_of_a_study(tmp_path, monkeypatch):
     rows = [row_of(run) for run in quick.study().runs]
     folder = tmp_path / "results" / "quick"
-    folder.mkdir(parents=True)
+    for row in rows:
+        (folder / "runs" / row.run).mkdir(parents=True)
+        (folder / "runs" / row.run / "metrics.jsonl").write_text('{"step": 1, "tokens": 64, "loss": 3.5}\n')
     write_rows(rows, folder / "results.parquet")
     monkeypatch.chdir(tmp_path)
     shown = runpy.run_path(str(ROOT / "notebooks" / "quick.py"))
     assert shown["figure"].axes
-    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+    assert shown["curves"].axes
+    assert len(shown["found"].runs) == len(rows)
 
 
 def row_of(run: RunConfig) -> Row:

@@ -19,7 +19,7 @@ from infini_jax.measures import OWN_FILE, Measure, read_measures, write_measures
 from infini_jax.measuring import measure_file
 from infini_jax.plan import plan_of, plan_table
 from infini_jax.progress import flops_done, share_logged, study_progress
-from infini_jax.results import ROW_FILE, Row, write_rows
+from infini_jax.rows import ROW_FILE, Row, write_rows
 from infini_jax.run import METRICS_FILE
 from infini_jax.study import MEASURES_FILE, Study, collect, cut_short, do, save_study, saved_study
 from infini_jax.trials import trials
@@ -135,9 +135,9 @@ def test_progress_counts_training_jobs_and_evaluations_by_their_flops(study, tmp
 
     assert done() == [0.0, 0.0]
     desk.of(GOOD).mkdir(parents=True)
-    (desk.of(GOOD) / METRICS_FILE).write_text('{"step": 2}\n{"st')
+    (desk.of(GOOD) / METRICS_FILE).write_text('{"st')
     assert done() == [0.0, 0.0]  # a line that is being written
-    (desk.of(GOOD) / METRICS_FILE).write_text('{"step": 2}\n')
+    (desk.of(GOOD) / METRICS_FILE).write_text('{"step": 2}\n{"st')
     do(desk, Coin())
     assert done() == [pytest.approx(2 / 5 * plans[0].flops), 64e6]
     write_measures("good", [], measure_file(desk.of(GOOD), Norm(2)))

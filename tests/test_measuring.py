@@ -14,7 +14,7 @@ from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.measures import Measure, read_measures, write_measures
 from infini_jax.measuring import measure_file
-from infini_jax.results import ROW_FILE, is_whole, read_rows, write_rows
+from infini_jax.rows import ROW_FILE, is_whole, read_rows, write_rows
 from infini_jax.study import MEASURES_FILE, STUDY_FILE, Study, collect, cut_short, do, run_study, save_study, saved_study
 from infini_jax.train import make_evaluate
 from infini_jax.trained import Trained

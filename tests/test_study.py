@@ -17,7 +17,7 @@ from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.desk import LOCK_FILE, Desk
 from infini_jax.errors import ConfigError
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.results import ROW_FILE, read_rows
+from infini_jax.rows import ROW_FILE, read_rows
 from infini_jax.run import CONFIG_FILE, METRICS_FILE
 from infini_jax.study import TABLE_FILE, Study, run_study, save_study, saved_study
 

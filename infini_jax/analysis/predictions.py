@@ -18,7 +18,7 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.capacity import CapacityRun
 from infini_jax.jobs import Job
 from infini_jax.measures import Measure
-from infini_jax.results import Row
+from infini_jax.rows import Row
 from infini_jax.trials import chosen
 
 Verdict = Literal["holds", "fails", "not decided"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
@@ -14,6 +14,7 @@ from infini_jax.data.prepared import Prepared, data_folder, prepared_folders
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm
 from infini_jax.errors import ConfigError
+from infini_jax.output import AsJson
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,29 @@ class PrepareCorpus:
 
 @dataclasses.dataclass(frozen=True)
 class ListCorpora:
-    """Shows the corpora, how to get each, and what is prepared. Example: `infini-jax corpus list`"""
+    """Shows the corpora, how to get each, and what is prepared. Examples: `infini-jax corpus list`,
+    `infini-jax corpus list --json`
+
+    Attributes:
+      as_json: prints one JSON object instead of tables.
+    """
+
+    as_json: AsJson = False
+
+
+def corpora_plain() -> dict[str, Any]:
+    """What the two tables say, as JSON values; `trouble` says what is wrong with a prepared corpus that cannot be read."""
+    corpora = [
+        {"corpus": name, "here": corpus.installed(), "what": corpus.about, "get": corpus.get}
+        for name, corpus in CORPORA.items()
+    ]
+    prepared = []
+    for made in prepared_folders():
+        try:
+            prepared.append({"name": made.name, **dataclasses.asdict(Prepared.read(made).manifest), "trouble": ""})
+        except ConfigError as error:
+            prepared.append({"name": made.name, "trouble": str(error)})
+    return {"folder": str(data_folder()), "corpora": corpora, "prepared": prepared}
 
 
 def corpora_table() -> Table:

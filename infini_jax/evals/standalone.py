@@ -40,8 +40,9 @@ from infini_jax.evals.probe import read_out_error
 from infini_jax.evals.random_codes import RandomCodesRun, age_bins
 from infini_jax.files import write_at_once
 from infini_jax.measures import OWN_FILE, Measure, write_measures
-from infini_jax.results import ROW_FILE, Row, write_rows
-from infini_jax.run import METRICS_FILE, environment
+from infini_jax.metrics import METRICS_FILE
+from infini_jax.rows import ROW_FILE, Row, write_rows
+from infini_jax.run import environment
 
 SCALAR = 4  # bytes: memories are float32
 

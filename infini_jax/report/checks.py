@@ -10,7 +10,7 @@ from infini_jax.report.figures.trade import window_of
 from infini_jax.report.found import Found, Point, at, by, by_task, points
 from infini_jax.report.parts import NotMeasured, middle, percent
 from infini_jax.report.sections import chance_of
-from infini_jax.results import Row
+from infini_jax.rows import Row
 
 CEILING, SOLVED = "full", 0.9
 NAMES = {"exact_match": "exact match", "token_accuracy": "token accuracy"}

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from infini_jax.config import CONFIG_FILE
 from infini_jax.errors import require
 from infini_jax.jobs import Job
 from infini_jax.measures import Label, Measure, read_measures
+from infini_jax.metrics import METRICS_FILE, read_metrics
 from infini_jax.plots import Metrics, Series, series_of
-from infini_jax.results import Row, read_rows
-from infini_jax.run import CONFIG_FILE, METRICS_FILE
+from infini_jax.rows import Row, read_rows
 from infini_jax.study import FAILED_FILE, MEASURES_FILE, TABLE_FILE, Failure
 
 
@@ -107,10 +108,14 @@ def find(sources: Sequence[Source]) -> Found:
 
     Raises `ConfigError` where a folder has no finished run.
     """
-    each = [find_one(source) for source in sources]
+    return joined([source.folder for source in sources], [find_one(source) for source in sources])
+
+
+def joined(folders: Sequence[Path], each: Sequence[Found]) -> Found:
+    """What lies in several folders as one; see `find`."""
     if len(each) == 1:
         return each[0]
-    names = folder_names([source.folder for source in sources])
+    names = folder_names(folders)
     holders = by({(series_of(row), number) for number, one in enumerate(each) for row in one.rows}, lambda held: held[0])
     shared = {series for series, held in holders.items() if len(held) > 1}
     whole = Found([], [], {}, {}, [], {})
@@ -159,8 +164,8 @@ def find_one(source: Source) -> Found:
     return Found(
         rows,
         [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
-        {run: json.loads(text) for run, text in texts(folder, CONFIG_FILE, done)},
-        {run: [json.loads(line) for line in text.splitlines()] for run, text in texts(folder, METRICS_FILE, done)},
+        {run: json.loads(file.read_text()) for run, file in files(folder, CONFIG_FILE, done)},
+        {run: read_metrics(file) for run, file in files(folder, METRICS_FILE, done)},
         read_measures([measured] if measured.exists() else []),
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
     )
@@ -171,10 +176,10 @@ def first_line(errors: dict[str, str]) -> str:
     return f"{run}: {' '.join(error.split())}"
 
 
-def texts(folder: Path, name: str, runs: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """(run, content) of the file `name` of each run that has it."""
-    files = ((run, folder / "runs" / run / name) for run in sorted(runs))
-    return ((run, file.read_text()) for run, file in files if file.exists())
+def files(folder: Path, name: str, runs: Iterable[str]) -> Iterable[tuple[str, Path]]:
+    """(run, file) of each run that has a file of this name."""
+    each = ((run, folder / "runs" / run / name) for run in sorted(runs))
+    return ((run, file) for run, file in each if file.exists())
 
 
 def by_task(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:

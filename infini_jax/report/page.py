@@ -1,13 +1,14 @@
 """The page itself: what was found, figures, tables, what is missing, and how to remake it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from infini_jax.evals.base import Watch, unwatched
 from infini_jax.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures import FIGURES
@@ -19,13 +20,15 @@ from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
 
 REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
+PICTURED = ("figure", "curves")  # what of a task's view are figures, or None
 
 
-def write_report(sources: Sequence[Source], folder: Path) -> Path:
+def write_report(sources: Sequence[Source], folder: Path, watch: Watch = unwatched) -> Path:
     """Writes `report.html` into `folder`, at once or not at all, with its figures beside it in report-figures/ as SVG and PDF.
 
     Args:
       sources: the studies on the page; with several, runs of different studies are never pooled.
+      watch: told how many figures are saved, of how many.
 
     Returns the page's path. Raises `ConfigError` where a study's folder has no finished run.
     """
@@ -36,7 +39,8 @@ def write_report(sources: Sequence[Source], folder: Path) -> Path:
     made = [one for figure in FIGURES for one in figure(found, styles)]
     tables = [*passkey_tables(found), blimp_table(found)]
     trials, predicted = trials_table(tried), predictions_table(sources)
-    shown = Pictures(folder / FIGURES_FOLDER, found)
+    count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
+    shown = Pictures(folder / FIGURES_FOLDER, found, lambda done: watch(done, count))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("infini_jax"),
         autoescape=True,
@@ -51,7 +55,7 @@ def write_report(sources: Sequence[Source], folder: Path) -> Path:
         warnings=warnings(found),
         missing=found.missing,
         runs=len(tried.rows),
-        tasks=[task | {name: task[name] and shown(task[name]) for name in ("figure", "curves")} for task in tasks],
+        tasks=[task | {name: task[name] and shown(task[name]) for name in PICTURED} for task in tasks],
         figures=[shown(one) for one in made if isinstance(one, Drawn)],
         predictions=predicted if isinstance(predicted, Table) else None,
         tables=[one for one in tables if isinstance(one, Table)],
@@ -70,10 +74,10 @@ def write_report(sources: Sequence[Source], folder: Path) -> Path:
 
 
 class Pictures:
-    """Saves a figure for a paper and returns what the page needs to show it."""
+    """Saves a figure for a paper and returns what the page needs to show it; `watch` is told how many were saved."""
 
-    def __init__(self, folder: Path, found: Found):
-        self.folder, self.found = folder, found
+    def __init__(self, folder: Path, found: Found, watch: Callable[[int], None]):
+        self.folder, self.found, self.watch, self.saved = folder, found, watch, 0
 
     def __call__(self, drawn: Drawn) -> dict[str, Any]:
         name = slug(drawn.identity)
@@ -81,6 +85,8 @@ class Pictures:
         text = drawing(drawn.figure)
         (self.folder / f"{name}.svg").write_text(text, encoding="utf-8")
         save_pdf(drawn.figure, self.folder / f"{name}.pdf")
+        self.saved += 1
+        self.watch(self.saved)
         return {
             "identity": name,
             "title": drawn.title,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from infini_jax.plots import series_of
 from infini_jax.report.found import by
-from infini_jax.results import Row
+from infini_jax.rows import Row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from infini_jax.compare import flattened
 from infini_jax.memory import MECHANISMS
 from infini_jax.plots import (
     BASELINE,
@@ -25,7 +26,7 @@ from infini_jax.plots import (
 )
 from infini_jax.report.found import Found, at, by_task, points
 from infini_jax.report.parts import Drawn
-from infini_jax.results import Row
+from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
 EQUAL = 0.05  # training FLOPs this close (a share of the largest) are called equal: a budget buys whole steps only
@@ -311,13 +312,11 @@ def same_in(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str
 
 def flat(config: dict[str, Any]) -> dict[str, str]:
     """A run's settings by dotted name; what names the run, and the budget, which its row has too, left out."""
-    found = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{inner}": text for inner, text in flat(value).items()}
-        elif name not in ("name", "seed", "variant", "version"):
-            found[name] = plain(value)
-    return {name: value for name, value in found.items() if not name.startswith("budget.")}
+    return {
+        name: plain(value)
+        for name, value in flattened(config).items()
+        if name.split(".")[-1] not in ("name", "seed", "variant", "version") and not name.startswith("budget.")
+    }
 
 
 def plain(value: Any) -> str:

@@ -18,7 +18,7 @@ from infini_jax.plots import (
 )
 from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed
-from infini_jax.results import Row
+from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
 MEANING = "0 ignores the memory, 1 sees nothing else."

@@ -21,7 +21,7 @@ from infini_jax.plots import (
 from infini_jax.report.found import Found, at, by, by_task
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 from infini_jax.report.sections import equality
-from infini_jax.results import Row
+from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
 Split = tuple[int, int]  # tokens of the local window, bytes of memory

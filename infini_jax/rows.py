@@ -1,4 +1,4 @@
-"""Results as Parquet: one row a run, columns with a meaning and a unit."""
+"""Rows of finished runs as Parquet: one row a run, columns with a meaning and a unit."""
 
 import dataclasses
 import os

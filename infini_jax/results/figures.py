@@ -1,0 +1,147 @@
+"""The standard figures of loaded results, as matplotlib figures; drawn by the code that draws them in reports.
+
+Every one shows the runs in `results.runs` and no others, so that a selection is drawn by taking rows out of that table:
+
+    few = dataclasses.replace(results, runs=results.runs[results.runs.mechanism == "infini"])
+
+Where several learning rates were tried, only the one that was chosen on validation is drawn, as in reports.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from matplotlib.figure import Figure
+
+from infini_jax.errors import lookup, require
+from infini_jax.measures import Measure
+from infini_jax.plots import RECALLED, Score, score_against_bytes, score_of, styles_of
+from infini_jax.plots import training_curves as drawn_curves
+from infini_jax.report.figures.gates import by_layer
+from infini_jax.report.found import Found, by, by_task, joined, points, with_most_memory
+from infini_jax.report.sections import chance_of, score_for
+from infini_jax.report.trials import only_chosen
+from infini_jax.results.columns import metric_axis
+from infini_jax.results.load import Results
+from infini_jax.rows import Row
+
+
+def recall_against_bytes(results: Results, task: str = "") -> Figure:
+    """Share of right predictions (or n50, in pairs, where that is how the task is scored) against bytes of memory.
+
+    Args:
+      task: one of `tasks(results)`; need not be named where there is one.
+
+    Raises `ConfigError` where the task is not there.
+    """
+    found, rows = of_task(results, task)
+    score = score_for(rows, found)
+    return against_bytes(found, rows, score if score.higher_is_better else RECALLED)
+
+
+def loss_against_bytes(results: Results, task: str = "") -> Figure:
+    """Held-out loss of the validation split, in nats, against bytes of memory; arguments as `recall_against_bytes`."""
+    found, rows = of_task(results, task)
+    unit = score_of(rows[0].task).unit or "nats a token"
+    return against_bytes(found, rows, Score("loss", "held-out loss", unit, False))
+
+
+def training_curves(results: Results, metric: str = "loss", task: str = "") -> Figure:
+    """A metric of the curves against tokens, one panel a mechanism, one line a run; the thinner, the smaller the memory.
+
+    Raises `ConfigError` where no run of the task has the metric, or the task is not there.
+    """
+    found, rows = of_task(results, task)
+    lines = [line for row in rows for line in found.metrics.get(row.run, []) if "tokens" in line]
+    require(bool(lines), "curves", "no run left a log of its tokens", "load a study's folder with its runs/")
+    lookup("metric", metric, dict.fromkeys(name for line in lines for name in line if name not in ("step", "tokens")))
+    return drawn_curves(rows, found.metrics, metric, metric_axis(metric), styles_of(found.rows))
+
+
+def gates(results: Results) -> Figure:
+    """The gate of every head by layer, after training; each mechanism with its largest memory.
+
+    Raises `ConfigError` where no run has figures of the evaluation gates.
+    """
+    found = only_chosen(found_of(results))
+    of = with_most_memory(points(found, "gates", "gate"))
+    require(
+        bool(of), "gates", "none were measured", "`infini-jax evaluate RUN --task gates` does it, for mechanisms with gates"
+    )
+    return by_layer(of, styles_of(found.rows)).figure
+
+
+def tasks(results: Results) -> list[str]:
+    """What the runs were asked, by name; runs whose data differ, such as in the number of pairs, are of different tasks."""
+    found = found_of(results)
+    return list(by_task(found.rows, found.configs))
+
+
+def against_bytes(found: Found, rows: Sequence[Row], score: Score) -> Figure:
+    """Raises `ConfigError` where no run has a score that is a number."""
+    finite = [row for row in rows if math.isfinite(score.of(row))]
+    require(bool(finite), "task", f"no run has a finite {score.name}", "choose another task")
+    chance = chance_of(finite, found.configs) if score is RECALLED else None
+    return score_against_bytes(finite, score, styles_of(found.rows), chance)
+
+
+def of_task(results: Results, task: str) -> tuple[Found, list[Row]]:
+    """The runs of a task, or of the only one, and all that is known."""
+    found = only_chosen(found_of(results))
+    named = by_task(found.rows, found.configs)
+    require(bool(named), "runs", "there are none that are finished", "load the folder of a study that has finished runs")
+    several = not task and len(named) > 1
+    require(not several, "task", f"there are {len(named)}: {'; '.join(named)}", "name one of them")
+    return found, lookup("task", task or next(iter(named)), named)
+
+
+def found_of(results: Results) -> Found:
+    """The tables as reports see them. Runs of different folders are never pooled."""
+    rows = by(lines_of(results.runs), lambda line: line["folder"])
+    curves = by(lines_of(results.curves), lambda line: line["folder"])
+    measured = by(lines_of(results.measures), lambda line: line["folder"])
+    each = [folder_of(lines, curves.get(folder, []), measured.get(folder, [])) for folder, lines in rows.items()]
+    return joined([Path(folder) for folder in rows], each) if each else Found([], [], {}, {}, [], {})
+
+
+def lines_of(frame: Any) -> list[dict[str, Any]]:
+    """The rows of a table of either library; what is missing is None. DuckDB finds the argument by its name."""
+    return duckdb.sql("from frame").to_arrow_table().to_pylist()
+
+
+def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Found:
+    """One folder's part."""
+    configs = {line["run"]: json.loads(line["config"]) for line in rows if line["config"]}
+    metrics = {run: metric_lines(lines) for run, lines in by(curves, lambda line: line["run"]).items()}
+    return Found(
+        [row_of(line) for line in rows], [], configs, metrics, [(line["run"], measure_of(line)) for line in measured], {}
+    )
+
+
+def row_of(line: dict[str, Any]) -> Row:
+    """pandas has one mark for what is missing and what is not a number: which it was, the column tells."""
+    types = {field.name: field.type for field in dataclasses.fields(Row)}
+    return Row(**{name: not_a_number(line[name]) if kind is float else line[name] for name, kind in types.items()})
+
+
+def not_a_number(value: float | None) -> float:
+    """NaN for None."""
+    return math.nan if value is None else value
+
+
+def metric_lines(curves: list[dict]) -> list[dict[str, float]]:
+    """The lines of a run's log again, from a row a metric; what was measured at one step is one line."""
+    lines: dict[int, dict[str, float]] = {}
+    for one in curves:
+        known = {name: one[name] for name in ("step", "tokens") if one[name] is not None}
+        lines.setdefault(one["step"], known)[one["metric"]] = not_a_number(one["value"])
+    return list(lines.values())
+
+
+def measure_of(line: dict[str, Any]) -> Measure:
+    value, low, high = (not_a_number(line[name]) for name in ("value", "low", "high"))
+    return Measure(line["eval"], line["metric"], value, line["count"], low, high, json.loads(line["labels"]))

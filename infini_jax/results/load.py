@@ -1,0 +1,201 @@
+"""Results as tables for a Python shell: the Parquet files and logs that studies and runs leave, read by DuckDB.
+
+A folder is a study's (results.parquet, measures.parquet, runs/), a run's own (config.json, metrics.jsonl, row.parquet,
+measures/), or holds folders of these kinds.
+"""
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infini_jax import measures
+from infini_jax.config import CONFIG_FILE
+from infini_jax.errors import ConfigError, one_line, require
+from infini_jax.metrics import METRICS_FILE, damaged_line
+from infini_jax.results.columns import COLUMNS
+from infini_jax.rows import ROW_FILE, SCHEMA, is_whole, read_rows
+from infini_jax.study import MEASURES_FILE, STUDY_FILE, TABLE_FILE
+
+Library = Literal["pandas", "polars"]
+
+LINES = """
+with logs as (select filename, string_split(content, chr(10))[:-2] as lines from read_text($files)),
+     lines as (select filename, unnest(lines) as line, generate_subscripts(lines, 1) as place from logs)
+"""  # what stands behind the last end of a line is still being written
+DAMAGED = (
+    LINES + "select filename, place from lines where not json_valid(line) or json_type(line) != 'OBJECT' order by all limit 1"
+)
+CURVES = (
+    LINES
+    + """, metrics as (select *, unnest(json_keys(line)) as metric from lines)
+select folder, run, (line->>'step')::bigint as step, (line->>'tokens')::bigint as tokens, metric,
+       (line->>metric)::double as value
+from metrics join sources using (filename)
+where metric not in ('step', 'tokens')
+order by number, place, metric
+"""
+)
+MEASURES = """
+select folder, m.run, eval, metric, value, count, low, high, labels
+from read_parquet($files, filename = true, file_row_number = true) m join sources using (filename)
+order by number, file_row_number
+"""
+NO_CURVES = pa.schema(
+    [(name, pa.string()) for name in ("folder", "run")]
+    + [(name, pa.int64()) for name in ("step", "tokens")]
+    + [("metric", pa.string()), ("value", pa.float64())]
+).empty_table()
+NO_MEASURES = pa.schema([("folder", pa.string()), *measures.SCHEMA]).empty_table()
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Tables of one library, pandas or polars; `columns` says what stands in them.
+
+    Attributes:
+      runs: a row a finished run.
+      curves: a row a run, step and metric, of all runs that left a log, also of those that are not finished.
+      measures: a row a figure of an evaluation.
+      columns: table, name, unit and meaning of every column and metric.
+    """
+
+    runs: Any
+    curves: Any
+    measures: Any
+    columns: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A folder that holds results. Attributes: folder; is_study, or else a run's."""
+
+    folder: Path
+    is_study: bool
+
+    @staticmethod
+    def at(folder: Path) -> "Place | None":
+        """None where the folder itself holds none."""
+        if any((folder / name).exists() for name in (TABLE_FILE, STUDY_FILE)):
+            return Place(folder, True)
+        return Place(folder, False) if any((folder / name).exists() for name in (CONFIG_FILE, ROW_FILE)) else None
+
+    @property
+    def runs(self) -> list[Path]:
+        """The runs' own folders, by name."""
+        return sorted((self.folder / "runs").glob("*/")) if self.is_study else [self.folder]
+
+    def tables(self, of_study: str, of_run: str) -> list[Path]:
+        """The study's file; where it is not finished and has none yet, and of a run alone, those of its runs."""
+        whole = self.folder / of_study
+        if self.is_study and whole.exists():
+            return [whole]
+        return [file for run in self.runs for file in sorted(run.glob(of_run))]
+
+
+File = tuple[Path, Path]  # a file, and the folder of the place that it belongs to
+
+
+def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -> Results:
+    """The results of a study, of a run, or of all of them in a folder; several folders one after the other.
+
+    Args:
+      path: a folder or several: of a study, of a run, or one that holds such folders.
+      library: of the tables, pandas or polars.
+
+    Raises `ConfigError` where there is no such folder, it holds no results, a file is damaged, or the library is missing.
+    """
+    require(library in ("pandas", "polars"), "library", f"'{library}' is not known", "choose pandas or polars")
+    is_there = importlib.util.find_spec(library) is not None
+    require(is_there, "library", f"{library} is not installed", "pip install 'infini_jax[explore]'")
+    places = [place for one in ([path] if isinstance(path, str | Path) else path) for place in places_in(Path(one))]
+    try:
+        found = [runs_of(places), curves_of(places), measures_of(places)]
+    except duckdb.Error as error:  # a log that is no text; its words name the file
+        raise ConfigError("path", f"a log is damaged ({one_line(error)})", "restore it, or leave its folder out") from error
+    described = pa.Table.from_pylist([dataclasses.asdict(column) for column in COLUMNS])
+    relations = map(duckdb.from_arrow, (*found, described))
+    return Results(*(one.df() if library == "pandas" else one.pl() for one in relations))
+
+
+def places_in(folder: Path) -> list[Place]:
+    """The folder itself, or those in it, by name. Raises `ConfigError` where there is none."""
+    mend = "name a study's folder, such as results/quick, a run's, or one that holds such folders"
+    require(folder.is_dir(), "path", f"there is no folder {folder}", mend)
+    if (itself := Place.at(folder)) is not None:
+        return [itself]
+    found = [place for inner in sorted(folder.glob("*/")) if (place := Place.at(inner)) is not None]
+    require(bool(found), "path", f"{folder} holds no results", mend)
+    return found
+
+
+def runs_of(places: Sequence[Place]) -> pa.Table:
+    """The rows of finished runs, each with its folder and its settings."""
+    lines = [
+        {"folder": str(place.folder), **dataclasses.asdict(row), "config": config_of(place, row.run)}
+        for place in places
+        for file in place.tables(TABLE_FILE, ROW_FILE)
+        for row in read_rows(checked(file))
+    ]
+    return pa.Table.from_pylist(lines, schema=pa.schema([("folder", pa.string()), *SCHEMA, ("config", pa.string())]))
+
+
+def config_of(place: Place, run: str) -> str | None:
+    """The settings of a run as JSON, None where its folder is not there. Raises `ConfigError` where they are damaged."""
+    file = (place.folder / "runs" / run if place.is_study else place.folder) / CONFIG_FILE
+    if not file.exists():
+        return None
+    try:
+        return json.dumps(json.loads(file.read_text()))
+    except ValueError as error:
+        raise ConfigError("path", f"{file} is damaged ({error})", "restore it, or leave its folder out") from error
+
+
+def curves_of(places: Sequence[Place]) -> pa.Table:
+    """All lines of all logs, a row a metric. Raises `ConfigError` for a line that is no JSON object."""
+    files = [(file, place.folder) for place in places for run in place.runs if (file := run / METRICS_FILE).exists()]
+    if not files:
+        return NO_CURVES
+    with duckdb.connect() as connection:
+        connection.execute(DAMAGED, {"files": [str(file) for file, _ in files]})
+        if (damaged := connection.fetchone()) is not None:
+            raise damaged_line(*damaged)
+    return selected(CURVES, files)
+
+
+def measures_of(places: Sequence[Place]) -> pa.Table:
+    """The figures of all evaluations."""
+    pattern = f"{measures.MEASURES_FOLDER}/*.parquet"
+    files = [(checked(file), place.folder) for place in places for file in place.tables(MEASURES_FILE, pattern)]
+    return selected(MEASURES, files) if files else NO_MEASURES
+
+
+def selected(query: str, files: Sequence[File]) -> pa.Table:
+    """What a query over `$files` finds; `sources` tells it each file's number, folder and run (the folder's own name)."""
+    names = [str(file) for file, _ in files]
+    sources = {
+        "filename": names,
+        "number": list(range(len(files))),
+        "folder": [str(folder) for _, folder in files],
+        "run": [file.parent.resolve().name for file, _ in files],
+    }
+    with duckdb.connect() as connection:
+        connection.register("sources", pa.table(sources))
+        return connection.sql(query, params={"files": names}).to_arrow_table()
+
+
+def checked(file: Path) -> Path:
+    """The file. Raises `ConfigError` where it cannot be read to its end: DuckDB's own words do not name it."""
+    try:
+        is_parquet = is_whole(file) and pq.read_table(file) is not None
+    except (OSError, pa.ArrowException):
+        is_parquet = False
+    mend = f"make it again with the command of the study or `infini-jax report {file.parent}`, or restore it"
+    require(is_parquet, "path", f"{file} is damaged or no Parquet", mend)
+    return file
