@@ -50,6 +50,13 @@ def test_page_has_every_seed_of_every_run(page, rows):
         assert f"<small>seed {row.seed}:</small> {score.number(score.of(row))}<" in page
 
 
+def test_every_figure_that_is_saved_is_told(study, tmp_path):
+    told = []
+    write_report([source(study)], tmp_path, lambda done, total: told.append((done, total)))
+    count = len(list((tmp_path / "report-figures").glob("*.svg")))
+    assert told == [(number, count) for number in range(1, count + 1)]
+
+
 def test_page_draws_a_marker_for_every_run(rows):
     mqar = [row for row in rows if row.task == "mqar"]
     figure = score_against_bytes(mqar, score_of("mqar"), styles_of(rows), chance=1 / 32)

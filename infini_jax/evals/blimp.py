@@ -21,7 +21,6 @@ from typing import ClassVar
 
 import jax
 import numpy as np
-from scipy.stats import binomtest
 
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.cost import model_cost
@@ -92,7 +91,9 @@ class Blimp(Evaluation):
 
 def accuracy(hits: Sequence[bool], **labels: str) -> Measure:
     """The share of pairs that are right."""
-    found = binomtest(int(sum(hits)), len(hits)).proportion_ci(0.95, "wilson")
+    from scipy import stats  # takes a second to load
+
+    found = stats.binomtest(int(sum(hits)), len(hits)).proportion_ci(0.95, "wilson")
     return Measure("blimp", "accuracy", float(np.mean(hits)), len(hits), float(found.low), float(found.high), labels)
 
 

@@ -1,0 +1,125 @@
+"""Ctrl-C: a run is saved, a study keeps what is finished, and one line names the command that goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infini_jax.errors import Interrupted, Stopped
+from infini_jax.run import terminated
+from infini_jax.study import saved_study
+from tests.commands import TINY
+
+ROOT = Path(__file__).parents[1]
+LONG = """
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.study import Study
+
+def study():
+    model = ModelConfig(vocab=32, layers=1, d_model=16, segment=8)
+    train = TrainConfig(batch=2, sequence=16, evaluation_steps=1, log_every=1)
+    runs = [RunConfig(name=name, model=model, data=MqarConfig(pairs=2, symbols=32), train=train, budget=Budget("steps", steps))
+            for name, steps in (("short", 3), ("long", 1000000))]
+    return Study("two", "does it go on?", tuple(runs))
+"""
+MQAR = ["train", "infini", "mqar", *TINY, "--data.pairs", "2", "--data.symbols", "32"]
+
+
+def stopped_by(*numbers: signal.Signals) -> None:
+    """What training does: it raises `Stopped` where it is told to stop."""
+    with terminated() as stop:
+        for number in numbers:
+            assert not stop()
+            signal.raise_signal(number)
+            assert stop()
+        raise Stopped("stopped after step 3 of 9")
+
+
+def test_a_run_that_was_saved_says_who_stopped_it():
+    with pytest.raises(Interrupted, match="stopped after step 3 of 9 and saved"):
+        stopped_by(signal.SIGINT)
+    with pytest.raises(Stopped):
+        stopped_by(signal.SIGTERM)
+
+
+def test_a_second_ctrl_c_does_not_wait(capsys):
+    before, under_way = signal.getsignal(signal.SIGINT), []
+
+    def press_twice() -> None:
+        with terminated() as stop:
+            signal.raise_signal(signal.SIGINT)
+            under_way.append(stop())
+            signal.raise_signal(signal.SIGINT)
+            under_way.append(stop())
+
+    with pytest.raises(KeyboardInterrupt):
+        press_twice()
+    assert under_way == [True]
+    assert capsys.readouterr().err == "stopping behind the step under way; Ctrl-C again stops at once\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_worker_that_leaves_ctrl_c_to_its_parent_goes_on_ignoring_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with terminated() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupted(arguments: list[str], is_under_way) -> subprocess.CompletedProcess:
+    """The command in a process of its own, with Ctrl-C once it is under way."""
+    command = [sys.executable, "-m", "infini_jax", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        end = time.monotonic() + 120
+        while not is_under_way() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+
+def lines_in(log: Path) -> int:
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_a_run_and_the_command_that_is_named_goes_on(tmp_path):
+    log = tmp_path / "run" / "metrics.jsonl"
+    arguments = [*MQAR, "--train.log-every", "1", "--results", str(tmp_path), "--budget.amount"]
+    done = interrupted([*arguments, "1000000"], lambda: lines_in(log) > 5)
+    assert done.returncode == 130
+    said = done.stderr.splitlines()[-1]
+    named = f"go on with: infini-jax {' '.join(arguments)} 1000000"
+    assert said.startswith("infini-jax: stopped after step ")
+    assert said.endswith(f" of 1000000 and saved; {named}")
+    step = int(said.split()[4])
+    assert (tmp_path / "run" / "checkpoints" / str(step)).exists()
+    again = interrupted([*arguments, "1000000"], lambda: lines_in(log) > step + 5)
+    assert int(again.stderr.splitlines()[-1].split()[4]) > step + 5
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if "gradient_norm" in line]
+    assert steps == list(range(1, len(steps) + 1))  # none lost, none twice
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_study_and_keeps_what_is_finished(tmp_path):
+    file, folder = tmp_path / "two.py", tmp_path / "two"
+    file.write_text(LONG)
+    arguments = ["study", str(file), "--results", str(tmp_path), "--jobs", "1"]
+    done = interrupted(arguments, lambda: lines_in(folder / "runs" / "long" / "metrics.jsonl") > 3)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == (
+        f"infini-jax: stopped; what was finished or saved is kept; go on with: infini-jax {' '.join(arguments)}"
+    )
+    assert [row.run for row in saved_study(folder)[1]] == ["short"]
+    row, log = (folder / "runs" / "short" / "row.parquet").stat(), folder / "runs" / "long" / "metrics.jsonl"
+    log.unlink()
+    assert interrupted(arguments, lambda: lines_in(log) > 3).returncode == 130
+    assert (folder / "runs" / "short" / "row.parquet").stat().st_mtime_ns == row.st_mtime_ns
