@@ -30,7 +30,7 @@ from infini_jax.processes import ended_with_the_job, is_first, join_job
 from infini_jax.progress import corpus_progress, evaluation_progress, study_progress, train_progress
 from infini_jax.run import execute
 from infini_jax.sharding import Sharding, use_cores
-from infini_jax.study import cut_short, save_study, saved_study, write_tables
+from infini_jax.study import STUDY_FILE, cut_short, save_study, saved_study, write_tables
 from infini_jax.watch import watch
 
 app = tyro.extras.SubcommandApp()
@@ -70,7 +70,7 @@ def study(
     scale: str = "",
     results: Path = Path("results"),
     jobs: int = 0,
-    launch: Literal["local", "slurm"] = "local",
+    launch: Literal["local", "slurm", "sky", "xpk"] = "local",
     resources: Resources = Resources(),
     dry_run: bool = False,
     cancel: bool = False,
@@ -82,22 +82,29 @@ def study(
     `infini-jax study quick`, `infini-jax study capacity_law --scale smoke --dry-run`
 
     Args:
-      experiment: a name in experiments/ (such as quick) or the path of a Python file with a function `study()`.
+      experiment: a name in experiments/ (such as quick), the path of a Python file with a function `study()`, or the folder of
+        a study that was begun.
       scale: smoke (seconds, to see that it runs), cpu or accelerator, where the experiment has them.
       results: folder that gets <study>/ or <study>-<scale>/ with report.html, results.parquet, measures.parquet and the runs.
       jobs: workers at the same time; 0 is one for each of at most 4 CPU cores, and one where JAX finds an accelerator.
-      launch: where the workers run: on this machine, or queued by a scheduler.
-      resources: of each worker that a scheduler queues.
+      launch: where the workers run: on this machine, queued by SLURM, or on machines of a cloud, for which a file is written
+        and the command said.
+      resources: of each worker that is not on this machine.
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
       cancel: ends the workers that a scheduler has of this study, and stops.
       as_json: with --dry-run, prints one JSON object instead of tables.
     """
     require(dry_run or not as_json, "json", "only a dry run is printed for scripts", "add --dry-run")
     console = Console()
-    found = load_experiment(experiment, scale)
-    folder, launcher = results / found.label, LAUNCHERS[launch](jobs, resources)
+    launcher = LAUNCHERS[launch](jobs, resources)
+    if (Path(experiment) / STUDY_FILE).exists():
+        require(not scale, "scale", f"the study in {experiment} has its own", "leave --scale out")
+        found, folder = saved_study(Path(experiment))[0], Path(experiment)
+    else:
+        found = load_experiment(experiment, scale)
+        folder = results / found.label
     if cancel:
-        console.print(f"cancelled: {', '.join(launcher.cancel(folder)) or 'there was none'}", markup=False)
+        console.print(launcher.cancel(folder), markup=False, soft_wrap=True)
         return
     if as_json:
         print_json({"study": found.label, "runs": plan_plain(found), "workers": launcher.described(found, folder)})
@@ -110,7 +117,10 @@ def study(
     for file in cut_short(found, folder):
         console.print(f"{file} was cut short and is made again", style="yellow", markup=False, soft_wrap=True)
     with study_progress(found, console) as watch:
-        launcher.run(found, folder, watch)
+        left = launcher.run(found, folder, watch)
+    if left:
+        console.print(left, markup=False, soft_wrap=True)
+        return
     report((folder,))
 
 

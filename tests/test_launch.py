@@ -1,6 +1,12 @@
-"""What launchers say before they start anything, and what they refuse."""
+"""What launchers say before they start anything, what they write, and what they refuse."""
+
+import importlib.util
+import shlex
+import shutil
+import subprocess
 
 import pytest
+import yaml
 
 from infini_jax.cli import main
 from infini_jax.errors import ConfigError
@@ -41,10 +47,90 @@ def test_where_there_is_no_slurm_one_line_says_so(monkeypatch, tmp_path):
     [
         (["--resources.cpus", "0"], "resources.cpus: 0 is below one; give 1 or more"),
         (["--resources.gpus", "-1"], "resources.gpus: -1 is below zero; give 0 or more"),
+        (["--resources.storage", "here"], "resources.storage: slurm has no use for it; leave it out"),
+        (["--launch", "sky", "--resources.package", "infini_jax"], "resources.storage: sky needs it; name one"),
+        (["--launch", "local", "--resources.cpus", "2"], "resources.cpus: local has no use for it; leave it out"),
     ],
 )
 def test_resources_that_cannot_be_are_refused(options, said, capsys):
     assert told(capsys, ["study", "gates", "--scale", "smoke", "--launch", "slurm", *options], 2) == said
+
+
+# ---- files for clouds ----------------------------------------------------------------------------------------------------
+
+ASKED = {
+    "sky": Resources(cpus=8, memory_gb=32, accelerator="tpu-v5e-8", storage="my-study", package="infini_jax[tpu]"),
+    "xpk": Resources(partition="my-cluster", accelerator="v5litepod-8", storage="my-store", package="my-image"),
+}
+
+
+def written(name: str, folder) -> tuple[str, str]:
+    """(text of the file, what is left to do) of a study that was begun."""
+    save_study(STUDY, folder)
+    launcher = LAUNCHERS[name](2, ASKED[name])
+    left = launcher.run(STUDY, folder, lambda desk: None)
+    text = (folder / launcher.file).read_text()
+    assert text in launcher.described(STUDY, folder)
+    assert left in launcher.described(STUDY, folder)
+    return text, left
+
+
+def test_a_task_for_skypilot_mounts_the_study_and_does_what_is_missing_of_it(tmp_path):
+    text, left = written("sky", tmp_path / "A_study-cpu")
+    task = yaml.safe_load(text)
+    assert task["name"] == "infini-jax-a-study-cpu"
+    assert task["resources"] == {"cpus": "8+", "use_spot": True, "memory": "32+", "accelerators": "tpu-v5e-8"}
+    assert task["file_mounts"] == {"/study": {"name": "my-study", "source": str(tmp_path / "A_study-cpu"), "mode": "MOUNT"}}
+    assert task["setup"] == "pip install 'infini_jax[tpu]'"
+    assert task["run"] == "infini-jax study /study --jobs 2"
+    assert left == f"start with: sky jobs launch --name infini-jax-a-study-cpu {tmp_path}/A_study-cpu/sky.yaml"
+
+
+def test_what_a_machine_is_told_to_do_does_what_is_missing(tmp_path, capsys):
+    """The worker's command, with the study's folder where the machine would mount it."""
+    text, _ = written("sky", tmp_path / "study")
+    command = shlex.split(yaml.safe_load(text)["run"].replace("/study", str(tmp_path / "study"), 1))
+    assert command[0] == "infini-jax"
+    main([*command[1:], "--dry-run"])
+    assert "2 processes on this machine for 2 runs" in capsys.readouterr().out
+
+
+def test_a_script_for_xpk_starts_a_worker_on_each_slice(tmp_path):
+    text, left = written("xpk", tmp_path / "study")
+    assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
+    command = shlex.split(text.splitlines()[-1])
+    assert command[:3] == ["xpk", "workload", "create"]
+    options = dict(zip(command[3:-1:2], command[4:-1:2], strict=True))
+    assert (options["--cluster"], options["--tpu-type"], options["--num-slices"]) == ("my-cluster", "v5litepod-8", "2")
+    assert (options["--docker-image"], options["--storage"]) == ("my-image", "my-store")
+    assert options["--command"] == "infini-jax study /study"
+    assert left == f"start with: sh {tmp_path}/study/xpk.sh"
+
+
+def test_cancelling_in_a_cloud_is_said(tmp_path):
+    said = [LAUNCHERS[name](1, ASKED[name]).cancel(tmp_path / "study") for name in ASKED]
+    assert said == [
+        "cancel with: sky jobs cancel --name infini-jax-study",
+        "cancel with: xpk workload delete --cluster my-cluster --workload infini-jax-study",
+    ]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("sky"), reason="needs SkyPilot: pip install skypilot")
+def test_skypilot_reads_the_task(tmp_path):
+    import sky
+
+    text, _ = written("sky", tmp_path / "study")
+    task = sky.Task.from_yaml_config(yaml.safe_load(text))
+    assert task.name == "infini-jax-study"
+
+
+@pytest.mark.skipif(not shutil.which("xpk"), reason="needs xpk: pip install xpk")
+def test_xpk_takes_the_command(tmp_path):
+    text, _ = written("xpk", tmp_path / "study")
+    command = shlex.split(text.splitlines()[-1])[:-1]
+    done = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False, timeout=120)
+    assert "infini-jax-study" in done.stdout
+    assert "unrecognized arguments" not in done.stderr
 
 
 def test_a_worker_that_is_queued_again_is_the_same(tmp_path):

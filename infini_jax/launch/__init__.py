@@ -6,8 +6,10 @@ stopped goes on from the last checkpoint, so that a launcher has to start worker
 
 from infini_jax.launch.base import Launcher, Resources
 from infini_jax.launch.local import Local
+from infini_jax.launch.sky import Sky
 from infini_jax.launch.slurm import Slurm
+from infini_jax.launch.xpk import Xpk
 
-LAUNCHERS: dict[str, type[Launcher]] = {"local": Local, "slurm": Slurm}
+LAUNCHERS: dict[str, type[Launcher]] = {"local": Local, "slurm": Slurm, "sky": Sky, "xpk": Xpk}
 
 __all__ = ["LAUNCHERS", "Launcher", "Resources"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infini_jax.desk import Desk
-from infini_jax.launch.base import Launcher
+from infini_jax.launch.base import Launcher, cancelled
 from infini_jax.study import Study, missing_of, run_study
 
 
@@ -21,11 +21,12 @@ class Local(Launcher):
     def described(self, study: Study, folder: Path) -> str:
         return f"{self.workers} processes on this machine for {len(missing_of(study, folder))} runs"
 
-    def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> None:
+    def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
         run_study(study, folder, self.workers, watch)
+        return ""
 
-    def cancel(self, folder: Path) -> list[str]:
-        return []
+    def cancel(self, folder: Path) -> str:
+        return cancelled([])
 
 
 def default_workers() -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from infini_jax.desk import Desk
 from infini_jax.errors import ConfigError, require
 from infini_jax.files import write_at_once
-from infini_jax.launch.base import Launcher
+from infini_jax.launch.base import Launcher, cancelled
 from infini_jax.study import Study, collect, missing_of, work_on
 
 JOBS_FILE = "slurm.json"  # in the study's folder: ids of the newest array
@@ -48,6 +48,8 @@ class Worker:
 class Slurm(Launcher):
     """An array of workers on a SLURM cluster."""
 
+    uses = ("cpus", "gpus", "memory_gb", "minutes", "partition")
+
     def workers(self, missing: int) -> int:
         return min(max(1, self.jobs), missing)
 
@@ -77,7 +79,7 @@ class Slurm(Launcher):
         settings = (f"  {name.removeprefix('slurm_')}: {value}" for name, value in self.settings(missing).items())
         return "\n".join((first, *settings))
 
-    def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> None:
+    def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
         require(shutil.which("sbatch") is not None, "launch", "there is no sbatch here", "log in to a SLURM machine")
         if not queued(folder) and (missing := missing_of(study, folder)):
             self.submit(folder, len(missing))
@@ -87,6 +89,7 @@ class Slurm(Launcher):
             time.sleep(POLL)
         watch(desk)
         collect(study, desk)
+        return ""
 
     def submit(self, folder: Path, missing: int) -> None:
         """Queues the array, and notes its ids."""
@@ -102,11 +105,11 @@ class Slurm(Launcher):
         note = {"session": session, "jobs": [job.job_id for job in jobs]}
         write_at_once(json.dumps(note) + "\n", folder / JOBS_FILE)
 
-    def cancel(self, folder: Path) -> list[str]:
+    def cancel(self, folder: Path) -> str:
         found = queued(folder)
         if found:
             subprocess.run(["scancel", *found], check=True)
-        return found
+        return cancelled(found)
 
 
 def noted(folder: Path) -> dict[str, Any]:
