@@ -244,22 +244,19 @@ def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | 
     places = jax.tree.map(lambda place: place.spec, parameter_sharding(model, layout))
     specs = jax.tree.map(lambda spec: _only(axis, spec), places)
 
-    def as_left(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-        """Split along the axes that are left to the partitioner, which forgets them where parts are gathered."""
-        left = PartitionSpec(*(None if name == axis else name for name in spec))
-        return leaf if left == PartitionSpec(*(None,) * len(spec)) else jax.lax.with_sharding_constraint(leaf, left)
-
     def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-        if axis in spec:
-            leaf = jax.lax.all_gather(leaf, axis, axis=spec.index(axis), tiled=True)
-        return as_left(leaf, spec)
+        if axis not in spec:
+            return leaf
+        return _by_parts(lambda part: jax.lax.all_gather(part, axis, axis=spec.index(axis), tiled=True), leaf, spec, axis)
 
     def add_up(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-        leaf = as_left(leaf, spec)
-        if axis not in spec:
-            return jax.lax.psum(leaf, layout.token_axes)
-        part = jax.lax.psum_scatter(leaf, axis, scatter_dimension=spec.index(axis), tiled=True)
-        return part if along is None else jax.lax.psum(part, along)
+        def added(part: jax.Array) -> jax.Array:
+            if axis not in spec:
+                return jax.lax.psum(part, layout.token_axes)
+            part = jax.lax.psum_scatter(part, axis, scatter_dimension=spec.index(axis), tiled=True)
+            return part if along is None else jax.lax.psum(part, along)
+
+        return _by_parts(added, leaf, spec, axis)
 
     def of_parts(carry: Carry, rows: Any, params: dict, *whole: Any) -> tuple[tuple, Carry]:
         (gradient, *sums), carry = function(carry, rows, jax.tree.map(gather, params, places), *whole)
@@ -273,6 +270,16 @@ def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | 
         return (gradient, *sums), carry
 
     return flat
+
+
+def _by_parts(function: Callable, leaf: jax.Array, spec: PartitionSpec, axis: str) -> jax.Array:
+    """`function` of the parts along the axes that are left to the partitioner, which would join them for a collective."""
+    left = PartitionSpec(*(None if name == axis else name for name in spec))
+    named = {name for name in left if name}
+    if not named:
+        return function(leaf)
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.shard_map(function, mesh=mesh, in_specs=left, out_specs=left, axis_names=named, check_vma=False)(leaf)
 
 
 def _only(axis: str | None, spec: PartitionSpec) -> PartitionSpec:
