@@ -19,15 +19,20 @@ SIZES = {
 }
 
 
+ONE_LAYER = ("memorizing",)  # where the paper searches in one layer only, three quarters up
+
+
 def preset(name: str, mechanism: str = "infini") -> RunConfig:
     """A run of 10 billion tokens, 64 rows of 16 384 a step, with a mechanism's default settings.
 
     Its data are a stand-in of the same shape. Raises `ConfigError` for an unknown size or mechanism.
     """
-    memory = lookup("mechanism", mechanism, MECHANISMS).Config()
+    shape, memory = lookup("config", name, SIZES), lookup("mechanism", mechanism, MECHANISMS).Config()
+    if mechanism in ONE_LAYER:
+        memory = dataclasses.replace(memory, layers=(3 * shape.layers // 4,))
     return RunConfig(
         name=f"{name}-{mechanism}",
-        model=dataclasses.replace(lookup("config", name, SIZES), memory=memory),
+        model=dataclasses.replace(shape, memory=memory),
         data=StdlibConfig(),
         train=TrainConfig(batch=64, sequence=16_384, rematerialise="layer"),
         budget=Budget("tokens", 1e10),
