@@ -1,0 +1,97 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Capacity: two laws of a matrix memory, and what was measured
+#
+# How many pairs can a matrix of d_k × d_v numbers hold? There are two answers, for two questions
+# ([theory.py](../infini_jax/analysis/theory.py)): how exact is what comes back (the rank law), and how often is the right
+# one of V candidates the nearest (the top-1 law). This notebook needs no training: it reads the study `capacity_law`, yours
+# or the tables of the repository.
+
+# %%
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from infini_jax.analysis import theory
+from infini_jax.results import load, recall_against_bytes, tasks
+
+# %matplotlib inline
+plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False})
+
+ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "docs" / "results").is_dir())
+KNOWN = [ROOT / "results" / "capacity_law-cpu", ROOT / "docs" / "results" / "capacity_law"]
+found = load(next(one for one in KNOWN if (one / "results.parquet").exists()))
+print(", ".join(tasks(found)))
+
+# %% [markdown]
+# ## Random codes: no training at all
+# Keys and values drawn at random, V = 8192 candidates. The line is the finite-size top-1 law, which takes the spread of the
+# interference into account; the points are what each update rule recalls. Its half-way point is n50.
+
+# %%
+labels = found.measures.labels.map(json.loads)
+codes = found.measures.assign(
+    **{name: labels.map(lambda one, name=name: one.get(name)) for name in ("rule", "key_dim", "value_dim", "symbols", "pairs")}
+)
+codes = codes[(codes["eval"] == "random_codes") & (codes.metric == "accuracy")]
+figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained", sharey=True)
+for panel, (size, group) in zip(axes, codes.groupby("key_dim"), strict=True):
+    d, V = int(size), int(group.symbols.iloc[0])
+    pairs = np.geomspace(2, group.pairs.max(), 60)
+    panel.plot(pairs, theory.top1_accuracy(pairs, d, d, V), color="black", label="theory of the sum")
+    for marker, (rule, of) in zip("osD^v", group.groupby("rule"), strict=False):
+        of = of.sort_values("pairs")
+        panel.plot(of.pairs, of.value, marker=marker, linestyle=":", label=rule)
+    panel.set(title=f"{d} × {d}", xlabel="pairs that were written", xscale="log")
+axes[0].set_ylabel("share recalled")
+axes[1].legend(fontsize=8)
+# %% [markdown]
+# ## Trained codes: what a byte recalls
+# Keys and values that were trained for the memory, four sizes a mechanism. A law of growth is a line here: slots and
+# matrices with unit keys have slope one, what has many bytes and recalls little stands low.
+
+# %%
+recall_against_bytes(found, "capacity")
+
+# %% [markdown]
+# The exponent by hand: n50 against bytes, in logarithms, of the rates that validation chose, over both seeds. `infini-jax
+# report` fits it with bootstrap intervals over seeds and gives the verdicts on P1 to P7.
+
+# %%
+half = found.measures[(found.measures["eval"] == "capacity") & (found.measures.metric == "n50")]
+half = half.merge(found.runs[["run", "mechanism", "variant", "memory_bytes", "learning_rate", "seed", "loss"]], on="run")
+half["who"] = (half.mechanism + " " + half.variant.fillna("")).str.strip()
+chosen = half.groupby(["who", "memory_bytes", "learning_rate"]).loss.median().groupby(["who", "memory_bytes"]).idxmin()
+half = half.set_index(["who", "memory_bytes", "learning_rate"]).loc[chosen].reset_index()
+for who, of in half[np.isfinite(half.value)].groupby("who"):
+    if of.memory_bytes.nunique() >= 3:
+        slope = np.polyfit(np.log(of.memory_bytes), np.log(of.value), 1)[0]
+        print(f"{who:28} n50 grows as bytes^{slope:.2f}")
+
+# %% [markdown]
+# ## Two laws are two questions
+# The rank law is about error, not recall: it sets in once there are more pairs than dimensions, when most answers are still
+# right.
+
+# %%
+n, d = np.arange(1, 400), 64
+figure, panel = plt.subplots(figsize=(6, 3), layout="constrained")
+panel.plot(n, 1 - theory.rank_nmse(d, n), label="share of the values' energy (rank law)")
+panel.plot(n, theory.top1_accuracy(n, d, d, 8192), label="share recalled by a sum (top-1 law)")
+panel.axvline(d, color="grey", linewidth=0.8)
+panel.text(d + 4, 0.05, "d", color="grey")
+panel.set(xlabel="pairs written into 64 × 64", ylabel="share")
+panel.legend(fontsize=8)

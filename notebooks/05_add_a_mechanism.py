@@ -1,0 +1,153 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Add a mechanism
+#
+# A memory of one's own in four steps: write it, put it into the registry, let the project's contract tests try to break it,
+# see it in a study. In a checkout it would be one file in `infini_jax/memory/` and one row in its `__init__.py`; here it is
+# a cell.
+
+# %%
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from infini_jax.attention import attend_flops, attend_segment
+from infini_jax.errors import require
+from infini_jax.layers import by_key_head
+from infini_jax.memory import MECHANISMS
+from infini_jax.memory.base import Cost, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.feature_maps import unit
+from infini_jax.segment import reset_where_new
+
+ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "docs" / "results").is_dir())
+sys.path.insert(0, str(ROOT))  # for its tests and experiments
+
+# %% [markdown]
+# ## 1. Write it
+# *Fading*: a matrix a head as in linear attention, but what it holds is multiplied by λ at every segment, so that it
+# forgets evenly. With keys of unit length nothing has to be normalised:
+#
+# M_s = λ M_{s-1} + K̂ᵀ V,  A = A_local + Q̂ M_{s-1}
+#
+# Settings are a frozen dataclass whose `check` refuses in one line what cannot be. The class holds parameters (here none
+# but W_O, which it inherits) and says how its memory looks (`init_memory`), how it grows (`resized`, `axes`), how its
+# arrays may be split over devices (`logical_axes`) and what a token costs (`cost`, which a test compares with the program).
+
+
+# %%
+@dataclasses.dataclass(frozen=True)
+class FadingConfig(MemoryConfig):
+    """Settings. Attributes: keeps, the share λ of the memory that a segment leaves."""
+
+    keeps: float = 0.9
+
+    def check(self, dims) -> None:
+        require(0.0 < self.keeps <= 1.0, "memory.keeps", f"{self.keeps} is no share", "give one above 0 and up to 1")
+
+
+class Fading(Memory):
+    """A key_dim x value_dim matrix a key head."""
+
+    Config = FadingConfig
+    summary, paper = "matrix memory that fades by segments", "this notebook"
+    axes = ("key_dim",)
+
+    def init_memory(self, batch: int) -> jax.Array:
+        d = self.dims
+        return jnp.zeros((batch, d.kv_heads, d.key_dim, d.value_dim), d.memory_dtype)
+
+    def attend(self, M_BxGxKxV, segment):
+        q_BxSxGxRxK = by_key_head(unit(segment.queries.astype(self.dims.memory_dtype)), M_BxGxKxV.shape[1])
+        read_BxSxGxRxV = jnp.einsum("bsgrk,bgkv->bsgrv", q_BxSxGxRxK, M_BxGxKxV)
+        read_BxSxHxV = read_BxSxGxRxV.reshape(*segment.queries.shape[:3], -1)
+        read_BxSxHxV = jnp.where(segment.bounds.reads_BxS[..., None, None], read_BxSxHxV, 0.0)
+        return self.out((attend_segment(segment) + read_BxSxHxV).astype(self.dims.dtype)), {}
+
+    def write(self, M_BxGxKxV, segment):
+        k_BxTxGxK = unit(segment.keys.astype(self.dims.memory_dtype)) * segment.bounds.writes_BxT[..., None, None]
+        v_BxTxGxV = segment.values.astype(self.dims.memory_dtype)
+        kept_BxGxKxV = reset_where_new(segment.bounds.keeps_B, M_BxGxKxV)
+        return self.config.keeps * kept_BxGxKxV + jnp.einsum("btgk,btgv->bgkv", k_BxTxGxK, v_BxTxGxV)
+
+    def logical_axes(self):
+        return ("batch", "kv_heads", "key_dim", "value_dim")
+
+    def cost(self, segment_length: int) -> Cost:
+        d = self.dims
+        matrix = 2.0 * d.key_dim * d.value_dim
+        return Cost(
+            local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
+            read=d.heads * matrix,
+            write=d.kv_heads * matrix,
+            bytes_moved=3.0 * memory_bytes(self) / segment_length,
+        )
+
+    @classmethod
+    def resized(cls, config, dims, size: int, axis: str = "key_dim"):
+        return config, dataclasses.replace(dims, key_dim=max(size - size % 2, 2))  # rotary turns pairs
+
+
+# %% [markdown]
+# ## 2. Register it
+
+# %%
+MECHANISMS["fading"] = Fading
+
+# %% [markdown]
+# ## 3. Try to break it
+# The contract tests take every mechanism of the registry: no output depends on a later token (by gradient, exactly), a
+# packed document never sees the one before, decoding token by token equals the parallel form, the counted FLOPs are those
+# of the program, and so on. Leave out a mask in `attend` or `write` above and run this again.
+
+# %%
+import pytest
+
+quietly = ["-q", "--no-header", "-p", "no:cacheprovider", "-n0", "--color=no"]
+code = pytest.main([str(ROOT / "tests" / "test_contract.py"), "-k", "fading", *quietly])
+assert code == 0, "the mechanism breaks a promise"
+
+# %% [markdown]
+# ## 4. See it in a study
+# The smallest scale of `capacity_law`: a memory layer alone, keys and values trained, asked for pairs. It is there without
+# another change; beside it the gated delta rule. (In this notebook the jobs are done one after the other in this process,
+# because workers would import a registry without the new row.)
+
+# %%
+from experiments import capacity_law
+from infini_jax.report import Source, write_report
+from infini_jax.results import load
+from infini_jax.study import Study, do, save_study, write_tables
+
+whole = capacity_law.study("smoke")
+runs = tuple(run for run in whole.runs if run.mechanism in ("fading", "gated_delta"))
+study = Study("with_fading", whole.question, runs, whole.held_equal)
+folder = Path(tempfile.mkdtemp())
+save_study(study, folder)
+for run in runs:
+    do(study.desk(folder), run)
+rows = write_tables(study, study.desk(folder))
+page = write_report([Source(folder, study.question, dict(study.held_equal), "this notebook")], folder)
+found = load(folder)
+found.runs[["run", "mechanism", "memory_bytes", "accuracy", "loss"]]
+
+# %%
+figures = found.measures.merge(found.runs[["run", "mechanism"]], on="run")
+figures[figures.metric.isin(["accuracy", "n50"])][["mechanism", "metric", "value", "labels"]]
+
+# %%
+print(f"the report has {page.read_text().count('fading')} places that speak of it, and {page.stat().st_size // 1024} KiB")
