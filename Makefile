@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SITE := $(VENV)/.site
 
-.PHONY: setup study test test-slow lint notebooks
+.PHONY: setup study test test-slow lint types docs notebooks
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -29,3 +30,13 @@ lint: $(READY)
 
 notebooks: $(READY)
 	cd notebooks && for source in *.py; do ../$(BIN)/jupytext --quiet --to ipynb --execute --output $${source%.py}.ipynb $$source || exit 1; done
+
+types: $(READY)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(SITE): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $(SITE)
+
+docs: $(SITE)
+	$(BIN)/mkdocs build --quiet

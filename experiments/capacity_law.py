@@ -14,33 +14,13 @@ import dataclasses
 import math
 
 from infini_jax.analysis.theory import top1_n50_large
+from infini_jax.comparison import SMOKE_CODES, code_memories
 from infini_jax.config import Budget
 from infini_jax.evals.capacity import CapacityRun
 from infini_jax.evals.random_codes import RULES, RandomCodesRun
 from infini_jax.jobs import Job
-from infini_jax.memory import MECHANISMS
-from infini_jax.memory.base import MemoryConfig
-from infini_jax.memory.infini import InfiniConfig
-from infini_jax.memory.infinite_former import InfiniteFormerConfig
-from infini_jax.memory.landmark import LandmarkConfig
-from infini_jax.memory.memorizing import MemorizingConfig
-from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.study import Study
 from infini_jax.trials import seeded, trials
-
-SETTINGS: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
-    "infini": (
-        ("linear", InfiniConfig()),
-        ("delta", InfiniConfig(update="delta")),
-        ("unit", InfiniConfig(feature_map="unit")),
-    ),
-    # rotary would turn keys that never learn, as the cache has no gradient
-    "transformer_xl": (("relative", TransformerXLConfig(positions="relative")),),
-    "memorizing": (("", MemorizingConfig(top_k=8)),),
-    "landmark": (("", LandmarkConfig(block=4, retrieved=2)),),
-    "infinite_former": (("", InfiniteFormerConfig(samples=64)),),
-}
-"""(variant, settings) where they are not the mechanism's defaults; what is added to the registry comes with its own."""
 
 # n50 of each rule in shorter trials: where to put the grid. The elu rules are relative to the dimension, the others to the
 # sum rule's large limit.
@@ -60,21 +40,9 @@ class Scale:
     questions: int
 
 
-TINY = CapacityRun(
-    symbols=32,
-    key_dim=8,
-    value_dim=8,
-    segment=4,
-    pairs=(2, 16),
-    batch=2,
-    grid=4,
-    rows=8,
-    questions=2,
-    budget=Budget("steps", 4),
-)
 SCALES = {
     "smoke": Scale(
-        TINY,
+        SMOKE_CODES,
         sizes=(400,),
         rates=(3e-2,),
         seeds=1,
@@ -139,15 +107,10 @@ def log_grid(low: float, high: float, count: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(low * math.exp(ratio * i))) for i in range(count)}))
 
 
-def memories() -> list[tuple[str, MemoryConfig]]:
-    """(variant, settings) of every mechanism of the registry."""
-    return [pair for name, kind in MECHANISMS.items() for pair in SETTINGS.get(name, (("", kind.Config()),))]
-
-
 def trained_codes(scale: Scale) -> list[Job]:
     """Every mechanism at every size, rate and seed."""
     runs = []
-    for variant, memory in memories():
+    for variant, memory in code_memories():
         for size in scale.sizes:
             point = at_bytes(dataclasses.replace(scale.base, memory=memory, variant=variant), size)
             runs += [run for one in seeded(point, scale.seeds) for run in trials(one, scale.rates)]

@@ -10,8 +10,8 @@ Expected:  the sum forgets nothing by age: all pairs blur alike. The delta rule 
 
 import dataclasses
 
-from experiments.capacity_law import TINY, memories
 from infini_jax.analysis.theory import top1_n50_large
+from infini_jax.comparison import SMOKE_CODES, code_memories
 from infini_jax.config import Budget
 from infini_jax.evals.capacity import CapacityRun
 from infini_jax.evals.random_codes import RandomCodesRun
@@ -37,7 +37,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        dataclasses.replace(TINY, grid=2),
+        dataclasses.replace(SMOKE_CODES, grid=2),
         segments=(4,),
         rates=(3e-2,),
         seeds=1,
@@ -101,7 +101,7 @@ def trained_codes(scale: Scale) -> list[Job]:
     """n reaches three times what theory gives a matrix of this size, so that most of it must be forgotten."""
     most = min(scale.base.symbols, round(3 * top1_n50_large(scale.size / 4, 1, scale.base.symbols)))
     runs = []
-    for variant, memory in memories():
+    for variant, memory in code_memories():
         for segment in scale.segments:
             variants = "-".join(filter(None, (variant, f"segments-of-{segment}")))
             base = dataclasses.replace(scale.base, memory=memory, segment=segment, variant=variants, pairs=(most // 8, most))

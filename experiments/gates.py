@@ -10,7 +10,7 @@ Expected:  at the common learning rate gates hardly leave 0.5 and memory is read
 import dataclasses
 import itertools
 
-from experiments.common import ONE_LAYER, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_ceiling, at_window, with_memory
+from infini_jax.comparison import ONE_LAYER, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_ceiling, at_window, with_memory
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.gates import GateEvaluation

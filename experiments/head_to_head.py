@@ -11,7 +11,7 @@ Expected:  no mechanism wins everywhere: slots win where single tokens must come
 
 import dataclasses
 
-from experiments.common import SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison, memories
+from infini_jax.comparison import SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison, memories
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.base import DataConfig
 from infini_jax.data.haystack import HaystackConfig

@@ -14,7 +14,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 
-from experiments.common import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.comparison import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpora import CORPORA

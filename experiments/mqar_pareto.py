@@ -11,7 +11,7 @@ Expected:  full attention answers all that it was trained on and the window gues
 
 import dataclasses
 
-from experiments.common import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.comparison import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.mqar import MqarEvaluation

@@ -10,7 +10,7 @@ Expected:  full attention finds the number wherever its filler fits and the wind
 
 import dataclasses
 
-from experiments.common import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.comparison import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.evals.passkey import PasskeyEvaluation

@@ -8,7 +8,7 @@ Expected:  on MQAR, with the pairs out of the window's reach, mechanisms with me
 
 import dataclasses
 
-from experiments.common import ONE_LAYER, at_bytes, at_window, memories
+from infini_jax.comparison import ONE_LAYER, at_bytes, at_window, memories
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig

@@ -10,7 +10,7 @@ Expected:  a sum over all tokens is what this task asks for, so memories that ad
 
 import dataclasses
 
-from experiments.common import RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.comparison import RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.sorting import SortingConfig
 from infini_jax.evals.sorting import SortingEvaluation

@@ -9,8 +9,8 @@ Expected:  a best split between the two: little memory beside a long window beat
 
 import dataclasses
 
-from experiments.common import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_window, memories, with_memory
 from infini_jax.balance import fit_to_flops
+from infini_jax.comparison import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_window, memories, with_memory
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.cost import model_cost
 from infini_jax.data.stdlib import StdlibConfig

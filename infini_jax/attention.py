@@ -48,9 +48,9 @@ def dense(
     nothing give zero.
     """
     wide = precision.wide(q_BxSxHxK.dtype)
-    scale = q_BxSxHxK.shape[-1] ** -0.5 if scale is None else jnp.reshape(scale, (-1, 1, 1))
+    factor = q_BxSxHxK.shape[-1] ** -0.5 if scale is None else jnp.reshape(scale, (-1, 1, 1))
     k_BxTxHxK, v_BxTxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxV))
-    logits_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide) * scale
+    logits_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide) * factor
     if bias_HxSxT is not None:
         logits_BxHxSxT = logits_BxHxSxT + bias_HxSxT
     weights_BxHxSxT, lse_BxHxS = masked_softmax(logits_BxHxSxT, mask_BxSxT[:, None])
@@ -146,7 +146,7 @@ def tiles_pay(queries: int, keys: int) -> bool:
     return queries >= TILE and queries * keys >= 4 * TILE**2
 
 
-def attention_flops(keys: int, heads: int, key_dim: int, value_dim: int) -> float:
+def attention_flops(keys: float, heads: int, key_dim: int, value_dim: int) -> float:
     """FLOPs of one query against `keys` keys: scores and weighted sum, masked ones included as they are computed."""
     return 2.0 * keys * heads * (key_dim + value_dim)
 
@@ -159,9 +159,10 @@ def attend_flops(
     The same on every platform, so that a budget buys the same steps; the kernels skip about the same tiles.
     """
     keys = prefix + segment_length
-    if tiles_pay(segment_length, keys):
-        keys = plan_of(segment_length, keys, prefix, window).pairs / segment_length
-    return attention_flops(keys, heads, key_dim, value_dim)
+    computed = (
+        plan_of(segment_length, keys, prefix, window).pairs / segment_length if tiles_pay(segment_length, keys) else keys
+    )
+    return attention_flops(computed, heads, key_dim, value_dim)
 
 
 def _scale_of_heads(scale: jax.Array | float | None, q_BxSxHxK: jax.Array) -> jax.Array:

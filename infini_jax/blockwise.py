@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,8 @@ def blockwise(
     documents_BxS = jnp.pad(sight.query_documents, ((0, 0), (0, spare)), constant_values=NO_QUERY)
     places = (documents_BxS, sight.key_documents, sight.start)
     k_BxHxJxK, v_BxHxJxV = k_BxJxHxK.swapaxes(1, 2), v_BxJxHxV.swapaxes(1, 2)
-    y_BxHxSxV, lse_BxHxS = _rows(plan, one_row_at_a_time, q_BxHxSxK, k_BxHxJxK, v_BxHxJxV, scale, distance_bias_HxJ, places)
+    found: Any = _rows(plan, one_row_at_a_time, q_BxHxSxK, k_BxHxJxK, v_BxHxJxV, scale, distance_bias_HxJ, places)
+    y_BxHxSxV, lse_BxHxS = found
     length = q_BxSxHxK.shape[1]
     return y_BxHxSxV[:, :, :length].swapaxes(1, 2), lse_BxHxS[:, :, :length]
 
@@ -118,7 +120,8 @@ def _rows(plan: Plan, loop: bool, q, k, v, scale_H, bias_HxJ, places) -> tuple[j
 
 
 def _rows_forward(plan: Plan, loop: bool, q, k, v, scale_H, bias_HxJ, places):
-    y, lse = _rows(plan, loop, q, k, v, scale_H, bias_HxJ, places)
+    found: Any = _rows(plan, loop, q, k, v, scale_H, bias_HxJ, places)
+    y, lse = found
     return (y, lse), (q, k, v, scale_H, bias_HxJ, places, y, lse)
 
 

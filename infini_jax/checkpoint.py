@@ -82,11 +82,11 @@ class Checkpoints:
         self.run, self.folder, self.saving = run, (folder / FOLDER).absolute(), saving
         self._saved_at = time.monotonic()
         self._begin_at: int | None = None
-        self._manager: ocp.CheckpointManager | None = None
+        self._manager: Any = None  # orbax's, while this is open
 
     def __enter__(self) -> "Checkpoints":
         policies = ocp.checkpoint_managers.preservation_policy
-        kept = [policies.LatestN(self.saving.keep)]
+        kept: list[Any] = [policies.LatestN(self.saving.keep)]
         if self.saving.keep_every:
             kept.append(policies.EveryNSteps(self.saving.keep_every))
         options = ocp.CheckpointManagerOptions(

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
 from rich.console import Console
@@ -54,14 +54,19 @@ def one_of(settings: dict[str, type]) -> Any:
     return Union[tuple(Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in settings.items())]  # noqa: UP007
 
 
-Mechanism = one_of({name: mechanism.Config for name, mechanism in MECHANISMS.items()})
-Task = one_of(SOURCES)
-Shape = dataclasses.make_dataclass(
-    "Shape",
-    [(field.name, field.type, field) for field in dataclasses.fields(ModelConfig) if field.name != "memory"],
-    frozen=True,
-)
-Shape.__doc__ = ModelConfig.__doc__
+if TYPE_CHECKING:  # what follows is made from the registries, of which a type checker knows the bases
+    from infini_jax.config import ModelConfig as Shape
+    from infini_jax.data.base import DataConfig as Task
+    from infini_jax.memory.base import MemoryConfig as Mechanism
+else:
+    Mechanism = one_of({name: mechanism.Config for name, mechanism in MECHANISMS.items()})
+    Task = one_of(SOURCES)
+    Shape = dataclasses.make_dataclass(
+        "Shape",
+        [(field.name, field.type, field) for field in dataclasses.fields(ModelConfig) if field.name != "memory"],
+        frozen=True,
+    )
+    Shape.__doc__ = ModelConfig.__doc__
 
 
 @app.command

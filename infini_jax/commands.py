@@ -163,7 +163,7 @@ def generate(
         def watch_bytes(count: int) -> None:
             done[0] = count
 
-        texts = read_text(prompt_file, watch_bytes) if prompt_file else iter([prompt])
+        texts = read_text(prompt_file, watch_bytes) if prompt_file else iter([prompt or ""])
         pieces = PromptTokens(tokenizer, texts)
         decoder, logits = read_prompt(trained.run.model, trained.params, pieces, lambda count: watch(done[0], count))
     sampling = Sampling(temperature, top_p, seed, tokenizer.vocab)

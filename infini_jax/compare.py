@@ -92,8 +92,10 @@ def results_of(run: Path) -> dict[str, float]:
     if not is_whole(run / ROW_FILE):
         return {}
     (row,) = read_rows(run / ROW_FILE)
-    numbers = {name: value for name, value in dataclasses.asdict(row).items() if isinstance(value, int | float)}
-    speed = {"tokens_per_second": row.tokens / row.seconds} if row.seconds else {}
+    numbers: dict[str, float] = {
+        name: value for name, value in dataclasses.asdict(row).items() if isinstance(value, int | float)
+    }
+    speed: dict[str, float] = {"tokens_per_second": row.tokens / row.seconds} if row.seconds else {}
     return {name: value for name, value in numbers.items() if name not in ASKED} | speed
 
 
@@ -101,7 +103,7 @@ def by_step(run: Path) -> dict[int, dict[str, float]]:
     """Step -> all that was logged at it."""
     steps: dict[int, dict[str, float]] = {}
     for line in read_metrics(run / METRICS_FILE):
-        steps.setdefault(line["step"], {}).update({name: value for name, value in line.items() if name != "step"})
+        steps.setdefault(int(line["step"]), {}).update({name: value for name, value in line.items() if name != "step"})
     return steps
 
 

@@ -433,7 +433,7 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
             return from_plain(
                 lookup(f"{where}.kind", plain["kind"], table), {k: v for k, v in plain.items() if k != "kind"}, where
             )
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         types_of = typing.get_type_hints(kind)
         for name in plain:
             require(name in types_of, f"{where}.{name}", "is no setting", suggestion(name, types_of))

@@ -117,7 +117,7 @@ def _jaxpr_flops(jaxpr: core.Jaxpr) -> float:
     return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
-def _equation_flops(equation: core.JaxprEqn) -> float:
+def _equation_flops(equation: Any) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich import box
@@ -107,7 +108,8 @@ def examine() -> Health:
     """Looks; JAX starts on its devices for it."""
     page = os.sysconf("SC_PAGE_SIZE")
     devices, trouble = devices_here()
-    cache = jax.config.jax_compilation_cache_dir or ""
+    settings: Any = jax.config  # its options are attributes made at run time
+    cache = settings.jax_compilation_cache_dir or ""
     return Health(
         versions={
             "python": platform.python_version(),
@@ -173,7 +175,7 @@ def machine_table(found: Health) -> Table:
     table.add_row("processor", found.processor)
     table.add_row("memory", f"{human_bytes(found.memory_bytes)}, {human_bytes(found.memory_free_bytes)} free")
     for number, device in enumerate(found.devices):
-        holds = "" if device.bytes is None else f", {human_bytes(device.bytes)}, {human_bytes(device.bytes_in_use)} in use"
+        holds = "" if device.bytes is None else f", {human_bytes(device.bytes)}, {human_bytes(device.bytes_in_use or 0)} used"
         table.add_row(f"device {number}", f"{device.kind} ({device.platform}){holds}")
     if found.trouble:
         table.add_row("devices", f"none: {found.trouble}")

@@ -76,6 +76,13 @@ def require_file_name(field: str, name: str) -> None:
     require(is_name, field, f"'{name}' is no file name", "use letters, digits, '-', '_' and '.'")
 
 
+def required(value: Value | None, field: str, problem: str, mend: str) -> Value:
+    """The value, or a `ConfigError` where it is None."""
+    if value is None:
+        raise ConfigError(field, problem, mend)
+    return value
+
+
 def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
     """`table[name]`, or a `ConfigError` that suggests the nearest name."""
     require(name in table, field, f"'{name}' is not known", suggestion(name, table))

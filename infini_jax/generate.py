@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 
 from infini_jax.config import ModelConfig
-from infini_jax.errors import require
+from infini_jax.errors import require, required
 from infini_jax.stream import Carry, Decoder, decode, forward_segments, init_carry, init_decoder, logits_of
 
 DOCUMENT = 0  # a prompt and its continuation are one document
@@ -96,8 +96,7 @@ def read_prompt(
     for token in waiting:
         decoder, logits = _read_token(model, params, decoder, jnp.array([token]))
         watch(done := done + 1)
-    require(logits is not None, "prompt", "it is empty", "give at least one token")
-    return decoder, logits
+    return decoder, required(logits, "prompt", "it is empty", "give at least one token")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

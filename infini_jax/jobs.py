@@ -35,10 +35,17 @@ class Job(Protocol):
       memory_bytes: carried bytes a sequence, all layers.
     """
 
-    name: str
-    version: int
-    seed: int
-    variant: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def variant(self) -> str: ...
 
     @property
     def task(self) -> str: ...

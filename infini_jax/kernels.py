@@ -6,6 +6,7 @@ A scale a head is multiplied into the queries, in float32 before they are rounde
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,8 @@ def splash(
 
     def row(q_SxHxK, k_JxHxK, v_JxHxV, documents_S, key_documents_J) -> jax.Array:
         heads_first = (x.swapaxes(0, 1) for x in (q_SxHxK, k_JxHxK, v_JxHxV))
-        return run(*heads_first, segment_ids=kernel.SegmentIds(documents_S, key_documents_J)).swapaxes(0, 1)
+        y_HxSxV: Any = run(*heads_first, segment_ids=kernel.SegmentIds(documents_S, key_documents_J))  # no residuals: an array
+        return y_HxSxV.swapaxes(0, 1)
 
     q_BxSxHxK = _scaled(q_BxSxHxK, scale_H)
     return jax.vmap(row)(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight.query_documents, sight.key_documents)

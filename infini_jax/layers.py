@@ -69,7 +69,7 @@ class KeyTaps(nn.Module):
             return jax.lax.dynamic_slice_in_dim(padded, bounds.start, queries + back, axis=1)
 
         inputs_BxRxD, documents_BxR = recent(inputs_BxTxD, 0), recent(bounds.key_documents, NO_DOCUMENT)
-        mixed_BxSxD = 0.0
+        mixed_BxSxD = jnp.zeros((), self.dtype)
         for tap in range(self.taps):
             window = slice(back - tap, back - tap + queries)
             same_BxS = documents_BxR[:, window] == bounds.query_documents

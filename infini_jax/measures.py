@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -64,8 +65,12 @@ def read_measures(files: Sequence[Path]) -> list[tuple[str, Measure]]:
     """(run, figure) of all files, in their order."""
     if not files:
         return []
-    found = duckdb.sql(
+    found: list[Any] = duckdb.sql(
         "select run, eval, metric, value, count, low, high, labels from read_parquet($files)",
         params={"files": [str(file) for file in files]},
     ).fetchall()
-    return [(run, Measure(*figures, json.loads(labels))) for run, *figures, labels in found]
+    columns = ("eval", "metric", "value", "count", "low", "high")
+    return [
+        (run, Measure(**dict(zip(columns, figures, strict=True)), labels=json.loads(labels)))
+        for run, *figures, labels in found
+    ]

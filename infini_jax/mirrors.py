@@ -131,8 +131,10 @@ class Relay:
         if not self._tried(lambda: self.mirror.open(self.source)):
             return
         while (line := self._next()) is not None:
-            values = {name: value for name, value in line.items() if name != "step" and isinstance(value, int | float)}
-            self._copied += self._tried(lambda step=line["step"], values=values: self.mirror.log(step, values))
+            values: dict[str, float] = {
+                name: value for name, value in line.items() if name != "step" and isinstance(value, int | float)
+            }
+            self._copied += self._tried(lambda step=int(line["step"]), values=values: self.mirror.log(step, values))
         self._tried(self.mirror.close)
 
     def _next(self) -> dict[str, float] | None:

@@ -11,6 +11,8 @@ All of them are linear in the rate, and so are the updates. The rates therefore 
 compiled step, which trials of several rates share.
 """
 
+from collections.abc import Hashable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -53,7 +55,7 @@ def make_optimiser(train: TrainConfig, steps: int) -> optax.GradientTransformati
         ),
     }[train.optimiser]
     scale = optax.inject_hyperparams(optax.scale)  # by a number in the optimiser's state
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         "weights": optax.chain(weights(), scale(step_size=train.learning_rate)),
         "gates": optax.chain(optax.adam(shape), scale(step_size=train.gate_learning_rate)),
     }

@@ -11,8 +11,7 @@ A part of a GPU (MIG) is another kind and has no peak here. The peak is bf16's w
 """
 
 from collections.abc import Iterable
-
-import jax
+from typing import Any
 
 A100, H100_SXM, H100_PCIE, HOPPER_NVL = 312e12, 1979e12 / 2, 1513e12 / 2, 1671e12 / 2
 
@@ -38,7 +37,8 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(devices: Iterable[jax.Device]) -> float | None:
+def peak_flops(devices: Iterable[Any]) -> float | None:
     """FLOPs a second of all `devices` together; None where one's peak is not known, as a CPU's."""
     peaks = [PEAK_FLOPS.get(device.device_kind) for device in devices]
-    return None if None in peaks else sum(peaks)
+    known = [peak for peak in peaks if peak is not None]
+    return sum(known) if len(known) == len(peaks) else None

@@ -38,8 +38,10 @@ class Plan:
 def plan_of(study: Study, job: Job) -> Plan:
     """Counted from the settings alone; nothing is compiled."""
     flops = planned_flops(job)
-    steps = budget_steps(job) if isinstance(job, RunConfig) and flops is not None else None
-    tokens = steps and steps * job.tokens_per_step
+    if not isinstance(job, RunConfig):
+        return Plan(None, None, flops, ())
+    steps = budget_steps(job) if flops is not None else None
+    tokens = None if steps is None else steps * job.tokens_per_step
     return Plan(steps, tokens, flops, tuple((one, one.cost(job)) for one in study.evaluations_of(job)))
 
 

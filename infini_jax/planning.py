@@ -13,7 +13,7 @@ from infini_jax.config import RunConfig
 from infini_jax.errors import require
 from infini_jax.forecast import advice, compiled, compiled_table, forecast, forecast_table
 from infini_jax.output import AsJson, print_json
-from infini_jax.presets import SIZES, preset
+from infini_jax.presets import SIZES, checked_in, preset
 from infini_jax.progress import waiting
 from infini_jax.sharding import Sharding
 from infini_jax.topology import Topology
@@ -35,7 +35,7 @@ def plan(
     `infini-jax plan 1b --mechanism memorizing --topology v5p:4x4x4 --sharding.rules fsdp`
 
     Args:
-      config: a run's config.json, or a preset: 1b or 8b.
+      config: a run's config.json, or a preset: 1b, 8b, or a run of the quick study, such as mqar-infini-linear-5k.
       mechanism: of a preset; infini where none is named.
       topology: v4, v5e, v5p or v6e and its shape, such as v5e:4x4; h100:8, or h100:2x8. None is the devices at hand.
       sharding: how the devices share the work.
@@ -51,7 +51,7 @@ def plan(
         return
     console = Console()
     console.print(forecast_table(counted, where))
-    if outcome is None:
+    if outcome is None or where is None:
         return
     if outcome.compiled:
         console.print(compiled_table(outcome.compiled, where))
@@ -64,10 +64,13 @@ def plan(
 
 
 def run_of(config: str, mechanism: str) -> RunConfig:
-    """The run of a file or of a preset. Raises `ConfigError` where there is none."""
+    """The run of a file or of a preset. Raises `ConfigError` where there is none, or where it has a mechanism of its own."""
     if config in SIZES:
         return preset(config, mechanism or "infini")
-    require(not mechanism, "mechanism", "a run's own is in its config.json", "leave it out, or name a preset")
+    require(not mechanism, "mechanism", "a run has its own", f"leave it out, or name one of {', '.join(SIZES)}")
+    if config in (known := checked_in()):
+        return RunConfig.from_dict(known[config])
     is_there = Path(config).is_file()
-    require(is_there, "config", f"there is no file {config}", f"name a run's config.json, or one of {', '.join(SIZES)}")
+    mend = f"name a run's config.json, a run of the quick study, or one of {', '.join(SIZES)}"
+    require(is_there, "config", f"there is no file {config}", mend)
     return RunConfig.from_dict(json.loads(Path(config).read_text()))

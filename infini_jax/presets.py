@@ -1,14 +1,19 @@
-"""Language models of the sizes that the Infini-attention paper (arXiv 2404.07143) continued to train: 1B and 8B.
+"""Settings with a name: large language models, and the runs of the quick study as they are checked in.
+
+The models are of the sizes that the Infini-attention paper (arXiv 2404.07143) continued to train: 1B and 8B.
 
 The paper gives no shapes; these are of the usual kind, and come to 0.97 and 7.9 billion parameters beside the mechanism's own.
 Segments of 2048 tokens are the paper's.
 """
 
 import dataclasses
+import json
+from typing import Any
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import lookup
+from infini_jax.files import shipped
 from infini_jax.memory import MECHANISMS
 
 SIZES = {
@@ -37,3 +42,8 @@ def preset(name: str, mechanism: str = "infini") -> RunConfig:
         train=TrainConfig(batch=64, sequence=16_384, rematerialise="layer"),
         budget=Budget("tokens", 1e10),
     )
+
+
+def checked_in() -> dict[str, dict[str, Any]]:
+    """The runs of the quick study from configs/quick.json, by name: plain settings for `RunConfig.from_dict`."""
+    return json.loads((shipped("configs") / "quick.json").read_text())

@@ -9,11 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from infini_jax.data.base import Batch, Source
 from infini_jax.data.serve import batches
@@ -69,7 +70,8 @@ def of_the_first(number: int) -> int:
 def own_rows(rows: NamedSharding, batch: int) -> tuple[int, int]:
     """(first, count) of the batch's rows that lie on this process's devices. Raises `ConfigError` where they are apart."""
     shape = (batch, rows.mesh.size)  # any length that the devices can share
-    slices = [index[0].indices(batch)[:2] for index in rows.addressable_devices_indices_map(shape).values()]
+    where: Any = rows.addressable_devices_indices_map(shape)
+    slices = [index[0].indices(batch)[:2] for index in where.values()]
     first, last = min(start for start, _ in slices), max(stop for _, stop in slices)
     held = {row for start, stop in slices for row in range(start, stop)}
     require(
@@ -113,10 +115,11 @@ class Agreement:
     under way is dropped: it asked before anybody could act.
     """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh | AbstractMesh):
         self._alone = jax.process_count() == 1
         if self._alone:
             return
+        assert isinstance(mesh, Mesh), "of devices that are here"
         flat = Mesh(mesh.devices.ravel(), ("devices",))
         self._places = NamedSharding(flat, PartitionSpec("devices"))
         self._own = len(self._places.addressable_devices)

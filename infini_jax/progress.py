@@ -59,7 +59,7 @@ def flops_done(desk: Desk, job: Job, plan: Plan) -> float:
     if desk.is_finished(job) or desk.error(job) is not None:
         return plan.all_flops
     measured = [flops for evaluation, flops in plan.evaluations if is_whole(measure_file(desk.of(job), evaluation))]
-    return plan.flops * (1.0 if desk.is_done(job) else share_logged(desk.of(job) / METRICS_FILE, job)) + sum(measured)
+    return (plan.flops or 0.0) * (1.0 if desk.is_done(job) else share_logged(desk.of(job) / METRICS_FILE, job)) + sum(measured)
 
 
 def share_logged(file: Path, job: Job) -> float:

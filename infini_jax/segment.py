@@ -7,13 +7,21 @@ the first one.
 """
 
 import math
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+Tree = TypeVar("Tree")
+
 NO_DOCUMENT = -1
 NEVER_SEEN = -2  # the document of a key that no query may see: no query has it, not even in a new stream
+
+
+def with_leaves(kind: type[Tree], **leaves: Any) -> Tree:
+    """A pytree of this kind whose leaves are something else than its arrays, such as names of axes or shardings."""
+    return kind(**leaves)
 
 
 def within(distance: jax.Array, window: int | None) -> jax.Array:

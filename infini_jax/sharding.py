@@ -21,10 +21,12 @@ from infini_jax.data.base import Batch
 from infini_jax.errors import ConfigError, require
 from infini_jax.heads import SEQUENCE_AXIS, SLOTS_AXIS
 from infini_jax.memory.offload import HOST, PINNED
+from infini_jax.segment import with_leaves
 from infini_jax.stream import Carry, init_params
 from infini_jax.transformer import PARAMETER_AXES, init_memory, layer_groups
 
 Axes = tuple[str | None, ...]
+AnyMesh = Mesh | AbstractMesh  # of devices that are here, or are not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,12 @@ class ShardingRules:
     layers: str | None = None
     slots: str | None = None
 
-    def spec(self, names: Axes, shape: tuple[int, ...] | None = None, mesh: Mesh | None = None) -> PartitionSpec:
+    def spec(self, names: Axes, shape: tuple[int, ...] | None = None, mesh: AnyMesh | None = None) -> PartitionSpec:
         """The partition of an array with these logical axes, as far as the `mesh` divides its `shape` where they are given."""
         found: list[str | None] = []
         for place, name in enumerate(names):
             axis = getattr(self, name, None) if name else None
-            divides = axis is None or shape is None or shape[place] % mesh.shape[axis] == 0
+            divides = axis is None or shape is None or mesh is None or shape[place] % mesh.shape[axis] == 0
             found.append(axis if axis not in found and divides else None)
         return PartitionSpec(*found)
 
@@ -132,7 +134,7 @@ ROWS_ALONE = Sharding()
 class Layout:
     """Devices and what is split over them. Attributes: mesh; rules."""
 
-    mesh: Mesh | AbstractMesh
+    mesh: AnyMesh
     rules: ShardingRules = DATA_PARALLEL
 
     @property
@@ -204,7 +206,7 @@ def use_cores(rows: int) -> None:
         jax.config.update("jax_num_cpu_devices", shared)
 
 
-def data_mesh(rows: int) -> Mesh:
+def data_mesh(rows: int) -> AnyMesh:
     """All devices along one axis, `data`. Raises `ConfigError` where they do not share `rows` evenly."""
     return ROWS_ALONE.layout(rows).mesh
 
@@ -272,7 +274,7 @@ def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | 
     return flat
 
 
-def _by_parts(function: Callable, leaf: jax.Array, spec: PartitionSpec, axis: str) -> jax.Array:
+def _by_parts(function: Callable, leaf: jax.Array, spec: PartitionSpec, axis: str | None) -> jax.Array:
     """`function` of the parts along the axes that are left to the partitioner, which would join them for a collective."""
     left = PartitionSpec(*(None if name == axis else name for name in spec))
     named = {name for name in left if name}
@@ -313,7 +315,7 @@ def parameter_axes(model: ModelConfig) -> dict:
     def axes_of(path: tuple, leaf: jax.ShapeDtypeStruct) -> Axes:
         names = tuple(key.key for key in path)
         stacked = names[0].startswith("groups_")
-        found = declared.get(names[1:] if stacked else names, (None,) * (leaf.ndim - stacked))
+        found = declared.get(names[1:] if stacked else names) or (None,) * (leaf.ndim - stacked)
         return ("layers", *found) if stacked else found
 
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
@@ -351,12 +353,12 @@ def sharding_like(tree: Any, params: Any, places: dict) -> dict:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def carry_sharding(model: ModelConfig, mesh: Mesh, rules: ShardingRules = DATA_PARALLEL) -> Carry:
+def carry_sharding(model: ModelConfig, mesh: AnyMesh, rules: ShardingRules = DATA_PARALLEL) -> Carry:
     """Like a `Carry`, with the sharding of each array, from the mechanisms' own logical axes."""
 
     def place(names: tuple[str, ...], leaf: ShapedArray) -> NamedSharding:
@@ -372,9 +374,9 @@ def carry_sharding(model: ModelConfig, mesh: Mesh, rules: ShardingRules = DATA_P
     leaves = jax.tree.unflatten(jax.tree.structure(shapes), program.out_avals)  # shapes alone do not tell where arrays live
     memory = jax.tree.map(place, axes, leaves, is_leaf=is_names)
     by_row = NamedSharding(mesh, rules.spec(("batch",)))
-    return Carry(memory, by_row, by_row if model.has_phase else None)
+    return with_leaves(Carry, memory=memory, open_document=by_row, phase=by_row if model.has_phase else None)
 
 
-def batch_sharding(mesh: Mesh, rules: ShardingRules = DATA_PARALLEL) -> Batch:
+def batch_sharding(mesh: AnyMesh, rules: ShardingRules = DATA_PARALLEL) -> Batch:
     """Like a `Batch`, with the sharding of each array."""
     return Batch(*(NamedSharding(mesh, rules.spec(("batch", "sequence"))) for _ in Batch._fields))

@@ -3,6 +3,7 @@
 Letters as in segment.py, and W segments of a sequence.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -37,7 +38,8 @@ def init_carry(model: ModelConfig, batch: int) -> Carry:
 
 def _phase_after(model: ModelConfig, phase: jax.Array | None, segments: int | jax.Array = 1) -> jax.Array | None:
     """The phase so many segments later."""
-    return None if phase is None else (phase + segments * model.segment) % model.memory.landmark_every
+    every = model.memory.landmark_every
+    return None if phase is None or every is None else (phase + segments * model.segment) % every
 
 
 def init_params(model: ModelConfig, key: jax.Array) -> dict:
@@ -45,7 +47,9 @@ def init_params(model: ModelConfig, key: jax.Array) -> dict:
     length = model.dims.segment
     tokens = jnp.zeros((1, length), jnp.int32)
     carry = init_carry(model, 1)
-    return Transformer(model).init(key, tokens, carry.memory, whole(tokens, carry.open_document, carry.phase))["params"]
+    bounds = whole(tokens, carry.open_document, carry.phase)
+    variables: Any = Transformer(model).init(key, tokens, carry.memory, bounds)
+    return variables["params"]
 
 
 def forward_segments(
@@ -67,8 +71,9 @@ def forward_segments(
     batch, every = tokens_BxT.shape[0], model.memory.landmark_every
     tokens_RxS, documents_RxS, phase_R = segments(tokens_BxT), segments(documents_BxT), None
     count = len(tokens_RxS) // batch
-    if model.has_phase:
-        phase_R = _phase_after(model, carry.phase[:, None], jnp.arange(count)).reshape(-1)
+    if carry.phase is not None:
+        phase_BxW: Any = _phase_after(model, carry.phase[:, None], jnp.arange(count))
+        phase_R = phase_BxW.reshape(-1)
     if every is not None:
         tokens_RxS = insert_landmarks(tokens_RxS, every, model.vocab, phase_R)
         documents_RxS = insert_landmarks(documents_RxS, every, None, phase_R)
@@ -77,7 +82,8 @@ def forward_segments(
     open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
     bounds = whole(documents_RxS, open_BxW.reshape(-1), phase_R)
     transformer = Transformer(model, rematerialise)
-    x_RxSxD, memory, metrics = transformer.apply({"params": params}, tokens_RxS, carry.memory, bounds)
+    found: Any = transformer.apply({"params": params}, tokens_RxS, carry.memory, bounds)
+    x_RxSxD, memory, metrics = found
     if every is not None:
         x_RxSxD = drop_landmarks(x_RxSxD, every, phase_R)
     carry = Carry(memory, last_B, _phase_after(model, carry.phase, count))
@@ -86,7 +92,8 @@ def forward_segments(
 
 def logits_of(model: ModelConfig, params: dict, x_BxSxD: jax.Array) -> jax.Array:
     """Logits BxSxV of features."""
-    return Transformer(model).apply({"params": params}, x_BxSxD, method="head")
+    logits_BxSxV: Any = Transformer(model).apply({"params": params}, x_BxSxD, method="head")
+    return logits_BxSxV
 
 
 def scan_segments(
@@ -123,7 +130,7 @@ def scan_segments(
             memory = jax.tree.map(
                 lambda free, held: jnp.where(number * segments_per_step % bptt == 0, held, free), carry.memory, cut
             )
-            carry = carry.replace(memory=memory)
+            carry = dataclasses.replace(carry, memory=memory)
         carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, rematerialise)
         return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
 
@@ -165,7 +172,7 @@ def decode(
     decoder, x_BxD = _extend(model, params, decoder, token_B, document_B)
     if every is not None:
         landmark_B = jnp.full_like(token_B, model.vocab)
-        place = decoder.length + decoder.carry.phase[0] if model.has_phase else decoder.length
+        place = decoder.length if decoder.carry.phase is None else decoder.length + decoder.carry.phase[0]
         decoder = jax.lax.cond(
             (place + 1) % (every + 1) == 0,
             lambda d: _extend(model, params, d, landmark_B, document_B)[0],
@@ -177,9 +184,10 @@ def decode(
 
 def _places(model: ModelConfig, phase: jax.Array | None) -> int | jax.Array:
     """Tokens of a full segment, landmarks included."""
-    if phase is None:
+    every = model.memory.landmark_every
+    if phase is None or every is None:
         return model.dims.segment
-    return model.segment + (phase[0] + model.segment) // model.memory.landmark_every
+    return model.segment + (phase[0] + model.segment) // every
 
 
 def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) -> Boundaries:
@@ -189,20 +197,20 @@ def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) 
 
 def _extend(model, params, decoder: Decoder, token_B: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
     documents = jax.lax.dynamic_update_slice_in_dim(decoder.documents, document_B[:, None], decoder.length, 1)
-    decoder = decoder.replace(documents=documents)
+    decoder = dataclasses.replace(decoder, documents=documents)
     bounds = _bounds(decoder, document_B[:, None], decoder.length)
     x_BxSxD, opened = Transformer(model).apply(
         {"params": params}, token_B[:, None], decoder.carry.memory, decoder.opened, bounds, method="extend"
     )
-    return decoder.replace(opened=opened, length=decoder.length + 1), x_BxSxD[:, 0]
+    return dataclasses.replace(decoder, opened=opened, length=decoder.length + 1), x_BxSxD[:, 0]
 
 
 def _close(model, params, decoder: Decoder) -> Decoder:
     if model.has_phase:  # a dead place at the end is of the last token's document
         last_Bx1 = jax.lax.dynamic_slice_in_dim(decoder.documents, decoder.length - 1, 1, axis=1)
         live_T = jnp.arange(decoder.documents.shape[1]) < decoder.length
-        decoder = decoder.replace(documents=jnp.where(live_T, decoder.documents, last_Bx1))
+        decoder = dataclasses.replace(decoder, documents=jnp.where(live_T, decoder.documents, last_Bx1))
     bounds = _bounds(decoder, decoder.documents, jnp.int32(0))
-    memory = Transformer(model).apply({"params": params}, decoder.carry.memory, decoder.opened, bounds, method="close")
+    memory: Any = Transformer(model).apply({"params": params}, decoder.carry.memory, decoder.opened, bounds, method="close")
     carry = Carry(memory, decoder.documents[:, -1], _phase_after(model, decoder.carry.phase))
-    return decoder.replace(carry=carry, length=jnp.int32(0))
+    return dataclasses.replace(decoder, carry=carry, length=jnp.int32(0))

@@ -13,9 +13,12 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+from infini_jax.config import RunConfig
 from infini_jax.desk import Desk, Failure
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
 from infini_jax.evals.base import Evaluation
@@ -57,8 +60,9 @@ class Study:
         for run in self.runs:
             with errors_of(run):
                 planned_flops(run)
-                for evaluation in self.evaluations_of(run):
-                    evaluation.check(run)
+                if isinstance(run, RunConfig):
+                    for evaluation in self.evaluations_of(run):
+                        evaluation.check(run)
 
     @property
     def label(self) -> str:
@@ -169,7 +173,8 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
     """Does every run that nobody else does, one after the other."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:  # a user's own is kept
+    settings: Any = jax.config  # its options are attributes made at run time
+    if settings.jax_compilation_cache_dir is None:  # a user's own is kept
         jax.config.update("jax_compilation_cache_dir", str(desk.folder / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     before = None
@@ -211,11 +216,15 @@ def do(desk: Desk, run: Job) -> None:
 
 def die_with_parent() -> None:
     """Ends this process when the one that started it is gone, however that one ended: nobody would stop it any more."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
 
 
-def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) -> tuple[list[Row], list[Failure]]:
+def run_study(
+    study: Study, folder: Path, jobs: int, watch: Callable[[Desk], None] = lambda desk: None
+) -> tuple[list[Row], list[Failure]]:
     """Does what is missing and writes results.parquet, measures.parquet and failed.json.
 
     Args:
@@ -243,14 +252,14 @@ def run_study(study: Study, folder: Path, jobs: int, watch=lambda desk: None) ->
     return collect(study, desk)
 
 
-def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> multiprocessing.Process:
+def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProcess:
     arguments = (desk, part_of(runs, number, jobs), dealt_cores(number, jobs))
     worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
     worker.start()
     return worker
 
 
-def stop(worker: multiprocessing.Process) -> None:
+def stop(worker: BaseProcess) -> None:
     worker.kill()
     worker.join()
 
@@ -261,11 +270,12 @@ def dealt_cores(number: int, jobs: int) -> tuple[int, ...]:
     return tuple(cores[number::jobs])
 
 
-def note_death(desk: Desk, runs: tuple[Job, ...], worker: multiprocessing.Process) -> bool:
+def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
     """Notes as failed what a dead worker was at; False where it was at nothing (it cannot start at all)."""
     at = [run for run in runs if desk.claimed_by(run) == worker.pid and not desk.is_finished(run) and desk.error(run) is None]
     for run in at:
-        why = f"signal {-worker.exitcode}" if worker.exitcode < 0 else f"exit code {worker.exitcode}"
+        code = worker.exitcode or 0
+        why = f"signal {-code}" if code < 0 else f"exit code {code}"
         desk.fail(run, f"the process died ({why}; out of memory is the usual cause)")
     return bool(at)
 

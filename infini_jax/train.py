@@ -162,7 +162,8 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         gradient, carry, (scores, gates) = gradient_of(state.params, state.carry, batch)
         updates, new = optimiser.update(gradient, state.optimiser, state.params)
-        params, average = optax.apply_updates(state.params, updates), state.average
+        params: Any = optax.apply_updates(state.params, updates)
+        average: Any = state.average
         if average is not None:
             average = optax.incremental_update(params, average, 1 - run.train.average)
         loss, accuracy = scores.means()
@@ -199,6 +200,7 @@ class Program:
 def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
     """The compiled step, kept for the next run, which mostly has the same."""
     run, layout = program.run, program.layout
+    assert layout is not None, "a program to be run has devices"
     optimiser = make_optimiser(run.train, program.steps)
     state = like(jax.eval_shape(lambda: init_state(run, optimiser)), state_sharding(run, optimiser, layout))
     return make_step(run, optimiser, layout).lower(state, program.batch).compile()
@@ -214,8 +216,8 @@ def init_state(run: RunConfig, optimiser: optax.GradientTransformation) -> Train
 def state_sharding(run: RunConfig, optimiser: optax.GradientTransformation, layout: Layout) -> TrainState:
     """Like a `TrainState`, with the sharding of each array: all of it by the rules, the optimiser as the parameters."""
     shapes, places = jax.eval_shape(lambda: init_state(run, optimiser)), parameter_sharding(run.model, layout)
-    state = sharding_like(shapes.replace(carry=None), shapes.params, places)
-    return state.replace(carry=carry_sharding(run.model, layout.mesh, layout.rules))
+    state: Any = sharding_like(dataclasses.replace(shapes, carry=None), shapes.params, places)
+    return dataclasses.replace(state, carry=carry_sharding(run.model, layout.mesh, layout.rules))
 
 
 def rows_of(run: RunConfig, split: Split) -> Rows:
@@ -242,7 +244,7 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
 
     def evaluate(params: dict, split: Split) -> tuple[float, float]:
-        source, carry, total = run.data.open(rows_of(run, split)), begin(), Scores(0.0, 0.0, 0.0)
+        source, carry, total = run.data.open(rows_of(run, split)), begin(), Scores(*jnp.zeros(3))
         for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
             scores, carry = score(carry, batch, params)
             total = jax.tree.map(lambda a, b: a + b, total, scores)
@@ -302,6 +304,7 @@ def train(
     batches = placed_batches(source, rows, run.train.batch, range(behind.step, steps))
     step = compiled_step(Program.of(run, batch_shapes(source, rows, run.train.batch), layout))
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
+    assert isinstance(layout.mesh, jax.sharding.Mesh), "of devices that are here"
     peak = peak_flops(layout.mesh.devices.flat)
     agreed = Agreement(layout.mesh)
     began = time.perf_counter() - behind.seconds
@@ -327,11 +330,12 @@ def train(
             line = metric_line(run, number, measured, speeds(run, number, seconds, behind, peak))
             behind = Progress(number, seconds, compile_seconds, line)
             log(behind.last)
-        if saving:
+        if saving and checkpoints is not None:
             progress = dataclasses.replace(behind, step=number, seconds=seconds, compile_seconds=compile_seconds)
             checkpoints.save(progress, state.replace(carry=None), state.carry)
         if stopping and number < steps:
-            checkpoints and checkpoints.wait()
+            if checkpoints is not None:
+                checkpoints.wait()
             raise Stopped(f"stopped after step {number} of {steps}")
         if is_examined(run, number, steps):
             began += examined()

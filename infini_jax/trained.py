@@ -12,7 +12,7 @@ import jax
 from infini_jax.checkpoint import FinishedCheckpoints, like
 from infini_jax.config import RunConfig
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.errors import ConfigError, require
+from infini_jax.errors import ConfigError, require, required
 from infini_jax.run import CONFIG_FILE
 from infini_jax.sharding import data_mesh, replicated
 from infini_jax.stream import init_params
@@ -43,9 +43,7 @@ class Trained:
 
 def tokenizer_of(run: RunConfig) -> Tokenizer:
     """Raises `ConfigError` where the run has no text, or its corpus is not here or has another tokenizer now."""
-    tokenizer = run.data.open_tokenizer()
-    require(tokenizer is not None, "run", f"its task {run.task} has no text", "choose a run on a corpus")
-    return tokenizer
+    return required(run.data.open_tokenizer(), "run", f"its task {run.task} has no text", "choose a run on a corpus")
 
 
 def saved_config(folder: Path) -> RunConfig:

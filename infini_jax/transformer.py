@@ -64,7 +64,8 @@ class Block(nn.Module):
     def __call__(self, x_BxSxD: jax.Array, memory: Any, bounds: Boundaries) -> tuple[jax.Array, tuple[Any, dict]]:
         """Whole segments, one or several of each stream as `Memory.advance` takes them. Returns (x, (memory, metrics))."""
         inputs_BxSxD = self.attention_norm(x_BxSxD)
-        segments = Segment(inputs_BxSxD, *self._project(inputs_BxSxD, inputs_BxSxD, bounds), bounds)
+        queries, keys, values = self._project(inputs_BxSxD, inputs_BxSxD, bounds)
+        segments = Segment(inputs_BxSxD, queries, keys, values, bounds)
         y_BxSxD, memory, metrics = self.memory.advance(memory, segments)
         return self._residual(x_BxSxD, y_BxSxD), (memory, metrics)
 
@@ -93,7 +94,9 @@ class Block(nn.Module):
         segment = Segment(opened.inputs, opened.queries, opened.keys, opened.values, bounds)
         return x, self.memory.write(memory, segment)
 
-    def _project(self, new_BxSxD: jax.Array, inputs_BxTxD: jax.Array, bounds: Boundaries) -> tuple[jax.Array, ...]:
+    def _project(
+        self, new_BxSxD: jax.Array, inputs_BxTxD: jax.Array, bounds: Boundaries
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values of the new tokens; keys may look back at the inputs before them."""
         seen_BxSxD = new_BxSxD if self.model.key_taps == 1 else self.taps(inputs_BxTxD, bounds)
         return self.query(new_BxSxD), self.key(seen_BxSxD), self.value(new_BxSxD)
@@ -165,7 +168,7 @@ class Transformer(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(0, nn.broadcast),
+                in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  flax takes an axis an argument
                 length=count,
                 methods=("__call__", "extend", "close"),
             )(model, config)

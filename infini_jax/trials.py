@@ -6,7 +6,7 @@ Memories that are recurrent over the document are narrow in it, so that one rate
 import dataclasses
 import statistics
 from collections.abc import Hashable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from infini_jax.errors import require, require_positive
 from infini_jax.jobs import Job
@@ -26,13 +26,14 @@ def trials(job: SomeJob, rates: Sequence[float]) -> tuple[SomeJob, ...]:
     require(
         len(set(names)) == len(names), "rates", f"two are called {max(names, key=names.count)}", "give three digits at most"
     )
-    found = [job.with_learning_rate(rate) for rate in rates]
+    found: list[Any] = [job.with_learning_rate(rate) for rate in rates]
     return tuple(dataclasses.replace(one, name=f"{job.name}-lr{name}") for one, name in zip(found, names, strict=True))
 
 
 def seeded(job: SomeJob, seeds: int) -> tuple[SomeJob, ...]:
     """The job with each seed, named after it, such as `infini-32k-s0`."""
-    return tuple(dataclasses.replace(job, name=f"{job.name}-s{seed}", seed=seed) for seed in range(seeds))
+    base: Any = job  # a frozen dataclass, which a protocol cannot say
+    return tuple(dataclasses.replace(base, name=f"{job.name}-s{seed}", seed=seed) for seed in range(seeds))
 
 
 def rate_text(rate: float) -> str:

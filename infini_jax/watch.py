@@ -43,7 +43,8 @@ class Watched:
 
     def state(self) -> State:
         if is_whole(self.folder / ROW_FILE):
-            return "finished" if self.desk is None or self.desk.is_finished(self.job) else self.unless_failed("measuring")
+            is_over = self.desk is None or self.job is None or self.desk.is_finished(self.job)
+            return "finished" if is_over else self.unless_failed("measuring")
         begun = newest_line(self.folder / METRICS_FILE) or (self.folder / LOCK_FILE).exists() or self.desk is None
         return self.unless_failed("training" if begun else "waiting")
 

@@ -38,7 +38,7 @@ def test_json_says_the_same(capsys):
 
 def test_every_extra_that_users_install_is_a_part():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {part.extra for part in PARTS} == set(extras) - {"dev", "mirrors"}  # which only join others
+    assert {part.extra for part in PARTS} == set(extras) - {"dev", "mirrors", "docs"}  # for contributors, or joins of others
 
 
 def test_a_part_lacks_as_soon_as_one_of_its_modules_does():

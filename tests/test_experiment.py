@@ -41,6 +41,18 @@ def test_an_experiment_without_scales_takes_none():
         load_experiment("quick", "cpu")
 
 
+def test_an_experiment_may_have_settings_whose_annotations_are_strings(tmp_path):
+    file = tmp_path / "mine.py"
+    settings = "import dataclasses\n\n@dataclasses.dataclass(frozen=True)\nclass Mine:\n    steps: int = 3\n"
+    file.write_text(f"from __future__ import annotations\n{settings}{EXPERIMENT.split(chr(34) * 3)[2]}")
+    assert load_experiment(str(file)).name == "tiny"
+
+
+def test_a_misspelt_experiment_is_told_the_nearest():
+    with pytest.raises(ConfigError, match=r"^experiment: 'quik' is not known; did you mean 'quick'\?"):
+        load_experiment("quik")
+
+
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(scaled, tmp_path, capsys):
     main(["study", scaled, "--scale", "smoke", "--dry-run", "--results", str(tmp_path / "results")])
     text = capsys.readouterr().out

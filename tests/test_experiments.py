@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from experiments import common, head_to_head, language_modelling, mqar_pareto, passkey_novelty, sorting, window_vs_memory
+from experiments import head_to_head, language_modelling, mqar_pareto, passkey_novelty, sorting, window_vs_memory
+from infini_jax import comparison
 from infini_jax.balance import gap
 from infini_jax.config import RunConfig
 from infini_jax.data.mqar import MqarConfig
@@ -36,7 +37,7 @@ def runs_of(study: Study) -> list[RunConfig]:
 @at_all_scales
 def test_an_experiment_says_what_it_asks_and_costs_and_every_run_is_measured(name, scale):
     study = built(name, scale)
-    text = sys.modules[f"experiments.{name}"].__doc__
+    text = sys.modules[f"infini_jax.experiments.{name}"].__doc__
     assert all(f"\n{part}:" in text for part in ("Command", "Cost", "Expected"))
     assert f"infini-jax study {name} --scale cpu" in text
     assert study.label == f"{name}-{scale}"
@@ -47,7 +48,7 @@ def test_an_experiment_says_what_it_asks_and_costs_and_every_run_is_measured(nam
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_smoke_takes_few_steps(name):
     steps = {plan_of(built(name, "smoke"), run).steps for run in runs_of(built(name, "smoke"))}
-    assert steps == {common.SMOKE_STEPS}
+    assert steps == {comparison.SMOKE_STEPS}
 
 
 @of_recall
@@ -128,7 +129,9 @@ def test_a_mechanism_of_the_registry_is_compared_without_another_change(monkeypa
 
 
 def test_names_of_runs_tell_mechanism_size_and_rate():
-    found = common.at_bytes(mqar_pareto.SCALES["cpu"].base, *common.memories(16, "gated_delta")[0], 16 << 10, "value_dim")
+    found = comparison.at_bytes(
+        mqar_pareto.SCALES["cpu"].base, *comparison.memories(16, "gated_delta")[0], 16 << 10, "value_dim"
+    )
     assert found.name == "mqar-gated_delta-value_dim-16k"
     assert found.memory_bytes <= 16 << 10
     assert f"{found.name}-lr{rate_text(3e-3)}".endswith("16k-lr3e-3")

@@ -1,6 +1,5 @@
 """What lies in the repository fits the code: resolved configs, notebooks, names of machines."""
 
-import json
 import re
 import runpy
 import subprocess
@@ -10,6 +9,7 @@ import pytest
 
 from experiments import quick
 from infini_jax.config import RunConfig
+from infini_jax.presets import checked_in
 from infini_jax.rows import Row, write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_checked_in_configs_are_those_of_the_quick_study():
     """A change of a preset shows in the diff. Remake: python -m configs."""
-    saved = json.loads((ROOT / "configs" / "quick.json").read_text())
+    saved = checked_in()
     assert saved == {run.name: run.to_dict() for run in quick.study().runs}
     assert [RunConfig.from_dict(plain) for plain in saved.values()] == list(quick.study().runs)
 

@@ -97,10 +97,13 @@ def test_what_compiles_nowhere_here_is_counted_and_said(capsys, tmp_path):
 
 
 def test_a_preset_and_a_file_are_told_apart(capsys, tmp_path):
-    assert told(capsys, ["plan", "2b"], 2) == "config: there is no file 2b; name a run's config.json, or one of 1b, 8b"
+    line = told(capsys, ["plan", "2b"], 2)
+    assert line == "config: there is no file 2b; name a run's config.json, a run of the quick study, or one of 1b, 8b"
+    line = told(capsys, ["plan", "mqar-infini-delta-5k", "--mechanism", "local"], 2)
+    assert line == "mechanism: a run has its own; leave it out, or name one of 1b, 8b"
     (tmp_path / CONFIG_FILE).write_text(json.dumps(RUN.to_dict()))
     line = told(capsys, ["plan", str(tmp_path / CONFIG_FILE), "--mechanism", "local"], 2)
-    assert line == "mechanism: a run's own is in its config.json; leave it out, or name a preset"
+    assert line == "mechanism: a run has its own; leave it out, or name one of 1b, 8b"
 
 
 def test_what_does_not_fit_comes_with_the_compilers_words_and_what_makes_it_smaller(capsys, monkeypatch, tmp_path):

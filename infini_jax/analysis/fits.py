@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 RESAMPLES, SEED = 400, 0
@@ -92,11 +93,11 @@ def _logistic(x_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> np.ndarr
     return np.stack([a_R, b_R], axis=1)
 
 
-def interval_of(draws: Sequence[float]) -> Interval:
+def interval_of(draws: ArrayLike) -> Interval:
     """The 95 % percentile interval of bootstrap draws; None where a twentieth or more of them found nothing."""
-    draws = np.asarray(draws, float)
-    finite = draws[np.isfinite(draws)]
-    if len(draws) == 0 or len(finite) < 0.95 * len(draws):
+    drawn = np.asarray(draws, float)
+    finite = drawn[np.isfinite(drawn)]
+    if len(drawn) == 0 or len(finite) < 0.95 * len(drawn):
         return None
     low, high = np.percentile(finite, LEVEL)
     return float(low), float(high)
@@ -109,8 +110,8 @@ def half_point_interval(pairs: Sequence[float], right_RxN: np.ndarray, asked_RxN
         return None
     random = np.random.default_rng(SEED)
     chosen_DxR = random.integers(0, rows, (RESAMPLES, rows))
-    counts = (np.asarray(x, float)[chosen_DxR].sum(axis=1) for x in (right_RxN, asked_RxN))
-    return interval_of(_half_points(np.asarray(pairs, float), *counts)[0])
+    right_DxN, asked_DxN = (np.asarray(x, float)[chosen_DxR].sum(axis=1) for x in (right_RxN, asked_RxN))
+    return interval_of(_half_points(np.asarray(pairs, float), right_DxN, asked_DxN)[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,17 +137,17 @@ def log_log(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(exponent), float(math.exp(intercept))
 
 
-def power_law(x: Sequence[float], y: Sequence[float], seeds: Sequence[int]) -> PowerLaw:
+def power_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> PowerLaw:
     """Fits y = c x^a on what is finite and above zero; seed names which trial each point comes from.
 
     The bootstrap draws seeds anew at every x, so that no x is ever missing. With one seed the intervals are None.
     """
-    x, y, seeds = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
-    kept = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
-    x, y, seeds = x[kept], y[kept], seeds[kept]
-    exponent, prefactor = log_log(x, y)
-    intervals = _over_seeds(lambda x, y: log_log(x, y), x, y, seeds, 2)
-    return PowerLaw(exponent, prefactor, *intervals, points=len(np.unique(x)), seeds=len(np.unique(seeds)))
+    x_N, y_N, seed_N = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
+    kept_N = np.isfinite(x_N) & np.isfinite(y_N) & (x_N > 0) & (y_N > 0)
+    x_N, y_N, seed_N = x_N[kept_N], y_N[kept_N], seed_N[kept_N]
+    exponent, prefactor = log_log(x_N, y_N)
+    of_exponent, of_prefactor = _over_seeds(log_log, x_N, y_N, seed_N, 2)
+    return PowerLaw(exponent, prefactor, of_exponent, of_prefactor, len(np.unique(x_N)), len(np.unique(seed_N)))
 
 
 def _over_seeds(fit: Callable, x: np.ndarray, y: np.ndarray, seeds: np.ndarray, outputs: int) -> list[Interval]:
@@ -177,13 +178,12 @@ class Floor:
         return self.floor + self.scale * np.asarray(x, float) ** -self.power
 
 
-def floor_law(x: Sequence[float], y: Sequence[float], seeds: Sequence[int]) -> Floor:
+def floor_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> Floor:
     """Fits y = L + A x^-g with L, A >= 0 and 0.01 <= g <= 4; all NaN with fewer than four different x."""
-    x, y, seeds = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
-    kept = np.isfinite(x) & np.isfinite(y) & (x > 0)
-    x, y, seeds = x[kept], y[kept], seeds[kept]
-    fitted = _floor(x, y)
-    return Floor(*fitted, *_over_seeds(_floor, x, y, seeds, 3))
+    x_N, y_N, seed_N = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
+    kept_N = np.isfinite(x_N) & np.isfinite(y_N) & (x_N > 0)
+    x_N, y_N, seed_N = x_N[kept_N], y_N[kept_N], seed_N[kept_N]
+    return Floor(*_floor(x_N, y_N), *_over_seeds(_floor, x_N, y_N, seed_N, 3))
 
 
 def _floor(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -214,14 +214,14 @@ def wilson(right: float, asked: float) -> Interval:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def mean_over_seeds(x: Sequence[float], y: Sequence[float], seeds: Sequence[int]) -> tuple[float, Interval]:
+def mean_over_seeds(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> tuple[float, Interval]:
     """The mean of what is finite and its interval, trials drawn anew at every x; None with less than two seeds at each."""
-    x, y, seeds = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
-    kept = np.isfinite(y)
-    if not kept.any():
+    x_N, y_N, seed_N = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
+    kept_N = np.isfinite(y_N)
+    if not kept_N.any():
         return math.nan, None
-    (interval,) = _over_seeds(lambda x, y: (float(y.mean()),), x[kept], y[kept], seeds[kept], 1)
-    return float(y[kept].mean()), interval
+    (interval,) = _over_seeds(lambda x, y: (float(y.mean()),), x_N[kept_N], y_N[kept_N], seed_N[kept_N], 1)
+    return float(y_N[kept_N].mean()), interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,7 +85,8 @@ class Evidence:
     def points(self, rows: list[Row], evaluation: str, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(scalars of the memory, figure, seed) of every row that has it."""
         found = [(row.memory_bytes / 4, one.value, row.seed) for row in rows for one in self.of(row, evaluation, metric)]
-        return tuple(np.array(column, float) for column in zip(*found, strict=True)) if found else (np.zeros(0),) * 3
+        scalars, figures, seeds = np.array(found, float).reshape(-1, 3).T
+        return scalars, figures, seeds
 
 
 def predictions(rows: Sequence[Row], measures: Sequence[tuple[str, Measure]], jobs: Sequence[Job] = ()) -> list[Prediction]:
@@ -185,7 +186,7 @@ def fading(evidence: Evidence) -> list[Prediction]:
         if row.task == "random_codes" and row.mechanism == "delta":
             points = evidence.of(row, "random_codes", "survival_by_age")
             fitted, dim = _decay_of(points), _key_dim(evidence, row)
-            interval = fitted.interval and tuple(bound / dim for bound in fitted.interval)
+            interval = fitted.interval and (fitted.interval[0] / dim, fitted.interval[1] / dim)
             claim = "e^(-age / (c d_k)), c = 1.0 +- 0.1"
             subject = f"random codes, delta, d_k {dim:g}"
             found.append(judge("P4", subject, claim, fitted.constant / dim if dim else math.nan, interval, (0.9, 1.1)))

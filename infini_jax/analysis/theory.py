@@ -16,7 +16,7 @@ squared cosines times random directions; it is within 2 % of simulation there.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import optimize, special
@@ -60,7 +60,8 @@ def top1_n50(key_dim: int, value_dim: int, symbols: int, interference: Interfere
     def excess(log_pairs: float) -> float:
         return float(top1_accuracy(math.exp(log_pairs), key_dim, value_dim, symbols, interference)) - 0.5
 
-    return math.exp(optimize.brentq(excess, 0.0, math.log(100.0 * key_dim * value_dim)))
+    root: Any = optimize.brentq(excess, 0.0, math.log(100.0 * key_dim * value_dim))
+    return math.exp(root)
 
 
 def top1_n50_large(key_dim: float, value_dim: float, symbols: int) -> float:

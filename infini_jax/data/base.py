@@ -2,9 +2,11 @@
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+
+from infini_jax.errors import required
 
 if TYPE_CHECKING:
     from infini_jax.data.documents import Documents
@@ -14,16 +16,20 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 
 
-class Batch(NamedTuple):
+Leaf = TypeVar("Leaf")
+
+
+class Batch(NamedTuple, Generic[Leaf]):
     """All (batch, tokens). A row continues where the row of the step before ended; document ids tell what belongs together.
 
     Attributes: tokens int32; targets int32, the next token; weights float32, 1 where the target is scored; documents int32.
+    Leaves are arrays of the host or of devices, or what is said of each of them, such as its sharding.
     """
 
-    tokens: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    documents: np.ndarray
+    tokens: Leaf
+    targets: Leaf
+    weights: Leaf
+    documents: Leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +84,16 @@ class DataConfig(abc.ABC):
     def open_tokenizer(self) -> "Tokenizer | None":
         """What made the tokens; None for a task that has no text. Raises `ConfigError` where it is not the one named."""
         return None
+
+
+def documents_of(data: DataConfig, split: Split) -> "tuple[Documents, Counts]":
+    """The documents of a split, as `whole`. Raises `ConfigError` for a task that is not made of documents."""
+    return required(data.whole(split), "data", f"{type(data).__name__} holds no documents", "choose a corpus")
+
+
+def tokenizer_of(data: DataConfig) -> "Tokenizer":
+    """What made the tokens. Raises `ConfigError` for a task that has no text."""
+    return required(data.open_tokenizer(), "data", f"{type(data).__name__} has no text", "choose a corpus")
 
 
 SPLIT_NUMBER: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}

@@ -8,6 +8,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
+from infini_jax.data.base import Split
 from infini_jax.data.corpora import CORPORA, Lists
 from infini_jax.data.prepare import TokenizerSettings, Watch, prepare
 from infini_jax.data.prepared import Prepared, data_folder, prepared_folders
@@ -51,7 +52,8 @@ class PrepareCorpus:
     def run(self, watch: Watch) -> tuple[Prepared, bool]:
         """The prepared corpus, and whether it was made now. Raises `ConfigError`."""
         settings = TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
-        lists: Lists = tuple((split, file) for split, file in (("validation", self.validation), ("test", self.test)) if file)
+        named: tuple[tuple[Split, Path | None], ...] = (("validation", self.validation), ("test", self.test))
+        lists: Lists = tuple((split, file) for split, file in named if file)
         return prepare(self.corpus, settings, self.name, self.path, self.errors, lists, self.jobs, watch)
 
 
@@ -106,9 +108,10 @@ def prepared_table() -> Table:
 def counts_table(prepared: Prepared) -> Table:
     """A line a split."""
     table = Table("split", title=prepared.folder.name, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("documents", "empty", "tokens", "words", "bytes", "longest"):
+    columns = ("documents", "empty", "tokens", "words", "bytes", "longest")
+    for column in columns:
         table.add_column(column, justify="right")
     for split, counts in prepared.manifest.splits.items():
         numbers = dataclasses.asdict(counts)
-        table.add_row(split, *(f"{numbers[column.header]:,}" for column in table.columns[1:]))
+        table.add_row(split, *(f"{numbers[column]:,}" for column in columns))
     return table

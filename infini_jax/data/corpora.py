@@ -14,10 +14,11 @@ import socket
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from infini_jax.data.base import Split
+from infini_jax.data.base import SPLIT_NUMBER, Split
 from infini_jax.data.texts import Errors, Metamath, StandardLibrary, TextFiles, Texts, first_place
-from infini_jax.errors import ConfigError, lookup, one_line, require
+from infini_jax.errors import ConfigError, lookup, one_line, require, required
 
 Lists = tuple[tuple[Split, Path], ...]
 
@@ -160,9 +161,9 @@ CORPORA: dict[str, Own | BuiltIn] = {
 def own_texts(name: str, path: Path | None = None, errors: Errors | None = None, lists: Lists = ()) -> Texts:
     """The texts of one of our own corpora. Raises `ConfigError` where it is not installed."""
     corpus = CORPORA[name]
-    place = path or first_place(corpus.places())
-    require(
-        place is not None,
+    assert isinstance(corpus, Own)
+    place = required(
+        path or first_place(corpus.places()),
         "path" if name == "text_folder" else "corpus",
         f"{name} is not here",
         f"give --path FOLDER, or get it first: {corpus.get}" if name != "text_folder" else "give --path FOLDER",
@@ -194,7 +195,7 @@ class Snapshot:
         import tensorflow_datasets as tfds
 
         try:
-            builder = tfds.builder_from_directory(self.folder)
+            builder: Any = tfds.builder_from_directory(self.folder)  # its decorators hide its arguments
             return builder.as_data_source(split=dict(self.splits)[split])
         except Exception as error:  # TFDS raises whatever its files do
             raise self.damaged(error) from error
@@ -217,12 +218,14 @@ def own_snapshot(name: str, texts: Texts, folder: Path) -> Snapshot:
     if texts.digest() != config.name:
         shutil.rmtree(builder.data_path)
         raise ConfigError("path", f"the files of {name} changed while they were read", "run the command again")
-    return Snapshot(str(builder.data_path), "book_text", tuple((split, split) for split in builder.info.splits), config.name)
+    made: tuple[tuple[Split, str], ...] = tuple((split, split) for split in SPLIT_NUMBER if split in builder.info.splits)
+    return Snapshot(str(builder.data_path), "book_text", made, config.name)
 
 
 def built_in_snapshot(name: str, folder: Path, path: Path | None = None) -> Snapshot:
     """A TFDS data set: the one in `path`, the one prepared below `folder`, or else downloaded. Raises `ConfigError`."""
     corpus = CORPORA[name]
+    assert isinstance(corpus, BuiltIn)
     made = path or newest_version(folder / corpus.builder) or download(name, folder)
     require((made / "dataset_info.json").is_file(), "path", f"{made} is no TFDS data set", "name the folder of its version")
     sizes = [(file.name, file.stat().st_size) for file in sorted(made.iterdir()) if file.is_file()]
@@ -246,6 +249,7 @@ def newest_version(folder: Path) -> Path | None:
 def download(name: str, folder: Path) -> Path:
     """Lets TFDS download and prepare a data set; returns its folder."""
     corpus = CORPORA[name]
+    assert isinstance(corpus, BuiltIn)
     for module, package in corpus.packages:
         require(
             importlib.util.find_spec(module) is not None,

@@ -41,7 +41,7 @@ class Documents:
         require(bool(documents), "data", "the corpus is empty", "name a corpus with at least one non-empty document")
         starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
         text = np.frombuffer(b"".join(documents), np.uint8)
-        digest = hashlib.sha256(text).hexdigest()[:12]
+        digest = hashlib.sha256(text.data).hexdigest()[:12]
         return Documents(text, starts, f"{len(documents)} documents, {len(text)} bytes, sha256 {digest}")
 
     @functools.cached_property

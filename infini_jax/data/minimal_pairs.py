@@ -8,12 +8,13 @@ import dataclasses
 import functools
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from infini_jax.data.corpora import newest_version
 from infini_jax.data.prepared import FOLDER_VARIABLE, SNAPSHOTS, data_folder
-from infini_jax.errors import ConfigError, one_line, require
+from infini_jax.errors import ConfigError, one_line, require, required
 
 GET = f"put blimp.zip, a folder blimp of its .jsonl files or TFDS's {SNAPSHOTS}/blimp into ${FOLDER_VARIABLE}, or give a path"
 SAME_PHENOMENON = {"s-selection": "argument_structure"}  # the paper has 12 phenomena (table 2), its files 13 terms
@@ -40,8 +41,7 @@ def blimp_place(path: str = "") -> Path | None:
 @functools.lru_cache(maxsize=2)
 def blimp_pairs(path: str = "") -> dict[str, list[Pair]]:
     """The pairs of each paradigm, by its name. Raises `ConfigError` where they are not here or cannot be read."""
-    place = blimp_place(path)
-    require(place is not None, "blimp.path", f"{path or 'BLiMP'} is not here", GET)
+    place = required(blimp_place(path), "blimp.path", f"{path or 'BLiMP'} is not here", GET)
     pairs: dict[str, list[Pair]] = {}
     for where, fields in read_fields(place):
         try:
@@ -96,7 +96,8 @@ def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
             "convert it: python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record",
         )
         try:
-            examples: Iterable[dict] = tfds.builder_from_directory(folder).as_data_source(split="train")
+            builder: Any = tfds.builder_from_directory(folder)  # its decorators hide its arguments
+            examples: Sequence[dict] = builder.as_data_source(split="train")
             for number in range(len(examples)):
                 fields = {name: value for name, value in examples[number].items() if name in FIELDS}
                 yield f"{folder.parent.name} pair {number}", {name: value.decode() for name, value in fields.items()}

@@ -109,7 +109,8 @@ class Manifest:
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']}, and this version reads {FORMAT}")
         fields = {field.name: plain[field.name] for field in dataclasses.fields(Manifest)}
-        manifest = Manifest(**fields | {"splits": {name: Counts(**counts) for name, counts in plain["splits"].items()}})
+        fields["splits"] = {name: Counts(**counts) for name, counts in plain["splits"].items()}
+        manifest = Manifest(**fields)
         if manifest._sha256() != plain["sha256"]:
             raise ValueError("its own hash does not fit")
         return manifest
@@ -168,7 +169,7 @@ class Prepared:
     def documents(self, split: Split) -> Documents:
         """The tokens stay on disk; the starts are read when they are needed."""
         counts = self.counts(split)
-        files = [(self.folder / f"{split}.{kind}").open("rb") for kind in ("tokens", "starts")]
+        files: list[BinaryIO] = [(self.folder / f"{split}.{kind}").open("rb") for kind in ("tokens", "starts")]
         text, starts = np.memmap(files[0], self.manifest.dtype, "r"), np.memmap(files[1], "<i8", "r")
         described = (
             f"{self.manifest.corpus} {split}: {counts.documents} documents, {counts.tokens} tokens "

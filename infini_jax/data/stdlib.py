@@ -79,13 +79,14 @@ def packages_below(folder: Path) -> dict[str, list[Path]]:
 def split_of(name: str) -> Split:
     """A twentieth of the packages each for validation and test, by a hash of the name: stable across versions."""
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 20
-    return {0: "validation", 1: "test"}.get(number, "train")
+    held_out: dict[int, Split] = {0: "validation", 1: "test"}
+    return held_out.get(number, "train")
 
 
 def counted_bytes(documents: Documents) -> Counts:
     """Counts of documents whose tokens are bytes; words are counted in the bytes."""
     parts = np.split(documents.text, documents.starts[1:-1])
-    digests = (hashlib.sha256(array).hexdigest() for array in (documents.text, documents.starts))
+    digests = (hashlib.sha256(array.data).hexdigest() for array in (documents.text, documents.starts))
     return Counts(
         documents=len(parts),
         empty=0,

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from infini_jax.data.base import SPLIT_NUMBER, Split
 from infini_jax.data.stdlib import packages_below, split_of
@@ -107,7 +107,7 @@ class Archive(Files):
         return zipfile.ZipFile(self.path) if zipfile.is_zipfile(self.path) else tarfile.open(self.path)
 
     @functools.cached_property
-    def _members(self) -> dict[str, zipfile.ZipInfo | tarfile.TarInfo]:
+    def _members(self) -> dict[str, Any]:
         """Raises `ConfigError` where the archive is damaged: a compressed tar is read to its end."""
         try:
             if isinstance(self._open, zipfile.ZipFile):
@@ -213,6 +213,11 @@ def listed(file: Path) -> list[str]:
     return [line.strip() for line in file.read_text().splitlines() if line.strip()]
 
 
+def split_folder(name: str) -> Split | None:
+    """The outermost folder of a file that is called like a split."""
+    return next((split for part in PurePosixPath(name).parts[:-1] for split in SPLIT_NUMBER if part == split), None)
+
+
 def splits_of(names: list[str], lists: tuple[tuple[Split, Path], ...]) -> dict[str, Split]:
     """The split of every file: by lists, else by folders called train, validation and test, else by name.
 
@@ -227,9 +232,10 @@ def splits_of(names: list[str], lists: tuple[tuple[Split, Path], ...]) -> dict[s
                 require(place[name] == "train", "splits", f"'{name}' is listed twice", "list it for one split")
                 place[name] = split
         return place
-    folders = [next((part for part in PurePosixPath(name).parts[:-1] if part in SPLIT_NUMBER), None) for name in names]
-    if all(folders):
-        return dict(zip(names, folders, strict=True))
+    folders: list[Split | None] = [split_folder(name) for name in names]
+    named: list[Split] = [folder for folder in folders if folder is not None]
+    if len(named) == len(names):
+        return dict(zip(names, named, strict=True))
     ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     held = max(1, len(names) // SHARE) if len(names) >= 3 else 0
     place = dict.fromkeys(names, "train")

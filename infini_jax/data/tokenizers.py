@@ -21,6 +21,9 @@ LONGEST_LINE = 4096  # characters of a line that SentencePiece is trained on; lo
 PROBE = "  two spaces,\ttab\n\n line\r\n\0 é 😀 \u2581 <s> "
 
 
+TokenIds = Sequence[int] | np.ndarray
+
+
 class Tokenizer(Protocol):
     """Attributes: name, the same for the same tokens; vocab, their number."""
 
@@ -29,7 +32,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> np.ndarray: ...
 
-    def decode(self, tokens: Sequence[int]) -> str: ...
+    def decode(self, tokens: TokenIds) -> str: ...
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
         """What each token adds to the text, "" while a character is unfinished, and behind the last the rest.
@@ -48,7 +51,7 @@ class Bytes:
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), np.uint8)
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: TokenIds) -> str:
         return bytes(np.asarray(tokens, np.uint8)).decode(errors="replace")
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
@@ -113,11 +116,12 @@ class SentencePiece:
             tokens += self._space * bool(number) + self._pieces.encode(part)
         return tokens
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        tokens = np.asarray(tokens, np.int64)
-        ends = np.flatnonzero(tokens == self._line_end) if self._line_end is not None else np.zeros(0, np.int64)
+    def decode(self, tokens: TokenIds) -> str:
+        token_T = np.asarray(tokens, np.int64)
+        ends = np.flatnonzero(token_T == self._line_end) if self._line_end is not None else np.zeros(0, np.int64)
         starts = [0, *(ends + 1)]
-        return "\n".join(self._pieces.decode(tokens[a:b].tolist()) for a, b in zip(starts, [*ends, len(tokens)], strict=True))
+        lines = (token_T[a:b].tolist() for a, b in zip(starts, [*ends, len(token_T)], strict=True))
+        return "\n".join(self._pieces.decode(line) for line in lines)
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
         waiting: list[int] = []  # bytes of an unfinished character, or what has no text yet at the beginning of a line

@@ -2,10 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from infini_jax.data.tokenizers import TokenIds
 from infini_jax.errors import ConfigError
 
 PIECE = re.compile(r"\.\.\.|[A-Za-z]+|\d|\n|\S")
@@ -38,7 +39,7 @@ class Words:
                 "data.tokenizer", f"'{error.args[0]}' is none of this task's words", "take bytes for other texts"
             ) from None
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: TokenIds) -> str:
         return "".join(self.decode_each(tokens))
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.base import Batch
+from infini_jax.data.base import Batch, tokenizer_of
 from infini_jax.data.minimal_pairs import Pair, blimp_pairs
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import require
@@ -62,11 +62,11 @@ class Blimp(Evaluation):
         blimp_pairs(self.path)
 
     def cost(self, run: RunConfig) -> float:
-        packed = Packed.of(run.model, encoded(run.data.open_tokenizer(), sentences_of(self._chosen())))
+        packed = Packed.of(run.model, encoded(tokenizer_of(run.data), sentences_of(self._chosen())))
         return model_cost(run.model).flops * packed.read_tokens
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
-        pairs, tokenizer = self._chosen(), subject.run.data.open_tokenizer()
+        pairs, tokenizer = self._chosen(), tokenizer_of(subject.run.data)
         sentences = sentences_of(pairs)
         found_N = log_probabilities(subject.run.model, subject.params, encoded(tokenizer, sentences), watch)
         score = dict(zip(sentences, found_N.tolist(), strict=True))
@@ -94,7 +94,7 @@ def accuracy(hits: Sequence[bool], **labels: str) -> Measure:
     from scipy import stats  # takes a second to load
 
     found = stats.binomtest(int(sum(hits)), len(hits)).proportion_ci(0.95, "wilson")
-    return Measure("blimp", "accuracy", float(np.mean(hits)), len(hits), float(found.low), float(found.high), labels)
+    return Measure("blimp", "accuracy", float(np.mean(hits)), len(hits), float(found.low), float(found.high), dict(labels))
 
 
 def sentences_of(pairs: dict[str, list[Pair]]) -> list[str]:

@@ -80,7 +80,7 @@ def answers(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, di
     """Writes all pairs, then asks: (BxQxD, means of the metrics). Each segment of questions meets the same memory."""
     layer, rows = CodedLayer(run), pairs.keys.shape[0]
 
-    def in_segments(x_BxT: jax.Array) -> jax.Array:
+    def in_segments(x_BxT: Any) -> jax.Array:
         return x_BxT.reshape(rows, -1, run.segment).swapaxes(0, 1)
 
     def write(carry: tuple, segment: tuple) -> tuple[tuple, None]:
@@ -106,12 +106,15 @@ def empty_memory(run: CapacityRun, rows: int) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(run: CapacityRun, random: jax.Array) -> dict:
     symbols = jnp.zeros((1, run.segment), jnp.int32)
-    return CodedLayer(run).init(random, symbols, empty_memory(run, 1))["params"]
+    variables: Any = CodedLayer(run).init(random, symbols, empty_memory(run, 1))
+    return variables["params"]
 
 
-def nats(run: CapacityRun, params: dict, y_BxQxD: jax.Array, wanted_BxQ: jax.Array) -> tuple[jax.Array, jax.Array]:
+def nats(
+    run: CapacityRun, params: dict, y_BxQxD: jax.Array, wanted_BxQ: jax.Array | np.ndarray
+) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy BxQ of the answers and whether the value scored highest is the one wanted."""
-    logits_BxQxV = CodedLayer(run).apply({"params": params}, y_BxQxD, method="score")
+    logits_BxQxV: Any = CodedLayer(run).apply({"params": params}, y_BxQxD, method="score")
     lost_BxQ = optax.softmax_cross_entropy_with_integer_labels(logits_BxQxV, wanted_BxQ)
     return lost_BxQ, logits_BxQxV.argmax(axis=-1) == wanted_BxQ
 

@@ -89,7 +89,8 @@ class CodedLayer(nn.Module):
         """Inputs, queries, keys, values of S tokens, with landmarks where the mechanism has them."""
         every = self.run.memory.landmark_every
         if every is None:
-            return Segment(*tokens, whole(documents_BxS, opened_B))
+            inputs, queries, keys, values = tokens
+            return Segment(inputs, queries, keys, values, whole(documents_BxS, opened_B))
         inputs, queries, keys, values = (with_landmarks(x, documents_BxS, every) for x in tokens)
         is_landmark_T = (jnp.arange(inputs.shape[1]) + 1) % (every + 1) == 0
         inputs = inputs + is_landmark_T[:, None] * self.landmark_input

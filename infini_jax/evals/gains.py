@@ -25,14 +25,14 @@ import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.base import DataConfig, Split
+from infini_jax.data.base import DataConfig, Split, documents_of, tokenizer_of
 from infini_jax.data.repeats import NOWHERE, copy_sources, previous_use
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.perplexity import Reader, chosen
 from infini_jax.evals.settings import CARRIED, CONDITIONS, EvaluationConfig
 from infini_jax.evals.words import KINDS, LEXICAL, Units, count_words, unit_of_tokens
-from infini_jax.measures import Measure
+from infini_jax.measures import Label, Measure
 
 GAPS = (512, 8192)
 DECADES = (0, 1, 10, 100, 1000, 10_000)  # uses per million
@@ -86,8 +86,8 @@ class Gains(Evaluation):
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
         run = subject.run
-        reader, tokenizer = self._reader(run), run.data.open_tokenizer()
-        documents = run.data.whole(self.split)[0]
+        reader, tokenizer = self._reader(run), tokenizer_of(run.data)
+        documents = documents_of(run.data, self.split)[0]
         uses, total = training_words(run.data, self.counted)
         controls = [name for name in reader.conditions if name != CARRIED]
         found = [Tally(self.draws) for _ in controls]
@@ -96,19 +96,20 @@ class Gains(Evaluation):
             tokens_T = documents.text[start : start + nats_CxT.shape[1] + 1]
             _, units, unit_T = unit_of_tokens(tokens_T.tolist(), tokenizer)
             of_units = Classes(units, unit_T, run.model.segment).all(uses, total)
-            nats = dict(zip(reader.conditions, nats_CxT.astype(float), strict=True))
+            nats: dict[str, np.ndarray] = dict(zip(reader.conditions, nats_CxT.astype(float), strict=True))
             for tally, control in zip(found, controls, strict=True):
                 tally.add(nats[control] - nats[CARRIED], unit_T[1:], of_units)
         return [one for tally, control in zip(found, controls, strict=True) for one in tally.measures(control)]
 
     def _reader(self, run: RunConfig) -> Reader:
-        return Reader(run.model, *run.data.whole(self.split), self.reading)
+        documents, counts = documents_of(run.data, self.split)
+        return Reader(run.model, documents, counts, self.reading)
 
 
 @functools.lru_cache(maxsize=2)
 def training_words(data: DataConfig, counted: int) -> tuple[collections.Counter[str], int]:
     """(uses of each word, of all words) in about `counted` tokens of the training split."""
-    documents, tokenizer = data.whole("train")[0], data.open_tokenizer()
+    documents, tokenizer = documents_of(data, "train")[0], tokenizer_of(data)
     numbers = chosen(documents.lengths, PIECES)
     starts, ends = documents.starts[numbers], documents.starts[numbers + 1]
     ends = np.minimum(ends, starts + counted // len(numbers))
@@ -200,7 +201,7 @@ class Tally:
             drawn_N, counts_N = weights_NxD @ gain_D, weights_NxD @ count_D
             is_drawn_N = (counts_N > 0) & ((count_D > 0).sum() > 1)
             low, high = interval(drawn_N[is_drawn_N] / counts_N[is_drawn_N])
-            labels = {"control": control, "by": by, "class": name}
+            labels: dict[str, Label] = {"control": control, "by": by, "class": name}
             yield Measure("gains", "gain", float(gain_D.sum() / count_D.sum()), int(count_D.sum()), low, high, labels)
 
     def _share(self, control: str, weights_NxD: np.ndarray) -> Iterator[Measure]:

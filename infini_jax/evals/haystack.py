@@ -13,6 +13,7 @@ import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.data import facts
+from infini_jax.data.base import documents_of, tokenizer_of
 from infini_jax.data.examples import Example
 from infini_jax.data.haystack import HaystackConfig, Kind
 from infini_jax.evals.reading import Reading
@@ -58,18 +59,18 @@ class HaystackEvaluation(ExampleEvaluation):
     def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:
         if cell.config.task not in facts.QUESTIONS:
             return ""
-        text = run.data.whole("validation")[0].text
+        text = documents_of(run.data, "validation")[0].text
         count = min(SENTENCES * cell.tokens, len(text))
         begin = int(random.integers(len(text) - count + 1))
-        return run.data.open_tokenizer().decode(text[begin : begin + count])
+        return tokenizer_of(run.data).decode(text[begin : begin + count])
 
     def new_tokens(self, example: Example) -> int:
         return room(example)
 
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
-        decode = run.data.open_tokenizer().decode
-        hits = [found_in(decode(one.said_M), one.references) for one in readings]
-        matches = [np.array_equal(one.said_M[: len(one.answer_N)], one.answer_N) for one in readings]
+        decode = tokenizer_of(run.data).decode
+        hits = [found_in(decode(one.spoken_M), one.references) for one in readings]
+        matches = [np.array_equal(one.spoken_M[: len(one.answer_N)], one.answer_N) for one in readings]
         metrics = {"hit": hits, "exact_match": matches, "token_accuracy": [one.hits_N for one in readings]}
         return [share_measure(self.name, metric, found, cell.labels) for metric, found in metrics.items()]
 

@@ -11,7 +11,7 @@ from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
 from infini_jax.data.base import Split
 from infini_jax.data.examples import ExampleConfig
-from infini_jax.errors import require
+from infini_jax.errors import required
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.perplexity import Perplexity, Reader
 from infini_jax.evals.scores import ratio_variance
@@ -58,8 +58,8 @@ class LanguageEvaluation(Evaluation):
     def reader(self, run: RunConfig) -> Reader:
         """Of the documents. Raises `ConfigError` where there are none."""
         found = run.data.whole(self.split)
-        require(found is not None, "run", f"its task {run.task} has no documents", "choose a run on a corpus")
-        return Reader(run.model, *found, self.settings)
+        documents, counts = required(found, "run", f"its task {run.task} has no documents", "choose a run on a corpus")
+        return Reader(run.model, documents, counts, self.settings)
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
         reader = self.reader(subject.run)
@@ -87,7 +87,7 @@ def language_measures(found: Perplexity) -> list[Measure]:
     for place in found.by_position():
         for condition in found.conditions:
             labels = {"condition": condition, "from": place["from"]}
-            measures.append(Measure("perplexity", "loss_by_position", place[condition], place["tokens"], labels=labels))
+            measures.append(Measure("perplexity", "loss_by_position", place[condition], int(place["tokens"]), labels=labels))
     return measures
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,7 +14,7 @@ from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.units import whole_number
 
 
-def settings_of(kind: type[Evaluation]) -> dict[str, Any]:
+def settings_of(kind: Any) -> dict[str, Any]:
     """Names and types of an evaluation's settings."""
     types = typing.get_type_hints(kind)
     return {field.name: types[field.name] for field in dataclasses.fields(kind)}
@@ -42,7 +42,11 @@ def _options() -> list[tuple[str, Any, Any]]:
     return found
 
 
-Options = dataclasses.make_dataclass("Options", _options(), frozen=True)
+if TYPE_CHECKING:  # its fields are made from the registry, which a type checker does not know
+
+    class Options: ...
+else:
+    Options = dataclasses.make_dataclass("Options", _options(), frozen=True)
 Options.__doc__ = "Settings of the task; what is left out is the task's own default."
 
 

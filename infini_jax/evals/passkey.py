@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from infini_jax.config import RunConfig
+from infini_jax.data.base import tokenizer_of
 from infini_jax.data.examples import Example
 from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.evals.reading import Reading
@@ -63,7 +64,7 @@ class PasskeyEvaluation(ExampleEvaluation):
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
         found = [share_measure(self.name, "token_accuracy", [one.hits_N for one in readings], cell.labels)]
         if cell.config.format == LANDMARK:
-            decode = run.data.open_tokenizer().decode
-            matches = [first_number(decode(one.said_M)) == one.references[0] for one in readings]
+            decode = tokenizer_of(run.data).decode
+            matches = [first_number(decode(one.spoken_M)) == one.references[0] for one in readings]
             found.append(share_measure(self.name, "exact_match", matches, cell.labels))
         return found

@@ -131,7 +131,9 @@ class Reader:
         self.numbers_D, self.lengths_D = numbers_D[longest_first], lengths_D[longest_first]
         self.starts_D, self.cut = documents.starts[self.numbers_D], int((lengths_D < whole_D).sum())
         self.rows = min(settings.rows, len(numbers_D))
-        self.conditions = tuple(name for name in settings.conditions if name != ANOTHER or self.rows > 1)
+        self.conditions: tuple[Condition, ...] = tuple(
+            name for name in settings.conditions if name != ANOTHER or self.rows > 1
+        )
         self.segments = min(SEGMENTS_A_CALL, -(-int(self.lengths_D[0] - 1) // model.segment))
 
     @property
@@ -146,12 +148,12 @@ class Reader:
         nats_CxD, hits_D, scored_D = np.zeros((kinds, count)), np.zeros(count, np.int64), np.zeros(count, np.int64)
         nats_CxN, tokens_N = np.zeros((kinds, ranges)), np.zeros(ranges, np.int64)
         for documents_R, places_T, is_scored_RxT, nats_CxRxT, hits_RxT in self._pieces(params):
-            np.add.at(nats_CxD, (slice(None), documents_R), np.where(is_scored_RxT, nats_CxRxT, 0.0).sum(axis=2, dtype=float))
+            np.add.at(nats_CxD.T, documents_R, np.where(is_scored_RxT, nats_CxRxT, 0.0).sum(axis=2, dtype=float).T)
             np.add.at(hits_D, documents_R, (hits_RxT & is_scored_RxT).sum(axis=1))
             np.add.at(scored_D, documents_R, is_scored_RxT.sum(axis=1))
             at_CxT = np.where(is_scored_RxT, nats_CxRxT, 0.0).sum(axis=1, dtype=float)
             range_T = np.minimum(np.frexp(places_T)[1] - 1, ranges - 1)  # places past the end hold no scored token
-            np.add.at(nats_CxN, (slice(None), range_T), at_CxT)
+            np.add.at(nats_CxN.T, range_T, at_CxT.T)
             np.add.at(tokens_N, range_T, is_scored_RxT.sum(axis=0))
             watch(int(tokens_N.sum()))
         return Perplexity(

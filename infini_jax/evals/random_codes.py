@@ -216,7 +216,8 @@ def measure(run: RandomCodesRun) -> list[Measure]:
         asked_GxN.append([group.hit.size for group in groups])
         right, asked = sum(right_GxN[-1]), sum(asked_GxN[-1])
         here: dict[str, Label] = {**labels, "pairs": pairs}
-        found.append(figure("accuracy", right / asked, int(asked), *wilson(right, asked), here))
+        low, high = wilson(right, asked) or (math.nan, math.nan)
+        found.append(figure("accuracy", right / asked, int(asked), low, high, here))
         answers, values = (np.concatenate([getattr(group, name) for group in groups]) for name in ("answers", "values"))
         found.append(figure("nmse", read_out_error(answers, values), len(answers), labels=here))
     right_GxN, asked_GxN = np.array(right_GxN).T, np.array(asked_GxN).T

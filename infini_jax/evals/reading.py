@@ -56,7 +56,7 @@ def score_segments(
 
     def nats_under(condition: Condition, carry: Carry, texts: tuple[jax.Array, jax.Array]) -> jax.Array:
         if condition == RESET:
-            fresh = init_carry(model, rows).replace(phase=carry.phase)  # landmarks stay where they are
+            fresh = dataclasses.replace(init_carry(model, rows), phase=carry.phase)  # landmarks stay where they are
             return read(fresh, texts, params)[0][0]
         # Row b - 1 with its memory reads what document b says: the texts are exchanged, which moves no memory.
         (nats_RxS, _), _ = read(carry, jax.tree.map(lambda text_RxS: jnp.roll(text_RxS, -1, axis=0), texts), params)
@@ -124,9 +124,8 @@ class Places:
     def __init__(self, model: ModelConfig, rows: int):
         self.model, self.rows = model, rows
         self.layout = None if rows % jax.device_count() else Layout(data_mesh(rows))
-        self._tokens = self.layout and batch_sharding(self.layout.mesh).tokens
-        where = {"out_shardings": carry_sharding(model, self.layout.mesh)} if self.layout else {}
-        self._fresh = jax.jit(functools.partial(init_carry, model, rows), **where)
+        where = self.layout and carry_sharding(model, self.layout.mesh)
+        self._fresh = jax.jit(functools.partial(init_carry, model, rows), out_shardings=where)
 
     def fresh(self) -> Carry:
         """Rows that have read nothing."""
@@ -136,7 +135,8 @@ class Places:
         """An array with rows in front, on its devices."""
         if self.layout is None:
             return text
-        spec = jax.sharding.NamedSharding(self.layout.mesh, jax.sharding.PartitionSpec(*self._tokens.spec[: text.ndim]))
+        tokens = batch_sharding(self.layout.mesh).tokens.spec
+        spec = jax.sharding.NamedSharding(self.layout.mesh, jax.sharding.PartitionSpec(*tokens[: text.ndim]))
         return jax.make_array_from_callback(text.shape, spec, text.__getitem__)
 
 
@@ -157,6 +157,12 @@ class Reading:
     hits_N: np.ndarray
     said_M: np.ndarray | None = None
     references: tuple[str, ...] = ()
+
+    @property
+    def spoken_M(self) -> np.ndarray:
+        """What the model said, which it was asked to."""
+        assert self.said_M is not None, "the evaluation asks for new tokens"
+        return self.said_M
 
 
 class ExampleReader:
@@ -190,9 +196,8 @@ class ExampleReader:
     def _read_group(self, params: dict, group: Sequence[Example], new: Sequence[int]) -> list[Reading]:
         size, longest = self.model.segment, max(len(example.tokens) for example in group)
         whole = -(-longest // size)
-        texts = tuple(
-            self._side_by_side([getattr(one, name) for one in group], whole * size) for name in ("tokens", "targets")
-        )
+        tokens, targets = ([getattr(one, name) for one in group] for name in ("tokens", "targets"))
+        texts = (self._side_by_side(tokens, whole * size), self._side_by_side(targets, whole * size))
         asked = [example for example, count in zip(group, new, strict=True) if count]
         shared = min((spoken_behind(example, self.model) for example in asked), default=whole * size) // size
         carry, before = self._score(params, self.places.fresh(), texts, 0, shared)

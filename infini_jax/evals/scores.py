@@ -37,7 +37,7 @@ def share_measure(evaluation: str, metric: str, hits: Sequence[np.ndarray | bool
     asked_E = np.array([np.size(one) for one in hits], float)
     share = float(right_E.sum() / asked_E.sum())
     trials = effective_trials(right_E, asked_E)
-    low, high = wilson(share * trials, trials)
+    low, high = wilson(share * trials, trials) or (math.nan, math.nan)
     return Measure(evaluation, metric, share, int(asked_E.sum()), low, high, labels)
 
 

@@ -7,7 +7,7 @@ share the last rank, and what is said twice counts once.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,8 +56,8 @@ class SortingEvaluation(ExampleEvaluation):
         return room(example)
 
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
-        free = [one.said_M == one.answer_N for one in readings]
-        taus = [order_agreement(one.said_M, one.answer_N) for one in readings]
+        free = [one.spoken_M == one.answer_N for one in readings]
+        taus = [order_agreement(one.spoken_M, one.answer_N) for one in readings]
         return [
             share_measure(self.name, "teacher_forced", [one.hits_N for one in readings], cell.labels),
             share_measure(self.name, "free_running", free, cell.labels),
@@ -87,4 +87,7 @@ def order_agreement(said: np.ndarray, answer: np.ndarray) -> float:
     from scipy import stats  # takes a second to load
 
     ranks = [int(np.flatnonzero(said == symbol)[0]) if symbol in said else len(said) for symbol in answer]
-    return float(stats.kendalltau(np.arange(len(answer)), ranks).statistic) if len(set(ranks)) > 1 else 0.0
+    if len(set(ranks)) < 2:
+        return 0.0
+    found: Any = stats.kendalltau(np.arange(len(answer)), ranks)
+    return float(found.statistic)

@@ -86,7 +86,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     """Trains the codes and scores them: on pairs drawn for validation, and on others for the figures and the test columns."""
     begin(run, folder)
     with (folder / METRICS_FILE).open("w", buffering=1) as log:
-        trained = train(run, lambda line: log.write(json.dumps(line) + "\n"))
+        trained = train(run, lambda line: print(json.dumps(line), file=log))
     scored = {split: [scored_at(run, trained.params, split, n) for n in grid(run)] for split in (VALIDATION, TEST)}
     loss, test_loss = (float(np.mean([one.lost.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
     accuracy, test_accuracy = (float(np.mean([one.right.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
@@ -129,6 +129,7 @@ def begin(run: Any, folder: Path) -> None:
 def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: Any) -> Row:
     """Writes the figures, then the row."""
     write_measures(run.name, found, folder / OWN_FILE)
+    columns = {**columns, **environment()}
     row = Row(
         run=run.name,
         version=run.version,
@@ -142,7 +143,6 @@ def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: A
         gives="steps",
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **columns,
-        **environment(),
     )
     write_rows([row], folder / ROW_FILE)
     return row
@@ -228,4 +228,5 @@ def by_age(run: CapacityRun, one: Scored) -> Iterator[Measure]:
 
 def share_of(metric: str, right: np.ndarray, **labels: float) -> Measure:
     """A share of right answers with its Wilson interval."""
-    return Measure(capacity.NAME, metric, float(right.mean()), right.size, *wilson(right.sum(), right.size), dict(labels))
+    low, high = wilson(right.sum(), right.size) or (math.nan, math.nan)
+    return Measure(capacity.NAME, metric, float(right.mean()), right.size, low, high, dict(labels))

@@ -11,13 +11,13 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.base import Rows, generator
+from infini_jax.data.base import Rows, generator, tokenizer_of
 from infini_jax.data.examples import Example, ExampleConfig
 from infini_jax.errors import require, require_positive
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
@@ -27,9 +27,10 @@ from infini_jax.measures import Label, Measure
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Examples that make one figure. Attributes: config of them; tokens that each has; labels of the figure."""
+    """Examples that make one figure. Attributes: config of them, of the evaluation's `Config`; tokens that each has; labels of
+    the figure."""
 
-    config: ExampleConfig
+    config: Any
     tokens: int
     labels: dict[str, Label]
 
@@ -65,8 +66,8 @@ class ExampleEvaluation(Evaluation):
         """The text in which a run on a corpus finds the needles; empty for the task's own filler."""
         return ""
 
-    def own(self, run: RunConfig) -> ExampleConfig:
-        """The run's settings of the task, or the task's own for a run on a corpus."""
+    def own(self, run: RunConfig) -> Any:
+        """The run's settings of the task, or the task's own for a run on a corpus: of the class `Config`."""
         return run.data if isinstance(run.data, self.Config) else self.Config()
 
     def reads_text(self, run: RunConfig) -> bool:
@@ -102,7 +103,7 @@ class ExampleEvaluation(Evaluation):
 
     def draw(self, run: RunConfig, cell: Cell) -> Iterator[Example]:
         """The examples of a cell."""
-        encode = run.data.open_tokenizer().encode if self.reads_text(run) else None
+        encode = tokenizer_of(run.data).encode if self.reads_text(run) else None
         for number in range(self.examples):
             random = generator(Rows(1, cell.tokens, self.seed, "test"), cell.tokens, number)
             if encode:

@@ -75,14 +75,14 @@ def units_of(text: str) -> Units:
     defined = defined_names(text)
     begins = SentenceStart()
     for found in UNIT.finditer(text):
-        unit, kind = found.group(), found.lastgroup
+        unit, kind = found.group(), str(found.lastgroup)
         spelled = spelling(unit)
         if kind == "word":
             if found.start() >= defined.get(unit, len(text)):
                 kind = "identifier"
             elif is_capitalised(unit) and not begins.now and spelled not in TITLES:
                 kind = "name"
-        begins.pass_unit(unit, found.lastgroup)
+        begins.pass_unit(unit, str(found.lastgroup))
         starts.append(found.start())
         spelt.append(spelled)
         kinds.append(KINDS.index(kind))
@@ -93,7 +93,8 @@ def defined_names(text: str) -> dict[str, int]:
     """Each name that the text defines, and the character behind its first definition; upper and lower case differ."""
     ends: dict[str, int] = {}
     for found in DEFINITION.finditer(text):
-        ends.setdefault(found[found.lastindex], found.end(found.lastindex))
+        group = found.lastindex or 0  # each way to define a name has a group of its own
+        ends.setdefault(found[group], found.end(group))
     return ends
 
 

@@ -16,7 +16,8 @@ class Resources:
     """What a scheduler gives each worker of a study.
 
     Attributes:
-      cpus; gpus; memory_gb, 0 leaves it to the scheduler.
+      cpus, gpus: counts.
+      memory_gb: 0 leaves it to the scheduler.
       minutes: that a worker may take; one whose time is up is queued again and goes on.
       partition: of the scheduler, "" for its default; with xpk the cluster.
       accelerator: of a cloud's machine in its own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.

@@ -61,7 +61,7 @@ def evicted(recent: Recent, segment: Segment, ratio: int) -> Entries:
     count_B = window.leaving_B(recent, segment.bounds)
     entries = Entries(oldest(recent.keys, segment.keys), oldest(recent.values, segment.values), count_B)
     mask = entries.valid_BxE[:, :, None, None]
-    return entries.replace(keys=jnp.where(mask, entries.keys, 0), values=jnp.where(mask, entries.values, 0))
+    return dataclasses.replace(entries, keys=jnp.where(mask, entries.keys, 0), values=jnp.where(mask, entries.values, 0))
 
 
 def f_c(x_BxExGxK: jax.Array, kernel_RxFxF: jax.Array, bias_F: jax.Array | float = 0.0) -> jax.Array:

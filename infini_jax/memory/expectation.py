@@ -14,6 +14,7 @@ Letters: Q queries of all heads that share coefficients, J functions of one widt
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ def expected_signal(
     return _expected_signal_forward(mu_BxGxQ, sigma_sq_BxGxQ, coefficients, functions)[0]
 
 
-def _expected_signal_forward(mu_BxGxQ, sigma_sq_BxGxQ, coefficients, functions):
+def _expected_signal_forward(mu_BxGxQ, sigma_sq_BxGxQ, coefficients, functions) -> tuple[Any, tuple]:
     y_BxGxQxV, r = 0.0, []
     for some, s_BxGxJxV in zip(functions, coefficients, strict=True):
         r.append(expected_basis(mu_BxGxQ, sigma_sq_BxGxQ, jnp.asarray(some.centres_J, mu_BxGxQ.dtype), some.width))
@@ -155,7 +156,8 @@ def context(
         """Of the heads that share coefficients, all queries at once: BxHxSxV."""
         shared = coefficients[0].shape[1]
         mu_BxGxQ, sigma_sq_BxGxQ = (x.reshape(batch, shared, -1) for x in (mu_BxHxS, sigma_sq_BxHxS))
-        return expected_signal(mu_BxGxQ, sigma_sq_BxGxQ, coefficients, plan.functions).reshape(batch, heads, queries, -1)
+        y_BxGxQxV: Any = expected_signal(mu_BxGxQ, sigma_sq_BxGxQ, coefficients, plan.functions)
+        return y_BxGxQxV.reshape(batch, heads, queries, -1)
 
     if plan.values_first:
         return jnp.swapaxes(read(*(einsum("bjd,dgv->bgjv", B_BxJxD, w_v_DxGxV) for B_BxJxD in merged)), 1, 2)

@@ -30,7 +30,7 @@ from infini_jax.heads import SEQUENCE_AXIS, shares_sequence
 from infini_jax.layers import by_key_head, repeat_heads
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
-from infini_jax.segment import Segment, reset_where_new
+from infini_jax.segment import Segment, reset_where_new, with_leaves
 
 sigma = elu_plus_one  # the paper's name for its feature map
 
@@ -297,7 +297,8 @@ class Infini(Memory):
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
 
     def logical_axes(self) -> InfiniMemory:
-        return InfiniMemory(
+        return with_leaves(
+            InfiniMemory,
             M=("batch", "kv_heads", "key_dim", "value_dim"),
             z=("batch", "kv_heads", "key_dim") if self.config.normalises else None,
         )

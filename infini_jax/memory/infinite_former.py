@@ -42,7 +42,7 @@ from infini_jax.errors import require, require_positive
 from infini_jax.memory import expectation, signal, sticky, window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.positions import attend_rotary, positioned_cost
-from infini_jax.segment import Segment, reset_where_new
+from infini_jax.segment import Segment, reset_where_new, with_leaves
 
 
 @struct.dataclass
@@ -86,7 +86,7 @@ def leaving(cache: ShortTerm | None, segment: Segment) -> Leaving:
         count_B = window.leaving_B(cache.recent, segment.bounds)
     left = Leaving(x_BxTxD, count_B)
     # Masked before the gate's convolution, so that no earlier document leaks through it; X * sigmoid(..) stays zero there.
-    return left.replace(x=jnp.where(left.counted_BxT[..., None], x_BxTxD, 0))
+    return dataclasses.replace(left, x=jnp.where(left.counted_BxT[..., None], x_BxTxD, 0))
 
 
 def append(cache: ShortTerm | None, segment: Segment) -> ShortTerm | None:
@@ -273,8 +273,12 @@ class InfiniteFormer(Memory):
         return signal.psi(times_BxM, jnp.asarray(mu_N, dtype), jnp.asarray(sigma_N, dtype))
 
     def logical_axes(self) -> InfiniteMemory:
-        cache = ShortTerm(window.LOGICAL_AXES, ("batch", "slots", "model")) if self.config.cached else None
-        return InfiniteMemory(B=("batch", "slots", "model"), writes=("batch",), fit=("batch",), cache=cache)
+        cache = (
+            with_leaves(ShortTerm, recent=window.LOGICAL_AXES, inputs=("batch", "slots", "model"))
+            if self.config.cached
+            else None
+        )
+        return with_leaves(InfiniteMemory, B=("batch", "slots", "model"), writes=("batch",), fit=("batch",), cache=cache)
 
     def cost(self, segment_length: int) -> Cost:
         c, d = self.config, self.dims

@@ -21,7 +21,7 @@ rotary's group law and saves turning every retrieved key) and no values of landm
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from infini_jax.memory import landmark_retrieval, landmark_softmax, landmark_str
 from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.landmark_retrieval import SELECTIONS, LandmarkMemory
 from infini_jax.memory.landmark_straddle import OpenBlock, StraddlingMemory
-from infini_jax.segment import Segment, length_with_landmarks, reset_where_new
+from infini_jax.segment import Segment, length_with_landmarks, reset_where_new, with_leaves
 
 
 @struct.dataclass
@@ -177,9 +177,7 @@ class Landmark(Memory):
             tokens=jnp.zeros((batch,), jnp.int32),
         )
 
-    def attend(
-        self, memory: LandmarkMemory | StraddlingMemory | tuple[()], segment: Segment
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def attend(self, memory: Any, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         if self.config.blocks == 0:
             y_BxSxHxV, _ = self._near(memory, segment)
             return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads)}
@@ -196,7 +194,7 @@ class Landmark(Memory):
         require(self.config.blocks > 0, "memory.blocks", "no blocks are kept, so none are retrieved", "keep some")
         return self._both(memory, segment)[1]
 
-    def _near(self, memory: LandmarkMemory | StraddlingMemory | tuple[()], segment: Segment) -> tuple[jax.Array, jax.Array]:
+    def _near(self, memory: Any, segment: Segment) -> tuple[jax.Array, jax.Array]:
         """The part of the segment and of an unfinished block before it: values BxSxHxV and log-sum-exp BxHxS."""
         if self.straddles:
             return landmark_straddle.attend_span(segment, memory.block, self.length)
@@ -204,7 +202,7 @@ class Landmark(Memory):
         k_BxTxGxK = rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
         return landmark_softmax.attend_blocks(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds, self.length)
 
-    def _both(self, memory: LandmarkMemory | StraddlingMemory, segment: Segment) -> tuple[jax.Array, "Retrieved"]:
+    def _both(self, memory: Any, segment: Segment) -> tuple[jax.Array, "Retrieved"]:
         c, cache, reads_BxS, places_S = self.config, memory, segment.bounds.reads_BxS, segment.query_positions_S
         if self.straddles:
             cache, places_S = memory.cache, places_S + landmark_straddle.phase_of(segment.bounds)
@@ -218,7 +216,7 @@ class Landmark(Memory):
         by_query = (x.swapaxes(2, 3) for x in (ages_BxHxRxS, far_BxHxRxS, shares_BxHxRxS))
         return y_BxSxHxV, Retrieved(*by_query)
 
-    def write(self, memory: LandmarkMemory | StraddlingMemory | tuple[()], segment: Segment):
+    def write(self, memory: Any, segment: Segment) -> Any:
         """Keeps every block of the segment; what is no part of the open document becomes zero and is masked."""
         if self.straddles:
             return self._write_straddling(memory, segment)
@@ -247,12 +245,12 @@ class Landmark(Memory):
         memory = reset_where_new(bounds.keeps_B, memory)
         keys_BxMxPxGxK, values_BxMxPxGxV, block = landmark_straddle.blocks_of(memory.block, segment, written_BxT, self.length)
         cache, tokens_B = memory.cache, memory.block.tokens + written_BxT.sum(axis=1)
-        if self.config.blocks:
+        if isinstance(cache, LandmarkMemory):  # some blocks are kept
             keys, values = (jnp.moveaxis(x, 3, 1) for x in (keys_BxMxPxGxK, values_BxMxPxGxV))
             tokens_B = tokens_B + cache.tokens
             cache = append_blocks(cache, keys, values, jnp.maximum(tokens_B - left, 0), count)
         waiting_B = jnp.minimum(tokens_B, left).astype(block.tokens.dtype)
-        return StraddlingMemory(cache, block.replace(tokens=waiting_B))
+        return StraddlingMemory(cache, dataclasses.replace(block, tokens=waiting_B))
 
     def advance(self, memory, segments: Segment):
         """As in `Memory`; without blocks all segments are windows of their own, unless a block straddles them."""
@@ -262,7 +260,8 @@ class Landmark(Memory):
         return super().advance(memory, segments)
 
     def logical_axes(self) -> LandmarkMemory | StraddlingMemory | tuple[()]:
-        cache = LandmarkMemory(
+        cache = with_leaves(
+            LandmarkMemory,
             keys=("batch", "kv_heads", "slots", "block", "key_dim"),
             values=("batch", "kv_heads", "slots", "block", "value_dim"),
             tokens=("batch",),
@@ -270,7 +269,8 @@ class Landmark(Memory):
         cache = cache if self.config.blocks else ()
         if not self.straddles:
             return cache
-        block = OpenBlock(
+        block = with_leaves(
+            OpenBlock,
             keys=("batch", "block", "kv_heads", "key_dim"),
             values=("batch", "block", "kv_heads", "value_dim"),
             tokens=("batch",),

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -188,7 +189,8 @@ def tiles(
     q_BxHxSxK = jnp.pad(q_BxSxHxK.swapaxes(1, 2), pad)
     query_documents_BxS = jnp.pad(documents_BxS, pad[1:3], constant_values=NO_QUERY)
     k_BxHxSxK, v_BxHxSxV = k_BxSxHxK.swapaxes(1, 2), v_BxSxHxV.swapaxes(1, 2)
-    y_BxHxSxV, lse_BxHxS = _rows(plan, q_BxHxSxK, k_BxHxSxK, v_BxHxSxV, (query_documents_BxS, documents_BxS))
+    found: Any = _rows(plan, q_BxHxSxK, k_BxHxSxK, v_BxHxSxV, (query_documents_BxS, documents_BxS))
+    y_BxHxSxV, lse_BxHxS = found
     return y_BxHxSxV[:, :, :tokens].swapaxes(1, 2), lse_BxHxS[:, :, :tokens]
 
 
@@ -199,7 +201,8 @@ def _rows(plan: Plan, q, k, v, documents) -> tuple[jax.Array, jax.Array]:
 
 
 def _rows_forward(plan: Plan, q, k, v, documents):
-    y, lse = _rows(plan, q, k, v, documents)
+    found: Any = _rows(plan, q, k, v, documents)
+    y, lse = found
     return (y, lse), (q, k, v, documents, y, lse)
 
 

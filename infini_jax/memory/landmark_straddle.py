@@ -10,6 +10,7 @@ a document does, so that it is one number for all rows.
 Letters as in landmark_softmax.py, J places of the span in M blocks; `_b` the places of a block without its landmark.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -65,6 +66,7 @@ def products(places: int, length: int, key_dim: int, value_dim: int) -> float:
 
 def phase_of(bounds: Boundaries) -> jax.Array:
     """p, which all rows share."""
+    assert bounds.phase is not None, "segments are no whole blocks, so that the carry holds a phase"
     return bounds.phase[0]
 
 
@@ -98,7 +100,7 @@ def span_bounds(bounds: Boundaries, block: OpenBlock, length: int) -> Boundaries
     held_Bxb = (places_b < phase) & (places_b >= phase - block.tokens[:, None])
     documents_Bxb = jnp.where(held_Bxb, bounds.open_document[:, None], NEVER_SEEN)
     documents_BxJ = to_span(documents_Bxb, bounds.key_documents, phase, length)
-    return bounds.replace(key_documents=documents_BxJ, start=phase + bounds.start)
+    return dataclasses.replace(bounds, key_documents=documents_BxJ, start=phase + bounds.start)
 
 
 def attend_span(segment: Segment, block: OpenBlock, length: int) -> tuple[jax.Array, jax.Array]:
@@ -117,7 +119,8 @@ def attend_span(segment: Segment, block: OpenBlock, length: int) -> tuple[jax.Ar
     q_BxJxHxK = to_span(jnp.zeros_like(q_BxSxHxK[:, :1]), q_BxSxHxK, phase, length)
     as_whole = whole(bounds.key_documents, bounds.open_document)
     y_BxJxHxV, lse_BxHxJ = landmark_softmax.attend_blocks(q_BxJxHxK, k_BxJxGxK, v_BxJxGxV, as_whole, length)
-    return tuple(jax.lax.dynamic_slice_in_dim(x, phase, queries, axis) for x, axis in ((y_BxJxHxV, 1), (lse_BxHxJ, 2)))
+    cut = jax.lax.dynamic_slice_in_dim
+    return cut(y_BxJxHxV, phase, queries, 1), cut(lse_BxHxJ, phase, queries, 2)
 
 
 def blocks_of(
@@ -141,4 +144,4 @@ def blocks_of(
     places_T = (phase + jnp.arange(segment.keys.shape[1])) % length
     keys = blocks(block.keys, rotary(segment.keys.astype(block.keys.dtype), places_T))
     values = blocks(block.values, segment.values.astype(block.values.dtype))[:, :, :-1]
-    return keys, values, block.replace(keys=unfinished(keys[:, :, :-1]), values=unfinished(values))
+    return keys, values, dataclasses.replace(block, keys=unfinished(keys[:, :, :-1]), values=unfinished(values))

@@ -35,7 +35,7 @@ from infini_jax.memory.positions import T5_BUCKETS, attend_t5
 from infini_jax.memory.topk import approximate, recall, top_k
 from infini_jax.memory.window import Recent
 from infini_jax.platforms import platform
-from infini_jax.segment import Boundaries, Segment
+from infini_jax.segment import Boundaries, Segment, with_leaves
 
 RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
 A_CPUS_SCORES, OTHERS_SCORES = (
@@ -309,17 +309,18 @@ class Memorizing(Memory):
         """V_c: BxSxHxV."""
         dtype = self.dims.dtype
         recent = window.empty(q_BxSxHxK.shape[0], 0, self.dims) if recent is None else recent
-        seen = window.view(segment.replace(keys=self.unit(segment.keys).astype(dtype)), recent)
+        seen = window.view(dataclasses.replace(segment, keys=self.unit(segment.keys).astype(dtype)), recent)
         return attend_t5(q_BxSxHxK.astype(dtype), seen, self.bias, scale_H)
 
     def write(self, memory: MemorizingMemory, segment: Segment) -> MemorizingMemory:
-        memory, segment = jax.lax.stop_gradient((memory, segment.replace(keys=self.unit(segment.keys))))
+        memory, segment = jax.lax.stop_gradient((memory, dataclasses.replace(segment, keys=self.unit(segment.keys))))
         ring = append(memory.ring, segment.keys, segment.values, segment.bounds)
         # Without a gradient: one that is zero would have to live on the host as well, and JAX's does not.
         return jax.lax.stop_gradient(MemorizingMemory(ring, memory.recent and window.append(memory.recent, segment)))
 
     def logical_axes(self) -> MemorizingMemory:
-        ring = Ring(
+        ring = with_leaves(
+            Ring,
             keys=("batch", "kv_heads", "slots", "key_dim"),
             values=("batch", "kv_heads", "slots", "value_dim"),
             written=("batch",),

@@ -9,7 +9,7 @@ from flax import struct
 from infini_jax.attention import attend_flops
 from infini_jax.errors import require
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
-from infini_jax.segment import Boundaries, Segment, Sight, by_turn
+from infini_jax.segment import Boundaries, Segment, Sight, by_turn, with_leaves
 
 
 @struct.dataclass
@@ -21,8 +21,11 @@ class Recent:
     length: jax.Array
 
 
-LOGICAL_AXES = Recent(
-    keys=("batch", "slots", "kv_heads", "key_dim"), values=("batch", "slots", "kv_heads", "value_dim"), length=("batch",)
+LOGICAL_AXES = with_leaves(
+    Recent,
+    keys=("batch", "slots", "kv_heads", "key_dim"),
+    values=("batch", "slots", "kv_heads", "value_dim"),
+    length=("batch",),
 )
 
 

@@ -67,7 +67,8 @@ class Point:
     def series(self) -> Series:
         return series_of(self.row)
 
-    def label(self, name: str, default: Label = 0.0) -> Label:
+    def label(self, name: str, default: Label = 0.0) -> Any:
+        """What the figure's `name` says, a number or a word."""
         return self.measure.labels.get(name, default)
 
 

@@ -29,8 +29,12 @@ class Drawn:
 
     Attributes:
       identity: F1 to F10, with what sets it apart where there are several; a file name.
-      title; caption, in sentences: what is drawn and what may be said of it; alternative, the text for who cannot see it.
-      figure; rows, of the runs behind it; table beside it.
+      title: of the figure.
+      figure: as drawn.
+      caption: in sentences, what is drawn and what may be said of it.
+      alternative: the text for who cannot see it.
+      rows: of the runs behind it.
+      table: beside it.
     """
 
     identity: str

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +103,8 @@ METRICS = (
     ("validation_loss_from_N", "nats/token", "memory carried, from N to 2N - 1 tokens into the document"),
 )
 
-COLUMNS = tuple(
-    Column(table, *line)
-    for table, lines in (("runs", RUNS), ("curves", CURVES), ("measures", MEASURES), ("metrics", METRICS))
-    for line in lines
-)
+TABLES: tuple[tuple[Any, tuple], ...] = (("runs", RUNS), ("curves", CURVES), ("measures", MEASURES), ("metrics", METRICS))
+COLUMNS = tuple(Column(table, *line) for table, lines in TABLES for line in lines)
 
 
 def names_of(table: str) -> list[str]:

@@ -125,7 +125,8 @@ def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Fou
 def row_of(line: dict[str, Any]) -> Row:
     """pandas has one mark for what is missing and what is not a number: which it was, the column tells."""
     types = {field.name: field.type for field in dataclasses.fields(Row)}
-    return Row(**{name: not_a_number(line[name]) if kind is float else line[name] for name, kind in types.items()})
+    values: dict[str, Any] = {name: not_a_number(line[name]) if kind is float else line[name] for name, kind in types.items()}
+    return Row(**values)
 
 
 def not_a_number(value: float | None) -> float:

@@ -36,7 +36,7 @@ def load(pairs: float, scalars: float, symbols: float) -> float:
     return pairs * 2.0 * math.log(symbols) / scalars
 
 
-def symbols_of(point: Point) -> float | None:
+def symbols_of(point: Point) -> float:
     """V, the candidates for a value."""
     return point.label("symbols", 0.0) or at(point.config, "symbols")
 
@@ -103,7 +103,7 @@ def place_of(point: Point) -> float:
 
 def shapes_of(random: Sequence[Point]) -> list[tuple[int, int, int]]:
     """(key_dim, value_dim, symbols) of the smallest and the largest memory of random codes; 64, 64, 8192 without any."""
-    shapes = {tuple(int(one.label(name)) for name in ("key_dim", "value_dim", "symbols")) for one in random}
+    shapes = {(int(one.label("key_dim")), int(one.label("value_dim")), int(one.label("symbols"))) for one in random}
     ordered = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape)) or [(64, 64, 8192)]
     return list(dict.fromkeys((ordered[0], ordered[-1])))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from infini_jax.analysis.theory import delta_survival
@@ -95,7 +96,7 @@ def draw_survival(axes: Axes, random: Sequence[Point]) -> None:
         axes.plot([], [], color=look.colour, marker=look.marker, linestyle="none", label=f"{name}, dₖ {number(key_dim)}")
         if name == "delta" and key_dim:
             line = sorted(set(ages))
-            axes.plot(line, delta_survival(line, key_dim), color=INK, linestyle=(0, (3, 2)), linewidth=1.0)
+            axes.plot(line, delta_survival(np.array(line), key_dim), color=INK, linestyle=(0, (3, 2)), linewidth=1.0)
     axes.set_xlabel("pairs written since")
     axes.set_ylabel("share that survives")
     axes.legend(fontsize=6.5, framealpha=0.0, loc="best")

@@ -86,7 +86,8 @@ def after_training(tasks: dict[str, list[Row]], styles: dict[Series, Style]) -> 
             for series in drawn:
                 mine = [row for row in of_task if series_of(row) == series]
                 if mine:
-                    draw_seeds(axes, [place(r.memory_bytes) for r in mine], [r.gate_mean for r in mine], styles[series])
+                    gates = [row.gate_mean for row in mine if row.gate_mean is not None]
+                    draw_seeds(axes, [place(row.memory_bytes) for row in mine], gates, styles[series])
         entries = [key(styles[series], label_of(series)) for series in drawn]
         name_panels(figure, entries, "memory a sequence, all layers", "mean gate")
     return Drawn(

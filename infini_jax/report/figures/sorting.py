@@ -81,14 +81,15 @@ def ceilings_of(found: Found) -> list[tuple[str, tuple[str, ...], dict[float, fl
         return [p.measure for p in points(found, "sorting", metric)]
 
     windows = by(measured("ceiling_window"), lambda one: one.labels["window"])
-    found_lines = [
+    found_lines: list[tuple[str, tuple[str, ...], dict[float, float]]] = [
         (f"ceiling of a window of {number(window)}", ("teacher_forced",), line_of(group)) for window, group in windows.items()
     ]
     if mean := measured("ceiling_mean"):
         found_lines.append(("ceiling: order of the true means", ("free_running",), line_of(mean)))
     if chance := measured("chance"):
-        lengths = [point.label("length") for metric, *_ in KINDS for point in points(found, "sorting", metric)]
-        line = line_of(chance) if "length" in chance[0].labels else dict.fromkeys(sorted(set(lengths)), chance[0].value)
+        lengths: list[float] = [point.label("length") for metric, *_ in KINDS for point in points(found, "sorting", metric)]
+        everywhere: dict[float, float] = {length: chance[0].value for length in sorted(set(lengths))}
+        line = line_of(chance) if "length" in chance[0].labels else everywhere
         found_lines.append(("chance", ("teacher_forced", "free_running"), line))
     return found_lines
 

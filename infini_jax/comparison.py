@@ -1,8 +1,9 @@
-"""What the experiments share: the memories that are compared, at which bytes and learning rates, their floor and ceiling."""
+"""What experiments share: the memories that are compared, at which bytes and learning rates, their floor and ceiling."""
 
 import dataclasses
 
-from infini_jax.config import ModelConfig, RunConfig, TrainConfig
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.evals.capacity import CapacityRun
 from infini_jax.evals.settings import CARRIED, EvaluationConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
@@ -12,6 +13,7 @@ from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.trials import seeded, trials
 
 BOUNDS = ("local", "full")  # the floor and the ceiling
@@ -22,6 +24,18 @@ AT_THE_END = EvaluationConfig(documents=8, tokens=2048, conditions=(CARRIED,))  
 SMOKE = dataclasses.replace(ONE_LAYER, d_model=32, mlp_dim=32)
 SMOKE_TRAIN = TrainConfig(batch=2, learning_rate=1e-2, evaluation_steps=1)
 SMOKE_STEPS = 3
+SMOKE_CODES = CapacityRun(  # a memory layer alone
+    symbols=32,
+    key_dim=8,
+    value_dim=8,
+    segment=4,
+    pairs=(2, 16),
+    batch=2,
+    grid=4,
+    rows=8,
+    questions=2,
+    budget=Budget("steps", 4),
+)
 
 
 def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
@@ -37,6 +51,23 @@ def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
     }
     chosen = [name for name in MECHANISMS if (name in names if names else name not in BOUNDS)]
     return tuple(pair for name in chosen for pair in settings.get(name, (("", MECHANISMS[name].Config()),)))
+
+
+def code_memories() -> list[tuple[str, MemoryConfig]]:
+    """(variant, settings) of every mechanism of the registry, for a memory layer alone that is asked for pairs of codes."""
+    settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
+        "infini": (
+            ("linear", InfiniConfig()),
+            ("delta", InfiniConfig(update="delta")),
+            ("unit", InfiniConfig(feature_map="unit")),
+        ),
+        # rotary would turn keys that never learn, as the cache has no gradient
+        "transformer_xl": (("relative", TransformerXLConfig(positions="relative")),),
+        "memorizing": (("", MemorizingConfig(top_k=8)),),
+        "landmark": (("", LandmarkConfig(block=4, retrieved=2)),),
+        "infinite_former": (("", InfiniteFormerConfig(samples=64)),),
+    }
+    return [pair for name, kind in MECHANISMS.items() for pair in settings.get(name, (("", kind.Config()),))]
 
 
 def with_memory(base: RunConfig, memory: MemoryConfig, *names: str, variant: str = "") -> RunConfig:
