@@ -46,6 +46,7 @@ PARTS = (
     Part("cuda", ("jax_cuda12_plugin",), "NVIDIA GPUs"),
     Part("tpu", ("libtpu",), "TPUs, and compiling for them in `plan`"),
     Part("explore", ("pandas", "polars"), "results as tables in a Python shell"),
+    Part("notebooks", ("jupytext", "altair", "nbclient", "ipykernel"), "the notebooks"),
     Part("slurm", ("submitit",), "studies on a cluster"),
     Part("tensorboard", ("tensorboardX",), "metrics in TensorBoard"),
     Part("wandb", ("wandb",), "metrics in Weights & Biases"),
