@@ -18,8 +18,18 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.optimiser import make_optimiser
-from infini_jax.sharding import RULES, Layout, Sharding, ShardingRules, batch_sharding, data_mesh
-from infini_jax.train import init_state, layout_of, make_step, rows_of, state_sharding
+from infini_jax.sharding import (
+    RULES,
+    Layout,
+    Sharding,
+    ShardingRules,
+    batch_sharding,
+    data_mesh,
+    layout_of,
+    parameter_sharding,
+)
+from infini_jax.stream import init_params
+from infini_jax.train import init_state, make_step, rows_of, state_sharding
 from tests.commands import with_devices
 from tests.streams import tiny
 
@@ -93,6 +103,18 @@ def test_parameters_and_moments_are_in_as_many_parts_as_there_are_devices(optimi
     assert share_of_a_device("params") == share_of_a_device("average") < 1.1 / 8
     assert share_of_a_device("optimiser") < (1.1 / 8 if optimiser == "adamw" else 1)
     assert share_of_a_device("carry") < 1.1 / 8  # rows and heads
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_large_parameters_of_every_mechanism_are_in_parts(name):
+    """Also those that only it has: on each of eight devices a quarter at most of every one that is no vector a head."""
+    model = dataclasses.replace(tiny(name), vocab=64, d_model=64, heads=4, kv_heads=4, key_dim=16, value_dim=16)
+    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    places = jax.tree.leaves(parameter_sharding(model, Layout(mesh, RULES["fsdp+tensor"])))
+    for leaf, place in zip(shapes, places, strict=True):
+        size = math.prod(leaf.shape)
+        assert size <= 1024 or math.prod(place.shard_shape(leaf.shape)) <= size / 4, leaf.shape
 
 
 def slots_found() -> dict[str, list]:

@@ -15,6 +15,7 @@ with zeros at its old end. So are entries of an older document, which happens in
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -147,6 +148,10 @@ class Compressive(Memory):
     summary = "cache, and a second one of compressed entries"
     paper = "arXiv 1911.05507"
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
+    parameter_axes: ClassVar = {
+        ("compress_keys", "kernel"): (None, "embed", None),
+        ("compress_values", "kernel"): (None, "embed", None),
+    }
 
     def setup(self):
         super().setup()
