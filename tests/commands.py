@@ -16,6 +16,10 @@ TINY = ["--model.vocab", "256", "--model.layers", "1", "--model.d-model", "16", 
 TINY += ["--train.sequence", "16", "--train.batch", "2", "--train.evaluation-steps", "1", "--train.log-every", "1"]
 TINY += ["--budget.amount", "6"]
 
+PAIRS = ["train", "infini", "mqar", "--model.vocab", "32", "--model.layers", "1", "--model.d-model", "16"]
+PAIRS += ["--model.segment", "8", "--data.symbols", "32"]
+PROGRAM = [sys.executable, "-c", "import sys; from infini_jax.cli import main; main(sys.argv[1:])"]  # the command line
+
 
 def training(results: Path, *more: str, corpus: str = "stories-bytes", every: int = 2) -> list[str]:
     """A run of six steps, saved after every second."""

@@ -24,7 +24,7 @@ from infini_jax.processes import SILENT_SECONDS, Agreement, own_rows
 from infini_jax.rows import ROW_FILE, read_rows
 from infini_jax.run import CONFIG_FILE, METRICS_FILE, execute
 from infini_jax.sharding import batch_sharding, data_mesh
-from tests.commands import told
+from tests.commands import PAIRS, PROGRAM, told
 
 RUN = RunConfig(
     model=ModelConfig(vocab=32, layers=1, d_model=16, heads=2, segment=8, memory=InfiniConfig()),
@@ -141,25 +141,12 @@ def job(folder: Path, processes: int) -> list[subprocess.Popen]:
     """The command line as Open MPI starts it: every process is told how many there are, and where the first one is."""
     number = random.randrange(4096) * 4096  # JAX makes a port of it
     place = {"OMPI_MCA_orte_hnp_uri": f"{number}.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": str(processes)}
-    size = [
-        "--model.vocab",
-        "32",
-        "--model.layers",
-        "1",
-        "--model.d-model",
-        "16",
-        "--model.heads",
-        "2",
-        "--model.segment",
-        "8",
-    ]
-    size += ["--data.pairs", "4", "--data.symbols", "32", "--train.batch", "4", "--train.sequence", "32"]
-    often = ["--train.log-every", "1", "--train.evaluation-steps", "1", "--saving.every-steps", "20"]
-    spent = ["--budget.unit", "steps", "--budget.amount", str(LONG)]
-    command = ["train", "infini", "mqar", *size, *often, *spent, "--processes", "job", "--results", str(folder)]
+    rows = ["--data.pairs", "4", "--train.batch", "4", "--train.sequence", "32", "--train.evaluation-steps", "1"]
+    often = ["--train.log-every", "1", "--saving.every-steps", "20", "--budget.unit", "steps", "--budget.amount", str(LONG)]
+    command = [*PROGRAM, *PAIRS, *rows, *often, "--processes", "job", "--results", str(folder)]
     return [
         subprocess.Popen(
-            [sys.executable, "-c", "import sys; from infini_jax.cli import main; main(sys.argv[1:])", *command],
+            command,
             env={**os.environ, **place, "OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from infini_jax.launch.slurm import queued
 from infini_jax.rows import read_rows
 from infini_jax.run import METRICS_FILE
 from infini_jax.study import FAILED_FILE, TABLE_FILE, Study, run_study, save_study
+from tests.commands import PAIRS, PROGRAM
 from tests.slurm_node import node, told, wait_for, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -92,11 +92,8 @@ def test_a_preempted_worker_is_queued_again_and_ends_with_the_same_numbers(slurm
 
 def test_two_tasks_of_a_job_train_one_run(slurm, tmp_path):
     """`--processes job` reads what SLURM says; the losses are those of one process but for the order of sums."""
-    size = ["--model.vocab", "32", "--model.layers", "1", "--model.d-model", "16", "--model.segment", "8"]
-    size += ["--data.pairs", "2", "--data.symbols", "32", "--train.batch", "2", "--train.sequence", "16"]
-    spent = ["--train.log-every", "1", "--budget.unit", "steps", "--budget.amount", "4"]
-    command = ["train", "infini", "mqar", *size, *spent]
-    program = [sys.executable, "-c", "import sys; from infini_jax.cli import main; main(sys.argv[1:])", *command]
+    rows = ["--data.pairs", "2", "--train.batch", "2", "--train.sequence", "16", "--train.log-every", "1"]
+    program = [*PROGRAM, *PAIRS, *rows, "--budget.unit", "steps", "--budget.amount", "4"]
     task = ["srun", "--partition=low", "--ntasks=2", *program, "--processes", "job", "--results", str(tmp_path / "two")]
     for started in (task, [*program, "--results", str(tmp_path / "one")]):
         done = subprocess.run(started, capture_output=True, text=True, check=False, timeout=180)
