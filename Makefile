@@ -29,7 +29,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 notebooks: $(READY)
-	cd notebooks && for source in *.py; do ../$(BIN)/jupytext --quiet --to ipynb --execute --output $${source%.py}.ipynb $$source || exit 1; done
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
+	$(BIN)/jupyter-nbconvert --log-level=ERROR --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python

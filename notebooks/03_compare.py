@@ -24,13 +24,10 @@ import os
 from pathlib import Path
 
 import altair as alt
-import matplotlib.pyplot as plt
-from IPython.display import display
 
-from infini_jax.results import load, loss_against_bytes, recall_against_bytes, tasks, training_curves
-
-# %matplotlib inline
-plt.rcParams["figure.dpi"] = 80
+from infini_jax.plots import label_of, styles_of
+from infini_jax.results import is_chosen, load, loss_against_bytes, recall_against_bytes, tasks, training_curves
+from infini_jax.results.notebook import show
 
 ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "docs" / "results").is_dir())
 KNOWN = [ROOT / "results" / "quick", ROOT / "docs" / "results" / "mqar_pareto"]
@@ -41,101 +38,122 @@ print(f"{STUDY.name}: {len(found.runs)} runs, {', '.join(tasks(found))}")
 
 # %% [markdown]
 # ## The picture
-# A line a mechanism. Where several learning rates were tried, the one that was chosen on validation is drawn. Where the
-# settings of the runs are there, a line shows chance.
+# A line a mechanism through the medians over seeds. Where several learning rates were tried, the one that was chosen on
+# validation is drawn. Where the settings of the runs are there, a line shows chance.
 
 # %%
-task = tasks(found)[0]
-recall_against_bytes(found, task)
+for task in tasks(found):
+    show(recall_against_bytes(found, task), f"{task}: share of right answers against the memory of a sequence, every seed.")
 
 # %% [markdown]
-# Every trial of it as a table: what it held equal, what it gave up for it, how it did.
-
-# %%
-columns = [
-    "task",
-    "mechanism",
-    "variant",
-    "memory_bytes",
-    "learning_rate",
-    "seed",
-    "steps",
-    "flops_actual",
-    "accuracy",
-    "loss",
-]
-found.runs[columns].sort_values(columns[:6]).head(12)
+# What was held equal: training FLOPs, which are counted.
 
 # %%
 equal = found.runs.groupby("task").flops_actual.agg(["min", "max"])
-equal.assign(spread=equal["max"] / equal["min"] - 1)  # of the training FLOPs, which the budget holds equal
+equal.assign(spread=equal["max"] / equal["min"] - 1)
+
+# %% [markdown]
+# And what was tried: a row a run.
+
+# %%
+columns = ["task", "mechanism", "variant", "memory_bytes", "learning_rate", "seed", "steps", "accuracy", "loss"]
+found.runs[columns].assign(chosen=is_chosen(found)).sort_values(columns[:6]).head(9)
 
 # %% [markdown]
 # ## Interactive
-# Choose a task and a seed below the figure, click mechanisms in the legend (with shift for several), click a point: its
-# settings and its curve appear beside it. This needs a live notebook, or a page with JavaScript; the other figures are
-# pictures.
+# Choose below the figure: task, score, seed, and whether trials of other learning rates are shown. Click mechanisms in the
+# legend (with shift for several). Click a point: its settings and its curve appear beside it. It works in a live notebook
+# and on any page with JavaScript, such as that of `jupyter nbconvert --to html`; where you see no figure, those above are
+# pictures of the same numbers.
 
 
 # %%
-def settings_of(config: str | None) -> str:
-    """What a run was made of, in one line."""
+def settings_of(run) -> str:
+    """What a run was made of, a line for each part."""
+    rate = "nothing learned" if run.learning_rate != run.learning_rate else f"learning rate {run.learning_rate:g}"
+    lines = [f"{run.label}, seed {run.seed}", f"{rate}, {run.steps} steps, {run.flops_actual:.3g} FLOPs"]
+    config = json.loads(run.config) if run.config else {}
     if not config:
-        return "not kept in this folder"
-    model, train = json.loads(config)["model"], json.loads(config)["train"]
-    memory = ", ".join(f"{name} {value}" for name, value in model["memory"].items() if name not in ("kind", "layers"))
-    return f"{memory}; segment {model['segment']}, width {model['d_model']}, {model['layers']} layers; batch {train['batch']}"
+        lines.append("(its other settings are not kept in this folder)")
+    elif "model" in config:
+        model, train = config["model"], config["train"]
+        lines.append(f"layers {model['layers']}, width {model['d_model']}, segment {model['segment']}, batch {train['batch']}")
+        lines += [f"{name}: {value}" for name, value in model["memory"].items() if name not in ("kind", "layers")]
+    return "\n".join(lines)
 
 
-runs = found.runs.assign(
-    label=(found.runs.mechanism + " " + found.runs.variant.fillna("")).str.strip(),
-    KiB=found.runs.memory_bytes / 1024,
-    settings=found.runs["config"].map(settings_of),
-)
-shown = ["run", "task", "label", "KiB", "accuracy", "loss", "learning_rate", "seed", "steps", "settings"]
-curves = found.curves[found.curves.metric == "loss"].merge(runs[["run", "label"]], on="run")
+runs = found.runs.fillna({"variant": ""}).assign(KiB=found.runs.memory_bytes / 1024, chosen=is_chosen(found))
+styles = styles_of(list(runs.itertuples()))  # colours and markers as in the pictures
+runs["label"] = [label_of(series) for series in zip(runs.mechanism, runs.variant, strict=True)]
+runs["settings"] = [settings_of(run) for run in runs.itertuples()]
+curves = found.curves[found.curves.metric == "loss"][["run", "tokens", "value"]]
+
+# %%
+# Markers of matplotlib as Vega names them, or as paths within a square from -1 to 1.
+SHAPES = {"o": "circle", "s": "square", "D": "diamond", "P": "cross"}
+SHAPES |= {"^": "triangle-up", "v": "triangle-down", "<": "triangle-left", ">": "triangle-right"}
+SHAPES |= {
+    "X": "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z",
+    "h": "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z",
+    "*": "M0,-1L.24,-.32L.95,-.31L.38,.12L.59,.81L0,.4L-.59,.81L-.38,.12L-.95,-.31L-.24,-.32Z",
+}
 
 
-def choice(name: str, values) -> alt.Parameter:
+def choice(name: str, options: list) -> alt.Parameter:
     """A list below the figure."""
-    return alt.param(name, value=values[0], bind=alt.binding_select(options=values, name=f"{name} "))
+    return alt.param(name, value=options[0], bind=alt.binding_select(options=options, name=f"{name} "))
 
 
-by_task, by_seed = choice("task", sorted(runs.task.unique())), choice("seed", sorted(map(int, runs.seed.unique())))
+by_task = choice("task", sorted(runs.task.unique()))
+score = choice("score", ["right answers, %", "held-out loss, nats"])
+by_seed = choice("seed", ["all", *sorted(map(int, runs.seed.unique()))])
+rates = choice("rates", ["chosen", "all"])
 by_label = alt.selection_point(fields=["label"], bind="legend")
 clicked = alt.selection_point(fields=["run"], on="click", empty=False)
 
+labels = [label_of(series) for series in styles]
+colours = alt.Scale(domain=labels, range=[style.colour for style in styles.values()])
+shapes = alt.Scale(domain=labels, range=[SHAPES[style.marker] for style in styles.values()])
+bytes_axis = alt.Scale(type="log", base=2) if runs.KiB.min() > 0 else alt.Scale(type="symlog")
+key = alt.Legend(orient="bottom", columns=4, labelLimit=220)
+
 points = (
-    alt.Chart(runs[shown])
-    .transform_filter((alt.datum.task == by_task) & (alt.datum.seed == by_seed))
+    alt.Chart(runs[["run", "task", "label", "KiB", "accuracy", "loss", "learning_rate", "seed", "steps", "chosen"]])
+    .transform_filter("datum.task == task && (seed == 'all' || datum.seed == seed) && (rates == 'all' || datum.chosen)")
+    .transform_calculate(shown="score == 'held-out loss, nats' ? datum.loss : 100 * datum.accuracy")
     .mark_point(filled=True)
     .encode(
-        x=alt.X("KiB", scale=alt.Scale(type="symlog"), title="memory of a sequence, KiB"),
-        y=alt.Y("accuracy", axis=alt.Axis(format="%"), title="right answers"),
-        color=alt.Color("label", title="mechanism", scale=alt.Scale(scheme="tableau10")),
-        shape=alt.Shape("label", title="mechanism"),
+        x=alt.X("KiB:Q", scale=bytes_axis, title="memory of a sequence, KiB"),
+        y=alt.Y("shown:Q", title=None),
+        color=alt.Color("label:N", title="mechanism", scale=colours, legend=key),
+        shape=alt.Shape("label:N", title="mechanism", scale=shapes, legend=key),
         opacity=alt.when(by_label).then(alt.value(0.9)).otherwise(alt.value(0.1)),
-        size=alt.when(clicked).then(alt.value(240)).otherwise(alt.value(90)),
-        tooltip=shown,
+        size=alt.when(clicked).then(alt.value(300)).otherwise(alt.value(100)),
+        tooltip=["run", "KiB", "accuracy", "loss", "learning_rate", "seed", "steps"],
     )
-    .add_params(by_task, by_seed, by_label, clicked)
-    .properties(width=380, height=280, title="click a point")
+    .add_params(by_task, score, by_seed, rates, by_label, clicked)
+    .properties(width=380, height=320, title=alt.TitleParams(alt.expr("score + ': click a point'"), anchor="start"))
 )
 curve = (
-    alt.Chart(curves[["run", "tokens", "value"]])
+    alt.Chart(curves)
     .transform_filter(clicked)
-    .mark_line()
-    .encode(x=alt.X("tokens", title="tokens trained on"), y=alt.Y("value", title="training loss, nats"))
-    .properties(width=300, height=180, title="how it learned")
+    .mark_line(color="#0072B2")
+    .encode(
+        x=alt.X("tokens:Q", title="tokens trained on"),
+        y=alt.Y("value:Q", title="training loss, nats", scale=alt.Scale(zero=False)),
+    )
+    .properties(width=260, height=150, title=alt.TitleParams("how it learned", anchor="start"))
 )
 words = (
     alt.Chart(runs[["run", "settings"]])
     .transform_filter(clicked)
-    .mark_text(align="left", limit=620)
-    .encode(y=alt.Y("run", title=None), x=alt.value(0), text="settings")
-    .properties(width=300, title="its settings")
+    .mark_text(align="left", baseline="top", lineBreak="\n", fontSize=11)
+    .encode(text="settings:N", x=alt.value(0), y=alt.value(0))
+    .properties(width=260, height=150, title=alt.TitleParams("its settings", anchor="start"))
 )
-points | (curve & words)
+alt.hconcat(points, words & curve if len(curves) else words).properties(
+    description="Score against bytes of memory, a point a run, with filters by task, seed and mechanism."
+)
 
 # %% [markdown]
 # ## How they learned
@@ -143,7 +161,8 @@ points | (curve & words)
 
 # %%
 if len(found.curves):
-    display(training_curves(found, "loss", task))
+    for task in tasks(found):
+        show(training_curves(found, "loss", task), f"{task}: training loss of every run; the thinner, the smaller the memory.")
 else:
     print("This folder holds tables only; `infini-jax study` leaves the logs of the runs too.")
 
@@ -153,7 +172,7 @@ else:
 
 # %%
 few = dataclasses.replace(found, runs=found.runs[found.runs.mechanism.isin(["infini", "memorizing", "local"])])
-loss_against_bytes(few, task)
+show(loss_against_bytes(few, tasks(few)[0]), "Held-out loss of three mechanisms against the memory of a sequence.")
 
 # %%
 measured = found.measures.merge(found.runs[["run", "mechanism", "memory_bytes"]], on="run")

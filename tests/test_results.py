@@ -15,7 +15,7 @@ from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.metrics import read_metrics
-from infini_jax.results import gates, load, loss_against_bytes, recall_against_bytes, tasks, training_curves
+from infini_jax.results import gates, is_chosen, load, loss_against_bytes, recall_against_bytes, tasks, training_curves
 from infini_jax.results.columns import COLUMNS, markdown, names_of
 from infini_jax.results.figures import found_of
 from infini_jax.rows import read_rows
@@ -160,7 +160,10 @@ def test_of_learning_rates_that_were_tried_the_chosen_one_is_drawn(tmp_path):
         tmp_path,
         [dataclasses.replace(good, run="a", loss=1.0, learning_rate=1e-3), dataclasses.replace(bad, run="b", loss=2.0)],
     )
-    assert [y for _, y in drawn(loss_against_bytes(load(tmp_path)))] == [1.0]
+    found = load(tmp_path)
+    assert [y for _, y in drawn(loss_against_bytes(found))] == [1.0]
+    assert list(found.runs[is_chosen(found)].run) == ["a"]
+    assert lines_of(load(tmp_path, "polars").runs.filter(is_chosen(found)))[0]["run"] == "a"
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -8,7 +8,7 @@
 See docs/results.md. What writes and reads the files themselves is in `infini_jax.rows` and `infini_jax.measures`.
 """
 
-from infini_jax.results.figures import gates, loss_against_bytes, recall_against_bytes, tasks, training_curves
+from infini_jax.results.figures import gates, is_chosen, loss_against_bytes, recall_against_bytes, tasks, training_curves
 from infini_jax.results.load import Results, load
 from infini_jax.rows import Row, read_rows, write_rows
 
@@ -16,6 +16,7 @@ __all__ = [
     "Results",
     "Row",
     "gates",
+    "is_chosen",
     "load",
     "loss_against_bytes",
     "read_rows",

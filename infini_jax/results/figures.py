@@ -81,6 +81,17 @@ def tasks(results: Results) -> list[str]:
     return list(by_task(found.rows, found.configs))
 
 
+def is_chosen(results: Results) -> list[bool]:
+    """For each run of the table: whether its learning rate is the one that validation chose; only such runs are drawn.
+
+    Takes them out of a table of either library: `runs[is_chosen(found)]` or `runs.filter(is_chosen(found))`.
+    """
+    lines = lines_of(results.runs)
+    folders = by(lines, lambda line: line["folder"])
+    kept = {(folder, row.run) for folder, of in folders.items() for row in only_chosen(folder_of(of, [], [])).rows}
+    return [(line["folder"], line["run"]) in kept for line in lines]
+
+
 def against_bytes(found: Found, rows: Sequence[Row], score: Score) -> Figure:
     """Raises `ConfigError` where no run has a score that is a number."""
     finite = [row for row in rows if math.isfinite(score.of(row))]

@@ -1,0 +1,28 @@
+"""Figures in a notebook: in the look of reports, each with a caption that is also its alternative text.
+
+Imported by its own name, as IPython is there in notebooks only: `from infini_jax.results.notebook import show, use_look`.
+"""
+
+import io
+
+import matplotlib.pyplot as plt
+from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
+
+from infini_jax.plots import COLOURS, LOOK, our_look
+
+DOTS = 110  # an inch: readable, and a notebook of ten figures stays small
+
+
+def use_look() -> None:
+    """Lets pyplot draw as reports do: the same colours, told apart with every common form of colour blindness."""
+    plt.rcParams.update({**LOOK, "axes.prop_cycle": plt.cycler(color=COLOURS)})
+
+
+def show(figure: Figure, caption: str) -> None:
+    """Shows the figure on white paper, as pages of notebooks are dark or light, and the caption below it."""
+    file = io.BytesIO()
+    with our_look():
+        figure.savefig(file, format="png", dpi=DOTS, facecolor="white", transparent=False)
+    plt.close(figure)  # otherwise pyplot shows it a second time at the end of the cell
+    display(Image(file.getvalue(), alt=caption), Markdown(f"*{caption}*"))
