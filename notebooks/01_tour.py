@@ -25,17 +25,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from infini_jax.config import memory_of
-from infini_jax.memory import MECHANISMS, infini, memorizing, signal, sticky
+from infini_jax.memory import MECHANISMS, expectation, gated_delta, infini, memorizing, signal, sticky
 from infini_jax.memory.base import Dims, memory_bytes
+from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.feature_maps import elu_plus_one, unit
 from infini_jax.memory.infini import InfiniMemory
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.landmark_retrieval import LandmarkMemory
 from infini_jax.memory.memorizing import Ring
+from infini_jax.memory.transformer_xl import TransformerXLConfig
+from infini_jax.results.notebook import show, use_look
 from infini_jax.segment import Segment, whole
 
-# %matplotlib inline
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "viridis"})
+use_look()
 
 K, V, SEGMENT, SEGMENTS = 16, 16, 16, 4
 rng = np.random.default_rng(0)
@@ -49,6 +51,46 @@ def parts(x_TxK: np.ndarray) -> list[jax.Array]:
     """Segments, each 1xSx1xK: one row, one head."""
     return [jnp.asarray(part)[None, :, None] for part in np.split(x_TxK, SEGMENTS)]
 
+
+# %% [markdown]
+# ## Transformer-XL and Compressive Transformer: caches
+# **Written**: each token's key and value at the new end; what has no room is lost, or, in the Compressive Transformer,
+# becomes a part of one entry for four tokens. **Read**: by the same softmax as the segment's own tokens. **Bytes**: entries
+# × (K + V) numbers. Here the value of each token is its own name, so that the cache says whose values it holds.
+
+# %%
+names = np.eye(48, dtype=np.float32)
+named = Dims(d_model=K, heads=1, kv_heads=1, key_dim=K, value_dim=48, segment=SEGMENT)
+
+
+def after_three_segments(config):
+    """The memory of a layer that nobody has trained: compression begins as a mean."""
+    layer = memory_of(config, named)
+    memory, variables = layer.init_memory(1), None
+    for place, part in enumerate(np.split(np.arange(48), 3)):
+        k, v = (jnp.asarray(x[part])[None, :, None] for x in (keys, names))
+        bounds = whole(jnp.zeros((1, SEGMENT), jnp.int32), jnp.full(1, 0 if place else -1))
+        segment = Segment(jnp.zeros((1, SEGMENT, K)), k, k, v, bounds)
+        variables = variables or layer.init(jax.random.key(0), memory, segment, method="write")
+        memory = layer.apply(variables, memory, segment, method="write")
+    return memory
+
+
+cache = after_three_segments(TransformerXLConfig(slots=24))
+both = after_three_segments(CompressiveConfig(slots=16, compressed=6, ratio=4))
+held = {
+    "Transformer-XL: 24 entries": cache.values[0, :, 0],
+    "Compressive: 6 of four tokens each, 16 of one": np.concatenate([both.compressed.values, both.recent.values], axis=1)[
+        0, :, 0
+    ],
+}
+figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.8), layout="constrained")
+for panel, (title, entries) in zip(axes, held.items(), strict=True):
+    image = panel.imshow(entries, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="none")
+    panel.set(title=title, xlabel="token", ylabel="entry, oldest above")
+    panel.grid(False)
+figure.colorbar(image, ax=axes, label="share of the value")
+show(figure, "Of 48 tokens, 24 entries hold the last 24; 22 entries of which six are means of four tokens hold the last 40.")
 
 # %% [markdown]
 # ## Infini-attention: a matrix
@@ -68,16 +110,20 @@ def streamed(features, rule: str, normalised: bool) -> list[InfiniMemory]:
 
 
 linear = streamed(elu_plus_one, "linear", normalised=True)
-figure, axes = plt.subplots(1, 4, figsize=(11, 2.7), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(8.5, 2.3), layout="constrained", sharey=True)
 for place, (panel, memory) in enumerate(zip(axes, linear[1:], strict=True), start=1):
     image = panel.imshow(memory.M[0, 0], vmin=-25, vmax=25, cmap="RdBu_r")
     panel.set(title=f"M after segment {place}", xlabel="value dimension")
+    panel.grid(False)
 axes[0].set_ylabel("feature of the key")
 figure.colorbar(image, ax=axes, shrink=0.8)
+show(figure, "The same matrix after each of four segments: its entries grow, its size does not.")
 
 # %% [markdown]
 # Asked with the key of each earlier token: how close is what comes back to its value? Positive keys (elu + 1) all overlap,
-# so most of what they give back is common to all. Keys of unit length overlap by chance only.
+# so most of what they give back is common to all. Keys of unit length overlap by chance only. The delta rule writes what
+# the memory does not say yet; *token by token*, as the gated delta rule does (here without its decay and gates), each token
+# corrects what those before it in the same segment wrote, and the newest stand out.
 
 
 # %%
@@ -92,13 +138,22 @@ kinds = {
     "elu + 1, delta rule": (elu_plus_one, "delta", True, "s"),
     "unit keys": (unit, "linear", False, "^"),
 }
+asks = jnp.asarray(queries)[None, :, None]
 figure, panel = plt.subplots(figsize=(8.5, 2.8), layout="constrained")
 for name, (features, rule, normalised, marker) in kinds.items():
     before = streamed(features, rule, normalised)[3]
-    read = infini.retrieve(before, features(jnp.asarray(queries)[None, :, None]))[0, :, 0]
-    panel.plot(asked, closeness(read), marker=marker, label=name)
-panel.set(xlabel="token that is asked for (the oldest on the left)", ylabel="cosine to its value", ylim=(-0.6, 1))
-panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    read = infini.retrieve(before, features(asks))[0, :, 0]
+    panel.plot(asked, closeness(read), marker=marker, label=f"{name}: mean {closeness(read).mean():.2f}")
+
+S = jnp.zeros((1, 1, K, V))
+for k, v in zip(parts(keys)[:3], parts(values)[:3], strict=True):
+    S = gated_delta.write_tokens(S, unit(k), v, jnp.ones((1, SEGMENT, 1)), jnp.zeros((1, SEGMENT, 1)))
+read = gated_delta.retrieve(S, unit(asks))[0, :, 0]
+panel.plot(asked, closeness(read), marker="D", label=f"unit keys, delta rule by tokens: mean {closeness(read).mean():.2f}")
+panel.set(xlabel="token that is asked for (the oldest on the left)", ylabel="cosine to its value", ylim=(-0.6, 1.05))
+figure.legend(loc="outside lower center", ncols=2)
+show(figure, "How close four ways of writing into a 16 × 16 matrix come to the value that was written, by token.")
+
 # %% [markdown]
 # The gate is one number a head: sigmoid(β) of the memory, the rest local. At β = 0, where it begins, both weigh the same.
 
@@ -107,7 +162,9 @@ beta = jnp.linspace(-6, 6, 101)
 share = jax.vmap(lambda b: infini.combine(b[None], jnp.ones((1, 1)), jnp.zeros((1, 1)))[0, 0])(beta)
 figure, panel = plt.subplots(figsize=(4, 2), layout="constrained")
 panel.plot(beta, share)
+panel.plot([0], [0.5], "o")
 panel.set(xlabel="β", ylabel="share of the memory")
+show(figure, "The gate: an S-shaped curve from local attention alone to memory alone; the marker is where it begins.")
 
 # %% [markdown]
 # ## Memorizing Transformer: slots that are searched
@@ -126,15 +183,17 @@ def filled(slots: int) -> Ring:
     return ring
 
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", width_ratios=(3, 1))
+figure, axes = plt.subplots(1, 2, figsize=(8.5, 3), layout="constrained", width_ratios=(3, 1))
 for panel, slots in zip(axes, (48, 16), strict=True):
     found = memorizing.search(filled(slots), unit(jnp.asarray(queries)[None, :, None]), 3)[0, 0]
     hits = np.zeros((len(asked), slots))
     for order in range(3):
         hits[np.arange(len(asked)), found[:, order]] = 3 - order
-    panel.imshow(hits, aspect="auto", cmap="Greys")
-    panel.set(title=f"{slots} slots", xlabel="slot", ylabel="query")
-figure.suptitle("the three slots that each query retrieves; black is the nearest")
+    panel.imshow(hits, aspect="auto", cmap="Greys", interpolation="none")
+    panel.set(title=f"{slots} slots", xlabel="slot", ylabel="query", yticks=range(0, 16, 5))
+    panel.grid(False)
+show(figure, "The three slots that each query retrieves, black the nearest: a diagonal with 48 slots, none with 16.")
+
 # %% [markdown]
 # With 48 slots the nearest one is the right one: a diagonal. With 16, only the newest sixteen tokens can be found, and the
 # other queries get the nearest of what is left.
@@ -173,11 +232,12 @@ is_token = np.arange(dims.segment) % (P + 1) != P
 ages = np.asarray(opened.ages[0, 0])[is_token]
 
 figure, panel = plt.subplots(figsize=(8.5, 2.8), layout="constrained")
+panel.step(asked, asked // P, where="mid", linewidth=1, label="block where it stands")
 for place, name in enumerate(("older", "newer")):
-    panel.scatter(asked, BLOCKS - 1 - ages[:, place], marker="os"[place], s=60, label=f"opened, the {name} of two")
-panel.plot(asked, asked // P, color="black", linewidth=1, label="block where it stands")
+    panel.plot(asked, BLOCKS - 1 - ages[:, place], "os"[place], markersize=7, label=f"opened, the {name} of two")
 panel.set(xlabel="token that is asked for", ylabel="block")
-panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+figure.legend(loc="outside lower center", ncols=3)
+show(figure, "The two blocks that each query opens, and a staircase of the block where its token stands.")
 right = np.mean([(BLOCKS - 1 - ages[row] == asked[row] // P).any() for row in range(len(asked))])
 print(f"{right:.0%} of the queries open the block where their token stands; by chance {2 / BLOCKS:.0%}")
 
@@ -198,40 +258,50 @@ sampled = signal.psi(signal.sample_times(SAMPLES), *signal.basis(N, WIDTH)) @ on
 two = again.T @ np.concatenate([sampled, second])
 shape = signal.psi(t, *signal.basis(N, WIDTH))
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 2.6), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.9), layout="constrained", sharey=True)
 first_at, later_at = signal.write_places(SEGMENT, TAU)
-axes[0].plot(t, shape @ one, label="the signal")
-axes[0].plot(first_at, first, "o", markersize=4, label="tokens of the first segment")
+axes[0].plot(t, shape @ one)
+axes[0].plot(first_at, first, "o", markersize=4)
 axes[1].plot(t, shape @ two, label="the signal")
-axes[1].plot(TAU * first_at, first, "o", markersize=4, label="the first segment, squeezed")
+axes[1].plot(TAU * first_at, first, "o", markersize=4, label="tokens of the first segment")
 axes[1].plot(later_at, second, "s", markersize=4, label="tokens of the second")
 for panel, title in zip(axes, ("after the first write", "after the second"), strict=True):
     panel.set(title=title, xlabel="time")
-    panel.legend(fontsize=8)
+figure.legend(loc="outside lower center", ncols=3)
+show(figure, "A curve through the first segment; after the second write it is squeezed into the first half of the time.")
 
 # %% [markdown]
 # A smooth past survives; single tokens do not: that is why this memory stores no pairs ([findings](../docs/findings.md)).
-# Queries read by densities over time. With *sticky memories* the past is not sampled evenly when it is squeezed, but more
-# densely where attention was:
+# A query reads by its density over time and gets the mean of the signal under it: the wider, the smoother. (A trained layer
+# finds mean and variance from the query and the signal, `signal.density_parameters`; here they are chosen to be seen.) With
+# *sticky memories* the past is not sampled evenly when it is squeezed, but more densely where attention was.
 
 # %%
-mu, sigma_sq = jnp.asarray([[[0.15, 0.2, 0.7, 0.72]]]), jnp.asarray([[[0.001, 0.004, 0.0004, 0.002]]])
+mu, sigma_sq = jnp.asarray([[[0.15, 0.3, 0.7, 0.76]]]), jnp.asarray([[[0.001, 0.004, 0.0004, 0.002]]])
+reads = expectation.expected_basis(mu, sigma_sq, *signal.basis(N, WIDTH))[0, 0] @ two
 histogram = sticky.attention_histogram(mu, sigma_sq, jnp.ones((1, 4), bool))
 drawn = sticky.draw_times(sticky.row_keys(0, jnp.zeros(1, jnp.int32)), histogram, SAMPLES, "uniform")
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 2.4), layout="constrained")
-for place in range(4):
-    axes[0].plot(t, signal.gaussian(t, mu[0, 0, place], sigma_sq[0, 0, place]), label=f"query {place + 1}")
-axes[0].set(title="where four queries look", xlabel="time", ylabel="density")
-axes[0].legend(fontsize=8)
-axes[1].stairs(histogram[0], sticky.bin_edges(), fill=True, alpha=0.5, label="attention, a bin")
-axes[1].plot(drawn[0], np.full(SAMPLES, -0.004), "|", color="black", markersize=9, label="times that are sampled")
-axes[1].set(title="sticky histogram", xlabel="time")
-axes[1].legend(fontsize=8)
+figure, axes = plt.subplots(3, 1, figsize=(7, 5.2), layout="constrained", sharex=True)
+axes[0].plot(t, shape @ two, linewidth=1)
+for place, marker in enumerate("os^D"):
+    mean, variance, colour = mu[0, 0, place], sigma_sq[0, 0, place], f"C{place + 1}"
+    axes[0].errorbar(mean, reads[place], xerr=jnp.sqrt(variance), marker=marker, color=colour, capsize=3)
+    axes[1].plot(t, signal.gaussian(t, mean, variance), color=colour, marker=marker, markevery=[round(400 * float(mean))])
+axes[0].set(title="what four queries read: mean of the signal, over one standard deviation", ylabel="signal")
+axes[1].set(title="where they look", ylabel="density")
+axes[2].stairs(histogram[0], sticky.bin_edges(), fill=True, alpha=0.6)
+axes[2].plot(drawn[0], np.full(SAMPLES, -0.004), "|", color="C2", markersize=9)
+axes[2].set(
+    title="sticky histogram of their attention; below it the times that are sampled", xlabel="time", ylabel="share a bin"
+)
+show(figure, "Signal with what four queries read of it, their densities, and the histogram from which sticky memories sample.")
+
 # %% [markdown]
 # ## Bytes
 # What a layer of four heads of 64 carries for one sequence, with each mechanism's default settings, measured on the arrays
-# it makes.
+# it makes. Of `local` it is the open window, of `full` 1024 tokens; what a byte is good for is another question
+# ([03](03_compare.ipynb)).
 
 # %%
 layer = Dims(d_model=256, heads=4, kv_heads=4, key_dim=64, value_dim=64, segment=256)

@@ -26,10 +26,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from infini_jax.analysis import theory
-from infini_jax.results import load, recall_against_bytes, tasks
+from infini_jax.results import is_chosen, load, recall_against_bytes, tasks
+from infini_jax.results.notebook import show, use_look
 
-# %matplotlib inline
-plt.rcParams.update({"figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False})
+use_look()
 
 ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "docs" / "results").is_dir())
 KNOWN = [ROOT / "results" / "capacity_law-cpu", ROOT / "docs" / "results" / "capacity_law"]
@@ -47,24 +47,29 @@ codes = found.measures.assign(
     **{name: labels.map(lambda one, name=name: one.get(name)) for name in ("rule", "key_dim", "value_dim", "symbols", "pairs")}
 )
 codes = codes[(codes["eval"] == "random_codes") & (codes.metric == "accuracy")]
-figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, codes.key_dim.nunique(), figsize=(8.5, 3.4), layout="constrained", sharey=True)
 for panel, (size, group) in zip(axes, codes.groupby("key_dim"), strict=True):
     d, V = int(size), int(group.symbols.iloc[0])
     pairs = np.geomspace(2, group.pairs.max(), 60)
-    panel.plot(pairs, theory.top1_accuracy(pairs, d, d, V), color="black", label="theory of the sum")
-    for marker, (rule, of) in zip("osD^v", group.groupby("rule"), strict=False):
+    panel.plot(pairs, theory.top1_accuracy(pairs, d, d, V), label="theory of the sum")
+    panel.axvline(theory.top1_n50(d, d, V), color="C0", linestyle=":", linewidth=1)
+    for marker, (rule, of) in zip("osD^v", group.groupby("rule"), strict=True):
         of = of.sort_values("pairs")
-        panel.plot(of.pairs, of.value, marker=marker, linestyle=":", label=rule)
+        panel.plot(of.pairs, of.value, marker=marker, markersize=4, linestyle=":", label=rule)
     panel.set(title=f"{d} × {d}", xlabel="pairs that were written", xscale="log")
 axes[0].set_ylabel("share recalled")
-axes[1].legend(fontsize=8)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+show(figure, "Share recalled against pairs, by update rule; the sum lies on its theory, its n50 on the dotted upright line.")
+
 # %% [markdown]
 # ## Trained codes: what a byte recalls
-# Keys and values that were trained for the memory, four sizes a mechanism. A law of growth is a line here: slots and
-# matrices with unit keys have slope one, what has many bytes and recalls little stands low.
+# Keys and values that were trained for the memory, four sizes a mechanism. A power of the bytes is a straight line here:
+# slots and matrices with unit keys have slope one, what has many bytes and recalls little stands low.
 
 # %%
-recall_against_bytes(found, "capacity")
+figure = recall_against_bytes(found, "capacity")
+figure.axes[0].set(yscale="log", ylim=(3, 300))
+show(figure, "n50, the pairs of which half are recalled, against the bytes of the memory, both on logarithmic axes.")
 
 # %% [markdown]
 # The exponent by hand: n50 against bytes, in logarithms, of the rates that validation chose, over both seeds. `infini-jax
@@ -72,10 +77,8 @@ recall_against_bytes(found, "capacity")
 
 # %%
 half = found.measures[(found.measures["eval"] == "capacity") & (found.measures.metric == "n50")]
-half = half.merge(found.runs[["run", "mechanism", "variant", "memory_bytes", "learning_rate", "seed", "loss"]], on="run")
+half = half.merge(found.runs[is_chosen(found)][["run", "mechanism", "variant", "memory_bytes"]], on="run")
 half["who"] = (half.mechanism + " " + half.variant.fillna("")).str.strip()
-chosen = half.groupby(["who", "memory_bytes", "learning_rate"]).loss.median().groupby(["who", "memory_bytes"]).idxmin()
-half = half.set_index(["who", "memory_bytes", "learning_rate"]).loc[chosen].reset_index()
 for who, of in half[np.isfinite(half.value)].groupby("who"):
     if of.memory_bytes.nunique() >= 3:
         slope = np.polyfit(np.log(of.memory_bytes), np.log(of.value), 1)[0]
@@ -88,10 +91,12 @@ for who, of in half[np.isfinite(half.value)].groupby("who"):
 
 # %%
 n, d = np.arange(1, 400), 64
-figure, panel = plt.subplots(figsize=(6, 3), layout="constrained")
-panel.plot(n, 1 - theory.rank_nmse(d, n), label="share of the values' energy (rank law)")
-panel.plot(n, theory.top1_accuracy(n, d, d, 8192), label="share recalled by a sum (top-1 law)")
-panel.axvline(d, color="grey", linewidth=0.8)
-panel.text(d + 4, 0.05, "d", color="grey")
-panel.set(xlabel="pairs written into 64 × 64", ylabel="share")
-panel.legend(fontsize=8)
+figure, panel = plt.subplots(figsize=(6, 3.2), layout="constrained")
+panel.plot(n, 1 - theory.rank_nmse(d, n), label="of the values' energy (rank law)")
+panel.plot(n, theory.top1_accuracy(n, d, d, 8192), linestyle="--", label="of the pairs, recalled by a sum (top-1 law)")
+panel.axvline(d, linestyle=":", linewidth=1)
+panel.text(d + 5, 0.05, "d = 64")
+panel.set(xlabel="pairs written into 64 × 64", ylabel="share", ylim=(0, 1.05))
+figure.legend(loc="outside lower center", ncols=1)
+middle = theory.top1_n50(d, d, 8192)
+show(figure, f"The share of energy falls beyond {d} pairs; the share recalled is one half at {middle:.0f} pairs.")

@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
-from infini_jax.plots import COLOURS, LOOK, our_look
+from infini_jax.plots import COLOURS, LOOK
 
-DOTS = 110  # an inch: readable, and a notebook of ten figures stays small
+DOTS = 96  # an inch: readable, and a notebook of ten figures stays small
 
 
 def use_look() -> None:
@@ -22,7 +22,6 @@ def use_look() -> None:
 def show(figure: Figure, caption: str) -> None:
     """Shows the figure on white paper, as pages of notebooks are dark or light, and the caption below it."""
     file = io.BytesIO()
-    with our_look():
-        figure.savefig(file, format="png", dpi=DOTS, facecolor="white", transparent=False)
+    figure.savefig(file, format="png", dpi=DOTS, facecolor="white", transparent=False)
     plt.close(figure)  # otherwise pyplot shows it a second time at the end of the cell
     display(Image(file.getvalue(), alt=caption), Markdown(f"*{caption}*"))
