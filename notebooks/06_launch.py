@@ -24,9 +24,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
+from infini_jax.results.notebook import show, use_look
+
+use_look()
 HERE = Path(tempfile.mkdtemp())
 PROGRAM = [sys.executable, "-c", "import sys; from infini_jax.cli import main; main(sys.argv[1:])"]
 
@@ -81,7 +87,7 @@ while len(metrics("stopped")) < 50 and process.poll() is None:
     time.sleep(0.05)
 process.send_signal(signal.SIGTERM)
 said = process.communicate()[1].decode()
-print(f"code {process.returncode}: {said.strip()}")
+print(textwrap.fill(f"code {process.returncode}: {said.strip()}", 100, break_on_hyphens=False))
 stopped_at = metrics("stopped")[-1]["step"]
 
 # %%
@@ -90,3 +96,12 @@ infini_jax(TINY.format(name="whole"))
 again, whole = ([line["loss"] for line in metrics(name)] for name in ("stopped", "whole"))
 print(f"{len(again)} steps, {len(again) - stopped_at} of them after the stop; equal to an undisturbed run: {again == whole}")
 assert again == whole
+
+# %%
+figure, panel = plt.subplots(figsize=(6, 2.8), layout="constrained")
+panel.plot(range(1, len(whole) + 1), whole, label="undisturbed", linewidth=3, alpha=0.35)
+panel.plot(range(1, len(again) + 1), again, label="stopped and gone on", linewidth=1)
+panel.axvline(stopped_at, linestyle=":", color="C2", label="here it was stopped")
+panel.set(xlabel="step", ylabel="training loss, nats")
+figure.legend(loc="outside lower center", ncols=3)
+show(figure, "Training loss of both runs, one on the other, and a dotted upright line where the first was stopped.")
