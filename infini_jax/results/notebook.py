@@ -6,7 +6,9 @@ Imported by its own name, as IPython is there in notebooks only: `from infini_ja
 import io
 
 import matplotlib.pyplot as plt
+from cycler import cycler
 from IPython.display import Image, Markdown, display
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from infini_jax.plots import COLOURS, LOOK
@@ -16,7 +18,7 @@ DOTS = 96  # an inch: readable, and a notebook of ten figures stays small
 
 def use_look() -> None:
     """Lets pyplot draw as reports do: the same colours, told apart with every common form of colour blindness."""
-    plt.rcParams.update({**LOOK, "axes.prop_cycle": plt.cycler(color=COLOURS)})
+    style.use({**LOOK, "axes.prop_cycle": cycler(color=COLOURS)})
 
 
 def show(figure: Figure, caption: str) -> None:
