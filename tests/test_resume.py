@@ -72,8 +72,8 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
 def test_a_run_that_was_ended_by_a_signal_goes_on_to_the_same_numbers(tmp_path, undisturbed, number, code):
-    process = started(tmp_path, pause=0.5)
-    until_logged(tmp_path, 4, process)
+    process = started(tmp_path, pause=1.0)
+    until_logged(tmp_path, 6, process)  # then the save of step 4 is finished: the next one has waited for it
     os.kill(process.pid, number)
     assert process.wait(timeout=60) == code
     assert not (tmp_path / ROW_FILE).exists()
@@ -82,7 +82,7 @@ def test_a_run_that_was_ended_by_a_signal_goes_on_to_the_same_numbers(tmp_path, 
     assert (resumed.loss, resumed.train_loss, resumed.steps) == (row.loss, row.train_loss, row.steps)
     assert [timeless(line) for line in logged(tmp_path)] == [timeless(line) for line in lines]
     assert read_rows(tmp_path / ROW_FILE) == [resumed]
-    assert resumed.seconds > 1.0  # the pauses before the signal count: training time survives
+    assert resumed.seconds > 1.0  # the pause before step 4 counts: training time survives
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
