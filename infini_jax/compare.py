@@ -11,7 +11,7 @@ from rich.table import Table
 from infini_jax.metrics import METRICS_FILE, read_metrics
 from infini_jax.output import AsJson, print_json
 from infini_jax.rows import ROW_FILE, is_whole, read_rows
-from infini_jax.trained import saved_settings
+from infini_jax.trained import flattened, saved_settings
 
 Pairs = dict[str, tuple[Any, Any]]  # name -> its value in the first run and in the second, None where one has none
 
@@ -71,15 +71,6 @@ def compared(first: Path, second: Path) -> Comparison:
         step,
         paired(*(log.get(step, {}) for log in logs)),
     )
-
-
-def flattened(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name."""
-    found = {}
-    for name, value in settings.items():
-        inner = flattened(value) if isinstance(value, dict) else None
-        found |= {name: value} if inner is None else {f"{name}.{part}": one for part, one in inner.items()}
-    return found
 
 
 def paired(first: dict[str, Any], second: dict[str, Any]) -> Pairs:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from infini_jax import __version__
 from infini_jax.data.prepared import data_folder
-from infini_jax.errors import one_line
+from infini_jax.errors import installs, one_line
 from infini_jax.output import AsJson, print_json
 from infini_jax.run import processor
 from infini_jax.units import human_bytes
@@ -39,7 +39,7 @@ class Part:
 
     @property
     def install(self) -> str:
-        return f"pip install 'infini_jax[{self.extra}]'"
+        return installs(self.extra)
 
 
 PARTS = (

@@ -58,6 +58,11 @@ def one_line(error: BaseException) -> str:
     return (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def installs(extra: str) -> str:
+    """The command that installs an optional part, as the mend of an error."""
+    return f"pip install 'infini_jax[{extra}]'"
+
+
 def require(holds: bool, field: str, problem: str, mend: str) -> None:
     """Raises `ConfigError` unless `holds`."""
     if not holds:

@@ -23,6 +23,12 @@ def _left() -> tuple[str, ...]:
     return tuple(name for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1)
 
 
+def by_hand(function: Callable, in_specs: Any, out_specs: Any, axes: set[str]) -> Callable:
+    """`function` on each device's own parts along `axes` of the mesh that a program is traced for; others stay as they are."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=axes, check_vma=False)
+
+
 def by_slots(function: Callable, slots: int) -> Callable | None:
     """`function(keys BxGxNxK, held B, queries)` on each device's own slots, with the same results on all of them.
 
@@ -32,9 +38,7 @@ def by_slots(function: Callable, slots: int) -> Callable | None:
     if SLOTS_AXIS not in _left() or slots % mesh.shape[SLOTS_AXIS]:
         return None
     in_specs = (PartitionSpec(None, None, SLOTS_AXIS), PartitionSpec(), PartitionSpec())
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec(), axis_names={SLOTS_AXIS}, check_vma=False
-    )
+    return by_hand(function, in_specs, PartitionSpec(), {SLOTS_AXIS})
 
 
 def shares_sequence() -> bool:
@@ -77,6 +81,4 @@ def by_heads(function: Callable, places: tuple[int | None, ...], results: Any, h
     def spec(place: int | None) -> PartitionSpec:
         return PartitionSpec() if place is None else PartitionSpec(*(None,) * place, axes)
 
-    in_specs, out_specs = tuple(map(spec, places)), jax.tree.map(spec, results)
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=set(axes), check_vma=False)
+    return by_hand(function, tuple(map(spec, places)), jax.tree.map(spec, results), set(axes))

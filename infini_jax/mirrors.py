@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import lookup, require, require_file_name
+from infini_jax.errors import installs, lookup, require, require_file_name
 from infini_jax.trackers import TRACKERS, Mirror, Source
 
 IDENTITY_FILE = "mirrors.json"
@@ -49,7 +49,7 @@ class Mirroring:
         """Raises `ConfigError` for a tracker that is not installed."""
         for name in self.to:
             missing = [module for module in TRACKERS[name].needs if importlib.util.find_spec(module) is None]
-            require(not missing, "mirrors.to", f"{name} is not installed", f"pip install 'infini_jax[{name}]'")
+            require(not missing, "mirrors.to", f"{name} is not installed", installs(name))
 
 
 class Mirrors:

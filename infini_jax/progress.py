@@ -1,7 +1,6 @@
 """Progress bars: what is done, what is being done, how long it still takes."""
 
 import contextlib
-import datetime
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from infini_jax.metrics import METRICS_FILE, newest_line
 from infini_jax.plan import Plan, plan_of
 from infini_jax.rows import is_whole
 from infini_jax.study import Study
-from infini_jax.units import human_count
+from infini_jax.units import human_count, human_time
 
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
 
@@ -95,8 +94,7 @@ def live_line(line: dict[str, float], steps: int) -> str:
 
     The most wanted comes first, as a narrow terminal cuts the end off.
     """
-    left = datetime.timedelta(seconds=round(seconds_left(line, steps)))
-    parts = [f"loss {line['loss']:.3f}", f"{left} left"]
+    parts = [f"loss {line['loss']:.3f}", f"{human_time(seconds_left(line, steps))} left"]
     parts.append(f"{line['recent_tokens_per_second']:,.0f} tokens/s ({line['tokens_per_second']:,.0f} overall)")
     if "mfu" in line:
         parts.append(f"MFU {100 * line['mfu']:.1f} %")

@@ -19,7 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from infini_jax.config import ModelConfig, RunConfig, memory_of
 from infini_jax.data.base import Batch
 from infini_jax.errors import ConfigError, require
-from infini_jax.heads import SEQUENCE_AXIS, SLOTS_AXIS
+from infini_jax.heads import SEQUENCE_AXIS, SLOTS_AXIS, by_hand
 from infini_jax.memory.offload import HOST, PINNED
 from infini_jax.segment import with_leaves
 from infini_jax.stream import Carry, init_params
@@ -278,10 +278,7 @@ def _by_parts(function: Callable, leaf: jax.Array, spec: PartitionSpec, axis: st
     """`function` of the parts along the axes that are left to the partitioner, which would join them for a collective."""
     left = PartitionSpec(*(None if name == axis else name for name in spec))
     named = {name for name in left if name}
-    if not named:
-        return function(leaf)
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.shard_map(function, mesh=mesh, in_specs=left, out_specs=left, axis_names=named, check_vma=False)(leaf)
+    return by_hand(function, left, left, named)(leaf) if named else function(leaf)
 
 
 def _only(axis: str | None, spec: PartitionSpec) -> PartitionSpec:

@@ -8,7 +8,7 @@ import math
 import os
 from typing import Any
 
-from infini_jax.errors import ConfigError, require, suggestion
+from infini_jax.errors import ConfigError, installs, require, suggestion
 from infini_jax.peaks import PEAK_FLOPS
 
 GIB = 2**30
@@ -30,8 +30,8 @@ CHIPS = {
     "v6e": Chip("tpu", "TPU v6e", 32 * GIB),
     "h100": Chip("cuda", "NVIDIA H100 80GB HBM3", 80 * 10**9),
 }
-TO_INSTALL = {"tpu": "pip install 'infini_jax[tpu]'", "cuda": "pip install 'infini_jax[cuda]'"}
-COMPILERS = {"tpu": ("libtpu",), "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin")}  # any of these packages
+# By platform, which is also the name of the extra: any of these packages compiles for it.
+COMPILERS = {"tpu": ("libtpu",), "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin")}
 
 # What XLA must know of a GPU that is not here: NVIDIA, H100 datasheet (SXM) and CUDA programming guide, capability 9.0.
 H100 = """
@@ -120,7 +120,7 @@ class Topology:
 
 def mend_of(platform: str) -> str:
     """What to do where no compiler answers."""
-    return "choose another shape" if is_installed(platform) else TO_INSTALL[platform]
+    return "choose another shape" if is_installed(platform) else installs(platform)
 
 
 def is_installed(platform: str) -> bool:

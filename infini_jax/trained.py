@@ -62,6 +62,15 @@ def saved_settings(folder: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text()))
 
 
+def flattened(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name."""
+    found = {}
+    for name, value in settings.items():
+        inner = flattened(value) if isinstance(value, dict) else None
+        found |= {name: value} if inner is None else {f"{name}.{part}": one for part, one in inner.items()}
+    return found
+
+
 @contextlib.contextmanager
 def unreadable_told(folder: Path) -> Iterator[None]:
     """One line for settings that cannot be read."""

@@ -1,5 +1,6 @@
-"""Numbers with prefixes, for people."""
+"""Numbers with prefixes, and times, for people."""
 
+import datetime
 import math
 
 
@@ -13,6 +14,11 @@ def human_count(count: float) -> str:
     """A count with a decimal prefix: 512, 65.5K, 1.59M, 2.3P."""
     power = min(int(math.log10(count)) // 3, 6) if count >= 1 else 0
     return f"{count / 1000**power:.3g}" + ("", "K", "M", "G", "T", "P", "E")[power]
+
+
+def human_time(seconds: float) -> str:
+    """Hours, minutes and seconds: 0:02:05."""
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def whole_number(text: str) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from infini_jax.progress import seconds_left
 from infini_jax.rows import ROW_FILE, is_whole
 from infini_jax.study import STUDY_FILE, saved_study
 from infini_jax.trained import saved_config
+from infini_jax.units import human_time
 
 State = Literal["training", "measuring", "failed", "waiting", "finished"]
 ORDER: tuple[State, ...] = ("training", "measuring", "failed", "waiting", "finished")  # what asks for attention comes first
@@ -148,14 +148,9 @@ def seen_table(found: list[Seen], most: int | None = None) -> Table:
             "" if one.step is None else f"{one.step:,}/{one.steps:,}" if one.steps else f"{one.step:,}",
             "" if one.loss is None else f"{one.loss:.3f}",
             "" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}",
-            "" if one.left is None else duration(one.left),
-            "" if one.age is None or one.state in OVER else duration(one.age),
+            "" if one.left is None else human_time(one.left),
+            "" if one.age is None or one.state in OVER else human_time(one.age),
         )
     counts = {state: sum(one.state == state for one in found) for state in ORDER}
     table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return table
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    return str(datetime.timedelta(seconds=round(seconds)))

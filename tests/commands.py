@@ -1,5 +1,6 @@
 """The command line in this process or in one of its own, on tiny models."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +44,15 @@ def told(capsys, arguments: list[str], code: int) -> str:
 def with_devices(count: int) -> dict[str, str]:
     """The environment of a process whose CPU looks like so many devices."""
     return {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"}
+
+
+def on_devices(count: int, module: str, call: str) -> Any:
+    """What a call of a test module returns, by way of JSON, in a process with so many devices."""
+    program = f"import json; from tests import {module}; print(json.dumps({module}.{call}))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=with_devices(count), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def spawned(arguments: list[str], before: str = "", **environment: str) -> subprocess.CompletedProcess:

@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.config import ModelConfig, memory_of
+from infini_jax.config import ModelConfig, RunConfig, memory_of
 from infini_jax.cost import program_flops
 from infini_jax.memory import MECHANISMS
+from infini_jax.optimiser import make_optimiser
 from infini_jax.segment import Segment, whole
+from infini_jax.sharding import Layout, batch_sharding
 from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.stream import logits_of as head_of
+from infini_jax.train import init_state, make_step, rows_of, state_sharding
 
 BATCH, SEGMENTS, SIZE = 2, 3, 8
 MODEL = ModelConfig(vocab=32, layers=2, d_model=16, heads=2, segment=16, key_taps=2)
@@ -148,3 +151,16 @@ def documents_of(name: str, edges: tuple[int, ...] = ()) -> jax.Array:
     """Document ids of a stream, with a new document at each of `edges`."""
     length = SEGMENTS * tiny(name).dims.segment
     return jnp.asarray(np.broadcast_to(np.searchsorted(edges, np.arange(length), side="right"), (BATCH, length)))
+
+
+def losses_of(run: RunConfig, layout: Layout | None = None) -> list[float]:
+    """Of the first three training steps, on one device or spread as the layout says."""
+    optimiser, source = make_optimiser(run.train, 3), run.data.open(rows_of(run, "train"))
+    step, state, found = make_step(run, optimiser, layout), init_state(run, optimiser), []
+    if layout:
+        state = jax.device_put(state, state_sharding(run, optimiser, layout))
+    for number in range(3):
+        batch = source.batch(number)
+        state, measured = step(state, jax.device_put(batch, batch_sharding(layout.mesh, layout.rules)) if layout else batch)
+        found.append(float(measured["loss"]))
+    return found

@@ -30,6 +30,14 @@ def study():
 MQAR = ["train", "infini", "mqar", *TINY, "--data.pairs", "2", "--data.symbols", "32"]
 
 
+@pytest.fixture(autouse=True)
+def in_a_terminal():
+    """Ctrl-C arrives as it does in a terminal, also where the tests run behind a shell that has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stopped_by(*numbers: signal.Signals) -> None:
     """What training does: it raises `Stopped` where it is told to stop."""
     with terminated() as stop:

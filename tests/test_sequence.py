@@ -2,9 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +15,9 @@ from infini_jax.errors import ConfigError
 from infini_jax.heads import SEQUENCE_AXIS
 from infini_jax.memory import infini
 from infini_jax.memory.infini import InfiniConfig, InfiniMemory
-from infini_jax.optimiser import make_optimiser
 from infini_jax.sharding import Sharding, batch_sharding, check_shares, layout_of
-from infini_jax.train import init_state, make_step, rows_of, state_sharding
-from tests.commands import with_devices
-from tests.streams import tiny
+from tests.commands import on_devices
+from tests.streams import losses_of, tiny
 
 PARTS = 4
 RULES = {"linear": infini.parallel_linear, "delta": infini.parallel_delta}
@@ -70,32 +65,12 @@ def run_of(update: str) -> RunConfig:
 
 
 def losses(update: str) -> dict[str, list[float]]:
-    """Of three steps: one device that takes eight segments in turn, and eight of which four share each row's sequence."""
-    run, found = run_of(update), {}
-    source, optimiser = run.data.open(rows_of(run, "train")), make_optimiser(run.train, 3)
+    """One device that takes eight segments in turn, and eight of which four share each row's sequence."""
+    run = run_of(update)
     at_once = dataclasses.replace(run, train=dataclasses.replace(run.train, segments_per_step=8))
     layout = layout_of(at_once, Sharding("fsdp+sequence", 4))
-    places, rows = state_sharding(at_once, optimiser, layout), batch_sharding(layout.mesh, layout.rules)
-    assert rows.tokens.shard_shape((2, 8)) == (1, 2)
-    for name, kind, spread in (("one", run, None), ("eight", at_once, layout)):
-        step, state = make_step(kind, optimiser, spread), init_state(kind, optimiser)
-        state = jax.device_put(state, places) if spread else state
-        found[name] = []
-        for number in range(3):
-            batch = source.batch(number)
-            state, measured = step(state, jax.device_put(batch, rows) if spread else batch)
-            found[name].append(float(measured["loss"]))
-    return found
-
-
-def on_devices(count: int, call: str):
-    """What a call prints as JSON in a process with so many devices."""
-    program = f"import json; from tests import test_sequence as t; print(json.dumps(t.{call}))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=with_devices(count), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    assert batch_sharding(layout.mesh, layout.rules).tokens.shard_shape((2, 8)) == (1, 2)
+    return {"one": losses_of(run), "eight": losses_of(at_once, layout)}
 
 
 # ---- the tests -----------------------------------------------------------------------------------------------------------
@@ -103,13 +78,13 @@ def on_devices(count: int, call: str):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_devices_that_share_a_sequence_find_the_memories_of_one(rule):
-    assert on_devices(PARTS, f"differences('{rule}')") < 1e-12  # rounding of float64
+    assert on_devices(PARTS, "test_sequence", f"differences('{rule}')") < 1e-12  # rounding of float64
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("update", RULES)
 def test_training_with_shared_sequences_equals_one_device(update):
-    found = on_devices(8, f"losses('{update}')")
+    found = on_devices(8, "test_sequence", f"losses('{update}')")
     np.testing.assert_allclose(found["eight"], found["one"], rtol=2e-5)  # sums in another order
 
 

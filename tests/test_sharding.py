@@ -1,7 +1,6 @@
 """Several devices give the numbers of one. Eight virtual CPU devices need a process of their own."""
 
 import dataclasses
-import json
 import math
 import os
 import subprocess
@@ -23,15 +22,14 @@ from infini_jax.sharding import (
     Layout,
     Sharding,
     ShardingRules,
-    batch_sharding,
     data_mesh,
     layout_of,
     parameter_sharding,
 )
 from infini_jax.stream import init_params
-from infini_jax.train import init_state, make_step, rows_of, state_sharding
-from tests.commands import with_devices
-from tests.streams import tiny
+from infini_jax.train import init_state, state_sharding
+from tests.commands import on_devices
+from tests.streams import losses_of, tiny
 
 EVERY = "fsdp+tensor"  # what every mechanism is tried with; one is tried with all
 LAYOUTS = {  # rules, devices a row, whether the rows of a device are taken in two turns
@@ -52,34 +50,18 @@ def losses(name: str) -> dict[str, list[float]]:
         train=TrainConfig(batch=8, sequence=2 * model.segment, learning_rate=1e-2),
         budget=Budget("steps", 3),
     )
-    optimiser, source = make_optimiser(run.train, 3), run.data.open(rows_of(run, "train"))
-
-    def trained(step, state, rows) -> list[float]:
-        found = []
-        for number in range(3):
-            batch = source.batch(number)
-            state, measured = step(state, batch if rows is None else jax.device_put(batch, rows))
-            found.append(float(measured["loss"]))
-        return found
-
-    found = {"one": trained(make_step(run, optimiser), init_state(run, optimiser), None)}
+    found = {"one": losses_of(run)}
     for key in LAYOUTS if name in ("infini", "memorizing") else (EVERY,):
         rules, per_row, in_turns = LAYOUTS[key]
         kind = dataclasses.replace(run, train=dataclasses.replace(run.train, accumulate=1 + in_turns))
-        layout = layout_of(kind, Sharding(rules, per_row))
-        places = state_sharding(kind, optimiser, layout)
-        state = jax.device_put(init_state(kind, optimiser), places)
-        found[key] = trained(make_step(kind, optimiser, layout), state, batch_sharding(layout.mesh, layout.rules))
+        found[key] = losses_of(kind, layout_of(kind, Sharding(rules, per_row)))
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_sharded_training_equals_one_device(name):
-    command = [sys.executable, "-m", "tests.test_sharding", name]
-    done = subprocess.run(command, env=with_devices(8), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = on_devices(8, "test_sharding", f"losses('{name}')")
     assert found.keys() >= {"one", EVERY}
     for layout, reached in found.items():
         np.testing.assert_allclose(reached, found["one"], rtol=2e-5, err_msg=layout)  # sums in another order
@@ -143,10 +125,7 @@ def slots_found() -> dict[str, list]:
 
 
 def test_slots_that_devices_share_give_the_neighbours_of_one_search():
-    program = "import json; from tests.test_sharding import slots_found; print(json.dumps(slots_found()))"
-    done = subprocess.run([sys.executable, "-c", program], env=with_devices(8), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = on_devices(8, "test_sharding", "slots_found()")
     assert found["eight"] == found["one"]
     assert found["one"][0][0][0][:4] == [5, 40_000, 100_000, 200_000]  # equal products: the lowest slot first
 
@@ -212,7 +191,3 @@ def test_a_cpu_is_a_device_a_core_as_far_as_the_rows_go_around():
 def test_names_without_a_rule_are_whole_on_every_device():
     spec = ShardingRules(heads="model").spec(("layers", "batch", "heads", "key_dim"))
     assert tuple(spec) == (None, "data", "model", None)
-
-
-if __name__ == "__main__":
-    print(json.dumps(losses(sys.argv[1])))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from infini_jax.desk import Desk
-from infini_jax.errors import ConfigError, require
+from infini_jax.errors import ConfigError, installs, require
 from infini_jax.files import write_at_once
 from infini_jax.launch.base import Launcher, cancelled
 from infini_jax.study import Study, collect, missing_of, work_on
@@ -96,7 +96,7 @@ class Slurm(Launcher):
         try:
             import submitit
         except ImportError as error:
-            raise ConfigError("launch", "submitit is not installed", "pip install 'infini_jax[slurm]'") from error
+            raise ConfigError("launch", "submitit is not installed", installs("slurm")) from error
         executor = submitit.AutoExecutor(folder=folder / LOGS, cluster="slurm", slurm_max_num_timeout=REQUEUES)
         executor.update_parameters(**self.settings(missing))
         count, session = self.workers(missing), uuid.uuid4().hex

@@ -38,10 +38,7 @@ from infini_jax.platforms import platform
 from infini_jax.segment import Boundaries, Segment, with_leaves
 
 RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
-A_CPUS_SCORES, OTHERS_SCORES = (
-    2**24,
-    2**25,
-)  # at once; on a CPU benchmarks/topk.py, elsewhere 128 MiB: loops this large cost nothing
+A_CPUS_SCORES, OTHERS_SCORES = 2**24, 2**25  # at once; a CPU's by benchmarks/topk.py, elsewhere 128 MiB
 
 Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # like `topk.top_k`
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from infini_jax.compare import flattened
 from infini_jax.memory import MECHANISMS
 from infini_jax.plots import (
     BASELINE,
@@ -27,6 +26,7 @@ from infini_jax.plots import (
 from infini_jax.report.found import Found, at, by_task, points
 from infini_jax.report.parts import Drawn
 from infini_jax.rows import Row
+from infini_jax.trained import flattened
 from infini_jax.units import human_bytes
 
 EQUAL = 0.05  # training FLOPs this close (a share of the largest) are called equal: a budget buys whole steps only

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from infini_jax import measures
 from infini_jax.config import CONFIG_FILE
-from infini_jax.errors import ConfigError, one_line, require
+from infini_jax.errors import ConfigError, installs, one_line, require
 from infini_jax.metrics import METRICS_FILE, damaged_line
 from infini_jax.results.columns import COLUMNS
 from infini_jax.rows import ROW_FILE, SCHEMA, is_whole, read_rows
@@ -113,7 +113,7 @@ def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -
     """
     require(library in ("pandas", "polars"), "library", f"'{library}' is not known", "choose pandas or polars")
     is_there = importlib.util.find_spec(library) is not None
-    require(is_there, "library", f"{library} is not installed", "pip install 'infini_jax[explore]'")
+    require(is_there, "library", f"{library} is not installed", installs("explore"))
     places = [place for one in ([path] if isinstance(path, str | Path) else path) for place in places_in(Path(one))]
     try:
         found = [runs_of(places), curves_of(places), measures_of(places)]
