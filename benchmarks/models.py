@@ -2,11 +2,12 @@
 
 Command:  python -m benchmarks.models                     (about ten minutes on two free cores)
 Prints the machine, then for each mechanism tokens/s, the ratio to `local` (median and quartiles of the rounds' ratios), the
-same with all segments of a step taken at once where that has a form of its own, temporary memory a device, and what public
-code reached at this size (PyTorch, on another two-core machine: compare the ratios, not the numbers).
+same with all segments of a step taken at once where that has a form of its own, temporary memory a device, and at the default
+sizes what public code reached (PyTorch, on another two-core machine: compare the ratios, not the numbers).
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 import tyro
@@ -33,7 +34,7 @@ from infini_jax.units import human_bytes
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The sizes that public PyTorch code was measured at."""
+    """The sizes that public PyTorch code was measured at; it computed in float32."""
 
     d_model: int = 256
     heads: int = 8
@@ -41,6 +42,7 @@ class Sizes:
     segment: int = 256
     tokens: int = 2048
     batch: int = 2
+    compute: Literal["float32", "bfloat16"] = "float32"
     rounds: int = 9
     only: tuple[str, ...] = ()
 
@@ -83,6 +85,7 @@ def run_of(case: Case, sizes: Sizes, segments_per_step: int) -> RunConfig:
         d_model=sizes.d_model,
         heads=sizes.heads,
         segment=sizes.segment,
+        compute=sizes.compute,
     )
     train = TrainConfig(batch=sizes.batch, sequence=sizes.tokens, segments_per_step=segments_per_step)
     return RunConfig(name="benchmark", model=model, data=MqarConfig(pairs=64, symbols=256), train=train)
@@ -106,6 +109,7 @@ def main(sizes: Sizes) -> None:
     print(machine())
     print(sizes)
     cases = {"local": CASES["local"]} | chosen_cases(sizes.only)
+    comparable = dataclasses.replace(sizes, rounds=0, only=()) == Sizes(rounds=0)
     together = sizes.tokens // sizes.segment
     programs = {}
     for name, case in cases.items():
@@ -121,7 +125,8 @@ def main(sizes: Sizes) -> None:
         middle, lower, upper = times.ratio("local/1", one)
         spare, spare_all = (human_bytes(programs[key].temporary) for key in (one, all_))
         share = f"{middle:.2f} ({lower:.2f}-{upper:.2f})"
-        print(f"{name:24}{rate:>9.0f} {share:>18} {spare:>10} {rate_all:>10.0f} {spare_all:>10} {case.public or '-':>7}")
+        public = (comparable and case.public) or "-"
+        print(f"{name:24}{rate:>9.0f} {share:>18} {spare:>10} {rate_all:>10.0f} {spare_all:>10} {public:>7}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from infini_jax.data.prepared import data_folder
 from infini_jax.errors import installs, one_line
 from infini_jax.output import AsJson, print_json
 from infini_jax.run import processor
+from infini_jax.topology import COMPILERS, is_installed
 from infini_jax.units import human_bytes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow", "duckdb", "matplotlib")
@@ -27,14 +28,19 @@ PACKAGES += ("tyro", "rich", "sentencepiece", "grain", "tensorflow-datasets")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Something that can be left out. Attributes: extra, the name by which pip installs it; modules it needs; use."""
+    """Something that can be left out.
+
+    Attributes: extra, the name by which pip installs it; use; modules it needs, all of them, where it is no platform of JAX.
+    """
 
     extra: str
-    modules: tuple[str, ...]
     use: str
+    modules: tuple[str, ...] = ()
 
     @property
     def is_here(self) -> bool:
+        if self.extra in COMPILERS:
+            return is_installed(self.extra)
         return all(importlib.util.find_spec(module) is not None for module in self.modules)
 
     @property
@@ -43,15 +49,15 @@ class Part:
 
 
 PARTS = (
-    Part("cuda", ("jax_cuda12_plugin",), "NVIDIA GPUs"),
-    Part("tpu", ("libtpu",), "TPUs, and compiling for them in `plan`"),
-    Part("explore", ("pandas", "polars"), "results as tables in a Python shell"),
-    Part("notebooks", ("jupytext", "altair", "nbclient", "ipykernel"), "the notebooks"),
-    Part("slurm", ("submitit",), "studies on a cluster"),
-    Part("tensorboard", ("tensorboardX",), "metrics in TensorBoard"),
-    Part("wandb", ("wandb",), "metrics in Weights & Biases"),
-    Part("trackio", ("trackio",), "metrics in trackio"),
-    Part("mlflow", ("mlflow", "sqlalchemy", "alembic"), "metrics in MLflow"),
+    Part("cuda", "NVIDIA GPUs, and compiling for them in `plan`"),
+    Part("tpu", "TPUs, and compiling for them in `plan`"),
+    Part("explore", "results as tables in a Python shell", ("pandas", "polars")),
+    Part("notebooks", "the notebooks", ("jupytext", "altair", "nbclient", "ipykernel")),
+    Part("slurm", "studies on a cluster", ("submitit",)),
+    Part("tensorboard", "metrics in TensorBoard", ("tensorboardX",)),
+    Part("wandb", "metrics in Weights & Biases", ("wandb",)),
+    Part("trackio", "metrics in trackio", ("trackio",)),
+    Part("mlflow", "metrics in MLflow", ("mlflow", "sqlalchemy", "alembic")),
 )
 
 

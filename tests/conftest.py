@@ -1,4 +1,4 @@
-"""Every test runs on the CPU, as one device with one thread, whatever the machine has.
+"""Every test runs on the CPU, as one device with one thread, whatever the machine has; TESTS_ON=cuda takes a GPU instead.
 
 Tests compile far more than they run: without LLVM's optimisation XLA compiles in half the time.
 """
@@ -6,7 +6,11 @@ Tests compile far more than they run: without LLVM's optimisation XLA compiles i
 import os
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+ACCELERATOR = os.environ.get("TESTS_ON", "")
+os.environ["JAX_PLATFORMS"] = ACCELERATOR or "cpu"
+if ACCELERATOR:
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # the references are compared in float32, not in TF32
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # workers share the device
 quickly = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
 os.environ.setdefault("XLA_FLAGS", f"{quickly} --xla_force_host_platform_device_count=1")
 

@@ -16,6 +16,7 @@ from infini_jax.cost import model_cost, program_flops
 from infini_jax.errors import ConfigError
 from infini_jax.layers import repeat_heads, t5_distance_bias
 from infini_jax.memory import MECHANISMS
+from infini_jax.platforms import platform
 from infini_jax.segment import NEVER_SEEN, Segment, Sight, whole
 from infini_jax.stream import forward_segments, init_carry, init_params, logits_of
 from tests import streams
@@ -339,6 +340,30 @@ def test_what_cudnn_is_asked_for_equals_the_dense_form(monkeypatch, prefix, wind
     )
     wanted, _ = attention.dense(q, k, v, sight.mask_BxSxJ, scale=SCALE)
     np.testing.assert_allclose(kernels.cudnn(q, k, v, sight, SCALE), wanted, atol=1e-5)  # float32 rounding
+
+
+@pytest.mark.skipif(platform() != "cuda", reason="needs an NVIDIA GPU: TESTS_ON=cuda")
+@pytest.mark.parametrize(("prefix", "window"), SIGHTS)
+def test_cudnn_itself_is_as_close_to_float32_as_the_dense_form_is(prefix, window):
+    q, k, v, sight = kernel_case(prefix, window)
+
+    def results(attend, dtype):
+        loss = lambda *arrays: (attend(*arrays).astype(jnp.float32) ** 2).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*(x.astype(dtype) for x in (q, k, v)))
+
+    def dense(q, k, v):
+        return attention.dense(q, k, v, sight.mask_BxSxJ, scale=SCALE)[0]
+
+    def cudnn(q, k, v):
+        return kernels.cudnn(q, k, v, sight, SCALE)
+
+    def errors(real):
+        return [np.abs(np.float32(a) - b).max() for a, b in zip(jax.tree.leaves(real), exact, strict=True)]
+
+    exact = [np.float32(leaf) for leaf in jax.tree.leaves(results(dense, jnp.float32))]
+    theirs, ours = (errors(results(attend, jnp.bfloat16)) for attend in (cudnn, dense))
+    sizes = [2**-8 * np.abs(leaf).max() for leaf in exact]  # one rounding of the largest number in bfloat16
+    assert all(a <= 2 * b + size for a, b, size in zip(theirs, ours, sizes, strict=True)), (theirs, ours)
 
 
 @pytest.mark.parametrize(

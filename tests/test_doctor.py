@@ -44,7 +44,7 @@ def test_every_extra_that_users_install_is_a_part():
 def test_a_part_lacks_as_soon_as_one_of_its_modules_does():
     explore = next(part for part in PARTS if part.extra == "explore")
     assert explore.is_here
-    assert not type(explore)("explore", (*explore.modules, "no_such_module"), "").is_here
+    assert not type(explore)("explore", "", (*explore.modules, "no_such_module")).is_here
     assert version("no-such-package") is None
 
 

@@ -273,6 +273,12 @@ class Memorizing(Memory):
 
     def init_memory(self, batch: int) -> MemorizingMemory:
         d, c = self.dims, self.config
+        require(
+            c.held == "device" or platform() != "cuda",
+            "memory.held",
+            "XLA does not compile a ring that lies on the host for NVIDIA GPUs (seen with jax 0.11 on an H100)",
+            "choose device, with fewer slots or only one of the layers",
+        )
         place = to_host if c.held == "host" else to_device
         ring = Ring(
             keys=place(jnp.zeros((batch, d.kv_heads, c.slots, d.key_dim), d.memory_dtype)),
