@@ -2,7 +2,8 @@
 
 Command:   infini-jax study gates --scale cpu                  (or smoke, accelerator)
 Cost:      cpu 48 runs in 7 min 13 s on two cores beside other work; accelerator 48 runs and 2.9e15 FLOPs:
-           an estimate of 15 minutes, at 5 % of 400 TFLOP/s and 15 s a run to compile. `--dry-run` counts both.
+           at least 22 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never
+           ran to its end. `--dry-run` counts both.
 Expected:  at the common learning rate gates hardly leave 0.5 and memory is read as it was at first; a rate of their own, ten
            times as high, lets heads take sides. Sequences of few segments give the gate little to learn from.
 """

@@ -2,7 +2,8 @@
 
 Command:   infini-jax study window_vs_memory --scale cpu       (or smoke, accelerator)
 Cost:      cpu 48 runs in 9 min 41 s on two cores beside other work; accelerator 30 runs and 1.8e16 FLOPs:
-           an estimate of 16 minutes, at 10 % of 400 TFLOP/s and 15 s a run to compile. `--dry-run` counts both.
+           at least 70 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never
+           ran to its end. `--dry-run` counts both.
 Expected:  a best split between the two: little memory beside a long window beats the window alone, and once a memory takes
            most of the FLOPs what is near is no longer read well. Memories of few FLOPs a byte leave most for the window.
 """
