@@ -12,7 +12,7 @@ from typing import Any, Literal
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import ConfigError, lookup, require, require_file_name, require_positive, suggestion
+from infini_jax.errors import lookup, require, require_file_name, require_positive, suggestion
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Dims, Memory, MemoryConfig, memory_bytes
@@ -159,11 +159,11 @@ class ModelConfig:
 
 
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
-    """The Linen module of a memory's settings."""
-    for mechanism in (*MECHANISMS.values(), SegmentOnly):
-        if mechanism.Config is type(config):
-            return mechanism(config, dims)
-    raise ConfigError("memory", f"{type(config).__name__} is in no row of the registry", "add it to MECHANISMS")
+    """The Linen module of a memory's settings. Raises `ConfigError` unless their class is in one row of the registry."""
+    name, found = type(config).__name__, [one for one in (*MECHANISMS.values(), SegmentOnly) if one.Config is type(config)]
+    require(len(found) > 0, "memory", f"{name} is in no row of the registry", "add it to MECHANISMS")
+    require(len(found) == 1, "memory", f"{name} is in {len(found)} rows of the registry", "give each mechanism its own Config")
+    return found[0](config, dims)
 
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]

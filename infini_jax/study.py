@@ -11,7 +11,9 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -30,6 +32,7 @@ from infini_jax.measuring import evaluations_of, measure_missing
 from infini_jax.rows import Row, is_whole, read_rows, write_rows
 
 TABLE_FILE, MEASURES_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "measures.parquet", "failed.json", "study.json"
+GRACE = 30.0  # seconds that runs under way have to be saved when their study is stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +142,15 @@ def check_same(study: Study, desk: Desk) -> None:
 
 
 def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
-    """Does every run that nobody else does; the body of a worker process."""
+    """Does every run that nobody else does; the body of a worker process, which saves the run it is at on SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=die_with_parent, daemon=True).start()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread a core it may use
-    do_all(desk, runs)
+    try:
+        do_all(desk, runs)
+    except Stopped:  # saved
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def work_on(folder: Path, number: int, count: int, session: str) -> None:
@@ -239,9 +245,9 @@ def run_study(
     missing = missing_of(study, folder)
     with contextlib.ExitStack() as stack:
         workers = {}
+        stack.callback(lambda: stop(list(workers.values())))
         for number in range(min(jobs, len(missing))):
             workers[number] = start(desk, missing, number, jobs)
-            stack.callback(lambda number=number: stop(workers[number]))
         while any(worker.is_alive() for worker in workers.values()):
             watch(desk)
             for number, worker in workers.items():
@@ -259,9 +265,21 @@ def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProc
     return worker
 
 
-def stop(worker: BaseProcess) -> None:
-    worker.kill()
-    worker.join()
+def stop(workers: list[BaseProcess]) -> None:
+    """Ends them; runs under way have a while to be saved, unless Ctrl-C comes again."""
+    under_way = [worker for worker in workers if worker.is_alive()]
+    if under_way:
+        print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+    end = time.monotonic() + GRACE
+    try:
+        for worker in under_way:
+            worker.terminate()
+        for worker in under_way:
+            worker.join(max(0.0, end - time.monotonic()))
+    finally:
+        for worker in under_way:
+            worker.kill()
+            worker.join()
 
 
 def dealt_cores(number: int, jobs: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Ctrl-C: a run is saved, a study keeps what is finished, and one line names the command that goes on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from infini_jax.desk import LOCK_FILE
 from infini_jax.errors import Interrupted, Stopped
 from infini_jax.run import terminated
-from infini_jax.study import saved_study
+from infini_jax.study import GRACE, saved_study
 from tests.commands import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -82,16 +84,30 @@ def test_a_worker_that_leaves_ctrl_c_to_its_parent_goes_on_ignoring_it():
         signal.signal(signal.SIGINT, before)
 
 
+def started(arguments: list[str]) -> subprocess.Popen:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "infini_jax", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def wait_until(is_under_way, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 120
+    while not is_under_way() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def interrupted(arguments: list[str], is_under_way) -> subprocess.CompletedProcess:
     """The command in a process of its own, with Ctrl-C once it is under way."""
-    command = [sys.executable, "-m", "infini_jax", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        end = time.monotonic() + 120
-        while not is_under_way() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
+    with started(arguments) as process:
+        wait_until(is_under_way, process)
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(command, process.returncode, out, error)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, error)
+
+
+def saved_step(run: Path) -> int:
+    """Of the newest checkpoint."""
+    return max(int(folder.name) for folder in (run / "checkpoints").iterdir() if folder.name.isdigit())
 
 
 def lines_in(log: Path) -> int:
@@ -128,6 +144,28 @@ def test_ctrl_c_ends_a_study_and_keeps_what_is_finished(tmp_path):
     )
     assert [row.run for row in saved_study(folder)[1]] == ["short"]
     row, log = (folder / "runs" / "short" / "row.parquet").stat(), folder / "runs" / "long" / "metrics.jsonl"
-    log.unlink()
-    assert interrupted(arguments, lambda: lines_in(log) > 3).returncode == 130
+    saved = saved_step(folder / "runs" / "long")
+    assert saved > 3
+    assert interrupted(arguments, lambda: lines_in(log) > saved + 3).returncode == 130
     assert (folder / "runs" / "short" / "row.parquet").stat().st_mtime_ns == row.st_mtime_ns
+    assert saved_step(folder / "runs" / "long") > saved
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if "gradient_norm" in line]
+    assert steps == list(range(1, len(steps) + 1))  # none lost, none twice
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_hangs(tmp_path):
+    file, long = tmp_path / "two.py", tmp_path / "two" / "runs" / "long"
+    file.write_text(LONG)
+    with started(["study", str(file), "--results", str(tmp_path), "--jobs", "1"]) as process:
+        wait_until(lambda: lines_in(long / "metrics.jsonl") > 3, process)
+        worker = int((long / LOCK_FILE).read_text())
+        os.kill(worker, signal.SIGSTOP)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "saving the runs under way; Ctrl-C again stops at once\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert time.monotonic() - began < GRACE / 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

@@ -1,10 +1,15 @@
 """A mechanism that nobody knew: one file, one row in the registry, and the capacity study and its report have it."""
 
+import pytest
+
 from experiments import capacity_law
+from infini_jax.config import memory_of
+from infini_jax.errors import ConfigError
 from infini_jax.measures import read_measures
 from infini_jax.memory import MECHANISMS
 from infini_jax.report import Source, write_report
 from infini_jax.study import MEASURES_FILE, Study, do, save_study, saved_study, write_tables
+from tests import streams
 from tests.test_capacity import Tally
 
 
@@ -26,3 +31,17 @@ def test_a_mechanism_of_one_row_is_in_the_capacity_study_and_its_report(tmp_path
     page = write_report([Source(tmp_path, study.question, {}, "a command")], tmp_path).read_text()
     assert Tally.summary in page
     assert page.count("tally") > 3
+
+
+def test_two_rows_with_one_class_of_settings_are_refused_where_a_model_is_made(monkeypatch):
+    """Settings name their mechanism by their class: of two rows the second would never run."""
+    monkeypatch.setitem(MECHANISMS, "tally", Tally)
+    memory_of(Tally.Config(), streams.tiny("local").dims)
+    monkeypatch.setitem(MECHANISMS, "tally_again", type("TallyAgain", (Tally,), {}))
+    with pytest.raises(ConfigError, match=r"^memory: TallyConfig is in 2 rows of the registry; give each"):
+        memory_of(Tally.Config(), streams.tiny("local").dims)
+
+
+def test_settings_of_no_row_are_refused():
+    with pytest.raises(ConfigError, match=r"^memory: TallyConfig is in no row of the registry; add it to MECHANISMS$"):
+        memory_of(Tally.Config(), streams.tiny("local").dims)

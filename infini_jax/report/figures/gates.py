@@ -1,5 +1,6 @@
 """F10, gates: the weight of the memory against local attention, by layer and head or over all of them."""
 
+import textwrap
 from collections.abc import Sequence
 
 from infini_jax.plots import (
@@ -21,6 +22,7 @@ from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed
 from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
+TITLE = 26  # letters that fit above a panel
 MEANING = "0 ignores the memory, 1 sees nothing else."
 
 
@@ -54,7 +56,8 @@ def by_layer(of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
                 linestyle="none",
                 clip_on=False,
             )
-            axes.set_title(f"{label_of(series)}, {human_bytes(mine[0].row.memory_bytes)}", loc="left")
+            title = f"{label_of(series)}, {human_bytes(mine[0].row.memory_bytes)}"
+            axes.set_title(textwrap.fill(title, TITLE), loc="left")
             axes.set_ylim(0, 1)
             axes.set_xticks(sorted({point.label("layer") for point in of}))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
