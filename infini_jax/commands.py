@@ -14,7 +14,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from infini_jax.config import to_plain
 from infini_jax.errors import ConfigError, require
 from infini_jax.evals.base import Evaluation, Subject
 from infini_jax.evals.language import LanguageEvaluation, language_measures
@@ -23,6 +22,7 @@ from infini_jax.evals.tables import figures_table, measure_tables, position_tabl
 from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.measures import Measure, write_measures
 from infini_jax.output import AsJson, print_json
+from infini_jax.plain import to_plain
 from infini_jax.progress import evaluation_progress, reading_progress
 from infini_jax.prompt import PromptTokens, read_text
 from infini_jax.run import environment

@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from infini_jax.config import RunConfig, kind_of
+from infini_jax.config import RunConfig
 from infini_jax.cost import planned_flops as planned_flops_of_run
 from infini_jax.errors import lookup, require
 from infini_jax.evals import capacity, random_codes
+from infini_jax.plain import kind_of
 from infini_jax.rows import Row
 
 

@@ -5,10 +5,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from infini_jax.config import RunConfig, to_plain
+from infini_jax.config import RunConfig
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.jobs import Job, measures_itself
 from infini_jax.measures import MEASURES_FOLDER, OWN_FILE, write_measures
+from infini_jax.plain import to_plain
 from infini_jax.rows import is_whole
 from infini_jax.trained import Trained
 

@@ -22,10 +22,10 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from infini_jax.analysis.fits import half_point, half_point_interval, wilson
-from infini_jax.config import fingerprint_of, from_plain, to_plain
 from infini_jax.errors import require, require_file_name, require_positive
 from infini_jax.evals.probe import read_out_error
 from infini_jax.measures import Label, Measure
+from infini_jax.plain import fingerprint_of, from_plain, to_plain
 
 Rule = Literal["least_squares", "sum", "delta", "elu_sum", "elu_delta"]
 Read = Callable[[int], np.ndarray]  # pairs written -> the answers to their keys, nxV
