@@ -105,6 +105,14 @@ def test_a_run_alone_and_its_evaluation_load_by_its_folder(trained):
     assert [y for _, y in drawn(gates(found))] == list(found.measures.value)
 
 
+def test_a_run_in_a_folder_of_another_name_keeps_its_curves(trained, tmp_path):
+    shutil.copytree(trained / "one", tmp_path / "renamed")
+    for path in (tmp_path, tmp_path / "renamed"):
+        found = load(path)
+        assert list(found.runs.run) == list(dict.fromkeys(found.curves.run)) == ["one"]
+        assert training_curves(found, "loss").axes[0].lines
+
+
 def test_the_documentation_has_the_table_of_columns():
     assert markdown() in (ROOT / "docs" / "results.md").read_text()
 

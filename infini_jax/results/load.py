@@ -177,17 +177,23 @@ def measures_of(places: Sequence[Place]) -> pa.Table:
 
 
 def selected(query: str, files: Sequence[File]) -> pa.Table:
-    """What a query over `$files` finds; `sources` tells it each file's number, folder and run (the folder's own name)."""
+    """What a query over `$files` finds; `sources` tells it each file's number, folder and run."""
     names = [str(file) for file, _ in files]
     sources = {
         "filename": names,
         "number": list(range(len(files))),
         "folder": [str(folder) for _, folder in files],
-        "run": [file.parent.resolve().name for file, _ in files],
+        "run": [run_of(file, folder) for file, folder in files],
     }
     with duckdb.connect() as connection:
         connection.register("sources", pa.table(sources))
         return connection.sql(query, params={"files": names}).to_arrow_table()
+
+
+def run_of(log: Path, folder: Path) -> str:
+    """The run that a log is of: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
+    settings = config_of(Place(folder, False), "") if log.parent == folder else None
+    return json.loads(settings)["name"] if settings else log.parent.resolve().name
 
 
 def checked(file: Path) -> Path:
