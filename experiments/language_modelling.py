@@ -15,7 +15,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 
-from infini_jax.comparison import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.comparison import AT_THE_END, RATES, SMALL_READ, SMALL_TEXT, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpora import CORPORA
@@ -46,19 +46,7 @@ SCALES = {
         window=4,
         slots=48,
     ),
-    "cpu": Comparison(
-        RunConfig(
-            model=ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=64, vocab=256),
-            data=StdlibConfig(),
-            train=TrainConfig(batch=4, sequence=512, evaluation_steps=1),
-            budget=Budget("flops", 1e11),
-            evaluation=AT_THE_END,
-        ),
-        sizes=(5 << 10, 16 << 10, 48 << 10),
-        rates=RATES,
-        window=64,
-        slots=1024,
-    ),
+    "cpu": SMALL_TEXT,
     "accelerator": Comparison(
         RunConfig(
             model=ModelConfig(layers=4, d_model=256, heads=4, mlp_dim=1024, segment=256, vocab=256, compute="bfloat16"),
@@ -80,10 +68,7 @@ READ: dict[str, tuple[Evaluation, ...]] = {
         LanguageEvaluation(documents=2, tokens=64, rows=2),
         Gains(documents=2, tokens=64, rows=2, counted=1 << 12, draws=8),
     ),
-    "cpu": (
-        LanguageEvaluation(documents=8, tokens=4096),
-        Gains(documents=8, tokens=4096, counted=1 << 20, draws=200),
-    ),
+    "cpu": SMALL_READ,
     "accelerator": (
         LanguageEvaluation(documents=32, tokens=65_536, rows=32),
         Gains(documents=32, tokens=65_536, rows=32),
@@ -99,7 +84,7 @@ def study(scale: str) -> Study:
     runs = [
         dataclasses.replace(run, name=f"{corpus}-{run.name}" if corpus else run.name)
         for corpus, data in corpora.items()
-        for run in on_corpus(found, data).runs(*COMPARED.get(scale, ()))
+        for run in found.on(data).runs(*COMPARED.get(scale, ()))
     ]
     if missing:
         print(f"language_modelling: not here: {'; '.join(missing)}", file=sys.stderr)
@@ -110,12 +95,6 @@ def study(scale: str) -> Study:
         held_equal=(*found.held_equal, *((("corpora that are not here", "; ".join(missing)),) if missing else ())),
         evaluations=READ[scale] + ((Blimp(pairs=100),) if scale == "accelerator" and blimp_place() else ()),
     )
-
-
-def on_corpus(found: Comparison, data: DataConfig) -> Comparison:
-    """The same on another corpus, with its vocabulary."""
-    model = dataclasses.replace(found.base.model, vocab=data.vocab)
-    return dataclasses.replace(found, base=dataclasses.replace(found.base, data=data, model=model))
 
 
 def prepared_corpora(missing: list[str]) -> Iterator[tuple[str, DataConfig]]:

@@ -3,7 +3,12 @@
 import dataclasses
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.base import DataConfig
+from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.evals.base import Evaluation
 from infini_jax.evals.capacity import CapacityRun
+from infini_jax.evals.gains import Gains
+from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.settings import CARRIED, EvaluationConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
@@ -123,9 +128,34 @@ class Comparison:
             ("optimiser", "AdamW, warm-up and cosine"),
         )
 
+    def on(self, data: DataConfig) -> "Comparison":
+        """The same on another corpus, with its vocabulary."""
+        model = dataclasses.replace(self.base.model, vocab=data.vocab)
+        return dataclasses.replace(self, base=dataclasses.replace(self.base, data=data, model=model))
+
     def runs(self, *names: str) -> tuple[RunConfig, ...]:
         """Floor, ceiling, and the mechanisms named, or all."""
         compared = memories(self.base.model.segment, *names)
         sized = [at_bytes(self.base, variant, memory, size) for variant, memory in compared for size in self.sizes]
         points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]
         return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))
+
+
+# A language model of bytes that two cores train in seconds, and what is read with it.
+SMALL_TEXT = Comparison(
+    RunConfig(
+        model=ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=64, vocab=256),
+        data=StdlibConfig(),
+        train=TrainConfig(batch=4, sequence=512, evaluation_steps=1),
+        budget=Budget("flops", 1e11),
+        evaluation=AT_THE_END,
+    ),
+    sizes=(5 << 10, 16 << 10, 48 << 10),
+    rates=RATES,
+    window=64,
+    slots=1024,
+)
+SMALL_READ: tuple[Evaluation, ...] = (
+    LanguageEvaluation(documents=8, tokens=4096),
+    Gains(documents=8, tokens=4096, counted=1 << 20, draws=200),
+)

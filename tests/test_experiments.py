@@ -8,8 +8,10 @@ import pytest
 from experiments import head_to_head, language_modelling, mqar_pareto, passkey_novelty, sorting, window_vs_memory
 from infini_jax import comparison
 from infini_jax.balance import gap
+from infini_jax.cli import main
 from infini_jax.config import RunConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.errors import ConfigError
 from infini_jax.evals.capacity import CapacityRun
 from infini_jax.experiment import SCALES, load_experiment
 from infini_jax.memory import MECHANISMS
@@ -17,6 +19,7 @@ from infini_jax.memory.local import LocalConfig
 from infini_jax.plan import plan_of
 from infini_jax.study import Study
 from infini_jax.trials import rate_text
+from tests.corpora import write_stories
 
 EXPERIMENTS = ("mqar_pareto", "passkey_novelty", "sorting", "language_modelling", "window_vs_memory", "gates", "head_to_head")
 of_recall = pytest.mark.parametrize("name", ["mqar_pareto", "passkey_novelty", "sorting", "head_to_head"])
@@ -75,6 +78,24 @@ def test_a_corpus_that_is_not_here_is_said_in_one_line(monkeypatch, tmp_path, ca
     assert line.strip().endswith(dict(study.held_equal)["corpora that are not here"])
     language_modelling.study("cpu")
     assert capsys.readouterr().err == ""
+
+
+def test_books_are_read_where_they_are_prepared_by_all_and_by_some_with_three_seeds(monkeypatch, tmp_path):
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^data.name: no prepared corpus 'books' in \$INFINI_JAX_DATA"):
+        load_experiment("books").evaluations_of(load_experiment("books").runs[0])
+    texts = {f"{split}/{split}.txt": f"a book of {split} " * 400 for split in ("train", "validation", "test")}
+    folder = str(write_stories(tmp_path / "texts", texts))
+    main(["corpus", "prepare", "text_folder", "--path", folder, "--name", "books", "--jobs", "1"])
+    runs = runs_of(load_experiment("books"))
+    assert {run.mechanism for run in runs if not run.seed} == set(MECHANISMS)
+    assert {(run.mechanism, run.variant) for run in runs if run.seed} == {
+        ("local", ""),
+        ("transformer_xl", ""),
+        ("landmark", ""),
+        ("infini", "linear"),
+    }
+    assert {(run.seed, run.train.learning_rate, run.budget.amount) for run in runs} == {(s, 1e-2, 1e12) for s in range(3)}
 
 
 @pytest.mark.parametrize("module", [mqar_pareto, passkey_novelty, sorting, head_to_head])
