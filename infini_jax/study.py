@@ -32,6 +32,8 @@ from infini_jax.measuring import evaluations_of, measure_missing
 from infini_jax.rows import Row, is_whole, read_rows, write_rows
 
 TABLE_FILE, MEASURES_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "measures.parquet", "failed.json", "study.json"
+USUAL = "out of memory is the usual cause"
+NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
 GRACE = 30.0  # seconds that runs under way have to be saved when their study is stopped
 
 
@@ -199,9 +201,8 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
             except Stopped:  # nothing failed
                 raise
             except Exception as error:  # the other runs must finish whatever went wrong in this one
-                desk.fail(
-                    run, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", traceback.format_exc()
-                )
+                said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                desk.fail(run, f"{said} ({USUAL})" if NO_THREAD in said else said, traceback.format_exc())
 
 
 def do(desk: Desk, run: Job) -> None:
@@ -294,7 +295,7 @@ def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
     for run in at:
         code = worker.exitcode or 0
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
-        desk.fail(run, f"the process died ({why}; out of memory is the usual cause)")
+        desk.fail(run, f"the process died ({why}; {USUAL})")
     return bool(at)
 
 

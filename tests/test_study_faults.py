@@ -13,7 +13,7 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.rows import read_rows
 from infini_jax.run import METRICS_FILE
-from infini_jax.study import FAILED_FILE, TABLE_FILE, Study, run_study, save_study, saved_study
+from infini_jax.study import FAILED_FILE, TABLE_FILE, Study, do_all, run_study, save_study, saved_study
 from tests.commands import disk
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,19 @@ def test_a_run_that_has_no_memory_is_reported_and_the_others_finish(tmp_path):
     assert names(tmp_path / "study") == ["good"], err[-2000:]
     (failure,) = json.loads((tmp_path / "study" / FAILED_FILE).read_text())
     assert failure["run"] == "large"
-    assert any(words in failure["error"] for words in ("RESOURCE_EXHAUSTED", "out of memory", "memory")), failure
+    assert any(words in failure["error"] for words in ("RESOURCE_EXHAUSTED", "memory")), failure
+
+
+def test_a_thread_that_does_not_start_is_told_with_its_usual_cause(tmp_path, monkeypatch):
+    """Where memory is nearly used up, Python may be the first to notice."""
+
+    def full(*_) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("infini_jax.study.do", full)
+    desk = study_of(GOOD).desk(tmp_path)
+    do_all(desk, (GOOD,))
+    assert desk.error(GOOD) == "RuntimeError: can't start new thread (out of memory is the usual cause)"
 
 
 def test_a_disk_that_is_full_ends_the_study_and_with_room_it_goes_on(tmp_path):
