@@ -190,6 +190,13 @@ def name_panels(figure: Figure, handles: Sequence[Line2D], x: str, y: str) -> No
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
 
 
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """The legend below the panels, in two columns, with letters so small that the longest label fits."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    room = 72 * WIDTH / 2 - 30  # points of a column beside its marker
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=min(9.0, room / (0.55 * longest)))
+
+
 def share_axis(axes: Axes) -> None:
     """Makes y an axis of shares in percent."""
     axes.set_ylim(0, 1)
