@@ -2,7 +2,7 @@
 
 Command:   infini-jax corpus prepare text_folder --path FOLDER --name books
            infini-jax study books
-Cost:      46 runs and 4.6e13 FLOPs; 40 minutes on two cores that tests kept busy
+Cost:      46 runs and 4.6e13 FLOPs; 34 minutes on two cores that tests kept busy
 Expected:  what language_modelling expects at its cpu scale, of which this is the same model with ten times its budget and the
            learning rate that was mostly chosen there; three seeds where loss and memory are told apart: landmark
            attention, Transformer-XL and Infini-attention.

@@ -104,9 +104,9 @@ def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Comp
     Raises `DoesNotFit` where its memory is too small, and `ConfigError` where nothing here compiles for it.
     """
     layout = layout_of(run, sharding, topology.compile_devices())
-    began = time.perf_counter()
     with target(topology.chip.platform), refused(topology):
         optimiser, state, batch = step_shapes(run, layout)
+        began = time.perf_counter()
         compiled = make_step(run, optimiser, layout).lower(state, batch).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return Compiled(

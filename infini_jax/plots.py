@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from matplotlib import style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -26,17 +27,19 @@ from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
 Series = tuple[str, str]  # mechanism, variant
+Where = Literal["outside lower center", "outside upper left"]  # of a legend
 Metrics = list[dict[str, float]]  # the lines of one run's log
 
 INK = "#010203"  # stands for the text colour: `svg` writes currentColor; pure black would be left out of the SVG altogether
 COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # yellow left out: too pale on white paper
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")  # 7 and 11 have no common factor: 77 pairs, all distinct
 BASELINE = "local"  # the sliding window: the floor that memory has to beat, drawn first
+LETTERS = 9.0  # points
 LOOK = {
     "svg.fonttype": "none",
     "svg.hashsalt": "infini_jax",
     "pdf.fonttype": 42,
-    "font.size": 9.0,
+    "font.size": LETTERS,
     "axes.titlesize": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -187,14 +190,14 @@ def name_panels(figure: Figure, handles: Sequence[Line2D], x: str, y: str) -> No
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
     if handles:
-        figure.legend(handles=handles, loc="outside upper left", ncols=2)
+        legend(figure, handles, "outside upper left")
 
 
-def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """The legend below the panels, in two columns, with letters so small that the longest label fits."""
+def legend(figure: Figure, handles: Sequence[Artist], where: Where = "outside lower center") -> None:
+    """The legend of all panels, in two columns, with letters so small that the longest label fits."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     room = 72 * WIDTH / 2 - 30  # points of a column beside its marker
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=min(9.0, room / (0.55 * longest)))
+    figure.legend(handles=handles, loc=where, ncols=2, fontsize=min(LETTERS, room / (0.55 * longest)))
 
 
 def share_axis(axes: Axes) -> None:
@@ -241,7 +244,7 @@ def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, 
         if not score.unit:
             share_axis(axes)
         axes.set_ylabel(score.axis)
-        figure.legend(loc="outside lower center", ncols=2)
+        legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 

@@ -244,9 +244,8 @@ def run_study(
     desk = study.desk(folder)
     check_same(study, desk)
     missing = missing_of(study, folder)
-    with contextlib.ExitStack() as stack:
-        workers = {}
-        stack.callback(lambda: stop(list(workers.values())))
+    workers = {}
+    try:
         for number in range(min(jobs, len(missing))):
             workers[number] = start(desk, missing, number, jobs)
         while any(worker.is_alive() for worker in workers.values()):
@@ -256,6 +255,8 @@ def run_study(
                 if worker.exitcode and note_death(desk, missing, worker):
                     workers[number] = start(desk, missing, number, jobs)
         watch(desk)
+    finally:
+        stop(list(workers.values()))
     return collect(study, desk)
 
 
@@ -269,10 +270,10 @@ def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProc
 def stop(workers: list[BaseProcess]) -> None:
     """Ends them; runs under way have a while to be saved, unless Ctrl-C comes again."""
     under_way = [worker for worker in workers if worker.is_alive()]
-    if under_way:
-        print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
     end = time.monotonic() + GRACE
     try:
+        if under_way:
+            print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
         for worker in under_way:
             worker.terminate()
         for worker in under_way:

@@ -80,7 +80,7 @@ def test_an_evaluation_of_a_run_on_its_task_gives_every_figure_of_the_grid(task)
     seen = []
     measures = evaluation.measure(Subject(run, params()), lambda *progress: seen.append(progress))
     assert seen[-1][0] == seen[-1][1] == evaluation.examples * sum(cell.tokens for cell in evaluation.cells(run))
-    assert repr(measures) == repr(evaluation.measure(Subject(run, params())))  # no interval is NaN, which equals nothing
+    assert repr(measures) == repr(evaluation.measure(Subject(run, params())))  # where there is no interval it is NaN
     assert all(one.eval == task and math.isfinite(one.value) for one in measures)
     keys = [(one.metric, tuple(sorted(one.labels.items()))) for one in measures]
     assert len(set(keys)) == len(keys)

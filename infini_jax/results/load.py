@@ -148,7 +148,12 @@ def runs_of(places: Sequence[Place]) -> pa.Table:
 
 def config_of(place: Place, run: str) -> str | None:
     """The settings of a run as JSON, None where its folder is not there. Raises `ConfigError` where they are damaged."""
-    file = (place.folder / "runs" / run if place.is_study else place.folder) / CONFIG_FILE
+    return settings_in(place.folder / "runs" / run if place.is_study else place.folder)
+
+
+def settings_in(folder: Path) -> str | None:
+    """Those of the run whose own folder this is, as `config_of`."""
+    file = folder / CONFIG_FILE
     if not file.exists():
         return None
     try:
@@ -192,7 +197,7 @@ def selected(query: str, files: Sequence[File]) -> pa.Table:
 
 def run_of(log: Path, folder: Path) -> str:
     """The run that a log is of: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
-    settings = config_of(Place(folder, False), "") if log.parent == folder else None
+    settings = settings_in(folder) if log.parent == folder else None
     return json.loads(settings)["name"] if settings else log.parent.resolve().name
 
 

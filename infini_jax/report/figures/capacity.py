@@ -18,7 +18,7 @@ from infini_jax.plots import (
     draw_seeds,
     key,
     label_of,
-    legend_below,
+    legend,
     name_panels,
     our_look,
     panels,
@@ -155,7 +155,7 @@ def n50(found: Found, styles: dict[Series, Style]) -> Figures:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("memory a sequence")
         axes.set_ylabel("n50, pairs")
-        legend_below(figure, [key(styles[s], names[s]) for s in drawn])
+        legend(figure, [key(styles[s], names[s]) for s in drawn])
     table = Table(
         "n50 = prefactor · bytesᵃ, with bootstrap 95 % intervals over seeds: none with one seed. Empty: fewer than two sizes.",
         ("Mechanism", "Sizes", "Seeds", "Exponent a", "Prefactor"),

@@ -15,7 +15,7 @@ from infini_jax.plots import (
     draw_seeds,
     key,
     label_of,
-    legend_below,
+    legend,
     our_look,
     panels,
     share_axis,
@@ -52,7 +52,7 @@ def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
             axes.set_ylabel("top-1 accuracy, %")
         if random:
             draw_survival(each[-1], random)
-        legend_below(figure, [key(styles[s], label_of(s)) for s in drawn])
+        legend(figure, [key(styles[s], label_of(s)) for s in drawn])
     of = [point for *_, group in kinds for point in group]
     return [
         Drawn(

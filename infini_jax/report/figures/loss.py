@@ -12,6 +12,7 @@ from infini_jax.plots import (
     draw_seeds,
     key,
     label_of,
+    legend,
     name_panels,
     our_look,
     panels,
@@ -62,11 +63,7 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
                 if fitted := draw_law(axes, mine, place, styles[series]):
                     lines.append((label_of(series), task, *fitted))
         entries = [key(styles[series], label_of(series)) for series in drawn]
-        figure.legend(
-            handles=[*entries, *([rule("memory emptied (×)", (1, 1))] if controls else [])],
-            loc="outside lower center",
-            ncols=2,
-        )
+        legend(figure, [*entries, *([rule("memory emptied (×)", (1, 1))] if controls else [])])
     control = " Crosses on dotted lines: the same run with its memory emptied at every segment." if controls else ""
     return [
         Drawn(

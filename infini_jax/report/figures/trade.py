@@ -12,7 +12,7 @@ from infini_jax.plots import (
     draw_seeds,
     key,
     label_of,
-    legend_below,
+    legend,
     our_look,
     panels,
     score_of,
@@ -79,7 +79,7 @@ def one_trade(task: str, rows: list[Row], splits: dict[Series, dict[Split, list[
         axes.minorticks_off()
         axes.set_xlabel("local window, tokens")
         axes.set_ylabel(score.axis)
-        legend_below(figure, [key(styles[s], label_of(s)) for s in drawn])
+        legend(figure, [key(styles[s], label_of(s)) for s in drawn])
     said = [verdict(series, splits[series], score) for series in drawn if series[0] != BASELINE]
     return Drawn(
         f"F8-{task}",
