@@ -18,7 +18,7 @@ from benchmarks.models import chosen_cases
 from benchmarks.naive import naive
 from benchmarks.timing import Program, interleaved, machine
 from infini_jax import attention
-from infini_jax.config import memory_of
+from infini_jax.memory import memory_of
 from infini_jax.memory.base import Dims, Memory, MemoryConfig
 from infini_jax.segment import NO_DOCUMENT, Segment, length_with_landmarks, whole
 from infini_jax.stream import KEEP_FOUND

@@ -12,10 +12,10 @@ from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import require, require_file_name, require_positive
 from infini_jax.evals.settings import EvaluationConfig
-from infini_jax.memory import MECHANISMS
-from infini_jax.memory.base import Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory import MECHANISMS, memory_of
+from infini_jax.memory.base import Dims, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.memory.segment_only import SegmentOnly, SegmentOnlyConfig
+from infini_jax.memory.segment_only import SegmentOnlyConfig
 from infini_jax.plain import digest_of, from_plain, kind_of, mechanism_configs, to_plain
 from infini_jax.precision import Compute
 from infini_jax.segment import length_with_landmarks
@@ -155,14 +155,6 @@ class ModelConfig:
             key_dim=dims.key_dim,
             value_dim=dims.value_dim,
         )
-
-
-def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
-    """The Linen module of a memory's settings. Raises `ConfigError` unless their class is in one row of the registry."""
-    name, found = type(config).__name__, [one for one in (*MECHANISMS.values(), SegmentOnly) if one.Config is type(config)]
-    require(len(found) > 0, "memory", f"{name} is in no row of the registry", "add it to MECHANISMS")
-    require(len(found) == 1, "memory", f"{name} is in {len(found)} rows of the registry", "give each mechanism its own Config")
-    return found[0](config, dims)
 
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from infini_jax.config import ModelConfig, RunConfig, memory_of
+from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.errors import ConfigError, require
+from infini_jax.memory import memory_of
 from infini_jax.memory.base import Cost
 from infini_jax.stream import init_carry, init_params
 

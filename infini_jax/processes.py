@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from infini_jax.data.base import Batch, Source
+from infini_jax.data.batch import Batch, Source
 from infini_jax.data.serve import batches
 from infini_jax.errors import ConfigError, require
 

@@ -16,10 +16,11 @@ import jax
 from jax.core import ShapedArray
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from infini_jax.config import ModelConfig, RunConfig, memory_of
-from infini_jax.data.base import Batch
+from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.data.batch import Batch
 from infini_jax.errors import ConfigError, require
 from infini_jax.heads import SEQUENCE_AXIS, SLOTS_AXIS, by_hand
+from infini_jax.memory import memory_of
 from infini_jax.memory.offload import HOST, PINNED
 from infini_jax.segment import with_leaves
 from infini_jax.stream import Carry, init_params

@@ -19,7 +19,7 @@ from flax import struct
 from infini_jax.checkpoint import Checkpoints, Progress, like
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.cost import budget_steps, check_fits, training_flops_per_step
-from infini_jax.data.base import Batch, Rows, Split
+from infini_jax.data.batch import Batch, Rows, Split
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.optimiser import make_optimiser

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.config import ModelConfig, memory_of
+from infini_jax.config import ModelConfig
 from infini_jax.layers import MLP, KeyTaps
+from infini_jax.memory import memory_of
 from infini_jax.memory.base import KEPT, MemoryConfig
 from infini_jax.segment import Boundaries, Segment
 

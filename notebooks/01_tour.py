@@ -24,8 +24,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from infini_jax.config import memory_of
-from infini_jax.memory import MECHANISMS, expectation, gated_delta, infini, memorizing, signal, sticky
+from infini_jax.memory import MECHANISMS, expectation, gated_delta, infini, memorizing, memory_of, signal, sticky
 from infini_jax.memory.base import Dims, memory_bytes
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.feature_maps import elu_plus_one, unit

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.config import ModelConfig, RunConfig, memory_of
+from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.cost import program_flops
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.optimiser import make_optimiser
 from infini_jax.segment import Segment, whole
 from infini_jax.sharding import Layout, batch_sharding

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import pytest
 
-from infini_jax.config import ModelConfig, memory_of
+from infini_jax.config import ModelConfig
 from infini_jax.cost import model_cost, parameter_count
 from infini_jax.errors import ConfigError
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig

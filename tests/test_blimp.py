@@ -13,8 +13,8 @@ import pytest
 
 from infini_jax.config import RunConfig, TrainConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.corpora import quiet_tfds
 from infini_jax.data.minimal_pairs import Pair, blimp_pairs, blimp_place
+from infini_jax.data.snapshots import quiet_tfds
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.data.tokenizers import Bytes, SentencePiece
 from infini_jax.errors import ConfigError

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.config import memory_of
 from infini_jax.cost import model_cost
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import memory_bytes
 from infini_jax.stream import decode, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.train import auxiliary_loss

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infini_jax.data import corpora
-from infini_jax.data.base import SPLIT_NUMBER
-from infini_jax.data.corpora import CORPORA, built_in_snapshot, own_snapshot, own_texts
+from infini_jax.data import corpora, snapshots
+from infini_jax.data.batch import SPLIT_NUMBER
+from infini_jax.data.corpora import CORPORA, own_texts
 from infini_jax.data.prepare import tokenise
+from infini_jax.data.snapshots import built_in_snapshot, own_snapshot
 from infini_jax.data.stdlib import stdlib_documents
 from infini_jax.data.texts import Metamath, StandardLibrary, TextFiles, sections, short_names, splits_of
 from infini_jax.errors import ConfigError
@@ -190,22 +191,22 @@ def test_a_package_is_read_where_it_lies(name, file, tmp_path):
 
 @pytest.mark.parametrize("name", ["pg19", "arxiv", "c4", "wikipedia"])
 def test_a_data_set_that_cannot_be_downloaded_says_what_it_needs(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "reachable", lambda host: False)
-    monkeypatch.setattr(corpora.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(snapshots, "reachable", lambda host: False)
+    monkeypatch.setattr(snapshots.importlib.util, "find_spec", lambda package: None)
     with pytest.raises(
         ConfigError, match=r"^corpus: \w+ (needs (tensorflow|apache-beam) to be made|comes from .+ cannot be)"
     ) as error:
         built_in_snapshot(name, tmp_path)
     assert "\n" not in str(error.value)
-    monkeypatch.setattr(corpora.importlib.util, "find_spec", lambda package: True)
+    monkeypatch.setattr(snapshots.importlib.util, "find_spec", lambda package: True)
     with pytest.raises(ConfigError, match=rf"^corpus: {name} comes from .+, which cannot be reached; .*copy "):
         built_in_snapshot(name, tmp_path)
 
 
 def test_an_error_of_a_download_is_one_line(tmp_path, monkeypatch):
     """TFDS's own code of PG-19 is run: it needs TensorFlow to list files, or a network."""
-    monkeypatch.setattr(corpora, "reachable", lambda host: True)
-    monkeypatch.setattr(corpora.importlib.util, "find_spec", lambda package: True)
+    monkeypatch.setattr(snapshots, "reachable", lambda host: True)
+    monkeypatch.setattr(snapshots.importlib.util, "find_spec", lambda package: True)
     monkeypatch.setattr("tensorflow_datasets.text.pg19.Pg19.download_and_prepare", no_network, raising=False)
     with pytest.raises(ConfigError, match=r"^corpus: pg19 cannot be downloaded \(.+\); pg19 needs") as error:
         built_in_snapshot("pg19", tmp_path)

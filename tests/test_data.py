@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infini_jax.data.base import Rows
+from infini_jax.data.batch import Rows
 from infini_jax.data.documents import DocumentRows, Documents
 from infini_jax.data.mqar import FILLER, MqarConfig
 from infini_jax.data.stdlib import StdlibConfig, split_of, stdlib_documents

@@ -10,7 +10,7 @@ import pytest
 
 from infini_jax import checkpoint
 from infini_jax.cli import main
-from infini_jax.data.base import Rows
+from infini_jax.data.batch import Rows
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.errors import ConfigError, TrainingDiverged

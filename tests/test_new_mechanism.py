@@ -3,10 +3,9 @@
 import pytest
 
 from experiments import capacity_law
-from infini_jax.config import memory_of
 from infini_jax.errors import ConfigError
 from infini_jax.measures import read_measures
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.report import Source, write_report
 from infini_jax.study import MEASURES_FILE, Study, do, save_study, saved_study, write_tables
 from tests import streams

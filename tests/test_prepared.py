@@ -14,7 +14,7 @@ import pytest
 
 from infini_jax.cli import main
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.data.base import Rows
+from infini_jax.data.batch import Rows
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, chunks, prepare
 from infini_jax.data.prepared import MANIFEST_FILE, MODEL_FILE, Counts, Manifest, Prepared

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infini_jax.data.base import Rows
+from infini_jax.data.batch import Rows
 from infini_jax.data.documents import DocumentRows, Documents, deal
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.serve import batches

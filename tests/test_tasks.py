@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data import SOURCES, facts
-from infini_jax.data.base import Rows
+from infini_jax.data.batch import Rows
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.data.haystack import ITEMS, HaystackConfig
 from infini_jax.data.mqar import MqarConfig

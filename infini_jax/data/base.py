@@ -1,60 +1,12 @@
-"""What training reads: batches as a pure function of the step."""
+"""What the settings of a task answer: the source of its batches, its documents and its tokenizer."""
 
 import abc
-import dataclasses
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-import numpy as np
-
+from infini_jax.data.batch import Rows, Source, Split
+from infini_jax.data.documents import Documents
+from infini_jax.data.prepared import Counts
+from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import required
-
-if TYPE_CHECKING:
-    from infini_jax.data.documents import Documents
-    from infini_jax.data.prepared import Counts
-    from infini_jax.data.tokenizers import Tokenizer
-
-Split = Literal["train", "validation", "test"]
-
-
-Leaf = TypeVar("Leaf")
-
-
-class Batch(NamedTuple, Generic[Leaf]):
-    """All (batch, tokens). A row continues where the row of the step before ended; document ids tell what belongs together.
-
-    Attributes: tokens int32; targets int32, the next token; weights float32, 1 where the target is scored; documents int32.
-    Leaves are arrays of the host or of devices, or what is said of each of them, such as its sharding.
-    """
-
-    tokens: Leaf
-    targets: Leaf
-    weights: Leaf
-    documents: Leaf
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Shape and seed of the batches asked for."""
-
-    batch: int
-    tokens: int
-    seed: int
-    split: Split = "train"
-
-
-class Source(Protocol):
-    """`batch(step)` depends on nothing but its settings and the step: any process, any restart sees the same."""
-
-    @property
-    def corpus(self) -> str:
-        """What the data is made from, for the result table."""
-        ...
-
-    def batch(self, step: int) -> Batch: ...
-
-    def rows(self, step: int, first: int, count: int) -> Batch:
-        """Rows `first` to `first + count` of batch `step`: what one process of many reads."""
-        ...
 
 
 class DataConfig(abc.ABC):
@@ -73,7 +25,7 @@ class DataConfig(abc.ABC):
     def open(self, rows: Rows) -> Source:
         """The source itself."""
 
-    def whole(self, split: Split) -> "tuple[Documents, Counts] | None":
+    def whole(self, split: Split) -> tuple[Documents, Counts] | None:
         """The documents of a split and what they are counted in; None for a task that is not made of documents."""
         return None
 
@@ -81,24 +33,16 @@ class DataConfig(abc.ABC):
         """Whether there is such a split; what is drawn afresh has all of them."""
         return True
 
-    def open_tokenizer(self) -> "Tokenizer | None":
+    def open_tokenizer(self) -> Tokenizer | None:
         """What made the tokens; None for a task that has no text. Raises `ConfigError` where it is not the one named."""
         return None
 
 
-def documents_of(data: DataConfig, split: Split) -> "tuple[Documents, Counts]":
+def documents_of(data: DataConfig, split: Split) -> tuple[Documents, Counts]:
     """The documents of a split, as `whole`. Raises `ConfigError` for a task that is not made of documents."""
     return required(data.whole(split), "data", f"{type(data).__name__} holds no documents", "choose a corpus")
 
 
-def tokenizer_of(data: DataConfig) -> "Tokenizer":
+def tokenizer_of(data: DataConfig) -> Tokenizer:
     """What made the tokens. Raises `ConfigError` for a task that has no text."""
     return required(data.open_tokenizer(), "data", f"{type(data).__name__} has no text", "choose a corpus")
-
-
-SPLIT_NUMBER: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
-
-
-def generator(rows: Rows, *counters: int) -> np.random.Generator:
-    """An independent random stream for each (seed, split, counters)."""
-    return np.random.default_rng([rows.seed, SPLIT_NUMBER[rows.split], *counters])

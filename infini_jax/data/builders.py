@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from infini_jax.data.base import SPLIT_NUMBER, Split
+from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.corpora import CORPORA, own_texts
 from infini_jax.data.texts import Texts
 

@@ -8,7 +8,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from infini_jax.data.base import Split
+from infini_jax.data.batch import Split
 from infini_jax.data.corpora import CORPORA, Lists
 from infini_jax.data.prepare import TokenizerSettings, Watch, prepare
 from infini_jax.data.prepared import Prepared, data_folder, prepared_folders

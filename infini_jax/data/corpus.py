@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from infini_jax.data.base import DataConfig, Rows, Split
+from infini_jax.data.base import DataConfig
+from infini_jax.data.batch import Rows, Split
 from infini_jax.data.documents import DocumentRows, Documents
 from infini_jax.data.prepared import Counts, Prepared, checked_model, existing_folder, read_manifest
 from infini_jax.data.tokenizers import Bytes, Tokenizer, load_tokenizer

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from infini_jax.data.base import Batch, Rows, generator
+from infini_jax.data.batch import Batch, Rows, generator
 from infini_jax.errors import require
 
 LARGEST_ID = np.iinfo(np.int32).max

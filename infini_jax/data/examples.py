@@ -9,7 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from infini_jax.data.base import Batch, DataConfig, Rows, generator
+from infini_jax.data.base import DataConfig
+from infini_jax.data.batch import Batch, Rows, generator
 
 Label = float | str
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from infini_jax.data.corpora import newest_version
 from infini_jax.data.prepared import FOLDER_VARIABLE, SNAPSHOTS, data_folder
+from infini_jax.data.snapshots import newest_version
 from infini_jax.errors import ConfigError, one_line, require, required
 
 GET = f"put blimp.zip, a folder blimp of its .jsonl files or TFDS's {SNAPSHOTS}/blimp into ${FOLDER_VARIABLE}, or give a path"

@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from infini_jax.data.base import Batch, Rows, generator
+from infini_jax.data.batch import Batch, Rows, generator
 from infini_jax.data.examples import Example, ExampleConfig, ExampleRows
 from infini_jax.errors import require, require_positive
 

@@ -18,8 +18,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from infini_jax.data.base import Split
-from infini_jax.data.corpora import BuiltIn, Lists, Snapshot, built_in_snapshot, lookup_corpus, own_snapshot, own_texts
+from infini_jax.data.batch import Split
+from infini_jax.data.corpora import BuiltIn, Lists, lookup_corpus, own_texts
 from infini_jax.data.prepared import (
     FORMAT,
     MANIFEST_FILE,
@@ -31,6 +31,7 @@ from infini_jax.data.prepared import (
     data_folder,
     prepared_folder,
 )
+from infini_jax.data.snapshots import Snapshot, built_in_snapshot, own_snapshot
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError, require, require_positive

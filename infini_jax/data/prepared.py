@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from infini_jax.data.base import Split
+from infini_jax.data.batch import Split
 from infini_jax.data.documents import Documents
 from infini_jax.data.tokenizers import Bytes
 from infini_jax.errors import ConfigError, require, require_file_name, suggestion

@@ -6,7 +6,7 @@ Both give the same batches: a source is a pure function of the step, so there is
 import importlib.util
 from collections.abc import Iterator
 
-from infini_jax.data.base import Batch, Source
+from infini_jax.data.batch import Batch, Source
 
 THREADS, AHEAD = 2, 4
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from infini_jax.data.base import DataConfig, Rows, Split
+from infini_jax.data.base import DataConfig
+from infini_jax.data.batch import Rows, Split
 from infini_jax.data.documents import DocumentRows, Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.data.tokenizers import Bytes

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from infini_jax.data.base import SPLIT_NUMBER, Split
+from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.stdlib import packages_below, split_of
 from infini_jax.errors import ConfigError, one_line, require, suggestion
 

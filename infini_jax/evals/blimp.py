@@ -24,7 +24,8 @@ import numpy as np
 
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.base import Batch, tokenizer_of
+from infini_jax.data.base import tokenizer_of
+from infini_jax.data.batch import Batch
 from infini_jax.data.minimal_pairs import Pair, blimp_pairs
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import require

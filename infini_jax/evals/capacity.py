@@ -12,9 +12,9 @@ document's, what stands before them belongs to another document, which every mec
 import dataclasses
 from typing import Any
 
-from infini_jax.config import Budget, memory_of
+from infini_jax.config import Budget
 from infini_jax.errors import require, require_file_name, require_positive
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import Dims, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.plain import fingerprint_of, from_plain, kind_of, mechanism_configs, to_plain

@@ -17,10 +17,10 @@ import numpy as np
 import optax
 from flax import struct
 
-from infini_jax.config import memory_of
 from infini_jax.errors import TrainingDiverged
 from infini_jax.evals.capacity import CapacityRun, budget_steps
 from infini_jax.evals.codes import OPEN, OTHER, CodedLayer
+from infini_jax.memory import memory_of
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.segment import NO_DOCUMENT
 

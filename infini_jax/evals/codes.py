@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from infini_jax.config import memory_of
 from infini_jax.evals.capacity import CapacityRun
+from infini_jax.memory import memory_of
 from infini_jax.segment import Segment, insert_landmarks, whole
 
 OPEN, OTHER = 1, 0  # documents: of the pairs that count, and of what stands before them

@@ -25,7 +25,8 @@ import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.base import DataConfig, Split, documents_of, tokenizer_of
+from infini_jax.data.base import DataConfig, documents_of, tokenizer_of
+from infini_jax.data.batch import Split
 from infini_jax.data.repeats import NOWHERE, copy_sources, previous_use
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched

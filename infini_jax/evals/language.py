@@ -9,7 +9,7 @@ import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.base import Split
+from infini_jax.data.batch import Split
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.errors import required
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from infini_jax.config import RunConfig
-from infini_jax.data.base import Rows, generator
+from infini_jax.data.batch import Rows, generator
 from infini_jax.data.examples import Example
 from infini_jax.data.sorting import SortingConfig, ceiling_mean, ceiling_window
 from infini_jax.errors import require

@@ -17,7 +17,8 @@ import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.base import Rows, generator, tokenizer_of
+from infini_jax.data.base import tokenizer_of
+from infini_jax.data.batch import Rows, generator
 from infini_jax.data.examples import Example, ExampleConfig
 from infini_jax.errors import require, require_positive
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched

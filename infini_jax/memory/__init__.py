@@ -1,6 +1,7 @@
 """The mechanisms. One row a mechanism: everything else (contract tests, cost table, studies, report) follows from it."""
 
-from infini_jax.memory.base import Memory
+from infini_jax.errors import require
+from infini_jax.memory.base import Dims, Memory, MemoryConfig
 from infini_jax.memory.compressive import Compressive
 from infini_jax.memory.full import Full
 from infini_jax.memory.gated_delta import GatedDelta
@@ -9,6 +10,7 @@ from infini_jax.memory.infinite_former import InfiniteFormer
 from infini_jax.memory.landmark import Landmark
 from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
+from infini_jax.memory.segment_only import SegmentOnly
 from infini_jax.memory.transformer_xl import TransformerXL
 
 MECHANISMS: dict[str, type[Memory]] = {
@@ -22,3 +24,11 @@ MECHANISMS: dict[str, type[Memory]] = {
     "landmark": Landmark,
     "infinite_former": InfiniteFormer,
 }
+
+
+def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
+    """The Linen module of a memory's settings. Raises `ConfigError` unless their class is in one row of the registry."""
+    name, found = type(config).__name__, [one for one in (*MECHANISMS.values(), SegmentOnly) if one.Config is type(config)]
+    require(len(found) > 0, "memory", f"{name} is in no row of the registry", "add it to MECHANISMS")
+    require(len(found) == 1, "memory", f"{name} is in {len(found)} rows of the registry", "give each mechanism its own Config")
+    return found[0](config, dims)

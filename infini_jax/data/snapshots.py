@@ -1,0 +1,138 @@
+"""The documents of a corpus as a TFDS data set of array_record files: made, found or downloaded.
+
+TFDS is imported inside the functions that need it, and TensorFlow never: what trains reads prepared corpora only.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from infini_jax.data.batch import SPLIT_NUMBER, Split
+from infini_jax.data.corpora import CORPORA, BuiltIn
+from infini_jax.data.texts import Texts
+from infini_jax.errors import ConfigError, one_line, require
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """Documents as a TFDS data set on disk; small enough to send to another process.
+
+    Attributes: folder of the data set; feature that holds the text; splits, ours to TFDS's; digest of the content.
+    """
+
+    folder: str
+    feature: str
+    splits: tuple[tuple[Split, str], ...]
+    digest: str
+
+    def documents(self, split: Split) -> Sequence[dict]:
+        """Random access to the examples. Raises `ConfigError` where the data set is damaged."""
+        import tensorflow_datasets as tfds
+
+        try:
+            builder: Any = tfds.builder_from_directory(self.folder)  # its decorators hide its arguments
+            return builder.as_data_source(split=dict(self.splits)[split])
+        except Exception as error:  # TFDS raises whatever its files do
+            raise self.damaged(error) from error
+
+    def text(self, example: dict) -> str:
+        return example[self.feature].decode()
+
+    def damaged(self, error: Exception) -> ConfigError:
+        return ConfigError("corpus", f"{self.folder} cannot be read ({one_line(error)})", "delete it and prepare again")
+
+
+def own_snapshot(name: str, texts: Texts, folder: Path) -> Snapshot:
+    """Writes the texts as a TFDS data set below `folder`, unless it is there."""
+    with quiet_tfds():
+        from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig  # loads TFDS
+
+        config = TextsConfig.of(texts)
+        builder = BUILDERS[name](data_dir=folder, config=config, file_format=FILE_FORMAT)
+        builder.download_and_prepare()
+    if texts.digest() != config.name:
+        shutil.rmtree(builder.data_path)
+        raise ConfigError("path", f"the files of {name} changed while they were read", "run the command again")
+    made: tuple[tuple[Split, str], ...] = tuple((split, split) for split in SPLIT_NUMBER if split in builder.info.splits)
+    return Snapshot(str(builder.data_path), "book_text", made, config.name)
+
+
+def built_in_snapshot(name: str, folder: Path, path: Path | None = None) -> Snapshot:
+    """A TFDS data set: the one in `path`, the one prepared below `folder`, or else downloaded. Raises `ConfigError`."""
+    corpus = CORPORA[name]
+    assert isinstance(corpus, BuiltIn)
+    made = path or newest_version(folder / corpus.builder) or download(name, folder)
+    require((made / "dataset_info.json").is_file(), "path", f"{made} is no TFDS data set", "name the folder of its version")
+    sizes = [(file.name, file.stat().st_size) for file in sorted(made.iterdir()) if file.is_file()]
+    digest = hashlib.sha256(repr((corpus.feature, corpus.splits, sizes)).encode()).hexdigest()[:16]
+    snapshot = Snapshot(str(made), corpus.feature, corpus.splits, digest)
+    require(
+        any(".array_record" in file for file, _ in sizes),
+        "path",
+        f"{made} has no array_record files, and only they are read without TensorFlow",
+        "convert it: python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record",
+    )
+    return snapshot
+
+
+def newest_version(folder: Path) -> Path | None:
+    """The newest prepared version of a TFDS data set."""
+    made = [file.parent for file in folder.glob("*/dataset_info.json") if not file.parent.name.startswith("incomplete")]
+    return max(made, key=lambda version: [int(part) for part in version.name.split(".")], default=None)
+
+
+def download(name: str, folder: Path) -> Path:
+    """Lets TFDS download and prepare a data set; returns its folder."""
+    corpus = CORPORA[name]
+    assert isinstance(corpus, BuiltIn)
+    for module, package in corpus.packages:
+        require(
+            importlib.util.find_spec(module) is not None,
+            "corpus",
+            f"{name} needs {package} to be made",
+            f"pip install {package}",
+        )
+    mend = f"{name} needs {corpus.get}; prepare it there and copy {folder / corpus.builder}"
+    require(reachable(corpus.host), "corpus", f"{name} comes from {corpus.host}, which cannot be reached", mend)
+    try:
+        import tensorflow_datasets as tfds
+
+        importlib.import_module(corpus.module)  # registers it: TFDS does so itself only where TensorFlow is
+        builder = tfds.builder(corpus.builder, data_dir=folder, file_format="array_record")
+        builder.download_and_prepare()
+    except Exception as error:  # of networks, disks and the packages it needs
+        raise ConfigError("corpus", f"{name} cannot be downloaded ({one_line(error)})", mend) from error
+    return Path(builder.data_path)
+
+
+def reachable(host: str) -> bool:
+    """Whether a name can be looked up, or a proxy does it: TFDS would try for minutes."""
+    if os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY"):
+        return True
+    with contextlib.suppress(OSError):
+        return bool(socket.getaddrinfo(host, 443))
+    return False
+
+
+@contextlib.contextmanager
+def quiet_tfds():
+    """No bars and no log of TFDS; errors come through."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    tfds.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logging.set_verbosity(before)
