@@ -23,9 +23,10 @@ import orbax.checkpoint as ocp
 from infini_jax import __version__
 from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, disk_reason, one_line, require
+from infini_jax.records.folder import RunFolder
 
 FORMAT = 2  # raise it when what is written changes; 2: learning rates stand in the optimiser's state
-FOLDER, STATE, MEMORY, META = "checkpoints", "state", "memory", "meta"
+STATE, MEMORY, META = "state", "memory", "meta"
 LEARNED = ("params", "average")  # parts of the state that can be read without the rest
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every step of every save; its errors reach us as such
@@ -79,7 +80,7 @@ class Checkpoints:
     """The checkpoints of one run's folder; use it as a context, so that a save under way is finished before it closes."""
 
     def __init__(self, run: RunConfig, folder: Path, saving: Saving = Saving()):
-        self.run, self.folder, self.saving = run, (folder / FOLDER).absolute(), saving
+        self.run, self.folder, self.saving = run, RunFolder(folder).checkpoints.absolute(), saving
         self._saved_at = time.monotonic()
         self._begin_at: int | None = None
         self._manager: Any = None  # orbax's, while this is open

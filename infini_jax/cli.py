@@ -28,9 +28,10 @@ from infini_jax.plan import plan_plain, plan_table
 from infini_jax.planning import plan
 from infini_jax.processes import ended_with_the_job, is_first, join_job
 from infini_jax.progress import corpus_progress, evaluation_progress, study_progress, train_progress
+from infini_jax.records.folder import StudyFolder
 from infini_jax.run import execute
 from infini_jax.sharding import Sharding, use_cores
-from infini_jax.study import STUDY_FILE, cut_short, save_study, saved_study, write_tables
+from infini_jax.study import cut_short, save_study, saved_study, write_tables
 from infini_jax.watch import watch
 
 app = tyro.extras.SubcommandApp()
@@ -102,7 +103,7 @@ def study(
     require(dry_run or not as_json, "json", "only a dry run is printed for scripts", "add --dry-run")
     console = Console()
     launcher = LAUNCHERS[launch](jobs, resources)
-    if (Path(experiment) / STUDY_FILE).exists():
+    if StudyFolder(Path(experiment)).study.exists():
         require(not scale, "scale", f"the study in {experiment} has its own", "leave --scale out")
         found, folder = saved_study(Path(experiment))[0], Path(experiment)
     else:

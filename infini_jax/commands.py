@@ -19,17 +19,18 @@ from infini_jax.evals.base import Evaluation, Subject
 from infini_jax.evals.language import LanguageEvaluation, language_measures
 from infini_jax.evals.options import Options, chosen_evaluation
 from infini_jax.evals.tables import figures_table, measure_tables, position_table
+from infini_jax.files import write_at_once
 from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.measures import Measure, write_measures
 from infini_jax.output import AsJson, print_json
 from infini_jax.plain import to_plain
 from infini_jax.progress import evaluation_progress, reading_progress
 from infini_jax.prompt import PromptTokens, read_text
+from infini_jax.records.folder import RunFolder
 from infini_jax.run import environment
 from infini_jax.sharding import use_cores
 from infini_jax.trained import Trained, saved_config, tokenizer_of
 
-MEASURES_FOLDER = "measures"
 DEFAULTS = Options()
 
 
@@ -56,7 +57,7 @@ def evaluate(
       as_json: prints what the JSON file holds instead of tables.
     """
     evaluation, config = chosen_evaluation(task, options), saved_config(run)
-    figures = output.with_suffix(".parquet") if output else run / MEASURES_FOLDER / f"{task}.parquet"
+    figures = output.with_suffix(".parquet") if output else RunFolder(run).measures_of(task)
     require(output != figures, "output", f"{output} is to be JSON", "give a name that ends in .json")
     evaluation.check(config)
     if rows := getattr(evaluation, "rows", 0):  # most read rows side by side
@@ -65,7 +66,7 @@ def evaluate(
     is_language = isinstance(evaluation, LanguageEvaluation)
     measures, tables, details = read_documents(evaluation, trained) if is_language else ask(evaluation, trained)
     seconds = time.perf_counter() - began
-    file = output or run / ("evaluation.json" if is_language else f"evaluation-{task}.json")
+    file = output or RunFolder(run).evaluation("" if is_language else task)
     record = record_of(trained, evaluation, seconds) | details
     write_json(record, file)
     write_measures(config.name, measures, figures)
@@ -119,10 +120,8 @@ def plain_measure(one: Measure) -> dict[str, Any]:
 
 def write_json(record: dict[str, Any], file: Path) -> None:
     """At once or not at all. Raises `ConfigError` where there can be no such file."""
-    partial = file.with_name(f".{file.name}.partial")
     try:
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        partial.replace(file)
+        write_at_once(json.dumps(record, indent=1) + "\n", file)
     except OSError as error:
         raise ConfigError("output", f"{file}: {error.strerror}", "give a file that can be written with --output") from error
 

@@ -8,9 +8,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from infini_jax.metrics import METRICS_FILE, read_metrics
+from infini_jax.metrics import read_metrics
 from infini_jax.output import AsJson, print_json
-from infini_jax.rows import ROW_FILE, is_whole, read_rows
+from infini_jax.records.folder import RunFolder
+from infini_jax.rows import is_whole, read_rows
 from infini_jax.trained import flattened, saved_settings
 
 Pairs = dict[str, tuple[Any, Any]]  # name -> its value in the first run and in the second, None where one has none
@@ -80,9 +81,10 @@ def paired(first: dict[str, Any], second: dict[str, Any]) -> Pairs:
 
 def results_of(run: Path) -> dict[str, float]:
     """The numbers of a finished run's row, and its speed; empty for one that is not finished."""
-    if not is_whole(run / ROW_FILE):
+    file = RunFolder(run).row
+    if not is_whole(file):
         return {}
-    (row,) = read_rows(run / ROW_FILE)
+    (row,) = read_rows(file)
     numbers: dict[str, float] = {
         name: value for name, value in dataclasses.asdict(row).items() if isinstance(value, int | float)
     }
@@ -93,7 +95,7 @@ def results_of(run: Path) -> dict[str, float]:
 def by_step(run: Path) -> dict[int, dict[str, float]]:
     """Step -> all that was logged at it."""
     steps: dict[int, dict[str, float]] = {}
-    for line in read_metrics(run / METRICS_FILE):
+    for line in read_metrics(RunFolder(run).metrics):
         steps.setdefault(int(line["step"]), {}).update({name: value for name, value in line.items() if name != "step"})
     return steps
 

@@ -20,8 +20,6 @@ from infini_jax.plain import digest_of, from_plain, kind_of, mechanism_configs, 
 from infini_jax.precision import Compute
 from infini_jax.segment import length_with_landmarks
 
-CONFIG_FILE = "config.json"  # in a run's folder: its settings
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:

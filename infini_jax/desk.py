@@ -18,9 +18,8 @@ from infini_jax.evals.base import Evaluation
 from infini_jax.files import write_at_once
 from infini_jax.jobs import Job
 from infini_jax.measuring import measure_files, own_files
-from infini_jax.rows import ROW_FILE, is_whole
-
-ERROR_FILE, LOCK_FILE = "error.json", "lock"
+from infini_jax.records.folder import RunFolder, StudyFolder
+from infini_jax.rows import is_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +42,9 @@ class Desk:
     evaluations: tuple[Evaluation, ...] = ()
     session: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
-    def of(self, job: Job) -> Path:
+    def of(self, job: Job) -> RunFolder:
         """The folder of a job."""
-        return self.folder / "runs" / job.name
-
-    def row_file(self, job: Job) -> Path:
-        return self.of(job) / ROW_FILE
+        return StudyFolder(self.folder).run(job.name)
 
     def measure_files(self, job: Job) -> list[Path]:
         """All files of figures that the job must have."""
@@ -56,7 +52,7 @@ class Desk:
 
     def is_done(self, job: Job) -> bool:
         """Whether it need not be executed again: its row is there, and figures that it makes itself."""
-        return all(map(is_whole, [self.row_file(job), *own_files(self.of(job), job)]))
+        return all(map(is_whole, [self.of(job).row, *own_files(self.of(job), job)]))
 
     def is_finished(self, job: Job) -> bool:
         """Whether everything is there."""
@@ -64,12 +60,12 @@ class Desk:
 
     def cut_short(self, job: Job) -> list[Path]:
         """Files of the job that are there, but not to their end."""
-        files = [self.row_file(job), *self.measure_files(job)]
+        files = [self.of(job).row, *self.measure_files(job)]
         return [file for file in files if file.exists() and not is_whole(file)]
 
     def error(self, job: Job) -> str | None:
         """How the job failed in this call, if it did."""
-        file = self.of(job) / ERROR_FILE
+        file = self.of(job).error
         if not file.exists():
             return None
         found = json.loads(file.read_text())
@@ -77,15 +73,15 @@ class Desk:
 
     def fail(self, job: Job, error: str, details: str = "") -> None:
         """Notes a failure; the next call tries the job again."""
-        self.of(job).mkdir(parents=True, exist_ok=True)
+        self.of(job).path.mkdir(parents=True, exist_ok=True)
         note = {"session": self.session, "error": error, "details": details}
-        write_at_once(json.dumps(note, indent=2) + "\n", self.of(job) / ERROR_FILE)
+        write_at_once(json.dumps(note, indent=2) + "\n", self.of(job).error)
 
     @contextlib.contextmanager
     def claim(self, job: Job) -> Iterator[bool]:
         """Whether the job is ours to do: not finished, not failed in this call, and nobody else at it."""
-        self.of(job).mkdir(parents=True, exist_ok=True)
-        with (self.of(job) / LOCK_FILE).open("a+") as lock:
+        self.of(job).path.mkdir(parents=True, exist_ok=True)
+        with self.of(job).lock.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -98,6 +94,6 @@ class Desk:
 
     def claimed_by(self, job: Job) -> int | None:
         """The process that last took the job."""
-        file = self.of(job) / LOCK_FILE
+        file = self.of(job).lock
         text = file.read_text() if file.exists() else ""
         return int(text) if text else None

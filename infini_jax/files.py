@@ -1,13 +1,23 @@
-"""Text files that a reader never sees half of, and files that come with the package."""
+"""Files that a reader never sees half of, and files that come with the package."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_at_once(text: str, file: Path) -> None:
-    """Writes the file at once or not at all, whenever the process dies."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(text)
+@contextlib.contextmanager
+def replaced_at_once(file: Path) -> Iterator[Path]:
+    """A path to write to inside the block. Afterwards it becomes `file`; where the block raises or the process dies, `file`
+    stays as it was."""
+    partial = file.with_name(f".{file.name}.partial")
+    yield partial
     partial.replace(file)
+
+
+def write_at_once(text: str, file: Path) -> None:
+    """Writes the text at once or not at all, whenever the process dies."""
+    with replaced_at_once(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def shipped(folder: str) -> Path:

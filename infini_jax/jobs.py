@@ -82,7 +82,7 @@ class Kind:
       execute: "module:function" that does it, imported by the worker that needs it.
       planned_flops: training FLOPs that a job will spend (forward FLOPs where nothing is trained), counted; None where only
         its device can tell. Raises `ConfigError` where the job can spend nothing.
-      measures_itself: whether executing it also writes figures, to `infini_jax.measures.OWN_FILE` in its folder.
+      measures_itself: whether executing it also writes figures, to `RunFolder.own_measures`.
     """
 
     settings: type
@@ -126,9 +126,9 @@ def measures_itself(job: Job) -> bool:
 def execute(job: Job, folder: Path, study: str) -> Row:
     """Does a job; `study` is the name for the row's column.
 
-    What its kind does here: make `folder`; leave config.json there (`job.to_dict()`); do the work, going on from what an
-    earlier call left if it can; leave figures of its own with `write_measures(job.name, found, folder / OWN_FILE)`; and
-    write `write_rows([row], folder / ROW_FILE)` last, because a row says that all before it is there. metrics.jsonl, where
+    What its kind does with `RunFolder(folder)`: `write_config(job.to_dict())`; do the work, going on from what an earlier call
+    left if it can; leave figures of its own with `write_measures(job.name, found, own_measures)`; and write
+    `write_rows([row], row)` last, because a row says that all before it is there. metrics.jsonl, where
     it leaves one, has a line of JSON with "step" and "share" (done, 0 to 1) for progress. It raises `ConfigError`,
     `TrainingDiverged` or `CheckpointError` for what a user can mend.
     """

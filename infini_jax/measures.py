@@ -12,9 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infini_jax.data.examples import Label
-
-MEASURES_FOLDER = "measures"  # of a run: one file an evaluation
-OWN_FILE = f"{MEASURES_FOLDER}/own.parquet"  # of a job that measures itself
+from infini_jax.files import replaced_at_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +43,9 @@ SCHEMA = pa.schema(
 def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
     """Writes a run's figures at once or not at all."""
     lines = [{"run": run, **dataclasses.asdict(one), "labels": json.dumps(one.labels, sort_keys=True)} for one in measures]
-    partial = file.with_suffix(".partial")
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(lines, schema=SCHEMA), partial)
-    partial.replace(file)
+    with replaced_at_once(file) as partial:
+        pq.write_table(pa.Table.from_pylist(lines, schema=SCHEMA), partial)
 
 
 def join_measures(files: Sequence[Path], file: Path) -> None:
@@ -56,9 +53,8 @@ def join_measures(files: Sequence[Path], file: Path) -> None:
     if not files:
         file.unlink(missing_ok=True)
         return
-    partial = file.with_suffix(".partial")
-    pq.write_table(pa.concat_tables([pq.read_table(one, schema=SCHEMA) for one in files]), partial)
-    partial.replace(file)
+    with replaced_at_once(file) as partial:
+        pq.write_table(pa.concat_tables([pq.read_table(one, schema=SCHEMA) for one in files]), partial)
 
 
 def read_measures(files: Sequence[Path]) -> list[tuple[str, Measure]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from infini_jax.config import RunConfig
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.jobs import Job, measures_itself
-from infini_jax.measures import MEASURES_FOLDER, OWN_FILE, write_measures
+from infini_jax.measures import write_measures
 from infini_jax.plain import to_plain
+from infini_jax.records.folder import RunFolder
 from infini_jax.rows import is_whole
 from infini_jax.trained import Trained
 
@@ -19,24 +20,24 @@ def evaluations_of(evaluations: Sequence[Evaluation], job: Job) -> tuple[Evaluat
     return tuple(one for one in evaluations if one.applies(job)) if isinstance(job, RunConfig) else ()
 
 
-def measure_file(folder: Path, evaluation: Evaluation) -> Path:
+def measure_file(folder: RunFolder, evaluation: Evaluation) -> Path:
     """Where a run's figures of an evaluation lie: its name, and eight hex digits of its settings."""
     settings = json.dumps(to_plain(evaluation), sort_keys=True)
-    return folder / MEASURES_FOLDER / f"{evaluation.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}.parquet"
+    return folder.measures_of(f"{evaluation.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
 
 
-def measure_files(folder: Path, job: Job, evaluations: Sequence[Evaluation]) -> list[Path]:
+def measure_files(folder: RunFolder, job: Job, evaluations: Sequence[Evaluation]) -> list[Path]:
     """All files of figures that a job in `folder` must have; figures of other settings beside them do not count."""
     return [*own_files(folder, job), *(measure_file(folder, one) for one in evaluations_of(evaluations, job))]
 
 
-def own_files(folder: Path, job: Job) -> list[Path]:
+def own_files(folder: RunFolder, job: Job) -> list[Path]:
     """Those that doing the job itself leaves."""
-    return [folder / OWN_FILE] if measures_itself(job) else []
+    return [folder.own_measures] if measures_itself(job) else []
 
 
 def measure_missing(
-    folder: Path,
+    folder: RunFolder,
     job: Job,
     evaluations: Sequence[Evaluation],
     fail: Callable[[Evaluation, Exception], None],
@@ -50,7 +51,7 @@ def measure_missing(
     missing = [one for one in evaluations_of(evaluations, job) if not is_whole(measure_file(folder, one))]
     if not missing:
         return
-    trained = Trained.open(folder)
+    trained = Trained.open(folder.path)
     for evaluation in missing:
         try:
             evaluation.check(trained.run)

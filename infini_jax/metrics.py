@@ -6,8 +6,6 @@ from pathlib import Path
 
 from infini_jax.errors import ConfigError
 
-METRICS_FILE = "metrics.jsonl"
-
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
     """The lines of a log in their order, none where there is no log. A last line that is still being written is left out.

@@ -19,6 +19,7 @@ from typing import Literal
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import installs, lookup, require, require_file_name
+from infini_jax.files import write_at_once
 from infini_jax.trackers import TRACKERS, Mirror, Source
 
 IDENTITY_FILE = "mirrors.json"
@@ -85,9 +86,7 @@ def identity(folder: Path, run: RunConfig) -> str:
     """The run's id in all trackers, made once and kept in its folder: the run that goes on there goes on under it."""
     file = folder / IDENTITY_FILE
     if not file.exists():
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"id": f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"}) + "\n")
-        partial.replace(file)  # a kill leaves no half of it
+        write_at_once(json.dumps({"id": f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"}) + "\n", file)
     return json.loads(file.read_text())["id"]
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import jax
 
-from infini_jax.config import CONFIG_FILE, RunConfig
+from infini_jax.config import RunConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.optimiser import make_optimiser
 from infini_jax.processes import is_first, of_the_first, placed_batches
+from infini_jax.records.folder import RunFolder
 from infini_jax.sharding import ROWS_ALONE, Sharding, batch_sharding, layout_of
 from infini_jax.train import init_state, make_step, rows_of, state_sharding
 
@@ -44,7 +45,7 @@ def with_steps(run: RunConfig, folder: Path, sharding: Sharding = ROWS_ALONE) ->
 
 def kept_steps(run: RunConfig, folder: Path) -> int:
     """What config.json says for the same run; 0 where there is none."""
-    file = folder / CONFIG_FILE
+    file = RunFolder(folder).config
     if not file.exists():
         return 0
     try:

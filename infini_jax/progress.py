@@ -24,7 +24,7 @@ from infini_jax.cost import budget_steps
 from infini_jax.desk import Desk
 from infini_jax.jobs import Job
 from infini_jax.measuring import measure_file
-from infini_jax.metrics import METRICS_FILE, newest_line
+from infini_jax.metrics import newest_line
 from infini_jax.plan import Plan, plan_of
 from infini_jax.rows import is_whole
 from infini_jax.study import Study
@@ -58,7 +58,7 @@ def flops_done(desk: Desk, job: Job, plan: Plan) -> float:
     if desk.is_finished(job) or desk.error(job) is not None:
         return plan.all_flops
     measured = [flops for evaluation, flops in plan.evaluations if is_whole(measure_file(desk.of(job), evaluation))]
-    return (plan.flops or 0.0) * (1.0 if desk.is_done(job) else share_logged(desk.of(job) / METRICS_FILE, job)) + sum(measured)
+    return (plan.flops or 0.0) * (1.0 if desk.is_done(job) else share_logged(desk.of(job).metrics, job)) + sum(measured)
 
 
 def share_logged(file: Path, job: Job) -> float:

@@ -8,7 +8,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROW_FILE = "row.parquet"
+from infini_jax.files import replaced_at_once
+
 PARQUET = b"PAR1"  # how a file of the format begins and ends
 
 
@@ -89,9 +90,8 @@ def is_whole(file: Path) -> bool:
 def write_rows(rows: list[Row], file: Path) -> None:
     """Writes the table at once or not at all: a reader never sees half a file."""
     table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=SCHEMA)
-    partial = file.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(file)
+    with replaced_at_once(file) as partial:
+        pq.write_table(table, partial)
 
 
 def read_rows(file: Path) -> list[Row]:

@@ -19,18 +19,18 @@ import jax
 
 from infini_jax import __version__
 from infini_jax.checkpoint import Checkpoints, Saving
-from infini_jax.config import CONFIG_FILE, RunConfig
+from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
 from infini_jax.errors import Interrupted, Stopped
 from infini_jax.evals.perplexity import Reader, has_something
 from infini_jax.evals.settings import CARRIED
 from infini_jax.files import write_at_once
-from infini_jax.metrics import METRICS_FILE
 from infini_jax.mirrors import Mirroring, Mirrors
 from infini_jax.optimiser import make_optimiser
 from infini_jax.pace import with_steps
 from infini_jax.processes import is_first
-from infini_jax.rows import ROW_FILE, Row, write_rows
+from infini_jax.records.folder import RunFolder
+from infini_jax.rows import Row, write_rows
 from infini_jax.sharding import ROWS_ALONE, Sharding
 from infini_jax.train import Finished, Program, init_state, make_evaluate, make_step, rows_of, train
 
@@ -55,7 +55,7 @@ def execute(
     metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`, Ctrl-C `Interrupted`. Where
     the budget is seconds, config.json keeps the steps that they buy.
     """
-    run = with_steps(run, folder, sharding)
+    run, place = with_steps(run, folder, sharding), RunFolder(folder)
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
     folder.mkdir(parents=True, exist_ok=True)
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
@@ -63,9 +63,9 @@ def execute(
             checkpoints.go_back_to(resume)
         reached = checkpoints.progress()
         if is_first():
-            write_at_once(json.dumps(run.to_dict(), indent=2) + "\n", folder / CONFIG_FILE)
+            place.write_config(run.to_dict())
         mirrors.begin(run, folder, reached.step)
-        with metrics_after(folder / METRICS_FILE, reached.step) if is_first() else nowhere() as file:
+        with metrics_after(place.metrics, reached.step) if is_first() else nowhere() as file:
 
             def log(line: dict[str, float]) -> None:
                 file.write(json.dumps(line) + "\n")
@@ -77,7 +77,7 @@ def execute(
             finished = train(run, log, checkpoints, stop, held_out.examine, sharding)
     row = make_row(run, study, finished, held_out.scores(finished.learned))
     if is_first():
-        write_rows([row], folder / ROW_FILE)
+        write_rows([row], place.row)
     return row
 
 
@@ -134,9 +134,7 @@ def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
 
     lines = file.read_text().splitlines() if file.exists() else []
     kept = [line for line in lines if line.endswith("}") and is_kept(json.loads(line))]
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    partial.replace(file)
+    write_at_once("".join(f"{line}\n" for line in kept), file)
     with file.open("a", buffering=1) as opened:
         yield opened
 

@@ -29,9 +29,9 @@ from infini_jax.files import write_at_once
 from infini_jax.jobs import Job, execute, from_plain, planned_flops, to_plain
 from infini_jax.measures import join_measures
 from infini_jax.measuring import evaluations_of, measure_missing
+from infini_jax.records.folder import StudyFolder
 from infini_jax.rows import Row, is_whole, read_rows, write_rows
 
-TABLE_FILE, MEASURES_FILE, FAILED_FILE, STUDY_FILE = "results.parquet", "measures.parquet", "failed.json", "study.json"
 USUAL = "out of memory is the usual cause"
 NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
 GRACE = 30.0  # seconds that runs under way have to be saved when their study is stopped
@@ -99,12 +99,12 @@ def save_study(study: Study, folder: Path) -> None:
         "evaluations": [evaluation_to_plain(one) for one in study.evaluations],
         "scale": study.scale,
     }
-    write_at_once(json.dumps(plain, indent=2) + "\n", folder / STUDY_FILE)
+    write_at_once(json.dumps(plain, indent=2) + "\n", StudyFolder(folder).study)
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
     """The study of a folder, the rows that are there and its failures. Raises `ConfigError` where there is none."""
-    file = folder / STUDY_FILE
+    file = StudyFolder(folder).study
     require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
     plain = json.loads(file.read_text())
     study = Study(
@@ -115,7 +115,7 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
         tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
         plain.get("scale", ""),
     )
-    failed = folder / FAILED_FILE
+    failed = StudyFolder(folder).failed
     failures = [Failure(**failure) for failure in json.loads(failed.read_text())] if failed.exists() else []
     return study, rows_of(study, study.desk(folder)), failures
 
@@ -134,12 +134,12 @@ def check_same(study: Study, desk: Desk) -> None:
     """Raises `ConfigError` where a finished run of the same name had other settings: results are never mixed."""
     for run in study.runs:
         if desk.is_done(run):
-            (row,) = read_rows(desk.row_file(run))
+            (row,) = read_rows(desk.of(run).row)
             require(
                 row.fingerprint == run.fingerprint(),
                 "study",
                 f"run {run.name} was finished with other settings",
-                f"give the study a new name, or delete {desk.of(run)}",
+                f"give the study a new name, or delete {desk.of(run).path}",
             )
 
 
@@ -183,7 +183,7 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
 
     settings: Any = jax.config  # its options are attributes made at run time
     if settings.jax_compilation_cache_dir is None:  # a user's own is kept
-        jax.config.update("jax_compilation_cache_dir", str(desk.folder / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(StudyFolder(desk.folder).compiled))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     before = None
     for run in runs:
@@ -208,7 +208,7 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
 def do(desk: Desk, run: Job) -> None:
     """What is missing of a run: the run itself, then what is measured of it."""
     if not desk.is_done(run):
-        execute(run, desk.of(run), desk.study)
+        execute(run, desk.of(run).path, desk.study)
     wrong = []
 
     def fail(evaluation: Evaluation, error: Exception) -> None:
@@ -312,7 +312,7 @@ def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
         for run in missing
     ]
     failed = [dataclasses.asdict(failure) for failure in failures]
-    write_at_once(json.dumps(failed, indent=2) + "\n", desk.folder / FAILED_FILE)
+    write_at_once(json.dumps(failed, indent=2) + "\n", StudyFolder(desk.folder).failed)
     return rows, failures
 
 
@@ -320,9 +320,9 @@ def write_tables(study: Study, desk: Desk) -> list[Row]:
     """Writes the rows and the figures that are there so far as one table each, and returns the rows."""
     rows = rows_of(study, desk)
     if rows:
-        write_rows(rows, desk.folder / TABLE_FILE)
+        write_rows(rows, StudyFolder(desk.folder).table)
     files = [file for run in study.runs if desk.is_done(run) for file in desk.measure_files(run) if is_whole(file)]
-    join_measures(files, desk.folder / MEASURES_FILE)
+    join_measures(files, StudyFolder(desk.folder).measures)
     return rows
 
 
@@ -334,4 +334,4 @@ def cut_short(study: Study, folder: Path) -> list[Path]:
 
 def rows_of(study: Study, desk: Desk) -> list[Row]:
     """The rows that are there, in the study's order."""
-    return [row for run in study.runs if desk.is_done(run) for row in read_rows(desk.row_file(run))]
+    return [row for run in study.runs if desk.is_done(run) for row in read_rows(desk.of(run).row)]

@@ -13,7 +13,7 @@ from infini_jax.checkpoint import FinishedCheckpoints, like
 from infini_jax.config import RunConfig
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import ConfigError, require, required
-from infini_jax.run import CONFIG_FILE
+from infini_jax.records.folder import RunFolder
 from infini_jax.sharding import data_mesh, replicated
 from infini_jax.stream import init_params
 
@@ -54,10 +54,10 @@ def saved_config(folder: Path) -> RunConfig:
 
 def saved_settings(folder: Path) -> dict[str, Any]:
     """The same as JSON values, of jobs of any kind and version."""
-    file = folder / CONFIG_FILE
+    file = RunFolder(folder).config
     mend = "give the folder that `infini-jax train` left, such as results/runs/run"
     require(folder.is_dir(), "run", f"{folder} is no folder", mend)
-    require(file.is_file(), "run", f"{folder} has no {CONFIG_FILE}", mend)
+    require(file.is_file(), "run", f"{folder} has no {file.name}", mend)
     with unreadable_told(folder):
         return dict(json.loads(file.read_text()))
 
@@ -78,4 +78,4 @@ def unreadable_told(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         mend = "restore it, or train the run again"
-        raise ConfigError("run", f"{folder / CONFIG_FILE} cannot be read ({error})", mend) from error
+        raise ConfigError("run", f"{RunFolder(folder).config} cannot be read ({error})", mend) from error

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from infini_jax.config import CONFIG_FILE
 from infini_jax.cost import budget_steps
-from infini_jax.desk import ERROR_FILE, LOCK_FILE, Desk
+from infini_jax.desk import Desk
 from infini_jax.errors import ConfigError, require
 from infini_jax.jobs import Job
-from infini_jax.metrics import METRICS_FILE, newest_line
+from infini_jax.metrics import newest_line
 from infini_jax.progress import seconds_left
-from infini_jax.rows import ROW_FILE, is_whole
-from infini_jax.study import STUDY_FILE, saved_study
+from infini_jax.records.folder import RunFolder, StudyFolder, runs_below
+from infini_jax.rows import is_whole
+from infini_jax.study import saved_study
 from infini_jax.trained import saved_config
 from infini_jax.units import human_time
 
@@ -37,20 +37,20 @@ AROUND, LINES = 7, 2  # lines around the runs of a table, and of a run whose nam
 class Watched:
     """A run that is looked at. Attributes: folder; desk and job of the study that it belongs to, None for a run alone."""
 
-    folder: Path
+    folder: RunFolder
     desk: Desk | None = None
     job: Job | None = None
 
     def state(self) -> State:
-        if is_whole(self.folder / ROW_FILE):
+        if is_whole(self.folder.row):
             is_over = self.desk is None or self.job is None or self.desk.is_finished(self.job)
             return "finished" if is_over else self.unless_failed("measuring")
-        begun = newest_line(self.folder / METRICS_FILE) or (self.folder / LOCK_FILE).exists() or self.desk is None
+        begun = newest_line(self.folder.metrics) or self.folder.lock.exists() or self.desk is None
         return self.unless_failed("training" if begun else "waiting")
 
     def unless_failed(self, state: State) -> State:
         """A failure counts until a worker takes the run again, which writes its name into the lock."""
-        error, lock = self.folder / ERROR_FILE, self.folder / LOCK_FILE
+        error, lock = self.folder.error, self.folder.lock
         if not error.exists():
             return state
         return state if lock.exists() and lock.stat().st_mtime > error.stat().st_mtime else "failed"
@@ -104,18 +104,18 @@ def watched_in(path: Path) -> list[Watched]:
     """The runs of a study, a run alone, or the runs in a folder. Raises `ConfigError` where there is none."""
     mend = "name a study's folder, such as results/quick, or a run's"
     require(path.is_dir(), "path", f"there is no folder {path}", mend)
-    if (path / STUDY_FILE).exists():
+    if StudyFolder(path).study.exists():
         study, _, _ = saved_study(path)
         desk = study.desk(path)
         return [Watched(desk.of(job), desk, job) for job in study.runs]
-    runs = [Watched(file.parent) for file in sorted([*path.glob(CONFIG_FILE), *path.glob(f"*/{CONFIG_FILE}")])]
+    runs = [Watched(folder) for folder in runs_below(path)]
     require(bool(runs), "path", f"{path} holds no runs", mend)
     return runs
 
 
 def seen(run: Watched) -> Seen:
     """What its files say now."""
-    name, state, log = run.folder.resolve().name, run.state(), run.folder / METRICS_FILE
+    name, state, log = run.folder.path.resolve().name, run.state(), run.folder.metrics
     line = newest_line(log)
     if not line:
         return Seen(name, state)

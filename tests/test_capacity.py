@@ -19,13 +19,14 @@ from infini_jax.evals.capacity import CapacityRun, budget_steps, forward_flops, 
 from infini_jax.evals.codes import OPEN, with_landmarks
 from infini_jax.evals.probe import read_out_error
 from infini_jax.evals.standalone import grid
-from infini_jax.measures import OWN_FILE, read_measures
+from infini_jax.measures import read_measures
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.records.folder import OWN_FILE
 from infini_jax.rows import read_rows
 
 TINY = CapacityRun(
@@ -206,7 +207,7 @@ def finished(tmp_path_factory):
     run = dataclasses.replace(TINY, memory=TallyConfig(), batch=8, rows=32, budget=Budget("steps", 200)).at_bytes(140)
     folder = tmp_path_factory.mktemp("tally")
     row = jobs.execute(run, folder, "study")
-    found = [one for _, one in read_measures([folder / OWN_FILE])]
+    found = [one for _, one in read_measures([folder / "measures" / OWN_FILE])]
     yield run, row, {name: [one for one in found if one.metric == name] for name in {one.metric for one in found}}, folder
     patch.undo()
 

@@ -18,8 +18,9 @@ from infini_jax.evals import perplexity
 from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.generate import Sampling, continuation, read_prompt
 from infini_jax.measures import read_measures
-from infini_jax.rows import ROW_FILE, read_rows
-from infini_jax.run import METRICS_FILE, HeldOut, execute
+from infini_jax.records.folder import METRICS_FILE, ROW_FILE
+from infini_jax.rows import read_rows
+from infini_jax.run import HeldOut, execute
 from infini_jax.sharding import ROWS_ALONE
 from infini_jax.trained import Trained, tokenizer_of
 from tests.corpora import STORIES, write_stories

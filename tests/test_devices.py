@@ -24,8 +24,9 @@ from infini_jax.errors import Stopped
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.optimiser import make_optimiser
-from infini_jax.rows import ROW_FILE, read_rows
-from infini_jax.run import METRICS_FILE, execute
+from infini_jax.records.folder import METRICS_FILE, ROW_FILE
+from infini_jax.rows import read_rows
+from infini_jax.run import execute
 from infini_jax.sharding import Sharding, layout_of
 from infini_jax.train import begin, state_sharding
 from tests.commands import TINY, spawned, with_devices

@@ -14,8 +14,8 @@ from infini_jax.data.batch import Rows
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.errors import ConfigError, TrainingDiverged
-from infini_jax.rows import ROW_FILE, read_rows
-from infini_jax.run import CONFIG_FILE, METRICS_FILE
+from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE
+from infini_jax.rows import read_rows
 from infini_jax.train import is_sound
 from tests.commands import disk, killed_at, largest_file, spawned, told, training
 from tests.corpora import write_stories

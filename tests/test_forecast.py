@@ -9,13 +9,14 @@ import pytest
 from infini_jax import ahead
 from infini_jax.ahead import Buffer, Collective, Compiled, DoesNotFit
 from infini_jax.cli import main
-from infini_jax.config import CONFIG_FILE, Budget, RunConfig, TrainConfig
+from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.cost import training_flops_per_step
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError
 from infini_jax.forecast import compiled, forecast
 from infini_jax.optimiser import make_optimiser
 from infini_jax.presets import SIZES, preset
+from infini_jax.records.folder import CONFIG_FILE
 from infini_jax.sharding import Sharding
 from infini_jax.topology import Topology, is_installed
 from infini_jax.train import init_state

@@ -11,9 +11,8 @@ import experiments
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.measures import read_measures
 from infini_jax.memory import MECHANISMS
-from infini_jax.report.page import REPORT_FILE
+from infini_jax.records.folder import MEASURES_FILE, REPORT_FILE, TABLE_FILE
 from infini_jax.rows import read_rows
-from infini_jax.study import MEASURES_FILE, TABLE_FILE
 
 TASKS = ("capacity", "haystack", "mqar", "passkey", "python_stdlib", "sorting")
 ASKED = {"haystack", "mqar", "passkey", "perplexity", "sorting"}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infini_jax.desk import LOCK_FILE
 from infini_jax.errors import Interrupted, Stopped
+from infini_jax.records.folder import LOCK_FILE
 from infini_jax.run import terminated
 from infini_jax.study import GRACE, saved_study
 from tests.commands import TINY

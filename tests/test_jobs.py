@@ -15,13 +15,13 @@ from infini_jax.config import Budget
 from infini_jax.errors import ConfigError
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.jobs import KINDS, Kind, from_plain, kind_name, to_plain
-from infini_jax.measures import OWN_FILE, Measure, read_measures, write_measures
+from infini_jax.measures import Measure, read_measures, write_measures
 from infini_jax.measuring import measure_file
 from infini_jax.plan import plan_of, plan_table
 from infini_jax.progress import flops_done, share_logged, study_progress
-from infini_jax.rows import ROW_FILE, Row, write_rows
-from infini_jax.run import METRICS_FILE
-from infini_jax.study import MEASURES_FILE, Study, collect, cut_short, do, save_study, saved_study
+from infini_jax.records.folder import MEASURES_FILE, METRICS_FILE, OWN_FILE, ROW_FILE
+from infini_jax.rows import Row, write_rows
+from infini_jax.study import Study, collect, cut_short, do, save_study, saved_study
 from infini_jax.trials import trials
 from tests.test_measuring import Norm
 from tests.test_report import row_of
@@ -64,7 +64,7 @@ class Coin:
 def throw(job: Coin, folder: Path, study: str) -> Row:
     folder.mkdir(parents=True, exist_ok=True)
     heads = float(np.random.default_rng(job.seed).integers(2, size=job.throws).mean())
-    write_measures(job.name, [Measure("coin", "heads", heads, job.throws)], folder / OWN_FILE)
+    write_measures(job.name, [Measure("coin", "heads", heads, job.throws)], folder / "measures" / OWN_FILE)
     made_up = row_of("mqar", "local", "", 4096, job.seed)
     row = dataclasses.replace(made_up, run=job.name, fingerprint=job.fingerprint(), study=study, task="coin", loss=heads)
     write_rows([row], folder / ROW_FILE)
@@ -98,14 +98,14 @@ def test_a_job_is_done_with_its_own_figures_and_again_where_they_were_cut_short(
     (row,), failures = collect(study, desk)
     assert (row.run, row.study, failures) == ("coin", "mixed-smoke", [])
     assert [one.value for _, one in read_measures([tmp_path / MEASURES_FILE])] == [row.loss]
-    own = desk.of(Coin()) / OWN_FILE
+    own = desk.of(Coin()).own_measures
     own.write_bytes(own.read_bytes()[:20])
     assert cut_short(study, tmp_path) == [own]
     assert not desk.is_done(Coin())
     assert collect(study, desk)[0] == []
     do(desk, Coin())
     assert desk.is_finished(Coin())
-    assert not list(desk.of(Coin()).glob("measures/norm*"))  # evaluations are of trained models
+    assert not list(desk.of(Coin()).path.glob("measures/norm*"))  # evaluations are of trained models
 
 
 def test_jobs_are_tried_at_rates_and_refused_by_name_like_runs(study):
@@ -134,10 +134,10 @@ def test_progress_counts_training_jobs_and_evaluations_by_their_flops(study, tmp
         return [flops_done(desk, job, plan) for job, plan in zip(study.runs, plans, strict=True)]
 
     assert done() == [0.0, 0.0]
-    desk.of(GOOD).mkdir(parents=True)
-    (desk.of(GOOD) / METRICS_FILE).write_text('{"st')
+    desk.of(GOOD).path.mkdir(parents=True)
+    desk.of(GOOD).metrics.write_text('{"st')
     assert done() == [0.0, 0.0]  # a line that is being written
-    (desk.of(GOOD) / METRICS_FILE).write_text('{"step": 2}\n{"st')
+    desk.of(GOOD).metrics.write_text('{"step": 2}\n{"st')
     do(desk, Coin())
     assert done() == [pytest.approx(2 / 5 * plans[0].flops), 64e6]
     write_measures("good", [], measure_file(desk.of(GOOD), Norm(2)))

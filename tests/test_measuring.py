@@ -14,8 +14,9 @@ from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.measures import Measure, read_measures, write_measures
 from infini_jax.measuring import measure_file
-from infini_jax.rows import ROW_FILE, is_whole, read_rows, write_rows
-from infini_jax.study import MEASURES_FILE, STUDY_FILE, Study, collect, cut_short, do, run_study, save_study, saved_study
+from infini_jax.records.folder import MEASURES_FILE, ROW_FILE, STUDY_FILE, StudyFolder
+from infini_jax.rows import is_whole, read_rows, write_rows
+from infini_jax.study import Study, collect, cut_short, do, run_study, save_study, saved_study
 from infini_jax.train import make_evaluate
 from infini_jax.trained import Trained
 from tests.test_study import GOOD
@@ -80,7 +81,7 @@ def test_every_setting_is_measured_of_the_final_parameters(measured):
     folder, *_ = measured
     found = norms(study_of(), folder)
     assert found == pytest.approx({order: norm_of(folder, order) for order in (1, 2)}, rel=1e-5)
-    files = {measure_file(folder / "runs" / "good", Norm(order)) for order in (1, 2)}
+    files = {measure_file(StudyFolder(folder).run("good"), Norm(order)) for order in (1, 2)}
     assert len(files) == 2
     assert all(file.name.startswith("norm-") and is_whole(file) for file in files)
 
@@ -110,7 +111,8 @@ def test_what_is_missing_is_measured_without_training_again(measured):
 def test_files_that_were_cut_in_half_are_noticed_and_made_again(measured):
     folder, (row,), _ = measured
     study = study_of(Norm(2))
-    desk, files = study.desk(folder), [folder / "runs" / "good" / ROW_FILE, measure_file(folder / "runs" / "good", Norm(2))]
+    desk, run = study.desk(folder), StudyFolder(folder).run("good")
+    files = [run.row, measure_file(run, Norm(2))]
     for file in files:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert cut_short(study, folder) == files

@@ -21,7 +21,8 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError, Stopped
 from infini_jax.mirrors import IDENTITY_FILE, QUEUE, Mirroring, Mirrors
-from infini_jax.run import METRICS_FILE, execute
+from infini_jax.records.folder import METRICS_FILE
+from infini_jax.run import execute
 from tests.test_cli import TRAIN, fails
 
 RUN = RunConfig(

@@ -21,8 +21,9 @@ from infini_jax.data.mqar import Mqar, MqarConfig
 from infini_jax.errors import Stopped
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.processes import SILENT_SECONDS, Agreement, own_rows
-from infini_jax.rows import ROW_FILE, read_rows
-from infini_jax.run import CONFIG_FILE, METRICS_FILE, execute
+from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE
+from infini_jax.rows import read_rows
+from infini_jax.run import execute
 from infini_jax.sharding import batch_sharding, data_mesh
 from tests.commands import PAIRS, PROGRAM, told
 

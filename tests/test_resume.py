@@ -18,8 +18,9 @@ from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.rows import ROW_FILE, read_rows
-from infini_jax.run import METRICS_FILE, execute
+from infini_jax.records.folder import METRICS_FILE, ROW_FILE
+from infini_jax.rows import read_rows
+from infini_jax.run import execute
 from infini_jax.train import train
 from tests.streams import MODEL
 

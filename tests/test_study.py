@@ -14,12 +14,12 @@ from experiments import quick
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
-from infini_jax.desk import LOCK_FILE, Desk
+from infini_jax.desk import Desk
 from infini_jax.errors import ConfigError
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.rows import ROW_FILE, read_rows
-from infini_jax.run import CONFIG_FILE, METRICS_FILE
-from infini_jax.study import TABLE_FILE, Study, run_study, save_study, saved_study
+from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE, TABLE_FILE
+from infini_jax.rows import read_rows
+from infini_jax.study import Study, run_study, save_study, saved_study
 
 GOOD = RunConfig(
     name="good",
@@ -108,7 +108,7 @@ def watching(until, act):
 
 
 def long_is_training(desk: Desk) -> bool:
-    file = desk.of(LONG) / METRICS_FILE
+    file = desk.of(LONG).metrics
     return file.exists() and file.stat().st_size > 0
 
 
@@ -170,7 +170,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
     with desk.claim(GOOD) as ours, rival.claim(GOOD) as theirs:
         assert ours
         assert not theirs
-        assert int((desk.of(GOOD) / LOCK_FILE).read_text()) == os.getpid()
+        assert int(desk.of(GOOD).lock.read_text()) == os.getpid()
     with rival.claim(GOOD) as theirs:
         assert theirs
 

@@ -11,9 +11,9 @@ import pytest
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.records.folder import FAILED_FILE, METRICS_FILE, TABLE_FILE
 from infini_jax.rows import read_rows
-from infini_jax.run import METRICS_FILE
-from infini_jax.study import FAILED_FILE, TABLE_FILE, Study, do_all, run_study, save_study, saved_study
+from infini_jax.study import Study, do_all, run_study, save_study, saved_study
 from tests.commands import disk
 
 pytestmark = pytest.mark.slow

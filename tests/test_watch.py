@@ -45,8 +45,8 @@ def desk(tmp_path) -> Desk:
     save_study(study, tmp_path)
     desk = study.desk(tmp_path)
     for name in NAMES[:3]:
-        begin(desk.of(run_of(name)), run_of(name), LINE)
-    finish(desk.of(run_of("done")))
+        begin(desk.of(run_of(name)).path, run_of(name), LINE)
+    finish(desk.of(run_of("done")).path)
     with desk.claim(run_of("broken")):
         desk.fail(run_of("broken"), "it broke")
     return desk
@@ -68,13 +68,13 @@ def test_a_run_in_training_has_step_loss_speed_and_the_time_left(desk):
 
 
 def test_a_failed_run_is_in_training_again_once_a_worker_takes_it(desk):
-    lock = desk.of(run_of("broken")) / "lock"
+    lock = desk.of(run_of("broken")).lock
     os.utime(lock, (time.time() + 5, time.time() + 5))
     assert states(desk.folder)["broken"] == "training"
 
 
 def test_a_line_that_is_being_written_is_not_read(desk):
-    with (desk.of(run_of("going")) / "metrics.jsonl").open("a") as log:
+    with desk.of(run_of("going")).metrics.open("a") as log:
         log.write('{"step": 26, "lo')
     assert seen(Watched(desk.of(run_of("going")))).step == 25
 
@@ -95,8 +95,8 @@ def test_it_ends_when_all_runs_are_finished_or_failed(desk, monkeypatch):
         counts.append([one.state for one in found].count("finished"))
         if len(counts) == 2:
             for name in ("going", "next"):
-                desk.of(run_of(name)).mkdir(exist_ok=True)
-                finish(desk.of(run_of(name)))
+                desk.of(run_of(name)).path.mkdir(exist_ok=True)
+                finish(desk.of(run_of(name)).path)
     assert counts == [1, 1, 3]
 
 

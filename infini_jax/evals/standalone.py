@@ -19,7 +19,6 @@ import numpy as np
 
 from infini_jax.analysis.fits import half_point, half_point_interval, wilson
 from infini_jax.analysis.theory import bits_per_scalar
-from infini_jax.config import CONFIG_FILE
 from infini_jax.cost import program_flops
 from infini_jax.evals import capacity, random_codes
 from infini_jax.evals.capacity import CapacityRun
@@ -38,10 +37,9 @@ from infini_jax.evals.capacity_training import (
 )
 from infini_jax.evals.probe import read_out_error
 from infini_jax.evals.random_codes import RandomCodesRun, age_bins
-from infini_jax.files import write_at_once
-from infini_jax.measures import OWN_FILE, Measure, write_measures
-from infini_jax.metrics import METRICS_FILE
-from infini_jax.rows import ROW_FILE, Row, write_rows
+from infini_jax.measures import Measure, write_measures
+from infini_jax.records.folder import RunFolder
+from infini_jax.rows import Row, write_rows
 from infini_jax.run import environment
 
 SCALAR = 4  # bytes: memories are float32
@@ -49,7 +47,7 @@ SCALAR = 4  # bytes: memories are float32
 
 def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
     """Asks random codes; the row has no loss, as nothing is trained, and the accuracy over the grid."""
-    begin(run, folder)
+    RunFolder(folder).write_config(run.to_dict())
     began = time.perf_counter()
     found = random_codes.measure(run)
     shares = [one.value for one in found if one.metric == "accuracy"]
@@ -84,8 +82,8 @@ def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
 
 def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     """Trains the codes and scores them: on pairs drawn for validation, and on others for the figures and the test columns."""
-    begin(run, folder)
-    with (folder / METRICS_FILE).open("w", buffering=1) as log:
+    RunFolder(folder).write_config(run.to_dict())
+    with RunFolder(folder).metrics.open("w", buffering=1) as log:
         trained = train(run, lambda line: print(json.dumps(line), file=log))
     scored = {split: [scored_at(run, trained.params, split, n) for n in grid(run)] for split in (VALIDATION, TEST)}
     loss, test_loss = (float(np.mean([one.lost.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
@@ -121,14 +119,9 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     )
 
 
-def begin(run: Any, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_at_once(json.dumps(run.to_dict(), indent=2) + "\n", folder / CONFIG_FILE)
-
-
 def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: Any) -> Row:
     """Writes the figures, then the row."""
-    write_measures(run.name, found, folder / OWN_FILE)
+    write_measures(run.name, found, RunFolder(folder).own_measures)
     columns = {**columns, **environment()}
     row = Row(
         run=run.name,
@@ -144,7 +137,7 @@ def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: A
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **columns,
     )
-    write_rows([row], folder / ROW_FILE)
+    write_rows([row], RunFolder(folder).row)
     return row
 
 

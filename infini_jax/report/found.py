@@ -2,18 +2,18 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infini_jax.config import CONFIG_FILE
 from infini_jax.errors import require
 from infini_jax.jobs import Job
 from infini_jax.measures import Label, Measure, read_measures
-from infini_jax.metrics import METRICS_FILE, read_metrics
+from infini_jax.metrics import read_metrics
 from infini_jax.plots import Metrics, Series, series_of
+from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.rows import Row, read_rows
-from infini_jax.study import FAILED_FILE, MEASURES_FILE, TABLE_FILE, Failure
+from infini_jax.study import Failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,24 +149,24 @@ def renamed(row: Row, name: str, is_shared: bool) -> Row:
 
 def find_one(source: Source) -> Found:
     """Reads a study's folder. A run counts as missing where it is in failed.json, or has a folder, but no row."""
-    folder = source.folder
-    table, noted, measured = folder / TABLE_FILE, folder / FAILED_FILE, folder / MEASURES_FILE
+    folder = StudyFolder(source.folder)
+    table, noted, measured = folder.table, folder.failed, folder.measures
     rows = read_rows(table) if table.exists() else []
     errors = {note["run"]: note["error"] for note in json.loads(noted.read_text())} if noted.exists() else {}
     require(
         bool(rows),
         "study",
-        f"no finished run in {folder}" + (f" ({len(errors)} failed, the first: {first_line(errors)})" if errors else ""),
+        f"no finished run in {folder.path}" + (f" ({len(errors)} failed, the first: {first_line(errors)})" if errors else ""),
         "run the study first" if not errors else "mend that and run it again",
     )
     done = {row.run for row in rows}
-    begun = {file.parent.name for file in sorted(folder.glob(f"runs/*/{CONFIG_FILE}"))}
+    begun = {run.path.name for run in folder.runs if run.config.exists()}
     unfinished = dict.fromkeys(sorted(begun - done), "not finished, and no error was noted")
     return Found(
         rows,
         [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
-        {run: json.loads(file.read_text()) for run, file in files(folder, CONFIG_FILE, done)},
-        {run: read_metrics(file) for run, file in files(folder, METRICS_FILE, done)},
+        {run: json.loads(file.read_text()) for run, file in files(folder, done, lambda run: run.config)},
+        {run: read_metrics(file) for run, file in files(folder, done, lambda run: run.metrics)},
         read_measures([measured] if measured.exists() else []),
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
     )
@@ -177,9 +177,9 @@ def first_line(errors: dict[str, str]) -> str:
     return f"{run}: {' '.join(error.split())}"
 
 
-def files(folder: Path, name: str, runs: Iterable[str]) -> Iterable[tuple[str, Path]]:
-    """(run, file) of each run that has a file of this name."""
-    each = ((run, folder / "runs" / run / name) for run in sorted(runs))
+def files(folder: StudyFolder, runs: Iterable[str], of: Callable[[RunFolder], Path]) -> Iterable[tuple[str, Path]]:
+    """(run, file) of each run that has this file."""
+    each = ((run, of(folder.run(run))) for run in sorted(runs))
     return ((run, file) for run, file in each if file.exists())
 
 

@@ -9,7 +9,9 @@ import jinja2
 from markupsafe import Markup
 
 from infini_jax.evals.base import Watch, unwatched
+from infini_jax.files import write_at_once
 from infini_jax.plots import drawing, save_pdf, styles_of, svg
+from infini_jax.records.folder import StudyFolder
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures import FIGURES
 from infini_jax.report.found import Found, Source, by_task, find
@@ -19,7 +21,6 @@ from infini_jax.report.tables import blimp_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
 
-REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
 PICTURED = ("figure", "curves")  # what of a task's view are figures, or None
 
 
@@ -32,7 +33,7 @@ def write_report(sources: Sequence[Source], folder: Path, watch: Watch = unwatch
 
     Returns the page's path. Raises `ConfigError` where a study's folder has no finished run.
     """
-    tried = find(sources)
+    tried, place = find(sources), StudyFolder(folder)
     found = only_chosen(tried)
     styles = styles_of(found.rows)
     tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
@@ -40,7 +41,7 @@ def write_report(sources: Sequence[Source], folder: Path, watch: Watch = unwatch
     tables = [*passkey_tables(found), blimp_table(found)]
     trials, predicted = trials_table(tried), predictions_table(sources)
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
-    shown = Pictures(folder / FIGURES_FOLDER, found, lambda done: watch(done, count))
+    shown = Pictures(place.figures, found, lambda done: watch(done, count))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("infini_jax"),
         autoescape=True,
@@ -67,10 +68,8 @@ def write_report(sources: Sequence[Source], folder: Path, watch: Watch = unwatch
         provenance=provenance(tried.rows),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / REPORT_FILE
-    partial = file.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(file)
+    write_at_once(page, place.report)
+    return place.report
 
 
 class Pictures:
@@ -94,7 +93,7 @@ class Pictures:
             "caption": drawn.caption,
             "seeds": seeds_of(drawn.rows),
             "commands": self.found.commands_of(drawn.rows),
-            "file": f"{FIGURES_FOLDER}/{name}",
+            "file": f"{self.folder.name}/{name}",
             "table": drawn.table,
         }
 

@@ -7,7 +7,7 @@ measures/), or holds folders of these kinds.
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infini_jax import measures
-from infini_jax.config import CONFIG_FILE
 from infini_jax.errors import ConfigError, installs, one_line, require
-from infini_jax.metrics import METRICS_FILE, damaged_line
+from infini_jax.metrics import damaged_line
+from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.results.columns import COLUMNS
-from infini_jax.rows import ROW_FILE, SCHEMA, is_whole, read_rows
-from infini_jax.study import MEASURES_FILE, STUDY_FILE, TABLE_FILE
+from infini_jax.rows import SCHEMA, is_whole, read_rows
 
 Library = Literal["pandas", "polars"]
 
@@ -82,21 +81,20 @@ class Place:
     @staticmethod
     def at(folder: Path) -> "Place | None":
         """None where the folder itself holds none."""
-        if any((folder / name).exists() for name in (TABLE_FILE, STUDY_FILE)):
+        if StudyFolder(folder).is_there:
             return Place(folder, True)
-        return Place(folder, False) if any((folder / name).exists() for name in (CONFIG_FILE, ROW_FILE)) else None
+        return Place(folder, False) if RunFolder(folder).is_there else None
 
     @property
-    def runs(self) -> list[Path]:
+    def runs(self) -> list[RunFolder]:
         """The runs' own folders, by name."""
-        return sorted((self.folder / "runs").glob("*/")) if self.is_study else [self.folder]
+        return StudyFolder(self.folder).runs if self.is_study else [RunFolder(self.folder)]
 
-    def tables(self, of_study: str, of_run: str) -> list[Path]:
-        """The study's file; where it is not finished and has none yet, and of a run alone, those of its runs."""
-        whole = self.folder / of_study
+    def tables(self, whole: Path, of_run: Callable[[RunFolder], list[Path]]) -> list[Path]:
+        """The study's file `whole`; where it is not finished and has none yet, and of a run alone, those of its runs."""
         if self.is_study and whole.exists():
             return [whole]
-        return [file for run in self.runs for file in sorted(run.glob(of_run))]
+        return [file for run in self.runs for file in of_run(run)]
 
 
 File = tuple[Path, Path]  # a file, and the folder of the place that it belongs to
@@ -140,7 +138,7 @@ def runs_of(places: Sequence[Place]) -> pa.Table:
     lines = [
         {"folder": str(place.folder), **dataclasses.asdict(row), "config": config_of(place, row.run)}
         for place in places
-        for file in place.tables(TABLE_FILE, ROW_FILE)
+        for file in place.tables(StudyFolder(place.folder).table, lambda run: [run.row] if run.row.exists() else [])
         for row in read_rows(checked(file))
     ]
     return pa.Table.from_pylist(lines, schema=pa.schema([("folder", pa.string()), *SCHEMA, ("config", pa.string())]))
@@ -148,12 +146,12 @@ def runs_of(places: Sequence[Place]) -> pa.Table:
 
 def config_of(place: Place, run: str) -> str | None:
     """The settings of a run as JSON, None where its folder is not there. Raises `ConfigError` where they are damaged."""
-    return settings_in(place.folder / "runs" / run if place.is_study else place.folder)
+    return settings_in(StudyFolder(place.folder).run(run) if place.is_study else RunFolder(place.folder))
 
 
-def settings_in(folder: Path) -> str | None:
+def settings_in(folder: RunFolder) -> str | None:
     """Those of the run whose own folder this is, as `config_of`."""
-    file = folder / CONFIG_FILE
+    file = folder.config
     if not file.exists():
         return None
     try:
@@ -164,7 +162,7 @@ def settings_in(folder: Path) -> str | None:
 
 def curves_of(places: Sequence[Place]) -> pa.Table:
     """All lines of all logs, a row a metric. Raises `ConfigError` for a line that is no JSON object."""
-    files = [(file, place.folder) for place in places for run in place.runs if (file := run / METRICS_FILE).exists()]
+    files = [(file, place.folder) for place in places for run in place.runs if (file := run.metrics).exists()]
     if not files:
         return NO_CURVES
     with duckdb.connect() as connection:
@@ -176,8 +174,11 @@ def curves_of(places: Sequence[Place]) -> pa.Table:
 
 def measures_of(places: Sequence[Place]) -> pa.Table:
     """The figures of all evaluations."""
-    pattern = f"{measures.MEASURES_FOLDER}/*.parquet"
-    files = [(checked(file), place.folder) for place in places for file in place.tables(MEASURES_FILE, pattern)]
+    files = [
+        (checked(file), place.folder)
+        for place in places
+        for file in place.tables(StudyFolder(place.folder).measures, lambda run: run.all_measures)
+    ]
     return selected(MEASURES, files) if files else NO_MEASURES
 
 
@@ -197,7 +198,7 @@ def selected(query: str, files: Sequence[File]) -> pa.Table:
 
 def run_of(log: Path, folder: Path) -> str:
     """The run that a log is of: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
-    settings = settings_in(folder) if log.parent == folder else None
+    settings = settings_in(RunFolder(folder)) if log.parent == folder else None
     return json.loads(settings)["name"] if settings else log.parent.resolve().name
 
 

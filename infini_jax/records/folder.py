@@ -1,0 +1,145 @@
+"""Folders of results: what each file is called, and which folders hold results.
+
+A run's folder holds its settings, log, checkpoints, figures and row; a study's folder holds the tables of all its runs and the
+runs themselves. No other module knows these names.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from infini_jax.files import write_at_once
+
+CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parquet"
+ERROR_FILE, LOCK_FILE = "error.json", "lock"
+CHECKPOINTS_FOLDER, MEASURES_FOLDER, OWN_FILE = "checkpoints", "measures", "own.parquet"
+STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json", "results.parquet", "measures.parquet"
+RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
+REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, or of a job of another kind. Attributes: path, which ends in the run's name."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The run's settings."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def metrics(self) -> Path:
+        """The log of training: one JSON object per line."""
+        return self.path / METRICS_FILE
+
+    @property
+    def row(self) -> Path:
+        """The run's row, written last: it says that the run is done."""
+        return self.path / ROW_FILE
+
+    @property
+    def error(self) -> Path:
+        """How the run failed, if it did."""
+        return self.path / ERROR_FILE
+
+    @property
+    def lock(self) -> Path:
+        """The claim of the process that is at the run."""
+        return self.path / LOCK_FILE
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per step."""
+        return self.path / CHECKPOINTS_FOLDER
+
+    @property
+    def own_measures(self) -> Path:
+        """Figures of a job that measures itself."""
+        return self.measures_of("own")
+
+    def measures_of(self, name: str) -> Path:
+        """Figures of one evaluation, as Parquet."""
+        return self.path / MEASURES_FOLDER / f"{name}.parquet"
+
+    def evaluation(self, task: str = "") -> Path:
+        """What `infini-jax evaluate` found, as JSON: of a task, or of the documents that the run is made of."""
+        return self.path / (f"evaluation-{task}.json" if task else "evaluation.json")
+
+    @property
+    def all_measures(self) -> list[Path]:
+        """The figures of all evaluations that are there, by name."""
+        return sorted((self.path / MEASURES_FOLDER).glob("*.parquet"))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder is a run's."""
+        return self.config.exists() or self.row.exists()
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        """Makes the folder and leaves plain settings there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_at_once(json.dumps(settings, indent=2) + "\n", self.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFolder:
+    """The folder of one study. Attributes: path."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        """What is asked: all settings, from which the study goes on."""
+        return self.path / STUDY_FILE
+
+    @property
+    def failed(self) -> Path:
+        """The runs that are not finished, and why."""
+        return self.path / FAILED_FILE
+
+    @property
+    def table(self) -> Path:
+        """The rows of all finished runs."""
+        return self.path / TABLE_FILE
+
+    @property
+    def measures(self) -> Path:
+        """The figures of all evaluations."""
+        return self.path / MEASURES_FILE
+
+    @property
+    def compiled(self) -> Path:
+        """Compiled programs, which the study's workers share."""
+        return self.path / COMPILED_FOLDER
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / REPORT_FILE
+
+    @property
+    def figures(self) -> Path:
+        """The figures of the page, as SVG and PDF."""
+        return self.path / FIGURES_FOLDER
+
+    def run(self, name: str) -> RunFolder:
+        """The folder of a run."""
+        return RunFolder(self.path / RUNS_FOLDER / name)
+
+    @property
+    def runs(self) -> list[RunFolder]:
+        """All folders of runs, by name."""
+        return [RunFolder(path) for path in sorted((self.path / RUNS_FOLDER).glob("*/"))]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder is a study's."""
+        return self.table.exists() or self.study.exists()
+
+
+def runs_below(path: Path) -> list[RunFolder]:
+    """The runs of a folder that is no study's: itself, and the folders directly in it, by name."""
+    return [RunFolder(file.parent) for file in sorted([*path.glob(CONFIG_FILE), *path.glob(f"*/{CONFIG_FILE}")])]
