@@ -28,7 +28,8 @@ from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.sharding import batch_sharding, carry_sharding, layout_of, replicated, use_cores
 from infini_jax.stream import init_carry, init_params
-from infini_jax.train import gradient_function, rows_of
+from infini_jax.training.gradient import gradient_function
+from infini_jax.training.program import rows_of
 from infini_jax.units import human_bytes
 
 

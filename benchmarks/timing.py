@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from infini_jax.run import environment
+from infini_jax.records.environment import environment
 
 SPOILT = 2.0
 

@@ -10,20 +10,15 @@ import math
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
-from infini_jax.checkpoint import like
 from infini_jax.config import RunConfig
-from infini_jax.cost import budget_steps
 from infini_jax.errors import ConfigError
-from infini_jax.optimiser import make_optimiser
 from infini_jax.platforms import target
-from infini_jax.processes import batch_shapes
-from infini_jax.sharding import Layout, Sharding, batch_sharding, layout_of
+from infini_jax.sharding import Sharding, layout_of
 from infini_jax.topology import Topology
-from infini_jax.train import init_state, make_step, rows_of, state_sharding
+from infini_jax.training.program import Training
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 BYTES = {
@@ -90,24 +85,16 @@ class DoesNotFit(Exception):
         self.said = said
 
 
-def step_shapes(run: RunConfig, layout: Layout) -> tuple[Any, Any, Any]:
-    """(optimiser, state, batch) of a training step, the latter two as shapes with their shardings."""
-    optimiser = make_optimiser(run.train, budget_steps(run))
-    state = like(jax.eval_shape(lambda: init_state(run, optimiser)), state_sharding(run, optimiser, layout))
-    batch = batch_shapes(run.data.open(rows_of(run, "train")), batch_sharding(layout.mesh, layout.rules), run.train.batch)
-    return optimiser, state, batch
-
-
 def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Compiled:
     """Compiles the step for a topology.
 
     Raises `DoesNotFit` where its memory is too small, and `ConfigError` where nothing here compiles for it.
     """
-    layout = layout_of(run, sharding, topology.compile_devices())
+    training = Training(run, layout_of(run, sharding, topology.compile_devices()))
     with target(topology.chip.platform), refused(topology):
-        optimiser, state, batch = step_shapes(run, layout)
+        state, batch = training.shapes, training.batch
         began = time.perf_counter()
-        compiled = make_step(run, optimiser, layout).lower(state, batch).compile()
+        compiled = training.step.lower(state, batch).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return Compiled(
         seconds=time.perf_counter() - began,

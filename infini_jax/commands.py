@@ -26,8 +26,8 @@ from infini_jax.output import AsJson, print_json
 from infini_jax.plain import to_plain
 from infini_jax.progress import evaluation_progress, reading_progress
 from infini_jax.prompt import PromptTokens, read_text
+from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
-from infini_jax.run import environment
 from infini_jax.sharding import use_cores
 from infini_jax.trained import Trained, saved_config, tokenizer_of
 

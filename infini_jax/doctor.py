@@ -18,7 +18,7 @@ from infini_jax import __version__
 from infini_jax.data.prepared import data_folder
 from infini_jax.errors import installs, one_line
 from infini_jax.output import AsJson, print_json
-from infini_jax.run import processor
+from infini_jax.records.environment import processor
 from infini_jax.topology import COMPILERS, is_installed
 from infini_jax.units import human_bytes
 

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from infini_jax.ahead import Compiled, DoesNotFit, compile_step, step_shapes
+from infini_jax.ahead import Compiled, DoesNotFit, compile_step
 from infini_jax.config import RunConfig
 from infini_jax.cost import budget_steps, model_cost, parameter_count, training_flops_per_step
 from infini_jax.errors import ConfigError
 from infini_jax.sharding import Sharding, check_shares
 from infini_jax.topology import Topology
+from infini_jax.training.program import Training
 from infini_jax.units import human_bytes, human_count
 
 UTILISATION = 0.4  # of the peak, at which the seconds of a step are given
@@ -60,7 +61,7 @@ def forecast(run: RunConfig, sharding: Sharding, topology: Topology | None) -> F
     check_shares(run, sharding)
     devices = topology.devices if topology else len(jax.devices())
     layout = sharding.counted_layout(run.train.batch // run.train.accumulate, devices)
-    _, state, _ = step_shapes(run, layout)
+    state = Training(run, layout).shapes
     parameters, optimiser, memory = (bytes_of(part) for part in (state.params, state.optimiser, state.carry))
     on_device = sum(bytes_of(part, one_device=True) for part in (state.params, state.optimiser, state.carry))
     cost, rows = model_cost(run.model), run.train.batch // layout.row_parts

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import jax
 
-from infini_jax.config import RunConfig
+from infini_jax.config import Budget, RunConfig
 from infini_jax.errors import ConfigError, require
-from infini_jax.optimiser import make_optimiser
-from infini_jax.processes import is_first, of_the_first, placed_batches
+from infini_jax.processes import is_first, of_the_first
 from infini_jax.records.folder import RunFolder
-from infini_jax.sharding import ROWS_ALONE, Sharding, batch_sharding, layout_of
-from infini_jax.train import init_state, make_step, rows_of, state_sharding
+from infini_jax.sharding import ROWS_ALONE, Sharding, layout_of
+from infini_jax.training.program import Training
 
 FEW, MANY = 4, 256  # steps that are timed, at least and at most
 SHARE = 0.05  # of the budget that timing may take where a few steps take less
@@ -57,11 +56,9 @@ def kept_steps(run: RunConfig, folder: Path) -> int:
 
 def seconds_per_step(run: RunConfig, sharding: Sharding) -> float:
     """Mean over some training steps from a fresh state, after compiling and a first step; nothing of them is kept."""
-    layout, source = layout_of(run, sharding), run.data.open(rows_of(run, "train"))
-    optimiser = make_optimiser(run.train, MANY)  # its schedule costs the same whatever the number of steps
-    state = jax.jit(lambda: init_state(run, optimiser), out_shardings=state_sharding(run, optimiser, layout))()
-    step = make_step(run, optimiser, layout)
-    batches = placed_batches(source, batch_sharding(layout.mesh, layout.rules), run.train.batch, range(1 + FEW + MANY))
+    many = dataclasses.replace(run, budget=Budget("steps", MANY))  # its schedule costs the same whatever the number of steps
+    training = Training(many, layout_of(run, sharding))
+    state, step, batches = training.fresh(), training.step, training.batches(range(1 + FEW + MANY))
 
     def seconds_of(count: int) -> float:
         nonlocal state

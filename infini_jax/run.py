@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import datetime
-import functools
 import json
 import os
-import platform
 import signal
 import sys
 import threading
@@ -14,25 +12,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-import flax
-import jax
-
-from infini_jax import __version__
 from infini_jax.checkpoint import Checkpoints, Saving
 from infini_jax.config import RunConfig
-from infini_jax.cost import budget_steps, model_cost, parameter_count, program_flops, training_flops_per_step
+from infini_jax.cost import budget_steps, model_cost, parameter_count, training_flops_per_step
 from infini_jax.errors import Interrupted, Stopped
 from infini_jax.evals.perplexity import Reader, has_something
 from infini_jax.evals.settings import CARRIED
 from infini_jax.files import write_at_once
 from infini_jax.mirrors import Mirroring, Mirrors
-from infini_jax.optimiser import make_optimiser
 from infini_jax.pace import with_steps
 from infini_jax.processes import is_first
+from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.rows import Row, write_rows
 from infini_jax.sharding import ROWS_ALONE, Sharding
-from infini_jax.train import Finished, Program, init_state, make_evaluate, make_step, rows_of, train
+from infini_jax.train import Finished, make_evaluate, train
+from infini_jax.training.program import Training, executed_flops, rows_of
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
 LEARNED = "loss"  # only in lines about training
@@ -200,7 +195,7 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
         gives=run.budget.gives,
         flops_planned=budget_steps(run) * step_flops,
         flops_actual=finished.steps * step_flops,
-        flops_executed=finished.steps * executed_flops_per_step(run),
+        flops_executed=finished.steps * executed_flops(Training(run).program),
         steps=finished.steps,
         tokens=finished.steps * run.tokens_per_step,
         seconds=finished.seconds,
@@ -216,37 +211,3 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **environment(),
     )
-
-
-def executed_flops_per_step(run: RunConfig) -> float:
-    """FLOPs of the program of one training step, recomputation included."""
-    batch = run.data.open(rows_of(run, "train")).batch(0)
-    return _executed_flops(Program.of(run, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)))
-
-
-@functools.lru_cache(maxsize=1)
-def _executed_flops(program: Program) -> float:
-    optimiser = make_optimiser(program.run.train, program.steps)
-    state = jax.eval_shape(lambda: init_state(program.run, optimiser))
-    return program_flops(make_step(program.run, optimiser), state, program.batch)
-
-
-def environment() -> dict[str, str]:
-    """Versions and device of this process."""
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "package": __version__,
-        "device": processor() if device.platform == "cpu" else device.device_kind,
-    }
-
-
-def processor() -> str:
-    """The processor's own name where the system tells it, and how many of its cores this process may use."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{names[0] if names else platform.machine()}, {cores} core{'s' if cores != 1 else ''}"

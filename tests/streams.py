@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.config import Budget, ModelConfig, RunConfig
 from infini_jax.cost import program_flops
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.optimiser import make_optimiser
 from infini_jax.segment import Segment, whole
 from infini_jax.sharding import Layout, batch_sharding
 from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.stream import logits_of as head_of
-from infini_jax.train import init_state, make_step, rows_of, state_sharding
+from infini_jax.training.program import Training
 
 BATCH, SEGMENTS, SIZE = 2, 3, 8
 MODEL = ModelConfig(vocab=32, layers=2, d_model=16, heads=2, segment=16, key_taps=2)
@@ -155,12 +154,11 @@ def documents_of(name: str, edges: tuple[int, ...] = ()) -> jax.Array:
 
 def losses_of(run: RunConfig, layout: Layout | None = None) -> list[float]:
     """Of the first three training steps, on one device or spread as the layout says."""
-    optimiser, source = make_optimiser(run.train, 3), run.data.open(rows_of(run, "train"))
-    step, state, found = make_step(run, optimiser, layout), init_state(run, optimiser), []
-    if layout:
-        state = jax.device_put(state, state_sharding(run, optimiser, layout))
+    training, found = Training(dataclasses.replace(run, budget=Budget("steps", 3)), layout), []
+    state = training.fresh()
     for number in range(3):
-        batch = source.batch(number)
-        state, measured = step(state, jax.device_put(batch, batch_sharding(layout.mesh, layout.rules)) if layout else batch)
+        batch = training.source.batch(number)
+        placed = jax.device_put(batch, batch_sharding(layout.mesh, layout.rules)) if layout else batch
+        state, measured = training.step(state, placed)
         found.append(float(measured["loss"]))
     return found

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from infini_jax.ahead import DoesNotFit, compile_step, step_shapes
+from infini_jax.ahead import DoesNotFit, compile_step
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.memory import MECHANISMS
@@ -19,7 +19,7 @@ from infini_jax.memory.topk import approximate
 from infini_jax.platforms import target
 from infini_jax.sharding import Sharding
 from infini_jax.topology import Topology, is_installed
-from infini_jax.train import make_step
+from infini_jax.training.program import Training
 
 pytestmark = pytest.mark.slow
 compiles = pytest.mark.skipif(not is_installed("tpu"), reason="needs libtpu: pip install 'infini_jax[tpu]'")
@@ -37,9 +37,9 @@ def run_with(memory, **training) -> RunConfig:
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_every_mechanisms_step_is_lowered_for_devices_that_are_not_here(name):
     layout = SPREAD.counted_layout(rows=4, devices=8)
-    optimiser, state, batch = step_shapes(run_with(MECHANISMS[name].Config()), layout)
+    training = Training(run_with(MECHANISMS[name].Config()), layout)
     with target("tpu"):
-        traced = make_step(run_with(MECHANISMS[name].Config()), optimiser, layout).trace(state, batch)
+        traced = training.step.trace(training.shapes, training.batch)
         text = traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "mhlo.num_partitions = 8" in text
     assert "reduce_scatter" in text

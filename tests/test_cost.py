@@ -13,8 +13,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
-from infini_jax.run import executed_flops_per_step
 from infini_jax.stream import init_params
+from infini_jax.training.program import Training, executed_flops
 from tests.streams import MODEL
 
 A, B = jnp.ones((3, 5)), jnp.ones((5, 7))
@@ -76,7 +76,7 @@ def test_a_budget_below_one_step_is_refused():
 def test_executed_flops_are_those_counted_plus_recomputation():
     """The backward pass recomputes each segment once, so four forward passes are run where three are work done; a little less
     where the program leaves out what nobody asks for."""
-    ratio = executed_flops_per_step(RUN) / training_flops_per_step(RUN)
+    ratio = executed_flops(Training(RUN).program) / training_flops_per_step(RUN)
     assert 1.0 < ratio < 4 / 3 + 0.02
 
 

@@ -17,18 +17,17 @@ import pytest
 
 from infini_jax.checkpoint import Checkpoints
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.cost import budget_steps
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.errors import Stopped
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.memorizing import MemorizingConfig
-from infini_jax.optimiser import make_optimiser
 from infini_jax.records.folder import METRICS_FILE, ROW_FILE
 from infini_jax.rows import read_rows
 from infini_jax.run import execute
 from infini_jax.sharding import Sharding, layout_of
-from infini_jax.train import begin, state_sharding
+from infini_jax.train import begin
+from infini_jax.training.program import Training
 from tests.commands import TINY, spawned, with_devices
 from tests.corpora import write_stories
 
@@ -79,9 +78,8 @@ def losses(folder: Path) -> list[float]:
 
 def end_state(run: RunConfig, folder: Path):
     """What was saved behind the last step, on one device."""
-    optimiser = make_optimiser(run.train, budget_steps(run))
     with Checkpoints(run, folder) as checkpoints:
-        state, progress = begin(run, optimiser, state_sharding(run, optimiser, layout_of(run)), checkpoints)
+        state, progress = begin(Training(run, layout_of(run)), checkpoints)
     assert progress.step == STEPS
     return state
 

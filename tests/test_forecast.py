@@ -14,12 +14,11 @@ from infini_jax.cost import training_flops_per_step
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError
 from infini_jax.forecast import compiled, forecast
-from infini_jax.optimiser import make_optimiser
 from infini_jax.presets import SIZES, preset
 from infini_jax.records.folder import CONFIG_FILE
 from infini_jax.sharding import Sharding
 from infini_jax.topology import Topology, is_installed
-from infini_jax.train import init_state
+from infini_jax.training.program import Training
 from tests.commands import told
 from tests.streams import tiny
 
@@ -33,7 +32,7 @@ V5E = Topology.parse("v5e:2x4")
 
 
 def test_bytes_are_those_of_a_state_that_was_made():
-    state = init_state(RUN, make_optimiser(RUN.train, 7))
+    state = Training(RUN).fresh()
     found = forecast(RUN, Sharding(), None)
     parts = (found.parameter_bytes, found.optimiser_bytes, found.memory_bytes)
     assert parts == tuple(

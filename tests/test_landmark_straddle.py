@@ -25,7 +25,7 @@ from infini_jax.segment import (
 )
 from infini_jax.sharding import carry_sharding
 from infini_jax.stream import forward_segments, init_carry
-from infini_jax.train import joined_carry, split_carry
+from infini_jax.training.gradient import joined_carry, split_carry
 from tests import streams
 from tests.reference import landmark as reference
 

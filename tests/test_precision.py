@@ -18,7 +18,8 @@ from infini_jax.memory import MECHANISMS
 from infini_jax.optimiser import make_optimiser
 from infini_jax.precision import policy_of
 from infini_jax.stream import forward_segments, init_carry, init_params, logits_of, scan_segments
-from infini_jax.train import init_state, make_step, rows_of, score_tokens
+from infini_jax.training.gradient import score_tokens
+from infini_jax.training.program import Training, rows_of
 from tests.streams import MODEL, tiny
 
 
@@ -36,10 +37,9 @@ def run_of(name: str, optimiser: str = "adamw") -> RunConfig:
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_a_bfloat16_step_keeps_parameters_moments_memory_and_loss_in_float32(name):
     run = run_of(name)
-    optimiser = make_optimiser(run.train, 10)
-    state = jax.eval_shape(lambda: init_state(run, optimiser))
-    batch = run.data.open(rows_of(run, "train")).batch(0)
-    after, measured = jax.eval_shape(make_step(run, optimiser), state, batch)
+    training = Training(run)
+    state = training.shapes
+    after, measured = jax.eval_shape(training.step, state, training.batch)
     for one in (state, after):
         assert floats(one.params) == floats(one.optimiser) == floats(one.average) == {"float32"}
         assert floats(one.carry.memory) <= {"float32"}  # `local` carries none

@@ -16,7 +16,6 @@ from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
-from infini_jax.optimiser import make_optimiser
 from infini_jax.sharding import (
     RULES,
     Layout,
@@ -27,7 +26,7 @@ from infini_jax.sharding import (
     parameter_sharding,
 )
 from infini_jax.stream import init_params
-from infini_jax.train import init_state, state_sharding
+from infini_jax.training.program import Training
 from tests.commands import on_devices
 from tests.streams import losses_of, tiny
 
@@ -73,9 +72,8 @@ def test_parameters_and_moments_are_in_as_many_parts_as_there_are_devices(optimi
     model = dataclasses.replace(tiny("infini"), vocab=64, d_model=64, heads=4, kv_heads=4)
     train = TrainConfig(batch=8, sequence=model.segment, optimiser=optimiser, average=0.9)
     run = RunConfig(model=model, data=MqarConfig(pairs=2, symbols=32), train=train, budget=Budget("steps", 3))
-    made = make_optimiser(train, 3)
     layout = Layout(AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2), RULES["fsdp+tensor"])
-    shapes, places = jax.eval_shape(lambda: init_state(run, made)), state_sharding(run, made, layout)
+    shapes, places = Training(run).shapes, Training(run, layout).places
 
     def share_of_a_device(name: str) -> float:
         leaves = [jax.tree.leaves(getattr(tree, name)) for tree in (shapes, places)]

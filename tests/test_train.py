@@ -15,7 +15,9 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.optimiser import make_optimiser
 from infini_jax.stream import init_carry, init_params, scan_segments
-from infini_jax.train import auxiliary_loss, init_state, make_evaluate, make_step, rows_of, score_tokens, train
+from infini_jax.train import make_evaluate, train
+from infini_jax.training.gradient import auxiliary_loss, score_tokens
+from infini_jax.training.program import Training, rows_of
 from tests import streams
 from tests.streams import MODEL
 
@@ -136,12 +138,12 @@ def test_trials_of_several_rates_share_one_program_and_move_in_proportion(optimi
     def trial(rate):
         train = dataclasses.replace(RUN.train, learning_rate=rate, gate_learning_rate=3 * rate, optimiser=optimiser)
         run = dataclasses.replace(RUN, train=train)
-        made = make_optimiser(run.train, 10)
-        state = init_state(run, made)
-        program = make_step(run, made).lower(state, source.batch(0)).as_text()
+        training = Training(run)
+        state = training.fresh()
+        program = training.step.lower(state, source.batch(0)).as_text()
         gradient, memory = jax.tree.map(jnp.ones_like, state.params), state.optimiser
         for _ in range(2):  # the schedule begins at zero
-            moves, memory = made.update(gradient, memory, state.params)
+            moves, memory = training.optimiser.update(gradient, memory, state.params)
         return program, moves
 
     source = RUN.data.open(rows_of(RUN, "train"))
@@ -162,11 +164,11 @@ def test_loss_and_accuracy_are_those_of_the_scored_tokens():
 
 
 def test_memory_goes_on_into_the_next_step_and_gradients_do_not():
-    optimiser = make_optimiser(RUN.train, 10)
-    state, source = init_state(RUN, optimiser), RUN.data.open(rows_of(RUN, "train"))
+    training = Training(RUN)
+    state, source = training.fresh(), training.source
     before = jax.tree.leaves(state.carry.memory)[0]
     assert not np.any(before)
-    state, _ = make_step(RUN, optimiser)(state, source.batch(0))
+    state, _ = training.step(state, source.batch(0))
     assert np.any(jax.tree.leaves(state.carry.memory)[0])
     np.testing.assert_array_equal(state.carry.open_document, source.batch(0).documents[:, -1])
 

@@ -38,9 +38,9 @@ from infini_jax.evals.capacity_training import (
 from infini_jax.evals.probe import read_out_error
 from infini_jax.evals.random_codes import RandomCodesRun, age_bins
 from infini_jax.measures import Measure, write_measures
+from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.rows import Row, write_rows
-from infini_jax.run import environment
 
 SCALAR = 4  # bytes: memories are float32
 

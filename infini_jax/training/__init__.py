@@ -1,0 +1,1 @@
+"""From settings to a finished run: program, loop, checkpoints, held-out scores, row."""

@@ -1,0 +1,109 @@
+"""The loss of a training step and its gradient: tokens stream through the segments, rows lie in parts on the devices."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from infini_jax.config import RunConfig
+from infini_jax.data.batch import Batch
+from infini_jax.memory.base import AUXILIARY
+from infini_jax.sharding import Layout, gradient_over_rows, segments_at_once
+from infini_jax.stream import Carry, scan_segments
+
+
+@struct.dataclass
+class Scores:
+    """Sums over scored tokens. Attributes: loss in nats, correct top-1 predictions, tokens (weights)."""
+
+    loss: jax.Array
+    correct: jax.Array
+    tokens: jax.Array
+
+    def means(self) -> tuple[jax.Array, jax.Array]:
+        """(nats a token, share correct)."""
+        tokens = jnp.maximum(self.tokens, 1.0)
+        return self.loss / tokens, self.correct / tokens
+
+
+def score_tokens(logits_BxSxV: jax.Array, part: Batch) -> Scores:
+    """Cross-entropy and top-1 hits of the scored tokens."""
+    nats_BxS = optax.softmax_cross_entropy_with_integer_labels(logits_BxSxV, part.targets)
+    hit_BxS = logits_BxSxV.argmax(axis=-1) == part.targets
+    return Scores(loss=(nats_BxS * part.weights).sum(), correct=(hit_BxS * part.weights).sum(), tokens=part.weights.sum())
+
+
+def auxiliary_loss(metrics: tuple) -> jax.Array:
+    """Sum over layers and mean over segments of what mechanisms add to the loss."""
+    added = [value.mean(axis=0).sum() for group in metrics for name, value in group.items() if name.startswith(AUXILIARY)]
+    return sum(added, start=jnp.float32(0.0))
+
+
+def gates_of(metrics: tuple) -> jax.Array:
+    """Gates of all layers and heads as one vector (empty where the mechanism has none); the same in every segment."""
+    gates = [group["gate"][0].ravel() for group in metrics if "gate" in group]
+    return jnp.concatenate(gates) if gates else jnp.zeros(0)
+
+
+def split_rows(batch: Batch, parts: int) -> Batch:
+    """The batch as `parts` batches of consecutive rows, stacked in front."""
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+
+
+def split_carry(carry: Carry, parts: int) -> Carry:
+    """The same of a carry, whose memories have the layers in front of the rows."""
+
+    def split(leaf: jax.Array) -> jax.Array:
+        return jnp.moveaxis(leaf.reshape(leaf.shape[0], parts, -1, *leaf.shape[2:]), 1, 0)
+
+    rows = (carry.open_document, carry.phase)
+    return Carry(jax.tree.map(split, carry.memory), *jax.tree.map(lambda leaf: leaf.reshape(parts, -1), rows))
+
+
+def joined_carry(carry: Carry) -> Carry:
+    """The inverse of `split_carry`."""
+
+    def join(leaf: jax.Array) -> jax.Array:
+        leaf = jnp.moveaxis(leaf, 0, 1)
+        return leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:])
+
+    rows = (carry.open_document, carry.phase)
+    return Carry(jax.tree.map(join, carry.memory), *jax.tree.map(lambda leaf: leaf.reshape(-1), rows))
+
+
+def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[[dict, Carry, Batch], tuple]:
+    """(params, carry, batch) -> (gradient of the mean loss a scored token, carry, (Scores, gates)).
+
+    The rows are split over the devices of `layout`, and those of a device over `train.accumulate` turns.
+    """
+    turns, devices = run.train.accumulate, 1 if layout is None else layout.token_parts
+    settings = (run.train.bptt, segments_at_once(run, layout), run.train.rematerialise)
+
+    def loss_of(params: dict, carry: Carry, batch: Batch, tokens: jax.Array) -> tuple[jax.Array, tuple]:
+        """Of a part of the batch, as its share in the mean over all `tokens` that are scored."""
+        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, *settings)
+        scores = jax.tree.map(jnp.sum, scores)
+        loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
+        return loss, (carry, scores, gates_of(metrics) / devices)
+
+    def of_rows(carry: Carry, batch: Batch, params: dict, tokens: jax.Array) -> tuple[tuple, Carry]:
+        def turn(total: dict, rows: tuple[Carry, Batch]) -> tuple[dict, tuple]:
+            gradient, measured = jax.grad(loss_of, has_aux=True)(params, *rows, tokens)
+            return jax.tree.map(jnp.add, total, gradient), measured
+
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        if turns == 1:
+            gradient, (carry, scores, gates) = jax.grad(loss_of, has_aux=True)(params, carry, batch, tokens)
+            return (gradient, scores, gates), carry
+        gradient, (carry, scores, gates) = jax.lax.scan(turn, nothing, (split_carry(carry, turns), split_rows(batch, turns)))
+        return (gradient, jax.tree.map(jnp.sum, scores), gates[-1]), joined_carry(carry)
+
+    of_all_rows = gradient_over_rows(of_rows, run.model, layout)
+
+    def gradient_of(params: dict, carry: Carry, batch: Batch) -> tuple[dict, Carry, tuple]:
+        (gradient, *measured), carry = of_all_rows(carry, batch, params, jnp.maximum(batch.weights.sum(), 1.0))
+        return gradient, carry, tuple(measured)
+
+    return gradient_of

@@ -1,0 +1,180 @@
+"""A run's training as one program: what is derived of its settings and of the devices, each once.
+
+A step takes `train.sequence` tokens of every row through the segments; the memory goes on into the next step without
+gradient, so a document that is longer than the sequence is still read with its past.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from infini_jax.checkpoint import like
+from infini_jax.config import ModelConfig, RunConfig, TrainConfig
+from infini_jax.cost import budget_steps, program_flops
+from infini_jax.data.batch import Batch, Rows, Source, Split
+from infini_jax.optimiser import make_optimiser
+from infini_jax.processes import batch_shapes, placed_batches
+from infini_jax.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
+from infini_jax.stream import Carry, init_carry, init_params
+from infini_jax.training.gradient import gradient_function
+
+
+@struct.dataclass
+class TrainState:
+    """Attributes: step int32; params; optimiser state; average of the params or None; carry of the rows' streams."""
+
+    step: jax.Array
+    params: dict
+    optimiser: Any
+    average: dict | None
+    carry: Carry
+
+    @property
+    def learned(self) -> dict:
+        """The parameters to evaluate and to keep."""
+        return self.params if self.average is None else self.average
+
+
+def rows_of(run: RunConfig, split: Split) -> Rows:
+    """The batches a run reads; held-out batches are the same whatever the seed, so that runs compare."""
+    return Rows(run.train.batch, run.train.sequence, run.seed if split == "train" else 0, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled step depends on: trials and seeds are equal, and tasks that have the same shapes.
+
+    Attributes: model; train, without what is no constant of the program; steps, which the schedule knows; batch, its shapes;
+    layout; training, one of those that have it.
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    steps: int
+    batch: Batch
+    layout: Layout | None
+    training: "Training" = dataclasses.field(compare=False)
+
+
+class Training:
+    """All that training derives from a run's settings and the layout of its devices; each part is made when it is asked for.
+
+    Args:
+      run: its budget must have a number of steps, see `infini_jax.pace` for seconds.
+      layout: how the devices share the work; without one, the step is a plain program of one device.
+
+    Raises `ConfigError` where the budget pays for no step, or the data is not there.
+    """
+
+    def __init__(self, run: RunConfig, layout: Layout | None = None):
+        self.run, self.layout = run, layout
+        self.steps = budget_steps(run)
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """What is trained on."""
+        return self.run.data.open(rows_of(self.run, "train"))
+
+    @functools.cached_property
+    def optimiser(self) -> optax.GradientTransformation:
+        return make_optimiser(self.run.train, self.steps)
+
+    @functools.cached_property
+    def shapes(self) -> TrainState:
+        """Like the state, of `jax.ShapeDtypeStruct`s; with a layout they have the shardings of `places`."""
+        shapes = jax.eval_shape(self._init)
+        return shapes if self.layout is None else like(shapes, self._placed(shapes))
+
+    @functools.cached_property
+    def places(self) -> TrainState:
+        """Like the state, with the sharding of each array: all of it by the rules, the optimiser as the parameters."""
+        return self._placed(jax.eval_shape(self._init))
+
+    @functools.cached_property
+    def batch(self) -> Batch:
+        """Like a batch, of `jax.ShapeDtypeStruct`s; with a layout they have their shardings."""
+        if self.layout is None:
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.source.batch(0))
+        return batch_shapes(self.source, self._rows, self.run.train.batch)
+
+    def fresh(self) -> TrainState:
+        """The state before the first step, on the devices."""
+        return jax.jit(self._init, out_shardings=None if self.layout is None else self.places)()
+
+    @functools.cached_property
+    def step(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+        """The jitted step: (state, batch) -> (state, metrics). The state is donated, and lies as `places` says."""
+        gradient_of, average_of = gradient_function(self.run, self.layout), self.run.train.average
+        optimiser = self.optimiser
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+            gradient, carry, (scores, gates) = gradient_of(state.params, state.carry, batch)
+            updates, new = optimiser.update(gradient, state.optimiser, state.params)
+            params: Any = optax.apply_updates(state.params, updates)
+            average: Any = state.average
+            if average is not None:
+                average = optax.incremental_update(params, average, 1 - average_of)
+            loss, accuracy = scores.means()
+            measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradient), "gates": gates}
+            return TrainState(state.step + 1, params, new, average, carry), measured
+
+        if self.layout is None:
+            return jax.jit(step, donate_argnums=0)
+        everywhere = replicated(self.layout.mesh)  # every process must be able to read what was measured
+        return jax.jit(step, donate_argnums=0, out_shardings=(self.places, everywhere))
+
+    @property
+    def program(self) -> Program:
+        """What the compiled step depends on."""
+        train = self.run.program(self.steps).train
+        return Program(self.run.model, train, self.steps, self.batch, self.layout, self)
+
+    def batches(self, steps: range) -> Iterator[Batch]:
+        """The batches of `steps` on the devices; each process reads its own rows and no others."""
+        return placed_batches(self.source, self._rows, self.run.train.batch, steps)
+
+    @functools.cached_property
+    def gathered(self) -> Callable[[dict], dict]:
+        """(parameters) -> the same, whole on every device."""
+        return jax.jit(lambda learned: learned, out_shardings=replicated(self._laid.mesh))
+
+    @property
+    def _laid(self) -> Layout:
+        assert self.layout is not None, "only a training that has a layout lies on devices"
+        return self.layout
+
+    @property
+    def _rows(self) -> Batch:
+        return batch_sharding(self._laid.mesh, self._laid.rules)
+
+    def _init(self) -> TrainState:
+        run = self.run
+        params = init_params(run.model, jax.random.key(run.seed))
+        average = jax.tree.map(jnp.copy, params) if run.train.average else None  # copied: the state is donated
+        carry = init_carry(run.model, run.train.batch)
+        return TrainState(jnp.int32(0), params, self.optimiser.init(params), average, carry)
+
+    def _placed(self, shapes: TrainState) -> TrainState:
+        layout, places = self._laid, parameter_sharding(self.run.model, self._laid)
+        state: Any = sharding_like(dataclasses.replace(shapes, carry=None), shapes.params, places)
+        return dataclasses.replace(state, carry=carry_sharding(self.run.model, layout.mesh, layout.rules))
+
+
+@functools.lru_cache(maxsize=1)
+def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
+    """The compiled step, kept for the next run, which mostly has the same."""
+    training = program.training
+    return training.step.lower(training.shapes, program.batch).compile()
+
+
+@functools.lru_cache(maxsize=1)
+def executed_flops(program: Program) -> float:
+    """FLOPs of the program of one training step, recomputation included."""
+    training = program.training
+    return program_flops(training.step, training.shapes, program.batch)
