@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import planned_flops as planned_flops_of_run
+from infini_jax.data.base import Scored
 from infini_jax.errors import lookup, require
 from infini_jax.evals import capacity, random_codes
 from infini_jax.plain import kind_of
@@ -83,25 +84,32 @@ class Kind:
       planned_flops: training FLOPs that a job will spend (forward FLOPs where nothing is trained), counted; None where only
         its device can tell. Raises `ConfigError` where the job can spend nothing.
       measures_itself: whether executing it also writes figures, to `RunFolder.own_measures`.
+      scored_by: what jobs whose `task` is the kind's name are compared by; for runs their data say it.
     """
 
     settings: type
     execute: str
     planned_flops: Callable[[Any], float | None]
     measures_itself: bool = False
+    scored_by: Scored = "loss"
 
 
 RUN = "run"
 KINDS: dict[str, Kind] = {
     RUN: Kind(RunConfig, "infini_jax.run:execute", planned_flops_of_run),
     capacity.NAME: Kind(
-        capacity.CapacityRun, "infini_jax.evals.standalone:execute_capacity", capacity.planned_flops, measures_itself=True
+        capacity.CapacityRun,
+        "infini_jax.evals.standalone:execute_capacity",
+        capacity.planned_flops,
+        measures_itself=True,
+        scored_by="n50",
     ),
     random_codes.NAME: Kind(
         random_codes.RandomCodesRun,
         "infini_jax.evals.standalone:execute_random_codes",
         random_codes.planned_flops,
         measures_itself=True,
+        scored_by="n50",
     ),
 }
 

@@ -81,18 +81,6 @@ class Score:
         return f"{self.name}, {self.unit or '%'}"
 
 
-RECALLED = Score("accuracy", "accuracy", "", True)
-SCORES = {
-    **dict.fromkeys(("mqar", "capacity", "random_codes", "passkey", "haystack", "sorting"), RECALLED),
-    "python_stdlib": Score("loss", "held-out loss", "nats a byte", False),
-}
-
-
-def score_of(task: str) -> Score:
-    """How a task is scored: tasks that are not listed, by held-out nats a token."""
-    return SCORES.get(task, Score("loss", "held-out loss", "nats a token", False))
-
-
 @dataclasses.dataclass(frozen=True)
 class Style:
     """How a mechanism is drawn, the same in all figures of a study."""

@@ -378,3 +378,61 @@ def test_chances_of_numbers_are_those_of_drawing_one():
     assert PasskeyConfig(format="landmark").chance() == {"exact_match": 1 / 50000}
     assert MqarConfig(symbols=32).chance() == {"accuracy": 1 / 16}
     assert HaystackConfig(task="common_words").chance() == {}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PasskeyConfig(digits=2),
+        PasskeyConfig(digits=2, tokenizer="bytes"),
+        HaystackConfig(),
+        HaystackConfig(tokenizer="bytes"),
+        HaystackConfig(task="facts1"),
+    ],
+    ids=repr,
+)
+def test_a_guesser_of_tokens_scores_chance(config):
+    """Answers to other examples are as good as any guess."""
+    random = np.random.default_rng(0)
+    answers = [config.example(random, 800).answer for _ in range(400)]
+    right = np.mean([one == other for n, one in enumerate(answers) for other in answers[:n]])
+    # 79800 pairs, dependent through 400 answers: a standard error of at most 0.5 / sqrt(400 / 4) a token; digits are far below
+    assert right == pytest.approx(config.chance()["token_accuracy"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        (MqarConfig(pairs=4, symbols=64), 40),
+        (MqarConfig(pairs=4, symbols=64, overwrites=2, repeats=2), 40),
+        (PasskeyConfig(digits=7, depth=0.25), 112),
+        (PasskeyConfig(digits=7, depth=0.0, format="landmark"), 448),
+        (PasskeyConfig(digits=7), 112),
+        (HaystackConfig(task="associative"), 448),
+    ],
+    ids=repr,
+)
+def test_no_answer_lies_nearer_than_the_distance(config, tokens):
+    random, found = np.random.default_rng(0), []
+    for _ in range(50):
+        example = config.example(random, tokens)
+        asked = np.flatnonzero(example.weights)
+        read = example.tokens[: asked[0] + 1]
+        if example.prompt:  # the answer as a whole; its last digit is the nearest
+            answer = example.answer[: len(example.references[0])] if example.references[0].isdigit() else example.answer
+            windows = np.lib.stride_tricks.sliding_window_view(read, len(answer))
+            found.append(asked[0] - (np.flatnonzero((windows == answer).all(axis=1))[-1] + len(answer) - 1))
+        else:
+            found += [place - np.flatnonzero(read == example.targets[place])[-1] for place in asked]
+    assert min(found) >= config.distance(tokens)
+    if isinstance(config, MqarConfig):
+        assert min(found) == config.distance(tokens) > 0
+
+
+def test_labels_of_figures_name_settings_but_for_the_length():
+    assert MqarConfig().with_labels({"pairs": 4, "length": 64, "age": 3}) == MqarConfig(pairs=4)
+    few = HaystackConfig(task="multi_key", items=2)
+    assert few.with_labels({"kind": "multi_key"}) == few
+    assert few.with_labels({"kind": "facts1"}) == HaystackConfig(task="facts1")
+    assert PasskeyConfig(novelty=8).covers(PasskeyConfig(novelty=8, depth=0.5, format="landmark"))
+    assert not PasskeyConfig(novelty=8).covers(PasskeyConfig(novelty=16))

@@ -1,6 +1,7 @@
 """What the settings of a task answer: the source of its batches, its documents and its tokenizer."""
 
 import abc
+from typing import ClassVar, Literal
 
 from infini_jax.data.batch import Rows, Source, Split
 from infini_jax.data.documents import Documents
@@ -8,9 +9,26 @@ from infini_jax.data.prepared import Counts
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import required
 
+Scored = Literal["accuracy", "loss", "n50"]  # what runs of a task are compared by; n50: pairs of which half are recalled
+
 
 class DataConfig(abc.ABC):
-    """Settings of a source: frozen dataclasses with these members."""
+    """Settings of a source: frozen dataclasses with these members. Those with a default are what reports ask.
+
+    Attributes:
+      title: of the task in text, where its registry name will not do.
+      scored_by: what runs are compared by.
+      loss_unit: of the held-out loss.
+      row_metric: name that `chance` and evaluations give to what `Row.accuracy` is.
+      has_ceiling: whether full attention should solve examples as it was trained on: where it does not, the task or the
+        training is wrong.
+    """
+
+    title: ClassVar[str] = ""
+    scored_by: ClassVar[Scored] = "loss"
+    loss_unit: ClassVar[str] = "nats a token"
+    row_metric: ClassVar[str] = "accuracy"
+    has_ceiling: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -24,6 +42,17 @@ class DataConfig(abc.ABC):
     @abc.abstractmethod
     def open(self, rows: Rows) -> Source:
         """The source itself."""
+
+    def chance(self) -> dict[str, float]:
+        """Metric -> score of a guesser that knows the form of answers and nothing of this one; none where it is unknown."""
+        return {}
+
+    def distance(self, tokens: int) -> float:
+        """Tokens from a question back to what answers it, in rows of `tokens` and at the least; 0 where nothing is known.
+
+        A window that reaches less far must score chance.
+        """
+        return 0.0
 
     def whole(self, split: Split) -> tuple[Documents, Counts] | None:
         """The documents of a split and what they are counted in; None for a task that is not made of documents."""

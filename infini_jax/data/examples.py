@@ -6,10 +6,12 @@ document of its own; evaluation (`infini_jax.evals`) reads the same examples and
 
 import abc
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from infini_jax.data.base import DataConfig
+from infini_jax.data.base import DataConfig, Scored
 from infini_jax.data.batch import Batch, Rows, generator
 
 Label = float | str
@@ -53,13 +55,22 @@ def example_of(prompt: np.ndarray, answer: np.ndarray, labels: tuple[tuple[str, 
 class ExampleConfig(DataConfig):
     """Settings of a task that is made of examples."""
 
+    scored_by: ClassVar[Scored] = "accuracy"
+    has_ceiling: ClassVar[bool] = True
+
     @abc.abstractmethod
     def example(self, random: np.random.Generator, tokens: int) -> Example:
         """One example of exactly `tokens` read tokens, drawn from `random`. Raises `ConfigError` where they hold none."""
 
-    def chance(self) -> dict[str, float]:
-        """Metric -> score of a guesser that knows the form of answers and nothing of this one; none where it is unknown."""
-        return {}
+    def with_labels(self, labels: Mapping[str, Label]) -> Self:
+        """These settings with what the labels of an evaluation's figure name of them. The label `length` is that of rows."""
+        settings: Any = self
+        names = {field.name for field in dataclasses.fields(settings)} - {"length"}
+        return dataclasses.replace(settings, **{name: value for name, value in labels.items() if name in names})
+
+    def covers(self, asked: Self) -> bool:
+        """Whether training on these settings shows all that examples of `asked` need."""
+        return asked == self
 
     def open(self, rows: Rows) -> "ExampleRows":
         return ExampleRows(self, rows)

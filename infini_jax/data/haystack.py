@@ -16,11 +16,13 @@ common words are asked in alphabetical order, so that there is one right answer,
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 
 from infini_jax.data import facts
+from infini_jax.data.examples import Label
 from infini_jax.data.text_task import FILLER, Body, Even, Filler, Scattered, Story, TextTask
 from infini_jax.data.word_counts import COMMON_TO_RARE, DOTS, WordList, common_counts, least_zeta, zeta_counts
 from infini_jax.data.words import MADE_UP, made_up
@@ -138,10 +140,17 @@ class HaystackConfig(TextTask):
     def chance(self) -> dict[str, float]:
         """A number, a name or a place drawn from all there are; unknown where several are asked."""
         if self.task in ("single", "multi_key"):
-            return {"exact_match": 1 / (9 * 10 ** (DIGITS - 1)), "token_accuracy": (1 / 9 + (DIGITS - 1) / 10) / DIGITS}
-        if self.task in ("associative", "rewrite"):
-            return {"exact_match": 1 / self.names}
-        return {"exact_match": 1 / facts.CHOICES[self.task]} if self.task in facts.CHOICES else {}
+            return self.chance_of_number(DIGITS)
+        choices = {"associative": self.names, "rewrite": self.names, **facts.CHOICES}.get(self.task)
+        if choices is None:
+            return {}
+        metrics = ("exact_match", "token_accuracy") if self.tokenizer == "words" else ("exact_match",)  # a word is a token
+        return dict.fromkeys(metrics, 1 / choices)
+
+    def with_labels(self, labels: Mapping[str, Label]) -> "HaystackConfig":
+        """Labels call the task kind. `items` of another kind is that kind's own number, as it means another thing there."""
+        kind: Any = labels.get("kind", self.task)
+        return dataclasses.replace(self, task=kind, items=self.items if kind == self.task else 0)
 
     def check_settings(self) -> None:
         super().check_settings()

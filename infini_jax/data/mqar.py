@@ -30,6 +30,7 @@ class MqarConfig(ExampleConfig):
       overwrites: pairs that are written again with another value, which counts.
     """
 
+    title = "MQAR"
     pairs: int = 16
     symbols: int = 128
     repeats: int = 1
@@ -73,6 +74,10 @@ class MqarConfig(ExampleConfig):
     def chance(self) -> dict[str, float]:
         """A value drawn from all there are."""
         return {"accuracy": 1 / (self.symbols - self.symbols // 2)}
+
+    def distance(self, tokens: int) -> float:
+        """From the first question to the last value, across the gap."""
+        return self.gap(tokens) + 1
 
     def example(self, random: np.random.Generator, tokens: int) -> Example:
         self.check(tokens)

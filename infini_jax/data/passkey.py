@@ -79,12 +79,15 @@ class PasskeyConfig(TextTask):
 
     def chance(self) -> dict[str, float]:
         """A number drawn as the task draws it."""
-        if self.format == "landmark":
-            return {"exact_match": 1 / LARGEST}
-        return {
-            "exact_match": 1 / (9 * 10 ** (self.digits - 1)),
-            "token_accuracy": (1 / 9 + (self.digits - 1) / 10) / self.digits,
-        }
+        return {"exact_match": 1 / LARGEST} if self.format == "landmark" else self.chance_of_number(self.digits)
+
+    def distance(self, tokens: int) -> float:
+        """Rows are filler for the most part: at least half of the share that `depth` leaves stands behind the number."""
+        return 0.0 if self.depth is None else (1 - self.depth) * tokens / 2
+
+    def covers(self, asked: "PasskeyConfig") -> bool:
+        """Wherever the number stands, and in both formats: what must be known is the filler."""
+        return asked.novelty == self.novelty
 
     def check_settings(self) -> None:
         super().check_settings()

@@ -25,6 +25,8 @@ SKIPPED = ("site-packages", "dist-packages", "__pycache__")
 class StdlibConfig(DataConfig):
     """Bytes of the standard library's packages; a document is one package folder or one top-level module."""
 
+    loss_unit = "nats a byte"
+
     @property
     def vocab(self) -> int:
         return 256

@@ -161,7 +161,14 @@ class TextTask(ExampleConfig):
       tokenizer: words, one token each, from the task's own closed vocabulary; or bytes.
     """
 
+    row_metric = "token_accuracy"
     tokenizer: Literal["words", "bytes"] = "words"
+
+    def chance_of_number(self, digits: int) -> dict[str, float]:
+        """Of a number of so many digits that does not begin with 0; as bytes, its space is known and scored with it."""
+        known = int(self.tokenizer == "bytes")
+        guessed = 1 / 9 + (digits - 1) / 10
+        return {"exact_match": 1 / (9 * 10 ** (digits - 1)), "token_accuracy": (known + guessed) / (known + digits)}
 
     @abc.abstractmethod
     def story(self, random: np.random.Generator) -> Story:

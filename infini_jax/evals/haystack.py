@@ -48,12 +48,11 @@ class HaystackEvaluation(ExampleEvaluation):
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
-        own, found = self.own(run), []
-        kinds = self.kinds or (get_args(Kind) if self.reads_text(run) else (own.task,))
+        own, found = self.own(run.data), []
+        kinds = self.kinds or (get_args(Kind) if self.reads_text(run.data) else (own.task,))
         for length, kind in itertools.product(lengths_or(self.lengths, run), kinds):
-            items = own.items if kind == own.task else 0  # their number means another thing in every kind
-            config = dataclasses.replace(own, task=kind, items=items)
-            found.append(Cell(config, length, {"kind": kind, "length": length}))
+            labels = {"kind": kind, "length": length}
+            found.append(Cell(own.with_labels(labels), length, labels))
         return found
 
     def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:

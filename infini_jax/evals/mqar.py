@@ -10,7 +10,7 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or
-from infini_jax.measures import Measure
+from infini_jax.measures import Label, Measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class MqarEvaluation(ExampleEvaluation):
 
     name: ClassVar[str] = "mqar"
     Config: ClassVar[type] = MqarConfig
+    grid = ("pairs", "length", "overwrites")
     lengths: tuple[int, ...] = ()
     pairs: tuple[int, ...] = ()
     overwrites: tuple[int, ...] = ()
@@ -36,11 +37,11 @@ class MqarEvaluation(ExampleEvaluation):
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
-        own, found = self.own(run), []
+        own, found = self.own(run.data), []
         grid = (lengths_or(self.lengths, run), self.pairs or (own.pairs,), self.overwrites or (own.overwrites,))
         for length, pairs, overwrites in itertools.product(*grid):
-            config = dataclasses.replace(own, pairs=pairs, overwrites=overwrites)
-            found.append(Cell(config, length, {"pairs": pairs, "length": length, "overwrites": overwrites}))
+            labels: dict[str, Label] = {"pairs": pairs, "length": length, "overwrites": overwrites}
+            found.append(Cell(own.with_labels(labels), length, labels))
         return found
 
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:

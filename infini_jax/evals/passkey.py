@@ -40,6 +40,7 @@ class PasskeyEvaluation(ExampleEvaluation):
     name: ClassVar[str] = "passkey"
     Config: ClassVar[type] = PasskeyConfig
     is_text: ClassVar[bool] = True
+    grid, grid_metric = ("length",), "exact_match"
     lengths: tuple[int, ...] = ()
     depths: tuple[float, ...] = (0.0, 0.5, 1.0)
     novelty: tuple[int, ...] = ()
@@ -49,13 +50,13 @@ class PasskeyEvaluation(ExampleEvaluation):
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
-        own, found = self.own(run), []
-        formats = self.formats or (("infini", LANDMARK) if self.reads_text(run) else (own.format,))
+        own, found = self.own(run.data), []
+        formats = self.formats or (("infini", LANDMARK) if self.reads_text(run.data) else (own.format,))
         for length, *settings in itertools.product(
             lengths_or(self.lengths, run), formats, self.depths, self.novelty or (own.novelty,)
         ):
             labels = dict(zip(("format", "depth", "novelty"), settings, strict=True))
-            found.append(Cell(dataclasses.replace(own, **labels), length, {**labels, "length": length}))
+            found.append(Cell(own.with_labels(labels), length, {**labels, "length": length}))
         return found
 
     def new_tokens(self, example: Example) -> int:

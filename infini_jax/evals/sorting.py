@@ -45,7 +45,7 @@ class SortingEvaluation(ExampleEvaluation):
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
-        return [Cell(self.own(run), length, {"length": length}) for length in lengths_or(self.lengths, run)]
+        return [Cell(self.own(run.data), length, {"length": length}) for length in lengths_or(self.lengths, run)]
 
     def check(self, run: RunConfig) -> None:
         super().check(run)

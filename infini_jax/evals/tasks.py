@@ -17,7 +17,7 @@ import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.cost import model_cost
-from infini_jax.data.base import tokenizer_of
+from infini_jax.data.base import DataConfig, tokenizer_of
 from infini_jax.data.batch import Rows, generator
 from infini_jax.data.examples import Example, ExampleConfig
 from infini_jax.errors import require, require_positive
@@ -47,6 +47,10 @@ class ExampleEvaluation(Evaluation):
 
     Config: ClassVar[type[ExampleConfig]]  # of the runs that were trained on it
     is_text: ClassVar[bool] = False  # whether a run on a corpus can be asked, too
+    grid: ClassVar[
+        tuple[str, ...]
+    ] = ()  # labels that set the panels of recall against memory apart; none draws no such figure
+    grid_metric: ClassVar[str] = "accuracy"  # that is drawn there
     examples: int
     seed: int
     rows: int
@@ -67,16 +71,23 @@ class ExampleEvaluation(Evaluation):
         """The text in which a run on a corpus finds the needles; empty for the task's own filler."""
         return ""
 
-    def own(self, run: RunConfig) -> Any:
-        """The run's settings of the task, or the task's own for a run on a corpus: of the class `Config`."""
-        return run.data if isinstance(run.data, self.Config) else self.Config()
+    @classmethod
+    def own(cls, data: DataConfig) -> Any:
+        """A run's settings of the task, or the task's own for a run on a corpus: of the class `Config`."""
+        return data if isinstance(data, cls.Config) else cls.Config()
 
-    def reads_text(self, run: RunConfig) -> bool:
-        """Whether the run is asked in a corpus's tokens; answered without the corpus, which may not be here."""
-        return self.is_text and not isinstance(run.data, ExampleConfig)
+    @classmethod
+    def reads_text(cls, data: DataConfig) -> bool:
+        """Whether a run is asked in a corpus's tokens; answered without the corpus, which may not be here."""
+        return cls.is_text and not isinstance(data, ExampleConfig)
+
+    @classmethod
+    def asks(cls, data: DataConfig) -> bool:
+        """Whether it means something for runs on this data."""
+        return isinstance(data, cls.Config) or cls.reads_text(data)
 
     def applies(self, run: RunConfig) -> bool:
-        return isinstance(run.data, self.Config) or self.reads_text(run)
+        return self.asks(run.data)
 
     def check(self, run: RunConfig) -> None:
         kinds = " or on a corpus" if self.is_text else ""
@@ -85,7 +96,7 @@ class ExampleEvaluation(Evaluation):
         require_positive(self.name, examples=self.examples, rows=self.rows)
         require(self.seed >= 0, f"{self.name}.seed", f"{self.seed} is negative", "give 0 or more")
         for cell in self.cells(run):
-            if self.reads_text(run):
+            if self.reads_text(run.data):
                 require(run.data.open_tokenizer() is not None, "run", f"its task {run.task} has no text", "choose a corpus")
                 next(self.draw(run, cell))
                 continue
@@ -104,7 +115,7 @@ class ExampleEvaluation(Evaluation):
 
     def draw(self, run: RunConfig, cell: Cell) -> Iterator[Example]:
         """The examples of a cell."""
-        encode = tokenizer_of(run.data).encode if self.reads_text(run) else None
+        encode = tokenizer_of(run.data).encode if self.reads_text(run.data) else None
         for number in range(self.examples):
             random = generator(Rows(1, cell.tokens, self.seed, "test"), cell.tokens, number)
             if encode:

@@ -3,6 +3,7 @@
 Every sentence and number on the page is computed from the rows and figures of the studies; the same ones give the same page.
 
   found      what lies in the folders of one study or several
+  tasks      what tasks say of themselves: score, chance, ceiling
   parts      figures that could be drawn, figures that could not, tables
   sections   what the page says about one task: finding, score against bytes, numbers
   figures/   F1 to F10, a question a file

@@ -1,19 +1,22 @@
 """Whether the ceiling reached the top and the floor stayed at chance: if either did not, the task or the training is wrong."""
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 
 from infini_jax.analysis.fits import wilson
-from infini_jax.data.passkey import PasskeyConfig
+from infini_jax.data import SOURCES
+from infini_jax.data.base import Rows
+from infini_jax.data.examples import ExampleConfig
 from infini_jax.plots import BASELINE
 from infini_jax.report.figures.trade import window_of
 from infini_jax.report.found import Found, Point, at, by, by_task, points
 from infini_jax.report.parts import NotMeasured, middle, percent
-from infini_jax.report.sections import chance_of
+from infini_jax.report.tasks import chance_of, example_evaluations, has_ceiling, own_settings, score_of
 from infini_jax.rows import Row
 
 CEILING, SOLVED = "full", 0.9
-NAMES = {"exact_match": "exact match", "token_accuracy": "token accuracy"}
+SEQUENCE = "train.sequence"
 
 
 def warnings(found: Found) -> list[str]:
@@ -23,50 +26,85 @@ def warnings(found: Found) -> list[str]:
 
 def unchecked(found: Found) -> list[NotMeasured]:
     """What is missing for the checks to mean anything."""
-    tasks = {row.task for row in found.rows} & {"mqar", "passkey"}
     missing = []
-    if not (ceiling_scores(found)):
-        missing.append(
-            NotMeasured("ceiling", "Whether full attention solves the task", f"runs of {CEILING} on MQAR or passkey")
-        )
-    if tasks and not any(row.mechanism == BASELINE for row in found.rows):
+    if not ceiling_scores(found):
+        tasks = " or ".join(data.title or name for name, data in SOURCES.items() if data.has_ceiling)
+        missing.append(NotMeasured("ceiling", "Whether full attention solves the task", f"runs of {CEILING} on {tasks}"))
+    if any(has_ceiling(row.task) for row in found.rows) and not any(row.mechanism == BASELINE for row in found.rows):
         missing.append(NotMeasured("floor", "Whether a window alone is at chance", f"runs of {BASELINE} on the same tasks"))
     return missing
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A figure of examples, in a metric in which a guess has a known score.
+
+    Attributes: point, the figure; own, the run's settings of the task; settings of the examples; chance, of a guess.
+    """
+
+    point: Point
+    own: ExampleConfig
+    settings: ExampleConfig
+    chance: float
+
+    @property
+    def metric(self) -> str:
+        return self.point.measure.metric
+
+    @property
+    def length(self) -> int:
+        return self.point.label("length")
+
+    @property
+    def name(self) -> str:
+        """The evaluation with the length."""
+        return f"{self.point.measure.eval} of {self.length:g} tokens"
+
+    @property
+    def is_told_by_row(self) -> bool:
+        """Whether the run's row has the same: its accuracy at what it was trained on."""
+        same = self.settings == self.own and self.length == at(self.point.config, SEQUENCE)
+        return same and self.metric == self.settings.row_metric
+
+    @property
+    def is_as_trained(self) -> bool:
+        """Whether training showed all that the examples need, at their length; a corpus counts as the task's own settings."""
+        return self.own.covers(self.settings) and self.length <= at(self.point.config, SEQUENCE, 0)
+
+
+def asked_of(found: Found, mechanism: str) -> list[Asked]:
+    """The figures of one mechanism's runs."""
+    asked = []
+    for evaluation in example_evaluations():
+        for metric in sorted({measure.metric for _, measure in found.measures if measure.eval == evaluation}):
+            for point in points(found, evaluation, metric):
+                own = own_settings(point, found) if point.row.mechanism == mechanism else None
+                settings = own and own.with_labels(point.measure.labels)
+                chance = settings.chance().get(metric) if settings else None
+                if own and settings and chance is not None:
+                    asked.append(Asked(point, own, settings, chance))
+    return asked
+
+
+def words(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def ceiling_scores(found: Found) -> dict[str, list[float]]:
     """Task as trained -> accuracy of full attention, a value a seed."""
     scores = {}
     for task, rows in by_task(found.rows, found.configs).items():
-        if of := [row.accuracy for row in rows if row.task == "mqar" and row.mechanism == CEILING]:
+        if of := [row.accuracy for row in rows if has_ceiling(row.task) and row.mechanism == CEILING]:
             scores[task] = of
-    trained = [point for point in passkey_points(found) if is_as_trained(point)]
-    for (task, metric), of in by(trained, lambda point: (point.row.task, point.measure.metric)).items():
-        longest = max(point.label("length") for point in of)
-        runs = by((point for point in of if point.label("length") == longest), lambda point: point.row.run).values()
-        name = f"passkey of {longest:g} tokens ({NAMES[metric]}, trained on {task})"
-        scores[name] = [statistics.fmean(point.value for point in run) for run in runs]
+    trained = [one for one in asked_of(found, CEILING) if one.settings.has_ceiling and one.is_as_trained]
+    for (_, task, metric), of in by(trained, lambda one: (one.point.measure.eval, one.point.row.task, one.metric)).items():
+        longest = max(one.length for one in of)
+        at_longest = [one for one in of if one.length == longest and not one.is_told_by_row]
+        if at_longest:
+            runs = by(at_longest, lambda one: one.point.row.run).values()
+            name = f"{at_longest[0].name} ({words(metric)}, trained on {task})"
+            scores[name] = [statistics.fmean(one.point.value for one in run) for run in runs]
     return scores
-
-
-def passkey_points(found: Found) -> list[Point]:
-    """Each paper's own score: the number said, or the share of its tokens."""
-    shares = [point for point in points(found, "passkey", "token_accuracy") if point.label("format") == "infini"]
-    return [*points(found, "passkey", "exact_match"), *shares]
-
-
-def is_as_trained(point: Point) -> bool:
-    """Full attention on passkey at a length that it was trained at, with filler as in training (a corpus: the papers' own)."""
-    longest, novelty = at(point.config, "train.sequence", 0), at(point.config, "data.novelty", 0)
-    return point.row.mechanism == CEILING and point.label("length") <= longest and point.label("novelty") == novelty
-
-
-def chance_of_passkey(point: Point) -> float:
-    """What a guesser scores who draws numbers as the task does."""
-    data = PasskeyConfig(
-        format=point.label("format", "landmark"), digits=at(point.config, "data.digits", PasskeyConfig.digits)
-    )
-    return data.chance()[point.measure.metric]
 
 
 def ceiling_warnings(found: Found) -> list[str]:
@@ -82,21 +120,24 @@ def ceiling_warnings(found: Found) -> list[str]:
 def floor_warnings(found: Found) -> list[str]:
     found_wrong = []
     for task, rows in by_task(found.rows, found.configs).items():
-        outside = [row for row in rows if row.task == "mqar" and row.mechanism == BASELINE and pairs_are_outside(row, found)]
-        chance = chance_of(rows, found.configs)
+        outside = [row for row in rows if row.mechanism == BASELINE and is_outside(row, found)]
+        chance = chance_of(rows, found, score_of(rows[0].task))
         if outside and chance is not None:
             asked = sum(questions(row, found) for row in outside)
             share = sum(row.accuracy * questions(row, found) for row in outside) / asked
             found_wrong += above(task, share, wilson(share * asked, asked), chance)
-    outside = [point for point in passkey_points(found) if needle_is_outside(point, found)]
-    kinds = by(outside, lambda point: (point.label("length"), point.measure.metric, chance_of_passkey(point)))
-    for (length, metric, chance), of in kinds.items():
-        asked = sum(point.measure.count for point in of)
+    outside = [
+        one
+        for one in asked_of(found, BASELINE)
+        if not one.is_told_by_row and one.settings.distance(one.length) > reach(one.point.row, found)
+    ]
+    for (_, _, metric, chance), of in by(
+        outside, lambda one: (one.point.measure.eval, one.length, one.metric, one.chance)
+    ).items():
+        asked = sum(one.point.measure.count for one in of)
         if asked:
-            share = sum(point.value * point.measure.count for point in of) / asked
-            found_wrong += above(
-                f"passkey of {length:g} tokens ({NAMES[metric]})", share, wilson(share * asked, asked), chance
-            )
+            share = sum(one.point.value * one.point.measure.count for one in of) / asked
+            found_wrong += above(f"{of[0].name} ({words(metric)})", share, wilson(share * asked, asked), chance)
     return found_wrong
 
 
@@ -111,30 +152,20 @@ def above(task: str, share: float, interval: Sequence[float] | None, chance: flo
     ]
 
 
+def is_outside(row: Row, found: Found) -> bool:
+    """Whether all that a run was asked lies further back than its window reaches."""
+    data, tokens = found.data.get(row.run), at(found.configs.get(row.run, {}), SEQUENCE)
+    return data is not None and tokens is not None and data.distance(tokens) > reach(row, found)
+
+
 def questions(row: Row, found: Found) -> float:
-    """Questions behind a row's accuracy, counted from its settings."""
+    """Answers behind a row's accuracy: those of one row of its data, times the rows that were scored."""
     config = found.configs[row.run]
-    each = at(config, "data.pairs", 1) * at(config, "data.repeats", 1)
-    return at(config, "train.evaluation_steps", 1) * at(config, "train.batch", 1) * each
+    each = found.data[row.run].open(Rows(1, at(config, SEQUENCE), row.seed, "validation")).batch(0).weights.sum()
+    return at(config, "train.evaluation_steps", 1) * at(config, "train.batch", 1) * float(each)
 
 
 def reach(row: Row, found: Found) -> float:
     """Tokens back that a window alone can carry anything: a window less one a layer. Without bound where it is not known."""
     window, layers = window_of(row, found), at(found.configs.get(row.run, {}), "model.layers")
     return (window - 1) * layers if window and layers else float("inf")
-
-
-def pairs_are_outside(row: Row, found: Found) -> bool:
-    """Whether every pair lies further back than the window reaches: the gap before the first question is wider."""
-    config = found.configs.get(row.run, {})
-    pairs, repeats, tokens = (at(config, name) for name in ("data.pairs", "data.repeats", "train.sequence"))
-    if None in (pairs, repeats, tokens):
-        return False
-    return tokens - (2 + repeats) * pairs >= reach(row, found)
-
-
-def needle_is_outside(point: Point, found: Found) -> bool:
-    """Whether the filler behind the needle alone is longer than the window reaches."""
-    return point.row.mechanism == BASELINE and (1 - point.label("depth", 1.0)) * point.label("length") > 2 * reach(
-        point.row, found
-    )

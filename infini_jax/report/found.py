@@ -1,15 +1,19 @@
 """What lies in the folders of one study or several: rows, missing runs, settings, logs and the figures of evaluations."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infini_jax.errors import require
+from infini_jax.config import RunConfig
+from infini_jax.data.base import DataConfig
+from infini_jax.errors import ConfigError, require
 from infini_jax.jobs import Job
 from infini_jax.measures import Label, Measure, read_measures
 from infini_jax.metrics import read_metrics
+from infini_jax.plain import from_plain
 from infini_jax.plots import Metrics, Series, series_of
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.rows import Row, read_rows
@@ -32,7 +36,8 @@ class Source:
 @dataclasses.dataclass(frozen=True)
 class Found:
     """What lies in a study's folder. Attributes: rows; missing runs; configs and metrics of the rows' runs, by run name;
-    measures, (run, figure) of an evaluation; commands, the line that remakes each run."""
+    measures, (run, figure) of an evaluation; commands, the line that remakes each run; jobs of the study, by run name, as far
+    as known."""
 
     rows: list[Row]
     missing: list[Failure]
@@ -40,6 +45,13 @@ class Found:
     metrics: dict[str, Metrics]
     measures: list[tuple[str, Measure]]
     commands: dict[str, str]
+    jobs: dict[str, Job] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def data(self) -> dict[str, DataConfig]:
+        """What each run was trained on, by run name; of those alone whose settings are known and can be read."""
+        each = {row.run: data_of(self.configs.get(row.run), self.jobs.get(row.run)) for row in self.rows}
+        return {run: data for run, data in each.items() if data is not None}
 
     @property
     def all_commands(self) -> list[str]:
@@ -49,6 +61,21 @@ class Found:
     def commands_of(self, rows: Sequence[Row]) -> list[str]:
         """The lines that remake these runs."""
         return list(dict.fromkeys(self.commands[row.run] for row in rows))
+
+
+def data_of(config: dict[str, Any] | None, job: Job | None) -> DataConfig | None:
+    """What a run was trained on, from its saved settings, or from its job where they are lost.
+
+    None for a job without data, and for settings that are too old, or another package's, to be read.
+    """
+    if config is None:
+        return job.data if isinstance(job, RunConfig) else None
+    try:
+        data = from_plain(DataConfig, config["data"], "data")
+        data.check(config["train"]["sequence"])
+    except (ConfigError, LookupError, TypeError, ValueError):
+        return None
+    return data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +153,7 @@ def joined(folders: Sequence[Path], each: Sequence[Found]) -> Found:
         whole.configs.update({f"{name}/{run}": config for run, config in one.configs.items()})
         whole.metrics.update({f"{name}/{run}": lines for run, lines in one.metrics.items()})
         whole.commands.update({f"{name}/{run}": command for run, command in one.commands.items()})
+        whole.jobs.update({f"{name}/{run}": job for run, job in one.jobs.items()})
         whole.measures.extend((f"{name}/{run}", measure) for run, measure in one.measures)
     whole.rows.sort(key=lambda row: (row.task, row.mechanism, row.variant, row.memory_bytes, row.seed))
     return whole
@@ -169,6 +197,7 @@ def find_one(source: Source) -> Found:
         {run: read_metrics(file) for run, file in files(folder, done, lambda run: run.metrics)},
         read_measures([measured] if measured.exists() else []),
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
+        {job.name: job for job in source.jobs},
     )
 
 

@@ -18,19 +18,18 @@ from infini_jax.plots import (
     medians_of,
     points_of,
     score_against_bytes,
-    score_of,
     series_of,
     styles_of,
     training_curves,
 )
 from infini_jax.report.found import Found, at, by_task, points
 from infini_jax.report.parts import Drawn
+from infini_jax.report.tasks import chance_of, score_of, scored_by
 from infini_jax.rows import Row
 from infini_jax.trained import flattened
 from infini_jax.units import human_bytes
 
 EQUAL = 0.05  # training FLOPs this close (a share of the largest) are called equal: a budget buys whole steps only
-CURVES = ("capacity", "random_codes")  # tasks that are scored on a grid of numbers of pairs
 WINDOW = f"the sliding window ({BASELINE})"
 COUNTS = {
     "budget_unit": "budget, unit",
@@ -47,14 +46,6 @@ NAMES = {"package": "infini_jax", "version": "version of the runs"}
 def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
     """Mechanism and variant -> its rows, in the order of the figures."""
     return {series: [row for row in rows if series_of(row) == series] for series in styles_of(rows)}
-
-
-def chance_of(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> float | None:
-    """The accuracy of a guess in associative recall, one in the number of value symbols; None where runs differ on it."""
-    data = [configs.get(row.run, {}).get("data", {}) for row in rows]
-    symbols = {settings.get("symbols") if settings.get("kind") == "mqar" else None for settings in data}
-    number = symbols.pop() if len(symbols) == 1 else None
-    return 1 / (number - number // 2) if number else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +67,7 @@ class HalfPoints(Score):
 def score_for(rows: Sequence[Row], found: Found) -> Score:
     """How the runs of one task are scored."""
     task = rows[0].task
-    if task not in CURVES:
+    if scored_by(task) != "n50":
         return score_of(task)
     values = {point.row.run: point.value for point in points(found, task, "n50")}
     return HalfPoints("accuracy", "half-recall n50", "pairs", True, values)
@@ -84,7 +75,8 @@ def score_for(rows: Sequence[Row], found: Found) -> Score:
 
 def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
     """What the page says about one task."""
-    score, chance = score_for(rows, found), chance_of(rows, found.configs)
+    score = score_for(rows, found)
+    chance = chance_of(rows, found, score)
     every, rows = rows, [row for row in rows if math.isfinite(score.of(row))]
     if not rows:
         return unscored(task, every, score, found, styles)

@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 
 from infini_jax.errors import lookup, require
 from infini_jax.measures import Measure
-from infini_jax.plots import RECALLED, Score, score_against_bytes, score_of, styles_of
+from infini_jax.plots import Score, score_against_bytes, styles_of
 from infini_jax.plots import training_curves as drawn_curves
 from infini_jax.report.figures.gates import by_layer
 from infini_jax.report.found import Found, by, by_task, joined, points, with_most_memory
-from infini_jax.report.sections import chance_of, score_for
+from infini_jax.report.sections import score_for
+from infini_jax.report.tasks import RECALLED, chance_of, loss_of
 from infini_jax.report.trials import only_chosen
 from infini_jax.results.columns import metric_axis
 from infini_jax.results.load import Results
@@ -46,8 +47,7 @@ def recall_against_bytes(results: Results, task: str = "") -> Figure:
 def loss_against_bytes(results: Results, task: str = "") -> Figure:
     """Held-out loss of the validation split, in nats, against bytes of memory; arguments as `recall_against_bytes`."""
     found, rows = of_task(results, task)
-    unit = score_of(rows[0].task).unit or "nats a token"
-    return against_bytes(found, rows, Score("loss", "held-out loss", unit, False))
+    return against_bytes(found, rows, loss_of(rows[0].task))
 
 
 def training_curves(results: Results, metric: str = "loss", task: str = "") -> Figure:
@@ -96,8 +96,7 @@ def against_bytes(found: Found, rows: Sequence[Row], score: Score) -> Figure:
     """Raises `ConfigError` where no run has a score that is a number."""
     finite = [row for row in rows if math.isfinite(score.of(row))]
     require(bool(finite), "task", f"no run has a finite {score.name}", "choose another task")
-    chance = chance_of(finite, found.configs) if score is RECALLED else None
-    return score_against_bytes(finite, score, styles_of(found.rows), chance)
+    return score_against_bytes(finite, score, styles_of(found.rows), chance_of(finite, found, score))
 
 
 def of_task(results: Results, task: str) -> tuple[Found, list[Row]]:

@@ -17,10 +17,10 @@ from infini_jax.plots import (
     our_look,
     panels,
     rule,
-    score_of,
 )
 from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed
+from infini_jax.report.tasks import score_of
 from infini_jax.rows import Row
 
 FIT = "Loss = L + A m⁻ᵍ in the memory's bytes m, with bootstrap 95 % intervals over seeds: none with one seed."

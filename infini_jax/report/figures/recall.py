@@ -20,32 +20,31 @@ from infini_jax.plots import (
     share_axis,
 )
 from infini_jax.report.found import Found, Point, by, points
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
-from infini_jax.report.sections import chance_of, equality
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
+from infini_jax.report.sections import equality
+from infini_jax.report.tasks import chance_at, example_evaluations, only, title_of
 
 MOST_PANELS = 6
 
 
 def pareto(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F3: one figure for MQAR, one for passkey; a panel for each difficulty."""
+    """F3: one figure for each evaluation that declares a grid; a panel for each difficulty."""
     figures: Figures = []
-    for name, evaluation, metric, axis in (
-        ("MQAR", "mqar", "accuracy", ("pairs", "length", "overwrites")),
-        ("passkey", "passkey", "exact_match", ("length",)),
-    ):
-        title, of = f"Recall against memory: {name}", points(found, evaluation, metric)
-        if not of:
-            figures.append(NotMeasured(f"F3-{evaluation}", title, f"the evaluation {evaluation} at several memory sizes"))
-            continue
-        figures.append(one_pareto(f"F3-{evaluation}", title, of, axis, styles))
+    for name, evaluation in example_evaluations().items():
+        if evaluation.grid:
+            identity, title = f"F3-{name}", f"Recall against memory: {title_of(evaluation)}"
+            of, needs = points(found, name, evaluation.grid_metric), f"the evaluation {name} at several memory sizes"
+            drawn = one_pareto(identity, title, of, found, styles) if of else NotMeasured(identity, title, needs)
+            figures.append(drawn)
     return figures
 
 
-def one_pareto(identity: str, title: str, of: list[Point], axis: tuple[str, ...], styles: dict[Series, Style]) -> Drawn:
+def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles: dict[Series, Style]) -> Drawn:
+    axis = example_evaluations()[of[0].measure.eval].grid
     settings = by(of, lambda point: tuple(point.label(name) for name in axis))
     chosen = spread_out(list(settings), MOST_PANELS)
     drawn = [series for series in styles if any(point.series == series for point in of)]
-    chances = {setting: chance for setting in chosen if (chance := guess(settings[setting])) is not None}
+    chances = {setting: chance for setting in chosen if (chance := guess(settings[setting], found)) is not None}
     with our_look():
         figure, each = panels(len(chosen), 1.75, len(drawn) + bool(chances))
         for axes, setting in zip(each, chosen, strict=True):
@@ -58,26 +57,27 @@ def one_pareto(identity: str, title: str, of: list[Point], axis: tuple[str, ...]
             if setting in chances:
                 axes.axhline(chances[setting], color=INK, linestyle=(0, (2, 3)), linewidth=1.0, zorder=1)
         entries = [key(styles[series], label_of(series)) for series in drawn] + [rule("chance")] * bool(chances)
-        score = "accuracy, %" if axis[0] == "pairs" else "exact match, %"
-        name_panels(figure, entries, "memory a sequence, all layers", score)
+        score = of[0].measure.metric.replace("_", " ")
+        name_panels(figure, entries, "memory a sequence, all layers", f"{score}, %")
     rows = tuple({point.row.run: point.row for point in of}.values())
     is_equal, flops = equality(rows)
     left = len(settings) - len(chosen)
-    over = "; mean over depth and novelty of a run" if axis == ("length",) else ""
+    over = [name for name, value in sorted(of[0].measure.labels.items()) if name not in axis and not isinstance(value, str)]
+    mean = f"; mean over {listed(over)} of a run" if over else ""
     return Drawn(
         identity,
         f"{title}{' at equal training FLOPs' if is_equal else ''}",
         figure,
-        f"Every marker is one seed{over}, bars are 95 % intervals of a run; lines join the medians over seeds. {flops}"
+        f"Every marker is one seed{mean}, bars are 95 % intervals of a run; lines join the medians over seeds. {flops}"
         + (f" {left} more setting{'s' if left > 1 else ''} measured and not drawn." if left else ""),
         f"{len(chosen)} panels: {'; '.join(setting_text(axis, setting, settings) for setting in chosen)}.",
         rows,
     )
 
 
-def guess(of: Sequence[Point]) -> float | None:
+def guess(of: Sequence[Point], found: Found) -> float | None:
     """Chance of what these figures are about, where it is known."""
-    return chance_of([point.row for point in of], {point.row.run: point.config for point in of})
+    return only({chance_at(point, found) for point in of})
 
 
 def draw_runs(axes: Axes, of: list[Point], place, look: Style) -> None:

@@ -15,13 +15,13 @@ from infini_jax.plots import (
     legend,
     our_look,
     panels,
-    score_of,
     series_of,
     share_axis,
 )
 from infini_jax.report.found import Found, at, by, by_task
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 from infini_jax.report.sections import equality
+from infini_jax.report.tasks import score_of
 from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 

@@ -1,0 +1,72 @@
+"""What the report asks of tasks: how they are scored, what a guess scores, what their figures were measured with.
+
+A task answers by its settings, see `DataConfig`; an evaluation by its class, see `ExampleEvaluation`. None is named here.
+"""
+
+from collections.abc import Sequence
+
+from infini_jax.data import SOURCES
+from infini_jax.data.base import DataConfig, Scored
+from infini_jax.data.examples import ExampleConfig
+from infini_jax.evals.registry import EVALUATIONS
+from infini_jax.evals.tasks import ExampleEvaluation
+from infini_jax.jobs import KINDS
+from infini_jax.plots import Score
+from infini_jax.report.found import Found, Point
+from infini_jax.rows import Row
+
+RECALLED = Score("accuracy", "accuracy", "", True)
+
+
+def scored_by(task: str) -> Scored:
+    """As its data or its kind of job says; a task of no registry is taken for a corpus."""
+    return SOURCES[task].scored_by if task in SOURCES else KINDS[task].scored_by if task in KINDS else DataConfig.scored_by
+
+
+def score_of(task: str) -> Score:
+    """How the rows of a task are scored."""
+    return loss_of(task) if scored_by(task) == "loss" else RECALLED
+
+
+def loss_of(task: str) -> Score:
+    """The held-out loss, in the task's unit."""
+    return Score("loss", "held-out loss", SOURCES.get(task, DataConfig).loss_unit, False)
+
+
+def has_ceiling(task: str) -> bool:
+    """Whether full attention should solve it; not where nobody knows the task."""
+    return SOURCES.get(task, DataConfig).has_ceiling
+
+
+def chance_of(rows: Sequence[Row], found: Found, score: Score) -> float | None:
+    """The accuracy of a guess; None for other scores, and where it is not known or not the same for all runs."""
+    if score is not RECALLED:
+        return None
+    return only({data.chance().get(data.row_metric) if (data := found.data.get(row.run)) else None for row in rows})
+
+
+def only(chances: set[float | None]) -> float | None:
+    """The one that all have."""
+    return next(iter(chances)) if len(chances) == 1 else None
+
+
+def example_evaluations() -> dict[str, type[ExampleEvaluation]]:
+    """The evaluations that ask examples of a task, by name."""
+    return {name: kind for name, kind in EVALUATIONS.items() if issubclass(kind, ExampleEvaluation)}
+
+
+def title_of(evaluation: type[ExampleEvaluation]) -> str:
+    """The task that an evaluation asks, in text."""
+    return evaluation.Config.title or evaluation.name
+
+
+def own_settings(point: Point, found: Found) -> ExampleConfig | None:
+    """The run's own settings of the task that a figure is about; None where the run's are not known, or of another task."""
+    data, evaluation = found.data.get(point.row.run), example_evaluations()[point.measure.eval]
+    return evaluation.own(data) if data is not None and evaluation.asks(data) else None
+
+
+def chance_at(point: Point, found: Found) -> float | None:
+    """What a guess scores in a figure of examples; None where it is not known."""
+    own = own_settings(point, found)
+    return own.with_labels(point.measure.labels).chance().get(point.measure.metric) if own else None
