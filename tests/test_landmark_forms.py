@@ -101,7 +101,7 @@ def test_tiles_suffice_for_every_choice(size):
     """Worst case: each block but one is chosen once. Every pair has a place of its own in a tile of its block."""
     cached, pairs = 9, 40
     for blocks in (np.r_[np.arange(8), np.full(32, 8)], np.zeros(pairs, int), np.arange(pairs) % cached):
-        layout = landmark_retrieval.lay_out(jnp.asarray(blocks, jnp.int32), cached, size)
+        layout = landmark_retrieval.tiles_layout(jnp.asarray(blocks, jnp.int32), cached, size)
         assert len(layout.block) == landmark_retrieval.tiles_of(pairs, cached, size)
         np.testing.assert_array_equal(layout.pair.reshape(-1)[layout.place], np.arange(pairs))
         np.testing.assert_array_equal(layout.block[layout.place // size], blocks)
@@ -114,3 +114,15 @@ def test_tiles_suffice_for_every_choice(size):
 )
 def test_the_form_follows_the_sizes(pairs, blocks, shared, form):
     assert landmark_retrieval.form_of(pairs, blocks, 17, shared)[0] == form
+
+
+@pytest.mark.parametrize(("tokens", "choosers", "form"), [(40, 1, "shared"), (1, 1, "gather"), (40, 40, "tiles")])
+def test_what_is_laid_out_is_what_costs_are_counted_by(tokens, choosers, form):
+    repeats, retrieved, cached, length = 2, 3, 8, 17
+    pairs, shared = repeats * retrieved * tokens, choosers < tokens
+    chosen, size = landmark_retrieval.form_of(pairs, cached, length, shared)
+    blocks = jnp.zeros((1, 1, repeats * retrieved, choosers), jnp.int32)
+    layout = landmark_retrieval.layout_of(chosen, size, blocks, tokens, cached)
+    tiles, places = landmark_retrieval.tiling(tokens, repeats, retrieved, cached, length, shared)
+    of_key_head = jax.tree.map(lambda x: x[0, 0], layout)
+    assert (chosen, of_key_head.to_tiles(jnp.zeros((pairs, 5))).shape) == (form, (tiles, places, 5))

@@ -288,10 +288,11 @@ class Landmark(Memory):
         sizes = (segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
         block_products = self.length * d.key_dim + c.block * d.value_dim  # one query with the tokens of one block
         item = d.memory_dtype.itemsize
-        copied = d.kv_heads * landmark_retrieval.copies(*sizes) * block_products * item
+        tiles, places = landmark_retrieval.tiling(*sizes)
+        copied = d.kv_heads * tiles * block_products * item
         landmark_bytes = c.blocks * d.kv_heads * d.key_dim * item
         moved = copied + landmark_bytes + 2.0 * memory_bytes(self)  # the shift reads and writes the whole cache
-        pairs = landmark_retrieval.products(*sizes) / segment_length
+        pairs = tiles * places / segment_length
         return Cost(
             local=local,
             read=2.0 * (d.heads * c.blocks * d.key_dim + d.kv_heads * pairs * block_products),

@@ -1,4 +1,4 @@
-"""Retrieval of landmark attention (arXiv 2305.16300, inference section): who reads which cached block, and the reading.
+"""Retrieval of landmark attention (arXiv 2305.16300, inference section): which query reads which block, and the reading.
 
 Positions ("stingy"): k+1 slots of P positions lie before the segment. For scoring, the k newest cached blocks stand in slots
 1..k and all older ones in slot 0; a retrieved block of rank r by age stands in slot r if it is old, r+1 if it is among the k
@@ -7,15 +7,16 @@ fill the last slots: rotary knows distances only, so both are the same, and with
 the authors' code fails or overlaps positions) all stand where they stood.
 
 A retrieved block gives a query one vector, its tokens' softmax-weighted values, and one score, its landmark's: the outer
-softmax is the caller's. Three forms, chosen in `form_of`: `gather` copies the block of every query and choice; `shared`
-copies each once where all tokens share the choice; `tiles` sorts the pairs of query and chosen block by block and lets C
-queries share a copy. With X pairs at most (X + (C-1) min(N, X)) / C tiles are needed, whatever the choices.
+softmax is the caller's. Blocks are read in tiles, one copy of a block with queries that chose it; a `Layout` says which pair
+of query and chosen block lies in which tile. It has three forms, one of which `form_of` takes by size: `shared` has a tile for
+each choice where all tokens share them, `gather` a tile for each pair, `tiles` sorts the pairs by block, up to C in a tile.
 
 Letters: N cached blocks, P tokens of a block with its landmark, R retrieved, H query heads of which U share one of G key
-heads, X = S U R pairs of a key head in E tiles of C.
+heads, Y = U R choices and X = Y S pairs of a key head, in E tiles of C.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ class LandmarkMemory:
 
 
 def held_tokens(memory: LandmarkMemory, blocks: jax.Array) -> jax.Array:
-    """Boolean (B, ..., P): which tokens of the cached `blocks` (B, ...) belong to the open document."""
+    """Which tokens of the cached `blocks` (B, ...) belong to the open document: boolean (B, ..., P)."""
     cached, length = memory.keys.shape[2:4]
     newer_P = length - 1 - jnp.arange(length)
     newer = (cached - 1 - blocks)[..., None] * length + newer_P
@@ -62,18 +63,18 @@ def first_position(retrieved: int, length: int) -> int:
 
 
 def scoring_slots(blocks: int, retrieved: int) -> np.ndarray:
-    """(N,) slot in which each cached block, oldest first, stands while it is scored."""
+    """The slot in which each cached block, oldest first, stands while it is scored: (N,)."""
     return np.maximum(np.arange(blocks) - (blocks - retrieved) + 1, 0)
 
 
 def retrieved_slots(chosen: jax.Array, blocks: int) -> jax.Array:
-    """(..., R, S) slot of each retrieved block; `chosen` are places in a cache of `blocks`, ascending by age along R."""
+    """The slot of each retrieved block (..., R, S); `chosen` are places in a cache of `blocks`, oldest first along R."""
     retrieved = chosen.shape[-2]
     return jnp.arange(retrieved)[:, None] + (chosen >= blocks - retrieved)
 
 
 def best_newest(scores_NxS: jax.Array, count: int) -> jax.Array:
-    """(..., count, S) ascending places of the highest of `scores` (..., N, S) along N; the last place wins a tie.
+    """Ascending places (..., count, S) of the highest of `scores` (..., N, S) along N; the last place wins a tie.
 
     Equal means equal up to rounding: products with equal keys may differ in their last bits, by the shape of the
     product, and a decoded token must choose as the whole segment does. Places stand before the S tokens, so that the
@@ -121,7 +122,7 @@ def select_blocks(
 def turned_queries(
     q_BxSxHxK: jax.Array, places_S: jax.Array, retrieved: int, length: int, turn: Turn = rotary
 ) -> list[jax.Array]:
-    """BxSxHxK, R+1 times: the queries as they see the slots 0..R; `places_S` counts from the first token after the cache.
+    """The queries as they see the slots 0..R: R+1 times BxSxHxK; `places_S` counts from the first token after the cache.
 
     A key at place p of slot s, seen from position i, is a key turned by p seen from i - s P: so cached keys are turned once,
     when they are written.
@@ -138,7 +139,7 @@ def choose(
     selection: str,
     turn: Turn = rotary,
 ) -> jax.Array:
-    """Scores all cached landmarks in their scoring slots: `select_blocks`. `queries` are `turned_queries`."""
+    """`select_blocks` by the scores of all cached landmarks in their scoring slots; `queries` are `turned_queries`."""
     batch, heads, blocks, length, _ = memory.keys.shape
     wide, dtype, size = memory.keys.dtype, queries[0].dtype, queries[0].shape[-1]
     q_BxSxGxUxK = by_key_head(queries[0], heads)
@@ -164,22 +165,114 @@ def form_of(pairs: int, blocks: int, length: int, shared: bool) -> tuple[str, in
 
 
 def tiles_of(pairs: int, blocks: int, size: int) -> int:
-    """Tiles that suffice for any choice: each block's last one may be filled with one pair only."""
+    """Tiles of `size` that suffice for any choice, (X + (C-1) min(N, X)) / C: each block's last one may hold one pair only."""
     return (pairs + (size - 1) * min(blocks, pairs)) // size
 
 
-def products(queries: int, repeats: int, retrieved: int, blocks: int, length: int, shared: bool) -> int:
-    """Query-block pairs that `read` computes for one key head and a segment of `queries` tokens, each of `repeats` heads."""
-    pairs = queries * repeats * retrieved
+def tiling(queries: int, repeats: int, retrieved: int, blocks: int, length: int, shared: bool) -> tuple[int, int]:
+    """Tiles (E, C) in which `read` takes one key head's part of a segment: `queries` tokens, each of `repeats` heads.
+
+    E blocks are copied and E C products of a query and a block are made, those of empty places included.
+    """
+    choices, pairs = repeats * retrieved, queries * repeats * retrieved
     form, size = form_of(pairs, blocks, length, shared)
-    return size * tiles_of(pairs, blocks, size) if form == "tiles" else pairs
+    return {"shared": (choices, queries), "gather": (pairs, 1), "tiles": (tiles_of(pairs, blocks, size), size)}[form]
 
 
-def copies(queries: int, repeats: int, retrieved: int, blocks: int, length: int, shared: bool) -> int:
-    """Blocks that `read` copies for it."""
-    pairs = queries * repeats * retrieved
-    form, size = form_of(pairs, blocks, length, shared)
-    return {"shared": repeats * retrieved, "gather": pairs, "tiles": tiles_of(pairs, blocks, size)}[form]
+@struct.dataclass
+class InOrder:
+    """Layout of a key head's pairs in tiles where every tile is full and the pairs stay in their order.
+
+    Attributes:
+      block: E, the block of each tile.
+    """
+
+    block: jax.Array
+
+    def to_tiles(self, x_XxK: jax.Array) -> jax.Array:
+        """ExCxK: the pairs' vectors in their tiles. The transpose of `from_tiles`."""
+        return x_XxK.reshape(self.block.size, -1, x_XxK.shape[1])
+
+    def from_tiles(self, y_ExCxV: jax.Array) -> jax.Array:
+        """XxV: each pair's vector."""
+        return y_ExCxV.reshape(-1, y_ExCxV.shape[2])
+
+
+@struct.dataclass
+class Sorted:
+    """Layout of a key head's pairs in tiles where pairs lie by block, and tiles may have empty places.
+
+    Attributes:
+      block: E, the block of each tile.
+      pair: ExC, the pair in each place of each tile, -1 where there is none.
+      place: X, the place of each pair, counted over all tiles.
+    """
+
+    block: jax.Array
+    pair: jax.Array
+    place: jax.Array
+
+    def to_tiles(self, x_XxK: jax.Array) -> jax.Array:
+        """ExCxK: the pairs' vectors in their tiles, 0 where there is no pair. The transpose of `from_tiles`."""
+        x_ExCxK = x_XxK.at[jnp.maximum(self.pair, 0)].get(mode="promise_in_bounds")
+        return jnp.where(self.pair[..., None] >= 0, x_ExCxK, 0)
+
+    def from_tiles(self, y_ExCxV: jax.Array) -> jax.Array:
+        """XxV: each pair's vector."""
+        return y_ExCxV.reshape(-1, y_ExCxV.shape[2]).at[self.place].get(mode="promise_in_bounds")
+
+
+Layout = InOrder | Sorted
+
+
+def shared_layout(blocks_Yx1: jax.Array) -> InOrder:
+    """A tile for each choice, in which all tokens lie: they share the choice."""
+    return InOrder(blocks_Yx1.squeeze(1))
+
+
+def gather_layout(blocks_YxS: jax.Array) -> InOrder:
+    """A tile for each pair."""
+    return InOrder(blocks_YxS.reshape(-1))
+
+
+def tiles_layout(blocks_YxS: jax.Array, cached: int, size: int) -> Sorted:
+    """Tiles of `size` pairs, sorted by block; each of the `cached` blocks begins in a new tile."""
+    blocks_X = blocks_YxS.reshape(-1)
+    pairs = blocks_X.size
+    count = tiles_of(pairs, cached, size)
+    sorted_X, order_X = jax.lax.sort((blocks_X, jnp.arange(pairs, dtype=jnp.int32)), num_keys=1, is_stable=False)
+    held_N = jnp.zeros(cached, jnp.int32).at[blocks_X].add(1, mode="promise_in_bounds")
+    tiles_N = (held_N + size - 1) // size
+    last_N = jnp.cumsum(tiles_N)
+    # a block's first place in tiles, less its first place in the sorted pairs
+    shift_N = (last_N - tiles_N) * size - (jnp.cumsum(held_N) - held_N)
+    places_X = (jnp.arange(pairs) + shift_N[sorted_X]).astype(jnp.int32)
+    put = {"mode": "promise_in_bounds", "unique_indices": True}
+    return Sorted(
+        block=jnp.minimum(jnp.searchsorted(last_N, jnp.arange(count), side="right"), cached - 1),
+        pair=jnp.full(count * size, -1, jnp.int32).at[places_X].set(order_X, **put).reshape(count, size),
+        place=jnp.zeros(pairs, jnp.int32).at[order_X].set(places_X, **put),
+    )
+
+
+def layout_of(form: str, size: int, blocks_BxGxYxS: jax.Array, tokens: int, cached: int) -> Layout:
+    """The layout of every key head of every sequence in `form`; a choice may be shared by all `tokens` (BxGxYx1)."""
+    layouts = {"shared": shared_layout, "gather": gather_layout, "tiles": partial(tiles_layout, cached=cached, size=size)}
+    choosers = 1 if form == "shared" else tokens
+    blocks_BxGxYxS = jnp.broadcast_to(blocks_BxGxYxS, (*blocks_BxGxYxS.shape[:3], choosers))
+    return jax.vmap(jax.vmap(layouts[form]))(blocks_BxGxYxS)
+
+
+def queries_in_slots(queries: list[jax.Array], blocks_BxHxRxS: jax.Array, cached: int) -> jax.Array:
+    """Each query as it sees the slot of each block that it reads: BxHxRxSxK. `queries` are `turned_queries`.
+
+    The block of rank r stands in slot r or in slot r+1 (`retrieved_slots`), so that one of two turned queries is taken.
+    """
+    retrieved = blocks_BxHxRxS.shape[2]
+    is_next_BxHxRxS = retrieved_slots(blocks_BxHxRxS, cached) > jnp.arange(retrieved)[:, None]
+    seen = [q_BxSxHxK.swapaxes(1, 2) for q_BxSxHxK in queries]
+    by_rank = [jnp.where(is_next_BxHxRxS[:, :, r, :, None], seen[r + 1], seen[r]) for r in range(retrieved)]
+    return jnp.stack(by_rank, axis=2)
 
 
 def read(
@@ -193,36 +286,25 @@ def read(
     """What the chosen blocks give: their softmax-weighted raw values BxHxRxSxV and their landmarks' scores BxHxRxS.
 
     A score is MASKED where the query may not read or the block holds no raw token of the open document. `queries` are
-    `turned_queries`; `form` and `size`, queries of a tile, are chosen by size unless given.
+    `turned_queries`; `form` and `size`, queries of a tile, are chosen by size (`form_of`) unless given.
     """
     heads, cached, length = memory.keys.shape[1:4]
-    retrieved, tokens, repeats = blocks_BxHxRxS.shape[2], queries[0].shape[1], queries[0].shape[2] // heads
-    shared = blocks_BxHxRxS.shape[3] == 1 < tokens
+    q_BxHxRxSxK = queries_in_slots(queries, blocks_BxHxRxS, cached)
+    shape, tokens, choosers = q_BxHxRxSxK.shape[:-1], q_BxHxRxSxK.shape[3], blocks_BxHxRxS.shape[3]
+    q_BxGxXxK = q_BxHxRxSxK.reshape(shape[0], heads, -1, q_BxHxRxSxK.shape[4])
+    blocks_BxGxYxS = blocks_BxHxRxS.reshape(shape[0], heads, -1, choosers)
     if form is None:
-        form, size = form_of(tokens * repeats * retrieved, cached, length, shared)
-    later_BxHxRxS = retrieved_slots(blocks_BxHxRxS, cached) > jnp.arange(retrieved)[:, None]  # slot r+1 for rank r, else r
-    q_BxHxSxK = [x.swapaxes(1, 2) for x in queries]
-    pairs = zip(q_BxHxSxK[1:], q_BxHxSxK[:-1], jnp.moveaxis(later_BxHxRxS, 2, 0), strict=True)
-    q_BxHxRxSxK = jnp.stack([jnp.where(later_BxHxS[..., None], late, soon) for late, soon, later_BxHxS in pairs], axis=2)
-    rows, pairs = (len(q_BxHxRxSxK), heads), repeats * retrieved
-    tiles = {"tiles": 0, "shared": pairs, "gather": pairs * tokens}[form]
-    if form == "tiles":
-        blocks_BxHxRxS = jnp.broadcast_to(blocks_BxHxRxS, q_BxHxRxSxK.shape[:-1])
-        layout = jax.vmap(jax.vmap(lambda blocks_X: lay_out(blocks_X, cached, size)))(blocks_BxHxRxS.reshape(*rows, -1))
-    else:
-        in_order = jnp.broadcast_to(jnp.arange(pairs * tokens), (*rows, pairs * tokens))
-        layout = Layout(blocks_BxHxRxS.reshape(*rows, tiles), in_order.reshape(*rows, tiles, -1), in_order)
+        form, size = form_of(q_BxGxXxK.shape[2], cached, length, shared=choosers < tokens)
+    layout = layout_of(form, size, blocks_BxGxYxS, tokens, cached)
     layout = checkpoint_name(layout, KEPT)  # sorted once, not again for the gradient
-    held_BxGxExP = held_tokens(memory, layout.block)
-    q_BxGxXxK = q_BxHxRxSxK.reshape(*rows, pairs * tokens, -1)
-    y, scores = _rows(q_BxGxXxK, memory.keys, memory.values, layout, held_BxGxExP)
-    scores_BxHxRxS = jnp.where(reads_BxS[:, None, None], scores.reshape(q_BxHxRxSxK.shape[:-1]), MASKED)
-    return y.reshape(*q_BxHxRxSxK.shape[:-1], -1), scores_BxHxRxS
+    y_BxGxXxV, scores_BxGxX = _rows(q_BxGxXxK, memory.keys, memory.values, layout, held_tokens(memory, layout.block))
+    scores_BxHxRxS = jnp.where(reads_BxS[:, None, None], scores_BxGxX.reshape(shape), MASKED)
+    return y_BxGxXxV.reshape(*shape, -1), scores_BxHxRxS
 
 
 def inner(scores_PxC: jax.Array, held_Px1: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Within blocks (..., P, C): softmax over the raw tokens (..., P-1, C), and the landmark's score (..., C), MASKED where no
-    raw token is held."""
+    """The inner softmax, of C queries in their blocks (..., P, C): shares of the raw tokens (..., P-1, C), and the landmark's
+    score (..., C), MASKED where no raw token is held."""
     raw_Px1 = held_Px1[..., :-1, :]
     logits_PxC = jnp.where(raw_Px1, scores_PxC[..., :-1, :], MASKED)
     exp_PxC = jnp.exp(logits_PxC - jax.lax.stop_gradient(logits_PxC.max(axis=-2, keepdims=True)))
@@ -230,52 +312,9 @@ def inner(scores_PxC: jax.Array, held_Px1: jax.Array) -> tuple[jax.Array, jax.Ar
     return exp_PxC / exp_PxC.sum(axis=-2, keepdims=True), jnp.where(readable_C, scores_PxC[..., -1, :], MASKED)
 
 
-@struct.dataclass
-class Layout:
-    """Where the pairs of one key head lie in tiles. Attributes: block E of each tile; pair ExC, that of each place (-1 where
-    there is none); place X of each pair."""
-
-    block: jax.Array
-    pair: jax.Array
-    place: jax.Array
-
-
-def lay_out(blocks_X: jax.Array, cached: int, size: int) -> Layout:
-    """Sorts pairs by block; a block begins in a new tile."""
-    pairs = blocks_X.size
-    count = tiles_of(pairs, cached, size)
-    sorted_X, order_X = jax.lax.sort((blocks_X, jnp.arange(pairs, dtype=jnp.int32)), num_keys=1, is_stable=False)
-    held_N = jnp.zeros(cached, jnp.int32).at[blocks_X].add(1, mode="promise_in_bounds")
-    tiles_N = (held_N + size - 1) // size
-    last_N = jnp.cumsum(tiles_N)
-    # a block's first place in tiles, less its first place in the sorted pairs
-    shift_N = (last_N - tiles_N) * size - (jnp.cumsum(held_N) - held_N)
-    places_X = (jnp.arange(pairs) + shift_N[sorted_X]).astype(jnp.int32)
-    put = {"mode": "promise_in_bounds", "unique_indices": True}
-    return Layout(
-        block=jnp.minimum(jnp.searchsorted(last_N, jnp.arange(count), side="right"), cached - 1),
-        pair=jnp.full(count * size, -1, jnp.int32).at[places_X].set(order_X, **put).reshape(count, size),
-        place=jnp.zeros(pairs, jnp.int32).at[order_X].set(places_X, **put),
-    )
-
-
-def _to_tiles(x_XxK: jax.Array, layout: Layout) -> jax.Array:
-    """ExCxK: the pairs' vectors in their tiles, 0 where there is no pair. The transpose of `_from_tiles`."""
-    x_ExCxK = x_XxK.at[jnp.maximum(layout.pair, 0)].get(mode="promise_in_bounds")
-    return jnp.where(layout.pair[..., None] >= 0, x_ExCxK, 0)
-
-
-def _from_tiles(y_ExVxC: jax.Array, layout: Layout) -> jax.Array:
-    """XxV: each pair's vector."""
-    # a transpose would otherwise be folded into the product before it and make that slow
-    y_ExCxV = jax.lax.optimization_barrier(y_ExVxC).swapaxes(1, 2)
-    y_YxV = y_ExCxV.reshape(-1, y_ExCxV.shape[2])
-    return y_YxV.at[layout.place].get(mode="promise_in_bounds")
-
-
 @jax.custom_vjp
 def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout: Layout, held_BxGxExP) -> tuple[jax.Array, jax.Array]:
-    """Each pair's values BxGxXxV and landmark's score BxGxX."""
+    """What each pair reads: values BxGxXxV and the landmark's score BxGxX."""
     return _over_rows(_forward_row, q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout, held_BxGxExP)
 
 
@@ -301,33 +340,47 @@ def _over_rows(row: Callable, *arrays):
     return spread(spread(lambda xs: row(*xs)))(arrays)
 
 
-def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: Layout, held_ExP) -> tuple[jax.Array, ...]:
-    """Queries in tiles ExCxK, copied keys ExPxK; softmax over raw tokens Ex(P-1)xC and landmark's scores ExC. Keys before
-    queries: the passes over a block's few tokens run along the vector, and the gradient's products are row by column."""
-    q_ExCxK, keys_ExPxK = _to_tiles(q_XxK, layout), _copies(keys_NxPxK, layout).astype(q_XxK.dtype)
+def _copies(x_N: jax.Array, layout: Layout) -> jax.Array:
+    """A copy of its block for each tile: E in place of N."""
+    return x_N.at[layout.block].get(mode="promise_in_bounds")
+
+
+def _by_pair(y_ExVxC: jax.Array, layout: Layout) -> jax.Array:
+    """XxV: each pair's vector, from tiles in which the vector stands before the pairs."""
+    # a transpose would otherwise be folded into the product before it and make that slow
+    return layout.from_tiles(jax.lax.optimization_barrier(y_ExVxC).swapaxes(1, 2))
+
+
+def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: Layout, held_ExP) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries in tiles ExCxK, their softmax over a block's raw tokens Ex(P-1)xC and its landmark's score ExC.
+
+    Keys stand before queries: the passes over a block's few tokens run along the vector, and the gradient's products are
+    row by column.
+    """
+    q_ExCxK, keys_ExPxK = layout.to_tiles(q_XxK), _copies(keys_NxPxK, layout).astype(q_XxK.dtype)
     scores_ExPxC = jnp.einsum("epk,eck->epc", keys_ExPxK, q_ExCxK, preferred_element_type=keys_NxPxK.dtype)
     return q_ExCxK, *inner(scores_ExPxC * q_XxK.shape[-1] ** -0.5, held_ExP[..., None])
 
 
-def _copies(x_N: jax.Array, layout: Layout) -> jax.Array:
-    return x_N.at[layout.block].get(mode="promise_in_bounds")
-
-
 def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP) -> tuple[jax.Array, jax.Array]:
+    """`_rows` of one key head: values XxV and scores X."""
     _, weights_ExPxC, scores_ExC = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
     dtype, wide = q_XxK.dtype, keys_NxPxK.dtype
     vT_ExVxP = _copies(values_NxPxV.swapaxes(1, 2), layout).astype(dtype)
     y_ExVxC = jnp.einsum("evp,epc->evc", vT_ExVxP, weights_ExPxC.astype(dtype), preferred_element_type=wide)
-    return _from_tiles(y_ExVxC, layout), _from_tiles(scores_ExC[:, None], layout)[:, 0]
+    return _by_pair(y_ExVxC, layout), _by_pair(scores_ExC[:, None], layout)[:, 0]
 
 
 def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP, dy_XxV, dscores_X, D_X):
-    """(dq, dkeys, dvalues). With p the softmax and dp_j = dy . v_j: ds_j = p_j (dp_j - D), D = dy . y; of the landmark the
-    score's own."""
+    """Gradients of `_forward_row`: dq XxK, dkeys NxPxK, dvalues Nx(P-1)xV.
+
+    With p the softmax and dp_j = dy . v_j the gradient of a raw token's score is ds_j = p_j (dp_j - D), D = dy . y; that of
+    the landmark's score is given.
+    """
     dtype, wide, scale = q_XxK.dtype, keys_NxPxK.dtype, q_XxK.shape[-1] ** -0.5
     q_ExCxK, p_ExPxC, _ = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
-    dy_ExCxV = _to_tiles(dy_XxV, layout)
-    D_ExC, dscores_ExC = (_to_tiles(x[:, None], layout)[..., 0] for x in (D_X, dscores_X))
+    dy_ExCxV = layout.to_tiles(dy_XxV)
+    D_ExC, dscores_ExC = (layout.to_tiles(x_X[:, None])[..., 0] for x_X in (D_X, dscores_X))
     readable_E = held_ExP[:, :-1].any(axis=1) & held_ExP[:, -1]
     dscores_ExC = jnp.where(readable_E[:, None], dscores_ExC, 0)
     values_ExPxV = _copies(values_NxPxV, layout)
@@ -342,5 +395,5 @@ def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP, dy_
     def by_block(x_N: jax.Array, dx_E: jax.Array) -> jax.Array:
         return jnp.zeros_like(x_N).at[layout.block].add(dx_E, mode="promise_in_bounds")
 
-    dq_XxK = _from_tiles(dq_ExKxC, layout).astype(dtype)
+    dq_XxK = _by_pair(dq_ExKxC, layout).astype(dtype)
     return dq_XxK, by_block(keys_NxPxK, dk_ExPxK), by_block(values_NxPxV, dv_ExPxV)
