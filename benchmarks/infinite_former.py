@@ -14,8 +14,8 @@ import numpy as np
 import tyro
 
 from benchmarks.timing import Program, interleaved, machine
-from infini_jax.memory import expectation, signal
-from infini_jax.memory.infinite_former import InfiniteFormerConfig
+from infini_jax.memory.infinite_former import expectation, signal
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
 
 
 @dataclasses.dataclass(frozen=True)

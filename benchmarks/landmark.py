@@ -15,10 +15,11 @@ import numpy as np
 import tyro
 
 from benchmarks.timing import Program, interleaved, machine
-from infini_jax.blockwise import blockwise
-from infini_jax.memory import landmark_retrieval, landmark_softmax
-from infini_jax.memory.landmark_retrieval import LandmarkMemory
-from infini_jax.segment import whole
+from infini_jax.layers.blockwise import blockwise
+from infini_jax.layers.segment import whole
+from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import softmax as landmark_softmax
+from infini_jax.memory.landmark.retrieval import LandmarkMemory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ import tyro
 from benchmarks.models import chosen_cases
 from benchmarks.naive import naive
 from benchmarks.timing import Program, interleaved, machine
-from infini_jax import attention
+from infini_jax.layers import attention
+from infini_jax.layers.segment import NO_DOCUMENT, Segment, length_with_landmarks, whole
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import Dims, Memory, MemoryConfig
-from infini_jax.segment import NO_DOCUMENT, Segment, length_with_landmarks, whole
-from infini_jax.stream import KEEP_FOUND
+from infini_jax.model.stream import KEEP_FOUND
 from infini_jax.units import human_bytes
 
 

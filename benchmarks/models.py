@@ -15,19 +15,19 @@ import tyro
 from benchmarks.timing import Program, interleaved, machine
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.devices.sharding import batch_sharding, carry_sharding, layout_of, replicated, use_cores
 from infini_jax.errors import require, suggestion
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.memory.infinite_former import InfiniteFormerConfig
-from infini_jax.memory.landmark import LandmarkConfig
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
+from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
-from infini_jax.sharding import batch_sharding, carry_sharding, layout_of, replicated, use_cores
-from infini_jax.stream import init_carry, init_params
+from infini_jax.model.stream import init_carry, init_params
 from infini_jax.training.gradient import gradient_function
 from infini_jax.training.program import rows_of
 from infini_jax.units import human_bytes

@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.attention import attend_segment, masked_softmax
-from infini_jax.layers import by_key_head, rotary
-from infini_jax.memory import landmark_retrieval, landmark_softmax, signal
+from infini_jax.layers.attention import attend_segment, masked_softmax
+from infini_jax.layers.layers import by_key_head, rotary
+from infini_jax.layers.segment import reset_where_new
 from infini_jax.memory.base import Memory
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.gated_delta import GatedDelta
 from infini_jax.memory.infini import combine
-from infini_jax.memory.infinite_former import InfiniteFormer
-from infini_jax.memory.landmark import Landmark, join
+from infini_jax.memory.infinite_former import signal
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
+from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import softmax as landmark_softmax
+from infini_jax.memory.landmark.mechanism import Landmark, join
 from infini_jax.memory.memorizing import Memorizing
-from infini_jax.segment import reset_where_new
 
 
 class NaiveGatedDelta(GatedDelta):

@@ -26,9 +26,9 @@ import numpy as np
 
 from benchmarks.timing import Program, interleaved, machine
 from infini_jax.config import ModelConfig
-from infini_jax.generate import read_prompt, read_segment
 from infini_jax.memory import MECHANISMS
-from infini_jax.stream import Carry, init_params
+from infini_jax.model.generate import read_prompt, read_segment
+from infini_jax.model.stream import Carry, init_params
 
 FIRST, PIECE, SLOTS = 64 * 1024, 10_000, 512
 SEGMENTS, ROUNDS = 32, 31

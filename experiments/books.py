@@ -10,10 +10,10 @@ Expected:  what language_modelling expects at its cpu scale, of which this is th
 
 import dataclasses
 
-from infini_jax.comparison import SMALL_READ, SMALL_TEXT
 from infini_jax.config import Budget
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.study import Study
+from infini_jax.study.comparison import SMALL_READ, SMALL_TEXT
 
 CORPUS, BUDGET, RATES, SEEDS = CorpusConfig("books"), Budget("flops", 1e12), (1e-2,), 3
 REPEATED = ("transformer_xl", "landmark", "infini")

@@ -14,13 +14,13 @@ import dataclasses
 import math
 
 from infini_jax.analysis.theory import top1_n50_large
-from infini_jax.comparison import SMOKE_CODES, code_memories
+from infini_jax.codes.capacity import CapacityRun
+from infini_jax.codes.random_codes import RULES, RandomCodesRun
 from infini_jax.config import Budget
-from infini_jax.evals.capacity import CapacityRun
-from infini_jax.evals.random_codes import RULES, RandomCodesRun
-from infini_jax.jobs import Job
 from infini_jax.study import Study
-from infini_jax.trials import seeded, trials
+from infini_jax.study.comparison import SMOKE_CODES, code_memories
+from infini_jax.study.jobs import Job
+from infini_jax.study.trials import seeded, trials
 
 # n50 of each rule in shorter trials: where to put the grid. The elu rules are relative to the dimension, the others to the
 # sum rule's large limit.

@@ -11,13 +11,13 @@ Expected:  at the common learning rate gates hardly leave 0.5 and memory is read
 import dataclasses
 import itertools
 
-from infini_jax.comparison import ONE_LAYER, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_ceiling, at_window, with_memory
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.gates import GateEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.study import Study
+from infini_jax.study.comparison import ONE_LAYER, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_ceiling, at_window, with_memory
 
 
 @dataclasses.dataclass(frozen=True)

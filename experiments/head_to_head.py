@@ -12,8 +12,9 @@ Expected:  no mechanism wins everywhere: slots win where single tokens must come
 
 import dataclasses
 
-from infini_jax.comparison import SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison, memories
+from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config.evaluation import CARRIED, EvaluationConfig
 from infini_jax.data.base import DataConfig
 from infini_jax.data.haystack import HaystackConfig
 from infini_jax.data.mqar import MqarConfig
@@ -21,17 +22,16 @@ from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.data.sorting import SortingConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.evals.base import Evaluation
-from infini_jax.evals.capacity import CapacityRun
 from infini_jax.evals.haystack import HaystackEvaluation
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.evals.passkey import PasskeyEvaluation
-from infini_jax.evals.settings import CARRIED, EvaluationConfig
 from infini_jax.evals.sorting import SortingEvaluation
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.study import Study
+from infini_jax.study.comparison import SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison, memories
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 
-from infini_jax.comparison import AT_THE_END, RATES, SMALL_READ, SMALL_TEXT, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config.evaluation import CARRIED, EvaluationConfig
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpora import CORPORA
 from infini_jax.data.corpus import CorpusConfig
@@ -27,8 +27,8 @@ from infini_jax.evals.base import Evaluation
 from infini_jax.evals.blimp import Blimp
 from infini_jax.evals.gains import Gains
 from infini_jax.evals.language import LanguageEvaluation
-from infini_jax.evals.settings import CARRIED, EvaluationConfig
 from infini_jax.study import Study
+from infini_jax.study.comparison import AT_THE_END, RATES, SMALL_READ, SMALL_TEXT, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 
 PREPARED = ("hol_light", "metamath", "text_folder")  # the last one of books
 

@@ -11,11 +11,11 @@ Expected:  full attention answers all that it was trained on and the window gues
 
 import dataclasses
 
-from infini_jax.comparison import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.study import Study
+from infini_jax.study.comparison import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 
 SCALES = {
     "smoke": Comparison(

@@ -11,11 +11,11 @@ Expected:  full attention finds the number wherever its filler fits and the wind
 
 import dataclasses
 
-from infini_jax.comparison import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.evals.passkey import PasskeyEvaluation
 from infini_jax.study import Study
+from infini_jax.study.comparison import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 
 # Words are one token each, and the number has two digits, so that models of a few seconds learn it.
 FEW, MANY = PasskeyConfig(digits=2, novelty=32, filler_words=64), PasskeyConfig(digits=3, novelty=128, filler_words=256)

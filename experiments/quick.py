@@ -8,12 +8,12 @@ Expected:  on MQAR, with the pairs out of the window's reach, mechanisms with me
 
 import dataclasses
 
-from infini_jax.comparison import ONE_LAYER, at_bytes, at_window, memories
 from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
-from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.study import Study
+from infini_jax.study.comparison import ONE_LAYER, at_bytes, at_window, memories
 
 MECHANISMS = ("transformer_xl", "infini", "memorizing", "landmark", "infinite_former")
 MEMORY_BYTES = (5 * 1024, 16 * 1024, 32 * 1024)

@@ -11,11 +11,11 @@ Expected:  a sum over all tokens is what this task asks for, so memories that ad
 
 import dataclasses
 
-from infini_jax.comparison import RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.sorting import SortingConfig
 from infini_jax.evals.sorting import SortingEvaluation
 from infini_jax.study import Study
+from infini_jax.study.comparison import RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
 
 FEW, MANY = SortingConfig(symbols=8), SortingConfig(symbols=20)
 TWO_LAYERS = ModelConfig(layers=2, d_model=64, heads=2, mlp_dim=128, segment=16, key_taps=2)  # counting, then sorting

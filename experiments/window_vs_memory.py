@@ -10,15 +10,15 @@ Expected:  a best split between the two: little memory beside a long window beat
 
 import dataclasses
 
-from infini_jax.balance import fit_to_flops
-from infini_jax.comparison import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_window, memories, with_memory
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.cost import model_cost
+from infini_jax.config.evaluation import CARRIED, EvaluationConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.evals.language import LanguageEvaluation
-from infini_jax.evals.settings import CARRIED, EvaluationConfig
+from infini_jax.model.balance import fit_to_flops
+from infini_jax.model.cost import model_cost
 from infini_jax.study import Study
-from infini_jax.trials import trials
+from infini_jax.study.comparison import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_window, memories, with_memory
+from infini_jax.study.trials import trials
 
 
 @dataclasses.dataclass(frozen=True)

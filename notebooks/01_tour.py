@@ -24,17 +24,18 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from infini_jax.memory import MECHANISMS, expectation, gated_delta, infini, memorizing, memory_of, signal, sticky
+from infini_jax.layers.segment import Segment, whole
+from infini_jax.memory import MECHANISMS, gated_delta, infini, memorizing, memory_of
 from infini_jax.memory.base import Dims, memory_bytes
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.feature_maps import elu_plus_one, unit
 from infini_jax.memory.infini import InfiniMemory
+from infini_jax.memory.infinite_former import expectation, signal, sticky
 from infini_jax.memory.landmark import LandmarkConfig
-from infini_jax.memory.landmark_retrieval import LandmarkMemory
+from infini_jax.memory.landmark.retrieval import LandmarkMemory
 from infini_jax.memory.memorizing import Ring
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.results.notebook import show, use_look
-from infini_jax.segment import Segment, whole
 
 use_look()
 

@@ -29,21 +29,21 @@ import numpy as np
 import pandas as pd
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.base import documents_of, tokenizer_of
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.evals.gains import Gains
 from infini_jax.evals.gates import GateEvaluation
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.perplexity import Reader
-from infini_jax.evals.settings import EvaluationConfig
 from infini_jax.evals.words import unit_of_tokens
-from infini_jax.measuring import measure_missing
 from infini_jax.memory.infini import InfiniConfig
+from infini_jax.model.stream import forward_segments, init_carry
 from infini_jax.results import gates, load, training_curves
 from infini_jax.results.notebook import show, use_look
-from infini_jax.run import execute
-from infini_jax.stream import forward_segments, init_carry
-from infini_jax.trained import Trained
+from infini_jax.study.evaluations import measure_missing
+from infini_jax.training.execute import execute
+from infini_jax.training.trained import Trained
 
 use_look()
 

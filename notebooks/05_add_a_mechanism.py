@@ -26,13 +26,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from infini_jax.attention import attend_flops, attend_segment
 from infini_jax.errors import require
-from infini_jax.layers import by_key_head
+from infini_jax.layers.attention import attend_flops, attend_segment
+from infini_jax.layers.layers import by_key_head
+from infini_jax.layers.segment import reset_where_new
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Cost, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
-from infini_jax.segment import reset_where_new
 
 ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "docs" / "results").is_dir())
 sys.path.insert(0, str(ROOT))  # for its tests and experiments
@@ -183,12 +183,12 @@ del MECHANISMS["leaky"]
 
 # %%
 from experiments.capacity_law import at_bytes
+from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import Budget
-from infini_jax.evals.capacity import CapacityRun
 from infini_jax.memory.gated_delta import GatedDeltaConfig
 from infini_jax.results import load, recall_against_bytes
 from infini_jax.results.notebook import show
-from infini_jax.study import Study, do, save_study, write_tables
+from infini_jax.study.study import Study, do, save_study, write_tables
 
 base = CapacityRun(symbols=64, key_dim=8, value_dim=8, segment=8, batch=8, rows=16, grid=6, budget=Budget("steps", 150))
 memories = [dataclasses.replace(base, memory=memory) for memory in (FadingConfig(), GatedDeltaConfig())]

@@ -34,7 +34,7 @@ from infini_jax.results.notebook import show, use_look
 
 use_look()
 HERE = Path(tempfile.mkdtemp())
-PROGRAM = [sys.executable, "-c", "import sys; from infini_jax.cli import main; main(sys.argv[1:])"]
+PROGRAM = [sys.executable, "-c", "import sys; from infini_jax.cli.main import main; main(sys.argv[1:])"]
 
 
 def infini_jax(command: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 
 TINY = ["--model.vocab", "256", "--model.layers", "1", "--model.d-model", "16", "--model.segment", "8"]
 TINY += ["--train.sequence", "16", "--train.batch", "2", "--train.evaluation-steps", "1", "--train.log-every", "1"]
@@ -20,7 +20,7 @@ TINY += ["--budget.amount", "6"]
 
 PAIRS = ["train", "infini", "mqar", "--model.vocab", "32", "--model.layers", "1", "--model.d-model", "16"]
 PAIRS += ["--model.segment", "8", "--data.symbols", "32"]
-PROGRAM = [sys.executable, "-c", "import sys; from infini_jax.cli import main; main(sys.argv[1:])"]  # the command line
+PROGRAM = [sys.executable, "-c", "import sys; from infini_jax.cli.main import main; main(sys.argv[1:])"]  # the command line
 
 
 def training(results: Path, *more: str, corpus: str = "stories-bytes", every: int = 2) -> list[str]:
@@ -57,7 +57,7 @@ def on_devices(count: int, module: str, call: str) -> Any:
 
 def spawned(arguments: list[str], before: str = "", **environment: str) -> subprocess.CompletedProcess:
     """The command in a process of its own; `before` is Python that runs in it first."""
-    program = f"{before}\nimport sys\nfrom infini_jax.cli import main\nmain(sys.argv[1:])"
+    program = f"{before}\nimport sys\nfrom infini_jax.cli.main import main\nmain(sys.argv[1:])"
     command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120)
 

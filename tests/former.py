@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from infini_jax.layers.segment import NO_DOCUMENT, Segment, whole
 from infini_jax.memory.base import Dims
-from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig
-from infini_jax.segment import NO_DOCUMENT, Segment, whole
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig
 
 # Key and value dims do not multiply to d_model; at 7 or 8 queries r (B W_v) is cheaper, at one (r B) W_v.
 DIMS = Dims(d_model=10, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=8, compute="float64")

@@ -8,9 +8,9 @@ from pathlib import Path
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
-from infini_jax.measures import Measure, join_measures, write_measures
 from infini_jax.memory.local import LocalConfig
-from infini_jax.rows import Row, write_rows
+from infini_jax.records.measures import Measure, join_measures, write_measures
+from infini_jax.records.rows import Row, write_rows
 
 SERIES = (
     ("local", ""),

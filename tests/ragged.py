@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from infini_jax.layers.segment import NO_DOCUMENT, Segment, whole
 from infini_jax.memory.base import AUXILIARY, Dims
-from infini_jax.segment import NO_DOCUMENT, Segment, whole
 
 DIMS = Dims(d_model=6, heads=4, kv_heads=2, key_dim=4, value_dim=3, segment=6, compute="float64")
 LENGTHS = (6, 1, 6, 6)

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from infini_jax.config import Budget, ModelConfig, RunConfig
-from infini_jax.cost import program_flops
+from infini_jax.devices.sharding import Layout, batch_sharding
+from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.segment import Segment, whole
-from infini_jax.sharding import Layout, batch_sharding
-from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
-from infini_jax.stream import logits_of as head_of
+from infini_jax.model.cost import program_flops
+from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
+from infini_jax.model.stream import logits_of as head_of
 from infini_jax.training.program import Training
 
 BATCH, SEGMENTS, SIZE = 2, 3, 8

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from infini_jax.ahead import DoesNotFit, compile_step
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.devices.sharding import Sharding
+from infini_jax.forecast.compiled import DoesNotFit, compile_step
+from infini_jax.forecast.topology import Topology, is_installed
+from infini_jax.layers.platforms import target
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig, Ring, search
 from infini_jax.memory.topk import approximate
-from infini_jax.platforms import target
-from infini_jax.sharding import Sharding
-from infini_jax.topology import Topology, is_installed
 from infini_jax.training.program import Training
 
 pytestmark = pytest.mark.slow

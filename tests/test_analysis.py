@@ -8,9 +8,9 @@ import pytest
 from scipy import optimize, special
 
 from infini_jax.analysis import fits, theory
-from infini_jax.analysis.predictions import predictions
-from infini_jax.measures import Measure
-from infini_jax.rows import Row
+from infini_jax.records.measures import Measure
+from infini_jax.records.rows import Row
+from infini_jax.report.predictions import predictions
 
 
 def test_the_top1_law_gives_the_published_prediction_and_simulation():

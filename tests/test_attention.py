@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infini_jax import attention, kernels
-from infini_jax.blockwise import blockwise, plan_of
-from infini_jax.cost import model_cost, program_flops
 from infini_jax.errors import ConfigError
-from infini_jax.layers import repeat_heads, t5_distance_bias
+from infini_jax.layers import attention, kernels
+from infini_jax.layers.blockwise import blockwise, plan_of
+from infini_jax.layers.layers import repeat_heads, t5_distance_bias
+from infini_jax.layers.platforms import platform
+from infini_jax.layers.segment import NEVER_SEEN, Segment, Sight, whole
 from infini_jax.memory import MECHANISMS
-from infini_jax.platforms import platform
-from infini_jax.segment import NEVER_SEEN, Segment, Sight, whole
-from infini_jax.stream import forward_segments, init_carry, init_params, logits_of
+from infini_jax.model.cost import model_cost, program_flops
+from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of
 from tests import streams
 from tests.reference import local_attention as reference
 

@@ -6,14 +6,14 @@ import jax
 import pytest
 
 from infini_jax.config import ModelConfig
-from infini_jax.cost import model_cost, parameter_count
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.memory.infinite_former import InfiniteFormerConfig
-from infini_jax.memory.landmark import LandmarkConfig
-from infini_jax.transformer import init_memory
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
+from infini_jax.memory.landmark.mechanism import LandmarkConfig
+from infini_jax.model.cost import model_cost, parameter_count
+from infini_jax.model.transformer import init_memory
 from tests import streams
 from tests.streams import MODEL, tiny
 

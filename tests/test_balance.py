@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from infini_jax.balance import affordable, fit_to_flops, gap
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.cost import budget_steps, model_cost, training_flops_per_step
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.local import LocalConfig
+from infini_jax.model.balance import affordable, fit_to_flops, gap
+from infini_jax.model.cost import budget_steps, model_cost, training_flops_per_step
 
 BYTES = 32 * 1024
 RUN = RunConfig(

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from infini_jax.config import RunConfig, TrainConfig
-from infini_jax.cost import model_cost
 from infini_jax.data.minimal_pairs import Pair, blimp_pairs, blimp_place
 from infini_jax.data.snapshots import quiet_tfds
 from infini_jax.data.stdlib import StdlibConfig
@@ -21,7 +20,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Subject
 from infini_jax.evals.blimp import Blimp, Packed, encoded, log_probabilities
 from infini_jax.memory import MECHANISMS
-from infini_jax.stream import forward_segments, init_carry, logits_of
+from infini_jax.model.cost import model_cost
+from infini_jax.model.stream import forward_segments, init_carry, logits_of
 from tests import streams
 
 STRADDLED = streams.tiny("landmark", layers=2, segment=12)  # segments that are no whole landmark blocks

@@ -10,24 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax import jobs
+from infini_jax.codes import learning as training
+from infini_jax.codes.capacity import CapacityRun, budget_steps, forward_flops, planned_flops, step_flops
+from infini_jax.codes.coded_layer import OPEN, with_landmarks
+from infini_jax.codes.probe import read_out_error
+from infini_jax.codes.standalone import grid
 from infini_jax.config import Budget
-from infini_jax.cost import program_flops
 from infini_jax.errors import ConfigError
-from infini_jax.evals import capacity_training as training
-from infini_jax.evals.capacity import CapacityRun, budget_steps, forward_flops, planned_flops, step_flops
-from infini_jax.evals.codes import OPEN, with_landmarks
-from infini_jax.evals.probe import read_out_error
-from infini_jax.evals.standalone import grid
-from infini_jax.measures import read_measures
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig
 from infini_jax.memory.full import FullConfig
-from infini_jax.memory.infinite_former import InfiniteFormerConfig
-from infini_jax.memory.landmark import LandmarkConfig
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
+from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.model.cost import program_flops
 from infini_jax.records.folder import OWN_FILE
-from infini_jax.rows import read_rows
+from infini_jax.records.measures import read_measures
+from infini_jax.records.rows import read_rows
+from infini_jax.study import jobs
 
 TINY = CapacityRun(
     symbols=16,

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax import checkpoint
-from infini_jax.checkpoint import Checkpoints, Progress, Saving, checksum, differences
 from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, ConfigError
+from infini_jax.training import checkpoint
+from infini_jax.training.checkpoint import Checkpoints, Progress, Saving, checksum, differences
 
 RUN = RunConfig()
 STATE = {"params": {"kernel": np.arange(20_000, dtype=np.float32).reshape(100, 200)}, "step": np.int32(7)}

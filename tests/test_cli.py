@@ -13,10 +13,10 @@ import pytest
 import tyro
 from tyro import extras
 
-from infini_jax import cli
-from infini_jax.cli import main
-from infini_jax.data.command import ListCorpora, PrepareCorpus
-from infini_jax.rows import read_rows
+from infini_jax.cli import main as cli
+from infini_jax.cli.corpus import ListCorpora, PrepareCorpus
+from infini_jax.cli.main import main
+from infini_jax.records.rows import read_rows
 
 TINY = [
     "--model.vocab",
@@ -36,7 +36,7 @@ EXPERIMENT = '''
 """A tiny study."""
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.study import Study
+from infini_jax.study.study import Study
 
 def study():
     model = ModelConfig(vocab=32, layers=1, d_model=16, segment=8)

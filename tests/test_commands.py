@@ -8,21 +8,21 @@ import shutil
 import numpy as np
 import pytest
 
-from infini_jax.checkpoint import Saving
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
+from infini_jax.devices.sharding import ROWS_ALONE
 from infini_jax.errors import CheckpointError
 from infini_jax.evals import perplexity
-from infini_jax.evals.settings import EvaluationConfig
-from infini_jax.generate import Sampling, continuation, read_prompt
-from infini_jax.measures import read_measures
+from infini_jax.model.generate import Sampling, continuation, read_prompt
 from infini_jax.records.folder import METRICS_FILE, ROW_FILE
-from infini_jax.rows import read_rows
-from infini_jax.run import HeldOut, execute
-from infini_jax.sharding import ROWS_ALONE
-from infini_jax.trained import Trained, tokenizer_of
+from infini_jax.records.measures import read_measures
+from infini_jax.records.rows import read_rows
+from infini_jax.training.checkpoint import Saving
+from infini_jax.training.execute import HeldOut, execute
+from infini_jax.training.trained import Trained, tokenizer_of
 from tests.corpora import STORIES, write_stories
 from tests.test_cli import fails
 

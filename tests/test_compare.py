@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from infini_jax.cli import main
-from infini_jax.compare import compared, difference
+from infini_jax.cli.compare import compared, difference
+from infini_jax.cli.main import main
 from infini_jax.config import RunConfig
-from infini_jax.rows import Row, write_rows
+from infini_jax.records.rows import Row, write_rows
 from tests.commands import told
 from tests.made_results import config_of, row_of
 

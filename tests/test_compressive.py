@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from infini_jax.errors import ConfigError
+from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import compressive, window
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.memory.compressive import Compressive, CompressiveConfig, CompressiveMemory, Entries
 from infini_jax.memory.positions import attend_relative
-from infini_jax.segment import Segment, whole
 from tests import ragged
 from tests.golden import public_golden
 from tests.reference import compressive as reference

@@ -11,7 +11,7 @@ from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.memory.landmark import LandmarkConfig
+from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.cost import model_cost
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import memory_bytes
-from infini_jax.stream import decode, init_carry, init_decoder, init_params, scan_segments
+from infini_jax.model.cost import model_cost
+from infini_jax.model.stream import decode, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.training.gradient import auxiliary_loss
 from tests import streams
 from tests.streams import BATCH, SEGMENTS, tiny

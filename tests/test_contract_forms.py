@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infini_jax.memory import MECHANISMS
-from infini_jax.stream import init_carry, scan_segments
+from infini_jax.model.stream import init_carry, scan_segments
 from infini_jax.training.gradient import auxiliary_loss
 from tests import streams
 from tests.streams import BATCH, tiny

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import pytest
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.cost import budget_steps, check_fits, model_cost, parameter_count, program_flops, training_flops_per_step
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.memory.landmark import LandmarkConfig
+from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
-from infini_jax.stream import init_params
+from infini_jax.model.cost import budget_steps, check_fits, model_cost, parameter_count, program_flops, training_flops_per_step
+from infini_jax.model.stream import init_params
 from infini_jax.training.program import Training, executed_flops
 from tests.streams import MODEL
 

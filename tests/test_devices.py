@@ -15,18 +15,18 @@ import jax
 import numpy as np
 import pytest
 
-from infini_jax.checkpoint import Checkpoints
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
+from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.errors import Stopped
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.records.folder import METRICS_FILE, ROW_FILE
-from infini_jax.rows import read_rows
-from infini_jax.run import execute
-from infini_jax.sharding import Sharding, layout_of
-from infini_jax.train import begin
+from infini_jax.records.rows import read_rows
+from infini_jax.training.checkpoint import Checkpoints
+from infini_jax.training.execute import execute
+from infini_jax.training.loop import begin
 from infini_jax.training.program import Training
 from tests.commands import TINY, spawned, with_devices
 from tests.corpora import write_stories

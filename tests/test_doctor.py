@@ -8,8 +8,8 @@ from pathlib import Path
 import flax
 import jax
 
-from infini_jax.cli import main
-from infini_jax.doctor import PARTS, bytes_in, version
+from infini_jax.cli.doctor import PARTS, bytes_in, version
+from infini_jax.cli.main import main
 from tests.commands import spawned
 
 ROOT = Path(__file__).parents[1]

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import tyro
 
-from infini_jax import cli
+from infini_jax.cli import main as cli
 from infini_jax.data import SOURCES
 from infini_jax.data.corpora import CORPORA
 from infini_jax.errors import ConfigError
-from infini_jax.launch import LAUNCHERS
 from infini_jax.memory import MECHANISMS
+from infini_jax.study.launch import LAUNCHERS
 from tests.documentation import PAGES, ROOT, Block, all_blocks, blocks_of
 
 BLOCKS = all_blocks()

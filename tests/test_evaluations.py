@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from infini_jax.cli import main
+from infini_jax.cli.evaluation_options import Options, chosen_evaluation
+from infini_jax.cli.main import main
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.cost import model_cost
 from infini_jax.data.haystack import HaystackConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.passkey import PasskeyConfig
@@ -24,13 +24,13 @@ from infini_jax.evals.base import Subject
 from infini_jax.evals.haystack import HaystackEvaluation, found_in
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
-from infini_jax.evals.options import Options, chosen_evaluation
 from infini_jax.evals.passkey import PasskeyEvaluation
 from infini_jax.evals.reading import Reading, score_segments
 from infini_jax.evals.registry import EVALUATIONS, evaluation_from_plain, evaluation_to_plain
 from infini_jax.evals.sorting import SortingEvaluation, order_agreement
-from infini_jax.measures import read_measures
-from infini_jax.stream import init_params
+from infini_jax.model.cost import model_cost
+from infini_jax.model.stream import init_params
+from infini_jax.records.measures import read_measures
 from tests.commands import told
 
 VOCAB = 300  # of all tasks here, so that one program reads them all

@@ -2,9 +2,9 @@
 
 import pytest
 
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 from infini_jax.errors import ConfigError
-from infini_jax.experiment import load_experiment
+from infini_jax.study.experiment import load_experiment
 from tests.test_cli import EXPERIMENT, fails
 
 SCALED = EXPERIMENT.replace("def study():", "def study(scale: str):").replace(

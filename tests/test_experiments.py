@@ -6,19 +6,19 @@ import sys
 import pytest
 
 from experiments import head_to_head, language_modelling, mqar_pareto, passkey_novelty, sorting, window_vs_memory
-from infini_jax import comparison
-from infini_jax.balance import gap
-from infini_jax.cli import main
+from infini_jax.cli.main import main
+from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import RunConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError
-from infini_jax.evals.capacity import CapacityRun
-from infini_jax.experiment import SCALES, load_experiment
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.local import LocalConfig
-from infini_jax.plan import plan_of
-from infini_jax.study import Study
-from infini_jax.trials import rate_text
+from infini_jax.model.balance import gap
+from infini_jax.study import comparison
+from infini_jax.study.experiment import SCALES, load_experiment
+from infini_jax.study.spending import plan_of
+from infini_jax.study.study import Study
+from infini_jax.study.trials import rate_text
 from tests.corpora import write_stories
 
 EXPERIMENTS = ("mqar_pareto", "passkey_novelty", "sorting", "language_modelling", "window_vs_memory", "gates", "head_to_head")

@@ -8,15 +8,15 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from infini_jax import checkpoint
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 from infini_jax.data.batch import Rows
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.errors import ConfigError, TrainingDiverged
 from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE
-from infini_jax.rows import read_rows
-from infini_jax.train import is_sound
+from infini_jax.records.rows import read_rows
+from infini_jax.training import checkpoint
+from infini_jax.training.loop import is_sound
 from tests.commands import disk, killed_at, largest_file, spawned, told, training
 from tests.corpora import write_stories
 
@@ -201,7 +201,7 @@ def test_a_corpus_that_is_altered_while_it_is_read_stops_the_reader(own_corpus):
 def test_a_tokenizer_or_corpus_that_does_not_fit_is_told_before_anything_compiles(
     change, said, data, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("infini_jax.train.compiled_step", lambda *_: pytest.fail("it compiles"))
+    monkeypatch.setattr("infini_jax.training.loop.compiled_step", lambda *_: pytest.fail("it compiles"))
     assert told(capsys, training(tmp_path, *change), 2).startswith(said)
     assert not (tmp_path / "run" / checkpoint.FOLDER).exists() or not saved(tmp_path / "run")
 
@@ -235,7 +235,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(finished, tmp_path, 
     with disk(tmp_path / "disk", "2m") as folder:
         stop_at = folder / "filler"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("infini_jax.run.metrics_after", filling(stop_at, after=5))
+            patch.setattr("infini_jax.training.execute.metrics_after", filling(stop_at, after=5))
             line = told(capsys, training(folder), 1)
         assert line.startswith(("checkpoint: ", "disk: "))
         assert "No space left on device" in line
@@ -247,7 +247,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(finished, tmp_path, 
 
 def filling(filler: Path, after: int):
     """`metrics_after` that fills the disk once step `after` is logged."""
-    from infini_jax.run import metrics_after
+    from infini_jax.training.execute import metrics_after
 
     @contextlib.contextmanager
     def opened(file: Path, step: int):

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import quick
 from infini_jax.config import RunConfig
-from infini_jax.presets import checked_in
+from infini_jax.config.presets import checked_in
 
 ROOT = Path(__file__).parents[1]
 

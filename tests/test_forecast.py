@@ -6,18 +6,18 @@ import json
 import jax
 import pytest
 
-from infini_jax import ahead
-from infini_jax.ahead import Buffer, Collective, Compiled, DoesNotFit
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 from infini_jax.config import Budget, RunConfig, TrainConfig
-from infini_jax.cost import training_flops_per_step
+from infini_jax.config.presets import SIZES, preset
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.devices.sharding import Sharding
 from infini_jax.errors import ConfigError
-from infini_jax.forecast import compiled, forecast
-from infini_jax.presets import SIZES, preset
+from infini_jax.forecast import compiled as ahead
+from infini_jax.forecast.compiled import Buffer, Collective, Compiled, DoesNotFit
+from infini_jax.forecast.counted import compiled, forecast
+from infini_jax.forecast.topology import Topology, is_installed
+from infini_jax.model.cost import training_flops_per_step
 from infini_jax.records.folder import CONFIG_FILE
-from infini_jax.sharding import Sharding
-from infini_jax.topology import Topology, is_installed
 from infini_jax.training.program import Training
 from tests.commands import told
 from tests.streams import tiny
@@ -110,7 +110,7 @@ def test_what_does_not_fit_comes_with_the_compilers_words_and_what_makes_it_smal
     def refuse(*_):
         raise DoesNotFit("needs 107G of 95G")
 
-    monkeypatch.setattr("infini_jax.forecast.compile_step", refuse)
+    monkeypatch.setattr("infini_jax.forecast.counted.compile_step", refuse)
     (tmp_path / CONFIG_FILE).write_text(json.dumps(RUN.to_dict()))
     main(["plan", str(tmp_path / CONFIG_FILE), "--topology", "v5e:2x4"])
     said = " ".join(capsys.readouterr().out.split())
@@ -122,7 +122,7 @@ def test_what_does_not_fit_comes_with_the_compilers_words_and_what_makes_it_smal
 def test_what_is_compiled_fits_where_a_device_has_room_for_it(monkeypatch):
     for state, temporary, fits in ((2**33, 2**32, True), (2**33, 2**33 + 1, False)):
         monkeypatch.setattr(
-            "infini_jax.forecast.compile_step", lambda *_, sizes=(state, temporary): Compiled(1.0, *sizes, (), ())
+            "infini_jax.forecast.counted.compile_step", lambda *_, sizes=(state, temporary): Compiled(1.0, *sizes, (), ())
         )
         assert compiled(RUN, Sharding(), V5E).fits is fits
 

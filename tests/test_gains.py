@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from infini_jax.config import RunConfig, TrainConfig
-from infini_jax.cost import model_cost
+from infini_jax.config.evaluation import CONDITIONS
 from infini_jax.data.base import DataConfig
 from infini_jax.data.documents import Documents
 from infini_jax.data.mqar import MqarConfig
@@ -20,8 +20,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Subject
 from infini_jax.evals.gains import Classes, Gains, Tally, half_share, training_words
 from infini_jax.evals.perplexity import Reader
-from infini_jax.evals.settings import CONDITIONS
 from infini_jax.evals.words import KINDS, count_words, unit_of_tokens, units_of
+from infini_jax.model.cost import model_cost
 from tests import streams
 from tests.test_perplexity import ALL, COUNTS, LENGTHS, documents_of, expected
 

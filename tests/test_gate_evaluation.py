@@ -15,8 +15,8 @@ from infini_jax.evals.gates import GateEvaluation
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
-from infini_jax.optimiser import is_gate
-from infini_jax.stream import init_params
+from infini_jax.model.stream import init_params
+from infini_jax.training.optimiser import is_gate
 
 MODEL = ModelConfig(vocab=32, layers=3, d_model=16, heads=2, segment=8)
 

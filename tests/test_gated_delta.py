@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infini_jax.config import ModelConfig
-from infini_jax.cost import program_flops
 from infini_jax.errors import ConfigError
+from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import gated_delta
 from infini_jax.memory.gated_delta import GatedDelta, GatedDeltaConfig, unit_lower_inverse, write_tokens
-from infini_jax.segment import Segment, whole
+from infini_jax.model.cost import program_flops
 from tests import ragged
 from tests.ragged import DIMS
 from tests.reference import gated_delta as reference

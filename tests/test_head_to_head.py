@@ -9,10 +9,10 @@ import pytest
 
 import experiments
 from infini_jax.evals.registry import EVALUATIONS
-from infini_jax.measures import read_measures
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.folder import MEASURES_FILE, REPORT_FILE, TABLE_FILE
-from infini_jax.rows import read_rows
+from infini_jax.records.measures import read_measures
+from infini_jax.records.rows import read_rows
 
 TASKS = ("capacity", "haystack", "mqar", "passkey", "python_stdlib", "sorting")
 ASKED = {"haystack", "mqar", "passkey", "perplexity", "sorting"}

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from infini_jax.layers.segment import NO_DOCUMENT, Segment, reset_where_new, whole
 from infini_jax.memory import infini
 from infini_jax.memory.feature_maps import feature_map
 from infini_jax.memory.gated_delta import GatedDelta, GatedDeltaConfig
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory
-from infini_jax.segment import NO_DOCUMENT, Segment, reset_where_new, whole
 from tests import ragged
 
 W, S, H, G, K, V = 5, 4, 4, 2, 4, 3

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infini_jax.config import ModelConfig
-from infini_jax.cost import model_cost
 from infini_jax.errors import ConfigError
+from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import feature_maps
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory, retrieve
-from infini_jax.segment import Segment, whole
+from infini_jax.model.cost import model_cost
 from tests import ragged
 from tests.ragged import DIMS
 from tests.reference import infini as reference

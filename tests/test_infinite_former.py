@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.attention import attend_segment
 from infini_jax.errors import ConfigError
+from infini_jax.layers.attention import attend_segment
+from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory.base import AUXILIARY, Dims, memory_bytes
-from infini_jax.memory.expectation import plan_of
-from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig, InfiniteMemory
-from infini_jax.segment import Boundaries, Segment
+from infini_jax.memory.infinite_former.expectation import plan_of
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig, InfiniteMemory
 from tests.former import (
     CONFIG,
     DIMS,

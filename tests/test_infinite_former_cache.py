@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infini_jax.memory.base import AUXILIARY, memory_bytes
-from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig
 from tests import ragged
 from tests.former import plain
 from tests.reference import infinite_former as reference

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.memory import expectation, signal
-from infini_jax.memory.infinite_former import InfiniteFormerConfig
+from infini_jax.memory.infinite_former import expectation, signal
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
 from tests.former import relative
 from tests.golden import public_golden
 from tests.reference import infinite_former as reference

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from infini_jax.memory.base import AUXILIARY
-from infini_jax.memory.infinite_former import InfiniteFormer
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
 from tests.former import CONFIG, DIMS, DOCUMENTS, compiled, parameters_of, plain, segments_of, setting
 from tests.reference import infinite_former as reference
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.memory import expectation, signal
+from infini_jax.memory.infinite_former import expectation, signal
 from tests.former import CONFIG, relative
 from tests.reference import infinite_former as reference
 

@@ -12,15 +12,15 @@ import pytest
 
 from infini_jax.errors import Interrupted, Stopped
 from infini_jax.records.folder import LOCK_FILE
-from infini_jax.run import terminated
-from infini_jax.study import GRACE, saved_study
+from infini_jax.study.study import GRACE, saved_study
+from infini_jax.training.execute import terminated
 from tests.commands import TINY
 
 ROOT = Path(__file__).parents[1]
 LONG = """
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.study import Study
+from infini_jax.study.study import Study
 
 def study():
     model = ModelConfig(vocab=32, layers=1, d_model=16, segment=8)

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from infini_jax.cli.progress import flops_done, share_logged, study_progress
 from infini_jax.config import Budget
 from infini_jax.errors import ConfigError
 from infini_jax.evals.registry import EVALUATIONS
-from infini_jax.jobs import KINDS, Kind, from_plain, kind_name, to_plain
-from infini_jax.measures import Measure, read_measures, write_measures
-from infini_jax.measuring import measure_file
-from infini_jax.plan import plan_of, plan_table
-from infini_jax.progress import flops_done, share_logged, study_progress
 from infini_jax.records.folder import MEASURES_FILE, METRICS_FILE, OWN_FILE, ROW_FILE
-from infini_jax.rows import Row, write_rows
-from infini_jax.study import Study, collect, cut_short, do, save_study, saved_study
-from infini_jax.trials import trials
+from infini_jax.records.measures import Measure, read_measures, write_measures
+from infini_jax.records.rows import Row, write_rows
+from infini_jax.study.evaluations import measure_file
+from infini_jax.study.jobs import KINDS, Kind, from_plain, kind_name, to_plain
+from infini_jax.study.spending import plan_of, plan_table
+from infini_jax.study.study import Study, collect, cut_short, do, save_study, saved_study
+from infini_jax.study.trials import trials
 from tests.test_measuring import Norm
 from tests.test_report import row_of
 from tests.test_study import GOOD

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.cost import program_flops
 from infini_jax.errors import ConfigError
-from infini_jax.memory import landmark_retrieval
+from infini_jax.layers.segment import NO_DOCUMENT, Boundaries, Segment, insert_landmarks, whole
 from infini_jax.memory.base import Dims, memory_bytes
-from infini_jax.memory.landmark import Landmark, LandmarkConfig
-from infini_jax.segment import NO_DOCUMENT, Boundaries, Segment, insert_landmarks, whole
-from infini_jax.stream import init_carry
+from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark.mechanism import Landmark, LandmarkConfig
+from infini_jax.model.cost import program_flops
+from infini_jax.model.stream import init_carry
 from tests.reference import landmark as reference
 from tests.streams import parameters_of, scorer, tiny, tokens_of
 

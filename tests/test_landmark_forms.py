@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax import attention
-from infini_jax.memory import landmark_retrieval, landmark_softmax
-from infini_jax.memory.landmark_retrieval import LandmarkMemory
-from infini_jax.segment import whole
+from infini_jax.layers import attention
+from infini_jax.layers.segment import whole
+from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import softmax as landmark_softmax
+from infini_jax.memory.landmark.retrieval import LandmarkMemory
 
 MASKED = attention.MASKED
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.attention import MASKED
-from infini_jax.memory import landmark_retrieval, landmark_softmax
-from infini_jax.memory.landmark import LandmarkMemory, append_blocks, join
+from infini_jax.layers.attention import MASKED
+from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import softmax as landmark_softmax
+from infini_jax.memory.landmark.mechanism import LandmarkMemory, append_blocks, join
 from tests.reference import landmark as reference
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"

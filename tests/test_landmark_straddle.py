@@ -9,13 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax import attention
-from infini_jax.cost import model_cost, program_flops
-from infini_jax.memory import landmark_softmax, landmark_straddle
-from infini_jax.memory.base import Dims, memory_bytes
-from infini_jax.memory.landmark import Landmark, LandmarkConfig
-from infini_jax.memory.landmark_straddle import OpenBlock
-from infini_jax.segment import (
+from infini_jax.devices.sharding import carry_sharding
+from infini_jax.layers import attention
+from infini_jax.layers.segment import (
     NO_DOCUMENT,
     Segment,
     drop_landmarks,
@@ -23,8 +19,13 @@ from infini_jax.segment import (
     length_with_landmarks,
     whole,
 )
-from infini_jax.sharding import carry_sharding
-from infini_jax.stream import forward_segments, init_carry
+from infini_jax.memory.base import Dims, memory_bytes
+from infini_jax.memory.landmark import softmax as landmark_softmax
+from infini_jax.memory.landmark import straddle as landmark_straddle
+from infini_jax.memory.landmark.mechanism import Landmark, LandmarkConfig
+from infini_jax.memory.landmark.straddle import OpenBlock
+from infini_jax.model.cost import model_cost, program_flops
+from infini_jax.model.stream import forward_segments, init_carry
 from infini_jax.training.gradient import joined_carry, split_carry
 from tests import streams
 from tests.reference import landmark as reference

@@ -8,11 +8,11 @@ import subprocess
 import pytest
 import yaml
 
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 from infini_jax.errors import ConfigError
-from infini_jax.launch import LAUNCHERS, Resources
-from infini_jax.launch.slurm import Worker
-from infini_jax.study import Study, save_study
+from infini_jax.study.launch import LAUNCHERS, Resources
+from infini_jax.study.launch.slurm import Worker
+from infini_jax.study.study import Study, save_study
 from tests.commands import told
 from tests.test_slurm import run_of
 
@@ -36,7 +36,7 @@ def test_a_dry_run_names_the_array(tmp_path, capsys):
 
 
 def test_where_there_is_no_slurm_one_line_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr("infini_jax.launch.slurm.shutil.which", lambda name: None)
+    monkeypatch.setattr("infini_jax.study.launch.slurm.shutil.which", lambda name: None)
     save_study(STUDY, tmp_path)
     with pytest.raises(ConfigError, match=r"^launch: there is no sbatch here; log in to a SLURM machine$"):
         LAUNCHERS["slurm"](1, Resources()).run(STUDY, tmp_path, lambda desk: None)

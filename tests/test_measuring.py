@@ -12,13 +12,13 @@ from infini_jax.config import RunConfig
 from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.registry import EVALUATIONS
-from infini_jax.measures import Measure, read_measures, write_measures
-from infini_jax.measuring import measure_file
 from infini_jax.records.folder import MEASURES_FILE, ROW_FILE, STUDY_FILE, StudyFolder
-from infini_jax.rows import is_whole, read_rows, write_rows
-from infini_jax.study import Study, collect, cut_short, do, run_study, save_study, saved_study
-from infini_jax.train import make_evaluate
-from infini_jax.trained import Trained
+from infini_jax.records.measures import Measure, read_measures, write_measures
+from infini_jax.records.rows import is_whole, read_rows, write_rows
+from infini_jax.study.evaluations import measure_file
+from infini_jax.study.study import Study, collect, cut_short, do, run_study, save_study, saved_study
+from infini_jax.training.loop import make_evaluate
+from infini_jax.training.trained import Trained
 from tests.test_study import GOOD
 
 

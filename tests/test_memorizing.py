@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.attention import dense
-from infini_jax.cost import model_cost
 from infini_jax.errors import ConfigError
+from infini_jax.layers.attention import dense
+from infini_jax.layers.segment import Boundaries, Segment, whole
 from infini_jax.memory import memorizing
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.memorizing import Memorizing, MemorizingConfig, Ring
 from infini_jax.memory.topk import top_k
-from infini_jax.segment import Boundaries, Segment, whole
-from infini_jax.stream import init_carry, init_params, scan_segments
+from infini_jax.model.cost import model_cost
+from infini_jax.model.stream import init_carry, init_params, scan_segments
 from tests import ragged, streams
 from tests.golden import golden
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from infini_jax import mirrors, trackers
-from infini_jax.checkpoint import Checkpoints, Progress
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError, Stopped
-from infini_jax.mirrors import IDENTITY_FILE, QUEUE, Mirroring, Mirrors
 from infini_jax.records.folder import METRICS_FILE
-from infini_jax.run import execute
+from infini_jax.training import mirrors, trackers
+from infini_jax.training.checkpoint import Checkpoints, Progress
+from infini_jax.training.execute import execute
+from infini_jax.training.mirrors import IDENTITY_FILE, QUEUE, Mirroring, Mirrors
 from tests.test_cli import TRAIN, fails
 
 RUN = RunConfig(
@@ -120,7 +120,7 @@ def test_a_run_that_goes_on_tells_its_trackers_from_where(tmp_path, tracker, mon
             log(line)
         raise Stopped("told to")
 
-    monkeypatch.setattr("infini_jax.run.train", train)
+    monkeypatch.setattr("infini_jax.training.execute.train", train)
     monkeypatch.setattr(Checkpoints, "progress", lambda self: Progress(step=4))
     mirroring = tracker(
         open=lambda self, source: got.append(source.after),

@@ -4,11 +4,11 @@ import pytest
 
 from experiments import capacity_law
 from infini_jax.errors import ConfigError
-from infini_jax.measures import read_measures
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.records.folder import MEASURES_FILE
+from infini_jax.records.measures import read_measures
 from infini_jax.report import Source, write_report
-from infini_jax.study import Study, do, save_study, saved_study, write_tables
+from infini_jax.study.study import Study, do, save_study, saved_study, write_tables
 from tests import streams
 from tests.test_capacity import Tally
 

@@ -16,18 +16,18 @@ from infini_jax.data.examples import ExampleConfig, example_of
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.evals.scores import share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or
-from infini_jax.measures import Measure
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.local import LocalConfig
-from infini_jax.plots import styles_of
+from infini_jax.records.measures import Measure
+from infini_jax.records.rows import Row, write_rows
 from infini_jax.report import Source, terminal_table, write_report
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures.recall import pareto
 from infini_jax.report.found import Found, find
+from infini_jax.report.plots import styles_of
 from infini_jax.report.sections import task_view
-from infini_jax.rows import Row, write_rows
-from infini_jax.run import execute
-from infini_jax.study import Study, do, write_tables
+from infini_jax.study.study import Study, do, write_tables
+from infini_jax.training.execute import execute
 from tests.made_results import SIZES, fill, row_of, share
 
 WORD, SYMBOLS, TOKENS = 4, 18, 64

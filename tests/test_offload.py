@@ -10,11 +10,11 @@ import pytest
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import ConfigError
+from infini_jax.layers.platforms import platform, target
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.offload import PINNED
-from infini_jax.platforms import platform, target
-from infini_jax.stream import init_carry, scan_segments
-from infini_jax.train import train
+from infini_jax.model.stream import init_carry, scan_segments
+from infini_jax.training.loop import train
 from tests import streams
 
 ON_DEVICE = dataclasses.replace(streams.tiny("memorizing"), heads=4, kv_heads=2)

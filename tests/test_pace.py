@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from infini_jax import pace
 from infini_jax.config import Budget, RunConfig, TrainConfig
-from infini_jax.cost import budget_steps, planned_flops
 from infini_jax.errors import ConfigError
+from infini_jax.model.cost import budget_steps, planned_flops
 from infini_jax.records.folder import CONFIG_FILE
-from infini_jax.run import execute
+from infini_jax.training import timed_budget as pace
+from infini_jax.training.execute import execute
 from tests.test_study import GOOD
 
 SECONDS = 0.3

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from infini_jax.config.evaluation import CONDITIONS, EvaluationConfig
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.data.stdlib import counted_bytes
 from infini_jax.errors import ConfigError
 from infini_jax.evals.perplexity import Reader, chosen
-from infini_jax.evals.settings import CONDITIONS, EvaluationConfig
 from infini_jax.memory import MECHANISMS
-from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, logits_of
+from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, logits_of
 from tests import streams
 from tests.commands import with_devices
 

@@ -14,11 +14,11 @@ import pytest
 
 from infini_jax.config import RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.layers.precision import policy_of
 from infini_jax.memory import MECHANISMS
-from infini_jax.optimiser import make_optimiser
-from infini_jax.precision import policy_of
-from infini_jax.stream import forward_segments, init_carry, init_params, logits_of, scan_segments
+from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of, scan_segments
 from infini_jax.training.gradient import score_tokens
+from infini_jax.training.optimiser import make_optimiser
 from infini_jax.training.program import Training, rows_of
 from tests.streams import MODEL, tiny
 

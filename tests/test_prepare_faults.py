@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 from tests.commands import disk, killed_at, largest_file, spawned, told
 from tests.corpora import STORIES, write_stories
 

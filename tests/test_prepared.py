@@ -12,7 +12,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.batch import Rows
 from infini_jax.data.corpus import CorpusConfig
@@ -20,7 +20,7 @@ from infini_jax.data.prepare import TokenizerSettings, chunks, prepare
 from infini_jax.data.prepared import MANIFEST_FILE, MODEL_FILE, Counts, Manifest, Prepared
 from infini_jax.data.tokenizers import Bytes, load_tokenizer
 from infini_jax.errors import ConfigError
-from infini_jax.run import execute
+from infini_jax.training.execute import execute
 from tests.corpora import STORIES, write_stories
 
 BYTES = TokenizerSettings()
@@ -309,7 +309,7 @@ BLOCKED = """
         sys.modules[name] = None  # an import of it fails
 """
 READS = """
-    import infini_jax.cli  # and with it all that trains
+    import infini_jax.cli.main  # and with it all that trains
     from infini_jax.data.base import Rows
     from infini_jax.data.corpus import CorpusConfig
     from infini_jax.data.serve import batches

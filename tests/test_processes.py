@@ -15,16 +15,16 @@ import jax
 import numpy as np
 import pytest
 
-from infini_jax.checkpoint import Saving
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import Mqar, MqarConfig
+from infini_jax.devices.processes import SILENT_SECONDS, Agreement, own_rows
+from infini_jax.devices.sharding import batch_sharding, data_mesh
 from infini_jax.errors import Stopped
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.processes import SILENT_SECONDS, Agreement, own_rows
 from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE
-from infini_jax.rows import read_rows
-from infini_jax.run import execute
-from infini_jax.sharding import batch_sharding, data_mesh
+from infini_jax.records.rows import read_rows
+from infini_jax.training.checkpoint import Saving
+from infini_jax.training.execute import execute
 from tests.commands import PAIRS, PROGRAM, told
 
 RUN = RunConfig(

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from infini_jax.cli.progress import live_line, train_progress
 from infini_jax.config import Budget, RunConfig, TrainConfig
-from infini_jax.peaks import PEAK_FLOPS, peak_flops
-from infini_jax.progress import live_line, train_progress
+from infini_jax.devices.peaks import PEAK_FLOPS, peak_flops
 
 RUN = RunConfig(name="mine", train=TrainConfig(batch=2, sequence=64), budget=Budget("steps", 1000))
 LINE = {

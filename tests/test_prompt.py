@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from infini_jax import prompt
 from infini_jax.data.tokenizers import Bytes, SentencePiece, train_sentencepiece
 from infini_jax.errors import ConfigError
-from infini_jax.prompt import PromptTokens, read_text
+from infini_jax.model import prompt
+from infini_jax.model.prompt import PromptTokens, read_text
 
 TEXT = "".join(f"line {number} é 😀\r\n{'  ' * (number % 3)}more words\n" for number in range(60)) + "no end"
 

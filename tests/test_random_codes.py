@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from infini_jax.analysis import theory
+from infini_jax.codes.random_codes import RULES, RandomCodesRun, age_bins, measure, unit_rows
 from infini_jax.errors import ConfigError
-from infini_jax.evals.random_codes import RULES, RandomCodesRun, age_bins, measure, unit_rows
 from infini_jax.memory import infini
 
 KEYS, VALUES = (unit_rows(np.random.default_rng(seed), 11, dim).astype(np.float64) for seed, dim in ((0, 6), (1, 5)))

@@ -14,7 +14,7 @@ from infini_jax.data.examples import Example, example_of
 from infini_jax.errors import ConfigError
 from infini_jax.evals.reading import SEGMENTS_A_CALL, ExampleReader
 from infini_jax.memory import MECHANISMS
-from infini_jax.stream import init_carry
+from infini_jax.model.stream import init_carry
 from tests import streams
 from tests.commands import with_devices
 

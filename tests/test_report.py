@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from infini_jax.errors import ConfigError
-from infini_jax.plots import COLOURS, MARKERS, drawing, human_bytes, label_of, score_against_bytes, styles_of, svg
+from infini_jax.records.rows import Row, write_rows
 from infini_jax.report import Source, terminal_table, write_report
+from infini_jax.report.plots import COLOURS, MARKERS, drawing, human_bytes, label_of, score_against_bytes, styles_of, svg
 from infini_jax.report.sections import equality, finding
 from infini_jax.report.tasks import score_of
-from infini_jax.rows import Row, write_rows
 from tests.made_results import SERIES, SIZES, TASKS, fill, made_rows, row_of
 
 QUESTION = "Do more bytes recall more, at the same FLOPs?"

@@ -8,9 +8,8 @@ import pytest
 
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.passkey import PasskeyConfig
-from infini_jax.measures import Measure
 from infini_jax.memory.local import LocalConfig
-from infini_jax.plots import drawing, save_pdf, styles_of
+from infini_jax.records.measures import Measure
 from infini_jax.report import Source, write_report
 from infini_jax.report.checks import warnings
 from infini_jax.report.figures.capacity import collapse, n50
@@ -20,6 +19,7 @@ from infini_jax.report.figures.recall import pareto
 from infini_jax.report.figures.trade import best_split
 from infini_jax.report.found import Found, by_task, find
 from infini_jax.report.parts import NotMeasured
+from infini_jax.report.plots import drawing, save_pdf, styles_of
 from infini_jax.report.tables import blimp_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from tests.made_results import SEEDS, SIZES, config_of, fill, random_row, row_of, share, write_all_measures

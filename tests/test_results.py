@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.metrics import read_metrics
+from infini_jax.records.rows import read_rows
+from infini_jax.records.training_log import read_metrics
 from infini_jax.results import gates, is_chosen, load, loss_against_bytes, recall_against_bytes, tasks, training_curves
 from infini_jax.results.columns import COLUMNS, markdown, names_of
 from infini_jax.results.figures import found_of
-from infini_jax.rows import read_rows
-from infini_jax.run import execute
+from infini_jax.training.execute import execute
 from tests.made_results import fill, made_rows, metric_lines, row_of, write_all_measures
 
 ROOT = Path(__file__).parents[1]

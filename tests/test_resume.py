@@ -13,15 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from infini_jax.checkpoint import Saving
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.records.folder import METRICS_FILE, ROW_FILE
-from infini_jax.rows import read_rows
-from infini_jax.run import execute
-from infini_jax.train import train
+from infini_jax.records.rows import read_rows
+from infini_jax.training.checkpoint import Saving
+from infini_jax.training.execute import execute
+from infini_jax.training.loop import train
 from tests.streams import MODEL
 
 RUN = RunConfig(

@@ -11,11 +11,11 @@ from jax.sharding import AxisType, PartitionSpec
 
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.devices.sharding import Sharding, batch_sharding, check_shares, layout_of
 from infini_jax.errors import ConfigError
-from infini_jax.heads import SEQUENCE_AXIS
+from infini_jax.layers.heads import SEQUENCE_AXIS
 from infini_jax.memory import infini
 from infini_jax.memory.infini import InfiniConfig, InfiniMemory
-from infini_jax.sharding import Sharding, batch_sharding, check_shares, layout_of
 from tests.commands import on_devices
 from tests.streams import losses_of, tiny
 

@@ -14,9 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import ConfigError
-from infini_jax.memory import MECHANISMS
-from infini_jax.sharding import (
+from infini_jax.devices.sharding import (
     RULES,
     Layout,
     Sharding,
@@ -25,7 +23,9 @@ from infini_jax.sharding import (
     layout_of,
     parameter_sharding,
 )
-from infini_jax.stream import init_params
+from infini_jax.errors import ConfigError
+from infini_jax.memory import MECHANISMS
+from infini_jax.model.stream import init_params
 from infini_jax.training.program import Training
 from tests.commands import on_devices
 from tests.streams import losses_of, tiny
@@ -170,7 +170,7 @@ def test_rows_that_devices_cannot_share_are_refused(monkeypatch):
 
 def devices_of_a_fresh_process(code: str, **environment: str) -> int:
     clean = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    code = f"import jax; from infini_jax.sharding import use_cores; {code}; print(len(jax.devices()))"
+    code = f"import jax; from infini_jax.devices.sharding import use_cores; {code}; print(len(jax.devices()))"
     run = [sys.executable, "-c", code]
     done = subprocess.run(
         run, env={**clean, **environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=True

@@ -10,11 +10,11 @@ import pytest
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.launch import LAUNCHERS, Resources
-from infini_jax.launch.slurm import queued
 from infini_jax.records.folder import FAILED_FILE, METRICS_FILE, TABLE_FILE
-from infini_jax.rows import read_rows
-from infini_jax.study import Study, run_study, save_study
+from infini_jax.records.rows import read_rows
+from infini_jax.study.launch import LAUNCHERS, Resources
+from infini_jax.study.launch.slurm import queued
+from infini_jax.study.study import Study, run_study, save_study
 from tests.commands import PAIRS, PROGRAM
 from tests.slurm_node import node, told, wait_for, why_not
 

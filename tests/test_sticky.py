@@ -10,10 +10,10 @@ import pytest
 import scipy.stats
 
 from infini_jax.errors import ConfigError
-from infini_jax.memory import sticky
-from infini_jax.memory.infinite_former import InfiniteFormer, InfiniteFormerConfig
-from infini_jax.memory.signal import stored_fit
-from infini_jax.segment import Segment, whole
+from infini_jax.layers.segment import Segment, whole
+from infini_jax.memory.infinite_former import sticky
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig
+from infini_jax.memory.infinite_former.signal import stored_fit
 from tests.streams import MODEL
 
 CONFIG = InfiniteFormerConfig(basis=16, samples=24, sampling="sticky")

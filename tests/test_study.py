@@ -14,12 +14,12 @@ from experiments import quick
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
-from infini_jax.desk import Desk
 from infini_jax.errors import ConfigError
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE, TABLE_FILE
-from infini_jax.rows import read_rows
-from infini_jax.study import Study, run_study, save_study, saved_study
+from infini_jax.records.rows import read_rows
+from infini_jax.study.desk import Desk
+from infini_jax.study.study import Study, run_study, save_study, saved_study
 
 GOOD = RunConfig(
     name="good",

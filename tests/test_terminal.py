@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from infini_jax.cli import main
-from infini_jax.progress import evaluation_progress, waiting
+from infini_jax.cli.main import main
+from infini_jax.cli.progress import evaluation_progress, waiting
 from tests.commands import TINY, spawned
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +131,7 @@ def test_help_starts_no_device_and_nothing_slow_and_the_package_imports_in_a_sec
     asked = """
 import sys
 from jax._src import xla_bridge
-from infini_jax.cli import main
+from infini_jax.cli.main import main
 try:
     main(["--help"])
 except SystemExit:

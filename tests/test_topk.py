@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from infini_jax.layers.platforms import target
 from infini_jax.memory import topk
-from infini_jax.platforms import target
 
 SIZES = [(33, 1), (130, 2), (257, 8), (1000, 31), (2047, 32), (2048, 32), (40, 8)]
 

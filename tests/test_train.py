@@ -8,15 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from infini_jax.checkpoint import Checkpoints
 from infini_jax.config import Budget, RunConfig, TrainConfig
-from infini_jax.cost import training_flops_per_step
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import Stopped, TrainingDiverged
-from infini_jax.optimiser import make_optimiser
-from infini_jax.stream import init_carry, init_params, scan_segments
-from infini_jax.train import make_evaluate, train
+from infini_jax.model.cost import training_flops_per_step
+from infini_jax.model.stream import init_carry, init_params, scan_segments
+from infini_jax.training.checkpoint import Checkpoints
 from infini_jax.training.gradient import auxiliary_loss, score_tokens
+from infini_jax.training.loop import make_evaluate, train
+from infini_jax.training.optimiser import make_optimiser
 from infini_jax.training.program import Training, rows_of
 from tests import streams
 from tests.streams import MODEL
@@ -48,8 +48,8 @@ class Clock:
     now = 100.0
 
     def __init__(self, monkeypatch):
-        monkeypatch.setattr("infini_jax.train.time.perf_counter", lambda: self.now)
-        monkeypatch.setattr("infini_jax.train.compiled_step", self.compiled_step)
+        monkeypatch.setattr("infini_jax.training.loop.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("infini_jax.training.loop.compiled_step", self.compiled_step)
 
     def passes(self, seconds, result):
         self.now += seconds
@@ -82,7 +82,7 @@ def test_speed_is_of_all_steps_and_of_those_since_the_last_line(monkeypatch):
 
 def test_mfu_is_the_share_of_the_models_own_flops_in_the_peak(monkeypatch):
     Clock(monkeypatch)
-    monkeypatch.setattr("infini_jax.train.peak_flops", lambda devices: 1e9 * len(list(devices)))
+    monkeypatch.setattr("infini_jax.training.loop.peak_flops", lambda devices: 1e9 * len(list(devices)))
     lines = []
     train(RUN, lines.append)
     assert [line["mfu"] for line in lines] == pytest.approx([training_flops_per_step(RUN) / 1e9] * 4)

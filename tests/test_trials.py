@@ -6,7 +6,7 @@ import pytest
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import ConfigError
-from infini_jax.trials import chosen, trials, tried
+from infini_jax.study.trials import chosen, trials, tried
 from tests.test_report import row_of
 
 POINT = dataclasses.replace(row_of("mqar", "infini", "delta", 4096, 0), flops_actual=10.0)

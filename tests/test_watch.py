@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from infini_jax import watch
-from infini_jax.cli import main
+from infini_jax.cli import watch
+from infini_jax.cli.main import main
+from infini_jax.cli.watch import Seen, Watched, looks, seen, seen_table, watched_in
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.desk import Desk
-from infini_jax.rows import write_rows
-from infini_jax.study import Study, save_study
-from infini_jax.watch import Seen, Watched, looks, seen, seen_table, watched_in
+from infini_jax.records.rows import write_rows
+from infini_jax.study.desk import Desk
+from infini_jax.study.study import Study, save_study
 from tests.commands import told
 from tests.made_results import row_of
 

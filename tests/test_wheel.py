@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infini_jax.presets import checked_in
+from infini_jax.config.presets import checked_in
 from tests.test_cli import EXPERIMENT
 
 ROOT = Path(__file__).parents[1]

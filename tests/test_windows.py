@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.cost import model_cost
 from infini_jax.errors import ConfigError
+from infini_jax.layers.segment import Segment
+from infini_jax.layers.segment import whole as whole_segment
 from infini_jax.memory import positions, window
 from infini_jax.memory.full import Full, FullConfig
 from infini_jax.memory.local import Local, LocalConfig
 from infini_jax.memory.transformer_xl import TransformerXL, TransformerXLConfig
-from infini_jax.segment import Segment
-from infini_jax.segment import whole as whole_segment
-from infini_jax.stream import init_carry, scan_segments
+from infini_jax.model.cost import model_cost
+from infini_jax.model.stream import init_carry, scan_segments
 from tests import ragged, streams
 from tests.golden import public_golden
 from tests.reference import attention as reference

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from infini_jax.config import RunConfig
-from infini_jax.measures import Measure
+from infini_jax.records.measures import Measure
 
 
 def unwatched(done: int, total: int) -> None:

@@ -23,17 +23,17 @@ import jax
 import numpy as np
 
 from infini_jax.config import ModelConfig, RunConfig
-from infini_jax.cost import model_cost
 from infini_jax.data.base import tokenizer_of
 from infini_jax.data.batch import Batch
 from infini_jax.data.minimal_pairs import Pair, blimp_pairs
 from infini_jax.data.tokenizers import Tokenizer
+from infini_jax.devices.sharding import Layout, batch_sharding, data_mesh, on_own_rows, replicated
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.reading import nats_of
-from infini_jax.measures import Measure
-from infini_jax.sharding import Layout, batch_sharding, data_mesh, on_own_rows, replicated
-from infini_jax.stream import Carry, init_carry, scan_segments
+from infini_jax.model.cost import model_cost
+from infini_jax.model.stream import Carry, init_carry, scan_segments
+from infini_jax.records.measures import Measure
 
 ALL = "all"
 TOKENS_A_CALL = 1 << 13  # enough that calling the program costs nothing beside running it

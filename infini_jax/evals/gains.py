@@ -24,16 +24,16 @@ from typing import ClassVar
 import numpy as np
 
 from infini_jax.config import RunConfig
-from infini_jax.cost import model_cost
+from infini_jax.config.evaluation import CARRIED, CONDITIONS, EvaluationConfig
 from infini_jax.data.base import DataConfig, documents_of, tokenizer_of
 from infini_jax.data.batch import Split
 from infini_jax.data.repeats import NOWHERE, copy_sources, previous_use
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.perplexity import Reader, chosen
-from infini_jax.evals.settings import CARRIED, CONDITIONS, EvaluationConfig
 from infini_jax.evals.words import KINDS, LEXICAL, Units, count_words, unit_of_tokens
-from infini_jax.measures import Label, Measure
+from infini_jax.model.cost import model_cost
+from infini_jax.records.measures import Label, Measure
 
 GAPS = (512, 8192)
 DECADES = (0, 1, 10, 100, 1000, 10_000)  # uses per million

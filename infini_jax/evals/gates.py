@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from infini_jax.config import ModelConfig, RunConfig
-from infini_jax.cost import model_cost
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
-from infini_jax.measures import Measure
-from infini_jax.stream import forward_segments, init_carry, init_params
-from infini_jax.transformer import layer_groups
+from infini_jax.model.cost import model_cost
+from infini_jax.model.stream import forward_segments, init_carry, init_params
+from infini_jax.model.transformer import layer_groups
+from infini_jax.records.measures import Measure
 
 
 @dataclasses.dataclass(frozen=True)

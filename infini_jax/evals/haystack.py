@@ -19,7 +19,7 @@ from infini_jax.data.haystack import HaystackConfig, Kind
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or, room
-from infini_jax.measures import Measure
+from infini_jax.records.measures import Measure
 
 SENTENCES = (
     4  # times the tokens of an example that a stretch of a corpus has: sentences with a word of the answer are left out

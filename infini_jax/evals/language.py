@@ -8,15 +8,15 @@ from typing import ClassVar
 import numpy as np
 
 from infini_jax.config import RunConfig
-from infini_jax.cost import model_cost
+from infini_jax.config.evaluation import CONDITIONS, Condition, EvaluationConfig
 from infini_jax.data.batch import Split
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.errors import required
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.perplexity import Perplexity, Reader
 from infini_jax.evals.scores import ratio_variance
-from infini_jax.evals.settings import CONDITIONS, Condition, EvaluationConfig
-from infini_jax.measures import Measure
+from infini_jax.model.cost import model_cost
+from infini_jax.records.measures import Measure
 
 
 @dataclasses.dataclass(frozen=True)

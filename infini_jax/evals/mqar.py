@@ -10,7 +10,7 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or
-from infini_jax.measures import Label, Measure
+from infini_jax.records.measures import Label, Measure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import first_number, share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or
-from infini_jax.measures import Measure
+from infini_jax.records.measures import Measure
 
 NEW = 10  # tokens, of the landmark paper
 LANDMARK = "landmark"

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from infini_jax.config import ModelConfig
+from infini_jax.config.evaluation import ANOTHER, CARRIED, Condition, EvaluationConfig
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.errors import require
 from infini_jax.evals.reading import SEGMENTS_A_CALL, Places, score_segments
-from infini_jax.evals.settings import ANOTHER, CARRIED, Condition, EvaluationConfig
 
 
 @dataclasses.dataclass(frozen=True)

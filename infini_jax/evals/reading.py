@@ -19,11 +19,11 @@ import numpy as np
 import optax
 
 from infini_jax.config import ModelConfig
+from infini_jax.config.evaluation import CARRIED, RESET, Condition
 from infini_jax.data.examples import Example, Label
+from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, data_mesh, on_own_rows, replicated
 from infini_jax.errors import require
-from infini_jax.evals.settings import CARRIED, RESET, Condition
-from infini_jax.sharding import Layout, batch_sharding, carry_sharding, data_mesh, on_own_rows, replicated
-from infini_jax.stream import Carry, decode, forward_segments, init_carry, init_decoder, logits_of
+from infini_jax.model.stream import Carry, decode, forward_segments, init_carry, init_decoder, logits_of
 
 DOCUMENT = 0  # of every token: a row is one document for as long as it is read
 SEGMENTS_A_CALL = 16  # enough that calling the program costs nothing beside running it

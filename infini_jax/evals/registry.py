@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from infini_jax.config.plain import from_plain, to_plain
 from infini_jax.errors import lookup, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.blimp import Blimp
@@ -12,7 +13,6 @@ from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.evals.passkey import PasskeyEvaluation
 from infini_jax.evals.sorting import SortingEvaluation
-from infini_jax.plain import from_plain, to_plain
 
 EVALUATIONS: dict[str, type[Evaluation]] = {
     evaluation.name: evaluation

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from infini_jax.analysis.fits import wilson
-from infini_jax.measures import Label, Measure
+from infini_jax.records.measures import Label, Measure
 
 
 def ratio_variance(sums_E: np.ndarray, counts_E: np.ndarray) -> float:

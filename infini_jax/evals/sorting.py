@@ -19,7 +19,7 @@ from infini_jax.errors import require
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import mean_measure, share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or, room
-from infini_jax.measures import Measure
+from infini_jax.records.measures import Measure
 
 SEQUENCES = 400  # behind a ceiling
 

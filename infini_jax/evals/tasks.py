@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from infini_jax.config import RunConfig
-from infini_jax.cost import model_cost
 from infini_jax.data.base import DataConfig, tokenizer_of
 from infini_jax.data.batch import Rows, generator
 from infini_jax.data.examples import Example, ExampleConfig
 from infini_jax.errors import require, require_positive
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.reading import ExampleReader, Reading, spoken_behind
-from infini_jax.measures import Label, Measure
+from infini_jax.model.cost import model_cost
+from infini_jax.records.measures import Label, Measure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ from infini_jax.memory.compressive import Compressive
 from infini_jax.memory.full import Full
 from infini_jax.memory.gated_delta import GatedDelta
 from infini_jax.memory.infini import Infini
-from infini_jax.memory.infinite_former import InfiniteFormer
-from infini_jax.memory.landmark import Landmark
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
+from infini_jax.memory.landmark.mechanism import Landmark
 from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
 from infini_jax.memory.segment_only import SegmentOnly

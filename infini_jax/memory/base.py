@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from infini_jax.errors import ConfigError, require
-from infini_jax.precision import Policy, policy_of
-from infini_jax.segment import Segment, by_turn
+from infini_jax.layers.precision import Policy, policy_of
+from infini_jax.layers.segment import Segment, by_turn
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,13 +22,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.attention import attention_flops, dense
 from infini_jax.errors import require, require_positive
+from infini_jax.layers.attention import attention_flops, dense
+from infini_jax.layers.segment import Segment
 from infini_jax.memory import window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, positioned_cost
 from infini_jax.memory.window import Recent
-from infini_jax.segment import Segment
 
 
 @struct.dataclass

@@ -9,9 +9,9 @@ import dataclasses
 
 import jax
 
+from infini_jax.layers.segment import Segment
 from infini_jax.memory.positions import attend_rotary
 from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
-from infini_jax.segment import Segment
 
 
 @dataclasses.dataclass(frozen=True)

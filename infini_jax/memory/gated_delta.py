@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.attention import attend_flops
 from infini_jax.errors import require
-from infini_jax.layers import by_key_head
+from infini_jax.layers.attention import attend_flops
+from infini_jax.layers.layers import by_key_head
+from infini_jax.layers.segment import Segment, reset_where_new
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import mixed_with_local, with_size
-from infini_jax.segment import Segment, reset_where_new
 
 CHUNK = 64  # tokens solved at once: a power of two
 LONGEST = 64  # segments

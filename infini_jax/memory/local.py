@@ -9,10 +9,10 @@ import dataclasses
 import jax
 
 from infini_jax.errors import require
+from infini_jax.layers.segment import Segment
 from infini_jax.memory.base import Dims, MemoryConfig
 from infini_jax.memory.positions import attend_rotary
 from infini_jax.memory.window import Cache, Recent, view
-from infini_jax.segment import Segment
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,12 @@ import jax.numpy as jnp
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from infini_jax.attention import attend_flops, masked_softmax
 from infini_jax.errors import require
-from infini_jax.heads import SLOTS_AXIS, by_slots
-from infini_jax.layers import by_key_head
+from infini_jax.layers.attention import attend_flops, masked_softmax
+from infini_jax.layers.heads import SLOTS_AXIS, by_slots
+from infini_jax.layers.layers import by_key_head
+from infini_jax.layers.platforms import platform
+from infini_jax.layers.segment import Boundaries, Segment, with_leaves
 from infini_jax.memory import window
 from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
@@ -34,8 +36,6 @@ from infini_jax.memory.offload import on_host, part_of, to_device, to_host, upda
 from infini_jax.memory.positions import T5_BUCKETS, attend_t5
 from infini_jax.memory.topk import approximate, recall, top_k
 from infini_jax.memory.window import Recent
-from infini_jax.platforms import platform
-from infini_jax.segment import Boundaries, Segment, with_leaves
 
 RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
 A_CPUS_SCORES, OTHERS_SCORES = 2**24, 2**25  # at once; a CPU's by benchmarks/topk.py, elsewhere 128 MiB

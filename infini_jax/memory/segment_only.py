@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 
-from infini_jax.attention import attend_flops, attend_segment
+from infini_jax.layers.attention import attend_flops, attend_segment
+from infini_jax.layers.segment import Segment
 from infini_jax.memory.base import Cost, Memory, MemoryConfig
-from infini_jax.segment import Segment
 
 
 @dataclasses.dataclass(frozen=True)

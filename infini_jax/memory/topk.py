@@ -14,7 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from infini_jax.platforms import platform
+from infini_jax.layers.platforms import platform
 
 GROUPS_PAY = (
     64  # scores a row for each of the k: measured on a CPU, groups win from 80 k on at k = 8, 70 k at 64 (benchmarks/topk.py)

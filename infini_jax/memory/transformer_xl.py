@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import jax
 
+from infini_jax.layers.segment import Segment
 from infini_jax.memory.base import Cost, Dims
 from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, positioned_cost
 from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
-from infini_jax.segment import Segment
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.attention import attend_flops
 from infini_jax.errors import require
+from infini_jax.layers.attention import attend_flops
+from infini_jax.layers.segment import Boundaries, Segment, Sight, by_turn, with_leaves
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
-from infini_jax.segment import Boundaries, Segment, Sight, by_turn, with_leaves
 
 
 @struct.dataclass

@@ -8,12 +8,12 @@ from infini_jax.analysis.fits import wilson
 from infini_jax.data import SOURCES
 from infini_jax.data.base import Rows
 from infini_jax.data.examples import ExampleConfig
-from infini_jax.plots import BASELINE
+from infini_jax.records.rows import Row
 from infini_jax.report.figures.trade import window_of
 from infini_jax.report.found import Found, Point, at, by, by_task, points
 from infini_jax.report.parts import NotMeasured, middle, percent
+from infini_jax.report.plots import BASELINE
 from infini_jax.report.tasks import chance_of, example_evaluations, has_ceiling, own_settings, score_of
-from infini_jax.rows import Row
 
 CEILING, SOLVED = "full", 0.9
 SEQUENCE = "train.sequence"

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from infini_jax.config import RunConfig
+from infini_jax.config.plain import from_plain
 from infini_jax.data.base import DataConfig
 from infini_jax.errors import ConfigError, require
-from infini_jax.jobs import Job
-from infini_jax.measures import Label, Measure, read_measures
-from infini_jax.metrics import read_metrics
-from infini_jax.plain import from_plain
-from infini_jax.plots import Metrics, Series, series_of
 from infini_jax.records.folder import RunFolder, StudyFolder
-from infini_jax.rows import Row, read_rows
-from infini_jax.study import Failure
+from infini_jax.records.measures import Label, Measure, read_measures
+from infini_jax.records.rows import Row, read_rows
+from infini_jax.records.training_log import read_metrics
+from infini_jax.report.plots import Metrics, Series, series_of
+from infini_jax.study.jobs import Job
+from infini_jax.study.study import Failure
 
 
 @dataclasses.dataclass(frozen=True)

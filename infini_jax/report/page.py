@@ -10,12 +10,12 @@ from markupsafe import Markup
 
 from infini_jax.evals.base import Watch, unwatched
 from infini_jax.files import write_at_once
-from infini_jax.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.records.folder import StudyFolder
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures import FIGURES
 from infini_jax.report.found import Found, Source, by_task, find
 from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
+from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
 from infini_jax.report.tables import blimp_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
@@ -43,7 +43,7 @@ def write_report(sources: Sequence[Source], folder: Path, watch: Watch = unwatch
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
     shown = Pictures(place.figures, found, lambda done: watch(done, count))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("infini_jax"),
+        loader=jinja2.PackageLoader("infini_jax.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from infini_jax.plots import series_of
+from infini_jax.records.rows import Row
 from infini_jax.report.found import by
-from infini_jax.rows import Row
+from infini_jax.report.plots import series_of
 
 
 @dataclasses.dataclass(frozen=True)

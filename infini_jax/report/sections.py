@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from infini_jax.memory import MECHANISMS
-from infini_jax.plots import (
+from infini_jax.records.rows import Row
+from infini_jax.report.found import Found, at, by_task, points
+from infini_jax.report.parts import Drawn
+from infini_jax.report.plots import (
     BASELINE,
     Score,
     Series,
@@ -22,11 +25,8 @@ from infini_jax.plots import (
     styles_of,
     training_curves,
 )
-from infini_jax.report.found import Found, at, by_task, points
-from infini_jax.report.parts import Drawn
 from infini_jax.report.tasks import chance_of, score_of, scored_by
-from infini_jax.rows import Row
-from infini_jax.trained import flattened
+from infini_jax.training.trained import flattened
 from infini_jax.units import human_bytes
 
 EQUAL = 0.05  # training FLOPs this close (a share of the largest) are called equal: a budget buys whole steps only

@@ -10,10 +10,10 @@ from infini_jax.data.base import DataConfig, Scored
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.evals.tasks import ExampleEvaluation
-from infini_jax.jobs import KINDS
-from infini_jax.plots import Score
+from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, Point
-from infini_jax.rows import Row
+from infini_jax.report.plots import Score
+from infini_jax.study.jobs import KINDS
 
 RECALLED = Score("accuracy", "accuracy", "", True)
 

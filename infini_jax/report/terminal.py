@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from infini_jax.plots import label_of
+from infini_jax.records.rows import Row
 from infini_jax.report.found import by_task
+from infini_jax.report.plots import label_of
 from infini_jax.report.sections import flops_text, groups, median_word, spread, tokens_per_second
 from infini_jax.report.tasks import score_of
-from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from infini_jax.analysis.predictions import Prediction, predictions
 from infini_jax.report.found import Source, find_one, folder_names
 from infini_jax.report.parts import NotMeasured, Table, estimate
+from infini_jax.report.predictions import Prediction, predictions
 
 
 def predictions_table(sources: Sequence[Source]) -> Table | NotMeasured:

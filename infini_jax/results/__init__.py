@@ -5,12 +5,12 @@
     found.runs.groupby("mechanism").accuracy.max()
     recall_against_bytes(found, "mqar").savefig("recall.svg")
 
-See docs/results.md. What writes and reads the files themselves is in `infini_jax.rows` and `infini_jax.measures`.
+See docs/results.md. What writes and reads the files themselves is in `infini_jax.records`.
 """
 
+from infini_jax.records.rows import Row, read_rows, write_rows
 from infini_jax.results.figures import gates, is_chosen, loss_against_bytes, recall_against_bytes, tasks, training_curves
 from infini_jax.results.load import Results, load
-from infini_jax.rows import Row, read_rows, write_rows
 
 __all__ = [
     "Results",

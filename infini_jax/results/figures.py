@@ -18,17 +18,17 @@ import duckdb
 from matplotlib.figure import Figure
 
 from infini_jax.errors import lookup, require
-from infini_jax.measures import Measure
-from infini_jax.plots import Score, score_against_bytes, styles_of
-from infini_jax.plots import training_curves as drawn_curves
+from infini_jax.records.measures import Measure
+from infini_jax.records.rows import Row
 from infini_jax.report.figures.gates import by_layer
 from infini_jax.report.found import Found, by, by_task, joined, points, with_most_memory
+from infini_jax.report.plots import Score, score_against_bytes, styles_of
+from infini_jax.report.plots import training_curves as drawn_curves
 from infini_jax.report.sections import score_for
 from infini_jax.report.tasks import RECALLED, chance_of, loss_of
 from infini_jax.report.trials import only_chosen
 from infini_jax.results.columns import metric_axis
 from infini_jax.results.load import Results
-from infini_jax.rows import Row
 
 
 def recall_against_bytes(results: Results, task: str = "") -> Figure:

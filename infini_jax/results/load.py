@@ -15,12 +15,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infini_jax import measures
 from infini_jax.errors import ConfigError, installs, one_line, require
-from infini_jax.metrics import damaged_line
+from infini_jax.records import measures
 from infini_jax.records.folder import RunFolder, StudyFolder
+from infini_jax.records.rows import SCHEMA, is_whole, read_rows
+from infini_jax.records.training_log import damaged_line
 from infini_jax.results.columns import COLUMNS
-from infini_jax.rows import SCHEMA, is_whole, read_rows
 
 Library = Literal["pandas", "polars"]
 

@@ -9,9 +9,9 @@ from flax import struct
 
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch
+from infini_jax.devices.sharding import Layout, gradient_over_rows, segments_at_once
 from infini_jax.memory.base import AUXILIARY
-from infini_jax.sharding import Layout, gradient_over_rows, segments_at_once
-from infini_jax.stream import Carry, scan_segments
+from infini_jax.model.stream import Carry, scan_segments
 
 
 @struct.dataclass

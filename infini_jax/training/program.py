@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from infini_jax.checkpoint import like
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
-from infini_jax.cost import budget_steps, program_flops
 from infini_jax.data.batch import Batch, Rows, Source, Split
-from infini_jax.optimiser import make_optimiser
-from infini_jax.processes import batch_shapes, placed_batches
-from infini_jax.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
-from infini_jax.stream import Carry, init_carry, init_params
+from infini_jax.devices.processes import batch_shapes, placed_batches
+from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
+from infini_jax.model.cost import budget_steps, program_flops
+from infini_jax.model.stream import Carry, init_carry, init_params
+from infini_jax.training.checkpoint import like
 from infini_jax.training.gradient import gradient_function
+from infini_jax.training.optimiser import make_optimiser
 
 
 @struct.dataclass
@@ -66,7 +66,7 @@ class Training:
     """All that training derives from a run's settings and the layout of its devices; each part is made when it is asked for.
 
     Args:
-      run: its budget must have a number of steps, see `infini_jax.pace` for seconds.
+      run: its budget must have a number of steps, see `infini_jax.training.timed_budget` for seconds.
       layout: how the devices share the work; without one, the step is a plain program of one device.
 
     Raises `ConfigError` where the budget pays for no step, or the data is not there.

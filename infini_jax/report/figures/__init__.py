@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from infini_jax.plots import Series, Style
 from infini_jax.report.figures.capacity import collapse, n50
 from infini_jax.report.figures.forgetting import forgetting
 from infini_jax.report.figures.gates import gates
@@ -13,6 +12,7 @@ from infini_jax.report.figures.sorting import sorting
 from infini_jax.report.figures.trade import best_split
 from infini_jax.report.found import Found
 from infini_jax.report.parts import Figures
+from infini_jax.report.plots import Series, Style
 
 FIGURES: tuple[Callable[[Found, dict[Series, Style]], Figures], ...] = (
     collapse,

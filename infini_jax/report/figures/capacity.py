@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 
 from infini_jax.analysis.fits import power_law
 from infini_jax.analysis.theory import top1_accuracy
-from infini_jax.plots import (
+from infini_jax.report.found import Found, Point, at, by, points
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
+from infini_jax.report.plots import (
     COLOURS,
     INK,
     MARKERS,
@@ -25,8 +27,6 @@ from infini_jax.plots import (
     rule,
     share_axis,
 )
-from infini_jax.report.found import Found, Point, at, by, points
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
 from infini_jax.units import human_bytes
 
 SCALAR_BYTES = 4  # memories are float32 whatever the compute type

@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from infini_jax.analysis.theory import delta_survival
-from infini_jax.plots import (
+from infini_jax.report.found import Found, Point, by, points, with_most_memory
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
+from infini_jax.report.plots import (
     COLOURS,
     INK,
     MARKERS,
@@ -20,8 +22,6 @@ from infini_jax.plots import (
     panels,
     share_axis,
 )
-from infini_jax.report.found import Found, Point, by, points, with_most_memory
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
 from infini_jax.units import human_bytes
 
 

@@ -3,7 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 
-from infini_jax.plots import (
+from infini_jax.records.rows import Row
+from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed
+from infini_jax.report.plots import (
     Series,
     Style,
     byte_axis,
@@ -17,9 +20,6 @@ from infini_jax.plots import (
     series_of,
     training_curves,
 )
-from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed
-from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
 TITLE = 26  # letters that fit above a panel

@@ -4,7 +4,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from infini_jax.analysis.fits import floor_law
-from infini_jax.plots import (
+from infini_jax.records.rows import Row
+from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed
+from infini_jax.report.plots import (
     INK,
     Series,
     Style,
@@ -18,10 +21,7 @@ from infini_jax.plots import (
     panels,
     rule,
 )
-from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed
 from infini_jax.report.tasks import score_of
-from infini_jax.rows import Row
 
 FIT = "Loss = L + A m⁻ᵍ in the memory's bytes m, with bootstrap 95 % intervals over seeds: none with one seed."
 Measured = tuple[Row, float, float | None]  # a run, its loss with the memory carried, and with an empty memory

@@ -10,9 +10,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from infini_jax.plots import Series, Style, label_of, name_panels, our_look, panels
 from infini_jax.report.found import Found, Point, by, points, with_most_memory
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
+from infini_jax.report.plots import Series, Style, label_of, name_panels, our_look, panels
 from infini_jax.units import human_bytes
 
 COLOURS = colormaps["cividis"]  # even in lightness, and the same with every common form of colour blindness

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from infini_jax.plots import (
+from infini_jax.report.found import Found, Point, by, points
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
+from infini_jax.report.plots import (
     INK,
     Series,
     Style,
@@ -19,8 +21,6 @@ from infini_jax.plots import (
     rule,
     share_axis,
 )
-from infini_jax.report.found import Found, Point, by, points
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 from infini_jax.report.sections import equality
 from infini_jax.report.tasks import chance_at, example_evaluations, only, title_of
 

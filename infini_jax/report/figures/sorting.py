@@ -1,6 +1,8 @@
 """F9, sorting against its ceilings."""
 
-from infini_jax.plots import (
+from infini_jax.report.found import Found, by, points, with_most_memory
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
+from infini_jax.report.plots import (
     INK,
     Series,
     Style,
@@ -14,8 +16,6 @@ from infini_jax.plots import (
     rule,
     share_axis,
 )
-from infini_jax.report.found import Found, by, points, with_most_memory
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 
 KINDS = (
     ("teacher_forced", "teacher-forced", "accuracy, %"),

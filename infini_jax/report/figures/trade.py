@@ -3,7 +3,10 @@
 import math
 import statistics
 
-from infini_jax.plots import (
+from infini_jax.records.rows import Row
+from infini_jax.report.found import Found, at, by, by_task
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
+from infini_jax.report.plots import (
     BASELINE,
     INK,
     Score,
@@ -18,11 +21,8 @@ from infini_jax.plots import (
     series_of,
     share_axis,
 )
-from infini_jax.report.found import Found, at, by, by_task
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 from infini_jax.report.sections import equality
 from infini_jax.report.tasks import score_of
-from infini_jax.rows import Row
 from infini_jax.units import human_bytes
 
 Split = tuple[int, int]  # tokens of the local window, bytes of memory

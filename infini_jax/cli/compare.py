@@ -1,0 +1,135 @@
+"""`infini-jax compare`: two runs side by side, in what they were asked and in what came out."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from infini_jax.cli.output import AsJson, print_json
+from infini_jax.records.folder import RunFolder
+from infini_jax.records.rows import is_whole, read_rows
+from infini_jax.records.training_log import read_metrics
+from infini_jax.training.trained import flattened, saved_settings
+
+Pairs = dict[str, tuple[Any, Any]]  # name -> its value in the first run and in the second, None where one has none
+
+ASKED = ("version", "seed", "learning_rate", "budget_amount")  # of a row's numbers: settings, which have a table of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two runs. Attributes: runs, their folders; settings that differ; results, the numbers of their rows where a run is
+    finished; step, the last one that both logged, 0 without one; log, the metrics of both at that step."""
+
+    runs: tuple[str, str]
+    settings: Pairs
+    results: Pairs
+    step: int
+    log: Pairs
+
+
+def compare(
+    first: tyro.conf.Positional[Path],
+    second: tyro.conf.Positional[Path],
+    as_json: AsJson = False,
+) -> None:
+    """Shows in which settings two runs differ, and their results and metrics side by side; finished or not.
+
+    Examples: `infini-jax compare results/runs/first results/runs/second`,
+    `infini-jax compare results/quick/runs/mqar-local-8 results/quick/runs/mqar-infini-8 --json`
+
+    Args:
+      first: folder of a run, alone or in a study's runs/.
+      second: folder of the other one.
+      as_json: prints one JSON object instead of tables.
+    """
+    found = compared(first, second)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    console = Console()
+    console.print(f"first: {first}", f"second: {second}", sep="\n", markup=False, highlight=False, soft_wrap=True)
+    console.print(settings_table(found) if found.settings else "the settings are the same")
+    for title, pairs in (("results", found.results), (f"log, step {found.step}", found.log)):
+        if pairs:
+            console.print(numbers_table(title, pairs))
+    if not found.log:
+        console.print("no step is in the logs of both")
+
+
+def compared(first: Path, second: Path) -> Comparison:
+    """Raises `ConfigError` where a folder is no run's, or its files are damaged."""
+    settings = paired(*(flattened(saved_settings(run)) for run in (first, second)))
+    logs = [by_step(run) for run in (first, second)]
+    step = max(logs[0].keys() & logs[1].keys(), default=0)
+    return Comparison(
+        (str(first), str(second)),
+        {name: pair for name, pair in settings.items() if pair[0] != pair[1]},
+        paired(results_of(first), results_of(second)),
+        step,
+        paired(*(log.get(step, {}) for log in logs)),
+    )
+
+
+def paired(first: dict[str, Any], second: dict[str, Any]) -> Pairs:
+    """All names of both, in the order of the first."""
+    return {name: (first.get(name), second.get(name)) for name in dict.fromkeys((*first, *second))}
+
+
+def results_of(run: Path) -> dict[str, float]:
+    """The numbers of a finished run's row, and its speed; empty for one that is not finished."""
+    file = RunFolder(run).row
+    if not is_whole(file):
+        return {}
+    (row,) = read_rows(file)
+    numbers: dict[str, float] = {
+        name: value for name, value in dataclasses.asdict(row).items() if isinstance(value, int | float)
+    }
+    speed: dict[str, float] = {"tokens_per_second": row.tokens / row.seconds} if row.seconds else {}
+    return {name: value for name, value in numbers.items() if name not in ASKED} | speed
+
+
+def by_step(run: Path) -> dict[int, dict[str, float]]:
+    """Step -> all that was logged at it."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in read_metrics(RunFolder(run).metrics):
+        steps.setdefault(int(line["step"]), {}).update({name: value for name, value in line.items() if name != "step"})
+    return steps
+
+
+def settings_table(found: Comparison) -> Table:
+    """A line a setting that differs."""
+    table = Table(title="settings that differ")
+    for head in ("setting", "first", "second"):
+        table.add_column(head, overflow="fold")
+    for name, pair in found.settings.items():
+        table.add_row(name, *("–" if value is None else str(value) for value in pair))
+    return table
+
+
+def numbers_table(title: str, pairs: Pairs) -> Table:
+    """A line a number, with how much the second is above the first, and by which share of it."""
+    table = Table(title=title)
+    table.add_column("name", overflow="fold")
+    for head in ("first", "second", "second - first"):
+        table.add_column(head, justify="right")
+    for name, (first, second) in pairs.items():
+        table.add_row(name, shown(first), shown(second), difference(first, second))
+    return table
+
+
+def shown(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+
+
+def difference(first: float | None, second: float | None) -> str:
+    """ "" where one of the two is missing or they are equal."""
+    if first is None or second is None or first == second:
+        return ""
+    share = f" ({100 * (second - first) / abs(first):+.1f} %)" if first else ""
+    return f"{second - first:+.4g}{share}"

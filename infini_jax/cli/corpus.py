@@ -1,0 +1,117 @@
+"""What `infini-jax corpus` asks for and shows."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich import box
+from rich.table import Table
+
+from infini_jax.cli.output import AsJson
+from infini_jax.data.batch import Split
+from infini_jax.data.corpora import CORPORA, Lists
+from infini_jax.data.prepare import TokenizerSettings, Watch, prepare
+from infini_jax.data.prepared import Prepared, data_folder, prepared_folders
+from infini_jax.data.texts import Errors
+from infini_jax.data.tokenizers import Algorithm
+from infini_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareCorpus:
+    """Tokenises a corpus once, to $INFINI_JAX_DATA or the user's cache; does nothing where that is done. Example:
+    `infini-jax corpus prepare text_folder --path books --tokenizer sentencepiece --vocab 8192`
+
+    Attributes:
+      corpus: a name that `infini-jax corpus list` shows.
+      path: of a folder, zip or tar with the texts; not needed where a package installs them.
+      tokenizer: bytes, or SentencePiece.
+      vocab: tokens of a SentencePiece model that is trained.
+      algorithm: it is trained with.
+      model: an existing SentencePiece model instead of training one.
+      name: of the prepared corpus; by default that of the corpus (of the path for text_folder) and of the tokenizer.
+      errors: of bytes that are no UTF-8: stop, put U+FFFD, or read the file as Latin-1; by default as the corpus needs it.
+      validation: a file that lists the documents held out for validation, a name a line.
+      test: the same for the test split. Without lists folders called train, validation and test are the splits.
+      jobs: processes; 0 is one a core.
+    """
+
+    corpus: Annotated[str, tyro.conf.Positional]
+    path: Path | None = None
+    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    vocab: int = 8192
+    algorithm: Algorithm = "bpe"
+    model: Path | None = None
+    name: str = ""
+    errors: Errors | None = None
+    validation: Path | None = None
+    test: Path | None = None
+    jobs: int = 0
+
+    def run(self, watch: Watch) -> tuple[Prepared, bool]:
+        """The prepared corpus, and whether it was made now. Raises `ConfigError`."""
+        settings = TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
+        named: tuple[tuple[Split, Path | None], ...] = (("validation", self.validation), ("test", self.test))
+        lists: Lists = tuple((split, file) for split, file in named if file)
+        return prepare(self.corpus, settings, self.name, self.path, self.errors, lists, self.jobs, watch)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListCorpora:
+    """Shows the corpora, how to get each, and what is prepared. Examples: `infini-jax corpus list`,
+    `infini-jax corpus list --json`
+
+    Attributes:
+      as_json: prints one JSON object instead of tables.
+    """
+
+    as_json: AsJson = False
+
+
+def corpora_plain() -> dict[str, Any]:
+    """What the two tables say, as JSON values; `trouble` says what is wrong with a prepared corpus that cannot be read."""
+    corpora = [
+        {"corpus": name, "here": corpus.installed(), "what": corpus.about, "get": corpus.get}
+        for name, corpus in CORPORA.items()
+    ]
+    prepared = []
+    for made in prepared_folders():
+        try:
+            prepared.append({"name": made.name, **dataclasses.asdict(Prepared.read(made).manifest), "trouble": ""})
+        except ConfigError as error:
+            prepared.append({"name": made.name, "trouble": str(error)})
+    return {"folder": str(data_folder()), "corpora": corpora, "prepared": prepared}
+
+
+def corpora_table() -> Table:
+    """A line a corpus."""
+    table = Table("corpus", "here", "what", "how to get it")
+    for name, corpus in CORPORA.items():
+        table.add_row(name, corpus.installed(), corpus.about, corpus.get)
+    return table
+
+
+def prepared_table() -> Table:
+    """A line a prepared corpus, damaged ones included."""
+    table = Table("prepared", "tokenizer", "vocabulary", "training tokens", title=f"in {data_folder()}")
+    for made in prepared_folders():
+        try:
+            manifest = Prepared.read(made).manifest
+        except ConfigError as error:
+            table.add_row(made.name, str(error).split(": ", 1)[1])
+            continue
+        table.add_row(made.name, manifest.tokenizer, str(manifest.vocab), f"{manifest.splits['train'].tokens:,}")
+    return table
+
+
+def counts_table(prepared: Prepared) -> Table:
+    """A line a split."""
+    table = Table("split", title=prepared.folder.name, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = ("documents", "empty", "tokens", "words", "bytes", "longest")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for split, counts in prepared.manifest.splits.items():
+        numbers = dataclasses.asdict(counts)
+        table.add_row(split, *(f"{numbers[column]:,}" for column in columns))
+    return table

@@ -1,0 +1,79 @@
+"""What evaluations found, for the terminal: at most 80 columns."""
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from infini_jax.evals.perplexity import Perplexity
+from infini_jax.records.measures import Label, Measure
+
+
+def figures_table(found: Perplexity, title: str) -> Table:
+    """A line a condition."""
+    table = Table("memory", title=title, box=box.SIMPLE_HEAD)
+    for name in ("nats a token", "word perplexity", "bits a byte"):
+        table.add_column(name, justify="right")
+    for condition in found.conditions:
+        figures = found.figures(condition)
+        numbers = (f"{figures['loss']:.4f}", f"{figures['word_perplexity']:.5g}", f"{figures['bits_per_byte']:.4f}")
+        table.add_row(condition, *numbers)
+    cut = f", {found.cut} of them cut" if found.cut else ""
+    table.caption = f"{len(found.documents)} documents{cut}\n{found.tokens:,} tokens, accuracy {100 * found.accuracy:.2f} %"
+    return table
+
+
+def position_table(found: Perplexity) -> Table:
+    """A line a range of places in the document."""
+    table = Table(title="nats a token by place in the document", box=box.SIMPLE_HEAD)
+    for name in ("from", "tokens", *found.conditions):
+        table.add_column(name, justify="right")
+    for place in found.by_position():
+        losses = (f"{place[condition]:.4f}" for condition in found.conditions)
+        table.add_row(f"{place['from']:,}", f"{place['tokens']:,}", *losses)
+    return table
+
+
+def measure_tables(measures: Sequence[Measure], title: str) -> list[Table]:
+    """A table for each set of label names: a line for each of their values, a column for each metric with its interval.
+
+    A label that never changes stands in the caption.
+    """
+    tables = []
+    for names in dict.fromkeys(tuple(one.labels) for one in measures):
+        part = [one for one in measures if tuple(one.labels) == names]
+        tables.append(_table(names, part, title))
+        title = ""
+    return tables
+
+
+def _table(names: tuple[str, ...], part: Sequence[Measure], title: str) -> Table:
+    values = {name: {one.labels[name] for one in part} for name in names}
+    axes = [name for name in names if len(values[name]) > 1]
+    metrics = list(dict.fromkeys(one.metric for one in part))
+    lines: dict[tuple[Label, ...], dict[str, Measure]] = {}
+    for one in part:
+        lines.setdefault(tuple(one.labels[name] for name in axes), {})[one.metric] = one
+    table = Table(title=title or None, box=box.SIMPLE_HEAD)
+    for name in (*axes, *metrics):
+        table.add_column(name.replace("_", " "), justify="right")
+    for labels, found in lines.items():
+        shown = (_figure(found[metric]) if metric in found else "" for metric in metrics)
+        table.add_row(*(_label(label) for label in labels), *shown)
+    same = [f"{name.replace('_', ' ')} {_label(next(iter(values[name])))}" for name in names if name not in axes]
+    counts = {one.count for one in part}
+    same.append(
+        f"{min(counts):,} to {max(counts):,} answers a figure" if len(counts) > 1 else f"{min(counts):,} answers a figure"
+    )
+    table.caption = ", ".join(same)
+    return table
+
+
+def _label(label: Label) -> str:
+    return label if isinstance(label, str) else f"{label:,}" if isinstance(label, int) else f"{label:g}"
+
+
+def _figure(one: Measure) -> str:
+    """The value, with its interval where one is known."""
+    return f"{one.value:.3g}" if math.isnan(one.low) else f"{one.value:.3f} ({one.low:.2f}-{one.high:.2f})"

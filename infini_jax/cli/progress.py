@@ -1,0 +1,186 @@
+"""Progress bars: what is done, what is being done, how long it still takes."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+
+from infini_jax.config import RunConfig
+from infini_jax.model.cost import budget_steps
+from infini_jax.records.rows import is_whole
+from infini_jax.records.training_log import newest_line
+from infini_jax.study.desk import Desk
+from infini_jax.study.evaluations import measure_file
+from infini_jax.study.jobs import Job
+from infini_jax.study.spending import Plan, plan_of
+from infini_jax.study.study import Study
+from infini_jax.units import human_count, human_time
+
+_LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
+
+
+@contextlib.contextmanager
+def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], None]]:
+    """A bar of the whole study in FLOPs, those of its evaluations included, from the files that the runs write.
+
+    Where nobody knows a run's FLOPs before its device was timed, every run counts the same instead.
+    """
+    plans = {run.name: plan_of(study, run) for run in study.runs}
+    if any(plan.flops is None for plan in plans.values()):
+        plans = {name: Plan(None, None, 1.0, ()) for name in plans}
+    with _bars(console, TextColumn("{task.fields[runs]}")) as bars:
+        task = bars.add_task(study.label, total=sum(plan.all_flops for plan in plans.values()), runs="")
+
+        def watch(desk: Desk) -> None:
+            ended = sum(desk.is_finished(run) or desk.error(run) is not None for run in study.runs)
+            done = sum(flops_done(desk, run, plans[run.name]) for run in study.runs)
+            bars.update(task, completed=done, runs=f"{ended}/{len(study.runs)} runs")
+
+        yield watch
+
+
+def flops_done(desk: Desk, job: Job, plan: Plan) -> float:
+    """Of what is planned: all for a job that ended, else its share of training and the evaluations that are there."""
+    if desk.is_finished(job) or desk.error(job) is not None:
+        return plan.all_flops
+    measured = [flops for evaluation, flops in plan.evaluations if is_whole(measure_file(desk.of(job), evaluation))]
+    return (plan.flops or 0.0) * (1.0 if desk.is_done(job) else share_logged(desk.of(job).metrics, job)) + sum(measured)
+
+
+def share_logged(file: Path, job: Job) -> float:
+    """How much of a job the last line of its metrics says is done, 0 to 1."""
+    line = newest_line(file)
+    if not isinstance(job, RunConfig):
+        return line.get("share", 0.0)
+    if job.budget.unit == "seconds":
+        return min(1.0, line.get("seconds", 0.0) / job.budget.amount)
+    return line.get("step", 0) / budget_steps(job)
+
+
+@contextlib.contextmanager
+def train_progress(run: RunConfig, console: Console) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A bar of one run in steps with what its newest metric line says; in a log file, one plain line for each of them."""
+    steps = budget_steps(run)
+    if not console.is_terminal:
+
+        def say(text: str) -> None:
+            console.print(f"{run.name}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+        yield lambda line: say(f"step {line['step']:,}/{steps:,}, {live_line(line, steps)}")
+        return
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), _LINE, console=console, expand=True
+    ) as bars:
+        task = bars.add_task(run.name, total=steps, line="compiling")
+        yield lambda line: bars.update(task, completed=line["step"], line=live_line(line, steps))
+
+
+def live_line(line: dict[str, float], steps: int) -> str:
+    """A metric line for people: loss, time left, speed (recent, and of the whole run), MFU where it is known, gates.
+
+    The most wanted comes first, as a narrow terminal cuts the end off.
+    """
+    parts = [f"loss {line['loss']:.3f}", f"{human_time(seconds_left(line, steps))} left"]
+    parts.append(f"{line['recent_tokens_per_second']:,.0f} tokens/s ({line['tokens_per_second']:,.0f} overall)")
+    if "mfu" in line:
+        parts.append(f"MFU {100 * line['mfu']:.1f} %")
+    if "gate_spread" in line:
+        parts.append(f"gates {line['gate_mean']:.2f} over {line['gate_spread']:.2f}")
+    return ", ".join(parts)
+
+
+def seconds_left(line: dict[str, float], steps: int) -> float:
+    """Of the remaining tokens at the recent speed."""
+    return (steps / line["step"] - 1) * line["tokens"] / line["recent_tokens_per_second"]
+
+
+@contextlib.contextmanager
+def corpus_progress(name: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar of what is being done to a corpus, in documents where they are counted."""
+    with _bars(console, MofNCompleteColumn()) as bars:
+        tasks = {}
+
+        def watch(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for task in bars.tasks:
+                    bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+                tasks[what] = bars.add_task(f"{name}: {what}", total=total or None)
+            bars.update(tasks[what], completed=done)
+
+        yield watch
+
+
+@contextlib.contextmanager
+def reading_progress(what: str, total: int | None, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar of what is read, from (so many of `total`, tokens), with its rate; nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield lambda done, tokens: None
+        return
+    began = time.perf_counter()
+    with _bars(console, TextColumn("{task.fields[rate]}")) as bars:
+        task = bars.add_task(what, total=total, rate="compiling")
+
+        def watch(done: int, tokens: int) -> None:
+            rate = tokens / (time.perf_counter() - began)
+            bars.update(task, completed=done, rate=f"{tokens:,} tokens, {rate:,.0f}/s")
+
+        yield watch
+
+
+@contextlib.contextmanager
+def waiting(what: str, console: Console) -> Iterator[None]:
+    """What goes on, and for how long, where nobody knows how far it is; nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield
+        return
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bars:
+        bars.add_task(what, total=None)
+        yield
+
+
+@contextlib.contextmanager
+def evaluation_progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar of an evaluation in tokens, or of a report in figures, from (how much is done, of how much).
+
+    Nothing where there is no terminal.
+    """
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with _bars(console) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+class RateColumn(ProgressColumn):
+    """Of whatever a bar counts, in a second, of late."""
+
+    def render(self, task: Task) -> str:
+        return "" if task.finished or not task.speed else f"{human_count(task.speed)}/s"
+
+
+def _bars(console: Console, *columns) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(None),
+        *columns,
+        RateColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,41 @@
+"""Tables for the terminal, 80 columns wide."""
+
+import dataclasses
+
+from rich.table import Table
+
+from infini_jax.config import ModelConfig
+from infini_jax.memory import MECHANISMS
+from infini_jax.model.cost import model_cost
+from infini_jax.records.rows import Row
+from infini_jax.units import human_bytes, human_count
+
+
+def mechanism_table(models: list[ModelConfig], context: int) -> Table:
+    """Bytes, compression against keys and values of all `context` tokens, and forward FLOPs of a token."""
+    table = Table(title=f"a sequence of {context} tokens, all layers together")
+    table.add_column("mechanism")
+    for name in ("memory", "compression", "attention FLOPs/token", "all FLOPs/token"):
+        table.add_column(name, justify="right")
+    for model in models:
+        d, cost = model.dims, model_cost(model)
+        cache = context * model.layers * d.heads * (d.key_dim + d.value_dim) * d.memory_dtype.itemsize
+        compression = f"{cache / model.memory_bytes:.4g}x" if model.memory_bytes else "-"
+        table.add_row(
+            model.mechanism,
+            human_bytes(model.memory_bytes),
+            compression,
+            human_count(cost.attention.flops),
+            human_count(cost.flops),
+        )
+    described = {model.mechanism: MECHANISMS[model.mechanism] for model in models}
+    table.caption = "\n".join(f"{name}: {mechanism.summary} ({mechanism.paper})" for name, mechanism in described.items())
+    return table
+
+
+def key_values(row: Row) -> Table:
+    """One run's row, a line a column."""
+    table = Table("column", "value")
+    for name, value in dataclasses.asdict(row).items():
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+    return table

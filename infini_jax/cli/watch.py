@@ -1,0 +1,156 @@
+"""`infini-jax watch`: how far runs are, from the files that they write. Nothing of a run is touched, not even its lock."""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from infini_jax.cli.progress import seconds_left
+from infini_jax.errors import ConfigError, require
+from infini_jax.model.cost import budget_steps
+from infini_jax.records.folder import RunFolder, StudyFolder, runs_below
+from infini_jax.records.rows import is_whole
+from infini_jax.records.training_log import newest_line
+from infini_jax.study.desk import Desk
+from infini_jax.study.jobs import Job
+from infini_jax.study.study import saved_study
+from infini_jax.training.trained import saved_config
+from infini_jax.units import human_time
+
+State = Literal["training", "measuring", "failed", "waiting", "finished"]
+ORDER: tuple[State, ...] = ("training", "measuring", "failed", "waiting", "finished")  # what asks for attention comes first
+OVER = ("failed", "finished")
+SECONDS = 1.0  # between two looks
+AROUND, LINES = 7, 2  # lines around the runs of a table, and of a run whose name is long
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """A run that is looked at. Attributes: folder; desk and job of the study that it belongs to, None for a run alone."""
+
+    folder: RunFolder
+    desk: Desk | None = None
+    job: Job | None = None
+
+    def state(self) -> State:
+        if is_whole(self.folder.row):
+            is_over = self.desk is None or self.job is None or self.desk.is_finished(self.job)
+            return "finished" if is_over else self.unless_failed("measuring")
+        begun = newest_line(self.folder.metrics) or self.folder.lock.exists() or self.desk is None
+        return self.unless_failed("training" if begun else "waiting")
+
+    def unless_failed(self, state: State) -> State:
+        """A failure counts until a worker takes the run again, which writes its name into the lock."""
+        error, lock = self.folder.error, self.folder.lock
+        if not error.exists():
+            return state
+        return state if lock.exists() and lock.stat().st_mtime > error.stat().st_mtime else "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A run at one moment. Attributes: name; state; step, and steps in all; loss of that step; tokens_per_second of late;
+    left, seconds of training; age, seconds since it wrote its log. None where nothing says."""
+
+    name: str
+    state: State
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    left: float | None = None
+    age: float | None = None
+
+
+def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
+    """Shows how far the runs of a study are, or a run alone, until all are finished or have failed.
+
+    It reads the files that runs write and touches nothing; Ctrl-C ends the watching and no run.
+    Examples: `infini-jax watch results/quick`, `infini-jax watch results/runs/code --once`
+
+    Args:
+      path: folder of a study or of a run, or one that holds runs.
+      once: prints one table and stops.
+    """
+    runs, console = watched_in(path), Console()
+    if once:
+        console.print(seen_table([seen(run) for run in runs]))
+        return
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, transient=False) as live:
+        for found in looks(runs):
+            live.update(seen_table(found, (console.height - AROUND) // LINES), refresh=True)
+
+
+def looks(runs: list[Watched]) -> Iterator[list[Seen]]:
+    """All runs again and again, until none is left that goes on."""
+    while True:
+        found = [seen(run) for run in runs]
+        yield found
+        if all(one.state in OVER for one in found):
+            return
+        time.sleep(SECONDS)
+
+
+def watched_in(path: Path) -> list[Watched]:
+    """The runs of a study, a run alone, or the runs in a folder. Raises `ConfigError` where there is none."""
+    mend = "name a study's folder, such as results/quick, or a run's"
+    require(path.is_dir(), "path", f"there is no folder {path}", mend)
+    if StudyFolder(path).study.exists():
+        study, _, _ = saved_study(path)
+        desk = study.desk(path)
+        return [Watched(desk.of(job), desk, job) for job in study.runs]
+    runs = [Watched(folder) for folder in runs_below(path)]
+    require(bool(runs), "path", f"{path} holds no runs", mend)
+    return runs
+
+
+def seen(run: Watched) -> Seen:
+    """What its files say now."""
+    name, state, log = run.folder.path.resolve().name, run.state(), run.folder.metrics
+    line = newest_line(log)
+    if not line:
+        return Seen(name, state)
+    step, share, speed = int(line["step"]), line.get("share"), line.get("recent_tokens_per_second")
+    steps = round(step / share) if share else steps_of(run.folder)
+    left = seconds_left(line, steps) if steps and speed and state == "training" else None
+    return Seen(name, state, step, steps, line.get("loss"), speed, left, time.time() - log.stat().st_mtime)
+
+
+@functools.cache
+def steps_of(folder: Path) -> int | None:
+    """Of the whole run, None where its settings do not say or are those of another version."""
+    with contextlib.suppress(ConfigError):
+        return budget_steps(saved_config(folder))
+    return None
+
+
+def seen_table(found: list[Seen], most: int | None = None) -> Table:
+    """At most `most` runs, those that ask for attention first; how many are in which state below them."""
+    ordered = sorted(found, key=lambda one: ORDER.index(one.state))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for head in ("step", "loss", "tokens/s", "left", "log age"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in ordered[:most]:
+        table.add_row(
+            one.name,
+            one.state,
+            "" if one.step is None else f"{one.step:,}/{one.steps:,}" if one.steps else f"{one.step:,}",
+            "" if one.loss is None else f"{one.loss:.3f}",
+            "" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}",
+            "" if one.left is None else human_time(one.left),
+            "" if one.age is None or one.state in OVER else human_time(one.age),
+        )
+    counts = {state: sum(one.state == state for one in found) for state in ORDER}
+    table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return table

@@ -1,0 +1,1 @@
+"""A memory layer alone, asked for codes that it learns, and update rules asked for random codes."""

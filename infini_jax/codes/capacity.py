@@ -1,0 +1,168 @@
+"""Capacity: how many pairs one memory layer recalls, with codes that are trained for it, and no transformer around it.
+
+A pair is one token that carries a key and a value. n pairs are written segment by segment, then segments of questions are
+read: tokens with a query of their own, whose keys and values are the same neutral ones everywhere, so that local attention
+knows nothing. What the layer answers is scored against all values. Every mechanism of the registry is measured through the
+`Memory` interface only, see codes.py; training and scoring are in capacity_training.py.
+
+n is drawn log-uniformly while training and walks a grid when scored. Rows have fixed shapes: the last n pairs are the open
+document's, what stands before them belongs to another document, which every mechanism must forget.
+"""
+
+import dataclasses
+from typing import Any
+
+from infini_jax.config import Budget
+from infini_jax.config.plain import fingerprint_of, from_plain, kind_of, mechanism_configs, to_plain
+from infini_jax.errors import require, require_file_name, require_positive
+from infini_jax.layers.segment import length_with_landmarks
+from infini_jax.memory import MECHANISMS, memory_of
+from infini_jax.memory.base import Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.infini import InfiniConfig
+
+NAME = "capacity"
+
+
+@dataclasses.dataclass(frozen=True)
+class CapacityRun:
+    """One memory at one size: a job of its own, see jobs.py.
+
+    Attributes:
+      name, version, variant, seed: as every job has them.
+      memory: the mechanism and its settings.
+      heads, key_dim, value_dim: of the memory; d_model: of its inputs and outputs, 0 for heads x value_dim.
+      segment: pairs that are written at once, and questions that are asked at once.
+      symbols: V, keys that exist and values that exist.
+      pairs: n is drawn from this range, ends included, and scored on a grid over it.
+      grid: numbers of pairs on that grid.
+      overwrites: how often every key was written before with other values, where overwriting is scored; 0 scores none. Codes
+        are always trained on keys that are written once: what overwriting does is the update rule's own doing.
+      batch: rows of a training step.
+      learning_rate: peak of Adam's, which rises for a twentieth of the steps and falls by a cosine to a tenth.
+      budget: steps or FLOPs of training.
+      rows: memories scored at each n; questions: segments of questions to each.
+    """
+
+    name: str = "capacity"
+    version: int = 1
+    variant: str = ""
+    seed: int = 0
+    memory: MemoryConfig = InfiniConfig()
+    heads: int = 1
+    key_dim: int = 16
+    value_dim: int = 16
+    d_model: int = 0
+    segment: int = 16
+    symbols: int = 512
+    pairs: tuple[int, int] = (2, 64)
+    grid: int = 10
+    overwrites: int = 1
+    batch: int = 16
+    learning_rate: float = 3e-2
+    budget: Budget = Budget("steps", 1500)
+    rows: int = 32
+    questions: int = 4
+
+    def __post_init__(self):
+        require_file_name("name", self.name)
+        sizes = ("heads", "key_dim", "value_dim", "segment", "symbols", "batch", "learning_rate", "rows", "questions")
+        require_positive(NAME, **{field: getattr(self, field) for field in sizes})
+        require(self.d_model >= 0, f"{NAME}.d_model", f"{self.d_model} is negative", "give a width, or 0")
+        require(self.overwrites >= 0, f"{NAME}.overwrites", f"{self.overwrites} is negative", "give 0 or more")
+        low, high = self.pairs
+        require(
+            1 <= low < high <= self.symbols,
+            f"{NAME}.pairs",
+            f"{low} to {high} is no range of different keys among {self.symbols}",
+            f"give 1 to {self.symbols} at most, the smaller first",
+        )
+        require(self.grid >= 2, f"{NAME}.grid", f"{self.grid} numbers show no curve", "give at least 2")
+        every = self.memory.landmark_every
+        require(
+            every is None or self.segment % every == 0,
+            f"{NAME}.segment",
+            f"{self.segment} pairs are not whole blocks of {every}",
+            f"give a multiple of {every}",
+        )
+        require(self.memory.layers is None, "memory.layers", "there is one layer", "leave it out")
+        self.memory.check(self.dims)
+
+    @property
+    def dims(self) -> Dims:
+        return Dims(
+            d_model=self.d_model or self.heads * self.value_dim,
+            heads=self.heads,
+            kv_heads=self.heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            segment=length_with_landmarks(self.segment, self.memory.landmark_every),
+        )
+
+    @property
+    def segments(self) -> int:
+        """W, as many as hold the largest n."""
+        return -(-self.pairs[1] // self.segment)
+
+    @property
+    def task(self) -> str:
+        return NAME
+
+    @property
+    def mechanism(self) -> str:
+        return kind_of(self.memory, mechanism_configs())
+
+    @property
+    def memory_bytes(self) -> int:
+        return memory_bytes(memory_of(self.memory, self.dims))
+
+    def at_bytes(self, total: int) -> "CapacityRun":
+        """The same with the largest memory of at most `total` bytes."""
+        memory, dims = MECHANISMS[self.mechanism].at_bytes(self.memory, self.dims, total)
+        return dataclasses.replace(self, memory=memory, key_dim=dims.key_dim, value_dim=dims.value_dim, heads=dims.heads)
+
+    def with_learning_rate(self, rate: float) -> "CapacityRun":
+        return dataclasses.replace(self, learning_rate=rate)
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return to_plain(self)
+
+    @staticmethod
+    def from_dict(plain: dict[str, Any]) -> "CapacityRun":
+        return from_plain(CapacityRun, plain, NAME)
+
+
+def forward_flops(run: CapacityRun) -> tuple[float, float]:
+    """Forward FLOPs of (one pair written, one question asked), counted; landmarks are paid for by the pairs they follow.
+
+    A landmark's value is the mean of its block's, so that only pairs are projected."""
+    d = run.dims
+    cost, places = memory_of(run.memory, d).cost(d.segment), d.segment / run.segment
+    projected = 2.0 * d.d_model * d.kv_heads * d.value_dim
+    output = 2.0 * d.heads * d.value_dim * d.d_model
+    written = projected + places * cost.write
+    asked = projected + places * (cost.local + cost.read + output) + 2.0 * d.d_model * run.symbols
+    return written, asked
+
+
+def step_flops(run: CapacityRun) -> float:
+    """Forward and backward FLOPs of one training step: one segment of questions a row."""
+    written, asked = forward_flops(run)
+    return 3.0 * run.batch * run.segment * (run.segments * written + asked)
+
+
+def budget_steps(run: CapacityRun) -> int:
+    """Raises `ConfigError` where the budget pays for no step or its unit is none of this job's."""
+    prices = {"flops": step_flops(run), "tokens": run.batch * run.segment * (run.segments + 1), "steps": 1}
+    unit = run.budget.unit
+    require(unit in prices, "budget.unit", f"{unit} are not counted here", f"choose {', '.join(prices)}")
+    steps = int(run.budget.amount // prices[unit])
+    require(steps >= 1, "budget.amount", f"{run.budget.amount:g} {unit} do not pay for one step", "raise it")
+    return steps
+
+
+def planned_flops(run: CapacityRun) -> float:
+    """Of all training steps."""
+    return budget_steps(run) * step_flops(run)

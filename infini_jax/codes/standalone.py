@@ -1,0 +1,225 @@
+"""Doing the jobs that have no transformer: the codes of one memory layer are trained and scored, or random codes are asked.
+
+Each leaves config.json, its figures and its row, and begins anew where it was stopped: it takes seconds.
+"""
+
+import dataclasses
+import datetime
+import functools
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infini_jax.analysis.fits import half_point, half_point_interval, wilson
+from infini_jax.analysis.theory import bits_per_scalar
+from infini_jax.codes import capacity, random_codes
+from infini_jax.codes.capacity import CapacityRun
+from infini_jax.codes.learning import (
+    ADAM,
+    TEST,
+    VALIDATION,
+    Pairs,
+    draw,
+    draw_steps,
+    init_params,
+    program_key,
+    score,
+    train,
+    train_steps,
+)
+from infini_jax.codes.probe import read_out_error
+from infini_jax.codes.random_codes import RandomCodesRun, age_bins
+from infini_jax.model.cost import program_flops
+from infini_jax.records.environment import environment
+from infini_jax.records.folder import RunFolder
+from infini_jax.records.measures import Measure, write_measures
+from infini_jax.records.rows import Row, write_rows
+
+SCALAR = 4  # bytes: memories are float32
+
+
+def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
+    """Asks random codes; the row has no loss, as nothing is trained, and the accuracy over the grid."""
+    RunFolder(folder).write_config(run.to_dict())
+    began = time.perf_counter()
+    found = random_codes.measure(run)
+    shares = [one.value for one in found if one.metric == "accuracy"]
+    flops, asked = random_codes.planned_flops(run), run.questions * len(run.pairs)
+    return leave(
+        run,
+        folder,
+        study,
+        found,
+        parameters=0,
+        learning_rate=None,
+        flops_per_token=flops / asked,
+        budget_unit="tokens",
+        budget_amount=float(asked),
+        flops_planned=flops,
+        flops_actual=flops,
+        flops_executed=flops,
+        steps=0,
+        tokens=asked,
+        seconds=time.perf_counter() - began,
+        compile_seconds=0.0,
+        train_loss=math.nan,
+        loss=math.nan,
+        accuracy=float(np.mean(shares)),
+        test_loss=None,
+        test_accuracy=None,
+        gate_mean=None,
+        gate_spread=None,
+        corpus="random unit vectors",
+    )
+
+
+def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
+    """Trains the codes and scores them: on pairs drawn for validation, and on others for the figures and the test columns."""
+    RunFolder(folder).write_config(run.to_dict())
+    with RunFolder(folder).metrics.open("w", buffering=1) as log:
+        trained = train(run, lambda line: print(json.dumps(line), file=log))
+    scored = {split: [scored_at(run, trained.params, split, n) for n in grid(run)] for split in (VALIDATION, TEST)}
+    loss, test_loss = (float(np.mean([one.lost.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
+    accuracy, test_accuracy = (float(np.mean([one.right.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
+    written, asked = capacity.forward_flops(run)
+    tokens_per_row = run.segment * (run.segments + 1)
+    gates = gates_of(trained.params)
+    return leave(
+        run,
+        folder,
+        study,
+        figures(run, trained.params, scored[TEST]),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(trained.params)),
+        learning_rate=run.learning_rate,
+        flops_per_token=(run.segments * written + asked) / (run.segments + 1),
+        budget_unit=run.budget.unit,
+        budget_amount=float(run.budget.amount),
+        flops_planned=capacity.planned_flops(run),
+        flops_actual=trained.steps * capacity.step_flops(run),
+        flops_executed=trained.steps * executed_flops(run),
+        steps=trained.steps,
+        tokens=trained.steps * run.batch * tokens_per_row,
+        seconds=trained.seconds,
+        compile_seconds=trained.compile_seconds,
+        train_loss=trained.loss,
+        loss=loss,
+        accuracy=accuracy,
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        gate_mean=float(gates.mean()) if gates.size else None,
+        gate_spread=float(gates.std()) if gates.size else None,
+        corpus="random pairs",
+    )
+
+
+def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: Any) -> Row:
+    """Writes the figures, then the row."""
+    write_measures(run.name, found, RunFolder(folder).own_measures)
+    columns = {**columns, **environment()}
+    row = Row(
+        run=run.name,
+        version=run.version,
+        fingerprint=run.fingerprint(),
+        seed=run.seed,
+        study=study,
+        task=run.task,
+        mechanism=run.mechanism,
+        variant=run.variant,
+        memory_bytes=run.memory_bytes,
+        gives="steps",
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **columns,
+    )
+    write_rows([row], RunFolder(folder).row)
+    return row
+
+
+def gates_of(params: dict) -> np.ndarray:
+    """The weights of memory that the layer learned, none where it has no gate."""
+    return np.asarray(jax.nn.sigmoid(params["memory"]["gate"])) if "gate" in params["memory"] else np.zeros(0)
+
+
+def executed_flops(run: CapacityRun) -> float:
+    """Of the program of one training step."""
+    params = jax.eval_shape(lambda: init_params(run, jax.random.key(0)))
+    state = (params, jax.eval_shape(ADAM.init, params))
+    batch = draw_steps(run, np.random.default_rng(0), 1)
+    return program_flops(functools.partial(train_steps, run), state, batch, jnp.zeros(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Questions at one n. Attributes: pairs n; lost, right, ages, wanted BxQ; answers BxQxD."""
+
+    pairs: int
+    lost: np.ndarray
+    right: np.ndarray
+    ages: np.ndarray
+    wanted: np.ndarray
+    answers: np.ndarray
+
+
+def grid(run: CapacityRun) -> list[int]:
+    """The numbers of pairs that are scored, evenly spread in the logarithm."""
+    return sorted({round(n) for n in np.geomspace(*run.pairs, run.grid)})
+
+
+def scored_at(run: CapacityRun, params: dict, split: int, pairs: int, writes: int = 1) -> Scored:
+    """`pairs` different keys, each written `writes` times; asked for the newest value of each."""
+    n_B, distinct_B = np.full(run.rows, pairs * writes), np.full(run.rows, pairs)
+    random = np.random.default_rng([run.seed, split, pairs, writes])
+    drawn: Pairs = draw(run, random, run.questions * run.segment, n_B, distinct_B)
+    lost, right, answers = map(np.asarray, score(program_key(run), params, drawn))
+    return Scored(pairs, lost, right, drawn.ages, drawn.wanted, answers)
+
+
+def figures(run: CapacityRun, params: dict, scored: list[Scored]) -> list[Measure]:
+    """All figures of the docs' vocabulary for `capacity`."""
+    figure = functools.partial(Measure, capacity.NAME)
+    found, codes_VxD = [], np.asarray(params["value_inputs"])
+    for one in scored:
+        found.append(share_of("accuracy", one.right, pairs=one.pairs))
+        answers, codes = one.answers.reshape(one.right.size, -1), codes_VxD[one.wanted.reshape(-1)]
+        found.append(figure("nmse", read_out_error(answers, codes), one.right.size, labels={"pairs": one.pairs}))
+        found += by_age(run, one)
+    counts_RxN = np.stack([one.right.sum(axis=1) for one in scored], axis=1)
+    asked_RxN = np.full_like(counts_RxN, scored[0].right.shape[1])
+    ns = [one.pairs for one in scored]
+    fitted = half_point(ns, counts_RxN.sum(axis=0), asked_RxN.sum(axis=0))
+    interval = half_point_interval(ns, counts_RxN, asked_RxN) or (math.nan, math.nan)
+    scalars = run.memory_bytes / SCALAR
+    for name, scale in (
+        ("n50", 1.0),
+        ("bits_per_scalar", bits_per_scalar(1.0, scalars, run.symbols) if scalars else math.nan),
+    ):
+        low, high = (scale * bound for bound in interval)
+        found.append(figure(name, scale * fitted.n50, int(asked_RxN.sum()), low, high))
+    return found + [
+        share_of("overwritten", scored_at(run, params, TEST, n, run.overwrites + 1).right, pairs=n, overwrites=run.overwrites)
+        for n in ns
+        if run.overwrites and n * (run.overwrites + 1) <= run.segments * run.segment
+    ]
+
+
+def by_age(run: CapacityRun, one: Scored) -> Iterator[Measure]:
+    """Accuracy by pairs written since, in bins named by their mean age, and by segments written since."""
+    for low, high in age_bins(one.pairs):
+        inside = (one.ages >= low) & (one.ages < high)
+        if inside.any():
+            yield share_of("accuracy_by_age", one.right[inside], pairs=one.pairs, age=float(one.ages[inside].mean()))
+    writes = one.ages // run.segment  # the newest pair ends its segment
+    for since in np.unique(writes):
+        yield share_of("accuracy_by_writes", one.right[writes == since], pairs=one.pairs, writes=int(since))
+
+
+def share_of(metric: str, right: np.ndarray, **labels: float) -> Measure:
+    """A share of right answers with its Wilson interval."""
+    low, high = wilson(right.sum(), right.size) or (math.nan, math.nan)
+    return Measure(capacity.NAME, metric, float(right.mean()), right.size, low, high, dict(labels))

@@ -1,0 +1,163 @@
+"""The real sharded training step compiled ahead of time for devices that are not here, and what the compiler says of it.
+
+XLA's own FLOPs and seconds are not used: it counts a loop's body once. Bytes are what it plans: what lies on a device when a
+step begins, and what it needs besides at most.
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Iterator
+
+import jax
+
+from infini_jax.config import RunConfig
+from infini_jax.devices.sharding import Sharding, layout_of
+from infini_jax.errors import ConfigError
+from infini_jax.forecast.topology import Topology
+from infini_jax.layers.platforms import target
+from infini_jax.training.program import Training
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
+BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+}
+NO_BUFFER = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional", "iota", "broadcast"}
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>\([^=]*?\)|\S+) (?P<operation>[\w-]+)\(")
+ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Attributes: kind; sites in the program, each of which may stand in a loop; bytes of the results of all sites."""
+
+    kind: str
+    sites: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """A large intermediate result. Attributes: type with its shape; bytes; made_by, the operation in our program."""
+
+    type: str
+    bytes: int
+    made_by: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """Of one device.
+
+    Attributes: seconds of compiling; state_bytes, what lies there between steps; temporary_bytes, what a step needs besides;
+    collectives; buffers, the largest first.
+    """
+
+    seconds: float
+    state_bytes: int
+    temporary_bytes: int
+    collectives: tuple[Collective, ...]
+    buffers: tuple[Buffer, ...]
+
+    @property
+    def bytes(self) -> int:
+        return self.state_bytes + self.temporary_bytes
+
+
+class DoesNotFit(Exception):
+    """The compiler found no room. Attributes: said, its words in one line."""
+
+    def __init__(self, said: str):
+        super().__init__(said)
+        self.said = said
+
+
+def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Compiled:
+    """Compiles the step for a topology.
+
+    Raises `DoesNotFit` where its memory is too small, and `ConfigError` where nothing here compiles for it.
+    """
+    training = Training(run, layout_of(run, sharding, topology.compile_devices()))
+    with target(topology.chip.platform), refused(topology):
+        state, batch = training.shapes, training.batch
+        began = time.perf_counter()
+        compiled = training.step.lower(state, batch).compile()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    return Compiled(
+        seconds=time.perf_counter() - began,
+        state_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        collectives=collectives_of(text),
+        buffers=buffers_of(text),
+    )
+
+
+@contextlib.contextmanager
+def refused(topology: Topology) -> Iterator[None]:
+    """Turns the compiler's complaint about memory into `DoesNotFit`."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        said = " ".join(str(error).split())
+        if "RESOURCE_EXHAUSTED" not in said:
+            raise
+        needs = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", said)
+        raise DoesNotFit(f"needs {needs[1]} of {needs[2]}" if needs else said[:200]) from error
+    except NotImplementedError as error:
+        raise ConfigError("topology", f"{topology.name} cannot run this ({error})", "choose another memory or form") from error
+
+
+def instructions(text: str) -> Iterator[tuple[str, str, str]]:
+    """(type, operation, line) of every instruction whose result is an array in memory: those inside a fusion have none."""
+    inside = False
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            inside = (
+                line.startswith(("%fused", "%region", "%add", "%max", "%min", "%or", "%and")) or "fused_computation" in line
+            )
+        elif not inside and (found := INSTRUCTION.match(line)):
+            yield found["type"], found["operation"], line
+
+
+def size_of(kind: str) -> int:
+    """Bytes of a type; of a tuple the largest member, as an asynchronous operation names its operands too."""
+    sizes = [math.prod(map(int, filter(None, shape.split(",")))) * BYTES.get(of, 0) for of, shape in ARRAY.findall(kind)]
+    return max(sizes, default=0)
+
+
+def collectives_of(text: str) -> tuple[Collective, ...]:
+    """Those of a program, by kind."""
+    found: dict[str, list[int]] = {}
+    for kind, operation, _ in instructions(text):
+        name = operation.removesuffix("-start")
+        if name in COLLECTIVES:
+            found.setdefault(name, []).append(size_of(kind))
+    return tuple(Collective(kind, len(found[kind]), sum(found[kind])) for kind in COLLECTIVES if kind in found)
+
+
+def buffers_of(text: str, count: int = 5) -> tuple[Buffer, ...]:
+    """The largest intermediate results, each type and operation once."""
+    found: dict[tuple[str, str], int] = {}
+    for kind, operation, line in instructions(text):
+        if operation in NO_BUFFER or kind.startswith("(") or operation.endswith("-done"):
+            continue
+        name = re.search(r'op_name="([^"]*)"', line)
+        made_by = name[1].rsplit("/", 1)[-1] if name else operation
+        shape = ARRAY.search(kind)
+        if shape:
+            found[shape[0], made_by] = size_of(kind)
+    largest = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:count]
+    return tuple(Buffer(kind, size, made_by) for (kind, made_by), size in largest)

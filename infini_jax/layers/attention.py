@@ -1,0 +1,194 @@
+"""Exact local attention: one call, the form chosen here by platform and length.
+
+Forms. `dense` holds all scores and is the readable reference; `blockwise` (blockwise.py) works in tiles with its own gradient
+rule, on any platform; `cudnn` and `splash` (kernels.py) are the vendors' kernels on CUDA and TPU. `with form("dense"):` asks
+for one where `auto` would choose another; programs that were compiled under another choice are not reused.
+The softmax is float32 at least whatever the compute type.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from infini_jax.errors import require
+from infini_jax.layers import kernels, precision
+from infini_jax.layers.blockwise import MASKED, TILE, blockwise, plan_of
+from infini_jax.layers.heads import by_heads, can_split
+from infini_jax.layers.layers import repeat_heads, rotary
+from infini_jax.layers.platforms import platform
+from infini_jax.layers.segment import Segment, Sight
+
+FORMS = ("auto", "dense", "blockwise", "cudnn", "splash")
+form = jax.make_user_context("auto")  # a part of jit's cache key, unlike a global
+
+
+def masked_softmax(logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Softmax over the last axis where `mask`: (weights, log-sum-exp). A row without any True is all zero."""
+    logits = jnp.where(mask, logits, MASKED)
+    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.where(mask, jnp.exp(logits - top), 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    safe = jnp.where(total > 0, total, 1.0)
+    return weights / safe, (top + jnp.log(safe))[..., 0]
+
+
+def dense(
+    q_BxSxHxK: jax.Array,
+    k_BxTxGxK: jax.Array,
+    v_BxTxGxV: jax.Array,
+    mask_BxSxT: jax.Array,
+    *,
+    scale: jax.Array | float | None = None,
+    bias_HxSxT: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """softmax(scale q k^T + bias) v where `mask`: (BxSxHxV, log-sum-exp BxHxS).
+
+    `scale` is one number or one a head; by default 1/sqrt(K). Query head h reads key head h // (H / G). Rows that may see
+    nothing give zero.
+    """
+    wide = precision.wide(q_BxSxHxK.dtype)
+    factor = q_BxSxHxK.shape[-1] ** -0.5 if scale is None else jnp.reshape(scale, (-1, 1, 1))
+    k_BxTxHxK, v_BxTxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxV))
+    logits_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide) * factor
+    if bias_HxSxT is not None:
+        logits_BxHxSxT = logits_BxHxSxT + bias_HxSxT
+    weights_BxHxSxT, lse_BxHxS = masked_softmax(logits_BxHxSxT, mask_BxSxT[:, None])
+    y_BxSxHxV = jnp.einsum("bhst,bthv->bshv", weights_BxHxSxT.astype(v_BxTxHxV.dtype), v_BxTxHxV)
+    return y_BxSxHxV, lse_BxHxS
+
+
+def attend(
+    q_BxSxHxK: jax.Array,
+    k_BxJxGxK: jax.Array,
+    v_BxJxGxV: jax.Array,
+    sight: Sight,
+    *,
+    scale: jax.Array | float | None = None,
+    distance_bias_HxJ: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(scale q k^T + bias) v of the keys that `sight` shows: BxSxHxV.
+
+    Args:
+      k_BxJxGxK, v_BxJxGxV: carried keys and values first, then those of the segment; query head h reads head h // (H / G).
+      scale: one number or one a head; by default 1/sqrt(K).
+      distance_bias_HxJ: what is added for a key 0, 1, .. J-1 places before the query.
+
+    Rows that may see nothing give zero. Raises `ConfigError` where the form asked for cannot do this.
+    """
+    chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None)
+    if chosen in kernels.KERNELS:
+        scale_H = _scale_of_heads(scale, q_BxSxHxK)
+        kernel = by_heads(kernels.KERNELS[chosen].attend, (2, 2, 2, None, 0), 2, *_heads_of(q_BxSxHxK, k_BxJxGxK))
+        return kernel(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale_H)
+    return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ)[0]
+
+
+def attend_with_lse(
+    q_BxSxHxK: jax.Array,
+    k_BxJxGxK: jax.Array,
+    v_BxJxGxV: jax.Array,
+    sight: Sight,
+    *,
+    scale: jax.Array | float | None = None,
+    distance_bias_HxJ: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """`attend` and the log-sum-exp BxHxS of its scores, both with gradients, for a mechanism to `merge` with other parts.
+
+    No vendor's kernel has the gradient of the log-sum-exp, so this is dense or blockwise everywhere.
+    """
+    chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None, lse=True)
+    return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ)
+
+
+def merge(
+    y1_BxSxHxV: jax.Array, lse1_BxHxS: jax.Array, y2_BxSxHxV: jax.Array, lse2_BxHxS: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """One softmax over two sets of keys from the softmax over each: (values, log-sum-exp)."""
+    lse_BxHxS = jnp.logaddexp(lse1_BxHxS, lse2_BxHxS)
+
+    def share(lse: jax.Array) -> jax.Array:
+        return jnp.exp(lse - lse_BxHxS).swapaxes(1, 2)[..., None]
+
+    y_BxSxHxV = share(lse1_BxHxS) * y1_BxSxHxV + share(lse2_BxHxS) * y2_BxSxHxV
+    return y_BxSxHxV.astype(y1_BxSxHxV.dtype), lse_BxHxS
+
+
+def attend_segment(segment: Segment) -> jax.Array:
+    """Causal rotary attention inside the segment and the document: BxSxHxV. Infini-attention eq. 6, ∞-former's short term."""
+    key_positions_T = jnp.arange(segment.keys.shape[1])
+    q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
+    k_BxTxGxK = rotary(segment.keys, key_positions_T)
+    return attend(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds.sight())
+
+
+def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biased: bool = False, lse: bool = False) -> str:
+    """The form that runs: the one asked for by `form`, or by platform and length. Raises `ConfigError` where it cannot."""
+    asked = form.value
+    require(asked in FORMS, "attention", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
+    if asked in ("dense", "blockwise"):
+        return asked
+    if asked != "auto":
+        problem = kernels.KERNELS[asked].problem(q, k, v, sight, biased, lse)
+        require(problem is None, "attention", f"{asked} {problem}", "choose auto, dense or blockwise")
+        return asked
+    if not tiles_pay(q.shape[1], k.shape[1]):
+        return "dense"
+    splits = can_split(*_heads_of(q, k))
+    for name, kernel in kernels.KERNELS.items():
+        if splits and kernel.platform == platform() and kernel.problem(q, k, v, sight, biased, lse) is None:
+            return name
+    return "blockwise"
+
+
+def tiles_pay(queries: int, keys: int) -> bool:
+    """Whether tiles beat the dense form. Measured on CPU, forward and backward: not at 128 x 128, from 256 x 256 on."""
+    return queries >= TILE and queries * keys >= 4 * TILE**2
+
+
+def attention_flops(keys: float, heads: int, key_dim: int, value_dim: int) -> float:
+    """FLOPs of one query against `keys` keys: scores and weighted sum, masked ones included as they are computed."""
+    return 2.0 * keys * heads * (key_dim + value_dim)
+
+
+def attend_flops(
+    segment_length: int, heads: int, key_dim: int, value_dim: int, *, prefix: int = 0, window: int | None = None
+) -> float:
+    """FLOPs a token of `attend` over a whole segment and `prefix` carried keys, as `auto` computes it on a CPU.
+
+    The same on every platform, so that a budget buys the same steps; the kernels skip about the same tiles.
+    """
+    keys = prefix + segment_length
+    computed = (
+        plan_of(segment_length, keys, prefix, window).pairs / segment_length if tiles_pay(segment_length, keys) else keys
+    )
+    return attention_flops(computed, heads, key_dim, value_dim)
+
+
+def _scale_of_heads(scale: jax.Array | float | None, q_BxSxHxK: jax.Array) -> jax.Array:
+    wide = precision.wide(q_BxSxHxK.dtype)
+    scale = 1 / math.sqrt(q_BxSxHxK.shape[-1]) if scale is None else scale
+    return jnp.broadcast_to(jnp.asarray(scale, wide), q_BxSxHxK.shape[2:3])
+
+
+def _heads_of(q_BxSxHxK: jax.Array, k_BxJxGxK: jax.Array) -> tuple[int, int]:
+    return q_BxSxHxK.shape[2], k_BxJxGxK.shape[2]
+
+
+def _in_tiles(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale_H, distance_bias_HxJ) -> tuple[jax.Array, jax.Array]:
+    k_BxJxHxK, v_BxJxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxJxGxK, v_BxJxGxV))
+    return blockwise(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, scale=scale_H, distance_bias_HxJ=distance_bias_HxJ)
+
+
+def _run(chosen: str, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale, distance_bias_HxJ) -> tuple[jax.Array, jax.Array]:
+    heads, keys = q_BxSxHxK.shape[2], k_BxJxGxK.shape[1]
+    if distance_bias_HxJ is not None and distance_bias_HxJ.shape != (heads, keys):
+        problem = f"bias of shape {distance_bias_HxJ.shape} for {heads} heads and {keys} keys"
+        require(False, "attention", problem, f"give ({heads}, {keys}): a number for each distance")
+    if chosen == "blockwise":
+        tiles = by_heads(_in_tiles, (2, 2, 2, None, 0, 0), (2, 1), *_heads_of(q_BxSxHxK, k_BxJxGxK))
+        return tiles(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, _scale_of_heads(scale, q_BxSxHxK), distance_bias_HxJ)
+    bias_HxSxJ = None
+    if distance_bias_HxJ is not None:
+        bias_HxSxJ = distance_bias_HxJ[:, jnp.clip(sight.distance_SxJ, 0, keys - 1)]
+    return dense(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight.mask_BxSxJ, scale=scale, bias_HxSxT=bias_HxSxJ)

@@ -1,0 +1,5 @@
+"""The ∞-former: a continuous signal over the past."""
+
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig
+
+__all__ = ["InfiniteFormer", "InfiniteFormerConfig"]

@@ -1,0 +1,157 @@
+"""The continuous signal of the ∞-former (arXiv 2109.00301): its basis, regression, contraction, and what a query reads of it.
+
+infinite_former.py holds the equations in order and the parameters; here is the mathematics as plain functions.
+Letters: T vectors written at once (the paper's L), D model (its e), N basis functions, C = N / widths their centres, M samples
+of the old signal, P regression positions, Q queries of all heads that read the same signal.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+from infini_jax.layers.layers import by_key_head
+from infini_jax.layers.segment import reset_where_new
+
+# Coefficients are large and alternate in sign where the signal is small: bf16 products, a TPU's default, rebuild it with an
+# error of 3-15 % after six writes.
+einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+VARIANCE_FLOOR = 1e-6  # of the released code: keeps log(sigma^2) finite
+
+
+def basis(count: int, widths: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and widths of the basis, each N float64: every centre of linspace(0, 1, N / len(widths)) with every width."""
+    centres = np.linspace(0.0, 1.0, count // len(widths))
+    return np.repeat(centres, len(widths)), np.tile(np.asarray(widths, np.float64), len(centres))
+
+
+def gaussian(t, mean, variance):
+    """The density N(t; mean, variance), on NumPy or JAX arrays, broadcast."""
+    xp = t.__array_namespace__()
+    # Divisions and roots of the variance, which many t share, not of every element.
+    return xp.exp((t - mean) ** 2 * (-0.5 / variance)) * (1.0 / xp.sqrt(2.0 * np.pi * variance))
+
+
+def psi(t, mu_N, sigma_N):
+    """The basis functions at times t of any shape (...): (..., N)."""
+    return gaussian(t[..., None], mu_N, sigma_N**2)
+
+
+def ridge_matrix(positions_P: np.ndarray, count: int, widths: tuple[float, ...], penalty: float) -> np.ndarray:
+    """F^T (F F^T + lambda I)^-1, PxN. Float64 on the host: its condition is above 1e6, float32 is per cents wrong."""
+    F_NxP = psi(positions_P, *basis(count, widths)).T
+    factor = scipy.linalg.cho_factor(F_NxP @ F_NxP.T + penalty * np.eye(count))
+    return scipy.linalg.cho_solve(factor, F_NxP).T
+
+
+@functools.lru_cache(maxsize=32)
+def first_write_matrix(length: int, count: int, widths: tuple[float, ...], penalty: float) -> np.ndarray:
+    """G, TxN float64: `length` vectors stand at (i + 1/2) / T, with T // 2 zero vectors before and after them."""
+    pad = length // 2
+    positions = (np.arange(-pad, length + pad) + 0.5) / length
+    return ridge_matrix(positions, count, widths, penalty)[pad : pad + length]
+
+
+@functools.lru_cache(maxsize=32)
+def update_matrix(length: int, count: int, widths: tuple[float, ...], penalty: float, samples: int, tau: float) -> np.ndarray:
+    """G_inf, (M + T)xN float64: samples of the old signal stand at tau m/M, new vectors at tau + (1 - tau) i/T.
+
+    Zero vectors surround them, at the released code's places (its shift is 1 / (2T + M), not 1 / (2T + 2M)).
+    """
+    shift = 1.0 / (2 * length + samples)
+    padding = np.linspace(-0.5 + shift, 1.5 - shift, 2 * (length + samples))
+    before, after = padding[padding < 0], padding[padding > 1]
+    old = tau * np.arange(1, samples + 1) / samples
+    _, new = write_places(length, tau)
+    matrix = ridge_matrix(np.concatenate([before, old, new, after]), count, widths, penalty)
+    return matrix[len(before) : len(before) + samples + length]
+
+
+def write_places(length: int, tau: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the vectors of a segment stand in a first write, and in a later one: two T float64."""
+    return (np.arange(length) + 0.5) / length, tau + (1 - tau) * np.arange(1, length + 1) / length
+
+
+def sample_times(samples: int) -> np.ndarray:
+    """t_m = m / M, where the old signal is sampled: M float64."""
+    return np.arange(1, samples + 1) / samples
+
+
+@functools.lru_cache(maxsize=32)
+def contraction_matrix(
+    length: int, count: int, widths: tuple[float, ...], penalty: float, samples: int, tau: float
+) -> np.ndarray:
+    """The part of G_inf that takes samples of the old signal, times psi(t_m): NxN float64.
+
+    With even sampling it maps the old coefficients to their part of the new ones in one product.
+    """
+    update = update_matrix(length, count, widths, penalty, samples, tau)
+    return update[:samples].T @ psi(sample_times(samples), *basis(count, widths))
+
+
+def gate(x_BxTxD: jax.Array, kernel_3xDxD: jax.Array, bias_D: jax.Array) -> jax.Array:
+    """X * sigmoid(Conv1d(X)), width 3, zeros beyond the segment's ends: BxTxD.
+
+    As a product with each vector's neighbourhood: XLA's convolution takes half of a training step on a CPU.
+    """
+    length = x_BxTxD.shape[1]
+    padded = jnp.pad(x_BxTxD, [(0, 0), (1, 1), (0, 0)])
+    neighbours_BxTx3D = jnp.concatenate([padded[:, tap : tap + length] for tap in range(3)], axis=-1)
+    return x_BxTxD * nn.sigmoid(neighbours_BxTx3D @ kernel_3xDxD.reshape(-1, kernel_3xDxD.shape[-1]) + bias_D)
+
+
+def resampled(B_BxNxD: jax.Array, psi_BxMxN: jax.Array, old_MxN: jax.Array) -> jax.Array:
+    """The old signal sampled by psi, MxN or BxMxN, and fitted at its new place: G_old^T (psi B), BxNxD."""
+    return einsum("mn,bmd->bnd", old_MxN, jnp.matmul(psi_BxMxN, B_BxNxD, precision=jax.lax.Precision.HIGHEST))
+
+
+def write_signal(
+    contracted_BxNxD: jax.Array, x_BxTxD: jax.Array, continues_B: jax.Array, first_TxN: jax.Array, new_TxN: jax.Array
+) -> jax.Array:
+    """Contracted past plus G_inf^T X in rows that continue a signal, G^T X in the others: BxNxD.
+
+    Args:
+      contracted_BxNxD: what the samples of the old signal give, not looked at in rows that begin one. Detached here.
+      first_TxN, new_TxN: G, and the rows of G_inf that belong to new vectors.
+    """
+    old_BxNxD = reset_where_new(continues_B, jax.lax.stop_gradient(contracted_BxNxD))
+    # Select the matrix, not the result: one product with X instead of two.
+    matrix_BxTxN = jnp.where(continues_B[:, None, None], new_TxN, first_TxN)
+    return old_BxNxD + einsum("btn,btd->bnd", matrix_BxTxN, x_BxTxD)
+
+
+def stored_fit(B_BxNxD: jax.Array, x_BxTxD: jax.Array, counted_BxT: jax.Array, psi_BxTxN: jax.Array) -> jax.Array:
+    """R^2 of the counted vectors X in the signal that B stands for: B, 1 is exact, 0 no better than their mean."""
+    weights_BxTx1 = counted_BxT[..., None].astype(x_BxTxD.dtype)
+    count_Bx1x1 = jnp.maximum(weights_BxTx1.sum(axis=1, keepdims=True), 1.0)
+    mean_Bx1xD = (x_BxTxD * weights_BxTx1).sum(axis=1, keepdims=True) / count_Bx1x1
+    missed_B = (weights_BxTx1 * (x_BxTxD - einsum("btn,bnd->btd", psi_BxTxN, B_BxNxD)) ** 2).sum(axis=(1, 2))
+    varied_B = (weights_BxTx1 * (x_BxTxD - mean_Bx1xD) ** 2).sum(axis=(1, 2))
+    return 1.0 - missed_B / jnp.where(varied_B > 0, varied_B, 1.0)
+
+
+def density_parameters(
+    q_BxSxHxK: jax.Array, B_BxNxD: jax.Array, w_k_DxGxK: jax.Array, w_mu_N: jax.Array, w_sigma_N: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """mu and sigma^2 of each query's density over time: two BxHxS.
+
+    w . z = q . W_k (w^T B) / sqrt(K): neither the keys of the basis nor the scores z are ever formed.
+    """
+    batch, queries, heads, size = q_BxSxHxK.shape
+    summary_Bx2xD = einsum("in,bnd->bid", jnp.stack([w_mu_N, w_sigma_N]), B_BxNxD)
+    directions_Bx2xGxK = einsum("bid,dgk->bigk", summary_Bx2xD, w_k_DxGxK)
+    q_BxSxGxRxK = by_key_head(q_BxSxHxK, w_k_DxGxK.shape[1])
+    logits_2xBxHxS = (
+        einsum("bsgrk,bigk->ibgrs", q_BxSxGxRxK, directions_Bx2xGxK).reshape(2, batch, heads, queries) * size**-0.5
+    )
+    return nn.sigmoid(logits_2xBxHxS[0]), jnp.maximum(nn.softplus(logits_2xBxHxS[1]), VARIANCE_FLOOR)
+
+
+def kl(sigma_sq: jax.Array, sigma_0: float) -> jax.Array:
+    """KL(N(mu, sigma^2) || N(mu, sigma_0^2)), elementwise: 0 at sigma = sigma_0."""
+    ratio = sigma_sq / sigma_0**2
+    return 0.5 * (ratio - jnp.log(ratio) - 1.0)

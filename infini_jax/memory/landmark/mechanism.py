@@ -1,0 +1,320 @@
+"""Landmark attention (Mohtashami, Jaggi, NeurIPS 2023, arXiv 2305.16300): retrieve whole blocks through one softmax.
+
+A landmark token closes every block of the stream. The softmax has two levels: a query shares its weight among the
+tokens of its own block and the landmarks of the other blocks, and what a landmark receives is shared among the tokens
+of its block. At inference complete blocks are cached, each query retrieves the `k` blocks whose landmarks it likes best,
+and the same softmax runs over [retrieved blocks | segment].
+
+The mathematics stands in landmark_softmax.py (the two levels) and landmark_retrieval.py (positions, selection, reading).
+Blocks that do not end where a segment ends are in landmark_straddle.py.
+
+What we do where the paper is silent or differs:
+- Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
+- A block none of whose raw tokens a query may see (all belong to another document) is invisible, landmark included; in
+  the authors' code the weight of such a landmark is lost.
+DEVIATION: with blocks > 0 the cache is carried in training too and gradients flow through keys and values of retrieved
+blocks; the choice of blocks has none. The paper trains inside one window without a cache and never differentiates through
+it: that is `blocks = 0`. The parameters are the same, so that a model trained so is read with any other number of blocks.
+DEVIATION: the cache holds keys turned by their place in the block (slots are applied to the queries, which is the same by
+rotary's group law and saves turning every retrieved key) and no values of landmarks, which never weigh anything.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.ad_checkpoint import checkpoint_name
+
+from infini_jax.errors import require, require_positive
+from infini_jax.layers.attention import MASKED
+from infini_jax.layers.layers import rotary
+from infini_jax.layers.segment import Segment, length_with_landmarks, reset_where_new, with_leaves
+from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import softmax as landmark_softmax
+from infini_jax.memory.landmark import straddle as landmark_straddle
+from infini_jax.memory.landmark.retrieval import SELECTIONS, LandmarkMemory
+from infini_jax.memory.landmark.straddle import OpenBlock, StraddlingMemory
+
+
+@struct.dataclass
+class Retrieved:
+    """Which blocks a segment's queries read, oldest first.
+
+    Attributes:
+      ages: BxHxSxR, 0 for the newest complete block before the segment (it ends where the segment begins), 1 for the one
+        before; -1 where nothing was read.
+      scores: BxHxSxR, q . k / sqrt(K) of their landmarks in the slots they are read from; below -1e29 where nothing was read.
+      mass: BxHxSxR, their shares of the outer softmax; the rest went to the segment.
+    """
+
+    ages: jax.Array
+    scores: jax.Array
+    mass: jax.Array
+
+
+def append_blocks(
+    memory: LandmarkMemory, keys: jax.Array, values: jax.Array, tokens: jax.Array, count: jax.Array | None = None
+) -> LandmarkMemory:
+    """First in, first out. keys BxGxMxPxK, values BxGxMx(P-1)xV; `tokens` B of the open document in old and new blocks.
+
+    A shift by M blocks for every row, whatever its documents: no scatter, and age is the place in the array. With `count`
+    only so many of the M are appended, the first ones.
+    """
+    blocks, length = memory.keys.shape[2:4]
+
+    def shift(old: jax.Array, new: jax.Array) -> jax.Array:
+        both = jnp.concatenate([old, new], axis=2)
+        return both[:, :, -blocks:] if count is None else jax.lax.dynamic_slice_in_dim(both, count, blocks, axis=2)
+
+    return LandmarkMemory(
+        keys=shift(memory.keys, keys),
+        values=shift(memory.values, values),
+        tokens=jnp.minimum(tokens, blocks * length).astype(memory.tokens.dtype),
+    )
+
+
+def join(
+    near_BxSxHxV: jax.Array, near_BxHxS: jax.Array, far_BxHxRxSxV: jax.Array, far_BxHxRxS: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """One outer softmax over the segment (values, log-sum-exp) and R retrieved blocks (values, their landmarks' scores).
+
+    Returns the values BxSxHxV and the shares of the retrieved blocks BxHxRxS.
+    """
+    z_BxHxCxS = jnp.concatenate([near_BxHxS[:, :, None], far_BxHxRxS], axis=2)
+    exp_BxHxCxS = jnp.exp(z_BxHxCxS - jax.lax.stop_gradient(z_BxHxCxS.max(axis=2, keepdims=True)))
+    shares_BxHxCxS = exp_BxHxCxS / exp_BxHxCxS.sum(axis=2, keepdims=True)  # a token sees itself, a landmark its block
+    y_BxHxSxV = shares_BxHxCxS[:, :, 0, :, None] * near_BxSxHxV.swapaxes(1, 2)
+    for rank in range(far_BxHxRxS.shape[2]):
+        y_BxHxSxV += shares_BxHxCxS[:, :, rank + 1, :, None] * far_BxHxRxSxV[:, :, rank]
+    return y_BxHxSxV.swapaxes(1, 2), shares_BxHxCxS[:, :, 1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class LandmarkConfig(MemoryConfig):
+    """Settings of landmark attention.
+
+    Attributes:
+      block: raw tokens of a block; a landmark follows each group of so many (50 in the paper).
+      blocks: complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form. An unfinished block is
+        carried to the next segment in any case.
+      retrieved: blocks a query reads (k), no more than are kept unless none are.
+      selection: who chooses them: each token and head (as trained in the paper), all heads of a token together, or all
+        tokens of the segment together. `tokens` is one of the paper's cheap forms of inference and is not causal: what
+        a token retrieves depends on later tokens of its segment, and decoding chooses by the tokens at hand only.
+    """
+
+    block: int = 16
+    blocks: int = 64
+    retrieved: int = 4
+    selection: Literal["token_and_head", "heads", "tokens"] = "token_and_head"
+
+    @property
+    def landmark_every(self) -> int:
+        return self.block
+
+    def check(self, dims: Dims) -> None:
+        require_positive("memory", block=self.block, retrieved=self.retrieved)
+        require(self.blocks >= 0, "memory.blocks", f"{self.blocks} is negative", "give a number of blocks, or 0 to carry none")
+        require(
+            self.blocks == 0 or self.retrieved <= self.blocks,
+            "memory.retrieved",
+            f"{self.retrieved} blocks asked of the {self.blocks} that are kept",
+            f"give at most {self.blocks}, or keep more blocks or none",
+        )
+        require(
+            self.selection in SELECTIONS,
+            "memory.selection",
+            f"'{self.selection}' is no selection",
+            f"choose one of {', '.join(SELECTIONS)}",
+        )
+        require(dims.key_dim % 2 == 0, "key_dim", f"{dims.key_dim} is odd and rotary turns pairs", f"give {dims.key_dim + 1}")
+        length = self.block + 1
+        require(
+            dims.segment % length != 1,
+            "segment",
+            f"{dims.segment} places are of no segment with a landmark after every {self.block} tokens",
+            f"give S + ceil(S / {self.block}) for S raw tokens, e.g. {dims.segment + 1}",
+        )
+
+
+class Landmark(Memory):
+    """Complete blocks in a first-in-first-out cache, retrieved through their landmarks inside the one softmax."""
+
+    Config = LandmarkConfig
+    summary = "cache of blocks, retrieved through landmark tokens inside one grouped softmax"
+    paper = "arXiv 2305.16300"
+    axes = ("blocks", "block")
+
+    @property
+    def length(self) -> int:
+        """Tokens of a block, its landmark included: P."""
+        return self.config.block + 1
+
+    @property
+    def straddles(self) -> bool:
+        """Blocks may end inside a later segment, so that the unfinished one is carried."""
+        return self.dims.segment % self.length != 0
+
+    def init_memory(self, batch: int) -> LandmarkMemory | StraddlingMemory | tuple[()]:
+        c, d = self.config, self.dims
+        cache = self._init_cache(batch) if c.blocks else ()
+        if not self.straddles:
+            return cache
+        block = OpenBlock(
+            keys=jnp.zeros((batch, c.block, d.kv_heads, d.key_dim), d.memory_dtype),
+            values=jnp.zeros((batch, c.block, d.kv_heads, d.value_dim), d.memory_dtype),
+            tokens=jnp.zeros((batch,), jnp.int32),
+        )
+        return StraddlingMemory(cache, block)
+
+    def _init_cache(self, batch: int) -> LandmarkMemory:
+        c, d = self.config, self.dims
+        return LandmarkMemory(
+            keys=jnp.zeros((batch, d.kv_heads, c.blocks, self.length, d.key_dim), d.memory_dtype),
+            values=jnp.zeros((batch, d.kv_heads, c.blocks, c.block, d.value_dim), d.memory_dtype),
+            tokens=jnp.zeros((batch,), jnp.int32),
+        )
+
+    def attend(self, memory: Any, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if self.config.blocks == 0:
+            y_BxSxHxV, _ = self._near(memory, segment)
+            return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads)}
+        y_BxSxHxV, found = self._both(memory, segment)
+        live_S = landmark_straddle.live_S(segment.bounds, self.length) if self.straddles else None
+        mass_H = found.mass.sum(axis=-1).mean(axis=(0, 2), where=live_S)
+        return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": mass_H}
+
+    def retrieved(self, memory: LandmarkMemory | StraddlingMemory, segment: Segment) -> "Retrieved":
+        """What each query of the segment reads from the memory, to be looked at: `module.apply(..., method="retrieved")`.
+
+        Raises `ConfigError` where no blocks are kept.
+        """
+        require(self.config.blocks > 0, "memory.blocks", "no blocks are kept, so none are retrieved", "keep some")
+        return self._both(memory, segment)[1]
+
+    def _near(self, memory: Any, segment: Segment) -> tuple[jax.Array, jax.Array]:
+        """The part of the segment and of an unfinished block before it: values BxSxHxV and log-sum-exp BxHxS."""
+        if self.straddles:
+            return landmark_straddle.attend_span(segment, memory.block, self.length)
+        q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
+        k_BxTxGxK = rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
+        return landmark_softmax.attend_blocks(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds, self.length)
+
+    def _both(self, memory: Any, segment: Segment) -> tuple[jax.Array, "Retrieved"]:
+        c, cache, reads_BxS, places_S = self.config, memory, segment.bounds.reads_BxS, segment.query_positions_S
+        if self.straddles:
+            cache, places_S = memory.cache, places_S + landmark_straddle.phase_of(segment.bounds)
+            reads_BxS = reads_BxS & landmark_straddle.live_S(segment.bounds, self.length)
+        queries = landmark_retrieval.turned_queries(segment.queries, places_S, c.retrieved, self.length)
+        chosen = landmark_retrieval.choose(cache, queries, reads_BxS, c.retrieved, c.selection)
+        chosen = checkpoint_name(chosen, KEPT)
+        far_BxHxRxSxV, far_BxHxRxS = landmark_retrieval.read(cache, queries, chosen, reads_BxS)
+        y_BxSxHxV, shares_BxHxRxS = join(*self._near(memory, segment), far_BxHxRxSxV, far_BxHxRxS)
+        ages_BxHxRxS = jnp.where(far_BxHxRxS > MASKED, c.blocks - 1 - chosen, -1)
+        by_query = (x.swapaxes(2, 3) for x in (ages_BxHxRxS, far_BxHxRxS, shares_BxHxRxS))
+        return y_BxSxHxV, Retrieved(*by_query)
+
+    def write(self, memory: Any, segment: Segment) -> Any:
+        """Keeps every block of the segment; what is no part of the open document becomes zero and is masked."""
+        if self.straddles:
+            return self._write_straddling(memory, segment)
+        if self.config.blocks == 0:
+            return ()
+        keeps_B, writes_BxT = segment.bounds.keeps_B, segment.bounds.writes_BxT
+
+        def blocks(x_BxTxGxK):
+            x_BxTxGxK = jnp.where(writes_BxT[..., None, None], x_BxTxGxK.astype(self.dims.memory_dtype), 0.0)
+            return x_BxTxGxK.reshape(x_BxTxGxK.shape[0], -1, self.length, *x_BxTxGxK.shape[2:])
+
+        memory = reset_where_new(keeps_B, memory)
+        keys_BxMxPxGxK = rotary(blocks(segment.keys), jnp.arange(self.length))
+        values_BxMxPxGxV = blocks(segment.values)[:, :, :-1]
+        return append_blocks(
+            memory,
+            jnp.moveaxis(keys_BxMxPxGxK, 3, 1),
+            jnp.moveaxis(values_BxMxPxGxV, 3, 1),
+            memory.tokens + writes_BxT.sum(axis=1),
+        )
+
+    def _write_straddling(self, memory: StraddlingMemory, segment: Segment) -> StraddlingMemory:
+        """The same of the blocks that the segment completes; the unfinished one waits."""
+        bounds, (count, left) = segment.bounds, landmark_straddle.completed(segment.bounds, self.length)
+        written_BxT = bounds.writes_BxT & landmark_straddle.live_T(bounds, self.length)
+        memory = reset_where_new(bounds.keeps_B, memory)
+        keys_BxMxPxGxK, values_BxMxPxGxV, block = landmark_straddle.blocks_of(memory.block, segment, written_BxT, self.length)
+        cache, tokens_B = memory.cache, memory.block.tokens + written_BxT.sum(axis=1)
+        if isinstance(cache, LandmarkMemory):  # some blocks are kept
+            keys, values = (jnp.moveaxis(x, 3, 1) for x in (keys_BxMxPxGxK, values_BxMxPxGxV))
+            tokens_B = tokens_B + cache.tokens
+            cache = append_blocks(cache, keys, values, jnp.maximum(tokens_B - left, 0), count)
+        waiting_B = jnp.minimum(tokens_B, left).astype(block.tokens.dtype)
+        return StraddlingMemory(cache, dataclasses.replace(block, tokens=waiting_B))
+
+    def advance(self, memory, segments: Segment):
+        """As in `Memory`; without blocks all segments are windows of their own, unless a block straddles them."""
+        if self.config.blocks == 0 and not self.straddles:
+            y_BxSxD, metrics = self.attend(memory, segments)
+            return y_BxSxD, (), metrics
+        return super().advance(memory, segments)
+
+    def logical_axes(self) -> LandmarkMemory | StraddlingMemory | tuple[()]:
+        cache = with_leaves(
+            LandmarkMemory,
+            keys=("batch", "kv_heads", "slots", "block", "key_dim"),
+            values=("batch", "kv_heads", "slots", "block", "value_dim"),
+            tokens=("batch",),
+        )
+        cache = cache if self.config.blocks else ()
+        if not self.straddles:
+            return cache
+        block = with_leaves(
+            OpenBlock,
+            keys=("batch", "block", "kv_heads", "key_dim"),
+            values=("batch", "block", "kv_heads", "value_dim"),
+            tokens=("batch",),
+        )
+        return StraddlingMemory(cache, block)
+
+    def cost(self, segment_length: int) -> Cost:
+        """Products that are made for a whole segment: with masked tokens and with places of tiles that stay empty, too."""
+        c, d = self.config, self.dims
+        near = landmark_straddle if self.straddles else landmark_softmax
+        local = 2.0 * d.heads * near.products(segment_length, self.length, d.key_dim, d.value_dim)
+        if c.blocks == 0:
+            return Cost(local=local, bytes_moved=2.0 * memory_bytes(self) / segment_length)
+        shared, repeats = c.selection == "tokens", d.heads // d.kv_heads
+        sizes = (segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
+        block_products = self.length * d.key_dim + c.block * d.value_dim  # one query with the tokens of one block
+        item = d.memory_dtype.itemsize
+        tiles, places = landmark_retrieval.tiling(*sizes)
+        copied = d.kv_heads * tiles * block_products * item
+        landmark_bytes = c.blocks * d.kv_heads * d.key_dim * item
+        moved = copied + landmark_bytes + 2.0 * memory_bytes(self)  # the shift reads and writes the whole cache
+        pairs = tiles * places / segment_length
+        return Cost(
+            local=local,
+            read=2.0 * (d.heads * c.blocks * d.key_dim + d.kv_heads * pairs * block_products),
+            bytes_moved=moved / segment_length,
+        )
+
+    @classmethod
+    def resized(cls, config: LandmarkConfig, dims: Dims, size: int, axis: str = "blocks") -> tuple[LandmarkConfig, Dims]:
+        """`size` blocks are kept, a cache smaller than k retrieved whole; or blocks of `size` tokens.
+
+        Blocks grow by lengths that divide the segment, and then by whole segments: between those an unfinished block would be
+        carried too, and a longer block could take fewer bytes.
+        """
+        if axis == "blocks":
+            return dataclasses.replace(config, blocks=size, retrieved=min(config.retrieved, size)), dims
+        tokens = dims.segment - math.ceil(dims.segment / (config.block + 1))  # without their landmarks
+        if size >= tokens:
+            block = size - size % tokens
+        else:
+            block = max(length for length in range(1, size + 1) if tokens % length == 0)
+        return dataclasses.replace(config, block=block), dataclasses.replace(
+            dims, segment=length_with_landmarks(tokens, block)
+        )

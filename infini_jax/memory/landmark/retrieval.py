@@ -1,0 +1,399 @@
+"""Retrieval of landmark attention (arXiv 2305.16300, inference section): which query reads which block, and the reading.
+
+Positions ("stingy"): k+1 slots of P positions lie before the segment. For scoring, the k newest cached blocks stand in slots
+1..k and all older ones in slot 0; a retrieved block of rank r by age stands in slot r if it is old, r+1 if it is among the k
+newest. The paper starts the segment at min(blocks ever, k+1) * P; here it always starts at (k+1) * P and fewer blocks
+fill the last slots: rotary knows distances only, so both are the same, and with fewer than k blocks or exactly k (where
+the authors' code fails or overlaps positions) all stand where they stood.
+
+A retrieved block gives a query one vector, its tokens' softmax-weighted values, and one score, its landmark's: the outer
+softmax is the caller's. Blocks are read in tiles, one copy of a block with queries that chose it; a `Layout` says which pair
+of query and chosen block lies in which tile. It has three forms, one of which `form_of` takes by size: `shared` has a tile for
+each choice where all tokens share them, `gather` a tile for each pair, `tiles` sorts the pairs by block, up to C in a tile.
+
+Letters: N cached blocks, P tokens of a block with its landmark, R retrieved, H query heads of which U share one of G key
+heads, Y = U R choices and X = Y S pairs of a key head, in E tiles of C.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.ad_checkpoint import checkpoint_name
+
+from infini_jax.layers.attention import MASKED
+from infini_jax.layers.layers import by_key_head, rotary
+from infini_jax.layers.platforms import platform
+from infini_jax.memory.base import KEPT
+
+Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (...xSxHxK, positions S) -> the same, turned by its position
+SELECTIONS = ("token_and_head", "heads", "tokens")
+
+
+@struct.dataclass
+class LandmarkMemory:
+    """The newest complete blocks, oldest first and filled from the end.
+
+    Attributes:
+      keys: BxGxNxPxK turned by their place 0..P-1 in the block; the landmark's is the last.
+      values: BxGxNx(P-1)xV of the raw tokens.
+      tokens: B tokens of the open document that the cache holds, landmarks included; they are its last ones, so that
+        the number says which blocks are filled and which tokens of the first of them belong to an older document.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    tokens: jax.Array
+
+
+def held_tokens(memory: LandmarkMemory, blocks: jax.Array) -> jax.Array:
+    """Which tokens of the cached `blocks` (B, ...) belong to the open document: boolean (B, ..., P)."""
+    cached, length = memory.keys.shape[2:4]
+    newer_P = length - 1 - jnp.arange(length)
+    newer = (cached - 1 - blocks)[..., None] * length + newer_P
+    return newer < memory.tokens.reshape((-1,) + (1,) * (newer.ndim - 1))
+
+
+def first_position(retrieved: int, length: int) -> int:
+    """Position of the first token after the cached blocks: behind k+1 slots."""
+    return (retrieved + 1) * length
+
+
+def scoring_slots(blocks: int, retrieved: int) -> np.ndarray:
+    """The slot in which each cached block, oldest first, stands while it is scored: (N,)."""
+    return np.maximum(np.arange(blocks) - (blocks - retrieved) + 1, 0)
+
+
+def retrieved_slots(chosen: jax.Array, blocks: int) -> jax.Array:
+    """The slot of each retrieved block (..., R, S); `chosen` are places in a cache of `blocks`, oldest first along R."""
+    retrieved = chosen.shape[-2]
+    return jnp.arange(retrieved)[:, None] + (chosen >= blocks - retrieved)
+
+
+def best_newest(scores_NxS: jax.Array, count: int) -> jax.Array:
+    """Ascending places (..., count, S) of the highest of `scores` (..., N, S) along N; the last place wins a tie.
+
+    Equal means equal up to rounding: products with equal keys may differ in their last bits, by the shape of the
+    product, and a decoded token must choose as the whole segment does. Places stand before the S tokens, so that the
+    passes over them run along the vector.
+    """
+    size = jnp.where(scores_NxS > MASKED / 2, jnp.abs(scores_NxS), 0.0).max(axis=-2, keepdims=True)
+    slack = 32 * jnp.finfo(scores_NxS.dtype).eps * size
+    places_Nx1 = jnp.arange(scores_NxS.shape[-2])[:, None]
+
+    def take(scores_NxS, _):
+        near_NxS = scores_NxS >= scores_NxS.max(axis=-2, keepdims=True) - slack
+        place_S = jnp.where(near_NxS, places_Nx1, -1).max(axis=-2)
+        return jnp.where(places_Nx1 == place_S[..., None, :], -jnp.inf, scores_NxS), place_S
+
+    _, chosen = jax.lax.scan(take, scores_NxS, length=count, unroll=min(count, 8))
+    if count > 8:
+        return jnp.sort(jnp.moveaxis(chosen, 0, -2), axis=-2)
+    ranks = (chosen[None] < chosen[:, None]).sum(axis=1)  # many tiny sorts are slow
+    return jnp.stack([jnp.where(ranks == rank, chosen, 0).sum(axis=0) for rank in range(count)], axis=-2)
+
+
+def select_blocks(
+    scores_BxHxNxS: jax.Array, readable_BxN: jax.Array, reads_BxS: jax.Array, retrieved: int, selection: str
+) -> jax.Array:
+    """Places of the blocks to retrieve, ascending: BxHxRxS, with one entry for all tokens (BxHxRx1) for `tokens`.
+
+    `token_and_head`: each query of each head chooses by q . k_landmark. `heads`: the heads of a token share the choice
+    by their highest softmax share. `tokens`: the queries that may read share it. Where fewer than R blocks are
+    readable the first places are unreadable ones: the caller masks them.
+    """
+    readable_Bx1xNx1 = readable_BxN[:, None, :, None]
+    scores = jnp.where(readable_Bx1xNx1, jax.lax.stop_gradient(scores_BxHxNxS), MASKED)
+    batch, heads, _, tokens = scores.shape
+    if selection != "token_and_head":
+        scores = jax.nn.log_softmax(scores, axis=-2)  # the logarithm: shares themselves underflow, and then tie
+    if selection == "heads":
+        scores = scores.max(axis=1, keepdims=True)
+    if selection == "tokens":
+        scores = jnp.where(reads_BxS[:, None, None], scores, MASKED).max(axis=-1, keepdims=True)
+        tokens = 1
+    chosen = best_newest(jnp.where(readable_Bx1xNx1, scores, MASKED), retrieved)
+    return jnp.broadcast_to(chosen, (batch, heads, retrieved, tokens))
+
+
+def turned_queries(
+    q_BxSxHxK: jax.Array, places_S: jax.Array, retrieved: int, length: int, turn: Turn = rotary
+) -> list[jax.Array]:
+    """The queries as they see the slots 0..R: R+1 times BxSxHxK; `places_S` counts from the first token after the cache.
+
+    A key at place p of slot s, seen from position i, is a key turned by p seen from i - s P: so cached keys are turned once,
+    when they are written.
+    """
+    positions_S = first_position(retrieved, length) + places_S
+    return [turn(q_BxSxHxK, positions_S - slot * length) for slot in range(retrieved + 1)]
+
+
+def choose(
+    memory: LandmarkMemory,
+    queries: list[jax.Array],
+    reads_BxS: jax.Array,
+    retrieved: int,
+    selection: str,
+    turn: Turn = rotary,
+) -> jax.Array:
+    """`select_blocks` by the scores of all cached landmarks in their scoring slots; `queries` are `turned_queries`."""
+    batch, heads, blocks, length, _ = memory.keys.shape
+    wide, dtype, size = memory.keys.dtype, queries[0].dtype, queries[0].shape[-1]
+    q_BxSxGxUxK = by_key_head(queries[0], heads)
+    landmarks_BxNxGxK = memory.keys[..., -1, :].swapaxes(1, 2)
+    landmarks_BxNxGxK = turn(landmarks_BxNxGxK, jnp.asarray(scoring_slots(blocks, retrieved) * length)).astype(dtype)
+    scores = jnp.einsum("bngk,bsguk->bguns", landmarks_BxNxGxK, q_BxSxGxUxK, preferred_element_type=wide) * size**-0.5
+    scores_BxHxNxS = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
+    every_BxN = jnp.broadcast_to(jnp.arange(blocks), (batch, blocks))
+    readable_BxN = held_tokens(memory, every_BxN)[..., -2]  # its last raw token: one token at least beside the landmark
+    return select_blocks(scores_BxHxNxS, readable_BxN, reads_BxS, retrieved, selection)
+
+
+def form_of(pairs: int, blocks: int, length: int, shared: bool) -> tuple[str, int]:
+    """The form that reads `pairs` queries and choices of one key head from a cache of `blocks`, and the queries of a tile.
+
+    A tile costs a copy of P tokens and C queries, filled or not: so C is about sqrt(pairs P / blocks). Below eight every pair
+    has its own copy, which is as fast, and a shared choice needs no sorting.
+    """
+    if shared:
+        return "shared", 1
+    size = 2 ** round(np.log2(pairs * length / blocks) / 2) if pairs >= blocks else 1
+    return ("tiles", min(size, 128)) if size >= 8 else ("gather", 1)
+
+
+def tiles_of(pairs: int, blocks: int, size: int) -> int:
+    """Tiles of `size` that suffice for any choice, (X + (C-1) min(N, X)) / C: each block's last one may hold one pair only."""
+    return (pairs + (size - 1) * min(blocks, pairs)) // size
+
+
+def tiling(queries: int, repeats: int, retrieved: int, blocks: int, length: int, shared: bool) -> tuple[int, int]:
+    """Tiles (E, C) in which `read` takes one key head's part of a segment: `queries` tokens, each of `repeats` heads.
+
+    E blocks are copied and E C products of a query and a block are made, those of empty places included.
+    """
+    choices, pairs = repeats * retrieved, queries * repeats * retrieved
+    form, size = form_of(pairs, blocks, length, shared)
+    return {"shared": (choices, queries), "gather": (pairs, 1), "tiles": (tiles_of(pairs, blocks, size), size)}[form]
+
+
+@struct.dataclass
+class InOrder:
+    """Layout of a key head's pairs in tiles where every tile is full and the pairs stay in their order.
+
+    Attributes:
+      block: E, the block of each tile.
+    """
+
+    block: jax.Array
+
+    def to_tiles(self, x_XxK: jax.Array) -> jax.Array:
+        """ExCxK: the pairs' vectors in their tiles. The transpose of `from_tiles`."""
+        return x_XxK.reshape(self.block.size, -1, x_XxK.shape[1])
+
+    def from_tiles(self, y_ExCxV: jax.Array) -> jax.Array:
+        """XxV: each pair's vector."""
+        return y_ExCxV.reshape(-1, y_ExCxV.shape[2])
+
+
+@struct.dataclass
+class Sorted:
+    """Layout of a key head's pairs in tiles where pairs lie by block, and tiles may have empty places.
+
+    Attributes:
+      block: E, the block of each tile.
+      pair: ExC, the pair in each place of each tile, -1 where there is none.
+      place: X, the place of each pair, counted over all tiles.
+    """
+
+    block: jax.Array
+    pair: jax.Array
+    place: jax.Array
+
+    def to_tiles(self, x_XxK: jax.Array) -> jax.Array:
+        """ExCxK: the pairs' vectors in their tiles, 0 where there is no pair. The transpose of `from_tiles`."""
+        x_ExCxK = x_XxK.at[jnp.maximum(self.pair, 0)].get(mode="promise_in_bounds")
+        return jnp.where(self.pair[..., None] >= 0, x_ExCxK, 0)
+
+    def from_tiles(self, y_ExCxV: jax.Array) -> jax.Array:
+        """XxV: each pair's vector."""
+        return y_ExCxV.reshape(-1, y_ExCxV.shape[2]).at[self.place].get(mode="promise_in_bounds")
+
+
+Layout = InOrder | Sorted
+
+
+def shared_layout(blocks_Yx1: jax.Array) -> InOrder:
+    """A tile for each choice, in which all tokens lie: they share the choice."""
+    return InOrder(blocks_Yx1.squeeze(1))
+
+
+def gather_layout(blocks_YxS: jax.Array) -> InOrder:
+    """A tile for each pair."""
+    return InOrder(blocks_YxS.reshape(-1))
+
+
+def tiles_layout(blocks_YxS: jax.Array, cached: int, size: int) -> Sorted:
+    """Tiles of `size` pairs, sorted by block; each of the `cached` blocks begins in a new tile."""
+    blocks_X = blocks_YxS.reshape(-1)
+    pairs = blocks_X.size
+    count = tiles_of(pairs, cached, size)
+    sorted_X, order_X = jax.lax.sort((blocks_X, jnp.arange(pairs, dtype=jnp.int32)), num_keys=1, is_stable=False)
+    held_N = jnp.zeros(cached, jnp.int32).at[blocks_X].add(1, mode="promise_in_bounds")
+    tiles_N = (held_N + size - 1) // size
+    last_N = jnp.cumsum(tiles_N)
+    # a block's first place in tiles, less its first place in the sorted pairs
+    shift_N = (last_N - tiles_N) * size - (jnp.cumsum(held_N) - held_N)
+    places_X = (jnp.arange(pairs) + shift_N[sorted_X]).astype(jnp.int32)
+    put = {"mode": "promise_in_bounds", "unique_indices": True}
+    return Sorted(
+        block=jnp.minimum(jnp.searchsorted(last_N, jnp.arange(count), side="right"), cached - 1),
+        pair=jnp.full(count * size, -1, jnp.int32).at[places_X].set(order_X, **put).reshape(count, size),
+        place=jnp.zeros(pairs, jnp.int32).at[order_X].set(places_X, **put),
+    )
+
+
+def layout_of(form: str, size: int, blocks_BxGxYxS: jax.Array, tokens: int, cached: int) -> Layout:
+    """The layout of every key head of every sequence in `form`; a choice may be shared by all `tokens` (BxGxYx1)."""
+    layouts = {"shared": shared_layout, "gather": gather_layout, "tiles": partial(tiles_layout, cached=cached, size=size)}
+    choosers = 1 if form == "shared" else tokens
+    blocks_BxGxYxS = jnp.broadcast_to(blocks_BxGxYxS, (*blocks_BxGxYxS.shape[:3], choosers))
+    return jax.vmap(jax.vmap(layouts[form]))(blocks_BxGxYxS)
+
+
+def queries_in_slots(queries: list[jax.Array], blocks_BxHxRxS: jax.Array, cached: int) -> jax.Array:
+    """Each query as it sees the slot of each block that it reads: BxHxRxSxK. `queries` are `turned_queries`.
+
+    The block of rank r stands in slot r or in slot r+1 (`retrieved_slots`), so that one of two turned queries is taken.
+    """
+    retrieved = blocks_BxHxRxS.shape[2]
+    is_next_BxHxRxS = retrieved_slots(blocks_BxHxRxS, cached) > jnp.arange(retrieved)[:, None]
+    seen = [q_BxSxHxK.swapaxes(1, 2) for q_BxSxHxK in queries]
+    by_rank = [jnp.where(is_next_BxHxRxS[:, :, r, :, None], seen[r + 1], seen[r]) for r in range(retrieved)]
+    return jnp.stack(by_rank, axis=2)
+
+
+def read(
+    memory: LandmarkMemory,
+    queries: list[jax.Array],
+    blocks_BxHxRxS: jax.Array,
+    reads_BxS: jax.Array,
+    form: str | None = None,
+    size: int = 1,
+) -> tuple[jax.Array, jax.Array]:
+    """What the chosen blocks give: their softmax-weighted raw values BxHxRxSxV and their landmarks' scores BxHxRxS.
+
+    A score is MASKED where the query may not read or the block holds no raw token of the open document. `queries` are
+    `turned_queries`; `form` and `size`, queries of a tile, are chosen by size (`form_of`) unless given.
+    """
+    heads, cached, length = memory.keys.shape[1:4]
+    q_BxHxRxSxK = queries_in_slots(queries, blocks_BxHxRxS, cached)
+    shape, tokens, choosers = q_BxHxRxSxK.shape[:-1], q_BxHxRxSxK.shape[3], blocks_BxHxRxS.shape[3]
+    q_BxGxXxK = q_BxHxRxSxK.reshape(shape[0], heads, -1, q_BxHxRxSxK.shape[4])
+    blocks_BxGxYxS = blocks_BxHxRxS.reshape(shape[0], heads, -1, choosers)
+    if form is None:
+        form, size = form_of(q_BxGxXxK.shape[2], cached, length, shared=choosers < tokens)
+    layout = layout_of(form, size, blocks_BxGxYxS, tokens, cached)
+    layout = checkpoint_name(layout, KEPT)  # sorted once, not again for the gradient
+    y_BxGxXxV, scores_BxGxX = _rows(q_BxGxXxK, memory.keys, memory.values, layout, held_tokens(memory, layout.block))
+    scores_BxHxRxS = jnp.where(reads_BxS[:, None, None], scores_BxGxX.reshape(shape), MASKED)
+    return y_BxGxXxV.reshape(*shape, -1), scores_BxHxRxS
+
+
+def inner(scores_PxC: jax.Array, held_Px1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The inner softmax, of C queries in their blocks (..., P, C): shares of the raw tokens (..., P-1, C), and the landmark's
+    score (..., C), MASKED where no raw token is held."""
+    raw_Px1 = held_Px1[..., :-1, :]
+    logits_PxC = jnp.where(raw_Px1, scores_PxC[..., :-1, :], MASKED)
+    exp_PxC = jnp.exp(logits_PxC - jax.lax.stop_gradient(logits_PxC.max(axis=-2, keepdims=True)))
+    readable_C = raw_Px1.any(axis=-2) & held_Px1[..., -1, :]
+    return exp_PxC / exp_PxC.sum(axis=-2, keepdims=True), jnp.where(readable_C, scores_PxC[..., -1, :], MASKED)
+
+
+@jax.custom_vjp
+def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout: Layout, held_BxGxExP) -> tuple[jax.Array, jax.Array]:
+    """What each pair reads: values BxGxXxV and the landmark's score BxGxX."""
+    return _over_rows(_forward_row, q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout, held_BxGxExP)
+
+
+def _rows_forward(q, keys, values, layout, held):
+    # what is read is small beside the cache that it was read from, which every segment's gradient starts from anyway
+    y, scores = checkpoint_name(_rows(q, keys, values, layout, held), KEPT)
+    return (y, scores), (q, keys, values, layout, held, y)
+
+
+def _rows_backward(saved, gradients):
+    q, keys, values, layout, held, y = saved
+    dy, dscores = gradients
+    D = jnp.einsum("bgxv,bgxv->bgx", dy, y)
+    return *_over_rows(_backward_row, q, keys, values, layout, held, dy, dscores, D), None, None
+
+
+_rows.defvjp(_rows_forward, _rows_backward)
+
+
+def _over_rows(row: Callable, *arrays):
+    """`row` of each key head of each sequence; on a CPU one at a time, so that its tiles stay in the cache."""
+    spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if platform() == "cpu" else jax.vmap
+    return spread(spread(lambda xs: row(*xs)))(arrays)
+
+
+def _copies(x_N: jax.Array, layout: Layout) -> jax.Array:
+    """A copy of its block for each tile: E in place of N."""
+    return x_N.at[layout.block].get(mode="promise_in_bounds")
+
+
+def _by_pair(y_ExVxC: jax.Array, layout: Layout) -> jax.Array:
+    """XxV: each pair's vector, from tiles in which the vector stands before the pairs."""
+    # a transpose would otherwise be folded into the product before it and make that slow
+    return layout.from_tiles(jax.lax.optimization_barrier(y_ExVxC).swapaxes(1, 2))
+
+
+def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: Layout, held_ExP) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries in tiles ExCxK, their softmax over a block's raw tokens Ex(P-1)xC and its landmark's score ExC.
+
+    Keys stand before queries: the passes over a block's few tokens run along the vector, and the gradient's products are
+    row by column.
+    """
+    q_ExCxK, keys_ExPxK = layout.to_tiles(q_XxK), _copies(keys_NxPxK, layout).astype(q_XxK.dtype)
+    scores_ExPxC = jnp.einsum("epk,eck->epc", keys_ExPxK, q_ExCxK, preferred_element_type=keys_NxPxK.dtype)
+    return q_ExCxK, *inner(scores_ExPxC * q_XxK.shape[-1] ** -0.5, held_ExP[..., None])
+
+
+def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP) -> tuple[jax.Array, jax.Array]:
+    """`_rows` of one key head: values XxV and scores X."""
+    _, weights_ExPxC, scores_ExC = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
+    dtype, wide = q_XxK.dtype, keys_NxPxK.dtype
+    vT_ExVxP = _copies(values_NxPxV.swapaxes(1, 2), layout).astype(dtype)
+    y_ExVxC = jnp.einsum("evp,epc->evc", vT_ExVxP, weights_ExPxC.astype(dtype), preferred_element_type=wide)
+    return _by_pair(y_ExVxC, layout), _by_pair(scores_ExC[:, None], layout)[:, 0]
+
+
+def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP, dy_XxV, dscores_X, D_X):
+    """Gradients of `_forward_row`: dq XxK, dkeys NxPxK, dvalues Nx(P-1)xV.
+
+    With p the softmax and dp_j = dy . v_j the gradient of a raw token's score is ds_j = p_j (dp_j - D), D = dy . y; that of
+    the landmark's score is given.
+    """
+    dtype, wide, scale = q_XxK.dtype, keys_NxPxK.dtype, q_XxK.shape[-1] ** -0.5
+    q_ExCxK, p_ExPxC, _ = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
+    dy_ExCxV = layout.to_tiles(dy_XxV)
+    D_ExC, dscores_ExC = (layout.to_tiles(x_X[:, None])[..., 0] for x_X in (D_X, dscores_X))
+    readable_E = held_ExP[:, :-1].any(axis=1) & held_ExP[:, -1]
+    dscores_ExC = jnp.where(readable_E[:, None], dscores_ExC, 0)
+    values_ExPxV = _copies(values_NxPxV, layout)
+    dp_ExPxC = jnp.einsum("epv,ecv->epc", values_ExPxV, dy_ExCxV, preferred_element_type=wide)
+    ds_ExPxC = jnp.concatenate([p_ExPxC * (dp_ExPxC - D_ExC[:, None]), dscores_ExC[:, None]], axis=1)
+    ds_ExPxC = (ds_ExPxC * scale).astype(dtype)
+    kT_ExKxP = _copies(keys_NxPxK.swapaxes(1, 2), layout).astype(dtype)
+    dq_ExKxC = jnp.einsum("ekp,epc->ekc", kT_ExKxP, ds_ExPxC, preferred_element_type=wide)
+    dk_ExPxK = jnp.einsum("epc,eck->epk", ds_ExPxC, q_ExCxK, preferred_element_type=wide)
+    dv_ExPxV = jnp.einsum("epc,ecv->epv", p_ExPxC, dy_ExCxV, preferred_element_type=wide)
+
+    def by_block(x_N: jax.Array, dx_E: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x_N).at[layout.block].add(dx_E, mode="promise_in_bounds")
+
+    dq_XxK = _by_pair(dq_ExKxC, layout).astype(dtype)
+    return dq_XxK, by_block(keys_NxPxK, dk_ExPxK), by_block(values_NxPxV, dv_ExPxV)

@@ -1,0 +1,1 @@
+"""The decoder-only transformer, its stream over segments, generation, and what they cost."""

@@ -1,0 +1,152 @@
+"""FLOPs and bytes, counted: an analytic cost for each model, a walker over programs to check it, budgets to steps.
+
+A FLOP is one multiplication or addition of a matrix product or convolution; element-wise work is not counted, by the analytic
+costs and the walker alike. XLA's own count takes a scan body once whatever its length, so it is never used.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.errors import ConfigError, require
+from infini_jax.memory import memory_of
+from infini_jax.memory.base import Cost
+from infini_jax.model.stream import init_carry, init_params
+
+BACKWARD = 2.0  # a backward pass has two products for each of the forward pass; recomputation is not counted as work done
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCost:
+    """Forward FLOPs of one raw token. Attributes: projections (queries, keys, values, output, MLP), attention, head."""
+
+    projections: float
+    attention: Cost
+    head: float
+
+    @property
+    def flops(self) -> float:
+        return self.projections + self.attention.flops + self.head
+
+
+@functools.lru_cache(maxsize=1024)
+def model_cost(model: ModelConfig) -> ModelCost:
+    """Counted for a raw token: inserted landmarks run through every layer and are paid for by the tokens they follow."""
+    d, landmarks = model.dims, model.dims.segment / model.segment
+    mlp_dim = model.mlp_dim or 4 * d.d_model
+    weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + 2 * mlp_dim)
+    layers = [memory_of(model.layer_memory(layer), d).cost(d.segment) for layer in range(model.layers)]
+    fields = [field.name for field in dataclasses.fields(Cost)]
+    return ModelCost(
+        projections=landmarks * model.layers * 2.0 * weights,
+        attention=Cost(*(landmarks * sum(getattr(cost, name) for cost in layers) for name in fields)),
+        head=2.0 * d.d_model * model.vocab,
+    )
+
+
+def training_flops_per_step(run: RunConfig) -> float:
+    """Forward and backward FLOPs of one optimiser step."""
+    return run.tokens_per_step * (1.0 + BACKWARD) * model_cost(run.model).flops
+
+
+def budget_steps(run: RunConfig) -> int:
+    """Whole optimiser steps that the budget pays for. Raises `ConfigError` where it pays for none, or nobody knows yet."""
+    if run.budget.unit == "seconds":
+        require(
+            run.budget.steps > 0,
+            "budget.steps",
+            "nobody measured what the seconds buy",
+            "time it with infini_jax.training.timed_budget",
+        )
+        return run.budget.steps
+    price = {"flops": training_flops_per_step(run), "tokens": run.tokens_per_step, "steps": 1}[run.budget.unit]
+    steps = int(run.budget.amount // price)
+    require(
+        steps >= 1,
+        "budget.amount",
+        f"{run.budget.amount:g} {run.budget.unit} do not pay for one step of {price:g}",
+        "raise it, or lower train.batch or train.sequence",
+    )
+    return steps
+
+
+def planned_flops(run: RunConfig) -> float | None:
+    """Training FLOPs of all steps that the budget pays for; None for seconds that were not measured yet."""
+    if run.budget.unit == "seconds" and not run.budget.steps:
+        return None
+    return budget_steps(run) * training_flops_per_step(run)
+
+
+@functools.lru_cache(maxsize=64)
+def parameter_count(model: ModelConfig) -> int:
+    """Scalars in the parameters, measured on shapes."""
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def state_bytes(run: RunConfig) -> int:
+    """Bytes that training surely holds: parameters, their gradient and two moments, and the carried memory of every row."""
+    carry = jax.eval_shape(lambda: init_carry(run.model, run.train.batch))
+    carried = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
+    return 4 * run.model.dims.policy.parameters.itemsize * parameter_count(run.model) + carried
+
+
+def check_fits(run: RunConfig) -> None:
+    """Raises `ConfigError` where the state alone is larger than the memory of this machine's device."""
+    device = jax.local_devices()[0]
+    available = (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = state_bytes(run)
+    require(
+        needed <= available,
+        "memory",
+        f"training needs {needed / 2**30:.1f} GiB at least and the device has {available / 2**30:.1f} GiB",
+        "ask for fewer memory bytes or a smaller train.batch",
+    )
+
+
+def program_flops(function: Callable, *args: Any) -> float:
+    """FLOPs of the matrix products and convolutions that `function(*args)` runs; scan bodies times their length.
+
+    `args` may be shapes (`jax.ShapeDtypeStruct`). Raises `ConfigError` for a loop whose length the program does not tell.
+    """
+    return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _jaxpr_flops(jaxpr: core.Jaxpr) -> float:
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * summed
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        outputs_axis = params["dimension_numbers"].rhs_spec[0]
+        taps = math.prod(size for axis, size in enumerate(kernel) if axis != outputs_axis)
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps / params["batch_group_count"]
+    if name == "cond":
+        return max(_jaxpr_flops(branch.jaxpr) for branch in params["branches"])
+    inner = sum(_jaxpr_flops(jaxpr) for jaxpr in _jaxprs_in(params.values()))
+    if name == "while" and inner:
+        raise ConfigError("program", "a while loop with matrix products has no countable length", "use lax.scan")
+    return inner * params["length"] if name == "scan" else inner
+
+
+def _jaxprs_in(values: Iterable[Any]) -> Iterator[core.Jaxpr]:
+    for value in values:
+        if isinstance(value, core.ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, core.Jaxpr):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _jaxprs_in(value)

@@ -1,0 +1,216 @@
+"""Streaming: `lax.scan` over segments outside Linen, with rematerialisation and a BPTT window; decoding of one open segment.
+
+Letters as in segment.py, and W segments of a sequence.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from infini_jax.config import ModelConfig
+from infini_jax.layers.heads import handed_on
+from infini_jax.layers.segment import NO_DOCUMENT, Boundaries, drop_landmarks, insert_landmarks, whole
+from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open
+
+
+@struct.dataclass
+class Carry:
+    """What passes from one segment to the next.
+
+    Attributes: memory, a pytree a layer group; open_document B; phase B of the landmarks, as in `Boundaries`, or None.
+    """
+
+    memory: tuple
+    open_document: jax.Array
+    phase: jax.Array | None = None
+
+
+def init_carry(model: ModelConfig, batch: int) -> Carry:
+    """The carry of new streams: empty memories, no open document."""
+    phase = jnp.zeros(batch, jnp.int32) if model.has_phase else None
+    return Carry(init_memory(model, batch), jnp.full(batch, NO_DOCUMENT, jnp.int32), phase)
+
+
+def _phase_after(model: ModelConfig, phase: jax.Array | None, segments: int | jax.Array = 1) -> jax.Array | None:
+    """The phase so many segments later."""
+    every = model.memory.landmark_every
+    return None if phase is None or every is None else (phase + segments * model.segment) % every
+
+
+def init_params(model: ModelConfig, key: jax.Array) -> dict:
+    """Fresh parameters, float32."""
+    length = model.dims.segment
+    tokens = jnp.zeros((1, length), jnp.int32)
+    carry = init_carry(model, 1)
+    bounds = whole(tokens, carry.open_document, carry.phase)
+    variables: Any = Transformer(model).init(key, tokens, carry.memory, bounds)
+    return variables["params"]
+
+
+def forward_segments(
+    model: ModelConfig,
+    params: dict,
+    carry: Carry,
+    tokens_BxT: jax.Array,
+    documents_BxT: jax.Array,
+    rematerialise: Literal["segment", "layer"] = "segment",
+) -> tuple[Carry, jax.Array, tuple]:
+    """Raw tokens of W consecutive segments, T = W S: (carry, features BxTxD of the raw tokens, metrics a layer group).
+
+    Every layer takes all of them before the next layer does, which is the same as one segment after the other.
+    """
+
+    def segments(x_BxT: jax.Array) -> jax.Array:
+        return x_BxT.reshape(-1, model.segment)
+
+    batch, every = tokens_BxT.shape[0], model.memory.landmark_every
+    tokens_RxS, documents_RxS, phase_R = segments(tokens_BxT), segments(documents_BxT), None
+    count = len(tokens_RxS) // batch
+    if carry.phase is not None:
+        phase_BxW: Any = _phase_after(model, carry.phase[:, None], jnp.arange(count))
+        phase_R = phase_BxW.reshape(-1)
+    if every is not None:
+        tokens_RxS = insert_landmarks(tokens_RxS, every, model.vocab, phase_R)
+        documents_RxS = insert_landmarks(documents_RxS, every, None, phase_R)
+    last_BxW = documents_RxS[:, -1].reshape(batch, -1)
+    open_B, last_B = handed_on(carry.open_document, last_BxW[:, -1])
+    open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
+    bounds = whole(documents_RxS, open_BxW.reshape(-1), phase_R)
+    transformer = Transformer(model, rematerialise)
+    found: Any = transformer.apply({"params": params}, tokens_RxS, carry.memory, bounds)
+    x_RxSxD, memory, metrics = found
+    if every is not None:
+        x_RxSxD = drop_landmarks(x_RxSxD, every, phase_R)
+    carry = Carry(memory, last_B, _phase_after(model, carry.phase, count))
+    return carry, x_RxSxD.reshape(batch, -1, x_RxSxD.shape[-1]), metrics
+
+
+def logits_of(model: ModelConfig, params: dict, x_BxSxD: jax.Array) -> jax.Array:
+    """Logits BxSxV of features."""
+    logits_BxSxV: Any = Transformer(model).apply({"params": params}, x_BxSxD, method="head")
+    return logits_BxSxV
+
+
+def scan_segments(
+    model: ModelConfig,
+    params: dict,
+    carry: Carry,
+    sequence: Any,
+    score: Callable[[jax.Array, Any], Any],
+    bptt: int = 0,
+    segments_per_step: int = 1,
+    rematerialise: Literal["segment", "layer"] = "segment",
+) -> tuple[Carry, Any, tuple]:
+    """Streams a sequence through the model.
+
+    Args:
+      sequence: a pytree of BxT arrays with attributes `tokens` and `documents`; T a multiple of the segment.
+      score: (logits BxSxV, the step's part of `sequence`) -> pytree, so that logits of one step only ever exist.
+      bptt: segments that gradients flow through; 0 for all of them.
+      segments_per_step: segments taken at once, a divisor of their number and of `bptt`. The results are the same; more
+        memory is used, and time is won where a mechanism has a parallel form over segments.
+      rematerialise: as in `TrainConfig`.
+
+    Returns: (carry, scores stacked over steps, metrics a layer group stacked over steps).
+    """
+
+    def split(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(leaf.shape[0], -1, segments_per_step * model.segment).swapaxes(0, 1)
+
+    @functools.partial(jax.checkpoint, policy=KEEP_FOUND)
+    def step(carry: Carry, item: tuple[jax.Array, Any]) -> tuple[Carry, tuple]:
+        number, part = item
+        if bptt:
+            cut = jax.lax.stop_gradient(carry.memory)
+            memory = jax.tree.map(
+                lambda free, held: jnp.where(number * segments_per_step % bptt == 0, held, free), carry.memory, cut
+            )
+            carry = dataclasses.replace(carry, memory=memory)
+        carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, rematerialise)
+        return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
+
+    parts = jax.tree.map(split, sequence)
+    numbers = jnp.arange(parts.tokens.shape[0])
+    carry, (scores, metrics) = jax.lax.scan(step, carry, (numbers, parts))
+    return carry, scores, metrics
+
+
+@struct.dataclass
+class Decoder:
+    """A stream that is read token by token. Attributes: carry of closed segments; opened buffers a layer group;
+    documents BxT of the open segment, which may be full; length, its tokens (landmarks included), an int32 scalar."""
+
+    carry: Carry
+    opened: tuple
+    documents: jax.Array
+    length: jax.Array
+
+
+def init_decoder(model: ModelConfig, carry: Carry) -> Decoder:
+    """Begins an empty open segment behind `carry`."""
+    batch = carry.open_document.shape[0]
+    documents = jnp.full((batch, model.dims.segment), NO_DOCUMENT, jnp.int32)
+    return Decoder(carry, init_open(model, batch), documents, jnp.int32(0))
+
+
+def decode(
+    model: ModelConfig, params: dict, decoder: Decoder, token_B: jax.Array, document_B: jax.Array
+) -> tuple[Decoder, jax.Array]:
+    """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks.
+
+    A full segment is closed when the next token comes, before that one reads: written behind the read, XLA would copy the
+    whole memory at every token.
+    """
+    every = model.memory.landmark_every
+    full = _places(model, decoder.carry.phase)
+    decoder = jax.lax.cond(decoder.length == full, lambda d: _close(model, params, d), lambda d: d, decoder)
+    decoder, x_BxD = _extend(model, params, decoder, token_B, document_B)
+    if every is not None:
+        landmark_B = jnp.full_like(token_B, model.vocab)
+        place = decoder.length if decoder.carry.phase is None else decoder.length + decoder.carry.phase[0]
+        decoder = jax.lax.cond(
+            (place + 1) % (every + 1) == 0,
+            lambda d: _extend(model, params, d, landmark_B, document_B)[0],
+            lambda d: d,
+            decoder,
+        )
+    return decoder, logits_of(model, params, x_BxD[:, None])[:, 0]
+
+
+def _places(model: ModelConfig, phase: jax.Array | None) -> int | jax.Array:
+    """Tokens of a full segment, landmarks included."""
+    every = model.memory.landmark_every
+    if phase is None or every is None:
+        return model.dims.segment
+    return model.segment + (phase[0] + model.segment) // every
+
+
+def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) -> Boundaries:
+    carry = decoder.carry
+    return Boundaries(query_documents_BxS, decoder.documents, carry.open_document, start, carry.phase)
+
+
+def _extend(model, params, decoder: Decoder, token_B: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
+    documents = jax.lax.dynamic_update_slice_in_dim(decoder.documents, document_B[:, None], decoder.length, 1)
+    decoder = dataclasses.replace(decoder, documents=documents)
+    bounds = _bounds(decoder, document_B[:, None], decoder.length)
+    x_BxSxD, opened = Transformer(model).apply(
+        {"params": params}, token_B[:, None], decoder.carry.memory, decoder.opened, bounds, method="extend"
+    )
+    return dataclasses.replace(decoder, opened=opened, length=decoder.length + 1), x_BxSxD[:, 0]
+
+
+def _close(model, params, decoder: Decoder) -> Decoder:
+    if model.has_phase:  # a dead place at the end is of the last token's document
+        last_Bx1 = jax.lax.dynamic_slice_in_dim(decoder.documents, decoder.length - 1, 1, axis=1)
+        live_T = jnp.arange(decoder.documents.shape[1]) < decoder.length
+        decoder = dataclasses.replace(decoder, documents=jnp.where(live_T, decoder.documents, last_Bx1))
+    bounds = _bounds(decoder, decoder.documents, jnp.int32(0))
+    memory: Any = Transformer(model).apply({"params": params}, decoder.carry.memory, decoder.opened, bounds, method="close")
+    carry = Carry(memory, decoder.documents[:, -1], _phase_after(model, decoder.carry.phase))
+    return dataclasses.replace(decoder, carry=carry, length=jnp.int32(0))

@@ -1,0 +1,205 @@
+"""The decoder-only transformer: pre-norm blocks whose attention is a `Memory`, stacked by `nn.scan`.
+
+Every method takes explicit state and returns the new one; nothing is kept in Linen collections but parameters. The scan over
+segments stands outside (stream.py): a raw scan inside a module that first creates a parameter leaks a tracer at init.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from infini_jax.config import ModelConfig
+from infini_jax.layers.layers import MLP, KeyTaps
+from infini_jax.layers.segment import Boundaries, Segment
+from infini_jax.memory import memory_of
+from infini_jax.memory.base import KEPT, MemoryConfig
+
+# What is made again for the gradient is all but what mechanisms name as too dear to find twice.
+KEEP_FOUND = jax.checkpoint_policies.save_only_these_names(KEPT)
+
+# Logical axes of the parameters, by their path below the layer group, whose layers are stacked in front; the memory's own are
+# in `Memory.parameter_axes`. What is not named is small.
+PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
+    ("embedding", "embedding"): ("vocab", "embed"),
+    ("query", "kernel"): ("embed", "heads", "head_dim"),
+    ("key", "kernel"): ("embed", "kv_heads", "head_dim"),
+    ("value", "kernel"): ("embed", "kv_heads", "head_dim"),
+    ("memory", "out", "kernel"): ("heads", "head_dim", "embed"),
+    ("mlp", "up", "kernel"): ("embed", "mlp"),
+    ("mlp", "down", "kernel"): ("mlp", "embed"),
+}
+
+
+@struct.dataclass
+class OpenLayer:
+    """What a layer knows of the segment that is being decoded: inputs BxTxD, queries, keys BxTxGxK, values BxTxGxV."""
+
+    inputs: jax.Array
+    queries: jax.Array
+    keys: jax.Array
+    values: jax.Array
+
+
+class Block(nn.Module):
+    """One layer: x + Memory(norm(x)), then x + MLP(norm(x)). State first carries x so that `nn.scan` can stack it."""
+
+    model: ModelConfig
+    memory_config: MemoryConfig
+
+    def setup(self):
+        dims = self.model.dims
+
+        def project(heads: int, features: int) -> nn.DenseGeneral:
+            return nn.DenseGeneral((heads, features), use_bias=False, dtype=dims.dtype)
+
+        self.query = project(dims.heads, dims.key_dim)
+        self.key, self.value = project(dims.kv_heads, dims.key_dim), project(dims.kv_heads, dims.value_dim)
+        self.attention_norm, self.mlp_norm = nn.RMSNorm(dtype=dims.dtype), nn.RMSNorm(dtype=dims.dtype)
+        self.taps = KeyTaps(self.model.key_taps, dims.dtype)
+        self.memory = memory_of(self.memory_config, dims)
+        self.mlp = MLP(dims.d_model, self.model.mlp_dim or 4 * dims.d_model, dims.dtype)
+
+    def __call__(self, x_BxSxD: jax.Array, memory: Any, bounds: Boundaries) -> tuple[jax.Array, tuple[Any, dict]]:
+        """Whole segments, one or several of each stream as `Memory.advance` takes them. Returns (x, (memory, metrics))."""
+        inputs_BxSxD = self.attention_norm(x_BxSxD)
+        queries, keys, values = self._project(inputs_BxSxD, inputs_BxSxD, bounds)
+        segments = Segment(inputs_BxSxD, queries, keys, values, bounds)
+        y_BxSxD, memory, metrics = self.memory.advance(memory, segments)
+        return self._residual(x_BxSxD, y_BxSxD), (memory, metrics)
+
+    def extend(self, x_BxSxD: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, OpenLayer]:
+        """A few tokens of the open segment: attend to memory and to the tokens so far, write nothing."""
+        memory, opened = state
+        new_BxSxD = self.attention_norm(x_BxSxD)
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, bounds.start, axis=1)
+
+        inputs_BxTxD = put(opened.inputs, new_BxSxD)
+        queries_BxSxHxK, keys_BxSxGxK, values_BxSxGxV = self._project(new_BxSxD, inputs_BxTxD, bounds)
+        opened = OpenLayer(
+            inputs=inputs_BxTxD,
+            queries=put(opened.queries, queries_BxSxHxK),
+            keys=put(opened.keys, keys_BxSxGxK),
+            values=put(opened.values, values_BxSxGxV),
+        )
+        segment = Segment(opened.inputs, queries_BxSxHxK, opened.keys, opened.values, bounds)
+        return self._residual(x_BxSxD, self.memory.attend(memory, segment)[0]), opened
+
+    def close(self, x: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, Any]:
+        """The open segment is full: write it. `x` passes through."""
+        memory, opened = state
+        segment = Segment(opened.inputs, opened.queries, opened.keys, opened.values, bounds)
+        return x, self.memory.write(memory, segment)
+
+    def _project(
+        self, new_BxSxD: jax.Array, inputs_BxTxD: jax.Array, bounds: Boundaries
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values of the new tokens; keys may look back at the inputs before them."""
+        seen_BxSxD = new_BxSxD if self.model.key_taps == 1 else self.taps(inputs_BxTxD, bounds)
+        return self.query(new_BxSxD), self.key(seen_BxSxD), self.value(new_BxSxD)
+
+    def _residual(self, x_BxSxD: jax.Array, y_BxSxD: jax.Array) -> jax.Array:
+        x_BxSxD = x_BxSxD + y_BxSxD
+        return x_BxSxD + self.mlp(self.mlp_norm(x_BxSxD))
+
+
+def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
+    """Runs of consecutive layers that carry the same memory: (memory settings, number of layers)."""
+    groups: list[tuple[MemoryConfig, int]] = []
+    for layer in range(model.layers):
+        config = model.layer_memory(layer)
+        if groups and groups[-1][0] == config:
+            groups[-1] = (config, groups[-1][1] + 1)
+        else:
+            groups.append((config, 1))
+    return groups
+
+
+def init_memory(model: ModelConfig, batch: int) -> tuple:
+    """Empty memories, one pytree a layer group with the layers in front of the batch."""
+
+    def stacked(config: MemoryConfig, count: int):
+        memory = memory_of(config, model.dims).init_memory(batch)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), memory)
+
+    return tuple(stacked(config, count) for config, count in layer_groups(model))
+
+
+def init_open(model: ModelConfig, batch: int) -> tuple:
+    """Buffers for decoding one segment, one a layer group with the layers in front."""
+    d = model.dims
+
+    def stacked(count: int) -> OpenLayer:
+        def zeros(*shape: int) -> jax.Array:
+            return jnp.zeros((count, batch, d.segment, *shape), d.dtype)
+
+        return OpenLayer(
+            inputs=zeros(d.d_model),
+            queries=zeros(d.heads, d.key_dim),
+            keys=zeros(d.kv_heads, d.key_dim),
+            values=zeros(d.kv_heads, d.value_dim),
+        )
+
+    return tuple(stacked(count) for _, count in layer_groups(model))
+
+
+class Transformer(nn.Module):
+    """Embedding, layer groups, norm, tied head. Token ids run to `vocab`, where the landmark stands if there is one.
+
+    `rematerialise` is as in `TrainConfig`: with layer, each is made again on its own for the gradient.
+    """
+
+    model: ModelConfig
+    rematerialise: Literal["segment", "layer"] = "segment"
+
+    def setup(self):
+        model, block = self.model, Block
+        if self.rematerialise == "layer":
+            block = nn.remat(Block, prevent_cse=False, policy=KEEP_FOUND, methods=("__call__",))
+        ids = model.vocab + (model.memory.landmark_every is not None)
+        self.embedding = nn.Embed(
+            ids, model.d_model, embedding_init=nn.initializers.normal(model.d_model**-0.5), dtype=model.dims.dtype
+        )
+        self.groups = [
+            nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  flax takes an axis an argument
+                length=count,
+                methods=("__call__", "extend", "close"),
+            )(model, config)
+            for config, count in layer_groups(model)
+        ]
+        self.norm = nn.RMSNorm(dtype=model.dims.dtype)
+
+    def __call__(self, tokens_BxS: jax.Array, memory: tuple, bounds: Boundaries) -> tuple[jax.Array, tuple, tuple]:
+        """Whole segments, rows as in `Memory.advance`: (features BxSxD before the head, new memory, metrics a layer group)."""
+        x_BxSxD, written, metrics = self.embedding(tokens_BxS), [], []
+        for group, state in zip(self.groups, memory, strict=True):
+            x_BxSxD, (new, measured) = group(x_BxSxD, state, bounds)
+            written.append(new)
+            metrics.append(measured)
+        return self.norm(x_BxSxD), tuple(written), tuple(metrics)
+
+    def extend(self, tokens_BxS: jax.Array, memory: tuple, opened: tuple, bounds: Boundaries) -> tuple[jax.Array, tuple]:
+        """A few tokens of the open segment: (features BxSxD, new buffers)."""
+        x_BxSxD, extended = self.embedding(tokens_BxS), []
+        for group, state in zip(self.groups, zip(memory, opened, strict=True), strict=True):
+            x_BxSxD, new = group.extend(x_BxSxD, state, bounds)
+            extended.append(new)
+        return self.norm(x_BxSxD), tuple(extended)
+
+    def close(self, memory: tuple, opened: tuple, bounds: Boundaries) -> tuple:
+        """The memory after the open segment, which is full."""
+        states = zip(memory, opened, strict=True)
+        return tuple(group.close(jnp.zeros(()), state, bounds)[1] for group, state in zip(self.groups, states, strict=True))
+
+    def head(self, x_BxSxD: jax.Array) -> jax.Array:
+        """Logits BxSxV over raw tokens, float32; the landmark is never predicted."""
+        table_VxD = self.embedding.embedding[: self.model.vocab].astype(x_BxSxD.dtype)
+        return jnp.einsum("bsd,vd->bsv", x_BxSxD, table_VxD, preferred_element_type=self.model.dims.policy.output)

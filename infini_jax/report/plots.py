@@ -1,0 +1,303 @@
+"""Figures of a study, as matplotlib figures and as SVG that belongs in a page. No global state: no pyplot, no rcParams set.
+
+Colours are those of Okabe and Ito (2008), told apart with every common form of colour blindness; each mechanism has its own
+marker too. Black is drawn in the page's own text colour, so that figures are readable on light and on dark paper.
+"""
+
+import dataclasses
+import html
+import io
+import itertools
+import math
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from matplotlib import style
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from infini_jax.records.rows import Row
+from infini_jax.units import human_bytes
+
+Series = tuple[str, str]  # mechanism, variant
+Where = Literal["outside lower center", "outside upper left"]  # of a legend
+Metrics = list[dict[str, float]]  # the lines of one run's log
+
+INK = "#010203"  # stands for the text colour: `svg` writes currentColor; pure black would be left out of the SVG altogether
+COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # yellow left out: too pale on white paper
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")  # 7 and 11 have no common factor: 77 pairs, all distinct
+BASELINE = "local"  # the sliding window: the floor that memory has to beat, drawn first
+LETTERS = 9.0  # points
+LOOK = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "infini_jax",
+    "pdf.fonttype": 42,
+    "font.size": LETTERS,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.18,
+    "grid.linewidth": 0.6,
+    "axes.linewidth": 0.7,
+    "legend.frameon": False,
+    "savefig.transparent": True,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK),
+}
+WIDTH = 4.8  # inches: text stays readable when a phone shrinks the figure to its width
+MOST_POINTS = 300  # of one drawn curve
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How a task is scored. Attributes: column of the table; name; unit, "" for a share; higher_is_better."""
+
+    column: Literal["accuracy", "loss"]
+    name: str
+    unit: str
+    higher_is_better: bool
+
+    def of(self, row: Row) -> float:
+        return getattr(row, self.column)
+
+    def number(self, value: float) -> str:
+        """The value as it stands in a table whose head names the unit: percent for a share."""
+        return f"{value:.4f}" if self.unit else f"{100 * value:.1f}"
+
+    def text(self, value: float) -> str:
+        """The value with its unit."""
+        return f"{self.number(value)} {self.unit or '%'}"
+
+    @property
+    def axis(self) -> str:
+        """Name and unit."""
+        return f"{self.name}, {self.unit or '%'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a mechanism is drawn, the same in all figures of a study."""
+
+    colour: str
+    marker: str
+
+
+def series_of(row: Row) -> Series:
+    return row.mechanism, row.variant
+
+
+def label_of(series: Series) -> str:
+    return " ".join(filter(None, series))
+
+
+def styles_of(rows: Sequence[Row]) -> dict[Series, Style]:
+    """A colour and a marker for each mechanism and variant, no pair twice; the sliding window comes first, then by name."""
+    order = sorted({series_of(row) for row in rows}, key=lambda series: (series[0] != BASELINE, series))
+    return {
+        series: Style(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]) for number, series in enumerate(order)
+    }
+
+
+def points_of(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Memory bytes -> the runs with that memory, one a seed; from small to large."""
+    ordered = sorted(rows, key=lambda row: (row.memory_bytes, row.seed, row.run))
+    return {size: list(runs) for size, runs in itertools.groupby(ordered, key=lambda row: row.memory_bytes)}
+
+
+def medians_of(rows: Sequence[Row], score: Score) -> dict[int, float]:
+    """Memory bytes -> median score over seeds, from small to large."""
+    return {size: statistics.median(map(score.of, runs)) for size, runs in points_of(rows).items()}
+
+
+@contextmanager
+def our_look() -> Iterator[None]:
+    """The settings under which figures are made and saved."""
+    with style.context(["default", LOOK]):
+        yield
+
+
+def marks(look: Style) -> dict:
+    """How a seed is marked: where markers lie on one another, all can be seen."""
+    return {
+        "color": look.colour,
+        "marker": look.marker,
+        "markersize": 5.5,
+        "markerfacecolor": (look.colour, 0.6),
+        "markeredgecolor": INK,
+        "markeredgewidth": 0.5,
+    }
+
+
+def draw_seeds(axes: Axes, places: Sequence[float], values: Sequence[float], look: Style, joined: bool = True) -> None:
+    """Every seed a marker, and a line through the medians of the values at each place where they are `joined`."""
+    at = dict(sorted((place, [v for p, v in zip(places, values, strict=True) if p == place]) for place in set(places)))
+    if joined:
+        axes.plot(list(at), [statistics.median(group) for group in at.values()], color=look.colour, linewidth=1.4, zorder=2)
+    axes.plot(places, values, **marks(look), linestyle="none", clip_on=False, zorder=3)
+
+
+def draw_intervals(axes: Axes, places: Sequence[float], lows: Sequence[float], highs: Sequence[float], look: Style) -> None:
+    """A thin bar for each interval that is known."""
+    known = [bar for bar in zip(places, lows, highs, strict=True) if not any(map(math.isnan, bar))]
+    if known:
+        axes.vlines(*zip(*known, strict=True), color=look.colour, linewidth=0.8, alpha=0.6, zorder=1)
+
+
+def key(look: Style, label: str) -> Line2D:
+    """The entry of a legend."""
+    return Line2D([], [], **marks(look), linewidth=1.4, label=label)
+
+
+def rule(label: str, dashes: tuple[int, ...] = (2, 3)) -> Line2D:
+    """The entry of a legend for a line that is no mechanism: chance, theory, a ceiling."""
+    return Line2D([], [], color=INK, linestyle=(0, dashes), linewidth=1.0, label=label)
+
+
+def panels(count: int, high: float, legend: int, shared: bool = True, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of `high` inches, at most two side by side, and room for a legend of so many entries."""
+    across = min(columns, count)
+    down = math.ceil(count / across)
+    figure = Figure(figsize=(WIDTH, 0.5 + high * down + 0.17 * math.ceil(legend / 2)), layout="constrained")
+    axes = figure.subplots(down, across, sharex=shared, sharey=shared, squeeze=False).flatten()
+    for empty in axes[count:]:
+        empty.set_axis_off()
+    for last in axes[max(count - across, 0) : count]:
+        last.tick_params(labelbottom=True)  # the panel above an empty place carries its own labels
+    return figure, list(axes[:count])
+
+
+def name_panels(figure: Figure, handles: Sequence[Line2D], x: str, y: str) -> None:
+    """Names the axes that panels share, and puts the legend above them: below, it would lie on the name of x."""
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    if handles:
+        legend(figure, handles, "outside upper left")
+
+
+def legend(figure: Figure, handles: Sequence[Artist], where: Where = "outside lower center") -> None:
+    """The legend of all panels, in two columns, with letters so small that the longest label fits."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    room = 72 * WIDTH / 2 - 30  # points of a column beside its marker
+    figure.legend(handles=handles, loc=where, ncols=2, fontsize=min(LETTERS, room / (0.55 * longest)))
+
+
+def share_axis(axes: Axes) -> None:
+    """Makes y an axis of shares in percent."""
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+
+
+def drawing(figure: Figure) -> str:
+    """The figure as an SVG file: no date, no random ids. Its layout is found once, here, and kept."""
+    file = io.StringIO()
+    with our_look():
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.set_layout_engine(None)  # its places stay as they are; "none" would have each file draw everything twice
+    return file.getvalue()
+
+
+def save_pdf(figure: Figure, file: Path) -> None:
+    """Writes the figure for a paper: black on nothing; the same figure gives the same bytes."""
+    with our_look():
+        figure.savefig(file, format="pdf", metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
+
+
+def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, Style], chance: float | None = None) -> Figure:
+    """Every seed a marker, a line through the medians over seeds; memory on a logarithmic axis; the legend below the axes.
+
+    Args:
+      rows: the runs of one task; chance: score of a guess, drawn as a line where it is known.
+    """
+    drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
+    with our_look():
+        figure = Figure(figsize=(WIDTH, 3.2 + 0.17 * math.ceil((len(drawn) + 1) / 2)), layout="constrained")
+        axes = figure.add_subplot()
+        place = byte_axis(axes, [row.memory_bytes for row in rows])
+        for series in drawn:
+            look, of_series = styles[series], [row for row in rows if series_of(row) == series]
+            places, values = [place(row.memory_bytes) for row in of_series], [score.of(row) for row in of_series]
+            draw_seeds(axes, places, values, look)
+            axes.plot([], [], **marks(look), linewidth=1.4, label=label_of(series))
+        if chance is not None:
+            axes.axhline(
+                chance, color=INK, linestyle=(0, (2, 3)), linewidth=1.0, zorder=1, label=f"chance, {score.text(chance)}"
+            )
+        if not score.unit:
+            share_axis(axes)
+        axes.set_ylabel(score.axis)
+        legend(figure, axes.get_legend_handles_labels()[0])
+    return figure
+
+
+def byte_axis(axes: Axes, sizes: Sequence[int], most: int = 7):
+    """Makes x a logarithmic axis of bytes, at most `most` labels and one for none, and returns bytes -> position.
+
+    No memory at all stands two octaves left of the smallest memory, labelled 0: a logarithm has no place for it.
+    """
+    positive = [size for size in sizes if size] or [1]
+    low, high = math.log2(min(positive)), math.log2(max(positive))
+    zero = low - 2
+    first, last = round(low), round(high)
+    ticks = range(first, last + 1, math.ceil((last - first + 1) / most))
+    none = [zero] if 0 in sizes else []
+    axes.set_xticks([*none, *ticks], [*("0" for _ in none), *(human_bytes(2.0**tick) for tick in ticks)])
+    axes.set_xlim((zero if none else min(low, first)) - 0.3, max(high, last) + 0.3)
+    axes.set_xlabel("memory a sequence, all layers")
+    return lambda size: math.log2(size) if size else zero
+
+
+def training_curves(
+    rows: Sequence[Row], metrics: dict[str, Metrics], column: str, name: str, styles: dict[Series, Style]
+) -> Figure:
+    """Small multiples: `column` of the metric lines against tokens, one panel a mechanism, one line a run.
+
+    A smaller memory has a thinner, paler line. Runs whose metrics are missing are left out.
+
+    Args:
+      rows: the runs of one task; metrics: run name -> its lines; name: of the y axis.
+    """
+    drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
+    with our_look():
+        figure, each = panels(len(drawn), 1.35, 0)
+        for axes, series in zip(each, drawn, strict=True):
+            points = points_of([row for row in rows if series_of(row) == series])
+            for rank, runs in enumerate(points.values(), start=1):
+                weight = rank / len(points)
+                for row in runs:
+                    lines = thinned([line for line in metrics.get(row.run, []) if column in line and "tokens" in line])
+                    axes.plot(
+                        [line["tokens"] for line in lines],
+                        [line[column] for line in lines],
+                        color=styles[series].colour,
+                        alpha=0.35 + 0.65 * weight,
+                        linewidth=0.6 + 0.9 * weight,
+                    )
+            axes.set_title(label_of(series), loc="left")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+        figure.supxlabel("tokens trained on", fontsize=9)
+        figure.supylabel(name, fontsize=9)
+    return figure
+
+
+def thinned(lines: Metrics) -> Metrics:
+    """At most `MOST_POINTS` lines, evenly spaced, the last one always among them."""
+    stride = math.ceil(len(lines) / MOST_POINTS) or 1
+    return lines[::-1][::stride][::-1]
+
+
+def svg(text: str, identity: str, title: str, description: str) -> str:
+    """`drawing` as an `<svg>` element of a page: with alternative text, and with ids that start with `identity`."""
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{identity}-", text)
+    named = f' role="img" aria-labelledby="{identity}-title" aria-describedby="{identity}-description">\n '
+    said = f'<title id="{identity}-title">{html.escape(title)}</title>\n <desc id="{identity}-description">'
+    head, rest = text.split(">", 1)
+    return f"{head}{named}{said}{html.escape(description)}</desc>{rest}"

@@ -1,0 +1,5 @@
+"""Studies: jobs, the desk where they are worked on, workers, trials, experiments."""
+
+from infini_jax.study.study import Study, collect, missing_of, run_study, save_study, saved_study, work_on
+
+__all__ = ["Study", "collect", "missing_of", "run_study", "save_study", "saved_study", "work_on"]

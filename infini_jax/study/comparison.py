@@ -1,0 +1,161 @@
+"""What experiments share: the memories that are compared, at which bytes and learning rates, their floor and ceiling."""
+
+import dataclasses
+
+from infini_jax.codes.capacity import CapacityRun
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config.evaluation import CARRIED, EvaluationConfig
+from infini_jax.data.base import DataConfig
+from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.evals.base import Evaluation
+from infini_jax.evals.gains import Gains
+from infini_jax.evals.language import LanguageEvaluation
+from infini_jax.memory import MECHANISMS
+from infini_jax.memory.base import MemoryConfig
+from infini_jax.memory.full import FullConfig
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
+from infini_jax.memory.landmark.mechanism import LandmarkConfig
+from infini_jax.memory.local import LocalConfig
+from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.memory.transformer_xl import TransformerXLConfig
+from infini_jax.study.trials import seeded, trials
+
+BOUNDS = ("local", "full")  # the floor and the ceiling
+# One layer and one head, so that a recall is one memory's doing; with key taps of two, one layer can bind a value to its key.
+ONE_LAYER = ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=16, key_taps=2)
+RATES = (3e-3, 1e-2, 3e-2)  # of small models
+AT_THE_END = EvaluationConfig(documents=8, tokens=2048, conditions=(CARRIED,))  # what the learning rate is chosen by
+SMOKE = dataclasses.replace(ONE_LAYER, d_model=32, mlp_dim=32)
+SMOKE_TRAIN = TrainConfig(batch=2, learning_rate=1e-2, evaluation_steps=1)
+SMOKE_STEPS = 3
+SMOKE_CODES = CapacityRun(  # a memory layer alone
+    symbols=32,
+    key_dim=8,
+    value_dim=8,
+    segment=4,
+    pairs=(2, 16),
+    batch=2,
+    grid=4,
+    rows=8,
+    questions=2,
+    budget=Budget("steps", 4),
+)
+
+
+def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
+    """(variant, settings) of mechanisms; of all in the registry between floor and ceiling where none is named.
+
+    What is added to the registry is compared too, with its default settings. Blocks and samples fit segments of `segment`.
+    """
+    settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
+        "infini": (("linear", InfiniConfig()), ("delta", InfiniConfig(update="delta"))),
+        "memorizing": (("", MemorizingConfig(top_k=8)),),
+        "landmark": (("", LandmarkConfig(block=max(8, segment // 8), retrieved=4)),),
+        "infinite_former": (("", InfiniteFormerConfig(samples=max(64, segment))),),
+    }
+    chosen = [name for name in MECHANISMS if (name in names if names else name not in BOUNDS)]
+    return tuple(pair for name in chosen for pair in settings.get(name, (("", MECHANISMS[name].Config()),)))
+
+
+def code_memories() -> list[tuple[str, MemoryConfig]]:
+    """(variant, settings) of every mechanism of the registry, for a memory layer alone that is asked for pairs of codes."""
+    settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
+        "infini": (
+            ("linear", InfiniConfig()),
+            ("delta", InfiniConfig(update="delta")),
+            ("unit", InfiniConfig(feature_map="unit")),
+        ),
+        # rotary would turn keys that never learn, as the cache has no gradient
+        "transformer_xl": (("relative", TransformerXLConfig(positions="relative")),),
+        "memorizing": (("", MemorizingConfig(top_k=8)),),
+        "landmark": (("", LandmarkConfig(block=4, retrieved=2)),),
+        "infinite_former": (("", InfiniteFormerConfig(samples=64)),),
+    }
+    return [pair for name, kind in MECHANISMS.items() for pair in settings.get(name, (("", kind.Config()),))]
+
+
+def with_memory(base: RunConfig, memory: MemoryConfig, *names: str, variant: str = "") -> RunConfig:
+    """`base` with another memory, called by its task, mechanism, variant and `names`."""
+    model = dataclasses.replace(base.model, memory=memory)
+    name = "-".join(filter(None, (base.task, model.mechanism, variant, *names)))
+    return dataclasses.replace(base, name=name, variant=variant, model=model)
+
+
+def at_window(base: RunConfig, window: int) -> RunConfig:
+    """`base` with a sliding window of `window` tokens."""
+    return with_memory(base, LocalConfig(window=window), str(window))
+
+
+def at_ceiling(base: RunConfig, slots: int) -> RunConfig:
+    """`base` with full attention to the last `slots` tokens."""
+    return with_memory(base, FullConfig(slots=slots))
+
+
+def at_bytes(base: RunConfig, variant: str, memory: MemoryConfig, size: int, axis: str = "") -> RunConfig:
+    """`base` with the largest memory of at most `size` bytes a sequence, grown along `axis`."""
+    run = with_memory(base, memory, axis, f"{size // 1024}k", variant=variant)
+    return dataclasses.replace(run, model=run.model.at_bytes(size, axis))
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Memories of several sizes between a floor and a ceiling, each at several learning rates.
+
+    Attributes:
+      base: of all runs, without their memory and learning rate.
+      sizes: bytes a sequence of the memories.
+      rates: learning rates, of which validation chooses.
+      window: tokens that the floor sees, fewer than what is asked about is away.
+      slots: tokens that the ceiling holds, as many as the longest text that is asked about.
+      seeds: of every point.
+    """
+
+    base: RunConfig
+    sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    window: int
+    slots: int
+    seeds: int = 1
+
+    @property
+    def held_equal(self) -> tuple[tuple[str, str], ...]:
+        """For the report: what all runs spend, and how their rates were chosen."""
+        budget, train = self.base.budget, self.base.train
+        return (
+            ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens a step"),
+            ("learning rates", f"{', '.join(f'{rate:g}' for rate in self.rates)}, chosen on validation"),
+            ("optimiser", "AdamW, warm-up and cosine"),
+        )
+
+    def on(self, data: DataConfig) -> "Comparison":
+        """The same on another corpus, with its vocabulary."""
+        model = dataclasses.replace(self.base.model, vocab=data.vocab)
+        return dataclasses.replace(self, base=dataclasses.replace(self.base, data=data, model=model))
+
+    def runs(self, *names: str) -> tuple[RunConfig, ...]:
+        """Floor, ceiling, and the mechanisms named, or all."""
+        compared = memories(self.base.model.segment, *names)
+        sized = [at_bytes(self.base, variant, memory, size) for variant, memory in compared for size in self.sizes]
+        points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]
+        return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))
+
+
+# A language model of bytes that two cores train in seconds, and what is read with it.
+SMALL_TEXT = Comparison(
+    RunConfig(
+        model=ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=64, vocab=256),
+        data=StdlibConfig(),
+        train=TrainConfig(batch=4, sequence=512, evaluation_steps=1),
+        budget=Budget("flops", 1e11),
+        evaluation=AT_THE_END,
+    ),
+    sizes=(5 << 10, 16 << 10, 48 << 10),
+    rates=RATES,
+    window=64,
+    slots=1024,
+)
+SMALL_READ: tuple[Evaluation, ...] = (
+    LanguageEvaluation(documents=8, tokens=4096),
+    Gains(documents=8, tokens=4096, counted=1 << 20, draws=200),
+)

@@ -1,0 +1,99 @@
+"""Where the jobs of a study lie and who is at which: folders, claims, failures.
+
+A job is done when its row.parquet is there, and finished when all that is measured of it is there too. A file that was cut
+short counts as missing. A claim is a lock that the system releases when its process dies, so that no two workers, of one
+study or of two on the same folder, ever do the same job.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from infini_jax.evals.base import Evaluation
+from infini_jax.files import write_at_once
+from infini_jax.records.folder import RunFolder, StudyFolder
+from infini_jax.records.rows import is_whole
+from infini_jax.study.evaluations import measure_files, own_files
+from infini_jax.study.jobs import Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A run that ended without a result. Attributes: run name; error in one line."""
+
+    run: str
+    error: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Desk:
+    """Where a study is worked on.
+
+    Attributes: folder; study name; evaluations of the study; session, this call's mark on its failures.
+    """
+
+    folder: Path
+    study: str
+    evaluations: tuple[Evaluation, ...] = ()
+    session: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+
+    def of(self, job: Job) -> RunFolder:
+        """The folder of a job."""
+        return StudyFolder(self.folder).run(job.name)
+
+    def measure_files(self, job: Job) -> list[Path]:
+        """All files of figures that the job must have."""
+        return measure_files(self.of(job), job, self.evaluations)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether it need not be executed again: its row is there, and figures that it makes itself."""
+        return all(map(is_whole, [self.of(job).row, *own_files(self.of(job), job)]))
+
+    def is_finished(self, job: Job) -> bool:
+        """Whether everything is there."""
+        return self.is_done(job) and all(map(is_whole, self.measure_files(job)))
+
+    def cut_short(self, job: Job) -> list[Path]:
+        """Files of the job that are there, but not to their end."""
+        files = [self.of(job).row, *self.measure_files(job)]
+        return [file for file in files if file.exists() and not is_whole(file)]
+
+    def error(self, job: Job) -> str | None:
+        """How the job failed in this call, if it did."""
+        file = self.of(job).error
+        if not file.exists():
+            return None
+        found = json.loads(file.read_text())
+        return found["error"] if found["session"] == self.session else None
+
+    def fail(self, job: Job, error: str, details: str = "") -> None:
+        """Notes a failure; the next call tries the job again."""
+        self.of(job).path.mkdir(parents=True, exist_ok=True)
+        note = {"session": self.session, "error": error, "details": details}
+        write_at_once(json.dumps(note, indent=2) + "\n", self.of(job).error)
+
+    @contextlib.contextmanager
+    def claim(self, job: Job) -> Iterator[bool]:
+        """Whether the job is ours to do: not finished, not failed in this call, and nobody else at it."""
+        self.of(job).path.mkdir(parents=True, exist_ok=True)
+        with self.of(job).lock.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield not self.is_finished(job) and self.error(job) is None
+
+    def claimed_by(self, job: Job) -> int | None:
+        """The process that last took the job."""
+        file = self.of(job).lock
+        text = file.read_text() if file.exists() else ""
+        return int(text) if text else None

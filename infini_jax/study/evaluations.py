@@ -1,0 +1,61 @@
+"""What is measured of a run once it is trained: which evaluations, in which files, and what of them is missing."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from infini_jax.config import RunConfig
+from infini_jax.config.plain import to_plain
+from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.records.folder import RunFolder
+from infini_jax.records.measures import write_measures
+from infini_jax.records.rows import is_whole
+from infini_jax.study.jobs import Job, measures_itself
+from infini_jax.training.trained import Trained
+
+
+def evaluations_of(evaluations: Sequence[Evaluation], job: Job) -> tuple[Evaluation, ...]:
+    """Those that mean something for a job; only a run that is trained leaves a model to evaluate."""
+    return tuple(one for one in evaluations if one.applies(job)) if isinstance(job, RunConfig) else ()
+
+
+def measure_file(folder: RunFolder, evaluation: Evaluation) -> Path:
+    """Where a run's figures of an evaluation lie: its name, and eight hex digits of its settings."""
+    settings = json.dumps(to_plain(evaluation), sort_keys=True)
+    return folder.measures_of(f"{evaluation.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
+
+
+def measure_files(folder: RunFolder, job: Job, evaluations: Sequence[Evaluation]) -> list[Path]:
+    """All files of figures that a job in `folder` must have; figures of other settings beside them do not count."""
+    return [*own_files(folder, job), *(measure_file(folder, one) for one in evaluations_of(evaluations, job))]
+
+
+def own_files(folder: RunFolder, job: Job) -> list[Path]:
+    """Those that doing the job itself leaves."""
+    return [folder.own_measures] if measures_itself(job) else []
+
+
+def measure_missing(
+    folder: RunFolder,
+    job: Job,
+    evaluations: Sequence[Evaluation],
+    fail: Callable[[Evaluation, Exception], None],
+    watch: Watch = unwatched,
+) -> None:
+    """Makes the evaluations of a trained run whose figures are not there, from its newest checkpoint.
+
+    `fail` is told of one that ends with an error; the others go on. Raises `ConfigError` or `CheckpointError` where the run
+    left no parameters that can be read.
+    """
+    missing = [one for one in evaluations_of(evaluations, job) if not is_whole(measure_file(folder, one))]
+    if not missing:
+        return
+    trained = Trained.open(folder.path)
+    for evaluation in missing:
+        try:
+            evaluation.check(trained.run)
+            found = evaluation.measure(Subject(trained.run, trained.params), watch)
+            write_measures(job.name, found, measure_file(folder, evaluation))
+        except Exception as error:  # the other evaluations must be made whatever went wrong in this one
+            fail(evaluation, error)

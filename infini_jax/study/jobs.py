@@ -1,0 +1,156 @@
+"""What a study is made of: jobs, each with settings, a folder and one row in the table. One row of `KINDS` a kind of job.
+
+A job is a frozen dataclass of everything that decides its result. Most are `RunConfig`, a transformer that is trained; others
+need no transformer: a memory layer alone, random codes without any training. A new kind is
+
+  1. a frozen dataclass with the members of `Job`, which raises `ConfigError` when it is made where it cannot work;
+  2. a function `execute(job, folder, study) -> Row`, see `execute` below;
+  3. one row in `KINDS`.
+
+Studies, workers, progress, saved studies and dry runs know nothing else of it.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from infini_jax.codes import capacity, random_codes
+from infini_jax.config import RunConfig
+from infini_jax.config.plain import kind_of
+from infini_jax.data.base import Scored
+from infini_jax.errors import lookup, require
+from infini_jax.model.cost import planned_flops as planned_flops_of_run
+from infini_jax.records.rows import Row
+
+
+class Job(Protocol):
+    """The members that every kind of job has.
+
+    Attributes:
+      name: of the job and of its folder, a file name that no other job of the study has.
+      version: raised where the same name should mean something new.
+      seed: of everything that is drawn.
+      variant: what sets it apart from others of its mechanism in tables, or "".
+      task: what it is asked, such as mqar or capacity; mechanism: what it is asked of, such as infini.
+      memory_bytes: carried bytes a sequence, all layers.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def variant(self) -> str: ...
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def mechanism(self) -> str: ...
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits of what decides the result; the name and the variant do not. It is the row's fingerprint."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without the kind; `from_dict` of the class is the inverse."""
+        ...
+
+    @staticmethod
+    def from_dict(plain: dict[str, Any]) -> "Job": ...
+
+    def with_learning_rate(self, rate: float) -> "Job":
+        """The same at another learning rate; `infini_jax.study.trials` asks it of jobs that learn, and of no others."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of job.
+
+    Attributes:
+      settings: its class.
+      execute: "module:function" that does it, imported by the worker that needs it.
+      planned_flops: training FLOPs that a job will spend (forward FLOPs where nothing is trained), counted; None where only
+        its device can tell. Raises `ConfigError` where the job can spend nothing.
+      measures_itself: whether executing it also writes figures, to `RunFolder.own_measures`.
+      scored_by: what jobs whose `task` is the kind's name are compared by; for runs their data say it.
+    """
+
+    settings: type
+    execute: str
+    planned_flops: Callable[[Any], float | None]
+    measures_itself: bool = False
+    scored_by: Scored = "loss"
+
+
+RUN = "run"
+KINDS: dict[str, Kind] = {
+    RUN: Kind(RunConfig, "infini_jax.training.execute:execute", planned_flops_of_run),
+    capacity.NAME: Kind(
+        capacity.CapacityRun,
+        "infini_jax.codes.standalone:execute_capacity",
+        capacity.planned_flops,
+        measures_itself=True,
+        scored_by="n50",
+    ),
+    random_codes.NAME: Kind(
+        random_codes.RandomCodesRun,
+        "infini_jax.codes.standalone:execute_random_codes",
+        random_codes.planned_flops,
+        measures_itself=True,
+        scored_by="n50",
+    ),
+}
+
+
+def kind_name(job: Job) -> str:
+    """The row of `KINDS` that a job belongs to. Raises `ConfigError` where there is none."""
+    known = {name: kind.settings for name, kind in KINDS.items()}
+    require(type(job) in known.values(), "study.runs", f"{type(job).__name__} is no kind of job", "add it to KINDS")
+    return kind_of(job, known)
+
+
+def planned_flops(job: Job) -> float | None:
+    """See `Kind.planned_flops`."""
+    return KINDS[kind_name(job)].planned_flops(job)
+
+
+def measures_itself(job: Job) -> bool:
+    """See `Kind.measures_itself`."""
+    return KINDS[kind_name(job)].measures_itself
+
+
+def execute(job: Job, folder: Path, study: str) -> Row:
+    """Does a job; `study` is the name for the row's column.
+
+    What its kind does with `RunFolder(folder)`: `write_config(job.to_dict())`; do the work, going on from what an earlier call
+    left if it can; leave figures of its own with `write_measures(job.name, found, own_measures)`; and write
+    `write_rows([row], row)` last, because a row says that all before it is there. metrics.jsonl, where
+    it leaves one, has a line of JSON with "step" and "share" (done, 0 to 1) for progress. It raises `ConfigError`,
+    `TrainingDiverged` or `CheckpointError` for what a user can mend.
+    """
+    module, function = KINDS[kind_name(job)].execute.split(":")
+    return getattr(importlib.import_module(module), function)(job, folder, study)
+
+
+def to_plain(job: Job) -> dict[str, Any]:
+    """JSON values of a job with the name of its kind; a run has none, as in its own config.json."""
+    name = kind_name(job)
+    return job.to_dict() if name == RUN else {"kind": name, **job.to_dict()}
+
+
+def from_plain(plain: dict[str, Any]) -> Job:
+    """The inverse of `to_plain`. Raises `ConfigError` for an unknown kind."""
+    settings = {name: value for name, value in plain.items() if name != "kind"}
+    return lookup("kind", plain.get("kind", RUN), KINDS).settings.from_dict(settings)

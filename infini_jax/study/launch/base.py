@@ -1,0 +1,81 @@
+"""The interface of a launcher, and what its workers get."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from infini_jax.errors import require
+from infini_jax.study.desk import Desk
+from infini_jax.study.study import Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What a scheduler gives each worker of a study.
+
+    Attributes:
+      cpus, gpus: counts.
+      memory_gb: 0 leaves it to the scheduler.
+      minutes: that a worker may take; one whose time is up is queued again and goes on.
+      partition: of the scheduler, "" for its default; with xpk the cluster.
+      accelerator: of a cloud's machine in its own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.
+      storage: where a cloud's machines find the study: a bucket's name (sky), an attached storage's (xpk).
+      package: what pip installs on a cloud's machine, with its extras (sky), or a container image that has it (xpk).
+    """
+
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: int = 0
+    minutes: int = 240
+    partition: str = ""
+    accelerator: str = ""
+    storage: str = ""
+    package: str = ""
+
+    def __post_init__(self):
+        for name in ("gpus", "memory_gb"):
+            require(getattr(self, name) >= 0, f"resources.{name}", f"{getattr(self, name)} is below zero", "give 0 or more")
+        for name in ("cpus", "minutes"):
+            require(getattr(self, name) >= 1, f"resources.{name}", f"{getattr(self, name)} is below one", "give 1 or more")
+
+
+def cancelled(names: list[str]) -> str:
+    """One line for those that were ended."""
+    return f"cancelled: {', '.join(names) or 'there was none'}"
+
+
+class Launcher(abc.ABC):
+    """Starts workers on a study's folder. Attributes: jobs, workers side by side, 0 for as many as suit; resources of each.
+
+    Subclasses name the resources that they have a use for, and those without which they cannot do.
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, jobs: int, resources: Resources):
+        """Raises `ConfigError` for resources that nothing here would heed, and where one is missing."""
+        self.jobs, self.resources = jobs, resources
+        name = type(self).__name__.lower()
+        for field in dataclasses.fields(resources):
+            given, asked = getattr(resources, field.name) != field.default, f"resources.{field.name}"
+            require(field.name in self.uses or not given, asked, f"{name} has no use for it", "leave it out")
+            require(field.name not in self.needs or given, asked, f"{name} needs it", "name one")
+
+    @abc.abstractmethod
+    def described(self, study: Study, folder: Path) -> str:
+        """What would be submitted, in lines."""
+
+    @abc.abstractmethod
+    def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
+        """Has everything done that is missing, and returns when no worker is left; `watch` is called now and then.
+
+        Called again, it starts workers for what is missing still. Returns what is left to the user to do, if anything is.
+        Raises `ConfigError` where it cannot start any.
+        """
+
+    @abc.abstractmethod
+    def cancel(self, folder: Path) -> str:
+        """Ends the workers that an earlier call left on a folder, and says which, or how the user does it."""

@@ -1,0 +1,47 @@
+"""SkyPilot: one machine of any cloud or Kubernetes cluster as a managed job, which is started again when it is preempted.
+
+One machine, because a bucket has no locks between machines; its local workers share the study.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infini_jax.study.launch.base import Resources
+from infini_jax.study.launch.written import PLACE, WORK, Written, name_of
+from infini_jax.study.study import Study
+
+
+class Sky(Written):
+    """A SkyPilot task. The bucket `storage` begins as a copy of the study's folder and is mounted in its place."""
+
+    file = "sky.yaml"
+    uses = ("cpus", "memory_gb", "accelerator", "storage", "package")
+    needs = ("storage", "package")
+
+    def text(self, study: Study, folder: Path) -> str:
+        task = {
+            "name": name_of(folder),
+            "resources": machine(self.resources),
+            "file_mounts": {PLACE: {"name": self.resources.storage, "source": str(folder.resolve()), "mode": "MOUNT"}},
+            "setup": f"pip install '{self.resources.package}'",
+            "run": WORK + (f" --jobs {self.jobs}" if self.jobs else ""),
+        }
+        return yaml.safe_dump(task, sort_keys=False)
+
+    def command(self, file: Path, name: str) -> list[str]:
+        return ["sky", "jobs", "launch", "--name", name, str(file)]
+
+    def cancel_command(self, name: str) -> list[str]:
+        return ["sky", "jobs", "cancel", "--name", name]
+
+
+def machine(resources: Resources) -> dict[str, Any]:
+    """What the machine must have; a spot machine, as the job survives its loss."""
+    asked: dict[str, Any] = {"cpus": f"{resources.cpus}+", "use_spot": True}
+    if resources.memory_gb:
+        asked["memory"] = f"{resources.memory_gb}+"
+    if resources.accelerator:
+        asked["accelerators"] = resources.accelerator
+    return asked

@@ -1,0 +1,128 @@
+"""SLURM, by submitit: an array of workers that SLURM queues again when their time is up or they are preempted.
+
+A worker that is told to end (SIGTERM) saves the run it is at; queued again, it goes on from there. submitit cannot tell a
+job's state without SLURM's accounting, so that what is done is read from the study's folder, and who is left from squeue.
+"""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from infini_jax.errors import ConfigError, installs, require
+from infini_jax.files import write_at_once
+from infini_jax.study.desk import Desk
+from infini_jax.study.launch.base import Launcher, cancelled
+from infini_jax.study.study import Study, collect, missing_of, work_on
+
+JOBS_FILE = "slurm.json"  # in the study's folder: ids of the newest array
+LOGS = "slurm"
+POLL = 2.0  # seconds
+REQUEUES = 100  # after a time limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """What submitit calls on a node. Attributes: folder of the study; number of this worker, of count; session, its mark."""
+
+    folder: Path
+    number: int
+    count: int
+    session: str
+
+    def __call__(self) -> None:
+        work_on(self.folder, self.number, self.count, self.session)
+
+    def checkpoint(self) -> Any:
+        """Asked by submitit when the time is up: the same again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class Slurm(Launcher):
+    """An array of workers on a SLURM cluster."""
+
+    uses = ("cpus", "gpus", "memory_gb", "minutes", "partition")
+
+    def workers(self, missing: int) -> int:
+        return min(max(1, self.jobs), missing)
+
+    def settings(self, missing: int) -> dict[str, Any]:
+        """For submitit."""
+        r = self.resources
+        found = {
+            "slurm_job_name": "infini-jax",
+            "slurm_time": r.minutes,
+            "slurm_cpus_per_task": r.cpus,
+            "slurm_ntasks_per_node": 1,
+            "slurm_array_parallelism": self.workers(missing),
+            "slurm_additional_parameters": {"requeue": True},
+            "slurm_srun_args": [f"--cpus-per-task={r.cpus}"],
+        }
+        if r.gpus:
+            found["slurm_gpus_per_node"] = r.gpus
+        if r.memory_gb:
+            found["slurm_mem"] = f"{r.memory_gb}GB"
+        if r.partition:
+            found["slurm_partition"] = r.partition
+        return found
+
+    def described(self, study: Study, folder: Path) -> str:
+        missing = len(missing_of(study, folder))
+        first = f"a SLURM array of {self.workers(missing)} workers for {missing} runs, logs in {folder / LOGS}"
+        settings = (f"  {name.removeprefix('slurm_')}: {value}" for name, value in self.settings(missing).items())
+        return "\n".join((first, *settings))
+
+    def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
+        require(shutil.which("sbatch") is not None, "launch", "there is no sbatch here", "log in to a SLURM machine")
+        if not queued(folder) and (missing := missing_of(study, folder)):
+            self.submit(folder, len(missing))
+        desk = dataclasses.replace(study.desk(folder), session=noted(folder)["session"])
+        while queued(folder):
+            watch(desk)
+            time.sleep(POLL)
+        watch(desk)
+        collect(study, desk)
+        return ""
+
+    def submit(self, folder: Path, missing: int) -> None:
+        """Queues the array, and notes its ids."""
+        try:
+            import submitit
+        except ImportError as error:
+            raise ConfigError("launch", "submitit is not installed", installs("slurm")) from error
+        executor = submitit.AutoExecutor(folder=folder / LOGS, cluster="slurm", slurm_max_num_timeout=REQUEUES)
+        executor.update_parameters(**self.settings(missing))
+        count, session = self.workers(missing), uuid.uuid4().hex
+        with executor.batch():
+            jobs = [executor.submit(Worker(folder.resolve(), number, count, session)) for number in range(count)]
+        note = {"session": session, "jobs": [job.job_id for job in jobs]}
+        write_at_once(json.dumps(note) + "\n", folder / JOBS_FILE)
+
+    def cancel(self, folder: Path) -> str:
+        found = queued(folder)
+        if found:
+            subprocess.run(["scancel", *found], check=True)
+        return cancelled(found)
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """The mark of the newest array's failures, and its ids."""
+    file = folder / JOBS_FILE
+    return json.loads(file.read_text()) if file.exists() else {"session": "", "jobs": []}
+
+
+def queued(folder: Path) -> list[str]:
+    """Ids of the folder's workers that SLURM still has, waiting or running."""
+    arrays = sorted({one.split("_")[0] for one in noted(folder)["jobs"]})
+    if not arrays:
+        return []
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(arrays)}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # an id that is long gone is an error
+    return [line.strip() for line in found.stdout.splitlines() if line.strip()]

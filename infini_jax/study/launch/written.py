@@ -1,0 +1,55 @@
+"""Machines of a cloud: a launcher writes the file and says the command, and the user, whose account it is, runs it.
+
+The worker is `infini-jax study FOLDER`, which does what is missing of the study in a folder and goes on from checkpoints, so
+that whoever starts it again after a preemption needs to know nothing.
+"""
+
+import abc
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from infini_jax.files import write_at_once
+from infini_jax.study.desk import Desk
+from infini_jax.study.launch.base import Launcher
+from infini_jax.study.study import Study
+
+PLACE = "/study"  # the study's folder on the machines
+WORK = f"infini-jax study {PLACE}"
+
+
+class Written(Launcher):
+    """A launcher that starts nothing itself. Subclasses set `file`, the name of what they write."""
+
+    file: str
+
+    @abc.abstractmethod
+    def text(self, study: Study, folder: Path) -> str:
+        """Of the file."""
+
+    @abc.abstractmethod
+    def command(self, file: Path, name: str) -> list[str]:
+        """What starts the workers."""
+
+    @abc.abstractmethod
+    def cancel_command(self, name: str) -> list[str]:
+        """What ends them."""
+
+    def described(self, study: Study, folder: Path) -> str:
+        return f"{folder / self.file}:\n{self.text(study, folder)}\n{self._said(folder)}"
+
+    def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
+        write_at_once(self.text(study, folder), folder / self.file)
+        return self._said(folder)
+
+    def cancel(self, folder: Path) -> str:
+        return f"cancel with: {shlex.join(self.cancel_command(name_of(folder)))}"
+
+    def _said(self, folder: Path) -> str:
+        return f"start with: {shlex.join(self.command(folder / self.file, name_of(folder)))}"
+
+
+def name_of(folder: Path) -> str:
+    """A job's name that clouds take: small letters, digits, hyphens."""
+    return "infini-jax-" + re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")

@@ -1,0 +1,35 @@
+"""xpk: slices of TPUs in a GKE cluster as a JobSet, a worker a slice.
+
+The study's folder lies on a storage that all slices see and that has locks, such as Filestore, which the cluster mounts at
+/study.
+"""
+
+import shlex
+from pathlib import Path
+
+from infini_jax.study.launch.written import WORK, Written, name_of
+from infini_jax.study.study import Study
+
+RESTARTS = 100  # of a slice that was preempted
+
+
+class Xpk(Written):
+    """A script of one xpk command. Slices must have one host each, as a worker is one process."""
+
+    file = "xpk.sh"
+    uses = ("partition", "accelerator", "storage", "package")
+    needs = ("partition", "accelerator", "storage", "package")
+
+    def text(self, study: Study, folder: Path) -> str:
+        asked, name = self.resources, name_of(folder)
+        command = ["xpk", "workload", "create", "--cluster", asked.partition, "--workload", name]
+        command += ["--tpu-type", asked.accelerator, "--num-slices", str(max(1, self.jobs)), "--max-restarts", str(RESTARTS)]
+        command += ["--docker-image", asked.package, "--storage", asked.storage, "--command", WORK]
+        where = f"# {folder.resolve()} must lie on {asked.storage}, which the cluster mounts at /study\n"
+        return f'#!/bin/sh\n{where}{shlex.join(command)} "$@"\n'
+
+    def command(self, file: Path, name: str) -> list[str]:
+        return ["sh", str(file)]
+
+    def cancel_command(self, name: str) -> list[str]:
+        return ["xpk", "workload", "delete", "--cluster", self.resources.partition, "--workload", name]

@@ -1,0 +1,89 @@
+"""What a study will do and spend, before it runs."""
+
+import dataclasses
+from typing import Any
+
+from rich.table import Table
+
+from infini_jax.config import RunConfig
+from infini_jax.evals.base import Evaluation
+from infini_jax.model.cost import budget_steps
+from infini_jax.study.jobs import Job, planned_flops
+from infini_jax.study.study import Study
+from infini_jax.units import human_bytes, human_count
+
+UNKNOWN = "timed first"  # of a budget in seconds, which only its device can tell
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Of one job. Attributes: steps, tokens and training FLOPs, None where they are not known before it runs or it has none;
+    evaluations, each with its forward FLOPs."""
+
+    steps: int | None
+    tokens: int | None
+    flops: float | None
+    evaluations: tuple[tuple[Evaluation, float], ...]
+
+    @property
+    def all_flops(self) -> float:
+        """Of everything that is known."""
+        return (self.flops or 0.0) + self.evaluation_flops
+
+    @property
+    def evaluation_flops(self) -> float:
+        return sum(flops for _, flops in self.evaluations)
+
+
+def plan_of(study: Study, job: Job) -> Plan:
+    """Counted from the settings alone; nothing is compiled."""
+    flops = planned_flops(job)
+    if not isinstance(job, RunConfig):
+        return Plan(None, None, flops, ())
+    steps = budget_steps(job) if flops is not None else None
+    tokens = None if steps is None else steps * job.tokens_per_step
+    return Plan(steps, tokens, flops, tuple((one, one.cost(job)) for one in study.evaluations_of(job)))
+
+
+def plan_plain(study: Study) -> list[dict[str, Any]]:
+    """The same as `plan_table` as JSON values: a run each, null where only its device can tell."""
+    return [
+        {
+            "run": run.name,
+            "task": run.task,
+            "mechanism": run.mechanism,
+            "memory_bytes": run.memory_bytes,
+            "steps": plan.steps,
+            "tokens": plan.tokens,
+            "training_flops": plan.flops,
+            "evaluation_flops": plan.evaluation_flops,
+        }
+        for run in study.runs
+        for plan in (plan_of(study, run),)
+    ]
+
+
+def plan_table(study: Study) -> Table:
+    """A line a run, and their sums."""
+    table = Table(title=f"{study.label}: what it will do", show_footer=True)
+    plans = [plan_of(study, run) for run in study.runs]
+    total = {
+        "run": f"{len(plans)} runs",
+        "tokens": human_count(sum(plan.tokens or 0 for plan in plans)),
+        "training FLOPs": human_count(sum(plan.flops or 0.0 for plan in plans)),
+        "evaluation FLOPs": human_count(sum(plan.evaluation_flops for plan in plans)),
+    }
+    table.add_column("run", total["run"], overflow="fold")
+    for name in ("memory", "tokens", "training FLOPs", "evaluation FLOPs"):
+        table.add_column(name, total.get(name, ""), justify="right")
+    for run, plan in zip(study.runs, plans, strict=True):
+        table.add_row(
+            run.name,
+            human_bytes(run.memory_bytes),
+            "-" if plan.tokens is None else human_count(plan.tokens),
+            UNKNOWN if plan.flops is None else human_count(plan.flops),
+            human_count(plan.evaluation_flops),
+        )
+    unknown = sum(plan.flops is None for plan in plans)
+    table.caption = f"{unknown} runs have seconds to spend: their steps are timed first" if unknown else None
+    return table

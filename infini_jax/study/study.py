@@ -1,0 +1,337 @@
+"""A study: a list of jobs -> finished results. Resumable, with jobs side by side in processes of their own.
+
+Results live in `<folder>/runs/<name>/`; a job is finished when its row.parquet and all that is measured of it are there, and
+is then never done again. Workers claim a job by a lock that the system releases when they die, so that two of them, or two
+studies on one folder, never do the same one twice.
+"""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from infini_jax.config import RunConfig
+from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
+from infini_jax.evals.base import Evaluation
+from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
+from infini_jax.files import write_at_once
+from infini_jax.records.folder import StudyFolder
+from infini_jax.records.measures import join_measures
+from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
+from infini_jax.study.desk import Desk, Failure
+from infini_jax.study.evaluations import evaluations_of, measure_missing
+from infini_jax.study.jobs import Job, execute, from_plain, planned_flops, to_plain
+
+USUAL = "out of memory is the usual cause"
+NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
+GRACE = 30.0  # seconds that runs under way have to be saved when their study is stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is to be done.
+
+    Attributes:
+      name: of the question and its folder.
+      question: that it answers.
+      runs: jobs of any kind, see jobs.py.
+      held_equal: what is the same in all runs, for the report.
+      evaluations: what is measured of every run they apply to once it is trained.
+      scale: of an experiment that has several, or "".
+    """
+
+    name: str
+    question: str
+    runs: tuple[Job, ...]
+    held_equal: tuple[tuple[str, str], ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    scale: str = ""
+
+    def __post_init__(self):
+        names = [run.name for run in self.runs]
+        twice = {name for name in names if names.count(name) > 1}
+        require(bool(names), "study.runs", "there is none", "give at least one run")
+        require(not twice, "study.runs", f"two runs are called '{min(twice, default='')}'", "give each its own name")
+        for run in self.runs:
+            with errors_of(run):
+                planned_flops(run)
+                if isinstance(run, RunConfig):
+                    for evaluation in self.evaluations_of(run):
+                        evaluation.check(run)
+
+    @property
+    def label(self) -> str:
+        """The name of its folder, and of the study in its rows."""
+        return f"{self.name}-{self.scale}" if self.scale else self.name
+
+    @property
+    def command(self) -> str:
+        """What does it, where it is one of experiments/."""
+        return f"infini-jax study {self.name}" + (f" --scale {self.scale}" if self.scale else "")
+
+    def evaluations_of(self, run: Job) -> tuple[Evaluation, ...]:
+        """Those that mean something for a run."""
+        return evaluations_of(self.evaluations, run)
+
+    def desk(self, folder: Path) -> Desk:
+        """Where it is worked on."""
+        return Desk(folder, self.label, self.evaluations)
+
+
+def save_study(study: Study, folder: Path) -> None:
+    """Leaves study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {
+        "name": study.name,
+        "question": study.question,
+        "runs": [to_plain(run) for run in study.runs],
+        "held_equal": study.held_equal,
+        "evaluations": [evaluation_to_plain(one) for one in study.evaluations],
+        "scale": study.scale,
+    }
+    write_at_once(json.dumps(plain, indent=2) + "\n", StudyFolder(folder).study)
+
+
+def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
+    """The study of a folder, the rows that are there and its failures. Raises `ConfigError` where there is none."""
+    file = StudyFolder(folder).study
+    require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
+    plain = json.loads(file.read_text())
+    study = Study(
+        plain["name"],
+        plain["question"],
+        tuple(from_plain(run) for run in plain["runs"]),
+        tuple(tuple(pair) for pair in plain["held_equal"]),
+        tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
+        plain.get("scale", ""),
+    )
+    failed = StudyFolder(folder).failed
+    failures = [Failure(**failure) for failure in json.loads(failed.read_text())] if failed.exists() else []
+    return study, rows_of(study, study.desk(folder)), failures
+
+
+@contextlib.contextmanager
+def errors_of(run: Job) -> Iterator[None]:
+    """Puts the run's name in front of a `ConfigError`."""
+    try:
+        yield
+    except ConfigError as error:
+        error.args = (f"run {run.name}: {error}",)
+        raise
+
+
+def check_same(study: Study, desk: Desk) -> None:
+    """Raises `ConfigError` where a finished run of the same name had other settings: results are never mixed."""
+    for run in study.runs:
+        if desk.is_done(run):
+            (row,) = read_rows(desk.of(run).row)
+            require(
+                row.fingerprint == run.fingerprint(),
+                "study",
+                f"run {run.name} was finished with other settings",
+                f"give the study a new name, or delete {desk.of(run).path}",
+            )
+
+
+def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
+    """Does every run that nobody else does; the body of a worker process, which saves the run it is at on SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread a core it may use
+    try:
+        do_all(desk, runs)
+    except Stopped:  # saved
+        sys.exit(os.EX_TEMPFAIL)
+
+
+def work_on(folder: Path, number: int, count: int, session: str) -> None:
+    """What a scheduler's worker does, `number` of so many, whose failures have a common mark, the `session`.
+
+    Raises `Stopped` where it was told to end, and saved.
+    """
+    study = saved_study(folder)[0]
+    desk = dataclasses.replace(study.desk(folder), session=session)
+    do_all(desk, part_of(missing_of(study, folder), number, count))
+
+
+def missing_of(study: Study, folder: Path) -> tuple[Job, ...]:
+    """The runs that are not finished."""
+    desk = study.desk(folder)
+    return tuple(run for run in study.runs if not desk.is_finished(run))
+
+
+def part_of(runs: tuple[Job, ...], number: int, count: int) -> tuple[Job, ...]:
+    """All runs, begun with a worker's own part: those that share programs stand together."""
+    begin = number * len(runs) // count
+    return runs[begin:] + runs[:begin]
+
+
+def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
+    """Does every run that nobody else does, one after the other."""
+    import jax
+
+    settings: Any = jax.config  # its options are attributes made at run time
+    if settings.jax_compilation_cache_dir is None:  # a user's own is kept
+        jax.config.update("jax_compilation_cache_dir", str(StudyFolder(desk.folder).compiled))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    before = None
+    for run in runs:
+        with desk.claim(run) as ours:
+            if not ours:
+                continue
+            memory = (run.mechanism, run.variant, run.memory_bytes)
+            if memory != before:  # trials and tasks share their programs; all programs of a study would fill the memory
+                jax.clear_caches()
+            before = memory
+            try:
+                do(desk, run)
+            except (ConfigError, TrainingDiverged, CheckpointError) as error:
+                desk.fail(run, str(error))
+            except Stopped:  # nothing failed
+                raise
+            except Exception as error:  # the other runs must finish whatever went wrong in this one
+                said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                desk.fail(run, f"{said} ({USUAL})" if NO_THREAD in said else said, traceback.format_exc())
+
+
+def do(desk: Desk, run: Job) -> None:
+    """What is missing of a run: the run itself, then what is measured of it."""
+    if not desk.is_done(run):
+        execute(run, desk.of(run).path, desk.study)
+    wrong = []
+
+    def fail(evaluation: Evaluation, error: Exception) -> None:
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        wrong.append((f"evaluation {evaluation.name}: {kind}{one_line(error)}", "".join(traceback.format_exception(error))))
+
+    measure_missing(desk.of(run), run, desk.evaluations, fail)
+    if wrong:
+        (error, details), *others = wrong
+        desk.fail(run, error + (f" (and {len(others)} more)" if others else ""), details)
+
+
+def die_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that one ended: nobody would stop it any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def run_study(
+    study: Study, folder: Path, jobs: int, watch: Callable[[Desk], None] = lambda desk: None
+) -> tuple[list[Row], list[Failure]]:
+    """Does what is missing and writes results.parquet, measures.parquet and failed.json.
+
+    Args:
+      jobs: worker processes; on a CPU the cores are dealt to them.
+      watch: called twice a second with the desk, for progress.
+
+    Raises `ConfigError` where finished runs have other settings or jobs is below one.
+    """
+    require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
+    desk = study.desk(folder)
+    check_same(study, desk)
+    missing = missing_of(study, folder)
+    workers = {}
+    try:
+        for number in range(min(jobs, len(missing))):
+            workers[number] = start(desk, missing, number, jobs)
+        while any(worker.is_alive() for worker in workers.values()):
+            watch(desk)
+            for number, worker in workers.items():
+                worker.join(0.5 / len(workers))
+                if worker.exitcode and note_death(desk, missing, worker):
+                    workers[number] = start(desk, missing, number, jobs)
+        watch(desk)
+    finally:
+        stop(list(workers.values()))
+    return collect(study, desk)
+
+
+def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProcess:
+    arguments = (desk, part_of(runs, number, jobs), dealt_cores(number, jobs))
+    worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
+    worker.start()
+    return worker
+
+
+def stop(workers: list[BaseProcess]) -> None:
+    """Ends them; runs under way have a while to be saved, unless Ctrl-C comes again."""
+    under_way = [worker for worker in workers if worker.is_alive()]
+    end = time.monotonic() + GRACE
+    try:
+        if under_way:
+            print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        for worker in under_way:
+            worker.terminate()
+        for worker in under_way:
+            worker.join(max(0.0, end - time.monotonic()))
+    finally:
+        for worker in under_way:
+            worker.kill()
+            worker.join()
+
+
+def dealt_cores(number: int, jobs: int) -> tuple[int, ...]:
+    """Every `jobs`-th core from `number` on; none dealt where there are fewer cores than workers."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return tuple(cores[number::jobs])
+
+
+def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
+    """Notes as failed what a dead worker was at; False where it was at nothing (it cannot start at all)."""
+    at = [run for run in runs if desk.claimed_by(run) == worker.pid and not desk.is_finished(run) and desk.error(run) is None]
+    for run in at:
+        code = worker.exitcode or 0
+        why = f"signal {-code}" if code < 0 else f"exit code {code}"
+        desk.fail(run, f"the process died ({why}; {USUAL})")
+    return bool(at)
+
+
+def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
+    """Writes the tables and the list of what is not finished, and returns the rows and that list.
+
+    A run whose row is there but not all of its figures is in both.
+    """
+    rows = write_tables(study, desk)
+    missing = [run for run in study.runs if not desk.is_finished(run)]
+    failures = [
+        Failure(run.name, desk.error(run) or "not done: its worker could not start, or another runner is at it")
+        for run in missing
+    ]
+    failed = [dataclasses.asdict(failure) for failure in failures]
+    write_at_once(json.dumps(failed, indent=2) + "\n", StudyFolder(desk.folder).failed)
+    return rows, failures
+
+
+def write_tables(study: Study, desk: Desk) -> list[Row]:
+    """Writes the rows and the figures that are there so far as one table each, and returns the rows."""
+    rows = rows_of(study, desk)
+    if rows:
+        write_rows(rows, StudyFolder(desk.folder).table)
+    files = [file for run in study.runs if desk.is_done(run) for file in desk.measure_files(run) if is_whole(file)]
+    join_measures(files, StudyFolder(desk.folder).measures)
+    return rows
+
+
+def cut_short(study: Study, folder: Path) -> list[Path]:
+    """Files of results that are there but not to their end: a run of the study makes them again."""
+    desk = study.desk(folder)
+    return [file for run in study.runs for file in desk.cut_short(run)]
+
+
+def rows_of(study: Study, desk: Desk) -> list[Row]:
+    """The rows that are there, in the study's order."""
+    return [row for run in study.runs if desk.is_done(run) for row in read_rows(desk.of(run).row)]

@@ -1,0 +1,90 @@
+"""The learning rate of each point, chosen on validation; every trial is a run like any other and is counted.
+
+Memories that are recurrent over the document are narrow in it, so that one rate for all would compare rates, not memories.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeVar
+
+from infini_jax.errors import require, require_positive
+from infini_jax.records.rows import Row
+from infini_jax.study.jobs import Job
+
+SomeJob = TypeVar("SomeJob", bound=Job)
+
+
+def trials(job: SomeJob, rates: Sequence[float]) -> tuple[SomeJob, ...]:
+    """The job at each rate, named after it, such as `infini-32k-lr3e-3`.
+
+    Raises `ConfigError` where there is none, or two rates have the same name.
+    """
+    require(bool(rates), "rates", "there is none", "give at least 3")
+    require_positive("rates", **{rate_text(rate): rate for rate in rates})
+    names = [rate_text(rate) for rate in rates]
+    require(
+        len(set(names)) == len(names), "rates", f"two are called {max(names, key=names.count)}", "give three digits at most"
+    )
+    found: list[Any] = [job.with_learning_rate(rate) for rate in rates]
+    return tuple(dataclasses.replace(one, name=f"{job.name}-lr{name}") for one, name in zip(found, names, strict=True))
+
+
+def seeded(job: SomeJob, seeds: int) -> tuple[SomeJob, ...]:
+    """The job with each seed, named after it, such as `infini-32k-s0`."""
+    base: Any = job  # a frozen dataclass, which a protocol cannot say
+    return tuple(dataclasses.replace(base, name=f"{job.name}-s{seed}", seed=seed) for seed in range(seeds))
+
+
+def rate_text(rate: float) -> str:
+    """Three digits with an exponent and no more characters than needed: 3e-3, 1.25e-2."""
+    digits, exponent = f"{rate:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def point_of(row: Row) -> Hashable:
+    """What trials have in common: all but the learning rate and the seed."""
+    budget = (row.budget_unit, row.budget_amount, row.gives)
+    return (row.study, row.task, row.corpus, row.mechanism, row.variant, row.memory_bytes, budget)
+
+
+def by_point(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
+    """The rows of each point, in their order."""
+    points: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        points.setdefault(point_of(row), []).append(row)
+    return points
+
+
+def chosen(rows: Sequence[Row]) -> list[Row]:
+    """Of each point the rows of its best rate, all seeds of it, in their order.
+
+    Best is the lowest median validation loss over the seeds; of two equal ones the lower rate. The test split has no part.
+    """
+    kept = {point: best_rate(found) for point, found in by_point(rows).items()}
+    return [row for row in rows if row.learning_rate == kept[point_of(row)]]
+
+
+def best_rate(rows: Sequence[Row]) -> float | None:
+    """Of the rows of one point."""
+    losses: dict[float | None, list[float]] = {}
+    for row in rows:
+        losses.setdefault(row.learning_rate, []).append(row.loss)
+    return min(losses, key=lambda rate: (statistics.median(losses[rate]), rate or 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What choosing took. Attributes: points; trials, runs of all rates and seeds; flops, training FLOPs of all of them;
+    chosen_flops, those of the runs that were chosen."""
+
+    points: int
+    trials: int
+    flops: float
+    chosen_flops: float
+
+
+def tried(rows: Sequence[Row]) -> Tried:
+    """Counts all trials, those that were not chosen too."""
+    flops, best = sum(row.flops_actual for row in rows), sum(row.flops_actual for row in chosen(rows))
+    return Tried(len(by_point(rows)), len(rows), flops, best)

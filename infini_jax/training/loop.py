@@ -1,0 +1,209 @@
+"""The training loop: steps until the budget is spent, a log, checkpoints, pauses to examine what was learned."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infini_jax.config import RunConfig
+from infini_jax.data.batch import Batch, Split
+from infini_jax.devices.peaks import peak_flops
+from infini_jax.devices.processes import Agreement, placed_batches
+from infini_jax.devices.sharding import (
+    ROWS_ALONE,
+    Sharding,
+    batch_sharding,
+    carry_sharding,
+    layout_of,
+    segments_at_once,
+    summed_over_rows,
+)
+from infini_jax.errors import Stopped, TrainingDiverged
+from infini_jax.model.cost import check_fits, training_flops_per_step
+from infini_jax.model.stream import Carry, init_carry, scan_segments
+from infini_jax.training.checkpoint import Checkpoints, Progress
+from infini_jax.training.gradient import Scores, score_tokens
+from infini_jax.training.program import Training, TrainState, compiled_step, rows_of
+
+
+@functools.lru_cache(maxsize=1)
+def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[dict, Split], tuple[float, float]]:
+    """(params, split) -> (nats a scored token, accuracy) of `train.evaluation_steps` batches, with the memory carried.
+
+    The devices share the work as in training. One program for both held-out splits.
+    """
+    layout = layout_of(run, sharding)
+    together = segments_at_once(run, layout)
+
+    def score(carry: Carry, batch: Batch, params: dict) -> tuple[Scores, Carry]:
+        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
+        return jax.tree.map(jnp.sum, scores), carry
+
+    score = jax.jit(summed_over_rows(score, run.model, layout))
+    places = carry_sharding(run.model, layout.mesh, layout.rules)
+    rows = batch_sharding(layout.mesh, layout.rules)
+    begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
+
+    def evaluate(params: dict, split: Split) -> tuple[float, float]:
+        source, carry, total = run.data.open(rows_of(run, split)), begin(), Scores(*jnp.zeros(3))
+        for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
+            scores, carry = score(carry, batch, params)
+            total = jax.tree.map(lambda a, b: a + b, total, scores)
+        loss, accuracy = total.means()
+        return float(loss), float(accuracy)
+
+    return evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What training leaves.
+
+    Attributes: state; learned, its parameters to evaluate, whole on every device; steps done; seconds without compiling and
+    examining; compile_seconds; last metric line.
+    """
+
+    state: TrainState
+    learned: dict
+    steps: int
+    seconds: float
+    compile_seconds: float
+    last: dict[str, float]
+
+
+def train(
+    run: RunConfig,
+    log: Callable[[dict[str, float]], None],
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    examine: Callable[[int, dict], None] = lambda step, params: None,
+    sharding: Sharding = ROWS_ALONE,
+) -> Finished:
+    """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
+
+    Args:
+      checkpoints: where the run is saved, and where it goes on from if there is something; the end is always saved.
+      stop: asked after every step; the run is saved and `Stopped` raised where it says so.
+      examine: gets the step and what was learned every `train.evaluate_every` steps and at the last, behind the checkpoint of
+        the step. A run that goes on from such a step begins with it, because it may have been stopped before it was done.
+      sharding: how the devices at hand share the work; results are the same but for the order of sums.
+
+    Raises:
+      ConfigError: the budget pays for no step, or the state cannot fit.
+      TrainingDiverged: the loss is no longer finite; the last good checkpoint stays.
+      CheckpointError: one cannot be read or written.
+      Stopped: `stop` said so.
+    """
+    layout = layout_of(run, sharding)
+    training = Training(run, layout)
+    check_fits(run)
+    steps, mesh = training.steps, layout.mesh
+    state, behind = begin(training, checkpoints)
+    began = time.perf_counter()
+    batches, step = training.batches(range(behind.step, steps)), compiled_step(training.program)
+    compile_seconds = behind.compile_seconds + time.perf_counter() - began
+    assert isinstance(mesh, jax.sharding.Mesh), "of devices that are here"
+    peak, agreed = peak_flops(mesh.devices.flat), Agreement(mesh)
+    began = time.perf_counter() - behind.seconds
+
+    def examined() -> float:
+        """Seconds that it took."""
+        number = int(state.step)  # waits for the training steps under way
+        paused = time.perf_counter()
+        examine(number, training.gathered(state.learned))
+        return time.perf_counter() - paused
+
+    if behind.step and is_examined(run, behind.step, steps):
+        began += examined()
+    for number, batch in enumerate(batches, start=behind.step + 1):
+        state, measured = step(state, batch)
+        stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
+        saving = checkpoints is not None and (stopping or overdue or number == steps or checkpoints.is_due(number))
+        logging = number % run.train.log_every == 0 or number == steps
+        if saving or logging:
+            check_finite(run, number, measured, state if saving else None)
+            seconds = time.perf_counter() - began  # read behind the check, which waits for the device
+        if logging:
+            line = metric_line(run, number, measured, speeds(run, number, seconds, behind, peak))
+            behind = Progress(number, seconds, compile_seconds, line)
+            log(behind.last)
+        if saving and checkpoints is not None:
+            progress = dataclasses.replace(behind, step=number, seconds=seconds, compile_seconds=compile_seconds)
+            checkpoints.save(progress, dataclasses.replace(state, carry=None), state.carry)
+        if stopping and number < steps:
+            if checkpoints is not None:
+                checkpoints.wait()
+            raise Stopped(f"stopped after step {number} of {steps}")
+        if is_examined(run, number, steps):
+            began += examined()
+    return Finished(state, training.gathered(state.learned), steps, behind.seconds, behind.compile_seconds, behind.last)
+
+
+def is_examined(run: RunConfig, number: int, steps: int) -> bool:
+    """Whether what was learned by step `number` is examined."""
+    every = run.train.evaluate_every
+    return number == steps or (every > 0 and number % every == 0)
+
+
+def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainState, Progress]:
+    """The state to go on from and what is behind it: the newest checkpoint, or a fresh start."""
+    shapes = training.shapes
+    found = checkpoints and checkpoints.restore(dataclasses.replace(shapes, carry=None), shapes.carry)
+    if found:
+        progress, state, carry = found
+        return dataclasses.replace(state, carry=carry), progress
+    return training.fresh(), Progress()
+
+
+def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], state: TrainState | None = None) -> None:
+    """Raises `TrainingDiverged` where a step's loss, or the state that is to be saved, is not a number.
+
+    The loss is that of the parameters before the step, so that a good loss does not make a good state. A lower rate is
+    another run: one that changed it on the way would be none that its config describes.
+    """
+    wrong = None if np.isfinite(measured["loss"]) else "loss"
+    if wrong is None and state is not None and not is_sound(state.learned, state.params, state.carry):
+        wrong = "parameters or memory"
+    if wrong:
+        raise TrainingDiverged(
+            f"{wrong}: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}, "
+            "under another name: the run begins anew, and the checkpoints of this one are kept"
+        )
+
+
+@jax.jit
+def is_sound(learned: dict, params: dict, carry: Carry) -> jax.Array:
+    """Whether all parameters are finite and nothing carried is NaN (memories may mark empty places by infinity)."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((learned, params))]
+    floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([*finite, *(~jnp.isnan(leaf).any() for leaf in floating)]).all()
+
+
+def speeds(run: RunConfig, number: int, seconds: float, behind: Progress, peak: float | None) -> dict[str, float]:
+    """How fast the run is after step `number` and `seconds` of training, over all restarts.
+
+    tokens_per_second is of the whole run; recent_tokens_per_second and mfu are of the steps since `behind`, the last line or
+    the restart. mfu is there where the devices' `peak` is known, in FLOPs a second: the model's own FLOPs, without
+    recomputation (Chowdhery et al. 2022, appendix B).
+    """
+    rate = (number - behind.step) / (seconds - behind.seconds)
+    line = {
+        "seconds": seconds,
+        "tokens_per_second": number * run.tokens_per_step / seconds,
+        "recent_tokens_per_second": rate * run.tokens_per_step,
+    }
+    return line if peak is None else {**line, "mfu": rate * training_flops_per_step(run) / peak}
+
+
+def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], speeds: dict[str, float]) -> dict[str, float]:
+    """One line of the metrics log; waits for the device."""
+    values = jax.device_get(measured)
+    line = {"step": number, "tokens": number * run.tokens_per_step, **speeds}
+    line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm")}
+    if values["gates"].size:
+        line |= {"gate_mean": float(values["gates"].mean()), "gate_spread": float(np.ptp(values["gates"]))}
+    return line

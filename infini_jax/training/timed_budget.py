@@ -1,0 +1,74 @@
+"""Seconds of the device at hand -> optimiser steps: timed once, kept in the run's folder, the same after every restart.
+
+Schedules of the learning rate need the number of steps before the first one, so that a run cannot simply stop when its time
+is up. Seconds are those of `Row.seconds`: training with its data, without compiling and without scoring held-out data.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+
+from infini_jax.config import Budget, RunConfig
+from infini_jax.devices.processes import is_first, of_the_first
+from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
+from infini_jax.errors import ConfigError, require
+from infini_jax.records.folder import RunFolder
+from infini_jax.training.program import Training
+
+FEW, MANY = 4, 256  # steps that are timed, at least and at most
+SHARE = 0.05  # of the budget that timing may take where a few steps take less
+
+
+def with_steps(run: RunConfig, folder: Path, sharding: Sharding = ROWS_ALONE) -> RunConfig:
+    """A run whose seconds are steps: those of an earlier call in `folder`, or timed now; any other run as it is.
+
+    Raises `ConfigError` where the seconds do not pay for one step.
+    """
+    if run.budget.unit != "seconds" or run.budget.steps:
+        return run
+    steps = of_the_first(kept_steps(run, folder) if is_first() else 0)
+    if not steps:
+        seconds = seconds_per_step(run, sharding)
+        steps = of_the_first(int(run.budget.amount // seconds))
+        require(
+            steps >= 1,
+            "budget.amount",
+            f"{run.budget.amount:g} seconds do not pay for one step of {seconds:.3g} s on this device",
+            "raise it, or lower train.batch or train.sequence",
+        )
+    return dataclasses.replace(run, budget=dataclasses.replace(run.budget, steps=steps))
+
+
+def kept_steps(run: RunConfig, folder: Path) -> int:
+    """What config.json says for the same run; 0 where there is none."""
+    file = RunFolder(folder).config
+    if not file.exists():
+        return 0
+    try:
+        kept = RunConfig.from_dict(json.loads(file.read_text()))
+    except (ValueError, KeyError, TypeError, ConfigError):  # of another version: whoever reads checkpoints says more
+        return 0
+    return kept.budget.steps if kept.fingerprint() == run.fingerprint() else 0
+
+
+def seconds_per_step(run: RunConfig, sharding: Sharding) -> float:
+    """Mean over some training steps from a fresh state, after compiling and a first step; nothing of them is kept."""
+    many = dataclasses.replace(run, budget=Budget("steps", MANY))  # its schedule costs the same whatever the number of steps
+    training = Training(many, layout_of(run, sharding))
+    state, step, batches = training.fresh(), training.step, training.batches(range(1 + FEW + MANY))
+
+    def seconds_of(count: int) -> float:
+        nonlocal state
+        began = time.perf_counter()
+        for _ in range(count):
+            state, _ = step(state, next(batches))
+        jax.block_until_ready(state)
+        return time.perf_counter() - began
+
+    seconds_of(1)
+    roughly = seconds_of(FEW) / FEW
+    count = of_the_first(min(max(int(SHARE * run.budget.amount / roughly), FEW), MANY))
+    return seconds_of(count) / count

@@ -1,0 +1,81 @@
+"""What a run left in its folder, for those who only read it: settings, parameters, tokenizer."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from infini_jax.config import RunConfig
+from infini_jax.data.tokenizers import Tokenizer
+from infini_jax.devices.sharding import data_mesh, replicated
+from infini_jax.errors import ConfigError, require, required
+from infini_jax.model.stream import init_params
+from infini_jax.records.folder import RunFolder
+from infini_jax.training.checkpoint import FinishedCheckpoints, like
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run at one of its checkpoints. Attributes: folder; run; step; params, those of the moving average if it has one."""
+
+    folder: Path
+    run: RunConfig
+    step: int
+    params: dict
+
+    @staticmethod
+    def open(folder: Path, step: int | None = None) -> "Trained":
+        """The newest checkpoint, or that of `step`; neither optimiser nor carried memory is read.
+
+        Raises `ConfigError` where the folder is no run's or has no such checkpoint, `CheckpointError` where it is damaged.
+        """
+        run = saved_config(folder)
+        shapes = jax.eval_shape(lambda: init_params(run.model, jax.random.key(0)))
+        everywhere = replicated(data_mesh(jax.device_count()))
+        placed = like(shapes, jax.tree.map(lambda _: everywhere, shapes))
+        with FinishedCheckpoints(run, folder) as checkpoints:
+            return Trained(folder, run, *checkpoints.restore_part("average" if run.train.average else "params", placed, step))
+
+
+def tokenizer_of(run: RunConfig) -> Tokenizer:
+    """Raises `ConfigError` where the run has no text, or its corpus is not here or has another tokenizer now."""
+    return required(run.data.open_tokenizer(), "run", f"its task {run.task} has no text", "choose a run on a corpus")
+
+
+def saved_config(folder: Path) -> RunConfig:
+    """The settings in a run's folder. Raises `ConfigError` where there are none that can be read."""
+    with unreadable_told(folder):
+        return RunConfig.from_dict(saved_settings(folder))
+
+
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The same as JSON values, of jobs of any kind and version."""
+    file = RunFolder(folder).config
+    mend = "give the folder that `infini-jax train` left, such as results/runs/run"
+    require(folder.is_dir(), "run", f"{folder} is no folder", mend)
+    require(file.is_file(), "run", f"{folder} has no {file.name}", mend)
+    with unreadable_told(folder):
+        return dict(json.loads(file.read_text()))
+
+
+def flattened(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name."""
+    found = {}
+    for name, value in settings.items():
+        inner = flattened(value) if isinstance(value, dict) else None
+        found |= {name: value} if inner is None else {f"{name}.{part}": one for part, one in inner.items()}
+    return found
+
+
+@contextlib.contextmanager
+def unreadable_told(folder: Path) -> Iterator[None]:
+    """One line for settings that cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        mend = "restore it, or train the run again"
+        raise ConfigError("run", f"{RunFolder(folder).config} cannot be read ({error})", mend) from error
