@@ -120,7 +120,7 @@ def seen(run: Watched) -> Seen:
     if not line:
         return Seen(name, state)
     step, share, speed = int(line["step"]), line.get("share"), line.get("recent_tokens_per_second")
-    steps = round(step / share) if share else steps_of(run.folder)
+    steps = round(step / share) if share else steps_of(run.folder.path)
     left = seconds_left(line, steps) if steps and speed and state == "training" else None
     return Seen(name, state, step, steps, line.get("loss"), speed, left, time.time() - log.stat().st_mtime)
 
