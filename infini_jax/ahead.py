@@ -92,7 +92,7 @@ class DoesNotFit(Exception):
 
 def step_shapes(run: RunConfig, layout: Layout) -> tuple[Any, Any, Any]:
     """(optimiser, state, batch) of a training step, the latter two as shapes with their shardings."""
-    optimiser = make_optimiser(run.train, budget_steps(run))
+    optimiser = make_optimiser(run.train, budget_steps(run), run.model)
     state = like(jax.eval_shape(lambda: init_state(run, optimiser)), state_sharding(run, optimiser, layout))
     batch = batch_shapes(run.data.open(rows_of(run, "train")), batch_sharding(layout.mesh, layout.rules), run.train.batch)
     return optimiser, state, batch

@@ -217,7 +217,7 @@ class TrainConfig:
       schedule: of the learning rate after the warm-up, see optimiser.py.
       learning_rate: peak of the schedule; with rsqrt, what is divided by the square root of the step.
       gate_learning_rate: peak for the memory gates, which also have no weight decay.
-      weight_decay: of matrices.
+      weight_decay: of matrices, but for what a mechanism declares in `no_decay`.
       warmup: share of the steps with a rising rate.
       average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
       clip: largest norm of the gradient.

@@ -57,7 +57,7 @@ def kept_steps(run: RunConfig, folder: Path) -> int:
 def seconds_per_step(run: RunConfig, sharding: Sharding) -> float:
     """Mean over some training steps from a fresh state, after compiling and a first step; nothing of them is kept."""
     layout, source = layout_of(run, sharding), run.data.open(rows_of(run, "train"))
-    optimiser = make_optimiser(run.train, MANY)  # its schedule costs the same whatever the number of steps
+    optimiser = make_optimiser(run.train, MANY, run.model)  # its schedule costs the same whatever the number of steps
     state = jax.jit(lambda: init_state(run, optimiser), out_shardings=state_sharding(run, optimiser, layout))()
     step = make_step(run, optimiser, layout)
     batches = placed_batches(source, batch_sharding(layout.mesh, layout.rules), run.train.batch, range(1 + FEW + MANY))

@@ -228,7 +228,7 @@ def executed_flops_per_step(run: RunConfig) -> float:
 
 @functools.lru_cache(maxsize=1)
 def _executed_flops(program: Program) -> float:
-    optimiser = make_optimiser(program.run.train, program.steps)
+    optimiser = make_optimiser(program.run.train, program.steps, program.model)
     state = jax.eval_shape(lambda: init_state(program.run, optimiser))
     return program_flops(make_step(program.run, optimiser), state, program.batch)
 

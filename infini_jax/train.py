@@ -21,7 +21,7 @@ from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.cost import budget_steps, check_fits, training_flops_per_step
 from infini_jax.data.base import Batch, Rows, Split
 from infini_jax.errors import Stopped, TrainingDiverged
-from infini_jax.memory.base import AUXILIARY
+from infini_jax.memory.base import AUXILIARY, reported_gates
 from infini_jax.optimiser import make_optimiser
 from infini_jax.peaks import peak_flops
 from infini_jax.processes import Agreement, batch_shapes, placed_batches
@@ -87,7 +87,7 @@ def auxiliary_loss(metrics: tuple) -> jax.Array:
 
 def gates_of(metrics: tuple) -> jax.Array:
     """Gates of all layers and heads as one vector (empty where the mechanism has none); the same in every segment."""
-    gates = [group["gate"][0].ravel() for group in metrics if "gate" in group]
+    gates = [found[0].ravel() for group in metrics if (found := reported_gates(group)) is not None]
     return jnp.concatenate(gates) if gates else jnp.zeros(0)
 
 
@@ -201,7 +201,7 @@ def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
     """The compiled step, kept for the next run, which mostly has the same."""
     run, layout = program.run, program.layout
     assert layout is not None, "a program to be run has devices"
-    optimiser = make_optimiser(run.train, program.steps)
+    optimiser = make_optimiser(run.train, program.steps, run.model)
     state = like(jax.eval_shape(lambda: init_state(run, optimiser)), state_sharding(run, optimiser, layout))
     return make_step(run, optimiser, layout).lower(state, program.batch).compile()
 
@@ -296,7 +296,7 @@ def train(
     steps = budget_steps(run)
     check_fits(run)
     layout, source = layout_of(run, sharding), run.data.open(rows_of(run, "train"))
-    optimiser = make_optimiser(run.train, steps)
+    optimiser = make_optimiser(run.train, steps, run.model)
     places, rows = state_sharding(run, optimiser, layout), batch_sharding(layout.mesh, layout.rules)
     gathered = jax.jit(lambda learned: learned, out_shardings=replicated(layout.mesh))
     state, behind = begin(run, optimiser, places, checkpoints)

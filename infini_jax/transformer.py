@@ -118,6 +118,12 @@ def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
     return groups
 
 
+def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) -> frozenset[tuple[str, ...]]:
+    """Paths below all parameters of those that the layers' mechanisms declare as this kind, see `Memory`."""
+    declared = [getattr(memory_of(config, model.dims), kind) for config, _ in layer_groups(model)]
+    return frozenset((f"groups_{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
+
+
 def init_memory(model: ModelConfig, batch: int) -> tuple:
     """Empty memories, one pytree a layer group with the layers in front of the batch."""
 

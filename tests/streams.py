@@ -10,12 +10,13 @@ import numpy as np
 from infini_jax.config import ModelConfig, RunConfig, memory_of
 from infini_jax.cost import program_flops
 from infini_jax.memory import MECHANISMS
-from infini_jax.optimiser import make_optimiser
+from infini_jax.optimiser import make_optimiser, names_of
 from infini_jax.segment import Segment, whole
 from infini_jax.sharding import Layout, batch_sharding
 from infini_jax.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.stream import logits_of as head_of
 from infini_jax.train import init_state, make_step, rows_of, state_sharding
+from infini_jax.transformer import memory_parameters
 
 BATCH, SEGMENTS, SIZE = 2, 3, 8
 MODEL = ModelConfig(vocab=32, layers=2, d_model=16, heads=2, segment=16, key_taps=2)
@@ -41,8 +42,10 @@ def parameters_of(model: ModelConfig) -> dict:
     """Random parameters; gates are moved off zero, so that both branches are seen."""
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
 
+    gates = memory_parameters(model, "gates")
+
     def moved(path, leaf):
-        return leaf + 0.3 if path[-1].key == "gate" else leaf
+        return leaf + 0.3 if names_of(path) in gates else leaf
 
     return jax.tree_util.tree_map_with_path(moved, params)
 
@@ -155,7 +158,7 @@ def documents_of(name: str, edges: tuple[int, ...] = ()) -> jax.Array:
 
 def losses_of(run: RunConfig, layout: Layout | None = None) -> list[float]:
     """Of the first three training steps, on one device or spread as the layout says."""
-    optimiser, source = make_optimiser(run.train, 3), run.data.open(rows_of(run, "train"))
+    optimiser, source = make_optimiser(run.train, 3, run.model), run.data.open(rows_of(run, "train"))
     step, state, found = make_step(run, optimiser, layout), init_state(run, optimiser), []
     if layout:
         state = jax.device_put(state, state_sharding(run, optimiser, layout))

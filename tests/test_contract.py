@@ -4,16 +4,19 @@ import dataclasses
 import functools
 import math
 import re
+import typing
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infini_jax.config import memory_of
+from infini_jax.config import ModelConfig, memory_of
 from infini_jax.cost import model_cost
+from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
-from infini_jax.memory.base import memory_bytes
+from infini_jax.memory.base import memory_bytes, reported_gates
 from infini_jax.stream import decode, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.train import auxiliary_loss
 from tests import streams
@@ -97,6 +100,47 @@ def test_logical_axes_name_every_axis_and_begin_with_the_batch(name):
 def test_counted_flops_equal_those_of_the_program(name):
     """The walker sees the forward pass of one segment; masks of a few entries count as products in neither."""
     assert streams.walked_flops(tiny(name)) == pytest.approx(model_cost(tiny(name)).flops, rel=1e-6)
+
+
+def with_every_choice(name) -> Iterator[ModelConfig]:
+    """The tiny model, and one more for each value of a setting that has named values."""
+    model = tiny(name)
+    yield model
+    for field, kind in typing.get_type_hints(type(model.memory)).items():
+        for choice in typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ():
+            try:
+                yield dataclasses.replace(model, memory=dataclasses.replace(model.memory, **{field: choice}))
+            except ConfigError:
+                continue  # it does not go with the other settings
+
+
+def test_what_is_declared_of_parameters_exists_and_is_declared_once(name):
+    mechanism, found = MECHANISMS[name], set()
+    for model in with_every_choice(name):
+        params = jax.eval_shape(lambda model=model: init_params(model, jax.random.key(0)))
+        found |= {streams.names_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params["groups_0"]["memory"])}
+    declared = [*mechanism.gates, *mechanism.no_decay]
+    assert len(declared) == len(set(declared))
+    assert {*declared, *mechanism.parameter_axes} <= found
+
+
+def test_gates_are_reported_and_follow_from_the_parameters_declared_as_gates_alone(name):
+    """As weights: in (0, 1); whatever was read, by gradient exactly."""
+    module, params, _ = streams.layer(name)
+    inputs, documents = streams.free_inputs(name), streams.documents_of(name)
+
+    def gates(params, inputs):
+        segment = streams.cut(inputs, documents, 0, tiny(name).dims.segment, jnp.full(BATCH, -1))
+        return reported_gates(module.apply(params, module.init_memory(BATCH), segment, method="attend")[1])
+
+    found = gates(params, inputs)
+    assert (found is None) == (not MECHANISMS[name].gates)
+    if found is not None:
+        assert np.all((found > 0) & (found < 1))
+        slopes, of_text = jax.grad(lambda *args: gates(*args).sum(), argnums=(0, 1))(params, inputs)
+        moved = {streams.names_of(path) for path, slope in jax.tree_util.tree_leaves_with_path(slopes) if np.any(slope)}
+        assert {names[1:] for names in moved} == set(MECHANISMS[name].gates)  # behind `params`
+        assert not any(np.any(slope) for slope in of_text)
 
 
 def test_every_parameter_gets_a_finite_gradient(name):

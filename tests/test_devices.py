@@ -78,7 +78,7 @@ def losses(folder: Path) -> list[float]:
 
 def end_state(run: RunConfig, folder: Path):
     """What was saved behind the last step, on one device."""
-    optimiser = make_optimiser(run.train, budget_steps(run))
+    optimiser = make_optimiser(run.train, budget_steps(run), run.model)
     with Checkpoints(run, folder) as checkpoints:
         state, progress = begin(run, optimiser, state_sharding(run, optimiser, layout_of(run)), checkpoints)
     assert progress.step == STEPS

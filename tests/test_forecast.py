@@ -32,7 +32,7 @@ V5E = Topology.parse("v5e:2x4")
 
 
 def test_bytes_are_those_of_a_state_that_was_made():
-    state = init_state(RUN, make_optimiser(RUN.train, 7))
+    state = init_state(RUN, make_optimiser(RUN.train, 7, RUN.model))
     found = forecast(RUN, Sharding(), None)
     parts = (found.parameter_bytes, found.optimiser_bytes, found.memory_bytes)
     assert parts == tuple(

@@ -73,7 +73,7 @@ def test_parameters_and_moments_are_in_as_many_parts_as_there_are_devices(optimi
     model = dataclasses.replace(tiny("infini"), vocab=64, d_model=64, heads=4, kv_heads=4)
     train = TrainConfig(batch=8, sequence=model.segment, optimiser=optimiser, average=0.9)
     run = RunConfig(model=model, data=MqarConfig(pairs=2, symbols=32), train=train, budget=Budget("steps", 3))
-    made = make_optimiser(train, 3)
+    made = make_optimiser(train, 3, model)
     layout = Layout(AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2), RULES["fsdp+tensor"])
     shapes, places = jax.eval_shape(lambda: init_state(run, made)), state_sharding(run, made, layout)
 

@@ -112,7 +112,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_one_line():
 def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
     """With a zero gradient Adam moves nothing, so what moves is weight decay; with gradient one, the rate is the step."""
     run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, warmup=0.0, gate_learning_rate=0.5, clip=1e9))
-    optimiser = make_optimiser(run.train, 10)
+    optimiser = make_optimiser(run.train, 10, run.model)
     params = jax.tree.map(jnp.ones_like, init_params(MODEL, jax.random.key(0)))
 
     def first_move(gradient):
@@ -136,7 +136,7 @@ def test_trials_of_several_rates_share_one_program_and_move_in_proportion(optimi
     def trial(rate):
         train = dataclasses.replace(RUN.train, learning_rate=rate, gate_learning_rate=3 * rate, optimiser=optimiser)
         run = dataclasses.replace(RUN, train=train)
-        made = make_optimiser(run.train, 10)
+        made = make_optimiser(run.train, 10, run.model)
         state = init_state(run, made)
         program = make_step(run, made).lower(state, source.batch(0)).as_text()
         gradient, memory = jax.tree.map(jnp.ones_like, state.params), state.optimiser
@@ -162,7 +162,7 @@ def test_loss_and_accuracy_are_those_of_the_scored_tokens():
 
 
 def test_memory_goes_on_into_the_next_step_and_gradients_do_not():
-    optimiser = make_optimiser(RUN.train, 10)
+    optimiser = make_optimiser(RUN.train, 10, RUN.model)
     state, source = init_state(RUN, optimiser), RUN.data.open(rows_of(RUN, "train"))
     before = jax.tree.leaves(state.carry.memory)[0]
     assert not np.any(before)

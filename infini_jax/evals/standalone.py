@@ -30,16 +30,19 @@ from infini_jax.evals.capacity_training import (
     Pairs,
     draw,
     draw_steps,
+    empty_memory,
     init_params,
     program_key,
     score,
     train,
     train_steps,
 )
+from infini_jax.evals.codes import CodedLayer
 from infini_jax.evals.probe import read_out_error
 from infini_jax.evals.random_codes import RandomCodesRun, age_bins
 from infini_jax.files import write_at_once
 from infini_jax.measures import OWN_FILE, Measure, write_measures
+from infini_jax.memory.base import reported_gates
 from infini_jax.metrics import METRICS_FILE
 from infini_jax.rows import ROW_FILE, Row, write_rows
 from infini_jax.run import environment
@@ -92,7 +95,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     accuracy, test_accuracy = (float(np.mean([one.right.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
     written, asked = capacity.forward_flops(run)
     tokens_per_row = run.segment * (run.segments + 1)
-    gates = gates_of(trained.params)
+    gates = gates_of(run, trained.params)
     return leave(
         run,
         folder,
@@ -148,9 +151,17 @@ def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: A
     return row
 
 
-def gates_of(params: dict) -> np.ndarray:
-    """The weights of memory that the layer learned, none where it has no gate."""
-    return np.asarray(jax.nn.sigmoid(params["memory"]["gate"])) if "gate" in params["memory"] else np.zeros(0)
+def gates_of(run: CapacityRun, params: dict) -> np.ndarray:
+    """The weights of memory that the layer learned, none where it has no gate. They depend on no text: one question tells."""
+
+    @jax.jit
+    def asked(params: dict) -> jax.Array:
+        question = jnp.zeros((1, run.segment), jnp.int32)
+        found: Any = CodedLayer(run).apply({"params": params}, empty_memory(run, 1), question, method="ask")
+        gates = reported_gates(found[1])
+        return jnp.zeros(0) if gates is None else gates
+
+    return np.asarray(asked(params))
 
 
 def executed_flops(run: CapacityRun) -> float:

@@ -89,9 +89,16 @@ class Memory(nn.Module):
     `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
     `write` is called once, when it is full.
 
-    Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below; one with
-    large parameters of its own names their logical axes in `parameter_axes`, by path. Values in the metrics whose names begin
-    with `AUXILIARY` are added to the loss as they are.
+    Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below. Values in
+    the metrics whose names begin with `AUXILIARY` are added to the loss as they are.
+
+    What the model must know of a mechanism's own parameters is declared by path below the memory; a path may exist for some
+    settings only:
+      parameter_axes: logical axes of the large ones.
+      gates: those that weigh what is read against local attention. They train at `train.gate_learning_rate` without weight
+        decay, and `attend` reports the weights in (0, 1) that they stand for in its metrics under `GATE`, whatever the
+        parameters are called. They depend on no text.
+      no_decay: matrices that are tables of biases or positions, without weight decay; vectors and scalars never have any.
     """
 
     config: Any
@@ -101,6 +108,8 @@ class Memory(nn.Module):
     summary: ClassVar[str]
     paper: ClassVar[str]
     parameter_axes: ClassVar[Mapping[tuple[str, ...], tuple[str | None, ...]]] = {}
+    gates: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    no_decay: ClassVar[tuple[tuple[str, ...], ...]] = ()
     axes: ClassVar[tuple[str, ...]]  # settings or dims along which the memory grows, the default first
     splits_sequence: ClassVar[bool] = False  # whether `advance` works where devices share a sequence
 
@@ -191,7 +200,13 @@ class Memory(nn.Module):
 
 
 AUXILIARY = "aux/"
+GATE = "gate"
 KEPT = "kept"  # `checkpoint_name` of what rematerialisation keeps for the backward pass, because it is dear to find again
+
+
+def reported_gates(metrics: Mapping[str, jax.Array]) -> jax.Array | None:
+    """The gates in the metrics of `Memory.attend`, with whatever axes were stacked in front; None without any."""
+    return metrics.get(GATE)
 
 
 def segments_of_a_stream(memory: Any, segments: Segment) -> int:

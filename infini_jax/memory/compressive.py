@@ -26,7 +26,7 @@ from infini_jax.attention import attention_flops, dense
 from infini_jax.errors import require, require_positive
 from infini_jax.memory import window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
-from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, positioned_cost
+from infini_jax.memory.positions import NO_DECAY, PositionedAttention, Positions, check_positions, positioned_cost
 from infini_jax.memory.window import Recent
 from infini_jax.segment import Segment
 
@@ -152,6 +152,7 @@ class Compressive(Memory):
         ("compress_keys", "kernel"): (None, "embed", None),
         ("compress_values", "kernel"): (None, "embed", None),
     }
+    no_decay = tuple(("attention", name) for name in NO_DECAY)
 
     def setup(self):
         super().setup()
