@@ -147,6 +147,7 @@ class Compressive(Memory):
     Config = CompressiveConfig
     summary = "cache, and a second one of compressed entries"
     paper = "arXiv 1911.05507"
+    exempt: ClassVar = {"reads_without_a_copy": "XLA copies its two caches, which have one shape; they are short by design"}
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
     parameter_axes: ClassVar = {
         ("compress_keys", "kernel"): (None, "embed", None),
