@@ -9,11 +9,13 @@ import numpy as np
 
 from infini_jax.config import Budget, ModelConfig, RunConfig
 from infini_jax.devices.sharding import Layout, batch_sharding
-from infini_jax.layers.segment import Segment, whole
+from infini_jax.layers.segment import NO_DOCUMENT, Segment, drop_memory_tokens, insert_memory_tokens, whole
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.model.cost import program_flops
 from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.model.stream import logits_of as head_of
+from infini_jax.model.transformer import Block, init_memory, memory_parameters
+from infini_jax.training.optimiser import names_of
 from infini_jax.training.program import Training
 
 BATCH, SEGMENTS, SIZE = 2, 3, 8
@@ -40,8 +42,10 @@ def parameters_of(model: ModelConfig) -> dict:
     """Random parameters; gates are moved off zero, so that both branches are seen."""
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
 
+    gates = memory_parameters(model, "gates")
+
     def moved(path, leaf):
-        return leaf + 0.3 if path[-1].key == "gate" else leaf
+        return leaf + 0.3 if names_of(path) in gates else leaf
 
     return jax.tree_util.tree_map_with_path(moved, params)
 
@@ -101,14 +105,21 @@ def walked_flops(model: ModelConfig, batch: int = BATCH) -> float:
     return program_flops(forward, *shapes, tokens) / (batch * model.segment)
 
 
+def length_of(model: ModelConfig) -> int:
+    """Tokens of a segment of free inputs: landmarks are among them, memory tokens stand around them."""
+    return model.dims.segment - sum(model.memory.memory_tokens)
+
+
 @functools.cache
 def layer(name: str, **changes):
     """(module, params, jitted stream): one memory layer fed with free queries, keys and values over `SEGMENTS` segments.
 
     The stream takes parameters, inputs (x BxTxD, q BxTxHxK, k BxTxGxK, v BxTxGxV) and documents BxT,
-    and returns the outputs BxTxD.
+    and returns the outputs BxTxD. A memory that works on the residual stream stands in a whole layer, fed with x alone.
     """
     model = tiny(name, **changes)
+    if MECHANISMS[name].works_on_stream():
+        return whole_layer(model)
     module = memory_of(model.memory, model.dims)
     segment = cut(free_inputs(name, **changes), documents_of(name), 0, model.dims.segment, jnp.full(BATCH, -1))
     params = module.init(jax.random.key(1), module.init_memory(BATCH), segment, method=both)
@@ -125,6 +136,31 @@ def layer(name: str, **changes):
     return module, params, jax.jit(run)
 
 
+def whole_layer(model: ModelConfig):
+    """(module, params, jitted stream) of a layer of the transformer; what stands at memory tokens below it is zero."""
+    module, count = Block(model, model.memory), model.memory.memory_tokens
+
+    def read(number: int, x_BxTxD, documents, before):
+        part = slice(number * length_of(model), (number + 1) * length_of(model))
+        x_BxSxD = jnp.pad(x_BxTxD[:, part], ((0, 0), count, (0, 0)))
+        return x_BxSxD, whole(insert_memory_tokens(documents[:, part], count), before)
+
+    def run(params, inputs, documents):
+        memory, before, outputs = init_memory(model, BATCH)[0], jnp.full(BATCH, NO_DOCUMENT), []
+        memory = jax.tree.map(lambda leaf: leaf[0], memory)
+        for number in range(SEGMENTS):
+            x, bounds = read(number, inputs[0], documents, before)
+            x, (memory, _) = module.apply(params, x, memory, bounds)
+            outputs.append(drop_memory_tokens(x, count))
+            before = bounds.key_documents[:, -1]
+        return jnp.concatenate(outputs, axis=1)
+
+    memory = jax.tree.map(lambda leaf: leaf[0], init_memory(model, BATCH)[0])
+    zeros = jnp.zeros((BATCH, length_of(model)), jnp.int32)
+    x, bounds = read(0, jnp.zeros((*zeros.shape, model.d_model)), zeros, jnp.full(BATCH, NO_DOCUMENT))
+    return module, module.init(jax.random.key(1), x, memory, bounds), jax.jit(run)
+
+
 def both(module, memory, segment):
     """attend and write of one segment, so that init makes the parameters of both."""
     return module.attend(memory, segment), module.write(memory, segment)
@@ -137,18 +173,18 @@ def cut(inputs, documents, number: int, length: int, before) -> Segment:
 
 
 def free_inputs(name: str, **changes) -> tuple:
-    """Random inputs, queries, keys and values of a whole stream."""
-    d = tiny(name, **changes).dims
+    """Random inputs, queries, keys and values of a whole stream; inputs alone where the memory stands in a whole layer."""
+    model = tiny(name, **changes)
+    d, length = model.dims, SEGMENTS * length_of(model)
     keys = jax.random.split(jax.random.key(2), 4)
     shapes = [(d.d_model,), (d.heads, d.key_dim), (d.kv_heads, d.key_dim), (d.kv_heads, d.value_dim)]
-    return tuple(
-        jax.random.normal(key, (BATCH, SEGMENTS * d.segment, *shape)) for key, shape in zip(keys, shapes, strict=True)
-    )
+    found = tuple(jax.random.normal(key, (BATCH, length, *shape)) for key, shape in zip(keys, shapes, strict=True))
+    return found[:1] if MECHANISMS[name].works_on_stream() else found
 
 
 def documents_of(name: str, edges: tuple[int, ...] = ()) -> jax.Array:
     """Document ids of a stream, with a new document at each of `edges`."""
-    length = SEGMENTS * tiny(name).dims.segment
+    length = SEGMENTS * length_of(tiny(name))
     return jnp.asarray(np.broadcast_to(np.searchsorted(edges, np.arange(length), side="right"), (BATCH, length)))
 
 

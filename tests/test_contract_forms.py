@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.stream import init_carry, scan_segments
 from infini_jax.training.gradient import auxiliary_loss
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.parametrize("name", MECHANISMS), pytest.mark.slow]
 
 
 def test_several_segments_a_step_equal_one_after_the_other(name):
-    """Logits, carry and gradients; documents end within a segment of a step, and where one begins."""
+    """Logits, carry and gradients; documents end within a segment of a step, and where one begins. Or it is refused."""
     model = tiny(name, layers=1)
     params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=4)
     documents = jnp.searchsorted(jnp.array([20, 34]), jnp.arange(tokens.shape[1]), side="right") * jnp.array([[0], [1]])
@@ -29,6 +30,10 @@ def test_several_segments_a_step_equal_one_after_the_other(name):
         return jnp.sum(jnp.sin(3 * logits)) + auxiliary_loss(metrics), (carry, logits)
 
     both = jax.jit(jax.value_and_grad(run, has_aux=True), static_argnums=1)
+    if MECHANISMS[name].works_on_stream():
+        with pytest.raises(ConfigError, match=rf"^train.segments_per_step: {name} works on the residual stream"):
+            both(params, 4)
+        return
     ((_, found), gradient), ((_, expected), slope) = both(params, 4), both(params, 1)
     # float32 sums in another order; gradients add up hundreds of terms
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)

@@ -16,7 +16,8 @@ from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.model.stream import init_params
-from infini_jax.training.optimiser import is_gate
+from infini_jax.model.transformer import memory_parameters
+from infini_jax.training.optimiser import names_of
 
 MODEL = ModelConfig(vocab=32, layers=3, d_model=16, heads=2, segment=8)
 
@@ -36,9 +37,10 @@ def run_with(memory) -> RunConfig:
 )
 def test_every_head_of_a_layer_with_gates_is_told(memory, layers):
     run, betas = run_with(memory), []
+    gates = memory_parameters(run.model, "gates")
 
     def drawn(path, leaf):
-        if not is_gate(path):
+        if names_of(path) not in gates:
             return leaf
         betas.append(np.random.default_rng(len(betas)).normal(size=leaf.shape))
         return jnp.asarray(betas[-1], leaf.dtype)

@@ -69,7 +69,7 @@ def test_updates_that_bfloat16_would_round_away_arrive():
     """A rate of 1e-4 is 0.1 % of a parameter of 0.1; half of bfloat16's spacing there is 0.24 % (0.1 lies in [2^-4, 2^-3))."""
     run = run_of("local")
     run = dataclasses.replace(run, train=dataclasses.replace(run.train, learning_rate=1e-4, weight_decay=0.0, clip=1e9))
-    optimiser, params = make_optimiser(run.train, 100), {"kernel": jnp.full((2, 3, 3), 0.1)}
+    optimiser, params = make_optimiser(run.train, 100, run.model), {"kernel": jnp.full((2, 3, 3), 0.1)}
     state, before = optimiser.init(params), params
     for _ in range(11):  # the first ten warm up
         updates, state = optimiser.update(jax.tree.map(jnp.ones_like, params), state, params)

@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_one_line():
 def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
     """With a zero gradient Adam moves nothing, so what moves is weight decay; with gradient one, the rate is the step."""
     run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, warmup=0.0, gate_learning_rate=0.5, clip=1e9))
-    optimiser = make_optimiser(run.train, 10)
+    optimiser = make_optimiser(run.train, 10, run.model)
     params = jax.tree.map(jnp.ones_like, init_params(MODEL, jax.random.key(0)))
 
     def first_move(gradient):

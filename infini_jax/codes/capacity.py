@@ -14,7 +14,7 @@ from typing import Any
 
 from infini_jax.config import Budget
 from infini_jax.config.plain import fingerprint_of, from_plain, kind_of, mechanism_configs, to_plain
-from infini_jax.errors import require, require_file_name, require_positive
+from infini_jax.errors import ConfigError, require, require_file_name, require_positive
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import Dims, MemoryConfig, memory_bytes
@@ -84,6 +84,9 @@ class CapacityRun:
             f"{self.segment} pairs are not whole blocks of {every}",
             f"give a multiple of {every}",
         )
+        if any(self.memory.memory_tokens) or memory_of(self.memory, self.dims).works_on_stream():
+            problem = f"{self.mechanism} works on the residual stream, and there is a memory layer alone"
+            raise ConfigError("memory", problem, "choose another, or a task of a whole model")
         require(self.memory.layers is None, "memory.layers", "there is one layer", "leave it out")
         self.memory.check(self.dims)
 

@@ -21,6 +21,7 @@ from infini_jax.analysis.fits import half_point, half_point_interval, wilson
 from infini_jax.analysis.theory import bits_per_scalar
 from infini_jax.codes import capacity, random_codes
 from infini_jax.codes.capacity import CapacityRun
+from infini_jax.codes.coded_layer import CodedLayer
 from infini_jax.codes.learning import (
     ADAM,
     TEST,
@@ -28,6 +29,7 @@ from infini_jax.codes.learning import (
     Pairs,
     draw,
     draw_steps,
+    empty_memory,
     init_params,
     program_key,
     score,
@@ -36,6 +38,7 @@ from infini_jax.codes.learning import (
 )
 from infini_jax.codes.probe import read_out_error
 from infini_jax.codes.random_codes import RandomCodesRun, age_bins
+from infini_jax.memory.base import reported_gates
 from infini_jax.model.cost import program_flops
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
@@ -90,7 +93,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     accuracy, test_accuracy = (float(np.mean([one.right.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
     written, asked = capacity.forward_flops(run)
     tokens_per_row = run.segment * (run.segments + 1)
-    gates = gates_of(trained.params)
+    gates = gates_of(run, trained.params)
     return leave(
         run,
         folder,
@@ -141,9 +144,17 @@ def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: A
     return row
 
 
-def gates_of(params: dict) -> np.ndarray:
-    """The weights of memory that the layer learned, none where it has no gate."""
-    return np.asarray(jax.nn.sigmoid(params["memory"]["gate"])) if "gate" in params["memory"] else np.zeros(0)
+def gates_of(run: CapacityRun, params: dict) -> np.ndarray:
+    """The weights of memory that the layer learned, none where it has no gate. They depend on no text: one question tells."""
+
+    @jax.jit
+    def asked(params: dict) -> jax.Array:
+        question = jnp.zeros((1, run.segment), jnp.int32)
+        found: Any = CodedLayer(run).apply({"params": params}, empty_memory(run, 1), question, method="ask")
+        gates = reported_gates(found[1])
+        return jnp.zeros(0) if gates is None else gates
+
+    return np.asarray(asked(params))
 
 
 def executed_flops(run: CapacityRun) -> float:

@@ -12,7 +12,7 @@ from infini_jax.config.plain import digest_of, from_plain, kind_of, mechanism_co
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import require, require_file_name, require_positive
+from infini_jax.errors import ConfigError, require, require_file_name, require_positive
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
@@ -85,6 +85,8 @@ class ModelConfig:
                 f"choose heads that divide {self.d_model}, or give model.{field}",
             )
         require(self.mlp_dim >= 0, "model.mlp_dim", f"{self.mlp_dim} is negative", "give a width, or 0 for 4 d_model")
+        inserts = (self.memory.landmark_every is not None, any(self.memory.memory_tokens))
+        require(not all(inserts), "memory", "it asks for landmarks and for memory tokens", "choose one of them")
         dims = self.dims
         require(dims.key_dim % 2 == 0, "model.key_dim", f"{dims.key_dim} is odd and rotary turns pairs", "give an even size")
         for layer in self.memory.layers or ():
@@ -106,7 +108,7 @@ class ModelConfig:
             kv_heads=self.kv_heads or self.heads,
             key_dim=self.key_dim or self.d_model // self.heads,
             value_dim=self.value_dim or self.d_model // self.heads,
-            segment=length_with_landmarks(self.segment, self.memory.landmark_every),
+            segment=length_with_landmarks(self.segment, self.memory.landmark_every) + sum(self.memory.memory_tokens),
             compute=self.compute,
         )
 
@@ -117,9 +119,20 @@ class ModelConfig:
         return every is not None and self.segment % every != 0
 
     @property
+    def ids(self) -> int:
+        """Rows of the embedding: the raw tokens and, behind them, what is inserted into segments."""
+        return self.vocab + (self.memory.landmark_every is not None or any(self.memory.memory_tokens))
+
+    @property
     def mechanism(self) -> str:
         """The registry name of the memory."""
         return kind_of(self.memory, mechanism_configs())
+
+    def check_at_once(self, segments: int) -> None:
+        """Raises `ConfigError` where so many segments of a stream cannot be taken at once."""
+        if segments > 1 and memory_of(self.memory, self.dims).works_on_stream():
+            problem = f"{self.mechanism} works on the residual stream, and takes the segments of a stream in turn"
+            raise ConfigError("train.segments_per_step", problem, "give 1")
 
     def layer_memory(self, layer: int) -> MemoryConfig:
         """What layer `layer` carries: the memory, or nothing where `memory.layers` leaves it out."""
@@ -208,7 +221,7 @@ class TrainConfig:
       schedule: of the learning rate after the warm-up, see optimiser.py.
       learning_rate: peak of the schedule; with rsqrt, what is divided by the square root of the step.
       gate_learning_rate: peak for the memory gates, which also have no weight decay.
-      weight_decay: of matrices.
+      weight_decay: of matrices, but for what a mechanism declares in `no_decay`.
       warmup: share of the steps with a rising rate.
       average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
       clip: largest norm of the gradient.
@@ -324,6 +337,7 @@ class RunConfig:
             f"{sequence // segment} segments are not whole steps of {self.train.segments_per_step}",
             f"give a divisor of {sequence // segment}",
         )
+        self.model.check_at_once(self.train.segments_per_step)
         require(
             self.data.vocab <= self.model.vocab,
             "model.vocab",

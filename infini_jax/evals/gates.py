@@ -11,6 +11,7 @@ import numpy as np
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.memory.base import reported_gates
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import forward_segments, init_carry, init_params
 from infini_jax.model.transformer import layer_groups
@@ -51,8 +52,9 @@ def gates(model: ModelConfig, params: dict) -> dict[int, jax.Array]:
     _, _, metrics = forward_segments(model, params, init_carry(model, 1), empty, empty)
     found, layer = {}, 0
     for (_, count), group in zip(layer_groups(model), metrics, strict=True):
-        if "gate" in group:
-            found |= {layer + number: group["gate"][number].ravel() for number in range(count)}
+        reported = reported_gates(group)
+        if reported is not None:
+            found |= {layer + number: reported[number].ravel() for number in range(count)}
         layer += count
     return found
 

@@ -99,6 +99,11 @@ class Boundaries:
         return Sight(self.query_documents, documents_BxJ, self.start, carried_BxN.shape[1], window)
 
     @property
+    def continues_B(self) -> jax.Array:
+        """The segment begins with the document that was open."""
+        return self.key_documents[:, 0] == self.open_document
+
+    @property
     def reads_BxS(self) -> jax.Array:
         """The token may read the carried memory: its document was open when the segment began."""
         return self.query_documents == self.open_document[:, None]
@@ -152,18 +157,36 @@ def whole(documents_BxS: jax.Array, open_document_B: jax.Array, phase_B: jax.Arr
     return Boundaries(documents_BxS, documents_BxS, open_document_B, jnp.int32(0), phase_B)
 
 
-def reset_where_new(keeps_B: jax.Array, memory):
-    """`memory` with the rows set to zero whose document ended; batch is the outermost axis of every leaf."""
+def reset_where_new(keeps_B: jax.Array, memory: Any, initial: Any = None) -> Any:
+    """`memory` with the rows set to `initial` (zero) whose document ended; batch is the outermost axis of every leaf."""
 
-    def reset(leaf):
-        return jnp.where(keeps_B.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+    def reset(leaf: jax.Array, begin: jax.Array) -> jax.Array:
+        return jnp.where(keeps_B.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, begin)
 
-    return jax.tree.map(reset, memory)
+    return jax.tree.map(reset, memory, jax.tree.map(jnp.zeros_like, memory) if initial is None else initial)
 
 
 def length_with_landmarks(tokens: int, every: int | None) -> int:
     """Places of a segment of so many raw tokens, a landmark behind each `every` of the stream; `None` inserts nothing."""
     return tokens if every is None else tokens + math.ceil(tokens / every)
+
+
+def insert_memory_tokens(tokens_RxS: jax.Array, count: tuple[int, int], token: int | None = None) -> jax.Array:
+    """Puts so many memory tokens (before, after) around each row.
+
+    With `token` given it stands there; without, the first or last token is repeated (for document ids: those before belong to
+    the first token's document, those after to the last token's).
+    """
+    if not any(count):
+        return tokens_RxS
+    around = ((0, 0), count)
+    return jnp.pad(tokens_RxS, around, mode="edge") if token is None else jnp.pad(tokens_RxS, around, constant_values=token)
+
+
+def drop_memory_tokens(x_RxSxD: jax.Array, count: tuple[int, int]) -> jax.Array:
+    """The inverse on features."""
+    before, after = count
+    return x_RxSxD[:, before : x_RxSxD.shape[1] - after]
 
 
 def landmark_mask(length: int, every: int) -> jax.Array:

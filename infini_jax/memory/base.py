@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -11,12 +11,14 @@ import jax.numpy as jnp
 
 from infini_jax.errors import ConfigError, require
 from infini_jax.layers.precision import Policy, policy_of
-from infini_jax.layers.segment import Segment, by_turn
+from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
+
+Promise = Literal["reads_without_a_copy"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dims:
-    """Sizes of one attention layer. `segment` counts the tokens the layer sees, landmarks included.
+    """Sizes of one attention layer. `segment` counts the tokens the layer sees, landmarks and memory tokens included.
 
     `kv_heads` divides `heads`: keys, values and what is remembered of them have so many heads.
     """
@@ -60,6 +62,11 @@ class MemoryConfig:
         """Raw tokens after which a landmark token is inserted into the stream; None inserts nothing."""
         return None
 
+    @property
+    def memory_tokens(self) -> tuple[int, int]:
+        """How many memory tokens stand (before, after) the tokens of every segment, see `Memory.enter`."""
+        return 0, 0
+
     def check(self, dims: Dims) -> None:
         """Raises `ConfigError` for settings that cannot work with these sizes."""
 
@@ -89,9 +96,22 @@ class Memory(nn.Module):
     `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
     `write` is called once, when it is full.
 
-    Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below; one with
-    large parameters of its own names their logical axes in `parameter_axes`, by path. Values in the metrics whose names begin
-    with `AUXILIARY` are added to the loss as they are.
+    Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below. Values in
+    the metrics whose names begin with `AUXILIARY` are added to the loss as they are.
+
+    What the model must know of a mechanism's own parameters is declared by path below the memory; a path may exist for some
+    settings only:
+      parameter_axes: logical axes of the large ones.
+      gates: those that weigh what is read against local attention. They train at `train.gate_learning_rate` without weight
+        decay, and `attend` reports the weights in (0, 1) that they stand for in its metrics under `GATE`, whatever the
+        parameters are called. They depend on no text.
+      no_decay: matrices that are tables of biases or positions, without weight decay; vectors and scalars never have any.
+    What a mechanism cannot promise of what the contract tests is declared in `exempt`, with the reason:
+      reads_without_a_copy: reading a token of a donated decoder copies no memory.
+
+    Two things a mechanism may add. A memory that begins from parameters overrides `initial`, and `begun` puts it where a
+    document is new. A memory that works on the layer's residual stream overrides `enter` or `leave`, and may have memory
+    tokens around the segment (`MemoryConfig.memory_tokens`); it takes the segments of a stream in turn.
     """
 
     config: Any
@@ -101,6 +121,9 @@ class Memory(nn.Module):
     summary: ClassVar[str]
     paper: ClassVar[str]
     parameter_axes: ClassVar[Mapping[tuple[str, ...], tuple[str | None, ...]]] = {}
+    gates: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    no_decay: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    exempt: ClassVar[Mapping[Promise, str]] = {}
     axes: ClassVar[tuple[str, ...]]  # settings or dims along which the memory grows, the default first
     splits_sequence: ClassVar[bool] = False  # whether `advance` works where devices share a sequence
 
@@ -108,8 +131,38 @@ class Memory(nn.Module):
         self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
 
     def init_memory(self, batch: int) -> Any:
-        """An empty memory for `batch` rows."""
+        """An empty memory for `batch` rows; it knows no parameters."""
         raise NotImplementedError
+
+    def initial(self, batch: int) -> Any:
+        """The memory of `batch` documents that begin, from parameters: like `init_memory`, which it is by default."""
+        return self.init_memory(batch)
+
+    def begun(self, memory: Any, goes_on_B: jax.Array) -> Any:
+        """`memory`, or `initial` in the rows whose document does not go on; a new stream has no document either.
+
+        `write` asks for what the segment's last token finds (`bounds.keeps_B`), `enter` for the first one's
+        (`bounds.continues_B`); in `attend`, tokens outside `bounds.reads_BxS` are of documents that begin with `initial`.
+        """
+        return reset_where_new(goes_on_B, memory, self.initial(goes_on_B.shape[0]))
+
+    def enter(self, memory: Any, x_BxSxD: jax.Array, bounds: Boundaries) -> jax.Array:
+        """The residual stream as the layer takes it, in front of its norms and projections.
+
+        The first memory tokens of the segment belong to its first token's document, which sees them; the last ones to its last
+        token's, and no token sees them. `at_places` puts something there. While a segment is decoded, S are the tokens at
+        `bounds.start` only, and like `attend` it must need no later ones.
+        """
+        return x_BxSxD
+
+    def leave(self, memory: Any, x_BxTxD: jax.Array, bounds: Boundaries) -> Any:
+        """The memory behind `write`, after it has seen the residual stream at the layer's end for the whole segment."""
+        return memory
+
+    @classmethod
+    def works_on_stream(cls) -> bool:
+        """Whether it sees the residual stream, which exists for one segment of a stream after the other only."""
+        return (cls.enter, cls.leave) != (Memory.enter, Memory.leave)
 
     def attend(self, memory: Any, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         """What the segment's queries gather, locally and from `memory`: (BxSxD, metrics)."""
@@ -145,7 +198,7 @@ class Memory(nn.Module):
         raise NotImplementedError
 
     def cost(self, segment_length: int) -> Cost:
-        """FLOPs and bytes moved a token at this segment length."""
+        """FLOPs and bytes moved a token at this segment length, those of `enter` and `leave` included."""
         raise NotImplementedError
 
     @classmethod
@@ -191,7 +244,21 @@ class Memory(nn.Module):
 
 
 AUXILIARY = "aux/"
+GATE = "gate"
 KEPT = "kept"  # `checkpoint_name` of what rematerialisation keeps for the backward pass, because it is dear to find again
+
+
+def reported_gates(metrics: Mapping[str, jax.Array]) -> jax.Array | None:
+    """The gates in the metrics of `Memory.attend`, with whatever axes were stacked in front; None without any."""
+    return metrics.get(GATE)
+
+
+def at_places(tokens_BxNxD: jax.Array, x_BxSxD: jax.Array, bounds: Boundaries, first: int) -> jax.Array:
+    """`x_BxSxD`, which begins at `bounds.start`, with the N tokens at the segment's places from `first` on, those S has."""
+    place_S = bounds.start + jnp.arange(x_BxSxD.shape[1]) - first
+    count = tokens_BxNxD.shape[1]
+    put_BxSxD = tokens_BxNxD[:, jnp.clip(place_S, 0, count - 1)].astype(x_BxSxD.dtype)
+    return jnp.where(((place_S >= 0) & (place_S < count))[:, None], put_BxSxD, x_BxSxD)
 
 
 def segments_of_a_stream(memory: Any, segments: Segment) -> int:

@@ -27,7 +27,7 @@ from infini_jax.layers.attention import attention_flops, dense
 from infini_jax.layers.segment import Segment
 from infini_jax.memory import window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
-from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, positioned_cost
+from infini_jax.memory.positions import NO_DECAY, PositionedAttention, Positions, check_positions, positioned_cost
 from infini_jax.memory.window import Recent
 
 
@@ -147,11 +147,13 @@ class Compressive(Memory):
     Config = CompressiveConfig
     summary = "cache, and a second one of compressed entries"
     paper = "arXiv 1911.05507"
+    exempt: ClassVar = {"reads_without_a_copy": "XLA copies its two caches, which have one shape; they are short by design"}
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
     parameter_axes: ClassVar = {
         ("compress_keys", "kernel"): (None, "embed", None),
         ("compress_values", "kernel"): (None, "embed", None),
     }
+    no_decay = tuple(("attention", name) for name in NO_DECAY)
 
     def setup(self):
         super().setup()

@@ -25,7 +25,7 @@ from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops
 from infini_jax.layers.layers import by_key_head
 from infini_jax.layers.segment import Segment, reset_where_new
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import GATE, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import mixed_with_local, with_size
 
@@ -154,6 +154,7 @@ class GatedDelta(Memory):
     summary = "matrix memory, gated delta rule token by token, one gate a head"
     paper = "arXiv 2412.06464"
     axes = ("key_dim", "value_dim", "heads")
+    gates = (("gate",),)
 
     def setup(self):
         super().setup()
@@ -176,7 +177,7 @@ class GatedDelta(Memory):
     def attend(self, memory: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         a_mem_BxSxHxV = retrieve(memory, segment.queries.astype(self.dims.memory_dtype))
         a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment)
-        return self.out(a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
+        return self.out(a_BxSxHxV.astype(self.dims.dtype)), {GATE: nn.sigmoid(self.gate)}
 
     def write(self, memory: jax.Array, segment: Segment) -> jax.Array:
         return write_chunks(reset_where_new(segment.bounds.keeps_B, memory), self._solved(segment))

@@ -29,7 +29,7 @@ from infini_jax.layers.attention import attend_flops, attend_segment
 from infini_jax.layers.heads import SEQUENCE_AXIS, shares_sequence
 from infini_jax.layers.layers import by_key_head, repeat_heads
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
+from infini_jax.memory.base import GATE, Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
 
 sigma = elu_plus_one  # the paper's name for its feature map
@@ -243,6 +243,7 @@ class Infini(Memory):
     summary = "matrix memory, linear or delta update, one gate a head"
     paper = "arXiv 2404.07143v2"
     axes = ("key_dim", "value_dim", "heads", "feature_map")
+    gates = (("gate",),)
     splits_sequence = True
 
     def setup(self):
@@ -294,7 +295,7 @@ class Infini(Memory):
 
     def _combined(self, a_mem_BxSxHxV: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment)
-        return self.out(a_BxSxHxV.astype(self.dims.dtype)), {"gate": nn.sigmoid(self.gate)}
+        return self.out(a_BxSxHxV.astype(self.dims.dtype)), {GATE: nn.sigmoid(self.gate)}
 
     def logical_axes(self) -> InfiniMemory:
         return with_leaves(

@@ -29,7 +29,7 @@ from infini_jax.layers.layers import by_key_head
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import Boundaries, Segment, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import GATE, KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
 from infini_jax.memory.offload import on_host, part_of, to_device, to_host, updated_by_parts
@@ -263,6 +263,7 @@ class Memorizing(Memory):
     summary = "kNN over a ring of keys and values"
     paper = "arXiv 2203.08913"
     axes = ("slots",)
+    gates, no_decay = (("gate",),), (("bias",),)
 
     def setup(self):
         super().setup()
@@ -288,7 +289,7 @@ class Memorizing(Memory):
         return MemorizingMemory(ring, window.empty(batch, c.cached, d) if c.cached else None)
 
     def attend(self, memory: MemorizingMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        c, metrics = self.config, {"gate": nn.sigmoid(self.gate)}
+        c, metrics = self.config, {GATE: nn.sigmoid(self.gate)}
         memory, reads_BxS = jax.lax.stop_gradient(memory), segment.bounds.reads_BxS
         scale_H, q_BxSxHxK = jnp.abs(self.scale), self.unit(segment.queries)
         if c.search == "exact":

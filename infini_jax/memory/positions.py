@@ -23,6 +23,7 @@ from infini_jax.memory.window import View
 
 Positions = Literal["rotary", "relative", "t5"]
 T5_BUCKETS = 32
+NO_DECAY = ("bias", "u", "v")  # parameters of `PositionedAttention` that are added to logits or queries
 
 
 def check_positions(positions: str) -> None:

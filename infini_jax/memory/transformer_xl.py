@@ -14,7 +14,7 @@ import jax
 
 from infini_jax.layers.segment import Segment
 from infini_jax.memory.base import Cost, Dims
-from infini_jax.memory.positions import PositionedAttention, Positions, check_positions, positioned_cost
+from infini_jax.memory.positions import NO_DECAY, PositionedAttention, Positions, check_positions, positioned_cost
 from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
 
 
@@ -40,6 +40,7 @@ class TransformerXL(Cache):
     summary = "cache of the last keys and values, no gradient"
     paper = "arXiv 1901.02860"
     parameter_axes: ClassVar = {("attention", "w_r", "kernel"): ("embed", "heads", "head_dim")}
+    no_decay = tuple(("attention", name) for name in NO_DECAY)
 
     def setup(self):
         super().setup()

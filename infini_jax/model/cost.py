@@ -38,15 +38,15 @@ class ModelCost:
 
 @functools.lru_cache(maxsize=1024)
 def model_cost(model: ModelConfig) -> ModelCost:
-    """Counted for a raw token: inserted landmarks run through every layer and are paid for by the tokens they follow."""
-    d, landmarks = model.dims, model.dims.segment / model.segment
+    """Counted for a raw token: inserted landmarks and memory tokens run through every layer and are paid for by the others."""
+    d, inserted = model.dims, model.dims.segment / model.segment
     mlp_dim = model.mlp_dim or 4 * d.d_model
     weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + 2 * mlp_dim)
     layers = [memory_of(model.layer_memory(layer), d).cost(d.segment) for layer in range(model.layers)]
     fields = [field.name for field in dataclasses.fields(Cost)]
     return ModelCost(
-        projections=landmarks * model.layers * 2.0 * weights,
-        attention=Cost(*(landmarks * sum(getattr(cost, name) for cost in layers) for name in fields)),
+        projections=inserted * model.layers * 2.0 * weights,
+        attention=Cost(*(inserted * sum(getattr(cost, name) for cost in layers) for name in fields)),
         head=2.0 * d.d_model * model.vocab,
     )
 

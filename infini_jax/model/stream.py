@@ -14,7 +14,15 @@ from flax import struct
 
 from infini_jax.config import ModelConfig
 from infini_jax.layers.heads import handed_on
-from infini_jax.layers.segment import NO_DOCUMENT, Boundaries, drop_landmarks, insert_landmarks, whole
+from infini_jax.layers.segment import (
+    NO_DOCUMENT,
+    Boundaries,
+    drop_landmarks,
+    drop_memory_tokens,
+    insert_landmarks,
+    insert_memory_tokens,
+    whole,
+)
 from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open
 
 
@@ -62,7 +70,8 @@ def forward_segments(
 ) -> tuple[Carry, jax.Array, tuple]:
     """Raw tokens of W consecutive segments, T = W S: (carry, features BxTxD of the raw tokens, metrics a layer group).
 
-    Every layer takes all of them before the next layer does, which is the same as one segment after the other.
+    Every layer takes all of them before the next layer does, which is the same as one segment after the other. Landmarks and
+    memory tokens stand inside the layers only. Raises `ConfigError` where the memory cannot take several segments at once.
     """
 
     def segments(x_BxT: jax.Array) -> jax.Array:
@@ -70,13 +79,16 @@ def forward_segments(
 
     batch, every = tokens_BxT.shape[0], model.memory.landmark_every
     tokens_RxS, documents_RxS, phase_R = segments(tokens_BxT), segments(documents_BxT), None
-    count = len(tokens_RxS) // batch
+    count, memory_tokens = len(tokens_RxS) // batch, model.memory.memory_tokens
+    model.check_at_once(count)
     if carry.phase is not None:
         phase_BxW: Any = _phase_after(model, carry.phase[:, None], jnp.arange(count))
         phase_R = phase_BxW.reshape(-1)
     if every is not None:
         tokens_RxS = insert_landmarks(tokens_RxS, every, model.vocab, phase_R)
         documents_RxS = insert_landmarks(documents_RxS, every, None, phase_R)
+    tokens_RxS = insert_memory_tokens(tokens_RxS, memory_tokens, model.vocab)
+    documents_RxS = insert_memory_tokens(documents_RxS, memory_tokens)
     last_BxW = documents_RxS[:, -1].reshape(batch, -1)
     open_B, last_B = handed_on(carry.open_document, last_BxW[:, -1])
     open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
@@ -84,6 +96,7 @@ def forward_segments(
     transformer = Transformer(model, rematerialise)
     found: Any = transformer.apply({"params": params}, tokens_RxS, carry.memory, bounds)
     x_RxSxD, memory, metrics = found
+    x_RxSxD = drop_memory_tokens(x_RxSxD, memory_tokens)
     if every is not None:
         x_RxSxD = drop_landmarks(x_RxSxD, every, phase_R)
     carry = Carry(memory, last_B, _phase_after(model, carry.phase, count))
@@ -143,7 +156,8 @@ def scan_segments(
 @struct.dataclass
 class Decoder:
     """A stream that is read token by token. Attributes: carry of closed segments; opened buffers a layer group;
-    documents BxT of the open segment, which may be full; length, its tokens (landmarks included), an int32 scalar."""
+    documents BxT of the open segment, which may be full; length, its tokens (landmarks and memory tokens included), an int32
+    scalar."""
 
     carry: Carry
     opened: tuple
@@ -161,21 +175,25 @@ def init_decoder(model: ModelConfig, carry: Carry) -> Decoder:
 def decode(
     model: ModelConfig, params: dict, decoder: Decoder, token_B: jax.Array, document_B: jax.Array
 ) -> tuple[Decoder, jax.Array]:
-    """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks.
+    """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks and memory tokens.
 
-    A full segment is closed when the next token comes, before that one reads: written behind the read, XLA would copy the
+    Memory tokens in front of a segment are read with its first token, those behind it when it is closed. A full segment is
+    closed when the next token comes, before that one reads: written behind the read, XLA would copy the
     whole memory at every token.
     """
-    every = model.memory.landmark_every
+    every, (before, _) = model.memory.landmark_every, model.memory.memory_tokens
     full = _places(model, decoder.carry.phase)
     decoder = jax.lax.cond(decoder.length == full, lambda d: _close(model, params, d), lambda d: d, decoder)
-    decoder, x_BxD = _extend(model, params, decoder, token_B, document_B)
+    if before:
+        opened = functools.partial(_extend_by_memory_tokens, model, params, document_B=document_B, count=before)
+        decoder = jax.lax.cond(decoder.length == 0, opened, lambda d: d, decoder)
+    decoder, x_BxD = _extend(model, params, decoder, token_B[:, None], document_B)
     if every is not None:
         landmark_B = jnp.full_like(token_B, model.vocab)
         place = decoder.length if decoder.carry.phase is None else decoder.length + decoder.carry.phase[0]
         decoder = jax.lax.cond(
             (place + 1) % (every + 1) == 0,
-            lambda d: _extend(model, params, d, landmark_B, document_B)[0],
+            lambda d: _extend(model, params, d, landmark_B[:, None], document_B)[0],
             lambda d: d,
             decoder,
         )
@@ -183,10 +201,10 @@ def decode(
 
 
 def _places(model: ModelConfig, phase: jax.Array | None) -> int | jax.Array:
-    """Tokens of a full segment, landmarks included."""
+    """Tokens of a full segment, landmarks and the memory tokens in front of it included."""
     every = model.memory.landmark_every
     if phase is None or every is None:
-        return model.dims.segment
+        return model.dims.segment - model.memory.memory_tokens[1]
     return model.segment + (phase[0] + model.segment) // every
 
 
@@ -195,17 +213,28 @@ def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) 
     return Boundaries(query_documents_BxS, decoder.documents, carry.open_document, start, carry.phase)
 
 
-def _extend(model, params, decoder: Decoder, token_B: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
-    documents = jax.lax.dynamic_update_slice_in_dim(decoder.documents, document_B[:, None], decoder.length, 1)
+def _extend(model, params, decoder: Decoder, token_BxS: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
+    """Reads tokens of one document a row: (decoder, features BxD of the last)."""
+    document_BxS = jnp.broadcast_to(document_B[:, None], token_BxS.shape)
+    documents = jax.lax.dynamic_update_slice_in_dim(decoder.documents, document_BxS, decoder.length, 1)
     decoder = dataclasses.replace(decoder, documents=documents)
-    bounds = _bounds(decoder, document_B[:, None], decoder.length)
+    bounds = _bounds(decoder, document_BxS, decoder.length)
     x_BxSxD, opened = Transformer(model).apply(
-        {"params": params}, token_B[:, None], decoder.carry.memory, decoder.opened, bounds, method="extend"
+        {"params": params}, token_BxS, decoder.carry.memory, decoder.opened, bounds, method="extend"
     )
-    return dataclasses.replace(decoder, opened=opened, length=decoder.length + 1), x_BxSxD[:, 0]
+    return dataclasses.replace(decoder, opened=opened, length=decoder.length + token_BxS.shape[1]), x_BxSxD[:, -1]
+
+
+def _extend_by_memory_tokens(model, params, decoder: Decoder, document_B: jax.Array, count: int) -> Decoder:
+    token_BxS = jnp.full((document_B.shape[0], count), model.vocab, jnp.int32)
+    return _extend(model, params, decoder, token_BxS, document_B)[0]
 
 
 def _close(model, params, decoder: Decoder) -> Decoder:
+    _, after = model.memory.memory_tokens
+    if after:
+        last_Bx1 = jax.lax.dynamic_slice_in_dim(decoder.documents, decoder.length - 1, 1, axis=1)
+        decoder = _extend_by_memory_tokens(model, params, decoder, last_Bx1[:, 0], after)
     if model.has_phase:  # a dead place at the end is of the last token's document
         last_Bx1 = jax.lax.dynamic_slice_in_dim(decoder.documents, decoder.length - 1, 1, axis=1)
         live_T = jnp.arange(decoder.documents.shape[1]) < decoder.length

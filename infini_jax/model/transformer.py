@@ -35,16 +35,24 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
 
 @struct.dataclass
 class OpenLayer:
-    """What a layer knows of the segment that is being decoded: inputs BxTxD, queries, keys BxTxGxK, values BxTxGxV."""
+    """What a layer knows of the segment that is being decoded.
+
+    Attributes: inputs BxTxD; queries BxTxHxK; keys BxTxGxK; values BxTxGxV; ends BxTxD, the residual stream at the layer's
+    end, None where the memory does not work on it.
+    """
 
     inputs: jax.Array
     queries: jax.Array
     keys: jax.Array
     values: jax.Array
+    ends: jax.Array | None
 
 
 class Block(nn.Module):
-    """One layer: x + Memory(norm(x)), then x + MLP(norm(x)). State first carries x so that `nn.scan` can stack it."""
+    """One layer: x + Memory(norm(x)), then x + MLP(norm(x)), where the memory may change x first and look at it in the end.
+
+    State first carries x so that `nn.scan` can stack it.
+    """
 
     model: ModelConfig
     memory_config: MemoryConfig
@@ -64,15 +72,18 @@ class Block(nn.Module):
 
     def __call__(self, x_BxSxD: jax.Array, memory: Any, bounds: Boundaries) -> tuple[jax.Array, tuple[Any, dict]]:
         """Whole segments, one or several of each stream as `Memory.advance` takes them. Returns (x, (memory, metrics))."""
+        x_BxSxD = self.memory.enter(memory, x_BxSxD, bounds)
         inputs_BxSxD = self.attention_norm(x_BxSxD)
         queries, keys, values = self._project(inputs_BxSxD, inputs_BxSxD, bounds)
         segments = Segment(inputs_BxSxD, queries, keys, values, bounds)
         y_BxSxD, memory, metrics = self.memory.advance(memory, segments)
-        return self._residual(x_BxSxD, y_BxSxD), (memory, metrics)
+        x_BxSxD = self._residual(x_BxSxD, y_BxSxD)
+        return x_BxSxD, (self.memory.leave(memory, x_BxSxD, bounds), metrics)
 
     def extend(self, x_BxSxD: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, OpenLayer]:
         """A few tokens of the open segment: attend to memory and to the tokens so far, write nothing."""
         memory, opened = state
+        x_BxSxD = self.memory.enter(memory, x_BxSxD, bounds)
         new_BxSxD = self.attention_norm(x_BxSxD)
 
         def put(old: jax.Array, new: jax.Array) -> jax.Array:
@@ -80,20 +91,23 @@ class Block(nn.Module):
 
         inputs_BxTxD = put(opened.inputs, new_BxSxD)
         queries_BxSxHxK, keys_BxSxGxK, values_BxSxGxV = self._project(new_BxSxD, inputs_BxTxD, bounds)
-        opened = OpenLayer(
+        keys_BxTxGxK, values_BxTxGxV = put(opened.keys, keys_BxSxGxK), put(opened.values, values_BxSxGxV)
+        segment = Segment(inputs_BxTxD, queries_BxSxHxK, keys_BxTxGxK, values_BxTxGxV, bounds)
+        x_BxSxD = self._residual(x_BxSxD, self.memory.attend(memory, segment)[0])
+        return x_BxSxD, OpenLayer(
             inputs=inputs_BxTxD,
             queries=put(opened.queries, queries_BxSxHxK),
-            keys=put(opened.keys, keys_BxSxGxK),
-            values=put(opened.values, values_BxSxGxV),
+            keys=keys_BxTxGxK,
+            values=values_BxTxGxV,
+            ends=None if opened.ends is None else put(opened.ends, x_BxSxD),
         )
-        segment = Segment(opened.inputs, queries_BxSxHxK, opened.keys, opened.values, bounds)
-        return self._residual(x_BxSxD, self.memory.attend(memory, segment)[0]), opened
 
     def close(self, x: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, Any]:
         """The open segment is full: write it. `x` passes through."""
         memory, opened = state
         segment = Segment(opened.inputs, opened.queries, opened.keys, opened.values, bounds)
-        return x, self.memory.write(memory, segment)
+        memory = self.memory.write(memory, segment)
+        return x, memory if opened.ends is None else self.memory.leave(memory, opened.ends, bounds)
 
     def _project(
         self, new_BxSxD: jax.Array, inputs_BxTxD: jax.Array, bounds: Boundaries
@@ -119,6 +133,12 @@ def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
     return groups
 
 
+def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) -> frozenset[tuple[str, ...]]:
+    """Paths below all parameters of those that the layers' mechanisms declare as this kind, see `Memory`."""
+    declared = [getattr(memory_of(config, model.dims), kind) for config, _ in layer_groups(model)]
+    return frozenset((f"groups_{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
+
+
 def init_memory(model: ModelConfig, batch: int) -> tuple:
     """Empty memories, one pytree a layer group with the layers in front of the batch."""
 
@@ -133,7 +153,7 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
     """Buffers for decoding one segment, one a layer group with the layers in front."""
     d = model.dims
 
-    def stacked(count: int) -> OpenLayer:
+    def stacked(config: MemoryConfig, count: int) -> OpenLayer:
         def zeros(*shape: int) -> jax.Array:
             return jnp.zeros((count, batch, d.segment, *shape), d.dtype)
 
@@ -142,13 +162,14 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
             queries=zeros(d.heads, d.key_dim),
             keys=zeros(d.kv_heads, d.key_dim),
             values=zeros(d.kv_heads, d.value_dim),
+            ends=zeros(d.d_model) if memory_of(config, d).works_on_stream() else None,
         )
 
-    return tuple(stacked(count) for _, count in layer_groups(model))
+    return tuple(stacked(config, count) for config, count in layer_groups(model))
 
 
 class Transformer(nn.Module):
-    """Embedding, layer groups, norm, tied head. Token ids run to `vocab`, where the landmark stands if there is one.
+    """Embedding, layer groups, norm, tied head. Token ids run to `vocab`, which stands for landmarks and memory tokens.
 
     `rematerialise` is as in `TrainConfig`: with layer, each is made again on its own for the gradient.
     """
@@ -160,9 +181,8 @@ class Transformer(nn.Module):
         model, block = self.model, Block
         if self.rematerialise == "layer":
             block = nn.remat(Block, prevent_cse=False, policy=KEEP_FOUND, methods=("__call__",))
-        ids = model.vocab + (model.memory.landmark_every is not None)
         self.embedding = nn.Embed(
-            ids, model.d_model, embedding_init=nn.initializers.normal(model.d_model**-0.5), dtype=model.dims.dtype
+            model.ids, model.d_model, embedding_init=nn.initializers.normal(model.d_model**-0.5), dtype=model.dims.dtype
         )
         self.groups = [
             nn.scan(
@@ -200,6 +220,6 @@ class Transformer(nn.Module):
         return tuple(group.close(jnp.zeros(()), state, bounds)[1] for group, state in zip(self.groups, states, strict=True))
 
     def head(self, x_BxSxD: jax.Array) -> jax.Array:
-        """Logits BxSxV over raw tokens, float32; the landmark is never predicted."""
+        """Logits BxSxV over raw tokens, float32; what is inserted is never predicted."""
         table_VxD = self.embedding.embedding[: self.model.vocab].astype(x_BxSxD.dtype)
         return jnp.einsum("bsd,vd->bsv", x_BxSxD, table_VxD, preferred_element_type=self.model.dims.policy.output)

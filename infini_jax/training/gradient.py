@@ -10,7 +10,7 @@ from flax import struct
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch
 from infini_jax.devices.sharding import Layout, gradient_over_rows, segments_at_once
-from infini_jax.memory.base import AUXILIARY
+from infini_jax.memory.base import AUXILIARY, reported_gates
 from infini_jax.model.stream import Carry, scan_segments
 
 
@@ -43,7 +43,7 @@ def auxiliary_loss(metrics: tuple) -> jax.Array:
 
 def gates_of(metrics: tuple) -> jax.Array:
     """Gates of all layers and heads as one vector (empty where the mechanism has none); the same in every segment."""
-    gates = [group["gate"][0].ravel() for group in metrics if "gate" in group]
+    gates = [found[0].ravel() for group in metrics if (found := reported_gates(group)) is not None]
     return jnp.concatenate(gates) if gates else jnp.zeros(0)
 
 

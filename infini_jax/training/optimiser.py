@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from infini_jax.config import TrainConfig
+from infini_jax.config import ModelConfig, TrainConfig
+from infini_jax.model.transformer import memory_parameters
 
 
 def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
@@ -30,19 +31,23 @@ def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
     return lambda step: jnp.minimum(1.0, step / warm) / jnp.sqrt(jnp.maximum(step, warm))
 
 
-def is_gate(path: tuple) -> bool:
-    """Memory gates train with their own rate and without weight decay: with the common rate they never leave 0.5."""
-    return path[-1].key == "gate"
+def names_of(path: tuple) -> tuple[str, ...]:
+    """The keys of JAX's path to a parameter."""
+    return tuple(key.key for key in path)
 
 
-def make_optimiser(train: TrainConfig, steps: int) -> optax.GradientTransformation:
-    """Behind a clip of the global gradient norm; gates apart; embedding, vectors and scalars are not decayed."""
+def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.GradientTransformation:
+    """Behind a clip of the global gradient norm; gates apart: with the common rate they never leave 0.5.
+
+    Not decayed are embedding, vectors, scalars, gates and what the mechanisms of `model` declare so.
+    """
+    gates, no_decay = memory_parameters(model, "gates"), memory_parameters(model, "no_decay")
 
     def labels(params: dict) -> dict:
-        return jax.tree_util.tree_map_with_path(lambda path, _: "gates" if is_gate(path) else "weights", params)
+        return jax.tree_util.tree_map_with_path(lambda path, _: "gates" if names_of(path) in gates else "weights", params)
 
-    def matrices(params: dict) -> dict:
-        return jax.tree.map(lambda leaf: leaf.ndim > 2, params)  # layers are stacked in front: a vector has two axes
+    def matrices(params: dict) -> dict:  # layers are stacked in front: a vector has two axes
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim > 2 and names_of(path) not in no_decay, params)
 
     shape = schedule(train, steps)
     weights = {

@@ -83,7 +83,7 @@ class Training:
 
     @functools.cached_property
     def optimiser(self) -> optax.GradientTransformation:
-        return make_optimiser(self.run.train, self.steps)
+        return make_optimiser(self.run.train, self.steps, self.run.model)
 
     @functools.cached_property
     def shapes(self) -> TrainState:

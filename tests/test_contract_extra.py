@@ -1,0 +1,18 @@
+"""Mechanisms outside the registry keep the whole contract."""
+
+import pytest
+
+from tests import test_contract, test_contract_forms
+from tests.extra_mechanisms import EXTRA, registered
+
+pytestmark = pytest.mark.parametrize("name", EXTRA)
+
+
+@pytest.fixture(autouse=True)
+def in_the_registry():
+    with registered():
+        yield
+
+
+for tests in (test_contract, test_contract_forms):  # every promise, those added later too
+    globals().update({name: one for name, one in vars(tests).items() if name.startswith("test_")})
