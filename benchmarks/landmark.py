@@ -17,7 +17,7 @@ import tyro
 from benchmarks.timing import Program, interleaved, machine
 from infini_jax.layers.blockwise import blockwise
 from infini_jax.layers.segment import whole
-from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import layouts, retrieval
 from infini_jax.memory.landmark import softmax as landmark_softmax
 from infini_jax.memory.landmark.retrieval import LandmarkMemory
 
@@ -98,18 +98,18 @@ def from_the_cache(sizes: Sizes, cached: int) -> None:
     scores = jax.random.normal(keys[3], (1, heads, cached, tokens))
     full, every = jnp.array([cached * length]), jnp.ones((1, cached), bool)
     reads = jnp.ones((1, tokens), bool)
-    select = jax.jit(landmark_retrieval.select_blocks, static_argnums=(3, 4))
+    select = jax.jit(retrieval.select_blocks, static_argnums=(3, 4))
     chosen = select(scores, every, reads, sizes.retrieved, "token_and_head")
 
     def read(form: str, size: int = 1):
         def run(q, held, values, chosen):
-            turned = landmark_retrieval.turned_queries(q, jnp.arange(tokens), sizes.retrieved, length)
-            return landmark_retrieval.read(LandmarkMemory(held, values, full), turned, chosen, reads, form, size)[0]
+            turned = retrieval.turned_queries(q, jnp.arange(tokens), sizes.retrieved, length)
+            return retrieval.read(LandmarkMemory(held, values, full), turned, chosen, reads, form, size)[0]
 
         return run
 
     forms = {"a copy each": read("gather"), **{f"tiles of {size}": read("tiles", size) for size in (8, 16, 32)}}
-    auto, size = landmark_retrieval.form_of(tokens * sizes.retrieved, cached, length, shared=False)
+    auto, size = layouts.form_of(tokens * sizes.retrieved, cached, length, shared=False)
     title = f"{tokens} queries read {sizes.retrieved} of {cached} blocks of {length}; chosen by size: {auto} {size}"
     compare(title, forms, (q, held, values, chosen), sizes.rounds, alike=len(forms))
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from infini_jax.layers.attention import attend_segment, masked_softmax
-from infini_jax.layers.layers import by_key_head, rotary
+from infini_jax.layers.distances import rotary
+from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.segment import reset_where_new
 from infini_jax.memory.base import Memory
 from infini_jax.memory.feature_maps import unit
@@ -18,7 +19,7 @@ from infini_jax.memory.gated_delta import GatedDelta
 from infini_jax.memory.infini import combine
 from infini_jax.memory.infinite_former import signal
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
-from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import retrieval
 from infini_jax.memory.landmark import softmax as landmark_softmax
 from infini_jax.memory.landmark.mechanism import Landmark, join
 from infini_jax.memory.memorizing import Memorizing
@@ -65,9 +66,9 @@ class NaiveLandmark(Landmark):
 
     def attend(self, memory, segment):
         c, reads_BxS = self.config, segment.bounds.reads_BxS
-        queries = landmark_retrieval.turned_queries(segment.queries, segment.query_positions_S, c.retrieved, self.length)
-        chosen = landmark_retrieval.choose(memory, queries, reads_BxS, c.retrieved, c.selection)
-        far = landmark_retrieval.read(memory, queries, chosen, reads_BxS, form="gather")
+        queries = retrieval.turned_queries(segment.queries, segment.query_positions_S, c.retrieved, self.length)
+        chosen = retrieval.choose(memory, queries, reads_BxS, c.retrieved, c.selection)
+        far = retrieval.read(memory, queries, chosen, reads_BxS, form="gather")
         q, k = rotary(segment.queries, segment.query_positions_S), rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
         near = landmark_softmax.dense(q, k, segment.values, segment.bounds, self.length)
         return self.out(join(*near, *far)[0]), {}

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops, attend_segment
-from infini_jax.layers.layers import by_key_head
+from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.segment import reset_where_new
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Cost, Memory, MemoryConfig, memory_bytes

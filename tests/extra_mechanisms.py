@@ -13,8 +13,8 @@ from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.errors import require
-from infini_jax.layers.layers import by_key_head
 from infini_jax.layers.attention import attend_flops, attend_segment
+from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Cost, Memory, MemoryConfig, at_places, memory_bytes
 from infini_jax.memory.infini import with_size

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from infini_jax.errors import ConfigError
 from infini_jax.layers import attention, kernels
 from infini_jax.layers.blockwise import blockwise, plan_of
-from infini_jax.layers.layers import repeat_heads, t5_distance_bias
+from infini_jax.layers.distances import t5_distance_bias
+from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import NEVER_SEEN, Segment, Sight, whole
 from infini_jax.memory import MECHANISMS

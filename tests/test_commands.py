@@ -21,7 +21,8 @@ from infini_jax.records.folder import METRICS_FILE, ROW_FILE
 from infini_jax.records.measures import read_measures
 from infini_jax.records.rows import read_rows
 from infini_jax.training.checkpoint import Saving
-from infini_jax.training.execute import HeldOut, execute
+from infini_jax.training.execute import execute
+from infini_jax.training.held_out import HeldOut
 from infini_jax.training.trained import Trained, tokenizer_of
 from tests.corpora import STORIES, write_stories
 from tests.test_cli import fails

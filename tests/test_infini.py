@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infini_jax.layers.attention import dense
-from infini_jax.layers.layers import rotary
+from infini_jax.layers.distances import rotary
 from infini_jax.memory import infini
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory

@@ -11,7 +11,7 @@ import pytest
 from infini_jax.errors import ConfigError
 from infini_jax.layers.segment import NO_DOCUMENT, Boundaries, Segment, insert_landmarks, whole
 from infini_jax.memory.base import Dims, memory_bytes
-from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import retrieval
 from infini_jax.memory.landmark.mechanism import Landmark, LandmarkConfig
 from infini_jax.model.cost import program_flops
 from infini_jax.model.stream import init_carry
@@ -22,8 +22,8 @@ DIMS = Dims(d_model=5, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=12, 
 CONFIG = LandmarkConfig(block=3, blocks=4, retrieved=2)
 
 
-best_newest = jax.jit(landmark_retrieval.best_newest, static_argnums=1)
-select_blocks = jax.jit(landmark_retrieval.select_blocks, static_argnums=(3, 4))
+best_newest = jax.jit(retrieval.best_newest, static_argnums=1)
+select_blocks = jax.jit(retrieval.select_blocks, static_argnums=(3, 4))
 
 
 def random_scores(*shape, seed=0):
@@ -33,7 +33,7 @@ def random_scores(*shape, seed=0):
 @pytest.mark.parametrize(("blocks", "retrieved"), [(5, 2), (3, 3), (6, 1)])
 def test_slots_never_overlap_and_stand_before_the_segment(blocks, retrieved):
     for chosen in ([*range(blocks - retrieved, blocks)], [*range(retrieved)]):
-        slots = np.asarray(landmark_retrieval.retrieved_slots(jnp.array(chosen)[:, None], blocks))[:, 0]
+        slots = np.asarray(retrieval.retrieved_slots(jnp.array(chosen)[:, None], blocks))[:, 0]
         assert len(set(slots)) == retrieved
         assert slots.min() >= 0
         assert slots.max() <= retrieved  # the segment stands in slot k+1
@@ -69,7 +69,7 @@ def test_equal_landmarks_give_the_newest_blocks():
 def test_unreadable_blocks_are_chosen_only_where_readable_ones_run_out():
     scores = random_scores(1, 2, 5, 3).astype(np.float32)
     readable = np.array([[False, False, False, True, True]])
-    for selection in landmark_retrieval.SELECTIONS:
+    for selection in retrieval.SELECTIONS:
         chosen = select_blocks(jnp.array(scores), readable, jnp.ones((1, 3), bool), 3, selection)
         np.testing.assert_array_equal(chosen, np.broadcast_to([[2], [3], [4]], chosen.shape))
 
@@ -247,7 +247,7 @@ def test_bfloat16_stays_close_to_float32():
     assert np.abs(outputs[1] - outputs[0]).max() < 0.02 * np.abs(outputs[0]).max()
 
 
-@pytest.mark.parametrize("selection", landmark_retrieval.SELECTIONS)
+@pytest.mark.parametrize("selection", retrieval.SELECTIONS)
 @pytest.mark.parametrize(("length", "blocks", "kv_heads"), [(12, 4, 2), (12, 4, 1), (144, 4, 2), (288, 40, 1), (288, 9, 2)])
 def test_cost_counts_the_products_that_are_made(selection, length, blocks, kv_heads):
     """Dense and in tiles, locally and from the cache; heads that share keys."""

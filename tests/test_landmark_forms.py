@@ -7,7 +7,7 @@ import pytest
 
 from infini_jax.layers import attention
 from infini_jax.layers.segment import whole
-from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import layouts, retrieval
 from infini_jax.memory.landmark import softmax as landmark_softmax
 from infini_jax.memory.landmark.retrieval import LandmarkMemory
 
@@ -76,9 +76,9 @@ def read_with_gradients(memory, q, blocks, reads, form, size=1):
     rng = np.random.default_rng(2)
 
     def read(q, keys, values):
-        turned = landmark_retrieval.turned_queries(q, jnp.arange(q.shape[1]), blocks.shape[2], 4)
+        turned = retrieval.turned_queries(q, jnp.arange(q.shape[1]), blocks.shape[2], 4)
         held = LandmarkMemory(keys, values, memory.tokens)
-        y, scores = landmark_retrieval.read(held, turned, blocks, reads, form, size)
+        y, scores = retrieval.read(held, turned, blocks, reads, form, size)
         seen = scores > MASKED
         y, shown = jnp.where(seen[..., None], y, 0.0), jnp.where(seen, scores, 0.0)
         return (y * normal(rng, *y.shape)).sum() + (shown * normal(rng, *shown.shape)).sum(), (y, shown)
@@ -102,8 +102,8 @@ def test_tiles_suffice_for_every_choice(size):
     """Worst case: each block but one is chosen once. Every pair has a place of its own in a tile of its block."""
     cached, pairs = 9, 40
     for blocks in (np.r_[np.arange(8), np.full(32, 8)], np.zeros(pairs, int), np.arange(pairs) % cached):
-        layout = landmark_retrieval.tiles_layout(jnp.asarray(blocks, jnp.int32), cached, size)
-        assert len(layout.block) == landmark_retrieval.tiles_of(pairs, cached, size)
+        layout = layouts.tiles_layout(jnp.asarray(blocks, jnp.int32), cached, size)
+        assert len(layout.block) == layouts.tiles_of(pairs, cached, size)
         np.testing.assert_array_equal(layout.pair.reshape(-1)[layout.place], np.arange(pairs))
         np.testing.assert_array_equal(layout.block[layout.place // size], blocks)
         assert (layout.pair >= 0).sum() == pairs
@@ -114,16 +114,16 @@ def test_tiles_suffice_for_every_choice(size):
     [(1088, 64, False, "tiles"), (1088, 64, True, "shared"), (4, 64, False, "gather"), (1088, 100_000, False, "gather")],
 )
 def test_the_form_follows_the_sizes(pairs, blocks, shared, form):
-    assert landmark_retrieval.form_of(pairs, blocks, 17, shared)[0] == form
+    assert layouts.form_of(pairs, blocks, 17, shared)[0] == form
 
 
 @pytest.mark.parametrize(("tokens", "choosers", "form"), [(40, 1, "shared"), (1, 1, "gather"), (40, 40, "tiles")])
 def test_what_is_laid_out_is_what_costs_are_counted_by(tokens, choosers, form):
     repeats, retrieved, cached, length = 2, 3, 8, 17
     pairs, shared = repeats * retrieved * tokens, choosers < tokens
-    chosen, size = landmark_retrieval.form_of(pairs, cached, length, shared)
+    chosen, size = layouts.form_of(pairs, cached, length, shared)
     blocks = jnp.zeros((1, 1, repeats * retrieved, choosers), jnp.int32)
-    layout = landmark_retrieval.layout_of(chosen, size, blocks, tokens, cached)
-    tiles, places = landmark_retrieval.tiling(tokens, repeats, retrieved, cached, length, shared)
+    layout = layouts.layout_of(chosen, size, blocks, tokens, cached)
+    tiles, places = layouts.tiling(tokens, repeats, retrieved, cached, length, shared)
     of_key_head = jax.tree.map(lambda x: x[0, 0], layout)
     assert (chosen, of_key_head.to_tiles(jnp.zeros((pairs, 5))).shape) == (form, (tiles, places, 5))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from infini_jax.layers.attention import MASKED
-from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import retrieval
 from infini_jax.memory.landmark import softmax as landmark_softmax
 from infini_jax.memory.landmark.mechanism import LandmarkMemory, append_blocks, join
 from tests.reference import landmark as reference
@@ -110,7 +110,7 @@ def test_whole_blocks_and_retrieved_ones_join_to_the_grouped_softmax():
         near, near_lse = landmark_softmax.blocks_softmax(
             in_blocks[:, :, :, 2:], visible.reshape(batch, tokens, 3, length), own
         )
-        far, far_scores = landmark_retrieval.inner(in_blocks[:, :, :, :2, :, None], reads[:, None, ..., None])
+        far, far_scores = retrieval.inner(in_blocks[:, :, :, :2, :, None], reads[:, None, ..., None])
         far, far_scores = far[..., 0], far_scores[..., 0].swapaxes(2, 3)
         nothing = jnp.zeros((batch, tokens, heads, 1))
         _, shares = join(nothing, near_lse, jnp.zeros((batch, heads, retrieved, tokens, 1)), far_scores)
@@ -172,10 +172,10 @@ class PublicLayer:
         before = self.length - 1
         places = unfinished + jnp.arange(-before, tokens)
         reads = jnp.broadcast_to(real, (batch, tokens))
-        turned = landmark_retrieval.turned_queries(q, places[before:], self.retrieved, self.length, interleaved)
-        choice = landmark_retrieval.choose(memory, turned, reads, self.retrieved, self.selection, interleaved)
-        far_values, far_scores = landmark_retrieval.read(memory, turned, choice, reads)
-        first = landmark_retrieval.first_position(self.retrieved, self.length)
+        turned = retrieval.turned_queries(q, places[before:], self.retrieved, self.length, interleaved)
+        choice = retrieval.choose(memory, turned, reads, self.retrieved, self.selection, interleaved)
+        far_values, far_scores = retrieval.read(memory, turned, choice, reads)
+        first = retrieval.first_position(self.retrieved, self.length)
         near = jnp.einsum("bshk,bthk->bhst", interleaved(q, first + places[before:]), interleaved(k, first + places))
         far_values, far_scores, chosen = (jnp.swapaxes(x, 2, 3) for x in (far_values, far_scores, choice))
         # a retrieved block acts on the outer softmax as a block of one token does: any score, and its landmark's
@@ -242,7 +242,7 @@ def test_chunks_through_the_cache_are_the_public_ones(case):
             np.testing.assert_allclose(y, chunk["y"], rtol=0, atol=1e-12, err_msg=f"chunk {n}")
 
             # The public code starts at min(blocks ever, k+1) blocks, ours at k+1 always: the same distances.
-            first = landmark_retrieval.first_position(layer.retrieved, layer.length)
+            first = retrieval.first_position(layer.retrieved, layer.length)
             shift = first - min(ever, layer.retrieved + 1) * layer.length
             assert first + carried - shift == chunk["start_index"]
             if cached == 0:
@@ -253,10 +253,8 @@ def test_chunks_through_the_cache_are_the_public_ones(case):
             ages = np.broadcast_to(ages, (*ages.shape[:2], padded, layer.retrieved))[:, :, :tokens]
             np.testing.assert_array_equal(ages, chunk["selected_block_age"])
             slots = np.moveaxis(ages + layer.blocks - cached, -1, -2)
-            slots = np.moveaxis(landmark_retrieval.retrieved_slots(slots, layer.blocks), -2, -1)
+            slots = np.moveaxis(retrieval.retrieved_slots(slots, layer.blocks), -2, -1)
             positions = np.asarray(slots)[..., None] * layer.length + np.arange(layer.length)
             np.testing.assert_array_equal(positions.reshape(*ages.shape[:3], -1), chunk["retrieved_key_positions"])
-            scored = (
-                landmark_retrieval.scoring_slots(layer.blocks, layer.retrieved)[-cached:] * layer.length + layer.length - 1
-            )
+            scored = retrieval.scoring_slots(layer.blocks, layer.retrieved)[-cached:] * layer.length + layer.length - 1
             np.testing.assert_array_equal(scored, chunk["landmark_positions"])

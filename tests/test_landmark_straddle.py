@@ -21,7 +21,7 @@ from infini_jax.layers.segment import (
 )
 from infini_jax.memory.base import Dims, memory_bytes
 from infini_jax.memory.landmark import softmax as landmark_softmax
-from infini_jax.memory.landmark import straddle as landmark_straddle
+from infini_jax.memory.landmark import straddle
 from infini_jax.memory.landmark.mechanism import Landmark, LandmarkConfig
 from infini_jax.memory.landmark.straddle import OpenBlock
 from infini_jax.model.cost import model_cost, program_flops
@@ -170,14 +170,14 @@ def test_tiles_are_the_dense_form(phase):
         arrays = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
         documents = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 2], [1] * 8])
         bounds = whole(documents, jnp.array([1, 1]), jnp.array([phase, phase]))
-        live_S = landmark_straddle.live_S(bounds, block + 1)
+        live_S = straddle.live_S(bounds, block + 1)
         assert live_S.all() == (phase == 3)
 
         def loss(form, *arrays):
             *qkv, keys, values = arrays
             with attention.form(form):
                 segment = Segment(qkv[0][..., 0], *qkv, bounds)
-                y, lse = landmark_straddle.attend_span(segment, OpenBlock(keys, values, jnp.array([held, held])), block + 1)
+                y, lse = straddle.attend_span(segment, OpenBlock(keys, values, jnp.array([held, held])), block + 1)
             y, lse = jnp.where(live_S[:, None, None], y, 0), jnp.where(live_S, lse, 0)
             return jnp.sin(y).sum() + jnp.cos(lse).sum(), (y, lse)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from infini_jax.layers.layers import MLP, gelu_mlp
+from infini_jax.layers.mlp import MLP, gelu_mlp
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (4,)])

@@ -15,9 +15,10 @@ from infini_jax.model.cost import training_flops_per_step
 from infini_jax.model.stream import init_carry, init_params, scan_segments
 from infini_jax.training.checkpoint import Checkpoints
 from infini_jax.training.gradient import auxiliary_loss, score_tokens
-from infini_jax.training.loop import make_evaluate, train
+from infini_jax.training.loop import train
 from infini_jax.training.optimiser import make_optimiser
 from infini_jax.training.program import Training, rows_of
+from infini_jax.training.scoring import make_evaluate
 from tests import streams
 from tests.streams import MODEL
 

@@ -1,6 +1,8 @@
 """Settings of a run: frozen dataclasses, validated when made."""
 
 from infini_jax.config.evaluation import EvaluationConfig
-from infini_jax.config.run import Budget, Gives, ModelConfig, RunConfig, TrainConfig, Unit
+from infini_jax.config.model import ModelConfig
+from infini_jax.config.run import RunConfig
+from infini_jax.config.train import Budget, Gives, TrainConfig, Unit
 
 __all__ = ["Budget", "EvaluationConfig", "Gives", "ModelConfig", "RunConfig", "TrainConfig", "Unit"]

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from infini_jax.errors import require
 from infini_jax.layers import kernels, precision
 from infini_jax.layers.blockwise import MASKED, TILE, blockwise, plan_of
+from infini_jax.layers.distances import rotary
+from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.heads import by_heads, can_split
-from infini_jax.layers.layers import repeat_heads, rotary
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import Segment, Sight
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops
-from infini_jax.layers.layers import by_key_head
+from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.segment import Segment, reset_where_new
 from infini_jax.memory.base import GATE, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit

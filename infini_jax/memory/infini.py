@@ -26,8 +26,8 @@ from flax import struct
 
 from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops, attend_segment
+from infini_jax.layers.grouped_heads import by_key_head, repeat_heads
 from infini_jax.layers.heads import SEQUENCE_AXIS, shares_sequence
-from infini_jax.layers.layers import by_key_head, repeat_heads
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
 from infini_jax.memory.base import GATE, Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map

@@ -24,8 +24,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops, masked_softmax
+from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.heads import SLOTS_AXIS, by_slots
-from infini_jax.layers.layers import by_key_head
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import Boundaries, Segment, with_leaves
 from infini_jax.memory import window

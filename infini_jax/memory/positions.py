@@ -17,7 +17,8 @@ import numpy as np
 from infini_jax.errors import require
 from infini_jax.layers import precision
 from infini_jax.layers.attention import attend, attend_flops, attention_flops, masked_softmax
-from infini_jax.layers.layers import repeat_heads, rotary, t5_distance_bias
+from infini_jax.layers.distances import rotary, t5_distance_bias
+from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.memory.base import Cost, Dims
 from infini_jax.memory.window import View
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.config import ModelConfig
-from infini_jax.layers.layers import MLP, KeyTaps
+from infini_jax.layers.key_taps import KeyTaps
+from infini_jax.layers.mlp import MLP
 from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import KEPT, MemoryConfig

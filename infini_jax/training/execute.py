@@ -1,30 +1,25 @@
 """One run from its config to its row in the table: train, score, count, write."""
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from infini_jax.config import RunConfig
-from infini_jax.config.evaluation import CARRIED
 from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding
-from infini_jax.errors import Interrupted, Stopped
-from infini_jax.evals.perplexity import Reader, has_something
 from infini_jax.files import write_at_once
 from infini_jax.model.cost import budget_steps, model_cost, parameter_count, training_flops_per_step
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import Row, write_rows
 from infini_jax.training.checkpoint import Checkpoints, Saving
-from infini_jax.training.loop import Finished, make_evaluate, train
+from infini_jax.training.held_out import HeldOut, HeldOutScores
+from infini_jax.training.interrupts import terminated
+from infini_jax.training.loop import Finished, train
 from infini_jax.training.mirrors import Mirroring, Mirrors
 from infini_jax.training.program import Training, executed_flops, rows_of
 from infini_jax.training.timed_budget import with_steps
@@ -76,47 +71,6 @@ def execute(
     return row
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOutScores:
-    """Of held-out data. Attributes: as in `Row`."""
-
-    loss: float
-    accuracy: float
-    test_loss: float | None
-    test_accuracy: float | None
-
-
-class HeldOut:
-    """Scores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
-
-    The test split is read once, at the end, if it has something to score, and only the row hears of it. Raises `ConfigError`
-    when it is made, not at the end of training, where there is no data to validate on.
-    """
-
-    def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None], sharding: Sharding):
-        documents = run.data.whole("validation")
-        self.run, self.log, self.sharding, self.newest = run, log, sharding, None
-        self.reader = documents and Reader(run.model, *documents, run.evaluation)
-        carried = dataclasses.replace(run.evaluation, conditions=(CARRIED,))
-        tested = run.data.whole("test") if run.data.has("test") else None
-        self.test_reader = Reader(run.model, *tested, carried) if tested and has_something(tested[0].lengths) else None
-
-    def examine(self, step: int, params: dict) -> None:
-        """Reads the held-out documents and logs the figures, if there are any."""
-        if self.reader:
-            self.newest = self.reader.read(params)
-            self.log({"step": step, "tokens": step * self.run.tokens_per_step, **self.newest.metrics()})
-
-    def scores(self, params: dict) -> HeldOutScores:
-        """At the end of training."""
-        if not self.newest:
-            evaluate = make_evaluate(self.run.program(budget_steps(self.run)), self.sharding)
-            return HeldOutScores(*evaluate(params, "validation"), *evaluate(params, "test"))
-        tested = self.test_reader and self.test_reader.read(params)
-        found = (tested.loss(), tested.accuracy) if tested else (None, None)
-        return HeldOutScores(self.newest.loss(), self.newest.accuracy, *found)
-
-
 @contextlib.contextmanager
 def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
     """The metrics log, opened behind its last line of at most `step`: lines after the checkpoint are written again.
@@ -139,39 +93,6 @@ def nowhere() -> Iterator[TextIO]:
     """Where the metrics of all processes but the first go."""
     with open(os.devnull, "w") as opened:
         yield opened
-
-
-@contextlib.contextmanager
-def terminated() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C has come, instead of dying of it; of a second Ctrl-C the process dies at once.
-
-    A scheduler sends SIGTERM some time before it takes the machine away. What a run raises after Ctrl-C is `Interrupted`.
-    """
-    came, pressed = threading.Event(), threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield came.is_set  # handlers can only be set in the main thread
-        return
-
-    def press(*_) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        print("stopping behind the step under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
-        pressed.set()
-        came.set()
-
-    handlers = {signal.SIGTERM: lambda *_: came.set()}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # workers of a study leave it to their parent
-        handlers[signal.SIGINT] = press
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield came.is_set
-    except Stopped as stopped:
-        if pressed.is_set():
-            raise Interrupted(f"{stopped} and saved") from None
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScores) -> Row:

@@ -1,7 +1,6 @@
 """The training loop: steps until the budget is spent, a log, checkpoints, pauses to examine what was learned."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 
@@ -10,53 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from infini_jax.config import RunConfig
-from infini_jax.data.batch import Batch, Split
 from infini_jax.devices.peaks import peak_flops
-from infini_jax.devices.processes import Agreement, placed_batches
+from infini_jax.devices.processes import Agreement
 from infini_jax.devices.sharding import (
     ROWS_ALONE,
     Sharding,
-    batch_sharding,
-    carry_sharding,
     layout_of,
-    segments_at_once,
-    summed_over_rows,
 )
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.model.cost import check_fits, training_flops_per_step
-from infini_jax.model.stream import Carry, init_carry, scan_segments
+from infini_jax.model.stream import Carry
 from infini_jax.training.checkpoint import Checkpoints, Progress
-from infini_jax.training.gradient import Scores, score_tokens
-from infini_jax.training.program import Training, TrainState, compiled_step, rows_of
-
-
-@functools.lru_cache(maxsize=1)
-def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[dict, Split], tuple[float, float]]:
-    """(params, split) -> (nats a scored token, accuracy) of `train.evaluation_steps` batches, with the memory carried.
-
-    The devices share the work as in training. One program for both held-out splits.
-    """
-    layout = layout_of(run, sharding)
-    together = segments_at_once(run, layout)
-
-    def score(carry: Carry, batch: Batch, params: dict) -> tuple[Scores, Carry]:
-        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
-        return jax.tree.map(jnp.sum, scores), carry
-
-    score = jax.jit(summed_over_rows(score, run.model, layout))
-    places = carry_sharding(run.model, layout.mesh, layout.rules)
-    rows = batch_sharding(layout.mesh, layout.rules)
-    begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
-
-    def evaluate(params: dict, split: Split) -> tuple[float, float]:
-        source, carry, total = run.data.open(rows_of(run, split)), begin(), Scores(*jnp.zeros(3))
-        for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
-            scores, carry = score(carry, batch, params)
-            total = jax.tree.map(lambda a, b: a + b, total, scores)
-        loss, accuracy = total.means()
-        return float(loss), float(accuracy)
-
-    return evaluate
+from infini_jax.training.program import Training, TrainState, compiled_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from infini_jax.layers.layers import by_key_head
+from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.segment import reset_where_new
 
 # Coefficients are large and alternate in sign where the signal is small: bf16 products, a TPU's default, rebuild it with an

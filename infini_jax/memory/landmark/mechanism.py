@@ -5,8 +5,8 @@ tokens of its own block and the landmarks of the other blocks, and what a landma
 of its block. At inference complete blocks are cached, each query retrieves the `k` blocks whose landmarks it likes best,
 and the same softmax runs over [retrieved blocks | segment].
 
-The mathematics stands in landmark_softmax.py (the two levels) and landmark_retrieval.py (positions, selection, reading).
-Blocks that do not end where a segment ends are in landmark_straddle.py.
+The mathematics stands in softmax.py (the two levels) and retrieval.py (positions, selection, reading).
+Blocks that do not end where a segment ends are in straddle.py.
 
 What we do where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
@@ -30,12 +30,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.errors import require, require_positive
 from infini_jax.layers.attention import MASKED
-from infini_jax.layers.layers import rotary
+from infini_jax.layers.distances import rotary
 from infini_jax.layers.segment import Segment, length_with_landmarks, reset_where_new, with_leaves
 from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
-from infini_jax.memory.landmark import retrieval as landmark_retrieval
+from infini_jax.memory.landmark import layouts, retrieval, straddle
 from infini_jax.memory.landmark import softmax as landmark_softmax
-from infini_jax.memory.landmark import straddle as landmark_straddle
 from infini_jax.memory.landmark.retrieval import SELECTIONS, LandmarkMemory
 from infini_jax.memory.landmark.straddle import OpenBlock, StraddlingMemory
 
@@ -184,7 +183,7 @@ class Landmark(Memory):
             y_BxSxHxV, _ = self._near(memory, segment)
             return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads)}
         y_BxSxHxV, found = self._both(memory, segment)
-        live_S = landmark_straddle.live_S(segment.bounds, self.length) if self.straddles else None
+        live_S = straddle.live_S(segment.bounds, self.length) if self.straddles else None
         mass_H = found.mass.sum(axis=-1).mean(axis=(0, 2), where=live_S)
         return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": mass_H}
 
@@ -199,7 +198,7 @@ class Landmark(Memory):
     def _near(self, memory: Any, segment: Segment) -> tuple[jax.Array, jax.Array]:
         """The part of the segment and of an unfinished block before it: values BxSxHxV and log-sum-exp BxHxS."""
         if self.straddles:
-            return landmark_straddle.attend_span(segment, memory.block, self.length)
+            return straddle.attend_span(segment, memory.block, self.length)
         q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
         k_BxTxGxK = rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
         return landmark_softmax.attend_blocks(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds, self.length)
@@ -207,12 +206,12 @@ class Landmark(Memory):
     def _both(self, memory: Any, segment: Segment) -> tuple[jax.Array, "Retrieved"]:
         c, cache, reads_BxS, places_S = self.config, memory, segment.bounds.reads_BxS, segment.query_positions_S
         if self.straddles:
-            cache, places_S = memory.cache, places_S + landmark_straddle.phase_of(segment.bounds)
-            reads_BxS = reads_BxS & landmark_straddle.live_S(segment.bounds, self.length)
-        queries = landmark_retrieval.turned_queries(segment.queries, places_S, c.retrieved, self.length)
-        chosen = landmark_retrieval.choose(cache, queries, reads_BxS, c.retrieved, c.selection)
+            cache, places_S = memory.cache, places_S + straddle.phase_of(segment.bounds)
+            reads_BxS = reads_BxS & straddle.live_S(segment.bounds, self.length)
+        queries = retrieval.turned_queries(segment.queries, places_S, c.retrieved, self.length)
+        chosen = retrieval.choose(cache, queries, reads_BxS, c.retrieved, c.selection)
         chosen = checkpoint_name(chosen, KEPT)
-        far_BxHxRxSxV, far_BxHxRxS = landmark_retrieval.read(cache, queries, chosen, reads_BxS)
+        far_BxHxRxSxV, far_BxHxRxS = retrieval.read(cache, queries, chosen, reads_BxS)
         y_BxSxHxV, shares_BxHxRxS = join(*self._near(memory, segment), far_BxHxRxSxV, far_BxHxRxS)
         ages_BxHxRxS = jnp.where(far_BxHxRxS > MASKED, c.blocks - 1 - chosen, -1)
         by_query = (x.swapaxes(2, 3) for x in (ages_BxHxRxS, far_BxHxRxS, shares_BxHxRxS))
@@ -242,10 +241,10 @@ class Landmark(Memory):
 
     def _write_straddling(self, memory: StraddlingMemory, segment: Segment) -> StraddlingMemory:
         """The same of the blocks that the segment completes; the unfinished one waits."""
-        bounds, (count, left) = segment.bounds, landmark_straddle.completed(segment.bounds, self.length)
-        written_BxT = bounds.writes_BxT & landmark_straddle.live_T(bounds, self.length)
+        bounds, (count, left) = segment.bounds, straddle.completed(segment.bounds, self.length)
+        written_BxT = bounds.writes_BxT & straddle.live_T(bounds, self.length)
         memory = reset_where_new(bounds.keeps_B, memory)
-        keys_BxMxPxGxK, values_BxMxPxGxV, block = landmark_straddle.blocks_of(memory.block, segment, written_BxT, self.length)
+        keys_BxMxPxGxK, values_BxMxPxGxV, block = straddle.blocks_of(memory.block, segment, written_BxT, self.length)
         cache, tokens_B = memory.cache, memory.block.tokens + written_BxT.sum(axis=1)
         if isinstance(cache, LandmarkMemory):  # some blocks are kept
             keys, values = (jnp.moveaxis(x, 3, 1) for x in (keys_BxMxPxGxK, values_BxMxPxGxV))
@@ -282,7 +281,7 @@ class Landmark(Memory):
     def cost(self, segment_length: int) -> Cost:
         """Products that are made for a whole segment: with masked tokens and with places of tiles that stay empty, too."""
         c, d = self.config, self.dims
-        near = landmark_straddle if self.straddles else landmark_softmax
+        near = straddle if self.straddles else landmark_softmax
         local = 2.0 * d.heads * near.products(segment_length, self.length, d.key_dim, d.value_dim)
         if c.blocks == 0:
             return Cost(local=local, bytes_moved=2.0 * memory_bytes(self) / segment_length)
@@ -290,7 +289,7 @@ class Landmark(Memory):
         sizes = (segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
         block_products = self.length * d.key_dim + c.block * d.value_dim  # one query with the tokens of one block
         item = d.memory_dtype.itemsize
-        tiles, places = landmark_retrieval.tiling(*sizes)
+        tiles, places = layouts.tiling(*sizes)
         copied = d.kv_heads * tiles * block_products * item
         landmark_bytes = c.blocks * d.kv_heads * d.key_dim * item
         moved = copied + landmark_bytes + 2.0 * memory_bytes(self)  # the shift reads and writes the whole cache

@@ -16,7 +16,6 @@ heads, Y = U R choices and X = Y S pairs of a key head, in E tiles of C.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +24,11 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.layers.attention import MASKED
-from infini_jax.layers.layers import by_key_head, rotary
+from infini_jax.layers.distances import rotary
+from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.platforms import platform
 from infini_jax.memory.base import KEPT
+from infini_jax.memory.landmark.layouts import Layout, block_copies, by_pair, form_of, layout_of
 
 Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (...xSxHxK, positions S) -> the same, turned by its position
 SELECTIONS = ("token_and_head", "heads", "tokens")
@@ -152,117 +153,6 @@ def choose(
     return select_blocks(scores_BxHxNxS, readable_BxN, reads_BxS, retrieved, selection)
 
 
-def form_of(pairs: int, blocks: int, length: int, shared: bool) -> tuple[str, int]:
-    """The form that reads `pairs` queries and choices of one key head from a cache of `blocks`, and the queries of a tile.
-
-    A tile costs a copy of P tokens and C queries, filled or not: so C is about sqrt(pairs P / blocks). Below eight every pair
-    has its own copy, which is as fast, and a shared choice needs no sorting.
-    """
-    if shared:
-        return "shared", 1
-    size = 2 ** round(np.log2(pairs * length / blocks) / 2) if pairs >= blocks else 1
-    return ("tiles", min(size, 128)) if size >= 8 else ("gather", 1)
-
-
-def tiles_of(pairs: int, blocks: int, size: int) -> int:
-    """Tiles of `size` that suffice for any choice, (X + (C-1) min(N, X)) / C: each block's last one may hold one pair only."""
-    return (pairs + (size - 1) * min(blocks, pairs)) // size
-
-
-def tiling(queries: int, repeats: int, retrieved: int, blocks: int, length: int, shared: bool) -> tuple[int, int]:
-    """Tiles (E, C) in which `read` takes one key head's part of a segment: `queries` tokens, each of `repeats` heads.
-
-    E blocks are copied and E C products of a query and a block are made, those of empty places included.
-    """
-    choices, pairs = repeats * retrieved, queries * repeats * retrieved
-    form, size = form_of(pairs, blocks, length, shared)
-    return {"shared": (choices, queries), "gather": (pairs, 1), "tiles": (tiles_of(pairs, blocks, size), size)}[form]
-
-
-@struct.dataclass
-class InOrder:
-    """Layout of a key head's pairs in tiles where every tile is full and the pairs stay in their order.
-
-    Attributes:
-      block: E, the block of each tile.
-    """
-
-    block: jax.Array
-
-    def to_tiles(self, x_XxK: jax.Array) -> jax.Array:
-        """ExCxK: the pairs' vectors in their tiles. The transpose of `from_tiles`."""
-        return x_XxK.reshape(self.block.size, -1, x_XxK.shape[1])
-
-    def from_tiles(self, y_ExCxV: jax.Array) -> jax.Array:
-        """XxV: each pair's vector."""
-        return y_ExCxV.reshape(-1, y_ExCxV.shape[2])
-
-
-@struct.dataclass
-class Sorted:
-    """Layout of a key head's pairs in tiles where pairs lie by block, and tiles may have empty places.
-
-    Attributes:
-      block: E, the block of each tile.
-      pair: ExC, the pair in each place of each tile, -1 where there is none.
-      place: X, the place of each pair, counted over all tiles.
-    """
-
-    block: jax.Array
-    pair: jax.Array
-    place: jax.Array
-
-    def to_tiles(self, x_XxK: jax.Array) -> jax.Array:
-        """ExCxK: the pairs' vectors in their tiles, 0 where there is no pair. The transpose of `from_tiles`."""
-        x_ExCxK = x_XxK.at[jnp.maximum(self.pair, 0)].get(mode="promise_in_bounds")
-        return jnp.where(self.pair[..., None] >= 0, x_ExCxK, 0)
-
-    def from_tiles(self, y_ExCxV: jax.Array) -> jax.Array:
-        """XxV: each pair's vector."""
-        return y_ExCxV.reshape(-1, y_ExCxV.shape[2]).at[self.place].get(mode="promise_in_bounds")
-
-
-Layout = InOrder | Sorted
-
-
-def shared_layout(blocks_Yx1: jax.Array) -> InOrder:
-    """A tile for each choice, in which all tokens lie: they share the choice."""
-    return InOrder(blocks_Yx1.squeeze(1))
-
-
-def gather_layout(blocks_YxS: jax.Array) -> InOrder:
-    """A tile for each pair."""
-    return InOrder(blocks_YxS.reshape(-1))
-
-
-def tiles_layout(blocks_YxS: jax.Array, cached: int, size: int) -> Sorted:
-    """Tiles of `size` pairs, sorted by block; each of the `cached` blocks begins in a new tile."""
-    blocks_X = blocks_YxS.reshape(-1)
-    pairs = blocks_X.size
-    count = tiles_of(pairs, cached, size)
-    sorted_X, order_X = jax.lax.sort((blocks_X, jnp.arange(pairs, dtype=jnp.int32)), num_keys=1, is_stable=False)
-    held_N = jnp.zeros(cached, jnp.int32).at[blocks_X].add(1, mode="promise_in_bounds")
-    tiles_N = (held_N + size - 1) // size
-    last_N = jnp.cumsum(tiles_N)
-    # a block's first place in tiles, less its first place in the sorted pairs
-    shift_N = (last_N - tiles_N) * size - (jnp.cumsum(held_N) - held_N)
-    places_X = (jnp.arange(pairs) + shift_N[sorted_X]).astype(jnp.int32)
-    put = {"mode": "promise_in_bounds", "unique_indices": True}
-    return Sorted(
-        block=jnp.minimum(jnp.searchsorted(last_N, jnp.arange(count), side="right"), cached - 1),
-        pair=jnp.full(count * size, -1, jnp.int32).at[places_X].set(order_X, **put).reshape(count, size),
-        place=jnp.zeros(pairs, jnp.int32).at[order_X].set(places_X, **put),
-    )
-
-
-def layout_of(form: str, size: int, blocks_BxGxYxS: jax.Array, tokens: int, cached: int) -> Layout:
-    """The layout of every key head of every sequence in `form`; a choice may be shared by all `tokens` (BxGxYx1)."""
-    layouts = {"shared": shared_layout, "gather": gather_layout, "tiles": partial(tiles_layout, cached=cached, size=size)}
-    choosers = 1 if form == "shared" else tokens
-    blocks_BxGxYxS = jnp.broadcast_to(blocks_BxGxYxS, (*blocks_BxGxYxS.shape[:3], choosers))
-    return jax.vmap(jax.vmap(layouts[form]))(blocks_BxGxYxS)
-
-
 def queries_in_slots(queries: list[jax.Array], blocks_BxHxRxS: jax.Array, cached: int) -> jax.Array:
     """Each query as it sees the slot of each block that it reads: BxHxRxSxK. `queries` are `turned_queries`.
 
@@ -340,24 +230,13 @@ def _over_rows(row: Callable, *arrays):
     return spread(spread(lambda xs: row(*xs)))(arrays)
 
 
-def _copies(x_N: jax.Array, layout: Layout) -> jax.Array:
-    """A copy of its block for each tile: E in place of N."""
-    return x_N.at[layout.block].get(mode="promise_in_bounds")
-
-
-def _by_pair(y_ExVxC: jax.Array, layout: Layout) -> jax.Array:
-    """XxV: each pair's vector, from tiles in which the vector stands before the pairs."""
-    # a transpose would otherwise be folded into the product before it and make that slow
-    return layout.from_tiles(jax.lax.optimization_barrier(y_ExVxC).swapaxes(1, 2))
-
-
 def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: Layout, held_ExP) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries in tiles ExCxK, their softmax over a block's raw tokens Ex(P-1)xC and its landmark's score ExC.
 
     Keys stand before queries: the passes over a block's few tokens run along the vector, and the gradient's products are
     row by column.
     """
-    q_ExCxK, keys_ExPxK = layout.to_tiles(q_XxK), _copies(keys_NxPxK, layout).astype(q_XxK.dtype)
+    q_ExCxK, keys_ExPxK = layout.to_tiles(q_XxK), block_copies(keys_NxPxK, layout).astype(q_XxK.dtype)
     scores_ExPxC = jnp.einsum("epk,eck->epc", keys_ExPxK, q_ExCxK, preferred_element_type=keys_NxPxK.dtype)
     return q_ExCxK, *inner(scores_ExPxC * q_XxK.shape[-1] ** -0.5, held_ExP[..., None])
 
@@ -366,9 +245,9 @@ def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP) -> t
     """`_rows` of one key head: values XxV and scores X."""
     _, weights_ExPxC, scores_ExC = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
     dtype, wide = q_XxK.dtype, keys_NxPxK.dtype
-    vT_ExVxP = _copies(values_NxPxV.swapaxes(1, 2), layout).astype(dtype)
+    vT_ExVxP = block_copies(values_NxPxV.swapaxes(1, 2), layout).astype(dtype)
     y_ExVxC = jnp.einsum("evp,epc->evc", vT_ExVxP, weights_ExPxC.astype(dtype), preferred_element_type=wide)
-    return _by_pair(y_ExVxC, layout), _by_pair(scores_ExC[:, None], layout)[:, 0]
+    return by_pair(y_ExVxC, layout), by_pair(scores_ExC[:, None], layout)[:, 0]
 
 
 def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP, dy_XxV, dscores_X, D_X):
@@ -383,11 +262,11 @@ def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP, dy_
     D_ExC, dscores_ExC = (layout.to_tiles(x_X[:, None])[..., 0] for x_X in (D_X, dscores_X))
     readable_E = held_ExP[:, :-1].any(axis=1) & held_ExP[:, -1]
     dscores_ExC = jnp.where(readable_E[:, None], dscores_ExC, 0)
-    values_ExPxV = _copies(values_NxPxV, layout)
+    values_ExPxV = block_copies(values_NxPxV, layout)
     dp_ExPxC = jnp.einsum("epv,ecv->epc", values_ExPxV, dy_ExCxV, preferred_element_type=wide)
     ds_ExPxC = jnp.concatenate([p_ExPxC * (dp_ExPxC - D_ExC[:, None]), dscores_ExC[:, None]], axis=1)
     ds_ExPxC = (ds_ExPxC * scale).astype(dtype)
-    kT_ExKxP = _copies(keys_NxPxK.swapaxes(1, 2), layout).astype(dtype)
+    kT_ExKxP = block_copies(keys_NxPxK.swapaxes(1, 2), layout).astype(dtype)
     dq_ExKxC = jnp.einsum("ekp,epc->ekc", kT_ExKxP, ds_ExPxC, preferred_element_type=wide)
     dk_ExPxK = jnp.einsum("epc,eck->epk", ds_ExPxC, q_ExCxK, preferred_element_type=wide)
     dv_ExPxV = jnp.einsum("epc,ecv->epv", p_ExPxC, dy_ExCxV, preferred_element_type=wide)
@@ -395,5 +274,5 @@ def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP, dy_
     def by_block(x_N: jax.Array, dx_E: jax.Array) -> jax.Array:
         return jnp.zeros_like(x_N).at[layout.block].add(dx_E, mode="promise_in_bounds")
 
-    dq_XxK = _by_pair(dq_ExKxC, layout).astype(dtype)
+    dq_XxK = by_pair(dq_ExKxC, layout).astype(dtype)
     return dq_XxK, by_block(keys_NxPxK, dk_ExPxK), by_block(values_NxPxV, dv_ExPxV)

@@ -27,7 +27,7 @@ import numpy as np
 from infini_jax.layers import attention, precision
 from infini_jax.layers.attention import MASKED, masked_softmax, tiles_pay
 from infini_jax.layers.blockwise import BANDS, NO_QUERY, TILE
-from infini_jax.layers.layers import repeat_heads
+from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import Boundaries
 

@@ -7,7 +7,7 @@ what it gives is dropped. In place of the segment queries see its span: the p to
 so that blocks of P = b + 1 begin at multiples of P and the forms for whole blocks serve. The phase does not start again where
 a document does, so that it is one number for all rows.
 
-Letters as in landmark_softmax.py, J places of the span in M blocks; `_b` the places of a block without its landmark.
+Letters as in softmax.py, J places of the span in M blocks; `_b` the places of a block without its landmark.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.layers.attention import tiles_pay
-from infini_jax.layers.layers import rotary
+from infini_jax.layers.distances import rotary
 from infini_jax.layers.segment import NEVER_SEEN, Boundaries, Segment, whole
 from infini_jax.memory.landmark import softmax as landmark_softmax
 from infini_jax.memory.landmark.retrieval import LandmarkMemory

@@ -1,0 +1,160 @@
+"""Settings of the transformer, its memory included. Impossible values raise `ConfigError` before anything compiles."""
+
+import dataclasses
+import typing
+
+from infini_jax.config.plain import kind_of, mechanism_configs
+from infini_jax.errors import ConfigError, require, require_positive
+from infini_jax.layers.precision import Compute
+from infini_jax.layers.segment import length_with_landmarks
+from infini_jax.memory import MECHANISMS, memory_of
+from infini_jax.memory.base import Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.segment_only import SegmentOnlyConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer whose layers carry `memory`.
+
+    Attributes:
+      memory: the mechanism and its settings.
+      vocab: number of raw tokens (landmarks get ids above it).
+      layers: number of blocks.
+      d_model: width of the residual stream.
+      heads: of the attention's queries.
+      kv_heads: of its keys, values and memory, each shared by heads / kv_heads queries; 0 means as many as heads.
+      key_dim: of one head; 0 means d_model / heads.
+      value_dim: of one head; 0 means d_model / heads.
+      mlp_dim: width of the MLP; 0 means 4 d_model.
+      segment: raw tokens of a segment.
+      key_taps: tokens that a key is made of, by a short causal convolution; 1 is the token alone, as the papers have it.
+      compute: type of activations; the others follow from it, see precision.py.
+    """
+
+    memory: MemoryConfig = InfiniConfig()
+    vocab: int = 256
+    layers: int = 2
+    d_model: int = 64
+    heads: int = 2
+    kv_heads: int = 0
+    key_dim: int = 0
+    value_dim: int = 0
+    mlp_dim: int = 0
+    segment: int = 64
+    key_taps: int = 1
+    compute: Compute = "float32"
+
+    def __post_init__(self):
+        require_positive(
+            "model",
+            vocab=self.vocab,
+            layers=self.layers,
+            d_model=self.d_model,
+            heads=self.heads,
+            segment=self.segment,
+            key_taps=self.key_taps,
+        )
+        require(
+            self.compute in typing.get_args(Compute),
+            "model.compute",
+            f"'{self.compute}' is no compute type",
+            "choose float32 or bfloat16",
+        )
+        require(
+            self.kv_heads >= 0 and self.heads % (self.kv_heads or 1) == 0,
+            "model.kv_heads",
+            f"{self.kv_heads} key heads cannot be shared evenly by {self.heads} heads",
+            f"give a divisor of {self.heads}, or 0 for as many",
+        )
+        for field in ("key_dim", "value_dim"):
+            size = getattr(self, field)
+            require(size >= 0, f"model.{field}", f"{size} is negative", "give a size, or 0 for d_model / heads")
+            require(
+                size > 0 or self.d_model % self.heads == 0,
+                "model.heads",
+                f"{self.heads} heads do not divide d_model {self.d_model}",
+                f"choose heads that divide {self.d_model}, or give model.{field}",
+            )
+        require(self.mlp_dim >= 0, "model.mlp_dim", f"{self.mlp_dim} is negative", "give a width, or 0 for 4 d_model")
+        inserts = (self.memory.landmark_every is not None, any(self.memory.memory_tokens))
+        require(not all(inserts), "memory", "it asks for landmarks and for memory tokens", "choose one of them")
+        dims = self.dims
+        require(dims.key_dim % 2 == 0, "model.key_dim", f"{dims.key_dim} is odd and rotary turns pairs", "give an even size")
+        for layer in self.memory.layers or ():
+            require(
+                0 <= layer < self.layers,
+                "memory.layers",
+                f"layer {layer} does not exist",
+                f"name layers 0 to {self.layers - 1}",
+            )
+        require(self.memory.layers != (), "memory.layers", "no layer carries the memory", "name at least one, or None for all")
+        self.memory.check(dims)
+
+    @property
+    def dims(self) -> Dims:
+        """Sizes of one attention layer."""
+        return Dims(
+            d_model=self.d_model,
+            heads=self.heads,
+            kv_heads=self.kv_heads or self.heads,
+            key_dim=self.key_dim or self.d_model // self.heads,
+            value_dim=self.value_dim or self.d_model // self.heads,
+            segment=length_with_landmarks(self.segment, self.memory.landmark_every) + sum(self.memory.memory_tokens),
+            compute=self.compute,
+        )
+
+    @property
+    def has_phase(self) -> bool:
+        """Landmarks fall at other places in each segment, because segments are no whole landmark blocks."""
+        every = self.memory.landmark_every
+        return every is not None and self.segment % every != 0
+
+    @property
+    def ids(self) -> int:
+        """Rows of the embedding: the raw tokens and, behind them, what is inserted into segments."""
+        return self.vocab + (self.memory.landmark_every is not None or any(self.memory.memory_tokens))
+
+    @property
+    def mechanism(self) -> str:
+        """The registry name of the memory."""
+        return kind_of(self.memory, mechanism_configs())
+
+    def check_at_once(self, segments: int) -> None:
+        """Raises `ConfigError` where so many segments of a stream cannot be taken at once."""
+        if segments > 1 and memory_of(self.memory, self.dims).works_on_stream():
+            problem = f"{self.mechanism} works on the residual stream, and takes the segments of a stream in turn"
+            raise ConfigError("train.segments_per_step", problem, "give 1")
+
+    def layer_memory(self, layer: int) -> MemoryConfig:
+        """What layer `layer` carries: the memory, or nothing where `memory.layers` leaves it out."""
+        return self.memory if self.memory.layers is None or layer in self.memory.layers else SegmentOnlyConfig()
+
+    @property
+    def memory_layers(self) -> int:
+        """Number of layers that carry the memory."""
+        return self.layers if self.memory.layers is None else len(set(self.memory.layers))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes a sequence of all layers together, measured on shapes."""
+        return self.memory_layers * memory_bytes(memory_of(self.memory, self.dims))
+
+    def at_bytes(self, total: int, axis: str = "") -> "ModelConfig":
+        """This model with the largest memory of at most `total` bytes a sequence, all layers together.
+
+        Args:
+          axis: one of the mechanism's `axes`, along which the memory grows; its first where none is named. Heads and their
+            dims grow in the whole model, which then has more parameters and FLOPs a token.
+        """
+        mechanism = MECHANISMS[self.mechanism]
+        require_positive("memory", bytes=total)
+        memory, dims = mechanism.at_bytes(self.memory, self.dims, total // self.memory_layers, axis)
+        return dataclasses.replace(
+            self,
+            memory=memory,
+            heads=dims.heads,
+            kv_heads=self.kv_heads and dims.kv_heads,
+            key_dim=dims.key_dim,
+            value_dim=dims.value_dim,
+        )

@@ -1,0 +1,128 @@
+"""Settings of training, and what it may spend. Impossible values raise `ConfigError` before anything compiles."""
+
+import dataclasses
+import typing
+from typing import Literal
+
+from infini_jax.errors import require, require_positive
+
+Unit = Literal["flops", "tokens", "steps", "seconds"]
+Gives = Literal["steps", "width", "window"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a run may spend.
+
+    Attributes:
+      unit: FLOPs of training (three times the forward pass), raw tokens, optimiser steps, or seconds of training on the
+        device at hand, without compiling. Seconds become a number of steps before the first one, see
+        `infini_jax.training.timed_budget`.
+      amount: of that unit.
+      gives: what gave way to meet the budget: the number of steps, or the width or the window of the model, sized by
+        `infini_jax.model.balance`. It is a note for tables; the sizes themselves stand in the model.
+      steps: that the seconds were found to buy, 0 until then and for every other unit.
+    """
+
+    unit: Unit = "steps"
+    amount: float = 1000.0
+    gives: Gives = "steps"
+    steps: int = 0
+
+    def __post_init__(self):
+        units, gives = typing.get_args(Unit), typing.get_args(Gives)
+        require(self.unit in units, "budget.unit", f"'{self.unit}' is no unit", f"choose from {', '.join(units)}")
+        require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} buy nothing", "give a positive number")
+        require(self.gives in gives, "budget.gives", f"'{self.gives}' cannot give way", f"choose from {', '.join(gives)}")
+        require(
+            self.steps == 0 or (self.steps > 0 and self.unit == "seconds"),
+            "budget.steps",
+            f"{self.steps} steps are found for seconds only",
+            "give 0; with --budget.unit steps, budget.amount is their number",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes:
+      batch: rows, each a stream of documents.
+      sequence: raw tokens of a row a step.
+      bptt: segments that gradients flow through; 0 is the whole sequence.
+      segments_per_step: segments that every layer takes at once: the same result, sooner where a mechanism has a parallel
+        form over segments, with more memory.
+      rematerialise: what is made again for the gradient: segment keeps what passes between segments, and all layers of one
+        segment at a time; layer keeps one layer at a time, which costs another forward pass.
+      accumulate: parts of the batch whose gradients are added up one after the other; the same step with less memory.
+      optimiser: by name, see optimiser.py.
+      schedule: of the learning rate after the warm-up, see optimiser.py.
+      learning_rate: peak of the schedule; with rsqrt, what is divided by the square root of the step.
+      gate_learning_rate: peak for the memory gates, which also have no weight decay.
+      weight_decay: of matrices, but for what a mechanism declares in `no_decay`.
+      warmup: share of the steps with a rising rate.
+      average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
+      clip: largest norm of the gradient.
+      evaluation_steps: batches of held-out data scored at the end, where the task is not made of documents.
+      evaluate_every: steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at the end.
+      log_every: steps between metric lines.
+    """
+
+    batch: int = 8
+    sequence: int = 512
+    bptt: int = 0
+    segments_per_step: int = 1
+    rematerialise: Literal["segment", "layer"] = "segment"
+    accumulate: int = 1
+    optimiser: Literal["adamw", "adafactor"] = "adamw"
+    schedule: Literal["cosine", "rsqrt", "constant"] = "cosine"
+    learning_rate: float = 1e-3
+    gate_learning_rate: float = 1e-2
+    weight_decay: float = 0.1
+    warmup: float = 0.1
+    average: float = 0.0
+    clip: float = 1.0
+    evaluation_steps: int = 8
+    evaluate_every: int = 0
+    log_every: int = 20
+
+    def __post_init__(self):
+        require_positive(
+            "train",
+            batch=self.batch,
+            sequence=self.sequence,
+            segments_per_step=self.segments_per_step,
+            learning_rate=self.learning_rate,
+            gate_learning_rate=self.gate_learning_rate,
+            clip=self.clip,
+            evaluation_steps=self.evaluation_steps,
+            log_every=self.log_every,
+        )
+        require(
+            self.rematerialise in ("segment", "layer"),
+            "train.rematerialise",
+            f"'{self.rematerialise}' is not known",
+            "choose segment or layer",
+        )
+        require(self.evaluate_every >= 0, "train.evaluate_every", f"{self.evaluate_every} steps", "give 0 or more")
+        require(
+            self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
+        )
+        require(
+            self.bptt % self.segments_per_step == 0,
+            "train.segments_per_step",
+            f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
+            f"give a divisor of {self.bptt}, or change train.bptt",
+        )
+        for field, known in (("optimiser", ("adamw", "adafactor")), ("schedule", ("cosine", "rsqrt", "constant"))):
+            name = getattr(self, field)
+            require(name in known, f"train.{field}", f"'{name}' is not known", f"choose {' or '.join(known)}")
+        require(0 <= self.average < 1, "train.average", f"{self.average} is no decay", "give 0 to below 1, e.g. 0.999")
+        require(
+            self.accumulate >= 1 and self.batch % self.accumulate == 0,
+            "train.accumulate",
+            f"{self.batch} rows are not {self.accumulate} equal parts",
+            f"give a divisor of {self.batch}",
+        )
+        require(0 <= self.warmup < 1, "train.warmup", f"{self.warmup} is no share of the steps", "give 0 to below 1")
+        require(self.weight_decay >= 0, "train.weight_decay", f"{self.weight_decay} is negative", "give 0 or more")

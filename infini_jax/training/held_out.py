@@ -1,0 +1,52 @@
+"""What a run scores on held-out data: while it is trained, and at its end."""
+
+import dataclasses
+from collections.abc import Callable
+
+from infini_jax.config import RunConfig
+from infini_jax.config.evaluation import CARRIED
+from infini_jax.devices.sharding import Sharding
+from infini_jax.evals.perplexity import Reader, has_something
+from infini_jax.model.cost import budget_steps
+from infini_jax.training.scoring import make_evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutScores:
+    """Of held-out data. Attributes: as in `Row`."""
+
+    loss: float
+    accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
+
+
+class HeldOut:
+    """Scores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
+
+    The test split is read once, at the end, if it has something to score, and only the row hears of it. Raises `ConfigError`
+    when it is made, not at the end of training, where there is no data to validate on.
+    """
+
+    def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None], sharding: Sharding):
+        documents = run.data.whole("validation")
+        self.run, self.log, self.sharding, self.newest = run, log, sharding, None
+        self.reader = documents and Reader(run.model, *documents, run.evaluation)
+        carried = dataclasses.replace(run.evaluation, conditions=(CARRIED,))
+        tested = run.data.whole("test") if run.data.has("test") else None
+        self.test_reader = Reader(run.model, *tested, carried) if tested and has_something(tested[0].lengths) else None
+
+    def examine(self, step: int, params: dict) -> None:
+        """Reads the held-out documents and logs the figures, if there are any."""
+        if self.reader:
+            self.newest = self.reader.read(params)
+            self.log({"step": step, "tokens": step * self.run.tokens_per_step, **self.newest.metrics()})
+
+    def scores(self, params: dict) -> HeldOutScores:
+        """At the end of training."""
+        if not self.newest:
+            evaluate = make_evaluate(self.run.program(budget_steps(self.run)), self.sharding)
+            return HeldOutScores(*evaluate(params, "validation"), *evaluate(params, "test"))
+        tested = self.test_reader and self.test_reader.read(params)
+        found = (tested.loss(), tested.accuracy) if tested else (None, None)
+        return HeldOutScores(self.newest.loss(), self.newest.accuracy, *found)
