@@ -20,8 +20,8 @@ from infini_jax.layers.segment import NEVER_SEEN, Segment, Sight, whole
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.cost import model_cost, program_flops
 from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of
-from tests import streams
 from tests.reference import local_attention as reference
+from tests.support import streams
 
 BATCH, HEADS, KV_HEADS, KEY, VALUE = 2, 4, 2, 4, 6
 RESULTS = ("y", "lse", "dq", "dk", "dv", "dscale", "dbias")

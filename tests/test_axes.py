@@ -14,8 +14,8 @@ from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
 from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.model.cost import model_cost, parameter_count
 from infini_jax.model.transformer import init_memory
-from tests import streams
-from tests.streams import MODEL, tiny
+from tests.support import streams
+from tests.support.streams import MODEL, tiny
 
 AXES = [(name, axis) for name, mechanism in MECHANISMS.items() for axis in mechanism.axes]
 of_all_axes = pytest.mark.parametrize(("name", "axis"), AXES)

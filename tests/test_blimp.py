@@ -22,7 +22,7 @@ from infini_jax.evals.blimp import Blimp, Packed, encoded, log_probabilities
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import forward_segments, init_carry, logits_of
-from tests import streams
+from tests.support import streams
 
 STRADDLED = streams.tiny("landmark", layers=2, segment=12)  # segments that are no whole landmark blocks
 OTHERS = [streams.tiny(name, layers=1, segment=16) for name in MECHANISMS]

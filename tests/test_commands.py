@@ -24,7 +24,7 @@ from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
 from infini_jax.training.held_out import HeldOut
 from infini_jax.training.trained import Trained, tokenizer_of
-from tests.corpora import STORIES, write_stories
+from tests.support.corpora import STORIES, write_stories
 from tests.test_cli import fails
 
 MODEL = ModelConfig(vocab=310, layers=1, d_model=16, heads=2, segment=16)

@@ -10,8 +10,8 @@ from infini_jax.cli.compare import compared, difference
 from infini_jax.cli.main import main
 from infini_jax.config import RunConfig
 from infini_jax.records.rows import Row, write_rows
-from tests.commands import told
-from tests.made_results import config_of, row_of
+from tests.support.commands import told
+from tests.support.made_results import config_of, row_of
 
 
 def write_run(folder: Path, config: RunConfig, lines: list[dict], row: Row | None = None) -> Path:

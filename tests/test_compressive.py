@@ -11,10 +11,10 @@ from infini_jax.memory import compressive, window
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.memory.compressive import Compressive, CompressiveConfig, CompressiveMemory, Entries
 from infini_jax.memory.positions import attend_relative
-from tests import ragged
 from tests.golden import public_golden
 from tests.reference import compressive as reference
 from tests.reference.attention import relative_logit, rotary_logit
+from tests.support import ragged
 
 # A cache longer than a segment, and one shorter (new tokens are compressed at once); ratios that divide segments and do not.
 CASES = {

@@ -20,8 +20,8 @@ from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.model.transformer import memory_parameters
 from infini_jax.training.gradient import auxiliary_loss
-from tests import streams
-from tests.streams import BATCH, SEGMENTS, tiny
+from tests.support import streams
+from tests.support.streams import BATCH, SEGMENTS, tiny
 
 pytestmark = pytest.mark.parametrize("name", MECHANISMS)
 

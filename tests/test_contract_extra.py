@@ -3,7 +3,7 @@
 import pytest
 
 from tests import test_contract, test_contract_forms
-from tests.extra_mechanisms import EXTRA, registered
+from tests.support.extra_mechanisms import EXTRA, registered
 
 pytestmark = pytest.mark.parametrize("name", EXTRA)
 

@@ -9,8 +9,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.stream import init_carry, scan_segments
 from infini_jax.training.gradient import auxiliary_loss
-from tests import streams
-from tests.streams import BATCH, tiny
+from tests.support import streams
+from tests.support.streams import BATCH, tiny
 
 pytestmark = [pytest.mark.parametrize("name", MECHANISMS), pytest.mark.slow]
 

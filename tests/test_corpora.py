@@ -16,7 +16,7 @@ from infini_jax.data.snapshots import built_in_snapshot, own_snapshot
 from infini_jax.data.stdlib import stdlib_documents
 from infini_jax.data.texts import Metamath, StandardLibrary, TextFiles, sections, short_names, splits_of
 from infini_jax.errors import ConfigError
-from tests.corpora import STORIES, write_stories
+from tests.support.corpora import STORIES, write_stories
 
 PG19 = ["book_text", "book_id", "book_title", "publication_date", "book_link"]
 

@@ -15,7 +15,7 @@ from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.cost import budget_steps, check_fits, model_cost, parameter_count, program_flops, training_flops_per_step
 from infini_jax.model.stream import init_params
 from infini_jax.training.program import Training, executed_flops
-from tests.streams import MODEL
+from tests.support.streams import MODEL
 
 A, B = jnp.ones((3, 5)), jnp.ones((5, 7))
 RUN = RunConfig(

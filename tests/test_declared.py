@@ -23,7 +23,7 @@ from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.stream import init_params
 from infini_jax.training.loop import train
 from infini_jax.training.optimiser import make_optimiser, names_of, schedule
-from tests.streams import MODEL, tiny
+from tests.support.streams import MODEL, tiny
 
 
 @dataclasses.dataclass(frozen=True)

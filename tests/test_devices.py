@@ -28,8 +28,8 @@ from infini_jax.training.checkpoint import Checkpoints
 from infini_jax.training.execute import execute
 from infini_jax.training.loop import begin
 from infini_jax.training.program import Training
-from tests.commands import TINY, spawned, with_devices
-from tests.corpora import write_stories
+from tests.support.commands import TINY, spawned, with_devices
+from tests.support.corpora import write_stories
 
 MEMORIES = {"infini": InfiniConfig(), "memorizing": MemorizingConfig(slots=16, top_k=4)}
 STEPS = 12

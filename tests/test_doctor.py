@@ -10,7 +10,7 @@ import jax
 
 from infini_jax.cli.doctor import PARTS, bytes_in, version
 from infini_jax.cli.main import main
-from tests.commands import spawned
+from tests.support.commands import spawned
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,7 +19,7 @@ from infini_jax.data.corpora import CORPORA
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.study.launch import LAUNCHERS
-from tests.documentation import PAGES, ROOT, Block, all_blocks, blocks_of
+from tests.support.documentation import PAGES, ROOT, Block, all_blocks, blocks_of
 
 BLOCKS = all_blocks()
 WITH_PYTHON = sorted({block.page for block in BLOCKS if block.group == "python"})

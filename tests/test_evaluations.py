@@ -31,7 +31,7 @@ from infini_jax.evals.sorting import SortingEvaluation, order_agreement
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import init_params
 from infini_jax.records.measures import read_measures
-from tests.commands import told
+from tests.support.commands import told
 
 VOCAB = 300  # of all tasks here, so that one program reads them all
 MODEL = ModelConfig(vocab=VOCAB, layers=1, d_model=16, heads=1, segment=16)

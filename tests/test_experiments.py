@@ -19,7 +19,7 @@ from infini_jax.study.experiment import SCALES, load_experiment
 from infini_jax.study.spending import plan_of
 from infini_jax.study.study import Study
 from infini_jax.study.trials import rate_text
-from tests.corpora import write_stories
+from tests.support.corpora import write_stories
 
 EXPERIMENTS = ("mqar_pareto", "passkey_novelty", "sorting", "language_modelling", "window_vs_memory", "gates", "head_to_head")
 of_recall = pytest.mark.parametrize("name", ["mqar_pareto", "passkey_novelty", "sorting", "head_to_head"])

@@ -17,8 +17,8 @@ from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE
 from infini_jax.records.rows import read_rows
 from infini_jax.training import checkpoint
 from infini_jax.training.loop import is_sound
-from tests.commands import disk, killed_at, largest_file, spawned, told, training
-from tests.corpora import write_stories
+from tests.support.commands import disk, killed_at, largest_file, spawned, told, training
+from tests.support.corpora import write_stories
 
 SPLIT = {"train/a.txt": "It was a dark night. " * 9, "train/b.md": "The rain fell. " * 20, "train/c.txt": "xyz " * 30}
 SPLIT |= {f"validation/{name}.txt": f"Held out, {name}. " * 9 for name in ("d", "e")}

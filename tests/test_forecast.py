@@ -19,8 +19,8 @@ from infini_jax.forecast.topology import Topology, is_installed
 from infini_jax.model.cost import training_flops_per_step
 from infini_jax.records.folder import CONFIG_FILE
 from infini_jax.training.program import Training
-from tests.commands import told
-from tests.streams import tiny
+from tests.support.commands import told
+from tests.support.streams import tiny
 
 RUN = RunConfig(
     model=tiny("infini"),

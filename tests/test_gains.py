@@ -22,7 +22,7 @@ from infini_jax.evals.gains import Classes, Gains, Tally, half_share, training_w
 from infini_jax.evals.perplexity import Reader
 from infini_jax.evals.words import KINDS, count_words, unit_of_tokens, units_of
 from infini_jax.model.cost import model_cost
-from tests import streams
+from tests.support import streams
 from tests.test_perplexity import ALL, COUNTS, LENGTHS, documents_of, expected
 
 PROSE = (

@@ -15,9 +15,9 @@ from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import gated_delta
 from infini_jax.memory.gated_delta import GatedDelta, GatedDeltaConfig, unit_lower_inverse, write_tokens
 from infini_jax.model.cost import program_flops
-from tests import ragged
-from tests.ragged import DIMS
 from tests.reference import gated_delta as reference
+from tests.support import ragged
+from tests.support.ragged import DIMS
 
 LEARNED = GatedDelta(GatedDeltaConfig(), DIMS)
 

@@ -10,7 +10,7 @@ import pytest
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.generate import Sampling, continuation, draw, read_prompt
-from tests import streams
+from tests.support import streams
 
 LENGTH = 37  # two segments of 16 and a rest
 

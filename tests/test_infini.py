@@ -11,7 +11,7 @@ from infini_jax.memory import infini
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory
 from tests.golden import golden
-from tests.streams import MODEL
+from tests.support.streams import MODEL
 
 RULES = ("linear", "delta")
 WEIGHTS = ("X", "Wq", "Wk", "Wv", "Wo", "beta")

@@ -13,7 +13,7 @@ from infini_jax.memory import infini
 from infini_jax.memory.feature_maps import feature_map
 from infini_jax.memory.gated_delta import GatedDelta, GatedDeltaConfig
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory
-from tests import ragged
+from tests.support import ragged
 
 W, S, H, G, K, V = 5, 4, 4, 2, 4, 3
 EDGES = [(), (4,), (2, 9, 11), (8, 17)]  # where documents begin: nowhere, between segments, inside them, both

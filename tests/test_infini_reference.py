@@ -16,10 +16,10 @@ from infini_jax.memory import feature_maps
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.infini import Infini, InfiniConfig, InfiniMemory, retrieve
 from infini_jax.model.cost import model_cost
-from tests import ragged
-from tests.ragged import DIMS
 from tests.reference import infini as reference
-from tests.streams import MODEL, walked_flops
+from tests.support import ragged
+from tests.support.ragged import DIMS
+from tests.support.streams import MODEL, walked_flops
 
 MAPS = (("elu_plus_one", 1), ("unit", 1), ("dpfp", 3), ("taylor2", 1))
 POSITIVE = tuple((name, nu) for name, nu in MAPS if name != "unit")

@@ -15,7 +15,8 @@ from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory.base import AUXILIARY, Dims, memory_bytes
 from infini_jax.memory.infinite_former.expectation import plan_of
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig, InfiniteMemory
-from tests.former import (
+from tests.reference import infinite_former as reference
+from tests.support.former import (
     CONFIG,
     DIMS,
     DOCUMENTS,
@@ -28,7 +29,6 @@ from tests.former import (
     segments_of,
     setting,
 )
-from tests.reference import infinite_former as reference
 
 
 @pytest.mark.parametrize(("tokens", "dims"), [(8, DIMS), (7, DIMS), (8, GROUPED), (1, GROUPED)])

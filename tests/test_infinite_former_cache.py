@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from infini_jax.memory.base import AUXILIARY, memory_bytes
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig
-from tests import ragged
-from tests.former import plain
 from tests.reference import infinite_former as reference
+from tests.support import ragged
+from tests.support.former import plain
 
 
 def module_of(cached: int) -> InfiniteFormer:

@@ -9,9 +9,9 @@ import pytest
 
 from infini_jax.memory.infinite_former import expectation, signal
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
-from tests.former import relative
 from tests.golden import public_golden
 from tests.reference import infinite_former as reference
+from tests.support.former import relative
 
 CASES = ["sorting_small", "sorting_small_gate", "gpt2_consts_small", "with_mu0", "medium"]
 

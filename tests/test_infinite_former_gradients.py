@@ -9,8 +9,8 @@ import pytest
 
 from infini_jax.memory.base import AUXILIARY
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
-from tests.former import CONFIG, DIMS, DOCUMENTS, compiled, parameters_of, plain, segments_of, setting
 from tests.reference import infinite_former as reference
+from tests.support.former import CONFIG, DIMS, DOCUMENTS, compiled, parameters_of, plain, segments_of, setting
 
 
 def directional(function, point, direction, step=1e-5):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from infini_jax.memory.infinite_former import expectation, signal
-from tests.former import CONFIG, relative
 from tests.reference import infinite_former as reference
+from tests.support.former import CONFIG, relative
 
 
 @pytest.mark.parametrize(("length", "samples"), [(1, 3), (5, 4), (7, 8), (8, 7), (16, 16)])

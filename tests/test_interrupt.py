@@ -14,7 +14,7 @@ from infini_jax.errors import Interrupted, Stopped
 from infini_jax.records.folder import LOCK_FILE
 from infini_jax.study.study import GRACE, saved_study
 from infini_jax.training.interrupts import terminated
-from tests.commands import TINY
+from tests.support.commands import TINY
 
 ROOT = Path(__file__).parents[1]
 LONG = """

@@ -16,7 +16,7 @@ from infini_jax.memory.landmark.mechanism import Landmark, LandmarkConfig
 from infini_jax.model.cost import program_flops
 from infini_jax.model.stream import init_carry
 from tests.reference import landmark as reference
-from tests.streams import parameters_of, scorer, tiny, tokens_of
+from tests.support.streams import parameters_of, scorer, tiny, tokens_of
 
 DIMS = Dims(d_model=5, heads=2, kv_heads=2, key_dim=4, value_dim=3, segment=12, compute="float64")
 CONFIG = LandmarkConfig(block=3, blocks=4, retrieved=2)

@@ -27,8 +27,8 @@ from infini_jax.memory.landmark.straddle import OpenBlock
 from infini_jax.model.cost import model_cost, program_flops
 from infini_jax.model.stream import forward_segments, init_carry
 from infini_jax.training.gradient import joined_carry, split_carry
-from tests import streams
 from tests.reference import landmark as reference
+from tests.support import streams
 
 TOKENS = 30  # raw, a row
 CUTS = [(), (3, 11, 17), (6, 12, 18, 24), (29,)]  # none; inside blocks; at the edges of segments of 6; the last token alone

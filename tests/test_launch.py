@@ -13,7 +13,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.launch.slurm import Worker
 from infini_jax.study.study import Study, save_study
-from tests.commands import told
+from tests.support.commands import told
 from tests.test_slurm import run_of
 
 STUDY = Study("queued", "Does it start?", (run_of("one", 20), run_of("two", 20)))

@@ -18,8 +18,8 @@ from infini_jax.memory.memorizing import Memorizing, MemorizingConfig, Ring
 from infini_jax.memory.topk import top_k
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import init_carry, init_params, scan_segments
-from tests import ragged, streams
 from tests.golden import golden
+from tests.support import ragged, streams
 
 
 def stream(arrays: dict, dtype: str):

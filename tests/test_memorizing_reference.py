@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infini_jax.memory.memorizing import Memorizing, MemorizingConfig
-from tests import ragged
 from tests.reference import memorizing as reference
+from tests.support import ragged
 
 CASES = {
     "ring that wraps": MemorizingConfig(slots=8, top_k=3),

@@ -9,7 +9,7 @@ from infini_jax.records.folder import MEASURES_FILE
 from infini_jax.records.measures import read_measures
 from infini_jax.report import Source, write_report
 from infini_jax.study.study import Study, do, save_study, saved_study, write_tables
-from tests import streams
+from tests.support import streams
 from tests.test_capacity import Tally
 
 

@@ -28,7 +28,7 @@ from infini_jax.report.plots import styles_of
 from infini_jax.report.sections import task_view
 from infini_jax.study.study import Study, do, write_tables
 from infini_jax.training.execute import execute
-from tests.made_results import SIZES, fill, row_of, share
+from tests.support.made_results import SIZES, fill, row_of, share
 
 WORD, SYMBOLS, TOKENS = 4, 18, 64
 CHANCE = 1 / 16

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.made_results import fill, made_rows, write_all_measures
+from tests.support.made_results import fill, made_rows, write_all_measures
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.py"))

@@ -15,7 +15,7 @@ from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.offload import PINNED
 from infini_jax.model.stream import init_carry, scan_segments
 from infini_jax.training.loop import train
-from tests import streams
+from tests.support import streams
 
 ON_DEVICE = dataclasses.replace(streams.tiny("memorizing"), heads=4, kv_heads=2)
 ON_HOST = dataclasses.replace(ON_DEVICE, memory=dataclasses.replace(ON_DEVICE.memory, held="host"))

@@ -19,8 +19,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.evals.perplexity import Reader, chosen
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, logits_of
-from tests import streams
-from tests.commands import with_devices
+from tests.support import streams
+from tests.support.commands import with_devices
 
 LENGTHS = (40, 1, 5, 17, 2, 33, 16, 55)  # ragged; one has nothing to score; 55 is four segments of 16, 33 two and the edge
 COUNTS = Counts(len(LENGTHS), 0, sum(LENGTHS), 50, 300, max(LENGTHS), "", "")

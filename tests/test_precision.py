@@ -20,7 +20,7 @@ from infini_jax.model.stream import forward_segments, init_carry, init_params, l
 from infini_jax.training.gradient import score_tokens
 from infini_jax.training.optimiser import make_optimiser
 from infini_jax.training.program import Training, rows_of
-from tests.streams import MODEL, tiny
+from tests.support.streams import MODEL, tiny
 
 
 def floats(tree) -> set[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from infini_jax.cli.main import main
-from tests.commands import disk, killed_at, largest_file, spawned, told
-from tests.corpora import STORIES, write_stories
+from tests.support.commands import disk, killed_at, largest_file, spawned, told
+from tests.support.corpora import STORIES, write_stories
 
 
 @pytest.fixture

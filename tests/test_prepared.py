@@ -21,7 +21,7 @@ from infini_jax.data.prepared import MANIFEST_FILE, MODEL_FILE, Counts, Manifest
 from infini_jax.data.tokenizers import Bytes, load_tokenizer
 from infini_jax.errors import ConfigError
 from infini_jax.training.execute import execute
-from tests.corpora import STORIES, write_stories
+from tests.support.corpora import STORIES, write_stories
 
 BYTES = TokenizerSettings()
 PIECES = TokenizerSettings("sentencepiece", 290)

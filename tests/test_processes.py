@@ -25,7 +25,7 @@ from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE
 from infini_jax.records.rows import read_rows
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
-from tests.commands import PAIRS, PROGRAM, told
+from tests.support.commands import PAIRS, PROGRAM, told
 
 RUN = RunConfig(
     model=ModelConfig(vocab=32, layers=1, d_model=16, heads=2, segment=8, memory=InfiniConfig()),

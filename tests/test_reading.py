@@ -15,8 +15,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.evals.reading import SEGMENTS_A_CALL, ExampleReader
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.stream import init_carry
-from tests import streams
-from tests.commands import with_devices
+from tests.support import streams
+from tests.support.commands import with_devices
 
 NEW = 3
 STRADDLED = streams.tiny("landmark", layers=1, segment=12)  # segments that are no whole landmark blocks

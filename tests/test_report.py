@@ -15,7 +15,7 @@ from infini_jax.report import Source, terminal_table, write_report
 from infini_jax.report.plots import COLOURS, MARKERS, drawing, human_bytes, label_of, score_against_bytes, styles_of, svg
 from infini_jax.report.sections import equality, finding
 from infini_jax.report.tasks import score_of
-from tests.made_results import SERIES, SIZES, TASKS, fill, made_rows, row_of
+from tests.support.made_results import SERIES, SIZES, TASKS, fill, made_rows, row_of
 
 QUESTION = "Do more bytes recall more, at the same FLOPs?"
 ERROR = "loss: not finite at step 40; lower <train.learning_rate> & try 'again'"

@@ -22,7 +22,7 @@ from infini_jax.report.parts import NotMeasured
 from infini_jax.report.plots import drawing, save_pdf, styles_of
 from infini_jax.report.tables import blimp_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
-from tests.made_results import SEEDS, SIZES, config_of, fill, random_row, row_of, share, write_all_measures
+from tests.support.made_results import SEEDS, SIZES, config_of, fill, random_row, row_of, share, write_all_measures
 
 SERIES = (("local", ""), ("infini", "delta"))
 COMMAND = "infini-jax study quick --scale smoke"

@@ -20,7 +20,7 @@ from infini_jax.results import gates, is_chosen, load, loss_against_bytes, recal
 from infini_jax.results.columns import COLUMNS, markdown, names_of
 from infini_jax.results.figures import found_of
 from infini_jax.training.execute import execute
-from tests.made_results import fill, made_rows, metric_lines, row_of, write_all_measures
+from tests.support.made_results import fill, made_rows, metric_lines, row_of, write_all_measures
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("pandas", "polars")

@@ -22,7 +22,7 @@ from infini_jax.records.rows import read_rows
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
 from infini_jax.training.loop import train
-from tests.streams import MODEL
+from tests.support.streams import MODEL
 
 RUN = RunConfig(
     model=dataclasses.replace(MODEL, layers=1, memory=InfiniConfig()),

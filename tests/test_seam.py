@@ -17,11 +17,11 @@ from infini_jax.memory.base import Memory
 from infini_jax.model.generate import read_prompt
 from infini_jax.model.stream import decode, init_carry, init_decoder, scan_segments
 from infini_jax.model.transformer import layer_groups
-from tests import ragged, streams
-from tests.commands import on_devices
-from tests.extra_mechanisms import Descent, DescentConfig, Recurrent, RecurrentConfig, registered
 from tests.reference import descent, memory_tokens
-from tests.streams import BATCH, tiny
+from tests.support import ragged, streams
+from tests.support.commands import on_devices
+from tests.support.extra_mechanisms import Descent, DescentConfig, Recurrent, RecurrentConfig, registered
+from tests.support.streams import BATCH, tiny
 
 NAMES = pytest.mark.parametrize("name", ["descent", "recurrent"])
 

@@ -16,8 +16,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.layers.heads import SEQUENCE_AXIS
 from infini_jax.memory import infini
 from infini_jax.memory.infini import InfiniConfig, InfiniMemory
-from tests.commands import on_devices
-from tests.streams import losses_of, tiny
+from tests.support.commands import on_devices
+from tests.support.streams import losses_of, tiny
 
 PARTS = 4
 RULES = {"linear": infini.parallel_linear, "delta": infini.parallel_delta}

@@ -27,8 +27,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.stream import init_params
 from infini_jax.training.program import Training
-from tests.commands import on_devices
-from tests.streams import losses_of, tiny
+from tests.support.commands import on_devices
+from tests.support.streams import losses_of, tiny
 
 EVERY = "fsdp+tensor"  # what every mechanism is tried with; one is tried with all
 LAYOUTS = {  # rules, devices a row, whether the rows of a device are taken in two turns

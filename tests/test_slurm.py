@@ -15,8 +15,8 @@ from infini_jax.records.rows import read_rows
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.launch.slurm import queued
 from infini_jax.study.study import Study, run_study, save_study
-from tests.commands import PAIRS, PROGRAM
-from tests.slurm_node import node, told, wait_for, why_not
+from tests.support.commands import PAIRS, PROGRAM
+from tests.support.slurm_node import node, told, wait_for, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 MODEL = ModelConfig(vocab=32, layers=1, d_model=16, heads=1, segment=8)

@@ -14,7 +14,7 @@ from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory.infinite_former import sticky
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig
 from infini_jax.memory.infinite_former.signal import stored_fit
-from tests.streams import MODEL
+from tests.support.streams import MODEL
 
 CONFIG = InfiniteFormerConfig(basis=16, samples=24, sampling="sticky")
 RNG = np.random.default_rng(0)

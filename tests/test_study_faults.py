@@ -14,7 +14,7 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.records.folder import FAILED_FILE, METRICS_FILE, TABLE_FILE
 from infini_jax.records.rows import read_rows
 from infini_jax.study.study import Study, do_all, run_study, save_study, saved_study
-from tests.commands import disk
+from tests.support.commands import disk
 
 pytestmark = pytest.mark.slow
 GOOD = RunConfig(

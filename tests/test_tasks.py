@@ -22,7 +22,7 @@ from infini_jax.data.text_task import FILLER
 from infini_jax.data.tokenizers import Bytes, SentencePiece, train_sentencepiece
 from infini_jax.data.words import MADE_UP, Words, made_up
 from infini_jax.errors import ConfigError
-from tests.readers import READERS, passkey
+from tests.support.readers import READERS, passkey
 from tests.test_tokenizer import public_model
 
 PASSKEYS = [

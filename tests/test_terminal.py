@@ -15,7 +15,7 @@ from rich.console import Console
 
 from infini_jax.cli.main import main
 from infini_jax.cli.progress import evaluation_progress, waiting
-from tests.commands import TINY, spawned
+from tests.support.commands import TINY, spawned
 
 ROOT = Path(__file__).parents[1]
 MQAR = ["train", "infini", "mqar", *TINY, "--data.pairs", "2", "--data.symbols", "32"]

@@ -19,8 +19,8 @@ from infini_jax.training.loop import train
 from infini_jax.training.optimiser import make_optimiser
 from infini_jax.training.program import Training, rows_of
 from infini_jax.training.scoring import make_evaluate
-from tests import streams
-from tests.streams import MODEL
+from tests.support import streams
+from tests.support.streams import MODEL
 
 RUN = RunConfig(
     model=MODEL,

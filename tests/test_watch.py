@@ -15,8 +15,8 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.records.rows import write_rows
 from infini_jax.study.desk import Desk
 from infini_jax.study.study import Study, save_study
-from tests.commands import told
-from tests.made_results import row_of
+from tests.support.commands import told
+from tests.support.made_results import row_of
 
 NAMES = ("done", "broken", "going", "next")
 LINE = {"step": 25, "tokens": 1600, "loss": 2.5, "recent_tokens_per_second": 100.0}

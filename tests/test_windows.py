@@ -16,10 +16,10 @@ from infini_jax.memory.local import Local, LocalConfig
 from infini_jax.memory.transformer_xl import TransformerXL, TransformerXLConfig
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import init_carry, scan_segments
-from tests import ragged, streams
 from tests.golden import public_golden
 from tests.reference import attention as reference
 from tests.reference.attention import in_cache, in_window
+from tests.support import ragged, streams
 
 
 def transformer_xl(kind: str) -> TransformerXL:

@@ -18,7 +18,7 @@ from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Cost, Memory, MemoryConfig, at_places, memory_bytes
 from infini_jax.memory.infini import with_size
-from tests.streams import losses_of, tiny
+from tests.support.streams import losses_of, tiny
 
 # ---- a memory that learns by gradient descent while it reads (Sun et al. 2024, arXiv 2407.04620, TTT-Linear, batch form)
 
