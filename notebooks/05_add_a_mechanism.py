@@ -217,8 +217,8 @@ figures[["mechanism", "memory_bytes", "value"]].rename(columns={"value": "n50, p
 # Its report has the mechanism in every table and figure, like any other. What its figures say to those who do not see them:
 
 # %%
-from infini_jax.report import Source, write_report
+from infini_jax.report import StudySource, write_report
 
-page = write_report([Source(folder, study.question, dict(study.held_equal), "this notebook")], folder)
+page = write_report([StudySource(folder, study.question, dict(study.held_equal), "this notebook")], folder)
 for said in re.findall(r"<desc[^>]*>([^<]*fading[^<]*)", page.read_text()):
     print(said)

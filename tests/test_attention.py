@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infini_jax.errors import ConfigError
 from infini_jax.layers import attention, kernels
-from infini_jax.layers.blockwise import blockwise, plan_of
+from infini_jax.layers.blockwise import blockwise, tiling_of
 from infini_jax.layers.distances import t5_distance_bias
 from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.platforms import platform
@@ -218,7 +218,7 @@ def test_temporary_memory_of_the_gradient_grows_with_the_length_not_its_square(o
 def test_plan_covers_every_visible_pair_and_little_more(shape):
     queries, length, prefix, window = shape
     keys = prefix + length
-    plan = plan_of(queries, keys, prefix, window)
+    plan = tiling_of(queries, keys, prefix, window)
     covered = np.zeros((plan.padded, keys), bool)
     for band in plan.bands:
         for tile, low in zip(band.tiles, band.lows, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from infini_jax.codes import learning as training
-from infini_jax.codes.capacity import CapacityRun, budget_steps, forward_flops, planned_flops, step_flops
+from infini_jax.codes.capacity import CapacityRun, capacity_steps, forward_flops, planned_flops, step_flops
 from infini_jax.codes.coded_layer import OPEN, with_landmarks
 from infini_jax.codes.probe import read_out_error
 from infini_jax.codes.standalone import grid
@@ -61,7 +61,7 @@ def mechanisms():
 @functools.cache
 def answers_of(name: str):
     run = of(name)
-    return training.init_params(run, jax.random.key(0)), jax.jit(lambda params, pairs: training.answers(run, params, pairs)[0])
+    return training.init_layer(run, jax.random.key(0)), jax.jit(lambda params, pairs: training.answers(run, params, pairs)[0])
 
 
 def drawn(n: int, distinct: int = 0, seed: int = 0) -> training.Pairs:
@@ -110,7 +110,7 @@ def test_what_stands_before_the_pairs_changes_nothing(name):
 @pytest.mark.parametrize("name", mechanisms())
 def test_counted_flops_are_those_of_the_program(name):
     run = of(name)
-    shapes = jax.eval_shape(lambda: training.init_params(run, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: training.init_layer(run, jax.random.key(0)))
     pairs = training.draw(run, np.random.default_rng(0), run.segment, np.full(4, 5), np.full(4, 5))
     written, asked = forward_flops(run)
 
@@ -128,11 +128,11 @@ def test_counted_flops_are_those_of_the_program(name):
 
 def test_budgets_become_steps():
     run = dataclasses.replace(TINY, budget=Budget("flops", 10.5 * step_flops(TINY)))
-    assert (budget_steps(run), planned_flops(run)) == (10, 10 * step_flops(TINY))
-    assert budget_steps(dataclasses.replace(TINY, budget=Budget("tokens", 4 * 16 * 7))) == 7
+    assert (capacity_steps(run), planned_flops(run)) == (10, 10 * step_flops(TINY))
+    assert capacity_steps(dataclasses.replace(TINY, budget=Budget("tokens", 4 * 16 * 7))) == 7
     for budget in (Budget("flops", 1.0), Budget("seconds", 5)):
         with pytest.raises(ConfigError, match="budget"):
-            budget_steps(dataclasses.replace(TINY, budget=budget))
+            capacity_steps(dataclasses.replace(TINY, budget=budget))
 
 
 @pytest.mark.parametrize("wrong", [{"pairs": (3, 17)}, {"pairs": (5, 5)}, {"segment": 0}, {"grid": 1}, {"overwrites": -1}])
@@ -206,7 +206,7 @@ def finished(tmp_path_factory):
     patch.setitem(MECHANISMS, "tally", Tally)
     run = dataclasses.replace(TINY, memory=TallyConfig(), batch=8, rows=32, budget=Budget("steps", 200)).at_bytes(140)
     folder = tmp_path_factory.mktemp("tally")
-    row = jobs.execute(run, folder, "study")
+    row = jobs.execute_job(run, folder, "study")
     found = [one for _, one in read_measures([folder / "measures" / OWN_FILE])]
     yield run, row, {name: [one for one in found if one.metric == name] for name in {one.metric for one in found}}, folder
     patch.undo()
@@ -216,7 +216,7 @@ def test_a_mechanism_that_is_added_now_is_trained_and_measured(finished):
     run, row, found, folder = finished
     assert (row.mechanism, row.task, row.memory_bytes) == ("tally", "capacity", 128)
     assert read_rows(folder / "row.parquet") == [row]
-    assert jobs.from_plain(jobs.to_plain(run)) == run
+    assert jobs.job_from_plain(jobs.job_to_plain(run)) == run
     assert {"accuracy", "nmse", "accuracy_by_age", "accuracy_by_writes", "overwritten", "n50", "bits_per_scalar"} == set(found)
     assert [one.labels["pairs"] for one in found["accuracy"]] == grid(run)
     assert row.flops_actual == row.flops_planned == planned_flops(run)

@@ -23,7 +23,7 @@ from infini_jax.records.rows import read_rows
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
 from infini_jax.training.held_out import HeldOut
-from infini_jax.training.trained import Trained, tokenizer_of
+from infini_jax.training.trained import Trained, run_tokenizer
 from tests.support.corpora import STORIES, write_stories
 from tests.test_cli import fails
 
@@ -157,7 +157,7 @@ def test_generate_streams_a_file_and_prints_what_the_model_says(trained, capsys,
     main([*arguments, "--prompt-file", str(file)])
     shown = capsys.readouterr().out
     opened = Trained.open(folder)
-    tokenizer = tokenizer_of(run)
+    tokenizer = run_tokenizer(run)
     tokens = tokenizer.encode(text)
     drawn = continuation(
         run.model, opened.params, *read_prompt(run.model, opened.params, [tokens]), Sampling(1.0, 0.9, 3, 300)

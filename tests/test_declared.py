@@ -10,8 +10,8 @@ import pytest
 from flax import linen as nn
 
 from infini_jax.codes.capacity import CapacityRun
-from infini_jax.codes.learning import init_params as init_codes
-from infini_jax.codes.standalone import gates_of
+from infini_jax.codes.learning import init_layer as init_codes
+from infini_jax.codes.standalone import learned_gates
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.base import Subject
@@ -78,9 +78,9 @@ def test_a_memory_layer_alone_tells_its_gates_whatever_their_name(mixed):
     run = CapacityRun(memory=MixedConfig(), heads=2)
     params = init_codes(run, jax.random.key(0))
     params["memory"]["mix"] = jnp.array([-1.0, 2.0])
-    np.testing.assert_array_equal(gates_of(run, params), nn.sigmoid(params["memory"]["mix"]))
+    np.testing.assert_array_equal(learned_gates(run, params), nn.sigmoid(params["memory"]["mix"]))
     plain = CapacityRun(memory=TransformerXLConfig())
-    assert gates_of(plain, init_codes(plain, jax.random.key(0))).size == 0
+    assert learned_gates(plain, init_codes(plain, jax.random.key(0))).size == 0
 
 
 def moves_without_gradient(model, optimiser: str = "adamw") -> dict[tuple[str, ...], bool]:

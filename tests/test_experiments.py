@@ -16,7 +16,7 @@ from infini_jax.memory.local import LocalConfig
 from infini_jax.model.balance import gap
 from infini_jax.study import comparison
 from infini_jax.study.experiment import SCALES, load_experiment
-from infini_jax.study.spending import plan_of
+from infini_jax.study.spending import spending_of
 from infini_jax.study.study import Study
 from infini_jax.study.trials import rate_text
 from tests.support.corpora import write_stories
@@ -50,7 +50,7 @@ def test_an_experiment_says_what_it_asks_and_costs_and_every_run_is_measured(nam
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_smoke_takes_few_steps(name):
-    steps = {plan_of(built(name, "smoke"), run).steps for run in runs_of(built(name, "smoke"))}
+    steps = {spending_of(built(name, "smoke"), run).steps for run in runs_of(built(name, "smoke"))}
     assert steps == {comparison.SMOKE_STEPS}
 
 

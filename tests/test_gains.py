@@ -20,7 +20,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Subject
 from infini_jax.evals.gains import Classes, Gains, Tally, half_share, training_words
 from infini_jax.evals.perplexity import Reader
-from infini_jax.evals.words import KINDS, count_words, unit_of_tokens, units_of
+from infini_jax.evals.words import UNIT_KINDS, count_words, unit_of_tokens, units_of
 from infini_jax.model.cost import model_cost
 from tests.support import streams
 from tests.test_perplexity import ALL, COUNTS, LENGTHS, documents_of, expected
@@ -48,7 +48,7 @@ def by_kind(text: str) -> dict[str, list[str]]:
     ends = [*units.starts[1:], len(text)]
     found = collections.defaultdict(list)
     for start, end, kind in zip(units.starts, ends, units.kinds, strict=True):
-        found[KINDS[kind]].append(text[start:end])
+        found[UNIT_KINDS[kind]].append(text[start:end])
     assert "".join(text[start:end] for start, end in zip(units.starts, ends, strict=True)) == text
     return found
 
@@ -105,8 +105,8 @@ def classes_slowly(text: str, segment: int, uses: dict[str, int], total: int) ->
     units = units_of(text)
     found, seen, copier, solid = collections.defaultdict(list), {}, {}, []
     for number, (start, word, kind) in enumerate(zip(units.starts, units.spelt, units.kinds, strict=True)):
-        names = [("kind", KINDS[kind])]
-        if KINDS[kind] in ("word", "name", "number", "identifier"):
+        names = [("kind", UNIT_KINDS[kind])]
+        if UNIT_KINDS[kind] in ("word", "name", "number", "identifier"):
             per_million = 1e6 * uses.get(word, 0) / total
             decade = "none" if not per_million else f"<= {10 ** max(0, math.ceil(math.log10(per_million)))}"
             names.append(("rarity", decade if per_million <= 10_000 else "> 10000"))
@@ -115,7 +115,7 @@ def classes_slowly(text: str, segment: int, uses: dict[str, int], total: int) ->
             edge = {f"<= {segment}": "<= segment"}.get(edge, edge)
             names.append(("gap", "never before" if gap == math.inf else edge))
         seen[word] = start
-        if KINDS[kind] != "space":
+        if UNIT_KINDS[kind] != "space":
             context = tuple(solid[-3:])
             source = copier.get(context) if len(context) == 3 else None
             if source and source[1] == word:

@@ -13,7 +13,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.layers.attention import attend_segment
 from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory.base import AUXILIARY, Dims, memory_bytes
-from infini_jax.memory.infinite_former.expectation import plan_of
+from infini_jax.memory.infinite_former.expectation import order_of
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormer, InfiniteFormerConfig, InfiniteMemory
 from tests.reference import infinite_former as reference
 from tests.support.former import (
@@ -91,8 +91,8 @@ def test_earlier_documents_leave_no_trace():
 
 def test_decoding_token_by_token_equals_the_whole_segment():
     sizes = (CONFIG.basis, CONFIG.widths, DIMS.d_model, DIMS.heads, DIMS.kv_heads, DIMS.value_dim, "float64")
-    assert plan_of(8, *sizes).values_first
-    assert not plan_of(1, *sizes).values_first
+    assert order_of(8, *sizes).values_first
+    assert not order_of(1, *sizes).values_first
     with jax.enable_x64(True):
         module, variables, segments = setting()
         attend, write = compiled()

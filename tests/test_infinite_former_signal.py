@@ -71,7 +71,7 @@ def test_fewer_functions_read_what_the_whole_basis_reads(dtype):
         x.ravel()[None, None] for x in np.meshgrid(np.linspace(1e-3, 0.999, 25), [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.7, 2.0])
     )
     B, w_v = rng.standard_normal((1, count, 8)), rng.standard_normal((8, 1, 8))
-    plan = expectation.plan_of(mu.size, count, widths, 8, 1, 1, 8, dtype)
+    plan = expectation.order_of(mu.size, count, widths, 8, 1, 1, 8, dtype)
     with jax.enable_x64(True):
 
         def read(mu, sigma_sq, B, w_v):

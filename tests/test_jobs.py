@@ -19,8 +19,8 @@ from infini_jax.records.folder import MEASURES_FILE, METRICS_FILE, OWN_FILE, ROW
 from infini_jax.records.measures import Measure, read_measures, write_measures
 from infini_jax.records.rows import Row, write_rows
 from infini_jax.study.evaluations import measure_file
-from infini_jax.study.jobs import KINDS, Kind, from_plain, kind_name, to_plain
-from infini_jax.study.spending import plan_of, plan_table
+from infini_jax.study.jobs import JOB_KINDS, JobKind, job_from_plain, job_to_plain, kind_name
+from infini_jax.study.spending import spending_of, spending_table
 from infini_jax.study.study import Study, collect, cut_short, do, save_study, saved_study
 from infini_jax.study.trials import trials
 from tests.test_measuring import Norm
@@ -73,7 +73,7 @@ def throw(job: Coin, folder: Path, study: str) -> Row:
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
-    monkeypatch.setitem(KINDS, "coin", Kind(Coin, "tests.test_jobs:throw", Coin.planned_flops, measures_itself=True))
+    monkeypatch.setitem(JOB_KINDS, "coin", JobKind(Coin, "tests.test_jobs:throw", Coin.planned_flops, measures_itself=True))
     monkeypatch.setitem(EVALUATIONS, "norm", Norm)
 
 
@@ -85,10 +85,10 @@ def study() -> Study:
 def test_any_job_survives_the_saved_study(study, tmp_path):
     save_study(study, tmp_path)
     assert saved_study(tmp_path)[0] == study
-    assert [from_plain(json.loads(json.dumps(to_plain(job)))) for job in study.runs] == list(study.runs)
-    assert to_plain(GOOD) == GOOD.to_dict()
+    assert [job_from_plain(json.loads(json.dumps(job_to_plain(job)))) for job in study.runs] == list(study.runs)
+    assert job_to_plain(GOOD) == GOOD.to_dict()
     with pytest.raises(ConfigError, match="did you mean 'coin'"):
-        from_plain({**to_plain(Coin()), "kind": "cion"})
+        job_from_plain({**job_to_plain(Coin()), "kind": "cion"})
 
 
 def test_a_job_is_done_with_its_own_figures_and_again_where_they_were_cut_short(study, tmp_path):
@@ -115,11 +115,11 @@ def test_jobs_are_tried_at_rates_and_refused_by_name_like_runs(study):
 
 
 def test_a_plan_has_the_flops_of_runs_jobs_and_evaluations(study):
-    run, coin = (plan_of(study, job) for job in study.runs)
+    run, coin = (spending_of(study, job) for job in study.runs)
     assert (run.steps, run.tokens, run.evaluation_flops) == (5, 5 * 32, 2e6)
     assert (coin.steps, coin.tokens, coin.flops, coin.evaluation_flops) == (None, None, 64e6, 0)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(plan_table(study))
+    console.print(spending_table(study))
     text = console.export_text()
     assert "64M" in text
     assert "2 runs" in text
@@ -128,7 +128,7 @@ def test_a_plan_has_the_flops_of_runs_jobs_and_evaluations(study):
 
 def test_progress_counts_training_jobs_and_evaluations_by_their_flops(study, tmp_path):
     desk = study.desk(tmp_path)
-    plans = [plan_of(study, job) for job in study.runs]
+    plans = [spending_of(study, job) for job in study.runs]
 
     def done() -> list[float]:
         return [flops_done(desk, job, plan) for job, plan in zip(study.runs, plans, strict=True)]

@@ -51,7 +51,7 @@ def test_local_tiles_are_the_dense_form(blocks, length, cuts):
             return jax.jit(jax.value_and_grad(attend, argnums=(0, 1, 2), has_aux=True))(*arrays)
 
         assert_close(run("blockwise"), run("dense"))
-    assert landmark_softmax.plan_of(blocks, length).padded >= tokens
+    assert landmark_softmax.block_tiling(blocks, length).padded >= tokens
 
 
 def cache(rng, tokens, blocks=6, heads=2, length=4):
@@ -123,7 +123,7 @@ def test_what_is_laid_out_is_what_costs_are_counted_by(tokens, choosers, form):
     pairs, shared = repeats * retrieved * tokens, choosers < tokens
     chosen, size = layouts.form_of(pairs, cached, length, shared)
     blocks = jnp.zeros((1, 1, repeats * retrieved, choosers), jnp.int32)
-    layout = layouts.layout_of(chosen, size, blocks, tokens, cached)
+    layout = layouts.pair_layout(chosen, size, blocks, tokens, cached)
     tiles, places = layouts.tiling(tokens, repeats, retrieved, cached, length, shared)
     of_key_head = jax.tree.map(lambda x: x[0, 0], layout)
     assert (chosen, of_key_head.to_tiles(jnp.zeros((pairs, 5))).shape) == (form, (tiles, places, 5))

@@ -7,7 +7,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.records.folder import MEASURES_FILE
 from infini_jax.records.measures import read_measures
-from infini_jax.report import Source, write_report
+from infini_jax.report import StudySource, write_report
 from infini_jax.study.study import Study, do, save_study, saved_study, write_tables
 from tests.support import streams
 from tests.test_capacity import Tally
@@ -28,7 +28,7 @@ def test_a_mechanism_of_one_row_is_in_the_capacity_study_and_its_report(tmp_path
     (row,) = (row for row in rows if row.mechanism == "tally")
     assert row.memory_bytes == 12 * 8 * 4  # the most keys of float32 values of eight that fit into 400 bytes
     assert {one.metric for run, one in read_measures([tmp_path / MEASURES_FILE]) if run == row.run} >= {"accuracy", "nmse"}
-    page = write_report([Source(tmp_path, study.question, {}, "a command")], tmp_path).read_text()
+    page = write_report([StudySource(tmp_path, study.question, {}, "a command")], tmp_path).read_text()
     assert Tally.summary in page
     assert page.count("tally") > 3
 

@@ -20,7 +20,7 @@ from infini_jax.memory.full import FullConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row, write_rows
-from infini_jax.report import Source, terminal_table, write_report
+from infini_jax.report import StudySource, terminal_table, write_report
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures.recall import pareto
 from infini_jax.report.found import Found, find
@@ -116,13 +116,13 @@ def chance_lines(figure) -> list[float]:
 def test_runs_of_it_have_their_score_their_chance_line_and_their_ceiling_check(tmp_path: Path):
     rows = [execute(run_of(name), tmp_path / "runs" / name, study="mine") for name in ("full", "local")]
     write_rows(rows, tmp_path / "results.parquet")
-    page = write_report([Source(tmp_path)], tmp_path).read_text(encoding="utf-8")
+    page = write_report([StudySource(tmp_path)], tmp_path).read_text(encoding="utf-8")
     assert "Accuracy against memory" in page
     assert "a guess has 6.2 %" in page
     assert "Chance 6.2 %." in page
     assert "Full attention does not solve parrot at its trained length" in page  # after two steps
     assert "A window alone is above chance" not in page
-    assert chance_lines(view_of(find([Source(tmp_path)]))["figure"].figure) == [CHANCE]
+    assert chance_lines(view_of(find([StudySource(tmp_path)]))["figure"].figure) == [CHANCE]
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(terminal_table(rows))
     assert f"{100 * rows[0].accuracy:.1f} %" in console.export_text()
@@ -156,7 +156,7 @@ def test_settings_that_no_longer_parse_or_are_foreign_end_no_report_and_have_no_
     whole = json.loads(file.read_text())
     for data in ({"kind": "parrot", "feathers": 3}, {"kind": "owl"}, {"length": 4}, {"kind": "parrot", "title": 1}, [], 3):
         file.write_text(json.dumps({**whole, "data": data} if data != 3 else {}))
-        found = find([Source(tmp_path)])
+        found = find([StudySource(tmp_path)])
         assert view_of(found)["finding"].startswith("The highest accuracy is 50.0 %")
         assert chance_lines(view_of(found)["figure"].figure) == []
         assert warnings(found) == []
@@ -166,8 +166,8 @@ def test_where_the_settings_of_a_run_are_lost_its_job_tells_them(tmp_path):
     row = made("local", 0.5)
     write_rows([row], tmp_path / "results.parquet")
     jobs = Study("mine", "?", (run_of("local"),)).runs
-    assert chance_lines(view_of(find([Source(tmp_path)]))["figure"].figure) == []
-    assert chance_lines(view_of(find([Source(tmp_path, jobs=jobs)]))["figure"].figure) == [CHANCE]
+    assert chance_lines(view_of(find([StudySource(tmp_path)]))["figure"].figure) == []
+    assert chance_lines(view_of(find([StudySource(tmp_path, jobs=jobs)]))["figure"].figure) == [CHANCE]
 
 
 def test_an_evaluation_of_it_with_a_grid_has_a_figure_with_the_chance_of_each_panel(monkeypatch, tmp_path):
@@ -175,7 +175,7 @@ def test_an_evaluation_of_it_with_a_grid_has_a_figure_with_the_chance_of_each_pa
     study = Study("mine", "?", (run_of("local"),), evaluations=(ParrotEvaluation(),))
     do(study.desk(tmp_path), study.runs[0])
     write_tables(study, study.desk(tmp_path))
-    found = find([Source(tmp_path)])
+    found = find([StudySource(tmp_path)])
     drawn = pareto(found, styles_of(found.rows))[-1]
     assert drawn.title.startswith("Recall against memory: the parrot")
     assert [axes.get_title(loc="left") for axes in drawn.figure.axes] == ["symbols 10", "symbols 18"]

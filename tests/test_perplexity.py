@@ -16,7 +16,7 @@ from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.data.stdlib import counted_bytes
 from infini_jax.errors import ConfigError
-from infini_jax.evals.perplexity import Reader, chosen
+from infini_jax.evals.perplexity import Reader, chosen_documents
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, logits_of
 from tests.support import streams
@@ -161,11 +161,11 @@ def test_one_document_has_no_other_and_a_row_too_many_is_not_made():
 
 def test_limits_take_documents_from_all_over_the_split_and_their_beginnings():
     lengths = np.array([5, 1, 9, 4, 7, 3, 8])
-    np.testing.assert_array_equal(chosen(lengths, 0), [0, 2, 3, 4, 5, 6])
-    np.testing.assert_array_equal(chosen(lengths, 3), [0, 3, 5])
-    np.testing.assert_array_equal(chosen(lengths, 99), chosen(lengths, 0))
+    np.testing.assert_array_equal(chosen_documents(lengths, 0), [0, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(chosen_documents(lengths, 3), [0, 3, 5])
+    np.testing.assert_array_equal(chosen_documents(lengths, 99), chosen_documents(lengths, 0))
     with pytest.raises(ConfigError, match="no held-out document has two tokens"):
-        chosen(np.array([1, 1]), 0)
+        chosen_documents(np.array([1, 1]), 0)
     model = streams.tiny("local", layers=1)
     reader = Reader(model, documents_of(model.vocab, tuple(lengths)), COUNTS, EvaluationConfig(documents=0, tokens=5))
     assert sorted(reader.lengths_D) == [3, 4, 5, 5, 5, 5]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from infini_jax.errors import ConfigError
 from infini_jax.records.rows import Row, write_rows
-from infini_jax.report import Source, terminal_table, write_report
+from infini_jax.report import StudySource, terminal_table, write_report
 from infini_jax.report.plots import COLOURS, MARKERS, drawing, human_bytes, label_of, score_against_bytes, styles_of, svg
 from infini_jax.report.sections import equality, finding
 from infini_jax.report.tasks import score_of
@@ -41,8 +41,8 @@ def page(study) -> str:
     return write_report([source(study)], study).read_text(encoding="utf-8")
 
 
-def source(folder) -> Source:
-    return Source(folder, QUESTION, {"optimiser": "AdamW"})
+def source(folder) -> StudySource:
+    return StudySource(folder, QUESTION, {"optimiser": "AdamW"})
 
 
 def test_page_has_every_seed_of_every_run(page, rows):
@@ -142,19 +142,19 @@ def test_same_rows_give_the_same_page(study, page):
 
 def test_study_without_rows_is_one_clear_line(tmp_path):
     with pytest.raises(ConfigError, match=r"no finished run in .*; run the study first") as raised:
-        write_report([Source(tmp_path)], tmp_path)
+        write_report([StudySource(tmp_path)], tmp_path)
     assert "\n" not in str(raised.value)
     write_rows([], tmp_path / "results.parquet")
     (tmp_path / "failed.json").write_text(json.dumps([{"run": "a", "error": "first\nsecond"}]))
     with pytest.raises(ConfigError, match=r"1 failed, the first: a: first second\); mend that") as raised:
-        write_report([Source(tmp_path)], tmp_path)
+        write_report([StudySource(tmp_path)], tmp_path)
     assert "\n" not in str(raised.value)
 
 
 def test_report_of_bare_rows_needs_no_run_folders(tmp_path, rows):
     """One run of a task nobody listed, without memory, without settings or log."""
     write_rows([replace(rows[0], task="books", memory_bytes=0)], tmp_path / "results.parquet")
-    page = write_report([Source(tmp_path, QUESTION, command="make books")], tmp_path).read_text(encoding="utf-8")
+    page = write_report([StudySource(tmp_path, QUESTION, command="make books")], tmp_path).read_text(encoding="utf-8")
     assert "nats a token" in page
     assert "make books" in page
     assert "0 B" in page

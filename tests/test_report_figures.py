@@ -10,7 +10,7 @@ from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.records.measures import Measure
-from infini_jax.report import Source, write_report
+from infini_jax.report import StudySource, write_report
 from infini_jax.report.checks import warnings
 from infini_jax.report.figures.capacity import collapse, n50
 from infini_jax.report.figures.loss import gains, loss_against_bytes
@@ -66,7 +66,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(study) -> str:
-    return write_report([Source(study, "Which?", command=COMMAND)], study).read_text(encoding="utf-8")
+    return write_report([StudySource(study, "Which?", command=COMMAND)], study).read_text(encoding="utf-8")
 
 
 def test_every_figure_is_on_the_page_with_its_seeds_and_its_command(page):
@@ -97,7 +97,7 @@ def test_every_figure_lies_beside_the_page_as_svg_and_pdf(study, page):
 
 def test_the_same_measures_give_the_same_files(study, tmp_path):
     for number in (0, 1):
-        (drawn,) = n50(found := find([Source(study)]), styles_of(found.rows))
+        (drawn,) = n50(found := find([StudySource(study)]), styles_of(found.rows))
         (tmp_path / f"{number}.svg").write_text(drawing(drawn.figure))
         save_pdf(drawn.figure, tmp_path / f"{number}.pdf")
     for kind in ("svg", "pdf"):
@@ -272,7 +272,7 @@ def full(accuracy: float, seed: int):
 def test_a_ceiling_that_fails_is_said_at_the_top(tmp_path):
     rows = [full(0.62, 0), full(0.7, 1)]
     fill(tmp_path, rows)
-    page = write_report([Source(tmp_path)], tmp_path).read_text()
+    page = write_report([StudySource(tmp_path)], tmp_path).read_text()
     assert page.index("These results are not to be trusted") < page.index("What was found")
     assert "Full attention does not solve mqar at its trained length: 66.0 (62.0–70.0) %" in page
 
@@ -345,7 +345,7 @@ def test_runs_of_several_studies_are_told_apart(tmp_path):
     both = runs("mqar", SERIES[1:], SIZES[:1])
     fill(tmp_path / "a", both)
     fill(tmp_path / "b", [*both, *runs("mqar", SERIES[:1], SIZES[:1])])
-    found = find([Source(tmp_path / "a"), Source(tmp_path / "b", command="make b")])
+    found = find([StudySource(tmp_path / "a"), StudySource(tmp_path / "b", command="make b")])
     assert len({row.run for row in found.rows}) == len(found.rows) == 6
     assert {(row.mechanism, row.variant) for row in found.rows} == {
         ("infini", "delta (a)"),

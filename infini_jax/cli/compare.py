@@ -14,21 +14,21 @@ from infini_jax.records.rows import is_whole, read_rows
 from infini_jax.records.training_log import read_metrics
 from infini_jax.training.trained import flattened, saved_settings
 
-Pairs = dict[str, tuple[Any, Any]]  # name -> its value in the first run and in the second, None where one has none
+SideBySide = dict[str, tuple[Any, Any]]  # name -> its value in the first run and in the second, None where one has none
 
 ASKED = ("version", "seed", "learning_rate", "budget_amount")  # of a row's numbers: settings, which have a table of their own
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class TwoRuns:
     """Two runs. Attributes: runs, their folders; settings that differ; results, the numbers of their rows where a run is
     finished; step, the last one that both logged, 0 without one; log, the metrics of both at that step."""
 
     runs: tuple[str, str]
-    settings: Pairs
-    results: Pairs
+    settings: SideBySide
+    results: SideBySide
     step: int
-    log: Pairs
+    log: SideBySide
 
 
 def compare(
@@ -60,12 +60,12 @@ def compare(
         console.print("no step is in the logs of both")
 
 
-def compared(first: Path, second: Path) -> Comparison:
+def compared(first: Path, second: Path) -> TwoRuns:
     """Raises `ConfigError` where a folder is no run's, or its files are damaged."""
     settings = paired(*(flattened(saved_settings(run)) for run in (first, second)))
     logs = [by_step(run) for run in (first, second)]
     step = max(logs[0].keys() & logs[1].keys(), default=0)
-    return Comparison(
+    return TwoRuns(
         (str(first), str(second)),
         {name: pair for name, pair in settings.items() if pair[0] != pair[1]},
         paired(results_of(first), results_of(second)),
@@ -74,7 +74,7 @@ def compared(first: Path, second: Path) -> Comparison:
     )
 
 
-def paired(first: dict[str, Any], second: dict[str, Any]) -> Pairs:
+def paired(first: dict[str, Any], second: dict[str, Any]) -> SideBySide:
     """All names of both, in the order of the first."""
     return {name: (first.get(name), second.get(name)) for name in dict.fromkeys((*first, *second))}
 
@@ -100,7 +100,7 @@ def by_step(run: Path) -> dict[int, dict[str, float]]:
     return steps
 
 
-def settings_table(found: Comparison) -> Table:
+def settings_table(found: TwoRuns) -> Table:
     """A line a setting that differs."""
     table = Table(title="settings that differ")
     for head in ("setting", "first", "second"):
@@ -110,7 +110,7 @@ def settings_table(found: Comparison) -> Table:
     return table
 
 
-def numbers_table(title: str, pairs: Pairs) -> Table:
+def numbers_table(title: str, pairs: SideBySide) -> Table:
     """A line a number, with how much the second is above the first, and by which share of it."""
     table = Table(title=title)
     table.add_column("name", overflow="fold")

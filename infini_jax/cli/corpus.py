@@ -11,7 +11,7 @@ from rich.table import Table
 from infini_jax.cli.output import AsJson
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import CORPORA, Lists
-from infini_jax.data.prepare import TokenizerSettings, Watch, prepare
+from infini_jax.data.prepare import TokenizerSettings, WatchPreparing, prepare
 from infini_jax.data.prepared import Prepared, data_folder, prepared_folders
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm
@@ -49,7 +49,7 @@ class PrepareCorpus:
     test: Path | None = None
     jobs: int = 0
 
-    def run(self, watch: Watch) -> tuple[Prepared, bool]:
+    def run(self, watch: WatchPreparing) -> tuple[Prepared, bool]:
         """The prepared corpus, and whether it was made now. Raises `ConfigError`."""
         settings = TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
         named: tuple[tuple[Split, Path | None], ...] = (("validation", self.validation), ("test", self.test))

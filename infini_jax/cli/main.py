@@ -29,7 +29,7 @@ from infini_jax.memory import MECHANISMS
 from infini_jax.records.folder import StudyFolder
 from infini_jax.study.experiment import load_experiment
 from infini_jax.study.launch import LAUNCHERS, Resources
-from infini_jax.study.spending import plan_plain, plan_table
+from infini_jax.study.spending import spending_plain, spending_table
 from infini_jax.study.study import cut_short, save_study, saved_study, write_tables
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
@@ -115,10 +115,10 @@ def study(
         console.print(launcher.cancel(folder), markup=False, soft_wrap=True)
         return
     if as_json:
-        print_json({"study": found.label, "runs": plan_plain(found), "workers": launcher.described(found, folder)})
+        print_json({"study": found.label, "runs": spending_plain(found), "workers": launcher.described(found, folder)})
         return
     if dry_run:
-        console.print(plan_table(found))
+        console.print(spending_table(found))
         console.print(launcher.described(found, folder), markup=False, soft_wrap=True)
         return
     save_study(found, folder)
@@ -142,14 +142,14 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
       folders: where the studies' results lie.
       output: folder that gets report.html and report-figures/; by default the study's, of several the one that holds them all.
     """
-    from infini_jax.report import Source, terminal_table, write_report  # matplotlib takes a second to load
+    from infini_jax.report import StudySource, terminal_table, write_report  # matplotlib takes a second to load
 
     require(bool(folders), "folders", "there is none", "name the folder of a study, such as results/quick")
     console, sources, rows, failures = Console(), [], [], []
     for folder in folders:
         asked, finished, failed = saved_study(folder)
         write_tables(asked, asked.desk(folder))  # a study that was stopped has finished rows and no table yet
-        sources.append(Source(folder, asked.question, dict(asked.held_equal), asked.command, asked.runs))
+        sources.append(StudySource(folder, asked.question, dict(asked.held_equal), asked.command, asked.runs))
         rows.append(finished)
         failures.extend(failed)
     with evaluation_progress("report", console) as watch:

@@ -26,7 +26,7 @@ from infini_jax.records.training_log import newest_line
 from infini_jax.study.desk import Desk
 from infini_jax.study.evaluations import measure_file
 from infini_jax.study.jobs import Job
-from infini_jax.study.spending import Plan, plan_of
+from infini_jax.study.spending import Spending, spending_of
 from infini_jax.study.study import Study
 from infini_jax.units import human_count, human_time
 
@@ -39,9 +39,9 @@ def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], 
 
     Where nobody knows a run's FLOPs before its device was timed, every run counts the same instead.
     """
-    plans = {run.name: plan_of(study, run) for run in study.runs}
+    plans = {run.name: spending_of(study, run) for run in study.runs}
     if any(plan.flops is None for plan in plans.values()):
-        plans = {name: Plan(None, None, 1.0, ()) for name in plans}
+        plans = {name: Spending(None, None, 1.0, ()) for name in plans}
     with _bars(console, TextColumn("{task.fields[runs]}")) as bars:
         task = bars.add_task(study.label, total=sum(plan.all_flops for plan in plans.values()), runs="")
 
@@ -53,7 +53,7 @@ def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], 
         yield watch
 
 
-def flops_done(desk: Desk, job: Job, plan: Plan) -> float:
+def flops_done(desk: Desk, job: Job, plan: Spending) -> float:
     """Of what is planned: all for a job that ended, else its share of training and the evaluations that are there."""
     if desk.is_finished(job) or desk.error(job) is not None:
         return plan.all_flops

@@ -29,7 +29,7 @@ from infini_jax.model.prompt import PromptTokens, read_text
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, write_measures
-from infini_jax.training.trained import Trained, saved_config, tokenizer_of
+from infini_jax.training.trained import Trained, run_tokenizer, saved_config
 
 DEFAULTS = Options()
 
@@ -155,7 +155,7 @@ def generate(
     require(is_text, "prompt", "it is no UTF-8", "give text, or a file with --prompt-file")
     require(tokens >= 0, "tokens", f"{tokens} is negative", "give 0 or more")
     Sampling(temperature, top_p, seed).check()
-    tokenizer, trained = tokenizer_of(saved_config(run)), Trained.open(run, step)
+    tokenizer, trained = run_tokenizer(saved_config(run)), Trained.open(run, step)
     size, done = prompt_file.stat().st_size if prompt_file and prompt_file.is_file() else None, [0, 0]
     with reading_progress("prompt", size, Console(stderr=True)) as watch:
 

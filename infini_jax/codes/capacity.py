@@ -156,7 +156,7 @@ def step_flops(run: CapacityRun) -> float:
     return 3.0 * run.batch * run.segment * (run.segments * written + asked)
 
 
-def budget_steps(run: CapacityRun) -> int:
+def capacity_steps(run: CapacityRun) -> int:
     """Raises `ConfigError` where the budget pays for no step or its unit is none of this job's."""
     prices = {"flops": step_flops(run), "tokens": run.batch * run.segment * (run.segments + 1), "steps": 1}
     unit = run.budget.unit
@@ -168,4 +168,4 @@ def budget_steps(run: CapacityRun) -> int:
 
 def planned_flops(run: CapacityRun) -> float:
     """Of all training steps."""
-    return budget_steps(run) * step_flops(run)
+    return capacity_steps(run) * step_flops(run)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from infini_jax.codes.capacity import CapacityRun, budget_steps
+from infini_jax.codes.capacity import CapacityRun, capacity_steps
 from infini_jax.codes.coded_layer import OPEN, OTHER, CodedLayer
 from infini_jax.errors import TrainingDiverged
 from infini_jax.layers.segment import NO_DOCUMENT
@@ -104,7 +104,7 @@ def empty_memory(run: CapacityRun, rows: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init_params(run: CapacityRun, random: jax.Array) -> dict:
+def init_layer(run: CapacityRun, random: jax.Array) -> dict:
     symbols = jnp.zeros((1, run.segment), jnp.int32)
     variables: Any = CodedLayer(run).init(random, symbols, empty_memory(run, 1))
     return variables["params"]
@@ -153,7 +153,7 @@ def train_steps(run: CapacityRun, state: tuple, batches: Pairs, rates: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class LearnedCodes:
     """Attributes: params; loss and accuracy over the last call's steps; steps; seconds without compiling; compile_seconds."""
 
     params: dict
@@ -172,11 +172,11 @@ def program_key(run: CapacityRun) -> CapacityRun:
     )
 
 
-def train(run: CapacityRun, watch: Callable[[dict[str, float]], None]) -> Trained:
+def train(run: CapacityRun, watch: Callable[[dict[str, float]], None]) -> LearnedCodes:
     """Trains the codes; `watch` gets a line of metrics `CALLS` times. Raises `TrainingDiverged`."""
-    steps, sizes = budget_steps(run), program_key(run)
+    steps, sizes = capacity_steps(run), program_key(run)
     length = -(-steps // CALLS)
-    params = init_params(sizes, jax.random.key(run.seed))
+    params = init_layer(sizes, jax.random.key(run.seed))
     state = (params, ADAM.init(params))
     # the last call is as long as the others, its surplus steps at rate zero: one program
     rate_N = np.zeros(-(-steps // length) * length, np.float32)
@@ -196,7 +196,7 @@ def train(run: CapacityRun, watch: Callable[[dict[str, float]], None]) -> Traine
         if not math.isfinite(lost):
             raise TrainingDiverged(f"step {done}: the loss is no number; lower the learning rate")
         watch({"step": done, "share": done / steps, "loss": lost, "accuracy": accuracy})
-    return Trained(state[0], lost, accuracy, steps, time.perf_counter() - began - compile_seconds, compile_seconds)
+    return LearnedCodes(state[0], lost, accuracy, steps, time.perf_counter() - began - compile_seconds, compile_seconds)
 
 
 @functools.partial(jax.jit, static_argnums=0)

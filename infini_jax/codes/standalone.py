@@ -30,7 +30,7 @@ from infini_jax.codes.learning import (
     draw,
     draw_steps,
     empty_memory,
-    init_params,
+    init_layer,
     program_key,
     score,
     train,
@@ -93,7 +93,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     accuracy, test_accuracy = (float(np.mean([one.right.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
     written, asked = capacity.forward_flops(run)
     tokens_per_row = run.segment * (run.segments + 1)
-    gates = gates_of(run, trained.params)
+    gates = learned_gates(run, trained.params)
     return leave(
         run,
         folder,
@@ -106,7 +106,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
         budget_amount=float(run.budget.amount),
         flops_planned=capacity.planned_flops(run),
         flops_actual=trained.steps * capacity.step_flops(run),
-        flops_executed=trained.steps * executed_flops(run),
+        flops_executed=trained.steps * executed_step_flops(run),
         steps=trained.steps,
         tokens=trained.steps * run.batch * tokens_per_row,
         seconds=trained.seconds,
@@ -144,7 +144,7 @@ def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: A
     return row
 
 
-def gates_of(run: CapacityRun, params: dict) -> np.ndarray:
+def learned_gates(run: CapacityRun, params: dict) -> np.ndarray:
     """The weights of memory that the layer learned, none where it has no gate. They depend on no text: one question tells."""
 
     @jax.jit
@@ -157,16 +157,16 @@ def gates_of(run: CapacityRun, params: dict) -> np.ndarray:
     return np.asarray(asked(params))
 
 
-def executed_flops(run: CapacityRun) -> float:
+def executed_step_flops(run: CapacityRun) -> float:
     """Of the program of one training step."""
-    params = jax.eval_shape(lambda: init_params(run, jax.random.key(0)))
+    params = jax.eval_shape(lambda: init_layer(run, jax.random.key(0)))
     state = (params, jax.eval_shape(ADAM.init, params))
     batch = draw_steps(run, np.random.default_rng(0), 1)
     return program_flops(functools.partial(train_steps, run), state, batch, jnp.zeros(1))
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
+class Answered:
     """Questions at one n. Attributes: pairs n; lost, right, ages, wanted BxQ; answers BxQxD."""
 
     pairs: int
@@ -182,16 +182,16 @@ def grid(run: CapacityRun) -> list[int]:
     return sorted({round(n) for n in np.geomspace(*run.pairs, run.grid)})
 
 
-def scored_at(run: CapacityRun, params: dict, split: int, pairs: int, writes: int = 1) -> Scored:
+def scored_at(run: CapacityRun, params: dict, split: int, pairs: int, writes: int = 1) -> Answered:
     """`pairs` different keys, each written `writes` times; asked for the newest value of each."""
     n_B, distinct_B = np.full(run.rows, pairs * writes), np.full(run.rows, pairs)
     random = np.random.default_rng([run.seed, split, pairs, writes])
     drawn: Pairs = draw(run, random, run.questions * run.segment, n_B, distinct_B)
     lost, right, answers = map(np.asarray, score(program_key(run), params, drawn))
-    return Scored(pairs, lost, right, drawn.ages, drawn.wanted, answers)
+    return Answered(pairs, lost, right, drawn.ages, drawn.wanted, answers)
 
 
-def figures(run: CapacityRun, params: dict, scored: list[Scored]) -> list[Measure]:
+def figures(run: CapacityRun, params: dict, scored: list[Answered]) -> list[Measure]:
     """All figures of the docs' vocabulary for `capacity`."""
     figure = functools.partial(Measure, capacity.NAME)
     found, codes_VxD = [], np.asarray(params["value_inputs"])
@@ -219,7 +219,7 @@ def figures(run: CapacityRun, params: dict, scored: list[Scored]) -> list[Measur
     ]
 
 
-def by_age(run: CapacityRun, one: Scored) -> Iterator[Measure]:
+def by_age(run: CapacityRun, one: Answered) -> Iterator[Measure]:
     """Accuracy by pairs written since, in bins named by their mean age, and by segments written since."""
     for low, high in age_bins(one.pairs):
         inside = (one.ages >= low) & (one.ages < high)

@@ -28,7 +28,7 @@ from infini_jax.data.word_counts import COMMON_TO_RARE, DOTS, WordList, common_c
 from infini_jax.data.words import MADE_UP, made_up
 from infini_jax.errors import require
 
-Kind = Literal[
+NeedleKind = Literal[
     "single",
     "multi_needle",
     "multi_key",
@@ -107,7 +107,7 @@ class HaystackConfig(TextTask):
       names: made-up words in the vocabulary, from which keys, values, variables and listed words are drawn.
     """
 
-    task: Kind = "single"
+    task: NeedleKind = "single"
     items: int = 0
     names: int = 110
 

@@ -40,7 +40,7 @@ SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
 SAMPLE_PARTS = 64  # at least so many documents share it
 TASKS, LARGEST_TASK = 256, 1024  # parts of a split that processes work on, and documents of one at most
 
-Watch = Callable[[str, int, int], None]  # (what is done, so many, of so many)
+WatchPreparing = Callable[[str, int, int], None]  # (what is done, so many, of so many)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def sample_texts(snapshot: Snapshot) -> Iterator[str]:
             return
 
 
-class Part(NamedTuple):
+class SplitPart(NamedTuple):
     """Some documents of a split, tokenised. Attributes: tokens of all; lengths of those that are not empty; counts."""
 
     tokens: np.ndarray
@@ -114,7 +114,7 @@ def _examples(snapshot: Snapshot, split: Split) -> Sequence[dict]:
     return snapshot.documents(split)
 
 
-def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, numbers: range) -> Part:
+def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, numbers: range) -> SplitPart:
     """Tokens of the documents `numbers`; runs in a process of its own."""
     tokenizer, parts, empty, words, size = _tokenizer(model), [], 0, 0, 0
     examples = _examples(snapshot, split)
@@ -131,7 +131,7 @@ def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, 
         words += len(text.split())
         size += len(text.encode())
     joined = np.concatenate(parts) if parts else np.zeros(0, dtype)
-    return Part(joined, [len(part) for part in parts], empty, words, size)
+    return SplitPart(joined, [len(part) for part in parts], empty, words, size)
 
 
 def prepare(
@@ -142,7 +142,7 @@ def prepare(
     errors: Errors | None = None,
     lists: Lists = (),
     jobs: int = 0,
-    watch: Watch = lambda what, done, total: None,
+    watch: WatchPreparing = lambda what, done, total: None,
 ) -> tuple[Prepared, bool]:
     """Prepares a corpus unless that is done; returns it and whether there was anything to do.
 
@@ -215,7 +215,7 @@ def finished(folder: Path, corpus: str, source: str, settings: str) -> Prepared 
 
 
 def write_prepared(
-    folder: Path, corpus: str, snapshot: Snapshot, settings: str, tokenizer: Tokenizer, jobs: int, watch: Watch
+    folder: Path, corpus: str, snapshot: Snapshot, settings: str, tokenizer: Tokenizer, jobs: int, watch: WatchPreparing
 ) -> None:
     """Writes beside `folder` and renames: whoever reads sees the old one or the whole new one."""
     require_positive("corpus", jobs=jobs)
@@ -234,7 +234,7 @@ def write_prepared(
 
 
 def write_whole(
-    partial: Path, corpus: str, snapshot: Snapshot, settings: str, tokenizer: Tokenizer, jobs: int, watch: Watch
+    partial: Path, corpus: str, snapshot: Snapshot, settings: str, tokenizer: Tokenizer, jobs: int, watch: WatchPreparing
 ) -> None:
     """Writes all files of a prepared corpus into a new folder."""
     partial.mkdir()
@@ -258,7 +258,7 @@ def write_whole(
         os.fsync(file.fileno())
 
 
-def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, Part]], watch: Watch) -> Counts:
+def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, SplitPart]], watch: WatchPreparing) -> Counts:
     """Appends the parts in order; (numbers, documents in all, part) each."""
     hashes = hashlib.sha256(), hashlib.sha256()
     lengths, empty, words, size = [], 0, 0, 0
@@ -297,7 +297,7 @@ def workers(jobs: int) -> Iterator[Callable]:
         return
     with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
 
-        def run(work: Callable[[range], Part], parts: list[range]) -> Iterator[tuple[range, int, Part]]:
+        def run(work: Callable[[range], SplitPart], parts: list[range]) -> Iterator[tuple[range, int, SplitPart]]:
             waiting: list[concurrent.futures.Future] = []
             for number, part in enumerate(parts):
                 while len(waiting) < 2 * jobs and number + len(waiting) < len(parts):

@@ -175,7 +175,9 @@ class Prepared:
             f"{self.manifest.corpus} {split}: {counts.documents} documents, {counts.tokens} tokens "
             f"({self.manifest.tokenizer}), content {self.manifest.content}"
         )
-        return Documents(text, starts, described, functools.partial(check_same, files, [state_of(file) for file in files]))
+        return Documents(
+            text, starts, described, functools.partial(check_unchanged, files, [state_of(file) for file in files])
+        )
 
 
 def state_of(file: BinaryIO) -> tuple[int, int]:
@@ -184,7 +186,7 @@ def state_of(file: BinaryIO) -> tuple[int, int]:
     return now.st_size, now.st_mtime_ns
 
 
-def check_same(files: list[BinaryIO], opened: list[tuple[int, int]]) -> None:
+def check_unchanged(files: list[BinaryIO], opened: list[tuple[int, int]]) -> None:
     """Raises `ConfigError` where a file has changed since: reading behind the end of a mapped file would kill the process."""
     for file, state in zip(files, opened, strict=True):
         name = Path(file.name)
@@ -224,14 +226,14 @@ def check_file(file: Path, size: int | None, sha256: str) -> None:
     try:
         now = file.stat()
         whole = size in (None, now.st_size)
-        whole = whole and checksum(file, now.st_size, now.st_mtime_ns, now.st_ino).startswith(sha256)
+        whole = whole and file_checksum(file, now.st_size, now.st_mtime_ns, now.st_ino).startswith(sha256)
     except OSError:
         whole = False
     require(whole, "data.name", f"{file.parent.name}/{file.name} is damaged", MEND)
 
 
 @functools.lru_cache(maxsize=256)
-def checksum(file: Path, *state: int) -> str:
+def file_checksum(file: Path, *state: int) -> str:
     """SHA-256 of a file in a state (size, time, inode)."""
     del state
     with file.open("rb") as opened:

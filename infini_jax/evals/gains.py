@@ -30,8 +30,8 @@ from infini_jax.data.batch import Split
 from infini_jax.data.repeats import NOWHERE, copy_sources, previous_use
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
-from infini_jax.evals.perplexity import Reader, chosen
-from infini_jax.evals.words import KINDS, LEXICAL, Units, count_words, unit_of_tokens
+from infini_jax.evals.perplexity import Reader, chosen_documents
+from infini_jax.evals.words import LEXICAL, UNIT_KINDS, Units, count_words, unit_of_tokens
 from infini_jax.model.cost import model_cost
 from infini_jax.records.measures import Label, Measure
 
@@ -111,7 +111,7 @@ class Gains(Evaluation):
 def training_words(data: DataConfig, counted: int) -> tuple[collections.Counter[str], int]:
     """(uses of each word, of all words) in about `counted` tokens of the training split."""
     documents, tokenizer = documents_of(data, "train")[0], tokenizer_of(data)
-    numbers = chosen(documents.lengths, PIECES)
+    numbers = chosen_documents(documents.lengths, PIECES)
     starts, ends = documents.starts[numbers], documents.starts[numbers + 1]
     ends = np.minimum(ends, starts + counted // len(numbers))
     uses = count_words(tokenizer.decode(documents.text[a:b]) for a, b in zip(starts, ends, strict=True))
@@ -144,7 +144,7 @@ class Classes:
         return np.unique(np.array(self.units.spelt, object), return_inverse=True)[1]
 
     def _kinds(self) -> dict[Class, np.ndarray]:
-        return {("kind", kind): self.units.are(kind) for kind in KINDS}
+        return {("kind", kind): self.units.are(kind) for kind in UNIT_KINDS}
 
     def _rarity(self, uses: collections.Counter[str], total: int) -> dict[Class, np.ndarray]:
         per_million_N = np.array([uses[word] for word in self.units.spelt]) * (1e6 / max(total, 1))

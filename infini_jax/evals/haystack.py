@@ -15,7 +15,7 @@ from infini_jax.config import RunConfig
 from infini_jax.data import facts
 from infini_jax.data.base import documents_of, tokenizer_of
 from infini_jax.data.examples import Example
-from infini_jax.data.haystack import HaystackConfig, Kind
+from infini_jax.data.haystack import HaystackConfig, NeedleKind
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or, room
@@ -42,14 +42,14 @@ class HaystackEvaluation(ExampleEvaluation):
     Config: ClassVar[type] = HaystackConfig
     is_text: ClassVar[bool] = True
     lengths: tuple[int, ...] = ()
-    kinds: tuple[Kind, ...] = ()
+    kinds: tuple[NeedleKind, ...] = ()
     examples: int = 50
     seed: int = 0
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
         own, found = self.own(run.data), []
-        kinds = self.kinds or (get_args(Kind) if self.reads_text(run.data) else (own.task,))
+        kinds = self.kinds or (get_args(NeedleKind) if self.reads_text(run.data) else (own.task,))
         for length, kind in itertools.product(lengths_or(self.lengths, run), kinds):
             labels = {"kind": kind, "length": length}
             found.append(Cell(own.with_labels(labels), length, labels))

@@ -124,7 +124,7 @@ class Reader:
 
     def __init__(self, model: ModelConfig, documents: Documents, counts: Counts, settings: EvaluationConfig):
         self.model, self.counts, self.text, self.described = model, counts, documents.text, documents.described
-        numbers_D = chosen(documents.lengths, settings.documents)
+        numbers_D = chosen_documents(documents.lengths, settings.documents)
         whole_D = documents.lengths[numbers_D]
         lengths_D = np.minimum(whole_D, settings.tokens) if settings.tokens else whole_D
         longest_first = np.argsort(-lengths_D, kind="stable")
@@ -208,7 +208,7 @@ def has_something(lengths: np.ndarray) -> bool:
     return bool((lengths >= 2).any())
 
 
-def chosen(lengths: np.ndarray, count: int) -> np.ndarray:
+def chosen_documents(lengths: np.ndarray, count: int) -> np.ndarray:
     """Numbers of `count` documents of at least two tokens, spread evenly; all of them for 0."""
     usable = np.flatnonzero(lengths >= 2)
     require(has_something(lengths), "data", "no held-out document has two tokens", "prepare a corpus with longer documents")

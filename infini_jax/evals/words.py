@@ -22,9 +22,9 @@ import numpy as np
 
 from infini_jax.data.tokenizers import Tokenizer
 
-Kind = Literal["name", "number", "reference", "identifier", "word", "mark", "space"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-LEXICAL: tuple[Kind, ...] = ("name", "number", "identifier", "word")  # what can be rare, and used again
+UnitKind = Literal["name", "number", "reference", "identifier", "word", "mark", "space"]
+UNIT_KINDS: tuple[UnitKind, ...] = get_args(UnitKind)
+LEXICAL: tuple[UnitKind, ...] = ("name", "number", "identifier", "word")  # what can be rare, and used again
 
 UNIT = re.compile(
     r"""
@@ -59,9 +59,9 @@ class Units:
     spelt: list[str]
     kinds: np.ndarray
 
-    def are(self, *kinds: Kind) -> np.ndarray:
+    def are(self, *kinds: UnitKind) -> np.ndarray:
         """Whether each is of one of these kinds, N."""
-        return np.isin(self.kinds, [KINDS.index(kind) for kind in kinds])
+        return np.isin(self.kinds, [UNIT_KINDS.index(kind) for kind in kinds])
 
 
 def spelling(word: str) -> str:
@@ -85,7 +85,7 @@ def units_of(text: str) -> Units:
         begins.pass_unit(unit, str(found.lastgroup))
         starts.append(found.start())
         spelt.append(spelled)
-        kinds.append(KINDS.index(kind))
+        kinds.append(UNIT_KINDS.index(kind))
     return Units(np.array(starts, np.int64), spelt, np.array(kinds, np.int64))
 
 

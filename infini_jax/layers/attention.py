@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from infini_jax.errors import require
 from infini_jax.layers import kernels, precision
-from infini_jax.layers.blockwise import MASKED, TILE, blockwise, plan_of
+from infini_jax.layers.blockwise import MASKED, TILE, blockwise, tiling_of
 from infini_jax.layers.distances import rotary
 from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.heads import by_heads, can_split
@@ -161,7 +161,7 @@ def attend_flops(
     """
     keys = prefix + segment_length
     computed = (
-        plan_of(segment_length, keys, prefix, window).pairs / segment_length if tiles_pay(segment_length, keys) else keys
+        tiling_of(segment_length, keys, prefix, window).pairs / segment_length if tiles_pay(segment_length, keys) else keys
     )
     return attention_flops(computed, heads, key_dim, value_dim)
 

@@ -39,7 +39,7 @@ class Band:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Tiling:
     """Who meets whom, known before the program runs. Attributes: tile, its queries; bands; prefix and window of the sight."""
 
     tile: int
@@ -59,7 +59,7 @@ class Plan:
 
 
 @functools.cache
-def plan_of(queries: int, keys: int, prefix: int = 0, window: int | None = None) -> Plan:
+def tiling_of(queries: int, keys: int, prefix: int = 0, window: int | None = None) -> Tiling:
     """The tiles of a sight. Fewer queries than the segment has keys begin at a place that only the program knows, so they
     meet all keys; otherwise keys above the diagonal and before the window are left out."""
     count = -(-queries // TILE)
@@ -80,7 +80,7 @@ def plan_of(queries: int, keys: int, prefix: int = 0, window: int | None = None)
             bands.append(Band((*last.tiles, number), (*last.lows, low), width))
         else:
             bands.append(Band((number,), (low,), width))
-    return Plan(tile, tuple(bands), prefix, window)
+    return Tiling(tile, tuple(bands), prefix, window)
 
 
 def blockwise(
@@ -99,7 +99,7 @@ def blockwise(
     sequence) at a time keeps a tile in a CPU's cache and is the default there; elsewhere all rows run side by side. That loop
     over rows cannot be split by the automatic partitioner: on several CPU devices it wants `sharding.summed_over_rows`.
     """
-    plan = plan_of(q_BxSxHxK.shape[1], k_BxJxHxK.shape[1], sight.prefix, sight.window)
+    plan = tiling_of(q_BxSxHxK.shape[1], k_BxJxHxK.shape[1], sight.prefix, sight.window)
     if one_row_at_a_time is None:
         one_row_at_a_time = jax.default_backend() == "cpu"
     spare = plan.padded - q_BxSxHxK.shape[1]
@@ -114,18 +114,18 @@ def blockwise(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rows(plan: Plan, loop: bool, q, k, v, scale_H, bias_HxJ, places) -> tuple[jax.Array, jax.Array]:
+def _rows(plan: Tiling, loop: bool, q, k, v, scale_H, bias_HxJ, places) -> tuple[jax.Array, jax.Array]:
     vT = v.swapaxes(2, 3)  # a transpose inside the loop would be folded into the product and make it slow
     return _over_rows(functools.partial(_forward_row, plan), loop, places, (scale_H, bias_HxJ), (q, k, vT))
 
 
-def _rows_forward(plan: Plan, loop: bool, q, k, v, scale_H, bias_HxJ, places):
+def _rows_forward(plan: Tiling, loop: bool, q, k, v, scale_H, bias_HxJ, places):
     found: Any = _rows(plan, loop, q, k, v, scale_H, bias_HxJ, places)
     y, lse = found
     return (y, lse), (q, k, v, scale_H, bias_HxJ, places, y, lse)
 
 
-def _rows_backward(plan: Plan, loop: bool, saved, gradients):
+def _rows_backward(plan: Tiling, loop: bool, saved, gradients):
     q, k, v, scale_H, bias_HxJ, places, y, lse = saved
     dy, dlse = gradients
     wide = lse.dtype
@@ -155,7 +155,7 @@ def _cut(x: jax.Array, start, size: int, axis: int = 0) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
-def _scores(plan: Plan, width: int, tile, low, places, scale, q_PxK: jax.Array, k_CxK: jax.Array, bias_J) -> jax.Array:
+def _scores(plan: Tiling, width: int, tile, low, places, scale, q_PxK: jax.Array, k_CxK: jax.Array, bias_J) -> jax.Array:
     """Scaled, biased and masked scores of a tile, CxP."""
     documents_S, key_documents_J, _ = places
     wide = precision.wide(q_PxK.dtype)
@@ -168,7 +168,7 @@ def _scores(plan: Plan, width: int, tile, low, places, scale, q_PxK: jax.Array, 
     return jnp.where(within(distance_CxP, plan.window) & same_CxP, scores_CxP, MASKED)
 
 
-def _distance(plan: Plan, places, tile, low):
+def _distance(plan: Tiling, places, tile, low):
     """Places from the first key of a tile forward to its first query."""
     return places[2] + tile * plan.tile + plan.prefix - low
 
@@ -187,7 +187,7 @@ def _toeplitz(bias_J: jax.Array, distance, width: int, tile: int) -> jax.Array:
     return written[:, :, :tile].reshape(-1, tile)[:width]
 
 
-def _forward_row(plan: Plan, places, scale, bias_J, q_SxK, k_JxK, vT_VxJ) -> tuple[jax.Array, jax.Array]:
+def _forward_row(plan: Tiling, places, scale, bias_J, q_SxK, k_JxK, vT_VxJ) -> tuple[jax.Array, jax.Array]:
     """y SxV and log-sum-exp S of one head of one sequence."""
 
     def tile_of(width: int, tile, low) -> tuple[jax.Array, jax.Array]:
@@ -216,7 +216,7 @@ def _over_tiles(band: Band, tile_of: Callable):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
 
 
-def _backward_row(plan: Plan, places, scale, bias_J, q_SxK, k_JxK, v_JxV, kT_KxJ, dy_SxV, lse_S, D_S):
+def _backward_row(plan: Tiling, places, scale, bias_J, q_SxK, k_JxK, v_JxV, kT_KxJ, dy_SxV, lse_S, D_S):
     """(dq, dk, dv, dscale, dbias) of one head of one sequence."""
     wide = lse_S.dtype
 

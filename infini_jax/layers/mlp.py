@@ -32,7 +32,7 @@ def _gelu_mlp_backward(saved, dy_BxSxD):
 gelu_mlp.defvjp(_gelu_mlp_forward, _gelu_mlp_backward)
 
 
-class Kernel(nn.Module):
+class Matrix(nn.Module):
     """A matrix of parameters under the name that `nn.Dense` gives it."""
 
     rows: int
@@ -53,5 +53,5 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
-        up_DxF = Kernel(self.d_model, self.mlp_dim, self.dtype, name="up")()
-        return gelu_mlp(x_BxSxD, up_DxF, Kernel(self.mlp_dim, self.d_model, self.dtype, name="down")())
+        up_DxF = Matrix(self.d_model, self.mlp_dim, self.dtype, name="up")()
+        return gelu_mlp(x_BxSxD, up_DxF, Matrix(self.mlp_dim, self.d_model, self.dtype, name="down")())

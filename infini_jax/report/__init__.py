@@ -13,8 +13,8 @@ Every sentence and number on the page is computed from the rows and figures of t
   page       puts it together
 """
 
-from infini_jax.report.found import Source
+from infini_jax.report.found import StudySource
 from infini_jax.report.page import write_report
 from infini_jax.report.terminal import terminal_table
 
-__all__ = ["Source", "terminal_table", "write_report"]
+__all__ = ["StudySource", "terminal_table", "write_report"]

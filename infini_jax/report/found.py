@@ -21,7 +21,7 @@ from infini_jax.study.study import Failure
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class StudySource:
     """One study on the page. Attributes: folder; question it asks; held_equal, what it kept the same in all runs, name ->
     value; command, the line that remakes it, by default `infini-jax study` with its name; jobs, its runs' settings, for what
     rows do not tell."""
@@ -128,7 +128,7 @@ def with_most_memory(of: Sequence[Point]) -> list[Point]:
     return [point for point in of if point.row.memory_bytes == most[point.series]]
 
 
-def find(sources: Sequence[Source]) -> Found:
+def find(sources: Sequence[StudySource]) -> Found:
     """Reads the folders of studies.
 
     With several folders, runs carry their folder's name, and a mechanism and variant that more than one of them has carries
@@ -175,7 +175,7 @@ def renamed(row: Row, name: str, is_shared: bool) -> Row:
     return dataclasses.replace(row, run=f"{name}/{row.run}", variant=variant)
 
 
-def find_one(source: Source) -> Found:
+def find_one(source: StudySource) -> Found:
     """Reads a study's folder. A run counts as missing where it is in failed.json, or has a folder, but no row."""
     folder = StudyFolder(source.folder)
     table, noted, measured = folder.table, folder.failed, folder.measures

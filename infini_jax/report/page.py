@@ -13,7 +13,7 @@ from infini_jax.files import write_at_once
 from infini_jax.records.folder import StudyFolder
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures import FIGURES
-from infini_jax.report.found import Found, Source, by_task, find
+from infini_jax.report.found import Found, StudySource, by_task, find
 from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
 from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
@@ -24,7 +24,7 @@ from infini_jax.report.verdicts import predictions_table
 PICTURED = ("figure", "curves")  # what of a task's view are figures, or None
 
 
-def write_report(sources: Sequence[Source], folder: Path, watch: Watch = unwatched) -> Path:
+def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = unwatched) -> Path:
     """Writes `report.html` into `folder`, at once or not at all, with its figures beside it in report-figures/ as SVG and PDF.
 
     Args:
@@ -103,7 +103,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")
 
 
-def held_equal(sources: Sequence[Source]) -> dict[str, str]:
+def held_equal(sources: Sequence[StudySource]) -> dict[str, str]:
     """What the studies kept the same; with the study's question told apart by folder where there are several."""
     if len(sources) == 1:
         return dict(sources[0].held_equal)

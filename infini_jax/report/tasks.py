@@ -13,14 +13,15 @@ from infini_jax.evals.tasks import ExampleEvaluation
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, Point
 from infini_jax.report.plots import Score
-from infini_jax.study.jobs import KINDS
+from infini_jax.study.jobs import JOB_KINDS
 
 RECALLED = Score("accuracy", "accuracy", "", True)
 
 
 def scored_by(task: str) -> Scored:
     """As its data or its kind of job says; a task of no registry is taken for a corpus."""
-    return SOURCES[task].scored_by if task in SOURCES else KINDS[task].scored_by if task in KINDS else DataConfig.scored_by
+    known = {**SOURCES, **JOB_KINDS}
+    return known[task].scored_by if task in known else DataConfig.scored_by
 
 
 def score_of(task: str) -> Score:

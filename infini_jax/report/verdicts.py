@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from infini_jax.report.found import Source, find_one, folder_names
+from infini_jax.report.found import StudySource, find_one, folder_names
 from infini_jax.report.parts import NotMeasured, Table, estimate
 from infini_jax.report.predictions import Prediction, predictions
 
 
-def predictions_table(sources: Sequence[Source]) -> Table | NotMeasured:
+def predictions_table(sources: Sequence[StudySource]) -> Table | NotMeasured:
     """A line a prediction and memory that it is about; each study by itself, those that nothing measures once."""
     named = zip(folder_names([source.folder for source in sources]), map(judged, sources), strict=True)
     all_lines = [(name, line) for name, lines in named for line in lines]
@@ -38,6 +38,6 @@ def predictions_table(sources: Sequence[Source]) -> Table | NotMeasured:
     )
 
 
-def judged(source: Source) -> list[Prediction]:
+def judged(source: StudySource) -> list[Prediction]:
     found = find_one(source)
     return predictions(found.rows, found.measures, source.jobs)

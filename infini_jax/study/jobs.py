@@ -1,11 +1,11 @@
-"""What a study is made of: jobs, each with settings, a folder and one row in the table. One row of `KINDS` a kind of job.
+"""What a study is made of: jobs, each with settings, a folder and one row in the table. One row of `JOB_KINDS` a kind of job.
 
 A job is a frozen dataclass of everything that decides its result. Most are `RunConfig`, a transformer that is trained; others
 need no transformer: a memory layer alone, random codes without any training. A new kind is
 
   1. a frozen dataclass with the members of `Job`, which raises `ConfigError` when it is made where it cannot work;
-  2. a function `execute(job, folder, study) -> Row`, see `execute` below;
-  3. one row in `KINDS`.
+  2. a function `(job, folder, study) -> Row` that does it, see `execute_job` below;
+  3. one row in `JOB_KINDS`.
 
 Studies, workers, progress, saved studies and dry runs know nothing else of it.
 """
@@ -75,7 +75,7 @@ class Job(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class JobKind:
     """A kind of job.
 
     Attributes:
@@ -95,16 +95,16 @@ class Kind:
 
 
 RUN = "run"
-KINDS: dict[str, Kind] = {
-    RUN: Kind(RunConfig, "infini_jax.training.execute:execute", planned_flops_of_run),
-    capacity.NAME: Kind(
+JOB_KINDS: dict[str, JobKind] = {
+    RUN: JobKind(RunConfig, "infini_jax.training.execute:execute", planned_flops_of_run),
+    capacity.NAME: JobKind(
         capacity.CapacityRun,
         "infini_jax.codes.standalone:execute_capacity",
         capacity.planned_flops,
         measures_itself=True,
         scored_by="n50",
     ),
-    random_codes.NAME: Kind(
+    random_codes.NAME: JobKind(
         random_codes.RandomCodesRun,
         "infini_jax.codes.standalone:execute_random_codes",
         random_codes.planned_flops,
@@ -115,23 +115,23 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_name(job: Job) -> str:
-    """The row of `KINDS` that a job belongs to. Raises `ConfigError` where there is none."""
-    known = {name: kind.settings for name, kind in KINDS.items()}
+    """The row of `JOB_KINDS` that a job belongs to. Raises `ConfigError` where there is none."""
+    known = {name: kind.settings for name, kind in JOB_KINDS.items()}
     require(type(job) in known.values(), "study.runs", f"{type(job).__name__} is no kind of job", "add it to KINDS")
     return kind_of(job, known)
 
 
 def planned_flops(job: Job) -> float | None:
-    """See `Kind.planned_flops`."""
-    return KINDS[kind_name(job)].planned_flops(job)
+    """See `JobKind.planned_flops`."""
+    return JOB_KINDS[kind_name(job)].planned_flops(job)
 
 
 def measures_itself(job: Job) -> bool:
-    """See `Kind.measures_itself`."""
-    return KINDS[kind_name(job)].measures_itself
+    """See `JobKind.measures_itself`."""
+    return JOB_KINDS[kind_name(job)].measures_itself
 
 
-def execute(job: Job, folder: Path, study: str) -> Row:
+def execute_job(job: Job, folder: Path, study: str) -> Row:
     """Does a job; `study` is the name for the row's column.
 
     What its kind does with `RunFolder(folder)`: `write_config(job.to_dict())`; do the work, going on from what an earlier call
@@ -140,17 +140,17 @@ def execute(job: Job, folder: Path, study: str) -> Row:
     it leaves one, has a line of JSON with "step" and "share" (done, 0 to 1) for progress. It raises `ConfigError`,
     `TrainingDiverged` or `CheckpointError` for what a user can mend.
     """
-    module, function = KINDS[kind_name(job)].execute.split(":")
+    module, function = JOB_KINDS[kind_name(job)].execute.split(":")
     return getattr(importlib.import_module(module), function)(job, folder, study)
 
 
-def to_plain(job: Job) -> dict[str, Any]:
+def job_to_plain(job: Job) -> dict[str, Any]:
     """JSON values of a job with the name of its kind; a run has none, as in its own config.json."""
     name = kind_name(job)
     return job.to_dict() if name == RUN else {"kind": name, **job.to_dict()}
 
 
-def from_plain(plain: dict[str, Any]) -> Job:
-    """The inverse of `to_plain`. Raises `ConfigError` for an unknown kind."""
+def job_from_plain(plain: dict[str, Any]) -> Job:
+    """The inverse of `job_to_plain`. Raises `ConfigError` for an unknown kind."""
     settings = {name: value for name, value in plain.items() if name != "kind"}
-    return lookup("kind", plain.get("kind", RUN), KINDS).settings.from_dict(settings)
+    return lookup("kind", plain.get("kind", RUN), JOB_KINDS).settings.from_dict(settings)

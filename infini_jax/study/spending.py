@@ -16,7 +16,7 @@ UNKNOWN = "timed first"  # of a budget in seconds, which only its device can tel
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Spending:
     """Of one job. Attributes: steps, tokens and training FLOPs, None where they are not known before it runs or it has none;
     evaluations, each with its forward FLOPs."""
 
@@ -35,18 +35,18 @@ class Plan:
         return sum(flops for _, flops in self.evaluations)
 
 
-def plan_of(study: Study, job: Job) -> Plan:
+def spending_of(study: Study, job: Job) -> Spending:
     """Counted from the settings alone; nothing is compiled."""
     flops = planned_flops(job)
     if not isinstance(job, RunConfig):
-        return Plan(None, None, flops, ())
+        return Spending(None, None, flops, ())
     steps = budget_steps(job) if flops is not None else None
     tokens = None if steps is None else steps * job.tokens_per_step
-    return Plan(steps, tokens, flops, tuple((one, one.cost(job)) for one in study.evaluations_of(job)))
+    return Spending(steps, tokens, flops, tuple((one, one.cost(job)) for one in study.evaluations_of(job)))
 
 
-def plan_plain(study: Study) -> list[dict[str, Any]]:
-    """The same as `plan_table` as JSON values: a run each, null where only its device can tell."""
+def spending_plain(study: Study) -> list[dict[str, Any]]:
+    """The same as `spending_table` as JSON values: a run each, null where only its device can tell."""
     return [
         {
             "run": run.name,
@@ -59,14 +59,14 @@ def plan_plain(study: Study) -> list[dict[str, Any]]:
             "evaluation_flops": plan.evaluation_flops,
         }
         for run in study.runs
-        for plan in (plan_of(study, run),)
+        for plan in (spending_of(study, run),)
     ]
 
 
-def plan_table(study: Study) -> Table:
+def spending_table(study: Study) -> Table:
     """A line a run, and their sums."""
     table = Table(title=f"{study.label}: what it will do", show_footer=True)
-    plans = [plan_of(study, run) for run in study.runs]
+    plans = [spending_of(study, run) for run in study.runs]
     total = {
         "run": f"{len(plans)} runs",
         "tokens": human_count(sum(plan.tokens or 0 for plan in plans)),

@@ -30,7 +30,7 @@ from infini_jax.records.measures import join_measures
 from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
 from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import evaluations_of, measure_missing
-from infini_jax.study.jobs import Job, execute, from_plain, planned_flops, to_plain
+from infini_jax.study.jobs import Job, execute_job, job_from_plain, job_to_plain, planned_flops
 
 USUAL = "out of memory is the usual cause"
 NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
@@ -94,7 +94,7 @@ def save_study(study: Study, folder: Path) -> None:
     plain = {
         "name": study.name,
         "question": study.question,
-        "runs": [to_plain(run) for run in study.runs],
+        "runs": [job_to_plain(run) for run in study.runs],
         "held_equal": study.held_equal,
         "evaluations": [evaluation_to_plain(one) for one in study.evaluations],
         "scale": study.scale,
@@ -110,14 +110,14 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
     study = Study(
         plain["name"],
         plain["question"],
-        tuple(from_plain(run) for run in plain["runs"]),
+        tuple(job_from_plain(run) for run in plain["runs"]),
         tuple(tuple(pair) for pair in plain["held_equal"]),
         tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
         plain.get("scale", ""),
     )
     failed = StudyFolder(folder).failed
     failures = [Failure(**failure) for failure in json.loads(failed.read_text())] if failed.exists() else []
-    return study, rows_of(study, study.desk(folder)), failures
+    return study, finished_rows(study, study.desk(folder)), failures
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def errors_of(run: Job) -> Iterator[None]:
         raise
 
 
-def check_same(study: Study, desk: Desk) -> None:
+def check_same_settings(study: Study, desk: Desk) -> None:
     """Raises `ConfigError` where a finished run of the same name had other settings: results are never mixed."""
     for run in study.runs:
         if desk.is_done(run):
@@ -208,7 +208,7 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
 def do(desk: Desk, run: Job) -> None:
     """What is missing of a run: the run itself, then what is measured of it."""
     if not desk.is_done(run):
-        execute(run, desk.of(run).path, desk.study)
+        execute_job(run, desk.of(run).path, desk.study)
     wrong = []
 
     def fail(evaluation: Evaluation, error: Exception) -> None:
@@ -242,7 +242,7 @@ def run_study(
     """
     require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
     desk = study.desk(folder)
-    check_same(study, desk)
+    check_same_settings(study, desk)
     missing = missing_of(study, folder)
     workers = {}
     try:
@@ -318,7 +318,7 @@ def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
 
 def write_tables(study: Study, desk: Desk) -> list[Row]:
     """Writes the rows and the figures that are there so far as one table each, and returns the rows."""
-    rows = rows_of(study, desk)
+    rows = finished_rows(study, desk)
     if rows:
         write_rows(rows, StudyFolder(desk.folder).table)
     files = [file for run in study.runs if desk.is_done(run) for file in desk.measure_files(run) if is_whole(file)]
@@ -332,6 +332,6 @@ def cut_short(study: Study, folder: Path) -> list[Path]:
     return [file for run in study.runs for file in desk.cut_short(run)]
 
 
-def rows_of(study: Study, desk: Desk) -> list[Row]:
+def finished_rows(study: Study, desk: Desk) -> list[Row]:
     """The rows that are there, in the study's order."""
     return [row for run in study.runs if desk.is_done(run) for row in read_rows(desk.of(run).row)]

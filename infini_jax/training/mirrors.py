@@ -20,7 +20,7 @@ from typing import Literal
 from infini_jax.config import RunConfig
 from infini_jax.errors import installs, lookup, require, require_file_name
 from infini_jax.files import write_at_once
-from infini_jax.training.trackers import TRACKERS, Mirror, Source
+from infini_jax.training.trackers import TRACKERS, Mirror, Origin
 
 IDENTITY_FILE = "mirrors.json"
 QUEUE = 1000  # lines that wait for a tracker at most
@@ -63,7 +63,7 @@ class Mirrors:
     def begin(self, run: RunConfig, folder: Path, after: int) -> None:
         """Opens them, each in its own thread; lines of the steps after `after` follow."""
         if self.mirroring.to:
-            source = Source(identity(folder, run), run.name, self.mirroring.project, folder.absolute(), run.to_dict(), after)
+            source = Origin(identity(folder, run), run.name, self.mirroring.project, folder.absolute(), run.to_dict(), after)
             self._relays = [Relay(name, TRACKERS[name](), source) for name in dict.fromkeys(self.mirroring.to)]
 
     def log(self, line: dict[str, float]) -> None:
@@ -93,7 +93,7 @@ def identity(folder: Path, run: RunConfig) -> str:
 class Relay:
     """The thread that talks to one tracker, and the lines that wait for it."""
 
-    def __init__(self, name: str, mirror: Mirror, source: Source):
+    def __init__(self, name: str, mirror: Mirror, source: Origin):
         self.name, self.mirror, self.source = name, mirror, source
         self._lines: collections.deque[dict[str, float]] = collections.deque()
         self._changed = threading.Condition()

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """The run that is copied.
 
     Attributes: id, the same whenever the run goes on; name; project; folder of the run; config as plain values; after, the
@@ -39,7 +39,7 @@ class Mirror(Protocol):
 
     needs: ClassVar[tuple[str, ...]]
 
-    def open(self, source: Source) -> None:
+    def open(self, source: Origin) -> None:
         """Begins the run, or goes on with it."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -54,7 +54,7 @@ class TensorBoard:
 
     needs = ("tensorboardX",)
 
-    def open(self, source: Source) -> None:
+    def open(self, source: Origin) -> None:
         from tensorboardX import SummaryWriter
 
         # a reader drops what it has of the steps from purge_step on; the suffix keeps two starts in one second apart
@@ -78,7 +78,7 @@ class WandB:
 
     needs = ("wandb",)
 
-    def open(self, source: Source) -> None:
+    def open(self, source: Origin) -> None:
         import wandb
 
         mode, trouble = os.environ.get("WANDB_MODE", "online"), None
@@ -97,7 +97,7 @@ class WandB:
         self.run.define_metric("*", step_metric="step")
 
     @staticmethod
-    def _init(source: Source, mode: str) -> Any:
+    def _init(source: Origin, mode: str) -> Any:
         import wandb
 
         return wandb.init(
@@ -124,7 +124,7 @@ class Trackio:
 
     needs = ("trackio",)
 
-    def open(self, source: Source) -> None:
+    def open(self, source: Origin) -> None:
         import trackio
 
         # a run goes on by its name, which therefore has to be the id
@@ -151,7 +151,7 @@ class MLflow:
     needs = ("mlflow", "sqlalchemy", "alembic")
     TAG = "infini_jax.id"
 
-    def open(self, source: Source) -> None:
+    def open(self, source: Origin) -> None:
         from mlflow import MlflowClient
 
         self.client = MlflowClient()

@@ -41,7 +41,7 @@ class Trained:
             return Trained(folder, run, *checkpoints.restore_part("average" if run.train.average else "params", placed, step))
 
 
-def tokenizer_of(run: RunConfig) -> Tokenizer:
+def run_tokenizer(run: RunConfig) -> Tokenizer:
     """Raises `ConfigError` where the run has no text, or its corpus is not here or has another tokenizer now."""
     return required(run.data.open_tokenizer(), "run", f"its task {run.task} has no text", "choose a run on a corpus")
 

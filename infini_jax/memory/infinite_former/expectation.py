@@ -1,7 +1,7 @@
 """What a query of the ∞-former reads: the mean of the continuous signal under its Gaussian density over time.
 
   c = sum_j r_j W_v B_j,  r_j = integral of psi_j(t) N(t; mu, sigma^2) = N(mu; mu_j, sigma_j^2 + sigma^2)
-Two exact rewrites, each taken where it saves products (`plan_of`).
+Two exact rewrites, each taken where it saves products (`order_of`).
 Order: r (B W_v) for a segment of queries, which share the values of each key head; (r B) W_v for a few queries (decoding).
 Fewer functions: with u a grid of J places of distance h,
   N(t; mu_j, s^2) = integral N(u; mu_j, s^2/2) N(t; u, s^2/2) du = h sum_u N(u; mu_j, s^2/2) N(t; u, s^2/2)
@@ -57,7 +57,7 @@ def thinned(count: int, width: float, rounding: float) -> Functions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Order:
     """How a read is computed. Attributes: values_first, the order r (B W_v); functions of each width; flops of one row."""
 
     values_first: bool
@@ -66,13 +66,13 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=128)
-def plan_of(
+def order_of(
     queries: int, count: int, widths: tuple[float, ...], d_model: int, heads: int, kv_heads: int, value_dim: int, dtype: str
-) -> Plan:
+) -> Order:
     """The order of products and the functions that take the fewest FLOPs."""
     rounding, centres = float(np.finfo(dtype).eps) / 8, count // len(widths)
 
-    def plan(values_first: bool) -> Plan:
+    def plan(values_first: bool) -> Order:
         a_function = (
             2.0 * value_dim * (kv_heads * d_model + heads * queries) if values_first else 2.0 * heads * queries * d_model
         )
@@ -82,7 +82,7 @@ def plan_of(
             prices = (dense.count * a_function, fewer.count * (a_function + 2.0 * centres * d_model))
             functions.append(dense if prices[0] <= prices[1] else fewer)
             flops += min(prices)
-        return Plan(values_first, tuple(functions), flops)
+        return Order(values_first, tuple(functions), flops)
 
     return min(plan(True), plan(False), key=lambda plan: plan.flops)
 
@@ -144,7 +144,7 @@ def context(
     """c = sum_j r_j W_v B_j: BxSxHxV. Query head h reads the values of key head h // (H / G)."""
     batch, heads, queries = mu_BxHxS.shape
     (count, d_model), (kv_heads, value_dim) = B_BxNxD.shape[1:], w_v_DxGxV.shape[1:]
-    plan = plan_of(queries, count, widths, d_model, heads, kv_heads, value_dim, B_BxNxD.dtype.name)
+    plan = order_of(queries, count, widths, d_model, heads, kv_heads, value_dim, B_BxNxD.dtype.name)
     # The basis has every centre with every width in turn.
     by_width = [B_BxNxD[:, place :: len(widths)] for place in range(len(widths))]
     merged = [

@@ -285,7 +285,7 @@ class InfiniteFormer(Memory):
         c, d = self.config, self.dims
         density = 4.0 * d.heads * d.key_dim + 4.0 * d.d_model * (c.basis + d.kv_heads * d.key_dim) / segment_length
         sizes = (d.d_model, d.heads, d.kv_heads, d.value_dim)
-        context = expectation.plan_of(segment_length, c.basis, c.widths, *sizes, d.memory_dtype.name).flops
+        context = expectation.order_of(segment_length, c.basis, c.widths, *sizes, d.memory_dtype.name).flops
         own_output = 2.0 * d.heads * d.value_dim * d.d_model
         even = c.sampling == "even"
         contracted = 2.0 * d.d_model * c.basis * (min(c.basis, 2 * c.samples) if even else 2 * c.samples) / segment_length

@@ -81,7 +81,7 @@ class Sorted:
         return y_ExCxV.reshape(-1, y_ExCxV.shape[2]).at[self.place].get(mode="promise_in_bounds")
 
 
-Layout = InOrder | Sorted
+PairLayout = InOrder | Sorted
 
 
 def shared_layout(blocks_Yx1: jax.Array) -> InOrder:
@@ -114,7 +114,7 @@ def tiles_layout(blocks_YxS: jax.Array, cached: int, size: int) -> Sorted:
     )
 
 
-def layout_of(form: str, size: int, blocks_BxGxYxS: jax.Array, tokens: int, cached: int) -> Layout:
+def pair_layout(form: str, size: int, blocks_BxGxYxS: jax.Array, tokens: int, cached: int) -> PairLayout:
     """The layout of every key head of every sequence in `form`; a choice may be shared by all `tokens` (BxGxYx1)."""
     layouts = {"shared": shared_layout, "gather": gather_layout, "tiles": partial(tiles_layout, cached=cached, size=size)}
     choosers = 1 if form == "shared" else tokens
@@ -122,12 +122,12 @@ def layout_of(form: str, size: int, blocks_BxGxYxS: jax.Array, tokens: int, cach
     return jax.vmap(jax.vmap(layouts[form]))(blocks_BxGxYxS)
 
 
-def block_copies(x_N: jax.Array, layout: Layout) -> jax.Array:
+def block_copies(x_N: jax.Array, layout: PairLayout) -> jax.Array:
     """A copy of its block for each tile: E in place of N."""
     return x_N.at[layout.block].get(mode="promise_in_bounds")
 
 
-def by_pair(y_ExVxC: jax.Array, layout: Layout) -> jax.Array:
+def by_pair(y_ExVxC: jax.Array, layout: PairLayout) -> jax.Array:
     """XxV: each pair's vector, from tiles in which the vector stands before the pairs."""
     # a transpose would otherwise be folded into the product before it and make that slow
     return layout.from_tiles(jax.lax.optimization_barrier(y_ExVxC).swapaxes(1, 2))

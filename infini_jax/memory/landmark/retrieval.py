@@ -7,9 +7,10 @@ fill the last slots: rotary knows distances only, so both are the same, and with
 the authors' code fails or overlaps positions) all stand where they stood.
 
 A retrieved block gives a query one vector, its tokens' softmax-weighted values, and one score, its landmark's: the outer
-softmax is the caller's. Blocks are read in tiles, one copy of a block with queries that chose it; a `Layout` says which pair
-of query and chosen block lies in which tile. It has three forms, one of which `form_of` takes by size: `shared` has a tile for
-each choice where all tokens share them, `gather` a tile for each pair, `tiles` sorts the pairs by block, up to C in a tile.
+softmax is the caller's. Blocks are read in tiles, one copy of a block with queries that chose it; a `PairLayout` says which
+pair of query and chosen block lies in which tile. It has three forms, one of which `form_of` takes by size: `shared` has a
+tile for each choice where all tokens share them, `gather` a tile for each pair, `tiles` sorts the pairs by block, up to C in
+a tile.
 
 Letters: N cached blocks, P tokens of a block with its landmark, R retrieved, H query heads of which U share one of G key
 heads, Y = U R choices and X = Y S pairs of a key head, in E tiles of C.
@@ -28,7 +29,7 @@ from infini_jax.layers.distances import rotary
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.platforms import platform
 from infini_jax.memory.base import KEPT
-from infini_jax.memory.landmark.layouts import Layout, block_copies, by_pair, form_of, layout_of
+from infini_jax.memory.landmark.layouts import PairLayout, block_copies, by_pair, form_of, pair_layout
 
 Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (...xSxHxK, positions S) -> the same, turned by its position
 SELECTIONS = ("token_and_head", "heads", "tokens")
@@ -185,7 +186,7 @@ def read(
     blocks_BxGxYxS = blocks_BxHxRxS.reshape(shape[0], heads, -1, choosers)
     if form is None:
         form, size = form_of(q_BxGxXxK.shape[2], cached, length, shared=choosers < tokens)
-    layout = layout_of(form, size, blocks_BxGxYxS, tokens, cached)
+    layout = pair_layout(form, size, blocks_BxGxYxS, tokens, cached)
     layout = checkpoint_name(layout, KEPT)  # sorted once, not again for the gradient
     y_BxGxXxV, scores_BxGxX = _rows(q_BxGxXxK, memory.keys, memory.values, layout, held_tokens(memory, layout.block))
     scores_BxHxRxS = jnp.where(reads_BxS[:, None, None], scores_BxGxX.reshape(shape), MASKED)
@@ -203,7 +204,7 @@ def inner(scores_PxC: jax.Array, held_Px1: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 @jax.custom_vjp
-def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout: Layout, held_BxGxExP) -> tuple[jax.Array, jax.Array]:
+def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout: PairLayout, held_BxGxExP) -> tuple[jax.Array, jax.Array]:
     """What each pair reads: values BxGxXxV and the landmark's score BxGxX."""
     return _over_rows(_forward_row, q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout, held_BxGxExP)
 
@@ -230,7 +231,7 @@ def _over_rows(row: Callable, *arrays):
     return spread(spread(lambda xs: row(*xs)))(arrays)
 
 
-def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: Layout, held_ExP) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: PairLayout, held_ExP) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries in tiles ExCxK, their softmax over a block's raw tokens Ex(P-1)xC and its landmark's score ExC.
 
     Keys stand before queries: the passes over a block's few tokens run along the vector, and the gradient's products are
@@ -241,7 +242,7 @@ def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: Layout, held_ExP) -
     return q_ExCxK, *inner(scores_ExPxC * q_XxK.shape[-1] ** -0.5, held_ExP[..., None])
 
 
-def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP) -> tuple[jax.Array, jax.Array]:
+def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: PairLayout, held_ExP) -> tuple[jax.Array, jax.Array]:
     """`_rows` of one key head: values XxV and scores X."""
     _, weights_ExPxC, scores_ExC = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
     dtype, wide = q_XxK.dtype, keys_NxPxK.dtype
@@ -250,7 +251,7 @@ def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP) -> t
     return by_pair(y_ExVxC, layout), by_pair(scores_ExC[:, None], layout)[:, 0]
 
 
-def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: Layout, held_ExP, dy_XxV, dscores_X, D_X):
+def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: PairLayout, held_ExP, dy_XxV, dscores_X, D_X):
     """Gradients of `_forward_row`: dq XxK, dkeys NxPxK, dvalues Nx(P-1)xV.
 
     With p the softmax and dp_j = dy . v_j the gradient of a raw token's score is ds_j = p_j (dp_j - D), D = dy . y; that of

@@ -106,7 +106,7 @@ def in_tiles(queries: int, keys: int) -> bool:
 def products(tokens: int, length: int, key_dim: int, value_dim: int) -> float:
     """Multiplications of `attend_blocks` a token and head of a whole segment, by the form that `auto` takes."""
     if tiles_pay(tokens, tokens):
-        return plan_of(tokens // length, length).pairs / tokens * (key_dim + value_dim)
+        return block_tiling(tokens // length, length).pairs / tokens * (key_dim + value_dim)
     return tokens * (key_dim + (length - 1) / length * value_dim)
 
 
@@ -142,7 +142,7 @@ def blocks_softmax(scores_BxHxSxMxP: jax.Array, visible_BxSxMxP: jax.Array, own_
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BlockTiling:
     """Who meets whom. Attributes: length, tokens of a block; tile, blocks of a tile of queries; bands, runs of consecutive
     tiles that meet equally many blocks, from the first on: (number of tiles, blocks met)."""
 
@@ -167,13 +167,13 @@ class Plan:
 
 
 @functools.cache
-def plan_of(blocks: int, length: int) -> Plan:
+def block_tiling(blocks: int, length: int) -> BlockTiling:
     """Tiles of whole blocks, about `TILE` queries each, in at most `BANDS` bands."""
     tile = math.ceil(blocks / max(1, round(blocks * length / TILE)))
     count = math.ceil(blocks / tile)
     step = math.ceil(count / BANDS)
     edges = range(0, count, step)
-    return Plan(length, tile, tuple((min(step, count - edge), min((edge + step) * tile, blocks)) for edge in edges))
+    return BlockTiling(length, tile, tuple((min(step, count - edge), min((edge + step) * tile, blocks)) for edge in edges))
 
 
 def tiles(
@@ -184,7 +184,7 @@ def tiles(
     On a CPU one head of one sequence at a time, so that a tile stays in the cache (as in blockwise.py).
     """
     tokens = q_BxSxHxK.shape[1]
-    plan = plan_of(tokens // length, length)
+    plan = block_tiling(tokens // length, length)
     pad = ((0, 0), (0, 0), (0, plan.padded - tokens), (0, 0))
     q_BxHxSxK = jnp.pad(q_BxSxHxK.swapaxes(1, 2), pad)
     query_documents_BxS = jnp.pad(documents_BxS, pad[1:3], constant_values=NO_QUERY)
@@ -195,18 +195,18 @@ def tiles(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rows(plan: Plan, q, k, v, documents) -> tuple[jax.Array, jax.Array]:
+def _rows(plan: BlockTiling, q, k, v, documents) -> tuple[jax.Array, jax.Array]:
     vT = v.swapaxes(2, 3)  # a transpose inside the loop would be folded into the product and make it slow
     return _over_rows(functools.partial(_forward_row, plan), documents, (q, k, vT))
 
 
-def _rows_forward(plan: Plan, q, k, v, documents):
+def _rows_forward(plan: BlockTiling, q, k, v, documents):
     found: Any = _rows(plan, q, k, v, documents)
     y, lse = found
     return (y, lse), (q, k, v, documents, y, lse)
 
 
-def _rows_backward(plan: Plan, saved, gradients):
+def _rows_backward(plan: BlockTiling, saved, gradients):
     q, k, v, documents, y, lse = saved
     dy, dlse = gradients
     D = jnp.einsum("bhsv,bhsv->bhs", dy, y, preferred_element_type=lse.dtype) - dlse
@@ -223,7 +223,7 @@ def _over_rows(row: Callable, documents, arrays):
     return spread(lambda xs: spread(lambda ys: row(xs[0], *ys))(xs[1]))((documents, arrays))
 
 
-def _cut(x: jax.Array, plan: Plan, tile) -> jax.Array:
+def _cut(x: jax.Array, plan: BlockTiling, tile) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, tile * plan.queries, plan.queries)
 
 
@@ -241,7 +241,7 @@ class _Tile:
     own: jax.Array
 
 
-def _scores(plan: Plan, blocks: int, tile, documents, q_QxK: jax.Array, k_TxK: jax.Array) -> _Tile:
+def _scores(plan: BlockTiling, blocks: int, tile, documents, q_QxK: jax.Array, k_TxK: jax.Array) -> _Tile:
     query_documents_S, key_documents_T = documents
     wide = precision.wide(q_QxK.dtype)
     keys = blocks * plan.length
@@ -262,7 +262,7 @@ def _scores(plan: Plan, blocks: int, tile, documents, q_QxK: jax.Array, k_TxK: j
     return _Tile(exp_CxPxQ, sums_CxQ, jnp.where(seen_CxQ, z_CxQ, MASKED), own_CxQ)
 
 
-def _forward_row(plan: Plan, documents, q_SxK, k_TxK, vT_VxT) -> tuple[jax.Array, jax.Array]:
+def _forward_row(plan: BlockTiling, documents, q_SxK, k_TxK, vT_VxT) -> tuple[jax.Array, jax.Array]:
     """y SxV and log-sum-exp S of one head of one sequence."""
 
     def tile_of(blocks: int, tile) -> tuple[jax.Array, jax.Array]:
@@ -281,7 +281,7 @@ def _forward_row(plan: Plan, documents, q_SxK, k_TxK, vT_VxT) -> tuple[jax.Array
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def _bands(plan: Plan):
+def _bands(plan: BlockTiling):
     """(first tile, tiles, blocks met) of each band."""
     firsts = np.cumsum([0, *(count for count, _ in plan.bands)])[:-1]
     return [(int(first), *band) for first, band in zip(firsts, plan.bands, strict=True)]
@@ -294,7 +294,7 @@ def _over_tiles(first: int, count: int, tile_of: Callable):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
 
 
-def _backward_row(plan: Plan, documents, q_SxK, k_TxK, v_TxV, kT_KxT, dy_SxV, lse_S, D_S):
+def _backward_row(plan: BlockTiling, documents, q_SxK, k_TxK, v_TxV, kT_KxT, dy_SxV, lse_S, D_S):
     """(dq, dk, dv) of one head of one sequence."""
     wide = lse_S.dtype
 

@@ -25,7 +25,7 @@ from infini_jax.report.sections import equality
 from infini_jax.report.tasks import score_of
 from infini_jax.units import human_bytes
 
-Split = tuple[int, int]  # tokens of the local window, bytes of memory
+WindowShare = tuple[int, int]  # tokens of the local window, bytes of memory
 
 
 def window_of(row: Row, found: Found) -> int | None:
@@ -34,7 +34,7 @@ def window_of(row: Row, found: Found) -> int | None:
     return at(config, "model.memory.window") if row.mechanism == BASELINE else at(config, "model.segment")
 
 
-def splits_of(rows: list[Row], found: Found) -> dict[Series, dict[Split, list[Row]]]:
+def splits_of(rows: list[Row], found: Found) -> dict[Series, dict[WindowShare, list[Row]]]:
     """Mechanism and variant -> split -> its seeds; only where both window and memory vary."""
     known = [(row, window) for row in rows if (window := window_of(row, found)) is not None]
     splits = {
@@ -59,7 +59,9 @@ def best_split(found: Found, styles: dict[Series, Style]) -> Figures:
     return figures or [NotMeasured("F8", title, "runs that trade the local window against memory at equal training FLOPs")]
 
 
-def one_trade(task: str, rows: list[Row], splits: dict[Series, dict[Split, list[Row]]], styles: dict[Series, Style]) -> Drawn:
+def one_trade(
+    task: str, rows: list[Row], splits: dict[Series, dict[WindowShare, list[Row]]], styles: dict[Series, Style]
+) -> Drawn:
     score, drawn = score_of(rows[0].task), [series for series in styles if series in splits]
     used = [row for series in drawn for group in splits[series].values() for row in group]
     is_equal, flops = equality(used)
@@ -91,7 +93,7 @@ def one_trade(task: str, rows: list[Row], splits: dict[Series, dict[Split, list[
     )
 
 
-def verdict(series: Series, points: dict[Split, list[Row]], score: Score) -> str:
+def verdict(series: Series, points: dict[WindowShare, list[Row]], score: Score) -> str:
     """The best split, and whether all its seeds beat all seeds of every other split."""
     sign = 1 if score.higher_is_better else -1
     scores = {split: [sign * score.of(row) for row in group] for split, group in points.items()}

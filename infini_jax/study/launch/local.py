@@ -11,7 +11,7 @@ from infini_jax.study.launch.base import Launcher, cancelled
 from infini_jax.study.study import Study, missing_of, run_study
 
 
-class Local(Launcher):
+class LocalProcesses(Launcher):
     """Processes of this machine."""
 
     @property
