@@ -71,11 +71,12 @@ def runner(form: str):
 
     def run(arrays, sight, cotangents):
         def call(q, k, v, scale, bias):
-            if form == "rows together":
-                k, v = (repeat_heads(x, HEADS) for x in (k, v))
-                return blockwise(q, k, v, sight, scale=scale, distance_bias_HxJ=bias, one_row_at_a_time=False)
-            with attention.form(form):
-                return attention.attend_with_lse(q, k, v, sight, scale=scale, distance_bias_HxJ=bias)
+            if form == "dense":
+                bias_HxSxJ = bias[:, jnp.clip(sight.distance_SxJ, 0, k.shape[1] - 1)]
+                return attention.dense(q, k, v, sight.mask_BxSxJ, scale=scale, bias_HxSxT=bias_HxSxJ)
+            k, v = (repeat_heads(x, HEADS) for x in (k, v))
+            rows = {"one_row_at_a_time": False} if form == "rows together" else {}
+            return blockwise(q, k, v, sight, scale=scale, distance_bias_HxJ=bias, **rows)
 
         (y, lse), pull = jax.vjp(call, *arrays)
         return y, lse, *pull(tuple(c.astype(leaf.dtype) for c, leaf in zip(cotangents, (y, lse), strict=True)))
@@ -155,32 +156,6 @@ def test_float64_is_kept():
         assert_close(real, expected(case), 1e-13)
 
 
-def test_merged_parts_equal_one_softmax_with_gradients():
-    case = make_case((40, 40, 24, None))
-    q, k, v = (jnp.asarray(a, jnp.float32) for a in case.arrays[:3])
-    sight = jax.tree.map(jnp.asarray, case.sight)
-    carried = Sight(sight.query_documents, sight.key_documents[:, :24], sight.start + 24)
-
-    def together(q, k, v):
-        return attention.attend_with_lse(q, k, v, sight)
-
-    def in_parts(q, k, v):
-        with attention.form("blockwise"):
-            inside = attention.attend_with_lse(
-                q, k[:, 24:], v[:, 24:], sight.replace(key_documents=sight.key_documents[:, 24:], prefix=0)
-            )
-            before = attention.attend_with_lse(q, k[:, :24], v[:, :24], carried)
-        return attention.merge(*inside, *before)
-
-    def with_gradients(function):
-        values, pull = jax.vjp(function, q, k, v)
-        return *values, *pull(tuple(jnp.asarray(c, jnp.float32) for c in case.cotangents))
-
-    one, two = (jax.jit(with_gradients, static_argnums=0)(function) for function in (together, in_parts))
-    for a, b in zip(one, two, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)  # float32 rounding of two programs
-
-
 def test_gradient_reaches_the_t5_table_through_tiles():
     table = jax.random.normal(jax.random.key(0), (32, HEADS))
     case = make_case((150, 150, 21, None))
@@ -243,8 +218,8 @@ def test_form_follows_length_and_can_be_asked_for():
         assert form_of(16, 16) == "blockwise"
     with attention.form("cudnn"), pytest.raises(ConfigError, match="bfloat16"):
         form_of(16, 16)
-    with attention.form("splash"), pytest.raises(ConfigError, match="log-sum-exp"):
-        form_of(128, 128, lse=True)
+    with attention.form("splash"), pytest.raises(ConfigError, match="bias"):
+        form_of(128, 128, biased=True)
     with attention.form("fast"), pytest.raises(ConfigError, match="no form"):
         form_of(16, 16)
 
@@ -315,7 +290,7 @@ SCALE = jnp.array([0.1, 0.3, 0.2, 0.15])
 @pytest.mark.parametrize(("prefix", "window"), SIGHTS)
 def test_interpreted_splash_attention_equals_the_dense_form(prefix, window):
     q, k, v, sight = kernel_case(prefix, window)
-    assert kernels.KERNELS["splash"].problem(q, k, v, sight, False, False) is None
+    assert kernels.KERNELS["splash"].problem(q, k, v, sight, False) is None
 
     def loss(attend, q, k, v):
         return (attend(q, k, v) ** 2).sum()

@@ -74,21 +74,6 @@ def bits_per_scalar(n50: float, scalars: float, symbols: int) -> float:
     return n50 * math.log2(symbols) / scalars
 
 
-def slot_accuracy(pairs: np.ndarray | float, slots: int) -> np.ndarray:
-    """A memory of the last `slots` pairs that never errs on what it holds, asked for any of n pairs."""
-    return np.minimum(1.0, slots / np.asarray(pairs, float))
-
-
-def slot_n50(slots: float) -> float:
-    """Half of 2 `slots` pairs are held: linear in slots."""
-    return 2.0 * slots
-
-
-def slot_bits_per_scalar(key_dim: int, value_dim: int, symbols: int) -> float:
-    """log2 V bits for a held pair's d_k + d_v scalars; log2 V / (2 D) where both are D."""
-    return math.log2(symbols) / (key_dim + value_dim)
-
-
 def delta_survival(age: np.ndarray | float, key_dim: float) -> np.ndarray:
     """What is left of a pair after `age` later writes of the token-sequential delta rule with random unit keys: e^(-a/d_k).
 

@@ -18,9 +18,8 @@ def mechanism_table(models: list[ModelConfig], context: int) -> Table:
     for name in ("memory", "compression", "attention FLOPs/token", "all FLOPs/token"):
         table.add_column(name, justify="right")
     for model in models:
-        d, cost = model.dims, model_cost(model)
-        cache = context * model.layers * d.heads * (d.key_dim + d.value_dim) * d.memory_dtype.itemsize
-        compression = f"{cache / model.memory_bytes:.4g}x" if model.memory_bytes else "-"
+        cost = model_cost(model)
+        compression = f"{model.cache_bytes(context) / model.memory_bytes:.4g}x" if model.memory_bytes else "-"
         table.add_row(
             model.mechanism,
             human_bytes(model.memory_bytes),

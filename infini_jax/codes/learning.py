@@ -19,10 +19,12 @@ from flax import struct
 
 from infini_jax.codes.capacity import CapacityRun, capacity_steps
 from infini_jax.codes.coded_layer import OPEN, OTHER, CodedLayer
+from infini_jax.config import TrainConfig
 from infini_jax.errors import TrainingDiverged
 from infini_jax.layers.segment import NO_DOCUMENT
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import AUXILIARY
+from infini_jax.training.optimiser import schedule
 
 TRAINING, VALIDATION, TEST = 0, 1, 2  # what the draws of a seed are for
 CALLS = 20  # of the compiled scan in a training, as often as it can be watched
@@ -129,12 +131,11 @@ def loss(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, jax.A
 
 def rates(run: CapacityRun, steps: int) -> np.ndarray:
     """The learning rate of every step: up for a twentieth of them, then down to a tenth by a cosine."""
-    warm, step = max(1, steps // 20), np.arange(1, steps + 1)
-    down = np.clip((step - warm) / max(steps - warm, 1), 0.0, 1.0)
-    shape = np.where(step < warm, step / warm, 0.55 + 0.45 * np.cos(np.pi * down))
-    return (run.learning_rate * shape).astype(np.float32)
+    shape = schedule(TrainConfig(warmup=(steps // 20) / steps), steps)
+    return run.learning_rate * np.asarray(shape(np.arange(1, steps + 1)), np.float32)
 
 
+# Not the optimizer of a run, whose steps own their rates: here they are an argument, so that all trials share one program.
 ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.95))
 
 

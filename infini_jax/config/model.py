@@ -140,6 +140,14 @@ class ModelConfig:
         """Bytes a sequence of all layers together, measured on shapes."""
         return self.memory_layers * memory_bytes(memory_of(self.memory, self.dims))
 
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes per sequence of a cache of all keys and values of `tokens` tokens, all layers: what memories compress.
+
+        A cache holds one key and one value per key head, in the compute type.
+        """
+        d = self.dims
+        return tokens * self.layers * d.kv_heads * (d.key_dim + d.value_dim) * d.dtype.itemsize
+
     def at_bytes(self, total: int, axis: str = "") -> "ModelConfig":
         """This model with the largest memory of at most `total` bytes a sequence, all layers together.
 

@@ -85,36 +85,6 @@ def attend(
     return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ)[0]
 
 
-def attend_with_lse(
-    q_BxSxHxK: jax.Array,
-    k_BxJxGxK: jax.Array,
-    v_BxJxGxV: jax.Array,
-    sight: Sight,
-    *,
-    scale: jax.Array | float | None = None,
-    distance_bias_HxJ: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """`attend` and the log-sum-exp BxHxS of its scores, both with gradients, for a mechanism to `merge` with other parts.
-
-    No vendor's kernel has the gradient of the log-sum-exp, so this is dense or blockwise everywhere.
-    """
-    chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None, lse=True)
-    return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ)
-
-
-def merge(
-    y1_BxSxHxV: jax.Array, lse1_BxHxS: jax.Array, y2_BxSxHxV: jax.Array, lse2_BxHxS: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """One softmax over two sets of keys from the softmax over each: (values, log-sum-exp)."""
-    lse_BxHxS = jnp.logaddexp(lse1_BxHxS, lse2_BxHxS)
-
-    def share(lse: jax.Array) -> jax.Array:
-        return jnp.exp(lse - lse_BxHxS).swapaxes(1, 2)[..., None]
-
-    y_BxSxHxV = share(lse1_BxHxS) * y1_BxSxHxV + share(lse2_BxHxS) * y2_BxSxHxV
-    return y_BxSxHxV.astype(y1_BxSxHxV.dtype), lse_BxHxS
-
-
 def attend_segment(segment: Segment) -> jax.Array:
     """Causal rotary attention inside the segment and the document: BxSxHxV. Infini-attention eq. 6, ∞-former's short term."""
     key_positions_T = jnp.arange(segment.keys.shape[1])
@@ -123,21 +93,21 @@ def attend_segment(segment: Segment) -> jax.Array:
     return attend(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds.sight())
 
 
-def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biased: bool = False, lse: bool = False) -> str:
+def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biased: bool = False) -> str:
     """The form that runs: the one asked for by `form`, or by platform and length. Raises `ConfigError` where it cannot."""
     asked = form.value
     require(asked in FORMS, "attention", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
     if asked in ("dense", "blockwise"):
         return asked
     if asked != "auto":
-        problem = kernels.KERNELS[asked].problem(q, k, v, sight, biased, lse)
+        problem = kernels.KERNELS[asked].problem(q, k, v, sight, biased)
         require(problem is None, "attention", f"{asked} {problem}", "choose auto, dense or blockwise")
         return asked
     if not tiles_pay(q.shape[1], k.shape[1]):
         return "dense"
     splits = can_split(*_heads_of(q, k))
     for name, kernel in kernels.KERNELS.items():
-        if splits and kernel.platform == platform() and kernel.problem(q, k, v, sight, biased, lse) is None:
+        if splits and kernel.platform == platform() and kernel.problem(q, k, v, sight, biased) is None:
             return name
     return "blockwise"
 

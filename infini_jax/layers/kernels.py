@@ -25,11 +25,11 @@ class Kernel:
     attend: Callable[..., jax.Array]
     refuses: Callable[..., str | None]
 
-    def problem(self, q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, biased: bool, lse: bool) -> str | None:
+    def problem(self, q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, biased: bool) -> str | None:
         """Why this kernel cannot do what is asked, or None."""
         if biased:
             return "has no bias by distance"
-        return "gives no log-sum-exp with a gradient" if lse else self.refuses(q, k, v, sight)
+        return self.refuses(q, k, v, sight)
 
 
 def _scaled(q_BxSxHxK: jax.Array, scale_H: jax.Array) -> jax.Array:

@@ -189,11 +189,6 @@ def drop_memory_tokens(x_RxSxD: jax.Array, count: tuple[int, int]) -> jax.Array:
     return x_RxSxD[:, before : x_RxSxD.shape[1] - after]
 
 
-def landmark_mask(length: int, every: int) -> jax.Array:
-    """Boolean (length,): which tokens of a segment of whole blocks (landmarks included) are landmarks."""
-    return (jnp.arange(length) + 1) % (every + 1) == 0
-
-
 def insert_landmarks(
     tokens_BxS: jax.Array, every: int, landmark: int | None = None, phase_B: jax.Array | None = None
 ) -> jax.Array:

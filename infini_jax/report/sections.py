@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from infini_jax.config import ModelConfig
+from infini_jax.config.plain import from_plain
+from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, at, by_task, points
@@ -227,16 +230,16 @@ def tokens_per_second(rows: Sequence[Row]) -> str:
 
 
 def compression(row: Row, found: Found) -> str:
-    """Bytes of a cache of all keys and values of a training sequence, all layers, for one byte of memory."""
+    """Bytes of a cache of all keys and values of a training sequence, all layers, per byte of memory."""
     config = found.configs.get(row.run, {})
-    sizes = [at(config, f"model.{name}") for name in ("layers", "d_model", "heads", "kv_heads", "key_dim", "value_dim")]
-    tokens = at(config, "train.sequence")
-    if not row.memory_bytes or None in (tokens, *sizes):
+    tokens, model = at(config, "train.sequence"), at(config, "model")
+    if not row.memory_bytes or tokens is None or model is None:
         return "–"
-    layers, width, heads, key_heads, key_dim, value_dim = sizes
-    scalars = (key_dim or width // heads) + (value_dim or width // heads)
-    item = 2 if at(config, "model.compute") == "bfloat16" else 4
-    return f"{tokens * layers * (key_heads or heads) * scalars * item / row.memory_bytes:.3g}×"
+    try:
+        cache_bytes = from_plain(ModelConfig, model, "model").cache_bytes(tokens)
+    except (ConfigError, KeyError, TypeError):  # of another version, or of a mechanism that is not here
+        return "–"
+    return f"{cache_bytes / row.memory_bytes:.3g}×"
 
 
 def table_line(series: Series, runs: list[Row], score: Score, found: Found) -> dict[str, Any]:
