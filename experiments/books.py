@@ -20,7 +20,7 @@ REPEATED = ("transformer_xl", "landmark", "infini")
 
 
 def study() -> Study:
-    """All mechanisms once, some with more seeds. Raises `ConfigError` where no corpus called books is prepared."""
+    """All mechanisms once, some of them with more seeds. Raises `ConfigError` where no corpus called books is prepared."""
     found = SMALL_TEXT.on(CORPUS)
     found = dataclasses.replace(found, base=dataclasses.replace(found.base, budget=BUDGET), rates=RATES)
     repeated = dataclasses.replace(found, seeds=SEEDS).runs(*REPEATED)

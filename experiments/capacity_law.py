@@ -29,7 +29,17 @@ AROUND = {"least_squares": 1.45, "sum": 1.1, "delta": 0.65, "elu_sum": 0.13, "el
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Attributes: base of the trained runs; sizes in bytes; rates; seeds; dims, symbols and questions of the random codes."""
+    """The sizes of the experiment at one scale.
+
+    Attributes:
+      base: settings of the trained runs.
+      sizes: bytes of memory.
+      rates: learning rates, of which validation chooses.
+      seeds: number of seeds.
+      dims: key and value dimensions of the random codes.
+      symbols: candidates for a value, of the random codes.
+      questions: asked of the random codes at each n.
+    """
 
     base: CapacityRun
     sizes: tuple[int, ...]
@@ -89,7 +99,7 @@ def study(scale: str) -> Study:
 
 
 def random_codes(scale: Scale) -> list[Job]:
-    """Every rule at every dimension, n within a factor of 2.5 of where its n50 is."""
+    """The runs of random codes: every rule at every dimension, n within a factor of 2.5 of where its n50 is."""
     runs = []
     for dim in scale.dims:
         for rule in RULES:
@@ -108,7 +118,7 @@ def log_grid(low: float, high: float, count: int) -> tuple[int, ...]:
 
 
 def trained_codes(scale: Scale) -> list[Job]:
-    """Every mechanism at every size, rate and seed."""
+    """The runs of trained codes: every mechanism at every size, rate and seed."""
     runs = []
     for variant, memory in code_memories():
         for size in scale.sizes:

@@ -22,8 +22,18 @@ from infini_jax.study.trials import seeded, trials
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Attributes: base of the trained runs; segments, their lengths; rates; seeds; size in bytes; dims, symbols and questions
-    of the random codes."""
+    """The sizes of the experiment at one scale.
+
+    Attributes:
+      base: settings of the trained runs.
+      segments: pairs that are written at once.
+      rates: learning rates, of which validation chooses.
+      seeds: number of seeds.
+      size: bytes of memory.
+      dims: key and value dimensions of the random codes.
+      symbols: candidates for a value, of the random codes.
+      questions: asked of the random codes at each n.
+    """
 
     base: CapacityRun
     segments: tuple[int, ...]
@@ -81,7 +91,7 @@ def study(scale: str) -> Study:
 
 
 def random_codes(scale: Scale) -> list[Job]:
-    """The rules that write what was written before, at four times as many pairs as dimensions."""
+    """The runs of the rules that add and that overwrite, with up to four times as many pairs as dimensions."""
     return [
         RandomCodesRun(
             name=f"random-{rule}-{dim}",
@@ -98,7 +108,10 @@ def random_codes(scale: Scale) -> list[Job]:
 
 
 def trained_codes(scale: Scale) -> list[Job]:
-    """n reaches three times what theory gives a matrix of this size, so that most of it must be forgotten."""
+    """The runs of every mechanism, written in segments of every length.
+
+    n reaches three times what theory gives a matrix of this size, so that most of it must be forgotten.
+    """
     most = min(scale.base.symbols, round(3 * top1_n50_large(scale.size / 4, 1, scale.base.symbols)))
     runs = []
     for variant, memory in code_memories():

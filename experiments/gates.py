@@ -25,11 +25,11 @@ class Grid:
     """Infini-attention's gate under settings of its training.
 
     Attributes:
-      base: of all runs; the sequence is set by the number of segments, and rows so that a step has as many tokens.
+      base: settings of all runs; the number of segments sets the sequence, and the rows, so that tokens per step stay equal.
       gate_rates: learning rates of the gates.
-      decays: weight decay of matrices.
-      segments: of a sequence, most of them filler between pairs and questions.
-      rates: learning rates of all else, of which validation chooses.
+      decays: weight decays of matrices.
+      segments: numbers of segments per sequence, most of them filler between pairs and questions.
+      rates: learning rates of all other parameters, of which validation chooses.
     """
 
     base: RunConfig
@@ -39,6 +39,7 @@ class Grid:
     rates: tuple[float, ...]
 
     def runs(self) -> tuple[RunConfig, ...]:
+        """The runs of every combination, with the window and full attention at the same lengths."""
         found = []
         for segments, rate in itertools.product(self.segments, self.rates):
             base = self.at_length(segments).with_learning_rate(rate)
@@ -51,13 +52,14 @@ class Grid:
         return tuple(found)
 
     def at_length(self, segments: int) -> RunConfig:
+        """`base` with sequences of so many segments, and rows so that a step has as many tokens."""
         train, sequence = self.base.train, segments * self.base.model.segment
         rows = max(1, train.batch * train.sequence // sequence)
         return dataclasses.replace(self.base, train=dataclasses.replace(train, batch=rows, sequence=sequence))
 
 
 def gated(base: RunConfig, gate: float, decay: float, *names: str) -> RunConfig:
-    """Infini-attention whose gates train at another rate, and matrices with another decay."""
+    """Infini-attention with another learning rate of its gates and another weight decay of its matrices."""
     train = dataclasses.replace(base.train, gate_learning_rate=gate, weight_decay=decay)
     return named(
         dataclasses.replace(with_memory(base, InfiniConfig()), train=train), f"gate{gate:g}", f"decay{decay:g}", *names
@@ -65,7 +67,10 @@ def gated(base: RunConfig, gate: float, decay: float, *names: str) -> RunConfig:
 
 
 def named(run: RunConfig, *names: str) -> RunConfig:
-    """What sets it apart, in its name and as its variant; the learning rate is no variant but a trial."""
+    """The run with `names` in its name and, but for the last one, as its variant.
+
+    The last one is the learning rate, which is a trial and not a variant.
+    """
     return dataclasses.replace(run, name="-".join((run.name, *names)), variant=" ".join(names[:-1]))
 
 

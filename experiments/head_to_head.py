@@ -36,13 +36,13 @@ from infini_jax.study.comparison import SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Compari
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """What all meet in.
+    """The tasks, sizes and training that all mechanisms meet in.
 
     Attributes:
-      comparison: of one size and one rate; its base has the vocabulary of the largest task.
+      comparison: of one size and one learning rate; its base has the vocabulary of the largest task.
       tasks: made of examples, all of the base's sequence.
-      text: sequence of the runs on source code, long enough to hold a passkey spelt in bytes; a step has as many tokens.
-      capacity: of the memory layer alone, with the model's segment.
+      text: tokens per sequence of the runs on source code, enough for a passkey spelled in bytes; tokens per step stay equal.
+      capacity: settings of the memory layer alone, with the model's segment.
     """
 
     comparison: Comparison
@@ -51,6 +51,7 @@ class Contest:
     capacity: CapacityRun
 
     def runs(self) -> tuple[RunConfig | CapacityRun, ...]:
+        """The runs of every mechanism on every task, those that share programs next to each other."""
         base, found = self.comparison.base, self.comparison
         on_tasks = [dataclasses.replace(base, data=data) for data in self.tasks]
         rows = max(1, base.train.batch * base.train.sequence // self.text)
@@ -64,13 +65,13 @@ class Contest:
         return tuple(sorted((*runs, *bounds, *alone), key=lambda run: (run.mechanism, run.variant)))  # they share programs
 
     def alone(self, variant: str, memory: MemoryConfig) -> CapacityRun:
-        """The layer without a model around it."""
+        """The run of a memory layer without a model around it."""
         run = dataclasses.replace(self.capacity, memory=memory, variant=variant)
         return dataclasses.replace(run, name="-".join(filter(None, ("capacity", run.mechanism, variant))))
 
 
 def text_tasks(filler_words: int, names: int) -> tuple[DataConfig, ...]:
-    """Passkey as its papers have it, but for two digits, and one fact of several."""
+    """The passkey task as in its papers, but with two digits, and the task of one fact among several."""
     return PasskeyConfig(digits=2, filler_words=filler_words), HaystackConfig(task="facts1", names=names)
 
 
@@ -130,7 +131,7 @@ SCALES = {
 
 
 def asked(examples: int, rows: int, windows: tuple[int, ...], documents: int, tokens: int) -> tuple[Evaluation, ...]:
-    """At the length that a run was trained at and with as many rows, so that few programs do for all."""
+    """The evaluations, at the length that a run was trained at and with as many rows, so that few programs do for all."""
     return (
         MqarEvaluation(examples=examples, rows=rows),
         PasskeyEvaluation(examples=examples, rows=rows),

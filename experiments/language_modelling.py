@@ -98,7 +98,7 @@ def study(scale: str) -> Study:
 
 
 def prepared_corpora(missing: list[str]) -> Iterator[tuple[str, DataConfig]]:
-    """Name and settings of the first that was prepared of each corpus; how to get the others is added to `missing`."""
+    """The name and the settings of the first prepared corpus of each kind; how to get the others is added to `missing`."""
     made = {read_manifest(folder).corpus: folder.name for folder in reversed(prepared_folders())}
     for corpus in PREPARED:
         if corpus in made:

@@ -58,7 +58,7 @@ SCALES = {
 
 
 def study(scale: str) -> Study:
-    """Every mechanism at several sizes, asked for as many pairs as it was trained with and for fewer, and with overwriting."""
+    """Every mechanism at several sizes, asked for as many pairs as in training, for fewer, and with overwriting."""
     found = SCALES[scale]
     most, length = found.base.data.pairs, found.base.train.sequence
     asked = (most // 4, most // 2, most)

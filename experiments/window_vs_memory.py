@@ -23,12 +23,12 @@ from infini_jax.study.trials import trials
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """FLOPs of one token, shared between a window and memories of several sizes.
+    """The FLOPs of one token, shared between a window and memories of several sizes.
 
     Attributes:
-      base: of all runs; its segment is that of the window alone.
-      window: tokens of the window alone, whose FLOPs a token all get.
-      sizes: bytes a sequence of the memories.
+      base: settings of all runs; its segment is that of the window alone.
+      window: tokens of the window alone, whose FLOPs per token all runs get.
+      sizes: bytes per sequence of the memories.
       names: of the mechanisms; their segment is what is left for a window.
       rates: learning rates, of which validation chooses.
     """
@@ -41,10 +41,11 @@ class Split:
 
     @property
     def flops(self) -> float:
-        """Forward FLOPs a token."""
+        """Forward FLOPs per token of every run."""
         return model_cost(at_window(self.base, self.window).model).flops
 
     def runs(self) -> tuple[RunConfig, ...]:
+        """The runs of the window alone and of each memory at each size, all with the same FLOPs per token."""
         alone = fit_to_flops(at_window(self.base, self.window), self.flops, "window")
         shared = [
             fit_to_flops(with_memory(self.base, memory, f"{size // 1024}k", variant=variant), self.flops, "window", size)
@@ -56,7 +57,10 @@ class Split:
 
 
 def filled_up(run: RunConfig, flops: float) -> RunConfig:
-    """The run with as much wider an MLP as pays for what is left: segments are divisors of the sequence, a coarse measure."""
+    """The run with an MLP so much wider that it spends the FLOPs per token that are left.
+
+    Segments are divisors of the sequence, too coarse a measure to spend them all.
+    """
 
     def wider(more: int) -> ModelConfig:
         return dataclasses.replace(run.model, mlp_dim=run.model.mlp_dim + more)

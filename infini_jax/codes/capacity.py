@@ -25,12 +25,18 @@ NAME = "capacity"
 
 @dataclasses.dataclass(frozen=True)
 class CapacityRun:
-    """One memory at one size: a job of its own, see jobs.py.
+    """The capacity of one memory at one size, as a job of a study.
 
     Attributes:
-      name, version, variant, seed: as every job has them.
+      name: of the job and of its folder.
+      version: raised where the same name should mean something new.
+      variant: what sets it apart from others of its mechanism in tables.
+      seed: of codes and pairs.
       memory: the mechanism and its settings.
-      heads, key_dim, value_dim: of the memory; d_model: of its inputs and outputs, 0 for heads x value_dim.
+      heads: of the memory.
+      key_dim: entries of a key, per head.
+      value_dim: entries of a value, per head.
+      d_model: width of the layer's inputs and outputs, 0 for heads x value_dim.
       segment: pairs that are written at once, and questions that are asked at once.
       symbols: V, keys that exist and values that exist.
       pairs: n is drawn from this range, ends included, and scored on a grid over it.
@@ -39,8 +45,12 @@ class CapacityRun:
         are always trained on keys that are written once: what overwriting does is the update rule's own doing.
       batch: rows of a training step.
       learning_rate: peak of Adam's, which rises for a twentieth of the steps and falls by a cosine to a tenth.
-      budget: steps or FLOPs of training.
-      rows: memories scored at each n; questions: segments of questions to each.
+      budget: steps, tokens or FLOPs of training.
+      rows: memories scored at each n.
+      questions: segments of questions to each of them.
+
+    Raises:
+      ConfigError: sizes out of range, or a mechanism that cannot work without a transformer around it.
     """
 
     name: str = "capacity"
@@ -92,6 +102,7 @@ class CapacityRun:
 
     @property
     def dims(self) -> Dims:
+        """The memory's dimensions, its landmarks included."""
         return Dims(
             d_model=self.d_model or self.heads * self.value_dim,
             heads=self.heads,
@@ -103,44 +114,52 @@ class CapacityRun:
 
     @property
     def segments(self) -> int:
-        """W, as many as hold the largest n."""
+        """W, the number of segments that hold the largest n."""
         return -(-self.pairs[1] // self.segment)
 
     @property
     def task(self) -> str:
+        """The name of this task."""
         return NAME
 
     @property
     def mechanism(self) -> str:
+        """The memory's name in the registry."""
         return kind_of(self.memory, mechanism_configs())
 
     @property
     def memory_bytes(self) -> int:
+        """Bytes of memory per sequence."""
         return memory_bytes(memory_of(self.memory, self.dims))
 
     def at_bytes(self, total: int) -> "CapacityRun":
-        """The same with the largest memory of at most `total` bytes."""
+        """This run with the largest memory of at most `total` bytes per sequence. Raises `ConfigError` where none fits."""
         memory, dims = MECHANISMS[self.mechanism].at_bytes(self.memory, self.dims, total)
         return dataclasses.replace(self, memory=memory, key_dim=dims.key_dim, value_dim=dims.value_dim, heads=dims.heads)
 
     def with_learning_rate(self, rate: float) -> "CapacityRun":
+        """This run at another learning rate."""
         return dataclasses.replace(self, learning_rate=rate)
 
     def fingerprint(self) -> str:
+        """Twelve hex digits of the settings that decide the result."""
         return fingerprint_of(self)
 
     def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values."""
         return to_plain(self)
 
     @staticmethod
     def from_dict(plain: dict[str, Any]) -> "CapacityRun":
+        """The inverse of `to_dict`. Raises `ConfigError` for unknown fields."""
         return from_plain(CapacityRun, plain, NAME)
 
 
 def forward_flops(run: CapacityRun) -> tuple[float, float]:
-    """Forward FLOPs of (one pair written, one question asked), counted; landmarks are paid for by the pairs they follow.
+    """Forward FLOPs of (one pair written, one question asked), counted; landmarks are charged to the pairs they follow.
 
-    A landmark's value is the mean of its block's, so that only pairs are projected."""
+    A landmark's value is the mean of its block's, so that only pairs are projected.
+    """
     d = run.dims
     cost, places = memory_of(run.memory, d).cost(d.segment), d.segment / run.segment
     projected = 2.0 * d.d_model * d.kv_heads * d.value_dim
@@ -151,13 +170,16 @@ def forward_flops(run: CapacityRun) -> tuple[float, float]:
 
 
 def step_flops(run: CapacityRun) -> float:
-    """Forward and backward FLOPs of one training step: one segment of questions a row."""
+    """Forward and backward FLOPs of one training step, with one segment of questions per row."""
     written, asked = forward_flops(run)
     return 3.0 * run.batch * run.segment * (run.segments * written + asked)
 
 
 def capacity_steps(run: CapacityRun) -> int:
-    """Raises `ConfigError` where the budget pays for no step or its unit is none of this job's."""
+    """Training steps that the budget pays for.
+
+    Raises `ConfigError` where it pays for none, or its unit does not exist for this job.
+    """
     prices = {"flops": step_flops(run), "tokens": run.batch * run.segment * (run.segments + 1), "steps": 1}
     unit = run.budget.unit
     require(unit in prices, "budget.unit", f"{unit} are not counted here", f"choose {', '.join(prices)}")
@@ -167,5 +189,5 @@ def capacity_steps(run: CapacityRun) -> int:
 
 
 def planned_flops(run: CapacityRun) -> float:
-    """Of all training steps."""
+    """Forward and backward FLOPs of all training steps. Raises `ConfigError` as `capacity_steps` does."""
     return capacity_steps(run) * step_flops(run)

@@ -25,6 +25,7 @@ class CodedLayer(nn.Module):
     run: CapacityRun
 
     def setup(self):
+        """Makes the memory, the tables of codes and the neutral codes of questions."""
         run, d = self.run, self.run.dims
         normal, small = nn.initializers.normal(1.0), nn.initializers.normal(0.02)
 
@@ -45,21 +46,29 @@ class CodedLayer(nn.Module):
         self.landmark_key = self.param("landmark_key", small, (d.kv_heads, d.key_dim))
 
     def __call__(self, symbols_BxS: jax.Array, memory) -> tuple:
-        """Touches every parameter."""
+        """Logits and memory after one segment of questions, in a call that touches every parameter: it initializes them."""
         documents_BxS = jnp.full_like(symbols_BxS, OPEN)
         asked = self._segment(self._questions(symbols_BxS), documents_BxS, documents_BxS[:, 0])
         y_BxSxD, memory, _ = self.memory.advance(memory, asked)
         return self.score(y_BxSxD), memory
 
     def write(self, memory, keys_BxS: jax.Array, values_BxS: jax.Array, documents_BxS: jax.Array, opened_B: jax.Array):
-        """The memory after a segment of pairs."""
+        """The memory after a segment of pairs.
+
+        Args:
+          memory: the memory before it.
+          keys_BxS: key symbols.
+          values_BxS: value symbols.
+          documents_BxS: document of each pair.
+          opened_B: document that was open before the segment.
+        """
         inputs_BxSxD, keys_BxSxGxK = self.key_inputs[keys_BxS] + self.value_inputs[values_BxS], self.keys[keys_BxS]
         values_BxSxGxV = self.values(self.value_inputs[values_BxS])
         tokens = (inputs_BxSxD * 2**-0.5, self.queries[keys_BxS], keys_BxSxGxK, values_BxSxGxV)
         return self.memory.write(memory, self._segment(tokens, documents_BxS, opened_B))
 
     def ask(self, memory, symbols_BxS: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """What the memory answers to a segment of keys: (BxSxD, metrics). The questions are never written."""
+        """The memory's answers to a segment of keys: (BxSxD, metrics). The questions are never written."""
         documents_BxS = jnp.full_like(symbols_BxS, OPEN)
         y_BxTxD, metrics = self.memory.attend(
             memory, self._segment(self._questions(symbols_BxS), documents_BxS, documents_BxS[:, 0])
@@ -71,14 +80,16 @@ class CodedLayer(nn.Module):
         return y_BxTxD, metrics
 
     def score(self, y_BxSxD: jax.Array) -> jax.Array:
-        """Logits over all values: BxSxV."""
+        """Logits of answers over all values: BxSxV."""
         return y_BxSxD @ self.answers.T
 
     def value_codes(self, symbols: jax.Array) -> jax.Array:
-        """What the squared-error probe asks for: ...xD."""
+        """Codes of value symbols, the target of the squared-error probe: ...xD."""
         return self.value_inputs[symbols]
 
     def _questions(self, symbols_BxS: jax.Array) -> tuple[jax.Array, ...]:
+        """Inputs, queries, keys and values of a segment of questions, all but the queries the same everywhere."""
+
         def everywhere(x: jax.Array) -> jax.Array:
             return jnp.broadcast_to(x, (*symbols_BxS.shape, *x.shape))
 
@@ -86,7 +97,7 @@ class CodedLayer(nn.Module):
         return neutral_BxSxD, self.queries[symbols_BxS], everywhere(self.neutral_key), self.values(neutral_BxSxD)
 
     def _segment(self, tokens: tuple[jax.Array, ...], documents_BxS: jax.Array, opened_B: jax.Array) -> Segment:
-        """Inputs, queries, keys, values of S tokens, with landmarks where the mechanism has them."""
+        """The segment of S tokens' inputs, queries, keys and values, with landmarks where the mechanism has them."""
         every = self.run.memory.landmark_every
         if every is None:
             inputs, queries, keys, values = tokens
@@ -99,10 +110,11 @@ class CodedLayer(nn.Module):
 
 
 def with_landmarks(x_BxSx: jax.Array, documents_BxS: jax.Array, every: int) -> jax.Array:
-    """Puts behind every block the mean of those of its tokens that are of its last one's document.
+    """The tokens of S / `every` blocks with a landmark behind each: the mean of the tokens that are of its last one's
+    document.
 
-    In a network a landmark attends to its block in the layers below; alone, all landmarks would be the same and no block
-    could be told from another.
+    In a network a landmark attends to its block in the layers below; alone, all landmarks would be the same and no block could
+    be told from another.
     """
     batch, _, *rest = x_BxSx.shape
     blocks = x_BxSx.reshape(batch, -1, every, *rest)

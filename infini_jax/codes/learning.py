@@ -32,11 +32,15 @@ CALLS = 20  # of the compiled scan in a training, as often as it can be watched
 
 @struct.dataclass
 class Pairs:
-    """Rows of W x S tokens, the newest last, and questions to them.
+    """Rows of W x S pairs, the newest last, and questions about them.
 
     Attributes:
-      keys, values: BxWS symbols; documents BxWS, `OPEN` for the last n.
-      ages: BxQ, tokens written after the asked pair; asked, wanted: BxQ symbols of its key and of its newest value.
+      keys: BxWS, symbols.
+      values: BxWS, symbols.
+      documents: BxWS, `OPEN` for the last n pairs.
+      ages: BxQ, pairs written after the one that is asked for.
+      asked: BxQ, symbol of its key.
+      wanted: BxQ, symbol of its newest value.
     """
 
     keys: np.ndarray
@@ -48,9 +52,16 @@ class Pairs:
 
 
 def draw(run: CapacityRun, random: np.random.Generator, questions: int, n_B: np.ndarray, distinct_B: np.ndarray) -> Pairs:
-    """A row of n pairs for each n, with so many distinct keys, which come again in the same order where n is more.
+    """One row of n pairs for each n.
 
-    Drawn on the host: a sort a row is what XLA takes longest to compile.
+    Drawn on the host: a sort per row is what XLA takes longest to compile.
+
+    Args:
+      run: sizes of the memory and of the codes.
+      random: source of keys, values and questions.
+      questions: Q, asked of each row.
+      n_B: pairs of each row.
+      distinct_B: different keys of each row, which come again in the same order where n is more.
     """
     rows, tokens = len(n_B), run.segments * run.segment
     age_T = np.arange(tokens)[::-1]
@@ -70,7 +81,7 @@ def draw(run: CapacityRun, random: np.random.Generator, questions: int, n_B: np.
 
 
 def draw_steps(run: CapacityRun, random: np.random.Generator, steps: int) -> Pairs:
-    """The batches of so many training steps, steps in front; n is log-uniform in the run's range."""
+    """The batches of `steps` training steps, stacked in front; n is log-uniform in the run's range."""
     low, high = run.pairs
     n = np.exp(random.uniform(math.log(low), math.log(high + 1), steps * run.batch)).astype(np.int32)
     n = np.minimum(n, high)  # where the exponential rounds up
@@ -79,7 +90,7 @@ def draw_steps(run: CapacityRun, random: np.random.Generator, steps: int) -> Pai
 
 
 def answers(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Writes all pairs, then asks: (BxQxD, means of the metrics). Each segment of questions meets the same memory."""
+    """Writes all pairs, then asks: (answers BxQxD, mean of each metric). Each segment of questions meets the same memory."""
     layer, rows = CodedLayer(run), pairs.keys.shape[0]
 
     def in_segments(x_BxT: Any) -> jax.Array:
@@ -102,11 +113,13 @@ def answers(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, di
 
 
 def empty_memory(run: CapacityRun, rows: int) -> Any:
+    """The memory of `rows` rows in which nothing is written."""
     return memory_of(run.memory, run.dims).init_memory(rows)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_layer(run: CapacityRun, random: jax.Array) -> dict:
+    """The parameters of the layer before training."""
     symbols = jnp.zeros((1, run.segment), jnp.int32)
     variables: Any = CodedLayer(run).init(random, symbols, empty_memory(run, 1))
     return variables["params"]
@@ -115,14 +128,14 @@ def init_layer(run: CapacityRun, random: jax.Array) -> dict:
 def nats(
     run: CapacityRun, params: dict, y_BxQxD: jax.Array, wanted_BxQ: jax.Array | np.ndarray
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy BxQ of the answers and whether the value scored highest is the one wanted."""
+    """Cross-entropy of the answers, BxQ, and whether the value with the highest score is the one wanted, BxQ."""
     logits_BxQxV: Any = CodedLayer(run).apply({"params": params}, y_BxQxD, method="score")
     lost_BxQ = optax.softmax_cross_entropy_with_integer_labels(logits_BxQxV, wanted_BxQ)
     return lost_BxQ, logits_BxQxV.argmax(axis=-1) == wanted_BxQ
 
 
 def loss(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
-    """(what is minimised, share of right answers) of one batch."""
+    """The loss of one batch, auxiliary losses included, and its share of right answers: (scalar, scalar)."""
     y_BxQxD, metrics = answers(run, params, pairs)
     lost_BxQ, right_BxQ = nats(run, params, y_BxQxD, pairs.wanted)
     auxiliary = sum(jnp.mean(value) for name, value in metrics.items() if name.startswith(AUXILIARY))
@@ -141,7 +154,7 @@ ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.95))
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_steps(run: CapacityRun, state: tuple, batches: Pairs, rates: jax.Array) -> tuple:
-    """As many steps as there are rates: (state, losses, shares right)."""
+    """Trains for as many steps as there are rates: (state, losses, shares of right answers)."""
 
     def step(state: tuple, item: tuple) -> tuple[tuple, tuple]:
         (params, adam), (pairs, rate) = state, item
@@ -155,7 +168,16 @@ def train_steps(run: CapacityRun, state: tuple, batches: Pairs, rates: jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class LearnedCodes:
-    """Attributes: params; loss and accuracy over the last call's steps; steps; seconds without compiling; compile_seconds."""
+    """The result of training codes.
+
+    Attributes:
+      params: parameters of the layer.
+      loss: nats, mean over the last call's steps.
+      accuracy: share of right answers over the last call's steps.
+      steps: steps that were done.
+      seconds: of training, without compiling.
+      compile_seconds: of compiling.
+    """
 
     params: dict
     loss: float
@@ -166,7 +188,7 @@ class LearnedCodes:
 
 
 def program_key(run: CapacityRun) -> CapacityRun:
-    """The run with everything fixed that its programs do not depend on, so that trials share them."""
+    """The run with a fixed value for all that its programs do not depend on, so that trials share them."""
     plain = CapacityRun()
     return dataclasses.replace(
         run, name=plain.name, variant="", seed=0, version=1, learning_rate=plain.learning_rate, budget=plain.budget
@@ -174,7 +196,10 @@ def program_key(run: CapacityRun) -> CapacityRun:
 
 
 def train(run: CapacityRun, watch: Callable[[dict[str, float]], None]) -> LearnedCodes:
-    """Trains the codes; `watch` gets a line of metrics `CALLS` times. Raises `TrainingDiverged`."""
+    """Trains the codes; `watch` gets a line of metrics at most `CALLS` times.
+
+    Raises `TrainingDiverged` where the loss is not finite.
+    """
     steps, sizes = capacity_steps(run), program_key(run)
     length = -(-steps // CALLS)
     params = init_layer(sizes, jax.random.key(run.seed))
@@ -202,6 +227,6 @@ def train(run: CapacityRun, watch: Callable[[dict[str, float]], None]) -> Learne
 
 @functools.partial(jax.jit, static_argnums=0)
 def score(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(nats BxQ, right BxQ, answers BxQxD)."""
+    """Scores of the answers to all questions: (nats BxQ, right BxQ, answers BxQxD)."""
     y_BxQxD, _ = answers(run, params, pairs)
     return *nats(run, params, y_BxQxD, pairs.wanted), y_BxQxD

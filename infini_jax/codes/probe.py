@@ -4,12 +4,12 @@ import numpy as np
 
 
 def read_out_error(answers_NxA: np.ndarray, codes_NxC: np.ndarray) -> float:
-    """Squared error of the best linear read-out of the codes, relative to their variance: 0 is exact, 1 knows nothing.
+    """Squared error of the best linear read-out of N codes from N answers, relative to the codes' variance.
 
-    An affine map is fitted by least squares on one half of the questions and scored on the other, both ways, so that a probe
-    never gains by fitting noise. N questions that fit p weights of an entry err by 1 + p / (N - p - 1) more elsewhere than the
-    best map does (normal inputs; exact on average), which is divided out: noise alone is 1 on average. NaN where there are
-    fewer than two questions for each weight.
+    0 is exact, 1 knows nothing. An affine map is fitted by least squares on one half of the questions and scored on the other,
+    both ways, so that a probe never gains by fitting noise. N questions that fit p weights of an entry err by 1 + p / (N - p -
+    1) more elsewhere than the best map does (normal inputs; exact on average), which is divided out: noise alone is 1 on
+    average. NaN where there are fewer than two questions for each weight.
     """
     count = len(answers_NxA)
     if count < 4 * (answers_NxA.shape[1] + 1):

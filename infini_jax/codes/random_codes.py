@@ -34,36 +34,44 @@ NAME = "random_codes"
 
 
 def unit_rows(random: np.random.Generator, rows: int, dim: int) -> np.ndarray:
-    """Random unit vectors, float32."""
+    """Random unit vectors: rows x dim, float32."""
     x = random.standard_normal((rows, dim), np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def elu_plus_one(keys: np.ndarray) -> np.ndarray:
+    """elu(x) + 1 of keys scaled to a length of sqrt(d_k), n x d_k."""
     x = keys * np.float32(keys.shape[1] ** 0.5)
     return np.where(x > 0, x + 1.0, np.exp(np.minimum(x, 0.0)))
 
 
 def least_squares(keys: np.ndarray, values: np.ndarray, segment: int) -> Read:
+    """Reads S = K^+ V of the first n pairs, the best linear memory for the squared error."""
     return lambda n: keys[:n] @ np.linalg.lstsq(keys[:n], values[:n], rcond=None)[0]
 
 
 def summed(keys: np.ndarray, values: np.ndarray, segment: int) -> Read:
+    """Reads S = sum k v^T over the first n pairs."""
     return lambda n: keys[:n] @ (keys[:n].T @ values[:n])
 
 
 def delta(keys: np.ndarray, values: np.ndarray, segment: int) -> Read:
-    """All n from one solve: what token t really adds, u_t = v_t - sum_{i<t} (k_t . k_i) u_i, does not depend on later ones."""
+    """Reads the delta rule's S after n pairs, from one solve for all n.
+
+    What token t really adds, u_t = v_t - sum_{i<t} (k_t . k_i) u_i, does not depend on later tokens.
+    """
     added = solve_triangular(np.tril(keys @ keys.T, -1) + np.eye(len(keys)), values, lower=True, unit_diagonal=True)
     return lambda n: keys[:n] @ (keys[:n].T @ added[:n])
 
 
 def elu_summed(keys: np.ndarray, values: np.ndarray, segment: int) -> Read:
+    """Reads Infini-attention's linear update over the first n pairs: f(q) S / f(q) z."""
     features = elu_plus_one(keys)
     return lambda n: _normalised(features[:n], features[:n].sum(axis=0)) @ (features[:n].T @ values[:n])
 
 
 def elu_delta(keys: np.ndarray, values: np.ndarray, segment: int) -> Read:
+    """Reads Infini-attention's delta update after n pairs, written `segment` at a time."""
     features = elu_plus_one(keys)
 
     def read(n: int) -> np.ndarray:
@@ -93,16 +101,23 @@ RULES: dict[Rule, Callable[[np.ndarray, np.ndarray, int], Read]] = {
 
 @dataclasses.dataclass(frozen=True)
 class RandomCodesRun:
-    """One rule at one size: a job that trains nothing.
+    """One update rule at one size, as a job of a study that trains nothing.
 
     Attributes:
-      name, version, variant, seed: as every job has them.
+      name: of the job and of its folder.
+      version: raised where the same name should mean something new.
+      variant: what sets it apart from others of its rule in tables.
+      seed: of codes and questions.
       rule: how a pair is written.
-      key_dim, value_dim: of the codes.
+      key_dim: d_k, entries of a key.
+      value_dim: d_v, entries of a value.
       symbols: candidates for a value.
       pairs: n, the grid.
-      questions: asked at each n, to as many memories as it takes.
+      questions: asked at each n, of as many memories as it takes.
       segment: pairs that elu_delta writes at once.
+
+    Raises:
+      ConfigError: an unknown rule, or sizes out of range.
     """
 
     name: str = "random-codes"
@@ -138,6 +153,7 @@ class RandomCodesRun:
 
     @property
     def task(self) -> str:
+        """The name of this task."""
         return NAME
 
     @property
@@ -147,37 +163,43 @@ class RandomCodesRun:
 
     @property
     def memory_bytes(self) -> int:
-        """Of S, and z where there is one, in float32."""
+        """Bytes of S, and of z for the rules that have one, in float32."""
         return 4 * self.key_dim * (self.value_dim + self.rule.startswith("elu"))
 
     def fingerprint(self) -> str:
+        """Twelve hex digits of the settings that decide the result."""
         return fingerprint_of(self)
 
     def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values."""
         return to_plain(self)
 
     @staticmethod
     def from_dict(plain: dict[str, Any]) -> "RandomCodesRun":
+        """The inverse of `to_dict`. Raises `ConfigError` for unknown fields."""
         return from_plain(RandomCodesRun, plain, NAME)
 
 
 def planned_flops(run: RandomCodesRun) -> float:
-    """Of the answers, by the sum rule's count, and of their scores; the other rules' writes cost more."""
+    """FLOPs of all answers, by the sum rule's count, and of their scores; the other rules' writes cost more."""
     writes = sum(2.0 * pairs * _memories(run, pairs) for pairs in run.pairs) * GROUPS
     return 2.0 * run.value_dim * (writes * run.key_dim + run.questions * len(run.pairs) * run.symbols)
 
 
 def _memories(run: RandomCodesRun, pairs: int) -> int:
-    """In one group, so that all groups together hold questions enough."""
+    """Memories in one group, enough for all groups together to hold the run's questions."""
     return math.ceil(run.questions / GROUPS / min(pairs, run.questions // GROUPS))
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Of one group of memories at one n.
+    """The answers of one group of M memories at one n.
 
-    Attributes: answers, values QxV, what questions were answered and what was written; hit Q, whether the best candidate is
-    the right one; left MxN, what is left of every pair of M memories, answer . value, the oldest first.
+    Attributes:
+      answers: QxV, entries of the answers.
+      values: QxV, entries of the values that were written.
+      hit: Q, whether the best candidate is the right one.
+      left: MxN, what is left of every pair, answer . value, the oldest first.
     """
 
     answers: np.ndarray
@@ -187,7 +209,7 @@ class Answers:
 
 
 def ask(run: RandomCodesRun, pairs: int, table: np.ndarray, random: np.random.Generator) -> Answers:
-    """One group of fresh memories at n = `pairs`, with a table of values."""
+    """The answers of one group of fresh memories at n = `pairs`, with a table of the candidates' values."""
     answers, written, left = [], [], []
     for _ in range(_memories(run, pairs)):
         symbols = random.integers(0, run.symbols, pairs)
@@ -228,7 +250,7 @@ def measure(run: RandomCodesRun) -> list[Measure]:
 
 
 def survival(run: RandomCodesRun, groups: list[Answers], labels: dict[str, Label]) -> list[Measure]:
-    """What is left of a value, answer . v, by age: 1 where the pair is recalled as it was written; ages in doubling bins."""
+    """The share of a value that is left by age, answer . v: 1 where the pair is recalled as written; ages in doubling bins."""
     left_MxN, found = np.concatenate([group.left for group in groups])[:, ::-1], []
     for low, high in age_bins(left_MxN.shape[1]):
         inside = left_MxN[:, low:high]

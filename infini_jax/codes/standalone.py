@@ -49,7 +49,7 @@ SCALAR = 4  # bytes: memories are float32
 
 
 def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
-    """Asks random codes; the row has no loss, as nothing is trained, and the accuracy over the grid."""
+    """Asks random codes and returns the run's row, with the accuracy over the grid and no loss, as nothing is trained."""
     RunFolder(folder).write_config(run.to_dict())
     began = time.perf_counter()
     found = random_codes.measure(run)
@@ -84,7 +84,11 @@ def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
 
 
 def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
-    """Trains the codes and scores them: on pairs drawn for validation, and on others for the figures and the test columns."""
+    """Trains the codes, scores them and returns the run's row.
+
+    Pairs drawn for validation give the row's loss and accuracy, others the figures and the test columns. Raises `ConfigError`
+    where the budget pays for no step, `TrainingDiverged` where the loss is not finite.
+    """
     RunFolder(folder).write_config(run.to_dict())
     with RunFolder(folder).metrics.open("w", buffering=1) as log:
         trained = train(run, lambda line: print(json.dumps(line), file=log))
@@ -123,7 +127,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
 
 
 def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: Any) -> Row:
-    """Writes the figures, then the row."""
+    """Writes the figures of a job, then its row, and returns the row."""
     write_measures(run.name, found, RunFolder(folder).own_measures)
     columns = {**columns, **environment()}
     row = Row(
@@ -145,7 +149,7 @@ def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: A
 
 
 def learned_gates(run: CapacityRun, params: dict) -> np.ndarray:
-    """The weights of memory that the layer learned, none where it has no gate. They depend on no text: one question tells."""
+    """The gates that the layer learned, empty where it has none. They depend on no text: one question tells."""
 
     @jax.jit
     def asked(params: dict) -> jax.Array:
@@ -158,7 +162,7 @@ def learned_gates(run: CapacityRun, params: dict) -> np.ndarray:
 
 
 def executed_step_flops(run: CapacityRun) -> float:
-    """Of the program of one training step."""
+    """FLOPs of the compiled program of one training step."""
     params = jax.eval_shape(lambda: init_layer(run, jax.random.key(0)))
     state = (params, jax.eval_shape(ADAM.init, params))
     batch = draw_steps(run, np.random.default_rng(0), 1)
@@ -167,7 +171,16 @@ def executed_step_flops(run: CapacityRun) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """Questions at one n. Attributes: pairs n; lost, right, ages, wanted BxQ; answers BxQxD."""
+    """The scores of all questions at one n.
+
+    Attributes:
+      pairs: n.
+      lost: BxQ, nats.
+      right: BxQ, whether the answer is right.
+      ages: BxQ, pairs written after the one that is asked for.
+      wanted: BxQ, symbol of the right value.
+      answers: BxQxD.
+    """
 
     pairs: int
     lost: np.ndarray
@@ -183,7 +196,7 @@ def grid(run: CapacityRun) -> list[int]:
 
 
 def scored_at(run: CapacityRun, params: dict, split: int, pairs: int, writes: int = 1) -> Answered:
-    """`pairs` different keys, each written `writes` times; asked for the newest value of each."""
+    """The scores of `pairs` different keys, each written `writes` times and asked for its newest value."""
     n_B, distinct_B = np.full(run.rows, pairs * writes), np.full(run.rows, pairs)
     random = np.random.default_rng([run.seed, split, pairs, writes])
     drawn: Pairs = draw(run, random, run.questions * run.segment, n_B, distinct_B)
@@ -192,7 +205,7 @@ def scored_at(run: CapacityRun, params: dict, split: int, pairs: int, writes: in
 
 
 def figures(run: CapacityRun, params: dict, scored: list[Answered]) -> list[Measure]:
-    """All figures of the docs' vocabulary for `capacity`."""
+    """All figures of the task `capacity`: accuracy, by age and by writes too, nmse, n50, bits per scalar, overwriting."""
     figure = functools.partial(Measure, capacity.NAME)
     found, codes_VxD = [], np.asarray(params["value_inputs"])
     for one in scored:

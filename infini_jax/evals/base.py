@@ -10,7 +10,7 @@ from infini_jax.records.measures import Measure
 
 
 def unwatched(done: int, total: int) -> None:
-    """Nobody watches."""
+    """The `Watch` of a call whose progress nobody follows: it does nothing."""
 
 
 Watch = Callable[[int, int], None]  # gets how much is done, of how much
@@ -18,29 +18,38 @@ Watch = Callable[[int, int], None]  # gets how much is done, of how much
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is measured. Attributes: run, its settings; params, what it learned."""
+    """The trained run that an evaluation measures.
+
+    Attributes:
+      run: settings of the run.
+      params: its trained parameters.
+    """
 
     run: RunConfig
     params: dict
 
 
 class Evaluation(abc.ABC):
-    """Settings of one evaluation: frozen dataclasses with these members, in the registry of evals/registry.py."""
+    """Interface of an evaluation: a frozen dataclass of its settings, with a row in evals/registry.py.
+
+    Attributes:
+      name: name in the registry and in the figures' column `eval`.
+    """
 
     name: ClassVar[str]
 
     @abc.abstractmethod
     def applies(self, run: RunConfig) -> bool:
-        """Whether it means something for a run of this task, vocabulary and text."""
+        """Whether the evaluation means something for a run, given its task, vocabulary and text."""
 
     @abc.abstractmethod
     def check(self, run: RunConfig) -> None:
-        """Raises `ConfigError` where these settings cannot work with this run."""
+        """Checks the settings against a run. Raises `ConfigError` where the two cannot work together."""
 
     @abc.abstractmethod
     def cost(self, run: RunConfig) -> float:
-        """Forward FLOPs of the evaluation, counted."""
+        """Forward FLOPs of the whole evaluation of a run, counted from the settings alone."""
 
     @abc.abstractmethod
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
-        """The figures; the same for the same settings and parameters."""
+        """The figures of a run, the same for the same settings and parameters; `watch` gets how much is done, of how much."""

@@ -41,7 +41,7 @@ TOKENS_A_CALL = 1 << 13  # enough that calling the program costs nothing beside 
 
 @dataclasses.dataclass(frozen=True)
 class Blimp(Evaluation):
-    """What is scored.
+    """Accuracy on BLiMP's minimal pairs of sentences (Warstadt et al. 2020), by paradigm, by phenomenon and over all pairs.
 
     Attributes:
       path: zip or folder of the JSONL files, or TFDS's folder; by default where they lie in the data folder.
@@ -57,16 +57,20 @@ class Blimp(Evaluation):
         require(self.pairs >= 0, "blimp.pairs", f"{self.pairs} is negative", "give 0 for all of them")
 
     def applies(self, run: RunConfig) -> bool:
+        """Whether the run was trained on a corpus of whole documents with a tokenizer."""
         return run.data.open_tokenizer() is not None and run.data.whole("train") is not None
 
     def check(self, run: RunConfig) -> None:
+        """Raises `ConfigError` where BLiMP's files are not at `path` or cannot be read."""
         blimp_pairs(self.path)
 
     def cost(self, run: RunConfig) -> float:
+        """Forward FLOPs of all rows of packed sentences, padding included."""
         packed = Packed.of(run.model, encoded(tokenizer_of(run.data), sentences_of(self._chosen())))
         return model_cost(run.model).flops * packed.read_tokens
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        """Accuracy of each paradigm, each phenomenon and "all", with Wilson intervals; a tie counts as wrong."""
         pairs, tokenizer = self._chosen(), tokenizer_of(subject.run.data)
         sentences = sentences_of(pairs)
         found_N = log_probabilities(subject.run.model, subject.params, encoded(tokenizer, sentences), watch)
@@ -82,7 +86,7 @@ class Blimp(Evaluation):
         return [*measures, accuracy([hit for hits in right.values() for hit in hits], phenomenon=ALL)]
 
     def _chosen(self) -> dict[str, list[Pair]]:
-        """Evenly spread pairs of each paradigm."""
+        """The pairs to score, by paradigm, evenly spread over each paradigm."""
         found = {}
         for paradigm, pairs in blimp_pairs(self.path).items():
             count = min(self.pairs, len(pairs)) or len(pairs)
@@ -91,7 +95,7 @@ class Blimp(Evaluation):
 
 
 def accuracy(hits: Sequence[bool], **labels: str) -> Measure:
-    """The share of pairs that are right."""
+    """The share of pairs that are right, as a figure with its 95 % Wilson interval; `hits` has one entry per pair."""
     from scipy import stats  # takes a second to load
 
     found = stats.binomtest(int(sum(hits)), len(hits)).proportion_ci(0.95, "wilson")
@@ -99,12 +103,12 @@ def accuracy(hits: Sequence[bool], **labels: str) -> Measure:
 
 
 def sentences_of(pairs: dict[str, list[Pair]]) -> list[str]:
-    """Each sentence once: many are in several pairs, and equal ones must be scored equally."""
+    """The distinct sentences of all pairs: many are in several pairs, and equal ones must be scored equally."""
     return list(dict.fromkeys(sentence for group in pairs.values() for pair in group for sentence in (pair.good, pair.bad)))
 
 
 def encoded(tokenizer: Tokenizer, sentences: Iterable[str]) -> list[np.ndarray]:
-    """Tokens of each sentence behind what it begins with, one token."""
+    """Token ids of each sentence behind one token of context: a line end, or a full stop for tokenizers without line ends."""
     before = np.asarray(tokenizer.encode("\n"), np.int32)
     before = (before if len(before) else np.asarray(tokenizer.encode("."), np.int32))[-1:]
     return [np.concatenate([before, np.asarray(tokenizer.encode(sentence), np.int32)]) for sentence in sentences]
@@ -114,8 +118,13 @@ def encoded(tokenizer: Tokenizer, sentences: Iterable[str]) -> list[np.ndarray]:
 class Packed:
     """Sentences as documents in rows of whole segments.
 
-    Attributes: sentences; rows R, starts N: the row of each and the place of its first token; length of a row; calls, in which
-    rows_a_call rows are read.
+    Attributes:
+      sentences: token ids of each of N sentences, the token of context first.
+      rows: N, the row of each sentence.
+      starts: N, the place of each sentence's first token in its row.
+      length: tokens per row, a multiple of the segment.
+      calls: calls of the scoring program.
+      rows_a_call: rows read in each call.
     """
 
     sentences: list[np.ndarray]
@@ -127,9 +136,9 @@ class Packed:
 
     @staticmethod
     def of(model: ModelConfig, sentences: list[np.ndarray]) -> "Packed":
-        """Longest first, each behind the one before where it fits.
+        """Packs sentences, the longest first, each behind the one before it where it fits.
 
-        Each begins a landmark block where the model has such, so that landmarks stand at the same places in every sentence.
+        Each begins a landmark block where the model has landmarks, so that these stand at the same places in every sentence.
         """
         reads = np.array([len(sentence) - 1 for sentence in sentences])  # its last token is only predicted
         size, every = model.segment, model.memory.landmark_every or 1
@@ -148,13 +157,13 @@ class Packed:
 
     @property
     def read_tokens(self) -> int:
-        """Tokens that go through the model, those included that fill up segments."""
+        """Tokens that pass through the model, padding included."""
         return self.calls * self.rows_a_call * self.length
 
     def batches(self) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
-        """(rows, numbers of their sentences, RxT: which of these sentences each place belongs to) of each call.
+        """The rows of each call: (batch, numbers of its sentences, RxT: which of these sentences each place belongs to).
 
-        Places that fill up belong to the sentence before them and have no weight.
+        Padding belongs to the sentence before it and has no weight.
         """
         order = np.argsort(self.rows * self.length + self.starts)
         edges = np.searchsorted(self.rows[order], np.arange(self.calls + 1) * self.rows_a_call)
@@ -172,13 +181,13 @@ class Packed:
 
 
 def align(place: int, every: int) -> int:
-    """The next multiple of `every`, the place itself included."""
+    """The smallest multiple of `every` that is not below `place`."""
     return -(-place // every) * every
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def weighted_nats(model: ModelConfig, layout: Layout, params: dict, rows: Batch) -> jax.Array:
-    """weight * -ln p(target) at every place of rows that begin with an empty memory, RxT, on every device."""
+    """weight * -ln p(target) at every place of rows that begin with an empty memory: RxT, on every device."""
 
     def read(carry: Carry, rows: Batch, params: dict) -> tuple[jax.Array, Carry]:
         def score(logits_RxSxV: jax.Array, part: Batch) -> jax.Array:
@@ -193,7 +202,7 @@ def weighted_nats(model: ModelConfig, layout: Layout, params: dict, rows: Batch)
 
 
 def log_probabilities(model: ModelConfig, params: dict, sentences: list[np.ndarray], watch: Watch = unwatched) -> np.ndarray:
-    """ln p of each sentence's tokens behind its first one, summed, float64 N. One program scores all of them."""
+    """ln p of each sentence, summed over the tokens behind its first one: N, float64. One program scores all sentences."""
     packed = Packed.of(model, sentences)
     layout, found_N = Layout(data_mesh(packed.rows_a_call)), np.zeros(len(sentences))
     place = batch_sharding(layout.mesh)

@@ -45,7 +45,7 @@ Class = tuple[str, str]  # (by, class)
 
 @dataclasses.dataclass(frozen=True)
 class Gains(Evaluation):
-    """What is read.
+    """Gain from memory by class of word: the loss under each control minus the loss with the memory carried.
 
     Attributes:
       split: whose documents are read.
@@ -72,20 +72,27 @@ class Gains(Evaluation):
 
     @property
     def reading(self) -> EvaluationConfig:
-        """The same as settings of the reader."""
+        """These settings as settings of the reader, with all conditions of the memory."""
         return EvaluationConfig(self.documents, self.tokens, self.rows, CONDITIONS)
 
     def applies(self, run: RunConfig) -> bool:
+        """Whether the run was trained on a corpus of whole documents with a tokenizer."""
         return run.data.open_tokenizer() is not None and run.data.whole("train") is not None
 
     def check(self, run: RunConfig) -> None:
+        """Raises `ConfigError` where the split has no document of two tokens."""
         self._reader(run)
 
     def cost(self, run: RunConfig) -> float:
+        """Forward FLOPs of reading the documents once under each condition."""
         reader = self._reader(run)
         return model_cost(run.model).flops * reader.read_tokens * len(reader.conditions)
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        """The mean gain of each class and the share of tokens with half of the total gain, under each control.
+
+        Gains are in nats per unit of text.
+        """
         run = subject.run
         reader, tokenizer = self._reader(run), tokenizer_of(run.data)
         documents = documents_of(run.data, self.split)[0]
@@ -109,7 +116,7 @@ class Gains(Evaluation):
 
 @functools.lru_cache(maxsize=2)
 def training_words(data: DataConfig, counted: int) -> tuple[collections.Counter[str], int]:
-    """(uses of each word, of all words) in about `counted` tokens of the training split."""
+    """(uses of each word, uses of all words) in about `counted` tokens of the training split."""
     documents, tokenizer = documents_of(data, "train")[0], tokenizer_of(data)
     numbers = chosen_documents(documents.lengths, PIECES)
     starts, ends = documents.starts[numbers], documents.starts[numbers + 1]
@@ -120,14 +127,25 @@ def training_words(data: DataConfig, counted: int) -> tuple[collections.Counter[
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """Of a document's units. Attributes: units, N of them; unit_of_token T; segment of the model."""
+    """The classes of one document's units.
+
+    Attributes:
+      units: N units of text.
+      unit_of_token: T, the unit of each token.
+      segment: tokens per segment of the model.
+    """
 
     units: Units
     unit_of_token: np.ndarray
     segment: int
 
     def all(self, uses: collections.Counter[str], total: int) -> dict[Class, np.ndarray]:
-        """For each class: the numbers of its units. The first and the last unit are in none."""
+        """The numbers of each class's units. The document's first and last unit are in no class.
+
+        Args:
+          uses: uses of each word in the training split.
+          total: uses of all words there.
+        """
         inner = np.zeros(len(self.units.spelt), bool)
         inner[1:-1] = np.bincount(self.unit_of_token, minlength=len(inner))[1:-1] > 0
         found = {**self._kinds(), **self._rarity(uses, total), **self._gaps(), **self._copies()}
@@ -140,17 +158,20 @@ class Classes:
 
     @functools.cached_property
     def _symbols(self) -> np.ndarray:
-        """The same number for the same spelling, N."""
+        """A number for each unit's spelling, equal for equal spellings, N."""
         return np.unique(np.array(self.units.spelt, object), return_inverse=True)[1]
 
     def _kinds(self) -> dict[Class, np.ndarray]:
+        """For each kind, whether each unit is of it, N."""
         return {("kind", kind): self.units.are(kind) for kind in UNIT_KINDS}
 
     def _rarity(self, uses: collections.Counter[str], total: int) -> dict[Class, np.ndarray]:
+        """For each range of uses per million in the training split, whether each unit lies in it, N."""
         per_million_N = np.array([uses[word] for word in self.units.spelt]) * (1e6 / max(total, 1))
         return self._binned("rarity", per_million_N, DECADES, ("none", *(f"<= {most}" for most in DECADES[1:])), np.True_)
 
     def _gaps(self) -> dict[Class, np.ndarray]:
+        """For each range of tokens since the last use of the same word, whether each unit lies in it, N."""
         before_N = previous_use(self._symbols)
         gap_N = self._places - self._places[before_N]
         edges = (self.segment, *(gap for gap in GAPS if gap > self.segment))
@@ -159,13 +180,16 @@ class Classes:
         return {**found, ("gap", "never before"): self.units.are(*LEXICAL) & (before_N == NOWHERE)}
 
     def _binned(self, by: str, value_N: np.ndarray, edges: tuple, names: tuple, is_there_N) -> dict[Class, np.ndarray]:
-        """Words by the first edge that their value does not exceed."""
+        """For each range of a value, whether each unit is a word in it, N.
+
+        A word is in the first range whose edge is not below its value.
+        """
         last = f"> {edges[-1]}" if len(edges) > 1 else names[-1].replace("<=", ">")
         bin_N, is_word_N = np.searchsorted(edges, value_N), self.units.are(*LEXICAL) & is_there_N
         return {(by, name): is_word_N & (bin_N == number) for number, name in enumerate((*names, last))}
 
     def _copies(self) -> dict[Class, np.ndarray]:
-        """By the copier that passes over white space."""
+        """For each distance, whether the copier that passes over white space gets each unit right from further back, N."""
         solid = np.flatnonzero(~self.units.are("space"))
         source = copy_sources(self._symbols[solid])
         gap = np.where(source == NOWHERE, 0, self._places[solid] - self._places[solid[source]])
@@ -175,7 +199,7 @@ class Classes:
 
 
 class Tally:
-    """Gains under one control, summed a document and a class, and of every token."""
+    """Gains under one control: sums by class and document, and the gain of every token."""
 
     def __init__(self, draws: int):
         self._sums: dict[Class, dict[int, tuple[float, int]]] = {}
@@ -183,18 +207,25 @@ class Tally:
         self._draws = draws
 
     def add(self, gain_T: np.ndarray, unit_T: np.ndarray, classes: dict[Class, np.ndarray]) -> None:
-        """Adds a document: the gain of each token that is scored, the unit it is a part of, the units of each class."""
+        """Adds one document.
+
+        Args:
+          gain_T: gain of each scored token, in nats.
+          unit_T: the unit that each scored token is a part of.
+          classes: numbers of each class's units.
+        """
         gain_N, number = np.bincount(unit_T, gain_T), len(self._tokens)
         for name, units in classes.items():
             self._sums.setdefault(name, {})[number] = (float(gain_N[units].sum()), len(units))
         self._tokens.append(gain_T)
 
     def measures(self, control: str) -> list[Measure]:
-        """Nats a unit of every class that has one, and the share of tokens that makes up half of what is gained in all."""
+        """Nats per unit of every class that has one, and the share of tokens that makes up half of the total gain."""
         weights = resampled(len(self._tokens), self._draws)
         return [*self._gains(control, weights), *self._share(control, weights)]
 
     def _gains(self, control: str, weights_NxD: np.ndarray) -> Iterator[Measure]:
+        """The mean gain of each class with its bootstrap interval, in nats per unit."""
         for (by, name), sums in self._sums.items():
             gain_D, count_D = (np.array(column) for column in zip(*sums.values(), strict=True))
             if not count_D.sum():
@@ -206,7 +237,9 @@ class Tally:
             yield Measure("gains", "gain", float(gain_D.sum() / count_D.sum()), int(count_D.sum()), low, high, labels)
 
     def _share(self, control: str, weights_NxD: np.ndarray) -> Iterator[Measure]:
-        """Nothing where memory gains nothing in all."""
+        """The share of tokens that makes up half of the total gain, with its interval; nothing where the total is not
+        positive.
+        """
         gain_T = np.concatenate(self._tokens)
         document_T = np.repeat(np.arange(len(self._tokens)), [len(part) for part in self._tokens])
         order_T = np.argsort(-gain_T, kind="stable")
@@ -219,9 +252,10 @@ class Tally:
 
 
 def half_share(gain_T: np.ndarray, weight_T: np.ndarray) -> float:
-    """The least share of tokens, most gained first, that makes up half of the total gain; NaN where that is not above zero.
+    """The least share of tokens, most gained first, that makes up half of the total gain; NaN where the total is not above
+    zero.
 
-    `gain_T` falls; a token weighs as often as its document was drawn. What others lose again counts in the total.
+    `gain_T` falls; a token weighs as often as its document was drawn. Losses of other tokens count in the total.
     """
     gained_T = np.cumsum(gain_T * weight_T)
     if not len(gained_T) or gained_T[-1] <= 0:
@@ -231,7 +265,7 @@ def half_share(gain_T: np.ndarray, weight_T: np.ndarray) -> float:
 
 
 def resampled(documents: int, draws: int) -> np.ndarray:
-    """How often each document is in each draw with replacement, NxD; no draw of a single document."""
+    """How often each of D documents is in each of N draws with replacement: NxD, or 0xD for a single document."""
     random = np.random.default_rng(SEED)
     if documents < 2:
         return np.zeros((0, documents))
@@ -239,7 +273,7 @@ def resampled(documents: int, draws: int) -> np.ndarray:
 
 
 def interval(drawn_N: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval; NaN where nothing was drawn."""
+    """The 95 % percentile interval of N draws; (NaN, NaN) where there are none."""
     if not len(drawn_N):
         return float("nan"), float("nan")
     low, high = np.percentile(drawn_N, [2.5, 97.5])

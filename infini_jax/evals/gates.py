@@ -28,15 +28,19 @@ class GateEvaluation(Evaluation):
     name: ClassVar[str] = "gates"
 
     def applies(self, run: RunConfig) -> bool:
+        """Whether the run's mechanism has gates."""
         return has_gates(run.model)
 
     def check(self, run: RunConfig) -> None:
+        """Raises `ConfigError` where the run's mechanism has no gates."""
         require(has_gates(run.model), "run", f"{run.model.mechanism} has no gates", "choose a run of a mechanism that has")
 
     def cost(self, run: RunConfig) -> float:
+        """Forward FLOPs of one segment."""
         return model_cost(run.model).flops * run.model.segment
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        """One figure per layer and head, labeled with both."""
         found = jax.jit(functools.partial(gates, subject.run.model))(subject.params)
         watch(1, 1)
         return [
@@ -47,7 +51,7 @@ class GateEvaluation(Evaluation):
 
 
 def gates(model: ModelConfig, params: dict) -> dict[int, jax.Array]:
-    """The gates H of each layer that has some."""
+    """The gates of each layer that has some, H of them each, between 0 and 1, by the layer's number."""
     empty = jnp.zeros((1, model.segment), jnp.int32)
     _, _, metrics = forward_segments(model, params, init_carry(model, 1), empty, empty)
     found, layer = {}, 0
@@ -61,6 +65,6 @@ def gates(model: ModelConfig, params: dict) -> dict[int, jax.Array]:
 
 @functools.cache
 def has_gates(model: ModelConfig) -> bool:
-    """Whether any layer reports gates; nothing is computed."""
+    """Whether any layer of a model reports gates; found from shapes, without computing anything."""
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     return bool(jax.eval_shape(functools.partial(gates, model), params))

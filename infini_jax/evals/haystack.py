@@ -48,6 +48,7 @@ class HaystackEvaluation(ExampleEvaluation):
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
+        """One cell per length and kind of needle."""
         own, found = self.own(run.data), []
         kinds = self.kinds or (get_args(NeedleKind) if self.reads_text(run.data) else (own.task,))
         for length, kind in itertools.product(lengths_or(self.lengths, run), kinds):
@@ -56,6 +57,7 @@ class HaystackEvaluation(ExampleEvaluation):
         return found
 
     def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:
+        """A stretch of the corpus's validation split for kinds that ask for facts, "" for the other kinds."""
         if cell.config.task not in facts.QUESTIONS:
             return ""
         text = documents_of(run.data, "validation")[0].text
@@ -64,9 +66,11 @@ class HaystackEvaluation(ExampleEvaluation):
         return tokenizer_of(run.data).decode(text[begin : begin + count])
 
     def new_tokens(self, example: Example) -> int:
+        """Tokens that the longest answer of the task needs."""
         return room(example)
 
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
+        """hit, exact_match and token_accuracy of a cell, as shares with their intervals."""
         decode = tokenizer_of(run.data).decode
         hits = [found_in(decode(one.spoken_M), one.references) for one in readings]
         matches = [np.array_equal(one.spoken_M[: len(one.answer_N)], one.answer_N) for one in readings]
@@ -75,5 +79,5 @@ class HaystackEvaluation(ExampleEvaluation):
 
 
 def found_in(said: str, references: Sequence[str]) -> np.ndarray:
-    """Whether each reference stands in what was said, upper and lower case alike."""
+    """Whether each reference stands in the words said, ignoring case: one bool per reference."""
     return np.array([reference.lower() in said.lower() for reference in references])

@@ -43,33 +43,39 @@ class LanguageEvaluation(Evaluation):
 
     @property
     def settings(self) -> EvaluationConfig:
+        """These settings as settings of the reader."""
         return EvaluationConfig(self.documents, self.tokens, self.rows, self.conditions)
 
     def applies(self, run: RunConfig) -> bool:
+        """Whether the run was trained on documents rather than on examples of a task."""
         return not isinstance(run.data, ExampleConfig)
 
     def check(self, run: RunConfig) -> None:
+        """Raises `ConfigError` where the split has no documents that can be scored."""
         self.reader(run)
 
     def cost(self, run: RunConfig) -> float:
+        """Forward FLOPs of the scored tokens under each condition."""
         reader = self.reader(run)
         return model_cost(run.model).flops * reader.tokens * len(reader.conditions)
 
     def reader(self, run: RunConfig) -> Reader:
-        """Of the documents. Raises `ConfigError` where there are none."""
+        """The reader of the split's documents. Raises `ConfigError` where there are none."""
         found = run.data.whole(self.split)
         documents, counts = required(found, "run", f"its task {run.task} has no documents", "choose a run on a corpus")
         return Reader(run.model, documents, counts, self.settings)
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        """The figures of `language_measures` for the run."""
         reader = self.reader(subject.run)
         return language_measures(reader.read(subject.params, lambda tokens: watch(tokens, reader.tokens)))
 
 
 def language_measures(found: Perplexity) -> list[Measure]:
-    """Each condition's loss, word perplexity and bits a byte over all tokens, and its loss by place in the document.
+    """Loss, word perplexity and bits per byte of each condition over all tokens, and its loss by place in the document.
 
-    Intervals are those of the loss between documents (a ratio estimate with Student's t); none for a single document.
+    Loss is in nats per token. Intervals are those of the loss between documents (a ratio estimate with Student's t); a single
+    document has none.
     """
     measures = []
     for number, condition in enumerate(found.conditions):
@@ -92,7 +98,7 @@ def language_measures(found: Perplexity) -> list[Measure]:
 
 
 def loss_margin(nats_D: np.ndarray, tokens_D: np.ndarray) -> float:
-    """Half of the 95 % interval of nats a token, from how documents differ; NaN for a single one."""
+    """Half the width of the 95 % interval of nats per token, from how D documents differ; NaN for a single one."""
     from scipy import stats  # takes a second to load
 
     count = len(nats_D)

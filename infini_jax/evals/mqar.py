@@ -37,6 +37,7 @@ class MqarEvaluation(ExampleEvaluation):
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
+        """One cell per length, number of pairs and number of overwritten keys."""
         own, found = self.own(run.data), []
         grid = (lengths_or(self.lengths, run), self.pairs or (own.pairs,), self.overwrites or (own.overwrites,))
         for length, pairs, overwrites in itertools.product(*grid):
@@ -45,4 +46,5 @@ class MqarEvaluation(ExampleEvaluation):
         return found
 
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
+        """The accuracy of a cell: the share of questions whose value is the likeliest token."""
         return [share_measure(self.name, "accuracy", [reading.hits_N for reading in readings], cell.labels)]

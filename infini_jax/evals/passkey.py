@@ -50,6 +50,7 @@ class PasskeyEvaluation(ExampleEvaluation):
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
+        """One cell per length, prompt format, depth and novelty."""
         own, found = self.own(run.data), []
         formats = self.formats or (("infini", LANDMARK) if self.reads_text(run.data) else (own.format,))
         for length, *settings in itertools.product(
@@ -60,9 +61,11 @@ class PasskeyEvaluation(ExampleEvaluation):
         return found
 
     def new_tokens(self, example: Example) -> int:
+        """Ten tokens in the landmark paper's format, none in the other."""
         return NEW if dict(example.labels)["format"] == LANDMARK else 0
 
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
+        """token_accuracy of a cell, and exact_match in the landmark paper's format."""
         found = [share_measure(self.name, "token_accuracy", [one.hits_N for one in readings], cell.labels)]
         if cell.config.format == LANDMARK:
             decode = tokenizer_of(run.data).decode

@@ -35,14 +35,18 @@ from infini_jax.evals.reading import SEGMENTS_A_CALL, Places, score_segments
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity:
-    """What was found, as sums over the scored tokens of each document and of each range of places.
+    """The losses of documents, as sums over the scored tokens of each document and of each range of places.
 
     Attributes:
       conditions: C of them.
-      documents: D numbers in the split, longest first; cut is how many of them were not read to their end.
-      tokens_D: scored; hits_D: of them, those whose likeliest token under `carried` came; nats_CxD: their loss.
-      tokens_N, nats_CxN: the same by place in the document, where range n is 2^n to 2^(n+1) - 1.
-      counts: of the whole split, for what a word and a byte are.
+      documents: D numbers in the split, longest first.
+      cut: how many of the documents were not read to their end.
+      tokens_D: scored tokens of each document.
+      hits_D: scored tokens of each document that were the likeliest under `carried`.
+      nats_CxD: loss of each document's tokens under each condition, in nats.
+      tokens_N: scored tokens by place in the document, where range n is 2^n to 2^(n+1) - 1.
+      nats_CxN: loss of these tokens under each condition, in nats.
+      counts: words, bytes and tokens of the whole split.
     """
 
     conditions: tuple[Condition, ...]
@@ -57,20 +61,20 @@ class Perplexity:
 
     @property
     def tokens(self) -> int:
-        """Scored, in all."""
+        """Scored tokens of all documents."""
         return int(self.tokens_D.sum())
 
     @property
     def accuracy(self) -> float:
-        """Share of tokens that were the likeliest under `carried`."""
+        """Share of scored tokens that were the likeliest under `carried`."""
         return float(self.hits_D.sum() / self.tokens)
 
     def loss(self, condition: Condition = CARRIED) -> float:
-        """Nats a token."""
+        """Mean loss under a condition, in nats per token."""
         return float(self.nats_CxD[self.conditions.index(condition)].sum() / self.tokens)
 
     def figures(self, condition: Condition) -> dict[str, float]:
-        """Loss, word perplexity and bits a byte, where a token has as many words and bytes as in the whole split."""
+        """Loss, word perplexity and bits per byte, where a token has as many words and bytes as in the whole split."""
         loss = self.loss(condition)
         return {
             "loss": loss,
@@ -79,7 +83,7 @@ class Perplexity:
         }
 
     def by_position(self) -> list[dict[str, float]]:
-        """For each range of places that has tokens: its first place, tokens, and nats a token under each condition."""
+        """For each range of places that has tokens: its first place, tokens, and nats per token under each condition."""
         return [
             {"from": 2**n, "tokens": int(tokens)}
             | {name: float(nats[n] / tokens) for name, nats in zip(self.conditions, self.nats_CxN, strict=True)}
@@ -88,7 +92,7 @@ class Perplexity:
         ]
 
     def by_document(self) -> list[dict[str, float]]:
-        """For each document: its number in the split, tokens, and nats a token under each condition."""
+        """For each document: its number in the split, tokens, and nats per token under each condition."""
         means_DxC = (self.nats_CxD / self.tokens_D).T.tolist()
         rows = zip(self.documents.tolist(), self.tokens_D.tolist(), means_DxC, strict=True)
         return [
@@ -97,14 +101,14 @@ class Perplexity:
         ]
 
     def metrics(self) -> dict[str, float]:
-        """One line of the metrics log."""
+        """The figures as one line of the metrics log, named `validation_...`."""
         line = {f"validation_{name}": value for name, value in self.figures(CARRIED).items()}
         line |= {"validation_accuracy": self.accuracy, "validation_tokens": self.tokens}
         line |= {f"validation_loss_{name}": self.loss(name) for name in self.conditions if name != CARRIED}
         return line | {f"validation_loss_from_{place['from']}": place[CARRIED] for place in self.by_position()}
 
     def to_plain(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """All figures as JSON values."""
         return {
             "documents": len(self.documents),
             "documents_cut": self.cut,
@@ -117,9 +121,17 @@ class Perplexity:
 
 
 class Reader:
-    """Reads the same documents, once for each set of parameters it is given. Attributes: described, what they are from.
+    """Reads the same documents, once for each set of parameters it is given. With a single document, `another` is left out.
 
-    Raises `ConfigError` where no document has two tokens. With a single document `another` is left out.
+    Attributes:
+      model: the model that reads.
+      described: what the documents are from.
+      numbers_D: numbers of the documents in the split, longest first.
+      lengths_D: tokens of each document that are read.
+      conditions: conditions of the memory under which the documents are read.
+
+    Raises:
+      ConfigError: no document has two tokens.
     """
 
     def __init__(self, model: ModelConfig, documents: Documents, counts: Counts, settings: EvaluationConfig):
@@ -138,7 +150,7 @@ class Reader:
 
     @property
     def tokens(self) -> int:
-        """Scored, in all."""
+        """Scored tokens of all documents."""
         return int((self.lengths_D - 1).sum())
 
     def read(self, params: dict, watch: Callable[[int], None] = lambda tokens: None) -> Perplexity:
@@ -162,12 +174,12 @@ class Reader:
 
     @property
     def read_tokens(self) -> int:
-        """Tokens that go through the model under each condition, those included that fill up segments and rows."""
+        """Tokens that pass through the model under each condition, padding of segments and rows included."""
         size, longest_G = self.model.segment, self.lengths_D[:: self.rows] - 1
         return int((-(-longest_G // size)).sum()) * size * self.rows
 
     def token_nats(self, params: dict, watch: Callable[[int], None] = lambda tokens: None) -> Iterator[tuple[int, np.ndarray]]:
-        """(its number in the split, nats CxT of all its tokens but the first) for each document, as soon as it is read."""
+        """For each document, as soon as it is read: (its number in the split, nats CxT of all its tokens but the first)."""
         parts: dict[int, list[np.ndarray]] = collections.defaultdict(list)
         done = 0
         for documents_R, _, is_scored_RxT, nats_CxRxT, _ in self._pieces(params):
@@ -180,7 +192,7 @@ class Reader:
                     yield int(self.numbers_D[document]), np.concatenate(parts.pop(document), axis=1)
 
     def _pieces(self, params: dict) -> Iterator[tuple[np.ndarray, ...]]:
-        """(documents R, places T of the targets, whether each is scored RxT, nats CxRxT, hits RxT), piece after piece."""
+        """The scores of each piece: (documents R, places T of the targets, whether scored RxT, nats CxRxT, hits RxT)."""
         size, places = self.model.segment, Places(self.model, self.rows)
         for first in range(0, len(self.numbers_D), self.rows):
             documents_R = min(first, len(self.numbers_D) - self.rows) + np.arange(self.rows)
@@ -197,19 +209,22 @@ class Reader:
                 yield documents_R, places_T, is_scored_RxT, *map(np.asarray, found)
 
     def _tokens(self, documents_R: np.ndarray, begin: int) -> np.ndarray:
-        """The tokens of the segments of a call and the one after them; a document that ended begins again."""
+        """The tokens of one call's segments and the one after them, Rx(T + 1); a document that ended begins again."""
         places_T = begin + np.arange(self.segments * self.model.segment + 1)
         places_RxT = self.starts_D[documents_R, None] + places_T % self.lengths_D[documents_R, None]
         return np.stack([self.text[places_T] for places_T in places_RxT]).astype(np.int32)
 
 
 def has_something(lengths: np.ndarray) -> bool:
-    """Whether a document of these has a token that can be scored: the second."""
+    """Whether any of the documents of these lengths has a token that can be scored: a second one."""
     return bool((lengths >= 2).any())
 
 
 def chosen_documents(lengths: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of `count` documents of at least two tokens, spread evenly; all of them for 0."""
+    """Numbers of `count` documents of at least two tokens, spread evenly; of all such documents for 0.
+
+    Raises `ConfigError` where no document has two tokens.
+    """
     usable = np.flatnonzero(lengths >= 2)
     require(has_something(lengths), "data", "no held-out document has two tokens", "prepare a corpus with longer documents")
     count = min(count, len(usable)) or len(usable)

@@ -41,8 +41,9 @@ def score_segments(
 ) -> tuple[Carry, jax.Array, jax.Array]:
     """Reads the first `segments` of W segments of `texts`: (tokens RxT, targets RxT) with T = W S.
 
-    Returns (carry, nats CxRxT of the targets under C conditions, hits RxT: whether the likeliest token of the carried
-    condition is the target), both on every device of `layout`. Segments that are not read score zero.
+    Returns:
+      (carry, nats CxRxT of the targets under C conditions, hits RxT: whether the likeliest token under `carried` is the
+      target); the last two lie on every device of `layout`. Segments that are not read score zero.
     """
     (rows, length), size = texts[0].shape, model.segment
 
@@ -80,7 +81,7 @@ def score_segments(
 
 
 def nats_of(logits_RxSxV: jax.Array, targets_RxS: jax.Array) -> jax.Array:
-    """-ln p of the targets, RxS."""
+    """-ln p of each target, RxS."""
     return optax.softmax_cross_entropy_with_integer_labels(logits_RxSxV, targets_RxS)
 
 
@@ -94,10 +95,10 @@ def speak(
     texts: tuple[jax.Array, jax.Array],
     steps: jax.Array,
 ) -> jax.Array:
-    """The likeliest of the first `vocab` tokens behind each of `steps` tokens that are read one by one, RxT; else zero.
+    """The likeliest of the first `vocab` tokens behind each of `steps` tokens that are read one by one: RxT, zero behind them.
 
-    `texts` are (tokens RxT, given R): from place `given` of a row on, what was said last takes the place of its tokens. The
-    carry stays usable.
+    `texts` are (tokens RxT, given R): from place `given` of a row on, the token said last takes the place of the row's own.
+    The carry stays usable.
     """
 
     def speak_rows(carry: Carry, texts: tuple[jax.Array, jax.Array], params: dict, steps: jax.Array) -> tuple:
@@ -119,7 +120,13 @@ def speak(
 
 
 class Places:
-    """Where rows are read: spread over all devices that share them evenly. Attributes: model; rows; layout, None for one."""
+    """The devices on which rows are read: all devices where these share the rows evenly, otherwise one.
+
+    Attributes:
+      model: the model that reads.
+      rows: R, read side by side.
+      layout: how the devices share the rows, None for one device.
+    """
 
     def __init__(self, model: ModelConfig, rows: int):
         self.model, self.rows = model, rows
@@ -128,11 +135,11 @@ class Places:
         self._fresh = jax.jit(functools.partial(init_carry, model, rows), out_shardings=where)
 
     def fresh(self) -> Carry:
-        """Rows that have read nothing."""
+        """The carry of R rows that have read nothing."""
         return self._fresh()
 
     def put(self, text: np.ndarray) -> Any:
-        """An array with rows in front, on its devices."""
+        """An array with rows in front, placed on the rows' devices."""
         if self.layout is None:
             return text
         tokens = batch_sharding(self.layout.mesh).tokens.spec
@@ -142,12 +149,14 @@ class Places:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a model made of one example.
+    """The scores of one example, and the model's own answer where it was asked for one.
 
     Attributes:
       labels: of the example.
-      answer_N: the scored targets; nats_N, -ln p of them; hits_N, whether the likeliest token was the target.
-      said_M: what the model said by itself behind the prompt; None where it was not asked.
+      answer_N: the scored targets.
+      nats_N: -ln p of each target.
+      hits_N: whether the likeliest token was the target.
+      said_M: tokens that the model said by itself behind the prompt; None where it was not asked.
       references: of the example: what a right answer says in words.
     """
 
@@ -160,7 +169,7 @@ class Reading:
 
     @property
     def spoken_M(self) -> np.ndarray:
-        """What the model said, which it was asked to."""
+        """The tokens that the model said, for an evaluation that asks for new tokens."""
         assert self.said_M is not None, "the evaluation asks for new tokens"
         return self.said_M
 
@@ -168,7 +177,11 @@ class Reading:
 class ExampleReader:
     """Reads examples of any lengths with the programs of one model, compiled once for all of its tasks.
 
-    Attributes: model; rows, examples that are read side by side; vocab, how many of the model's tokens may be said.
+    Attributes:
+      model: the model that reads.
+      rows: examples that are read side by side.
+      vocab: how many of the model's tokens may be said.
+      places: where the rows lie.
     """
 
     def __init__(self, model: ModelConfig, rows: int, vocab: int = 0):
@@ -181,9 +194,11 @@ class ExampleReader:
         new: Callable[[Example], int] = lambda example: 0,
         watch: Callable[[int], None] = lambda tokens: None,
     ) -> Iterator[Reading]:
-        """What the model makes of each, in order; those that stand together should be about equally long.
+        """The readings of the examples, in order; examples that stand together should be about equally long.
 
         Args:
+          params: the model's parameters.
+          examples: the examples to read.
           new: example -> tokens that the model says by itself behind its prompt; 0 does not ask it.
           watch: gets the number of tokens of each group of examples that was read.
         """
@@ -194,6 +209,7 @@ class ExampleReader:
             yield from found
 
     def _read_group(self, params: dict, group: Sequence[Example], new: Sequence[int]) -> list[Reading]:
+        """The readings of at most `rows` examples side by side."""
         size, longest = self.model.segment, max(len(example.tokens) for example in group)
         whole = -(-longest // size)
         tokens, targets = ([getattr(one, name) for one in group] for name in ("tokens", "targets"))
@@ -212,14 +228,14 @@ class ExampleReader:
         return found
 
     def _side_by_side(self, texts: Sequence[np.ndarray], length: int) -> np.ndarray:
-        """Rows of `length`, filled up with zeros."""
+        """Texts as R rows of `length` tokens, padded with zeros."""
         found = np.zeros((self.rows, length), np.int32)
         for row, text in zip(found, texts, strict=False):
             row[: len(text)] = text
         return found
 
     def _score(self, params: dict, carry: Carry, texts: tuple[np.ndarray, np.ndarray], first: int, last: int) -> tuple:
-        """Segments `first` to `last`: (carry, (nats RxT, hits RxT)). The carry that is given is used up."""
+        """Scores segments `first` to `last`: (carry, (nats RxT, hits RxT)). The carry that is given is used up."""
         size, found = self.model.segment, [(np.zeros((self.rows, 0)), np.zeros((self.rows, 0), bool))]
         for begin in range(first, last, SEGMENTS_A_CALL):
             count = min(SEGMENTS_A_CALL, last - begin)
@@ -234,7 +250,7 @@ class ExampleReader:
     def _speak(
         self, params: dict, carry: Carry, group: Sequence[Example], shared: int, new: Sequence[int]
     ) -> list[np.ndarray | None]:
-        """What each says behind its prompt, of which so many segments are read already."""
+        """The tokens that the model says behind each prompt, whose first `shared` segments are read already."""
         read = shared * self.model.segment
         given_R, new_R = np.ones(self.rows, np.int32), np.zeros(self.rows, np.int32)
         new_R[: len(group)] = new
@@ -250,7 +266,7 @@ class ExampleReader:
 
 
 def spoken_behind(example: Example, model: ModelConfig) -> int:
-    """Tokens of the prompt in whole segments, behind which it still has one: the rest is read token by token.
+    """Tokens of an example's prompt that are read in whole segments; the rest, at least one, is read token by token.
 
     Raises `ConfigError` where there is no prompt.
     """

@@ -30,13 +30,13 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
 
 
 def evaluation_to_plain(evaluation: Evaluation) -> dict[str, Any]:
-    """Its settings as JSON values, with its registry name under `kind`. Raises `ConfigError` for one in no row."""
+    """The settings of an evaluation as JSON values, its registry name under `kind`. Raises `ConfigError` for one in no row."""
     known, name = type(evaluation) in EVALUATIONS.values(), type(evaluation).__name__
     require(known, "study.evaluations", f"{name} is in no row of the registry", "add it to EVALUATIONS")
     return {"kind": evaluation.name, **to_plain(evaluation)}
 
 
 def evaluation_from_plain(plain: dict[str, Any], where: str = "evaluations") -> Evaluation:
-    """The inverse. Raises `ConfigError` for an unknown name or field, with a suggestion."""
+    """The inverse of `evaluation_to_plain`. Raises `ConfigError` for an unknown name or field, with a suggestion."""
     kind = lookup(f"{where}.kind", plain["kind"], EVALUATIONS)
     return from_plain(kind, {name: value for name, value in plain.items() if name != "kind"}, where)

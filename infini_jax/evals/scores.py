@@ -11,14 +11,14 @@ from infini_jax.records.measures import Label, Measure
 
 
 def ratio_variance(sums_E: np.ndarray, counts_E: np.ndarray) -> float:
-    """The variance of sum over count, both summed over E > 1 groups, from how groups differ (Kish 1965, section 6.3)."""
+    """The variance of a ratio of sums over E > 1 groups, from how groups differ (Kish 1965, section 6.3)."""
     groups, count = len(counts_E), float(counts_E.sum())
     strays_E = sums_E - sums_E.sum() / count * counts_E
     return groups / (groups - 1) * float((strays_E**2).sum()) / count**2
 
 
 def effective_trials(right_E: np.ndarray, asked_E: np.ndarray) -> float:
-    """How many independent trials tell as much as the answers of E examples, of which those of one example go together.
+    """The number of independent trials that tell as much as the answers of E examples, as those of one example go together.
 
     Share (1 - share) over the variance of the share, at least the number of examples and at most that of answers; where all
     answers are right, or none, nothing tells that those of one example are independent, and each example counts once.
@@ -32,7 +32,10 @@ def effective_trials(right_E: np.ndarray, asked_E: np.ndarray) -> float:
 
 
 def share_measure(evaluation: str, metric: str, hits: Sequence[np.ndarray | bool], labels: dict[str, Label]) -> Measure:
-    """The share of right answers with its interval: `hits` says of each example which of its answers were right."""
+    """The share of right answers as a figure with its 95 % interval (Wilson's, over `effective_trials`).
+
+    `hits` has for each example whether each of its answers was right.
+    """
     right_E = np.array([np.sum(one) for one in hits], float)
     asked_E = np.array([np.size(one) for one in hits], float)
     share = float(right_E.sum() / asked_E.sum())
@@ -42,7 +45,7 @@ def share_measure(evaluation: str, metric: str, hits: Sequence[np.ndarray | bool
 
 
 def mean_measure(evaluation: str, metric: str, values: Sequence[float], labels: dict[str, Label]) -> Measure:
-    """The mean over examples with its interval by Student's t; no interval for a single one."""
+    """The mean over examples as a figure with its 95 % interval by Student's t; no interval for a single example."""
     from scipy import stats  # takes a second to load
 
     mean, count = float(np.mean(values)), len(values)
@@ -53,6 +56,6 @@ def mean_measure(evaluation: str, metric: str, values: Sequence[float], labels: 
 
 
 def first_number(text: str) -> str | None:
-    """The first run of ASCII digits in a text."""
+    """The first run of ASCII digits in a text, None without one."""
     found = re.search("[0-9]+", text)
     return found and found.group()

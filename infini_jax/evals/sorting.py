@@ -26,7 +26,7 @@ SEQUENCES = 400  # behind a ceiling
 
 @dataclasses.dataclass(frozen=True)
 class SortingEvaluation(ExampleEvaluation):
-    """Sorting by length.
+    """Sorting of symbols by how often they occurred, by length, beside the ceilings of what can be known without memory.
 
     Attributes:
       lengths: tokens of an example; none is the length that the run was trained at.
@@ -45,17 +45,21 @@ class SortingEvaluation(ExampleEvaluation):
     rows: int = 8
 
     def cells(self, run: RunConfig) -> list[Cell]:
+        """One cell per length."""
         return [Cell(self.own(run.data), length, {"length": length}) for length in lengths_or(self.lengths, run)]
 
     def check(self, run: RunConfig) -> None:
+        """Raises `ConfigError` where the run was not trained on sorting, or a window has no symbol."""
         super().check(run)
         for window in self.windows:
             require(window >= 1, "sorting.windows", f"{window} symbols tell nothing", "give at least 1")
 
     def new_tokens(self, example: Example) -> int:
+        """Tokens of a whole answer."""
         return room(example)
 
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
+        """teacher_forced, free_running and kendall_tau of a cell, and its ceilings."""
         free = [one.spoken_M == one.answer_N for one in readings]
         taus = [order_agreement(one.spoken_M, one.answer_N) for one in readings]
         return [
@@ -66,7 +70,7 @@ class SortingEvaluation(ExampleEvaluation):
         ]
 
     def ceilings(self, cell: Cell) -> list[Measure]:
-        """What is known without memory, and without counting exactly."""
+        """Scores of a cell without a model: the order of the true means, counting in a window, and a guess."""
         config, tokens = cell.config, cell.tokens
 
         def stream() -> np.random.Generator:

@@ -28,8 +28,13 @@ from infini_jax.records.measures import Label, Measure
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Examples that make one figure. Attributes: config of them, of the evaluation's `Config`; tokens that each has; labels of
-    the figure."""
+    """Examples that make one figure.
+
+    Attributes:
+      config: settings of the examples, of the evaluation's `Config`.
+      tokens: length of each example.
+      labels: labels of the figure.
+    """
 
     config: Any
     tokens: int
@@ -40,6 +45,10 @@ class ExampleEvaluation(Evaluation):
     """An evaluation that reads examples; its dataclasses have these fields, and the members below.
 
     Attributes:
+      Config: settings of the task, the data of runs that were trained on it.
+      is_text: whether a run on a corpus can be asked, too.
+      grid: labels that set the panels of recall against memory apart; none draws no such figure.
+      grid_metric: the metric that is drawn there.
       examples: of each cell.
       seed: of the examples.
       rows: examples that are read side by side.
@@ -57,14 +66,14 @@ class ExampleEvaluation(Evaluation):
 
     @abc.abstractmethod
     def cells(self, run: RunConfig) -> list[Cell]:
-        """The grid, in the order of its lengths."""
+        """The cells of the grid, in the order of their lengths."""
 
     @abc.abstractmethod
     def figures(self, run: RunConfig, cell: Cell, readings: Sequence[Reading]) -> list[Measure]:
-        """What the examples of a cell came to."""
+        """The figures of one cell from the readings of its examples."""
 
     def new_tokens(self, example: Example) -> int:
-        """Tokens that the model is to say by itself behind the prompt."""
+        """Tokens that the model is to say by itself behind an example's prompt, 0 by default."""
         return 0
 
     def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:
@@ -78,18 +87,20 @@ class ExampleEvaluation(Evaluation):
 
     @classmethod
     def reads_text(cls, data: DataConfig) -> bool:
-        """Whether a run is asked in a corpus's tokens; answered without the corpus, which may not be here."""
+        """Whether a run is asked in the tokens of its corpus; found without the corpus, which may not be here."""
         return cls.is_text and not isinstance(data, ExampleConfig)
 
     @classmethod
     def asks(cls, data: DataConfig) -> bool:
-        """Whether it means something for runs on this data."""
+        """Whether the evaluation means something for runs on this data."""
         return isinstance(data, cls.Config) or cls.reads_text(data)
 
     def applies(self, run: RunConfig) -> bool:
+        """Whether the evaluation asks runs on the run's data, see `asks`."""
         return self.asks(run.data)
 
     def check(self, run: RunConfig) -> None:
+        """Raises `ConfigError` for settings out of range, and for a run whose task, text or vocabulary does not fit."""
         kinds = " or on a corpus" if self.is_text else ""
         problem = f"{self.name} cannot ask a run on {run.task}"
         require(self.applies(run), "task", problem, f"choose a run that was trained on {self.name}{kinds}")
@@ -105,7 +116,10 @@ class ExampleEvaluation(Evaluation):
             require(cell.config.vocab <= vocab, "model.vocab", problem, "ask for what the run was trained on")
 
     def cost(self, run: RunConfig) -> float:
-        """Every example is read once, and from the segment in which its prompt ends a second time, with what is said."""
+        """Forward FLOPs of reading every example, part of it twice where the model answers by itself.
+
+        The second reading begins at the segment in which the prompt ends, and goes on through the answer.
+        """
         read = 0
         for cell in self.cells(run):
             first = next(self.draw(run, cell))  # the others of its cell are as long
@@ -114,7 +128,7 @@ class ExampleEvaluation(Evaluation):
         return model_cost(run.model).flops * self.examples * read
 
     def draw(self, run: RunConfig, cell: Cell) -> Iterator[Example]:
-        """The examples of a cell."""
+        """The examples of a cell, the same at every call."""
         encode = tokenizer_of(run.data).encode if self.reads_text(run.data) else None
         for number in range(self.examples):
             random = generator(Rows(1, cell.tokens, self.seed, "test"), cell.tokens, number)
@@ -124,6 +138,7 @@ class ExampleEvaluation(Evaluation):
                 yield cell.config.example(random, cell.tokens)
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+        """The figures of all cells. Raises `ConfigError` as `check` does."""
         run, found = subject.run, []
         self.check(run)
         reader = ExampleReader(run.model, self.rows, run.data.vocab)
@@ -145,17 +160,20 @@ class ExampleEvaluation(Evaluation):
 
 @functools.lru_cache(maxsize=4096)
 def check_once(config: ExampleConfig, tokens: int) -> None:
-    """`config.check`, which a study of many runs would ask again for each of them."""
+    """Calls `config.check`, once for all runs of a study that have the same settings."""
     config.check(tokens)
 
 
 def room(example: Example) -> int:
-    """Tokens from the end of the prompt to the end of the row: what the longest answer of its task needs."""
+    """Tokens from the end of an example's prompt to the end of its row: enough for the longest answer of its task."""
     return len(example.tokens) + 1 - example.prompt
 
 
 def lengths_or(lengths: tuple[int, ...], run: RunConfig) -> tuple[int, ...]:
-    """The lengths in ascending order, each once; those of the run's training where none are given."""
+    """The lengths in ascending order, each once; the length of the run's training where none are given.
+
+    Raises `ConfigError` for a length below one.
+    """
     for length in lengths:
         require(length >= 1, "lengths", f"{length} tokens are no example", "give at least 1")
     return tuple(sorted(set(lengths))) or (run.train.sequence,)

@@ -53,19 +53,25 @@ TITLES = frozenset(("mr", "mrs", "ms", "dr", "st", "messrs", "prof", "rev", "hon
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """Attributes: starts N, the first character of each; spelt N, what tells the same word again; kinds N, places in KINDS."""
+    """The units of a text.
+
+    Attributes:
+      starts: N, the first character of each unit.
+      spelt: N, a spelling by which the same word is known again.
+      kinds: N, the kind of each unit as a place in KINDS.
+    """
 
     starts: np.ndarray
     spelt: list[str]
     kinds: np.ndarray
 
     def are(self, *kinds: UnitKind) -> np.ndarray:
-        """Whether each is of one of these kinds, N."""
+        """Whether each unit is of one of these kinds, N."""
         return np.isin(self.kinds, [UNIT_KINDS.index(kind) for kind in kinds])
 
 
 def spelling(word: str) -> str:
-    """The same for a word at the beginning of a sentence, in emphasis, with 's or without."""
+    """A word's spelling without case, emphasis and possessive 's, equal for all uses of the word."""
     return re.sub("['’]s$", "", word.casefold()).strip("_") or word
 
 
@@ -90,7 +96,7 @@ def units_of(text: str) -> Units:
 
 
 def defined_names(text: str) -> dict[str, int]:
-    """Each name that the text defines, and the character behind its first definition; upper and lower case differ."""
+    """Each name that the text defines, with the place of the character behind its first definition; case matters."""
     ends: dict[str, int] = {}
     for found in DEFINITION.finditer(text):
         group = found.lastindex or 0  # each way to define a name has a group of its own
@@ -99,19 +105,23 @@ def defined_names(text: str) -> dict[str, int]:
 
 
 def is_capitalised(word: str) -> bool:
-    """A capital, then small letters; not "I" and its short forms."""
+    """Whether a word has a capital, then small letters; False for "I" and its short forms."""
     word = word.strip("_")
     return word[:1].isupper() and any(letter.islower() for letter in word) and not re.match(r"I['’]", word)
 
 
 class SentenceStart:
-    """Whether the next word would begin a sentence. Attributes: now."""
+    """A reader of units that knows whether the next word would begin a sentence.
+
+    Attributes:
+      now: whether it would.
+    """
 
     def __init__(self):
         self.now, self._word, self._quoted = True, "", False
 
     def pass_unit(self, unit: str, kind: str) -> None:
-        """Reads a unit on."""
+        """Reads one unit of a kind on."""
         if kind == "space":
             self.now = (self.now and not self._quoted) or unit.count("\n") > 1
         elif kind == "mark" and unit in ENDS_SENTENCE:
@@ -131,7 +141,7 @@ class SentenceStart:
 def unit_of_tokens(tokens: Iterable[int], tokenizer: Tokenizer) -> tuple[str, Units, np.ndarray]:
     """(text, its units, T: the unit that each token is a part of).
 
-    That is the unit of the first character a token adds that is no white space, or of its first character: SentencePiece has
+    A token's unit is that of the first character it adds that is no white space, or of its first character: SentencePiece has
     the space before a word in the word's first token. A token that adds nothing is a part of the character that comes next.
     """
     parts = list(tokenizer.decode_each(tokens))

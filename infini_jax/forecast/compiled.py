@@ -42,7 +42,13 @@ ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Attributes: kind; sites in the program, each of which may stand in a loop; bytes of the results of all sites."""
+    """The collective operations of one kind in a compiled program.
+
+    Attributes:
+      kind: XLA's name.
+      sites: places in the program, each of which may stand in a loop.
+      bytes: of the results of all sites.
+    """
 
     kind: str
     sites: int
@@ -51,7 +57,13 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """A large intermediate result. Attributes: type with its shape; bytes; made_by, the operation in our program."""
+    """A large intermediate result.
+
+    Attributes:
+      type: type with its shape.
+      bytes: its size.
+      made_by: the operation in our program.
+    """
 
     type: str
     bytes: int
@@ -60,10 +72,14 @@ class Buffer:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """Of one device.
+    """The compiler's figures of a training step, for one device.
 
-    Attributes: seconds of compiling; state_bytes, what lies there between steps; temporary_bytes, what a step needs besides;
-    collectives; buffers, the largest first.
+    Attributes:
+      seconds: of compiling.
+      state_bytes: what lies on the device between steps.
+      temporary_bytes: what a step needs besides.
+      collectives: of the whole program, by kind.
+      buffers: intermediate results, the largest first.
     """
 
     seconds: float
@@ -74,11 +90,16 @@ class Compiled:
 
     @property
     def bytes(self) -> int:
+        """Bytes that a step needs on one device, the state included."""
         return self.state_bytes + self.temporary_bytes
 
 
 class DoesNotFit(Exception):
-    """The compiler found no room. Attributes: said, its words in one line."""
+    """Raised where the compiler finds no room in a device's memory.
+
+    Attributes:
+      said: the compiler's words in one line.
+    """
 
     def __init__(self, said: str):
         super().__init__(said)
@@ -86,9 +107,11 @@ class DoesNotFit(Exception):
 
 
 def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Compiled:
-    """Compiles the step for a topology.
+    """Compiles the training step of a run for a topology.
 
-    Raises `DoesNotFit` where its memory is too small, and `ConfigError` where nothing here compiles for it.
+    Raises:
+      DoesNotFit: the memory of the topology's chips is too small.
+      ConfigError: nothing here compiles for the topology.
     """
     training = Training(run, layout_of(run, sharding, topology.compile_devices()))
     with target(topology.chip.platform), refused(topology):
@@ -107,7 +130,10 @@ def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Comp
 
 @contextlib.contextmanager
 def refused(topology: Topology) -> Iterator[None]:
-    """Turns the compiler's complaint about memory into `DoesNotFit`."""
+    """Turns the compiler's errors into ours.
+
+    Raises `DoesNotFit` for too little memory, `ConfigError` for operations that the chip does not have.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -121,7 +147,7 @@ def refused(topology: Topology) -> Iterator[None]:
 
 
 def instructions(text: str) -> Iterator[tuple[str, str, str]]:
-    """(type, operation, line) of every instruction whose result is an array in memory: those inside a fusion have none."""
+    """Each instruction whose result is an array in memory: (type, operation, line). Those inside a fusion have none."""
     inside = False
     for line in text.splitlines():
         if line and not line[0].isspace():
@@ -133,13 +159,13 @@ def instructions(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def size_of(kind: str) -> int:
-    """Bytes of a type; of a tuple the largest member, as an asynchronous operation names its operands too."""
+    """Bytes of a type; of a tuple's largest member, as an asynchronous operation names its operands too."""
     sizes = [math.prod(map(int, filter(None, shape.split(",")))) * BYTES.get(of, 0) for of, shape in ARRAY.findall(kind)]
     return max(sizes, default=0)
 
 
 def collectives_of(text: str) -> tuple[Collective, ...]:
-    """Those of a program, by kind."""
+    """The collective operations of a compiled program's text, by kind."""
     found: dict[str, list[int]] = {}
     for kind, operation, _ in instructions(text):
         name = operation.removesuffix("-start")
@@ -149,7 +175,7 @@ def collectives_of(text: str) -> tuple[Collective, ...]:
 
 
 def buffers_of(text: str, count: int = 5) -> tuple[Buffer, ...]:
-    """The largest intermediate results, each type and operation once."""
+    """The `count` largest intermediate results of a compiled program's text, each type and operation once."""
     found: dict[tuple[str, str], int] = {}
     for kind, operation, line in instructions(text):
         if operation in NO_BUFFER or kind.startswith("(") or operation.endswith("-done"):

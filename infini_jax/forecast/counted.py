@@ -21,14 +21,21 @@ UTILISATION = 0.4  # of the peak, at which the seconds of a step are given
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """Counted from the settings alone.
+    """The size and cost of a run, counted from its settings alone.
 
     Attributes:
-      parameters: their number; parameter_bytes, optimiser_bytes, memory_bytes (of all rows): in all.
-      device_bytes: of the three on one device, as they lie between two steps.
-      flops_per_token: forward; flops_per_step: forward and backward.
-      steps, tokens: that the budget pays for.
-      intensity: forward FLOPs a byte of parameters and memory, all of which a device reads once a segment.
+      run: name of the run.
+      devices: number of devices.
+      parameters: number of parameters.
+      parameter_bytes: of all parameters.
+      optimiser_bytes: of the optimizer's state.
+      memory_bytes: carried by all rows.
+      device_bytes: of these three on one device, between two steps.
+      flops_per_token: forward FLOPs per token.
+      flops_per_step: forward and backward FLOPs per step.
+      steps: that the budget pays for.
+      tokens: that the budget pays for.
+      intensity: forward FLOPs per byte of parameters and memory, all of which a device reads once per segment.
       step_seconds: at 40 % of the devices' peak; None where no topology is named.
     """
 
@@ -49,7 +56,13 @@ class Forecast:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What the compiler says. Attributes: compiled, or None; said, why there is none; fits, None where nobody knows."""
+    """The result of compiling a run for a topology.
+
+    Attributes:
+      compiled: the compiler's figures, or None.
+      said: why there are none.
+      fits: whether the step fits into memory, None where nobody knows.
+    """
 
     compiled: Compiled | None
     said: str
@@ -57,7 +70,10 @@ class Outcome:
 
 
 def forecast(run: RunConfig, sharding: Sharding, topology: Topology | None) -> Forecast:
-    """Raises `ConfigError` where the devices cannot share the run, or its budget pays for no step."""
+    """Counts what a run holds and spends on the devices of a topology, or on those at hand without one.
+
+    Raises `ConfigError` where the devices cannot share the run, or its budget pays for no step.
+    """
     check_shares(run, sharding)
     devices = topology.devices if topology else len(jax.devices())
     layout = sharding.counted_layout(run.train.batch // run.train.accumulate, devices)
@@ -85,7 +101,7 @@ def forecast(run: RunConfig, sharding: Sharding, topology: Topology | None) -> F
 
 
 def bytes_of(tree: Any, one_device: bool = False) -> int:
-    """Of all arrays, in all or the part of one device."""
+    """Bytes of all arrays of a tree, or of the part that lies on one device."""
 
     def size(leaf: jax.ShapeDtypeStruct) -> int:
         return math.prod(leaf.sharding.shard_shape(leaf.shape) if one_device else leaf.shape) * leaf.dtype.itemsize
@@ -94,7 +110,7 @@ def bytes_of(tree: Any, one_device: bool = False) -> int:
 
 
 def compiled(run: RunConfig, sharding: Sharding, topology: Topology) -> Outcome:
-    """Compiles the step where that is possible here."""
+    """Compiles the step where that is possible here; where it is not, the outcome says why."""
     try:
         found = compile_step(run, topology, sharding)
     except DoesNotFit as error:
@@ -105,7 +121,7 @@ def compiled(run: RunConfig, sharding: Sharding, topology: Topology) -> Outcome:
 
 
 def advice(run: RunConfig, sharding: Sharding) -> list[str]:
-    """What makes a run smaller on a device, as far as it does not do it already."""
+    """Options of the command line that make a run smaller on a device, each with its effect, without those already set."""
     found = []
     if sharding.rules == "data":
         found.append("--sharding.rules fsdp: parameters and optimiser in parts")
@@ -123,7 +139,7 @@ def advice(run: RunConfig, sharding: Sharding) -> list[str]:
 
 
 def forecast_table(found: Forecast, topology: Topology | None) -> Table:
-    """A line a number."""
+    """The forecast as a table for the terminal, one number per line."""
     table = Table(title=f"{found.run} on {topology.name if topology else 'the devices at hand'}", show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -149,7 +165,7 @@ def forecast_table(found: Forecast, topology: Topology | None) -> Table:
 
 
 def compiled_table(found: Compiled, topology: Topology) -> Table:
-    """What a device holds, the largest intermediate results, what the devices exchange."""
+    """The compiler's figures as a table: bytes on a device, the largest intermediate results, what devices exchange."""
     table = Table(title=f"compiled for {topology.name} in {found.seconds:.0f} s", show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")

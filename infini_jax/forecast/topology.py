@@ -16,7 +16,13 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Attributes: platform; kind, as JAX names it; memory in bytes."""
+    """A kind of accelerator.
+
+    Attributes:
+      platform: JAX's platform.
+      kind: JAX's name of the device.
+      memory: bytes.
+    """
 
     platform: str
     kind: str
@@ -62,7 +68,13 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips and how they are connected. Attributes: name, such as v5e:4x4; chip; shape."""
+    """Chips and how they are connected.
+
+    Attributes:
+      name: such as v5e:4x4.
+      chip: the kind of chip.
+      shape: chips along each axis; hosts and devices per host for GPUs.
+    """
 
     name: str
     chip: Chip
@@ -70,9 +82,9 @@ class Topology:
 
     @classmethod
     def parse(cls, name: str) -> "Topology":
-        """`v5e:4x4`, `v5p:4x4x4`, `h100:8`, `h100:2x8` (two hosts of eight).
+        """The topology of a name: `v5e:4x4`, `v5p:4x4x4`, `h100:8`, `h100:2x8` (two hosts of eight).
 
-        Raises `ConfigError` for a chip that is not known and a shape that is none.
+        Raises `ConfigError` for an unknown chip and for a shape that is none.
         """
         chip, _, shape = name.partition(":")
         require(chip in CHIPS, "topology", f"'{chip}' is no chip that is known", suggestion(chip, CHIPS))
@@ -84,15 +96,19 @@ class Topology:
 
     @property
     def devices(self) -> int:
+        """Number of chips."""
         return math.prod(self.shape)
 
     @property
     def peak_flops(self) -> float:
-        """Dense bf16 FLOPs a second of all chips."""
+        """Peak of all chips together: dense bf16 FLOPs per second."""
         return self.devices * PEAK_FLOPS[self.chip.kind]
 
     def compile_devices(self) -> list[Any]:
-        """The devices that XLA compiles for. Raises `ConfigError` where the compiler is not installed or refuses the shape."""
+        """The devices that XLA compiles for.
+
+        Raises `ConfigError` where the compiler is not installed or refuses the shape.
+        """
         from jax.experimental import topologies
 
         platform = self.chip.platform
@@ -105,7 +121,10 @@ class Topology:
         return list(found.devices)
 
     def _for_tpu(self) -> tuple[str, dict[str, Any]]:
-        """Name and settings. By default the compiler locks a file, and asks the cloud what machine it is on."""
+        """Name and settings of a TPU topology.
+
+        By default the compiler locks a file, and asks the cloud what machine it is on.
+        """
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -113,18 +132,18 @@ class Topology:
         return self.name, {"chips_per_host_bounds": [1, 1, 1]} if self.devices == 1 else {}
 
     def _for_gpu(self) -> tuple[str, dict[str, Any]]:
-        """Slices, hosts, devices a host."""
+        """Name and settings of a GPU topology, whose shape is slices x hosts x devices per host."""
         shape = "x".join(map(str, (1,) * (3 - len(self.shape)) + self.shape))
         return self.name.split(":")[0], {"topology": shape, "target_config": H100}
 
 
 def mend_of(platform: str) -> str:
-    """What to do where no compiler answers."""
+    """The mend to suggest where no compiler answers for a platform."""
     return "choose another shape" if is_installed(platform) else installs(platform)
 
 
 def is_installed(platform: str) -> bool:
-    """Whether this machine has what compiles for a platform."""
+    """Whether a compiler for a platform is installed on this machine."""
     import importlib.util
 
     return any(importlib.util.find_spec(name) is not None for name in COMPILERS[platform])

@@ -20,12 +20,12 @@ SEQUENCE = "train.sequence"
 
 
 def warnings(found: Found) -> list[str]:
-    """Sentences for the top of the page."""
+    """The warnings for the top of the page, as sentences."""
     return [*ceiling_warnings(found), *floor_warnings(found)]
 
 
 def unchecked(found: Found) -> list[NotMeasured]:
-    """What is missing for the checks to mean anything."""
+    """The runs that are missing for the checks to mean anything."""
     missing = []
     if not ceiling_scores(found):
         tasks = " or ".join(data.title or name for name, data in SOURCES.items() if data.has_ceiling)
@@ -39,7 +39,11 @@ def unchecked(found: Found) -> list[NotMeasured]:
 class Asked:
     """A figure of examples, in a metric in which a guess has a known score.
 
-    Attributes: point, the figure; own, the run's settings of the task; settings of the examples; chance, of a guess.
+    Attributes:
+      point: the figure with its run.
+      own: the run's settings of the task.
+      settings: settings of the examples.
+      chance: score of a guess.
     """
 
     point: Point
@@ -49,20 +53,22 @@ class Asked:
 
     @property
     def metric(self) -> str:
+        """Name of the figure's metric."""
         return self.point.measure.metric
 
     @property
     def length(self) -> int:
+        """Tokens of each example."""
         return self.point.label("length")
 
     @property
     def name(self) -> str:
-        """The evaluation with the length."""
+        """The evaluation's name with the length."""
         return f"{self.point.measure.eval} of {self.length:g} tokens"
 
     @property
     def is_told_by_row(self) -> bool:
-        """Whether the run's row has the same: its accuracy at what it was trained on."""
+        """Whether the run's row has this figure, too: its accuracy at what it was trained on."""
         same = self.settings == self.own and self.length == at(self.point.config, SEQUENCE)
         return same and self.metric == self.settings.row_metric
 
@@ -73,7 +79,7 @@ class Asked:
 
 
 def asked_of(found: Found, mechanism: str) -> list[Asked]:
-    """The figures of one mechanism's runs."""
+    """The figures of examples of one mechanism's runs."""
     asked = []
     for evaluation in example_evaluations():
         for metric in sorted({measure.metric for _, measure in found.measures if measure.eval == evaluation}):
@@ -87,11 +93,12 @@ def asked_of(found: Found, mechanism: str) -> list[Asked]:
 
 
 def words(metric: str) -> str:
+    """The name of a metric in words."""
     return metric.replace("_", " ")
 
 
 def ceiling_scores(found: Found) -> dict[str, list[float]]:
-    """Task as trained -> accuracy of full attention, a value a seed."""
+    """The accuracies of full attention by task as trained, one value per seed."""
     scores = {}
     for task, rows in by_task(found.rows, found.configs).items():
         if of := [row.accuracy for row in rows if has_ceiling(row.task) and row.mechanism == CEILING]:
@@ -108,6 +115,7 @@ def ceiling_scores(found: Found) -> dict[str, list[float]]:
 
 
 def ceiling_warnings(found: Found) -> list[str]:
+    """A warning for each task that full attention does not solve."""
     return [
         f"Full attention does not solve {task} at its trained length: {middle(of, percent)} %, "
         f"{'the median over seeds and their range, ' if len(of) > 1 else ''}below {100 * SOLVED:.0f} %. The task or the "
@@ -118,6 +126,7 @@ def ceiling_warnings(found: Found) -> list[str]:
 
 
 def floor_warnings(found: Found) -> list[str]:
+    """A warning for each task on which a window alone is above chance, though what is asked for is out of its reach."""
     found_wrong = []
     for task, rows in by_task(found.rows, found.configs).items():
         outside = [row for row in rows if row.mechanism == BASELINE and is_outside(row, found)]
@@ -142,7 +151,7 @@ def floor_warnings(found: Found) -> list[str]:
 
 
 def above(task: str, share: float, interval: Sequence[float] | None, chance: float) -> list[str]:
-    """The warning, where the whole 95 % interval lies above chance."""
+    """The warning that a share is above chance, where its whole 95 % interval lies above; otherwise nothing."""
     if interval is None or interval[0] <= chance:
         return []
     return [
@@ -159,13 +168,13 @@ def is_outside(row: Row, found: Found) -> bool:
 
 
 def questions(row: Row, found: Found) -> float:
-    """Answers behind a row's accuracy: those of one row of its data, times the rows that were scored."""
+    """Answers behind a row's accuracy: those per row of its data, times the rows that were scored."""
     config = found.configs[row.run]
     each = found.data[row.run].open(Rows(1, at(config, SEQUENCE), row.seed, "validation")).batch(0).weights.sum()
     return at(config, "train.evaluation_steps", 1) * at(config, "train.batch", 1) * float(each)
 
 
 def reach(row: Row, found: Found) -> float:
-    """Tokens back that a window alone can carry anything: a window less one a layer. Without bound where it is not known."""
+    """Tokens that a window alone can carry anything back: its length less one, per layer; infinite where it is not known."""
     window, layers = window_of(row, found), at(found.configs.get(row.run, {}), "model.layers")
     return (window - 1) * layers if window and layers else float("inf")

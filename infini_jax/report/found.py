@@ -22,9 +22,15 @@ from infini_jax.study.study import Failure
 
 @dataclasses.dataclass(frozen=True)
 class StudySource:
-    """One study on the page. Attributes: folder; question it asks; held_equal, what it kept the same in all runs, name ->
-    value; command, the line that remakes it, by default `infini-jax study` with its name; jobs, its runs' settings, for what
-    rows do not tell."""
+    """One study on the page.
+
+    Attributes:
+      folder: of the study.
+      question: it asks.
+      held_equal: what it kept the same in all runs, name -> value.
+      command: the line that remakes it, by default `infini-jax study` with its name.
+      jobs: its runs' settings, for what rows do not tell.
+    """
 
     folder: Path
     question: str = ""
@@ -35,9 +41,17 @@ class StudySource:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What lies in a study's folder. Attributes: rows; missing runs; configs and metrics of the rows' runs, by run name;
-    measures, (run, figure) of an evaluation; commands, the line that remakes each run; jobs of the study, by run name, as far
-    as known."""
+    """The contents of a study's folder.
+
+    Attributes:
+      rows: of finished runs.
+      missing: runs without a row.
+      configs: saved settings by run name.
+      metrics: lines of the training logs by run name.
+      measures: figures of evaluations: (run name, figure).
+      commands: the line that remakes each run, by run name.
+      jobs: of the study by run name, as far as known.
+    """
 
     rows: list[Row]
     missing: list[Failure]
@@ -49,7 +63,7 @@ class Found:
 
     @functools.cached_property
     def data(self) -> dict[str, DataConfig]:
-        """What each run was trained on, by run name; of those alone whose settings are known and can be read."""
+        """The data that each run was trained on, by run name, for the runs whose settings are known and can be read."""
         each = {row.run: data_of(self.configs.get(row.run), self.jobs.get(row.run)) for row in self.rows}
         return {run: data for run, data in each.items() if data is not None}
 
@@ -64,7 +78,7 @@ class Found:
 
 
 def data_of(config: dict[str, Any] | None, job: Job | None) -> DataConfig | None:
-    """What a run was trained on, from its saved settings, or from its job where they are lost.
+    """The data that a run was trained on, from its saved settings, or from its job where they are lost.
 
     None for a job without data, and for settings that are too old, or another package's, to be read.
     """
@@ -80,7 +94,13 @@ def data_of(config: dict[str, Any] | None, job: Job | None) -> DataConfig | None
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A figure of an evaluation beside the run that it is about. Attributes: row; config; measure."""
+    """A figure of an evaluation beside its run.
+
+    Attributes:
+      row: of the run.
+      config: saved settings of the run, {} where they are lost.
+      measure: the figure.
+    """
 
     row: Row
     config: dict[str, Any]
@@ -88,14 +108,16 @@ class Point:
 
     @property
     def value(self) -> float:
+        """The figure's value."""
         return self.measure.value
 
     @property
     def series(self) -> Series:
+        """The run's mechanism and variant."""
         return series_of(self.row)
 
     def label(self, name: str, default: Label = 0.0) -> Any:
-        """What the figure's `name` says, a number or a word."""
+        """The value of the figure's label `name`, a number or a word."""
         return self.measure.labels.get(name, default)
 
 
@@ -111,11 +133,12 @@ def points(found: Found, evaluation: str, metric: str, **labels: Label) -> list[
 
 
 def is_of(measure: Measure, evaluation: str, metric: str, labels: dict[str, Label]) -> bool:
+    """Whether a figure is of this evaluation and metric, and has these labels."""
     return (measure.eval, measure.metric) == (evaluation, metric) and labels.items() <= measure.labels.items()
 
 
 def by(items: Iterable[Any], key) -> dict[Any, list[Any]]:
-    """Key -> its items, keys in order of size."""
+    """The items by key, keys in ascending order."""
     groups: dict[Any, list[Any]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -123,7 +146,7 @@ def by(items: Iterable[Any], key) -> dict[Any, list[Any]]:
 
 
 def with_most_memory(of: Sequence[Point]) -> list[Point]:
-    """Of each mechanism and variant, the figures of the runs with its largest memory."""
+    """The figures of the runs with the largest memory of their mechanism and variant."""
     most = {series: max(point.row.memory_bytes for point in group) for series, group in by(of, lambda p: p.series).items()}
     return [point for point in of if point.row.memory_bytes == most[point.series]]
 
@@ -140,7 +163,7 @@ def find(sources: Sequence[StudySource]) -> Found:
 
 
 def joined(folders: Sequence[Path], each: Sequence[Found]) -> Found:
-    """What lies in several folders as one; see `find`."""
+    """The contents of several folders as one, with runs and mechanisms told apart by folder as `find` says."""
     if len(each) == 1:
         return each[0]
     names = folder_names(folders)
@@ -160,7 +183,10 @@ def joined(folders: Sequence[Path], each: Sequence[Found]) -> Found:
 
 
 def folder_names(folders: Sequence[Path]) -> list[str]:
-    """Short names that tell folders apart: the last part of their path, or as many as it takes."""
+    """Short names that tell folders apart: the last part of their path, or as many as it takes.
+
+    Raises `ConfigError` where a folder is named twice.
+    """
     parts = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
@@ -171,12 +197,16 @@ def folder_names(folders: Sequence[Path]) -> list[str]:
 
 
 def renamed(row: Row, name: str, is_shared: bool) -> Row:
+    """The row of a run whose name carries its folder's, and its variant too where the mechanism `is_shared`."""
     variant = " ".join(filter(None, (row.variant, f"({name})"))) if is_shared else row.variant
     return dataclasses.replace(row, run=f"{name}/{row.run}", variant=variant)
 
 
 def find_one(source: StudySource) -> Found:
-    """Reads a study's folder. A run counts as missing where it is in failed.json, or has a folder, but no row."""
+    """Reads a study's folder. A run counts as missing where it is in failed.json, or has a folder, but no row.
+
+    Raises `ConfigError` where no run is finished.
+    """
     folder = StudyFolder(source.folder)
     table, noted, measured = folder.table, folder.failed, folder.measures
     rows = read_rows(table) if table.exists() else []
@@ -202,18 +232,22 @@ def find_one(source: StudySource) -> Found:
 
 
 def first_line(errors: dict[str, str]) -> str:
+    """The first error with its run, in one line."""
     run, error = next(iter(errors.items()))
     return f"{run}: {' '.join(error.split())}"
 
 
 def files(folder: StudyFolder, runs: Iterable[str], of: Callable[[RunFolder], Path]) -> Iterable[tuple[str, Path]]:
-    """(run, file) of each run that has this file."""
+    """The runs that have a file, each with it: (run, file)."""
     each = ((run, of(folder.run(run))) for run in sorted(runs))
     return ((run, file) for run, file in each if file.exists())
 
 
 def by_task(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:
-    """Task -> its rows, tasks by name. Runs whose data differ, such as in the number of pairs, are of different tasks."""
+    """The rows by task, tasks by name.
+
+    Runs whose data differ, such as in the number of pairs, are of different tasks.
+    """
     tasks: dict[str, list[Row]] = {}
     for task, of_task in by(rows, lambda row: row.task).items():
         data = {row.run: configs.get(row.run, {}).get("data", {}) for row in of_task}

@@ -25,13 +25,17 @@ PICTURED = ("figure", "curves")  # what of a task's view are figures, or None
 
 
 def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = unwatched) -> Path:
-    """Writes `report.html` into `folder`, at once or not at all, with its figures beside it in report-figures/ as SVG and PDF.
+    """Writes `report.html` into `folder`, at once or not at all, and returns its path.
+
+    The page's figures lie beside it in report-figures/ as SVG and PDF.
 
     Args:
       sources: the studies on the page; with several, runs of different studies are never pooled.
+      folder: where the page is written.
       watch: told how many figures are saved, of how many.
 
-    Returns the page's path. Raises `ConfigError` where a study's folder has no finished run.
+    Raises:
+      ConfigError: a study's folder has no finished run.
     """
     tried, place = find(sources), StudyFolder(folder)
     found = only_chosen(tried)
@@ -73,12 +77,16 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
 
 
 class Pictures:
-    """Saves a figure for a paper and returns what the page needs to show it; `watch` is told how many were saved."""
+    """A function that saves a figure for a paper and returns what the page needs to show it.
+
+    `watch` is told how many figures are saved so far.
+    """
 
     def __init__(self, folder: Path, found: Found, watch: Callable[[int], None]):
         self.folder, self.found, self.watch, self.saved = folder, found, watch, 0
 
     def __call__(self, drawn: Drawn) -> dict[str, Any]:
+        """Saves a figure as SVG and PDF and returns its variables for the page's template."""
         name = slug(drawn.identity)
         self.folder.mkdir(parents=True, exist_ok=True)
         text = drawing(drawn.figure)
@@ -99,12 +107,12 @@ class Pictures:
 
 
 def slug(text: str) -> str:
-    """A name for an element and for a file."""
+    """A text as a name for an element of the page and for a file."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")
 
 
 def held_equal(sources: Sequence[StudySource]) -> dict[str, str]:
-    """What the studies kept the same; with the study's question told apart by folder where there are several."""
+    """The settings that the studies kept the same: name -> value; with several studies, names begin with the folder."""
     if len(sources) == 1:
         return dict(sources[0].held_equal)
     return {f"{source.folder.name}: {name}": value for source in sources for name, value in source.held_equal.items()}

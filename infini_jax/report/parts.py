@@ -15,7 +15,14 @@ from infini_jax.report.plots import series_of
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Attributes: caption; heads of the columns; lines, each beginning with its name; words, whether cells are prose."""
+    """A table of the page.
+
+    Attributes:
+      caption: what it shows.
+      heads: of the columns.
+      lines: cells, each line beginning with its name.
+      words: whether cells are prose.
+    """
 
     caption: str
     heads: tuple[str, ...]
@@ -32,7 +39,7 @@ class Drawn:
       title: of the figure.
       figure: as drawn.
       caption: in sentences, what is drawn and what may be said of it.
-      alternative: the text for who cannot see it.
+      alternative: the text for readers who cannot see it.
       rows: of the runs behind it.
       table: beside it.
     """
@@ -48,7 +55,13 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class NotMeasured:
-    """A figure or table whose data do not exist. Attributes: identity; title; needs, what would measure it."""
+    """A figure or table whose data do not exist.
+
+    Attributes:
+      identity: such as F1.
+      title: of the figure or table.
+      needs: what would measure it.
+    """
 
     identity: str
     title: str
@@ -59,7 +72,7 @@ Figures = list[Drawn | NotMeasured]
 
 
 def seeds_of(rows: Sequence[Row]) -> str:
-    """How many seeds stand behind each point, a point being a task, mechanism, variant and memory."""
+    """The number of seeds behind each point, in words; a point is a task, mechanism, variant and memory."""
     groups = by(rows, lambda row: (row.task, series_of(row), row.memory_bytes))
     counts = sorted({len({row.seed for row in group}) for group in groups.values()})
     return (
@@ -70,13 +83,14 @@ def seeds_of(rows: Sequence[Row]) -> str:
 
 
 def middle(values: Iterable[float], text: Callable[[float], str]) -> str:
-    """The median, and behind it the smallest and the largest where there are several."""
+    """The median as text, and behind it the smallest and the largest value where there are several."""
     ordered = sorted(values)
     ends = "–".join(dict.fromkeys((text(ordered[0]), text(ordered[-1]))))
     return text(statistics.median(ordered)) + (f" ({ends})" if len(ordered) > 1 else "")
 
 
 def percent(value: float) -> str:
+    """A share in percent, with one digit."""
     return f"{100 * value:.1f}"
 
 
@@ -88,12 +102,12 @@ def number(value: Any) -> str:
 
 
 def estimate(value: float, interval: tuple[float, float] | None) -> str:
-    """A fitted number and its 95 % interval; "" where there is none, and no interval where it is not known."""
+    """A fitted number with its 95 % interval, as text; "" without a number, and a remark where no interval is known."""
     if not math.isfinite(value):
         return ""
     return f"{value:.3g}" + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else " (no interval)")
 
 
 def listed(words: Sequence[str]) -> str:
-    """a, b and c."""
+    """Words as a list in prose: a, b and c."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""

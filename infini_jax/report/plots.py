@@ -57,7 +57,14 @@ MOST_POINTS = 300  # of one drawn curve
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How a task is scored. Attributes: column of the table; name; unit, "" for a share; higher_is_better."""
+    """The score of a task.
+
+    Attributes:
+      column: of the table of runs.
+      name: of the score.
+      unit: "" for a share.
+      higher_is_better: whether a higher score is better.
+    """
 
     column: Literal["accuracy", "loss"]
     name: str
@@ -65,10 +72,11 @@ class Score:
     higher_is_better: bool
 
     def of(self, row: Row) -> float:
+        """The score of a run, in `unit`."""
         return getattr(row, self.column)
 
     def number(self, value: float) -> str:
-        """The value as it stands in a table whose head names the unit: percent for a share."""
+        """The value as in a table whose head names the unit: percent for a share."""
         return f"{value:.4f}" if self.unit else f"{100 * value:.1f}"
 
     def text(self, value: float) -> str:
@@ -77,28 +85,35 @@ class Score:
 
     @property
     def axis(self) -> str:
-        """Name and unit."""
+        """The name of an axis: the score's name and unit."""
         return f"{self.name}, {self.unit or '%'}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How a mechanism is drawn, the same in all figures of a study."""
+    """The look of a mechanism, the same in all figures of a study.
+
+    Attributes:
+      colour: of its lines and markers.
+      marker: matplotlib's name of it.
+    """
 
     colour: str
     marker: str
 
 
 def series_of(row: Row) -> Series:
+    """The mechanism and variant of a run."""
     return row.mechanism, row.variant
 
 
 def label_of(series: Series) -> str:
+    """A mechanism and variant as text."""
     return " ".join(filter(None, series))
 
 
 def styles_of(rows: Sequence[Row]) -> dict[Series, Style]:
-    """A colour and a marker for each mechanism and variant, no pair twice; the sliding window comes first, then by name."""
+    """A color and a marker for each mechanism and variant, no pair twice; the sliding window comes first, then by name."""
     order = sorted({series_of(row) for row in rows}, key=lambda series: (series[0] != BASELINE, series))
     return {
         series: Style(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]) for number, series in enumerate(order)
@@ -106,25 +121,25 @@ def styles_of(rows: Sequence[Row]) -> dict[Series, Style]:
 
 
 def points_of(rows: Sequence[Row]) -> dict[int, list[Row]]:
-    """Memory bytes -> the runs with that memory, one a seed; from small to large."""
+    """The runs by bytes of memory, one per seed, from small to large."""
     ordered = sorted(rows, key=lambda row: (row.memory_bytes, row.seed, row.run))
     return {size: list(runs) for size, runs in itertools.groupby(ordered, key=lambda row: row.memory_bytes)}
 
 
 def medians_of(rows: Sequence[Row], score: Score) -> dict[int, float]:
-    """Memory bytes -> median score over seeds, from small to large."""
+    """The median score over seeds by bytes of memory, from small to large."""
     return {size: statistics.median(map(score.of, runs)) for size, runs in points_of(rows).items()}
 
 
 @contextmanager
 def our_look() -> Iterator[None]:
-    """The settings under which figures are made and saved."""
+    """A context with the settings under which figures are made and saved."""
     with style.context(["default", LOOK]):
         yield
 
 
 def marks(look: Style) -> dict:
-    """How a seed is marked: where markers lie on one another, all can be seen."""
+    """Matplotlib's settings of a seed's marker; where markers lie on one another, all can be seen."""
     return {
         "color": look.colour,
         "marker": look.marker,
@@ -136,7 +151,7 @@ def marks(look: Style) -> dict:
 
 
 def draw_seeds(axes: Axes, places: Sequence[float], values: Sequence[float], look: Style, joined: bool = True) -> None:
-    """Every seed a marker, and a line through the medians of the values at each place where they are `joined`."""
+    """Draws a marker for every seed, and where `joined` a line through the medians of the values at each place."""
     at = dict(sorted((place, [v for p, v in zip(places, values, strict=True) if p == place]) for place in set(places)))
     if joined:
         axes.plot(list(at), [statistics.median(group) for group in at.values()], color=look.colour, linewidth=1.4, zorder=2)
@@ -144,24 +159,32 @@ def draw_seeds(axes: Axes, places: Sequence[float], values: Sequence[float], loo
 
 
 def draw_intervals(axes: Axes, places: Sequence[float], lows: Sequence[float], highs: Sequence[float], look: Style) -> None:
-    """A thin bar for each interval that is known."""
+    """Draws a thin bar for each interval that is known."""
     known = [bar for bar in zip(places, lows, highs, strict=True) if not any(map(math.isnan, bar))]
     if known:
         axes.vlines(*zip(*known, strict=True), color=look.colour, linewidth=0.8, alpha=0.6, zorder=1)
 
 
 def key(look: Style, label: str) -> Line2D:
-    """The entry of a legend."""
+    """A legend's entry for a mechanism."""
     return Line2D([], [], **marks(look), linewidth=1.4, label=label)
 
 
 def rule(label: str, dashes: tuple[int, ...] = (2, 3)) -> Line2D:
-    """The entry of a legend for a line that is no mechanism: chance, theory, a ceiling."""
+    """A legend's entry for a line that is no mechanism: chance, theory, a ceiling."""
     return Line2D([], [], color=INK, linestyle=(0, dashes), linewidth=1.0, label=label)
 
 
 def panels(count: int, high: float, legend: int, shared: bool = True, columns: int = 2) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels of `high` inches, at most two side by side, and room for a legend of so many entries."""
+    """A figure of `count` panels, `high` inches each, with room for a legend of so many entries.
+
+    Args:
+      count: number of panels.
+      high: height of a panel in inches.
+      legend: entries of the legend.
+      shared: whether the panels share their axes.
+      columns: most panels side by side.
+    """
     across = min(columns, count)
     down = math.ceil(count / across)
     figure = Figure(figsize=(WIDTH, 0.5 + high * down + 0.17 * math.ceil(legend / 2)), layout="constrained")
@@ -182,20 +205,20 @@ def name_panels(figure: Figure, handles: Sequence[Line2D], x: str, y: str) -> No
 
 
 def legend(figure: Figure, handles: Sequence[Artist], where: Where = "outside lower center") -> None:
-    """The legend of all panels, in two columns, with letters so small that the longest label fits."""
+    """Draws the legend of all panels in two columns, with letters so small that the longest label fits."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     room = 72 * WIDTH / 2 - 30  # points of a column beside its marker
     figure.legend(handles=handles, loc=where, ncols=2, fontsize=min(LETTERS, room / (0.55 * longest)))
 
 
 def share_axis(axes: Axes) -> None:
-    """Makes y an axis of shares in percent."""
+    """Makes y an axis of shares, labeled in percent."""
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
 
 
 def drawing(figure: Figure) -> str:
-    """The figure as an SVG file: no date, no random ids. Its layout is found once, here, and kept."""
+    """The figure as the text of an SVG file: no date, no random ids. Its layout is found once, here, and kept."""
     file = io.StringIO()
     with our_look():
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -210,10 +233,15 @@ def save_pdf(figure: Figure, file: Path) -> None:
 
 
 def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, Style], chance: float | None = None) -> Figure:
-    """Every seed a marker, a line through the medians over seeds; memory on a logarithmic axis; the legend below the axes.
+    """The scores of one task against bytes of memory: a marker for every seed, a line through the medians over seeds.
+
+    Memory is on a logarithmic axis; the legend stands below the axes.
 
     Args:
-      rows: the runs of one task; chance: score of a guess, drawn as a line where it is known.
+      rows: the runs of one task.
+      score: how they are scored.
+      styles: the look of each mechanism and variant.
+      chance: score of a guess, drawn as a line where it is known.
     """
     drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
     with our_look():
@@ -237,9 +265,10 @@ def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, 
 
 
 def byte_axis(axes: Axes, sizes: Sequence[int], most: int = 7):
-    """Makes x a logarithmic axis of bytes, at most `most` labels and one for none, and returns bytes -> position.
+    """Makes x a logarithmic axis of bytes and returns the function bytes -> position.
 
-    No memory at all stands two octaves left of the smallest memory, labelled 0: a logarithm has no place for it.
+    No memory at all stands two octaves left of the smallest memory, labeled 0: a logarithm has no place for it. There are at
+    most `most` labels besides.
     """
     positive = [size for size in sizes if size] or [1]
     low, high = math.log2(min(positive)), math.log2(max(positive))
@@ -256,12 +285,16 @@ def byte_axis(axes: Axes, sizes: Sequence[int], most: int = 7):
 def training_curves(
     rows: Sequence[Row], metrics: dict[str, Metrics], column: str, name: str, styles: dict[Series, Style]
 ) -> Figure:
-    """Small multiples: `column` of the metric lines against tokens, one panel a mechanism, one line a run.
+    """Small multiples of a metric against tokens: one panel per mechanism, one line per run.
 
     A smaller memory has a thinner, paler line. Runs whose metrics are missing are left out.
 
     Args:
-      rows: the runs of one task; metrics: run name -> its lines; name: of the y axis.
+      rows: the runs of one task.
+      metrics: run name -> lines of its log.
+      column: the metric.
+      name: of the y axis.
+      styles: the look of each mechanism and variant.
     """
     drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
     with our_look():
@@ -294,7 +327,7 @@ def thinned(lines: Metrics) -> Metrics:
 
 
 def svg(text: str, identity: str, title: str, description: str) -> str:
-    """`drawing` as an `<svg>` element of a page: with alternative text, and with ids that start with `identity`."""
+    """An SVG file from `drawing` as an element of a page, with alternative text, and with ids that start with `identity`."""
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{identity}-", text)
     named = f' role="img" aria-labelledby="{identity}-title" aria-describedby="{identity}-description">\n '

@@ -29,10 +29,16 @@ OWN_FILLER = 25  # distinct tokens of the passkey papers' filler, which novelty 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One line of the table.
+    """One line of the table of predictions.
 
-    Attributes: name, P1 to P7; subject, the memory it is about; predicted, in words; measured, NaN without data; interval of
-    95 %, or None; verdict; reason in one line.
+    Attributes:
+      name: P1 to P7.
+      subject: the memory it is about.
+      predicted: the claim in words.
+      measured: the number, NaN without data.
+      interval: of 95 %, or None.
+      verdict: whether it holds.
+      reason: for the verdict, in one line.
     """
 
     name: str
@@ -47,7 +53,7 @@ class Prediction:
 def judge(
     name: str, subject: str, predicted: str, measured: float, interval: Interval, claim: tuple[float, float], reason: str = ""
 ) -> Prediction:
-    """The verdict of an interval on the claim that a number lies in a range."""
+    """The prediction with its verdict on the claim that a number lies in the range `claim`."""
     low, high = claim
     if not math.isfinite(measured):
         verdict, why = "not decided", reason or "no run measures it"
@@ -65,13 +71,20 @@ def judge(
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What studies found. Attributes: rows, of the chosen learning rates; measures by run; jobs by name, as far as known."""
+    """The results of studies that predictions are judged by.
+
+    Attributes:
+      rows: of the chosen learning rates.
+      measures: figures of evaluations by run name.
+      jobs: by run name, as far as known.
+    """
 
     rows: list[Row]
     measures: Mapping[str, list[Measure]]
     jobs: Mapping[str, Job]
 
     def of(self, row: Row, evaluation: str, metric: str) -> list[Measure]:
+        """A run's figures of an evaluation's metric."""
         return [one for one in self.measures.get(row.run, []) if (one.eval, one.metric) == (evaluation, metric)]
 
     def subjects(self, task: str, mechanisms: Iterable[str] = ()) -> dict[str, list[Row]]:
@@ -83,14 +96,20 @@ class Evidence:
         return found
 
     def points(self, rows: list[Row], evaluation: str, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(scalars of the memory, figure, seed) of every row that has it."""
+        """The figures of a metric by memory: the arrays (scalars of the memory, figure, seed) over the rows that have one."""
         found = [(row.memory_bytes / 4, one.value, row.seed) for row in rows for one in self.of(row, evaluation, metric)]
         scalars, figures, seeds = np.array(found, float).reshape(-1, 3).T
         return scalars, figures, seeds
 
 
 def predictions(rows: Sequence[Row], measures: Sequence[tuple[str, Measure]], jobs: Sequence[Job] = ()) -> list[Prediction]:
-    """The table, in order. `jobs` give the sizes that rows do not tell (key dimension, number of symbols)."""
+    """The table of predictions P1 to P7, in order.
+
+    Args:
+      rows: of finished runs, all learning rates.
+      measures: figures of evaluations: (run name, figure).
+      jobs: sizes that rows do not tell (key dimension, number of symbols).
+    """
     by_run: dict[str, list[Measure]] = {}
     for run, one in measures:
         by_run.setdefault(run, []).append(one)
@@ -100,16 +119,18 @@ def predictions(rows: Sequence[Row], measures: Sequence[tuple[str, Measure]], jo
 
 
 def _best(rows: Sequence[Row]) -> list[Row]:
-    """Of trials at several learning rates the chosen one's; what learns nothing has none to choose."""
+    """The rows of each point's chosen learning rate, and all rows of what learns nothing."""
     learned = [row for row in rows if row.learning_rate is not None]
     return [row for row in rows if row.learning_rate is None] + chosen(learned)
 
 
 def _or_missing(name: str, subject: str, predicted: str, found: list[Prediction]) -> list[Prediction]:
+    """The predictions found, or one without data."""
     return found or [judge(name, subject, predicted, math.nan, None, ANYWHERE)]
 
 
 def _growth(evidence: Evidence, name: str, mechanisms: tuple[str, ...], what: str) -> list[Prediction]:
+    """A prediction for each memory of these mechanisms on the exponent of n50 in its scalars."""
     predicted, found = "n50 ~ scalars^a, a = 1.0 +- 0.1", []
     for subject, rows in evidence.subjects("capacity", mechanisms).items():
         scalars, n50, seeds = evidence.points(rows, "capacity", "n50")
@@ -122,17 +143,17 @@ def _growth(evidence: Evidence, name: str, mechanisms: tuple[str, ...], what: st
 
 
 def growth_of_matrices(evidence: Evidence) -> list[Prediction]:
-    """P1."""
+    """P1: n50 of matrix memories grows in proportion to their scalars."""
     return _growth(evidence, "P1", MATRICES, "matrix memories")
 
 
 def growth_of_slots(evidence: Evidence) -> list[Prediction]:
-    """P6."""
+    """P6: n50 of slot memories grows in proportion to their scalars."""
     return _growth(evidence, "P6", SLOTS, "slot memories")
 
 
 def bits(evidence: Evidence) -> list[Prediction]:
-    """P2: unit keys against the range, elu + 1 against half of unit keys, over all sizes."""
+    """P2: bits per scalar over all sizes, of unit keys against a range and of elu + 1 against half of those."""
     subjects, found = evidence.subjects("capacity", MATRICES), []
     normalised = [one for one in subjects if one.startswith("infini") and "unit" not in one]
     for subject in (one for one in subjects if one not in normalised):
@@ -172,7 +193,7 @@ def laws(evidence: Evidence) -> list[Prediction]:
 
 
 def _key_dim(evidence: Evidence, row: Row) -> float:
-    """d_k of a run, 0 where nobody tells."""
+    """d_k of a run, 0 where it is not known."""
     for one in evidence.of(row, "random_codes", "n50"):
         return float(one.labels["key_dim"])
     job = evidence.jobs.get(row.run)
@@ -180,7 +201,10 @@ def _key_dim(evidence: Evidence, row: Row) -> float:
 
 
 def fading(evidence: Evidence) -> list[Prediction]:
-    """P4: the constant of the decay with age in units of d_k, 1 for random codes; trained ones need only be exponential."""
+    """P4: the constant of the decay with age in units of d_k, 1 for random codes.
+
+    Trained codes need only decay exponentially.
+    """
     found = []
     for row in evidence.rows:
         if row.task == "random_codes" and row.mechanism == "delta":
@@ -205,15 +229,17 @@ def fading(evidence: Evidence) -> list[Prediction]:
 
 
 def _decay_of(points: list[Measure]):
+    """The exponential decay fitted to figures by age."""
     return decay(*([float(x) for x in column] for column in _columns(points)))
 
 
 def _columns(points: list[Measure]) -> tuple[list, list, list]:
+    """The figures as columns: (age, value, count)."""
     return [one.labels["age"] for one in points], [one.value for one in points], [one.count for one in points]
 
 
 def passkey(evidence: Evidence) -> list[Prediction]:
-    """P5: how much accuracy falls over the novelties measured minus how much over the lengths, by a plane in their logs."""
+    """P5: the loss of accuracy over the novelties measured, minus that over the lengths, by a plane in their logarithms."""
     found = []
     for task in sorted({row.task for row in evidence.rows}):
         for subject, rows in evidence.subjects(task, MATRICES).items():
@@ -230,7 +256,7 @@ def passkey(evidence: Evidence) -> list[Prediction]:
 
 
 def _novelty_minus_length(evidence: Evidence, row: Row) -> float:
-    """NaN where fewer than two novelties or lengths were measured."""
+    """The difference that P5 is about, of one run; NaN where fewer than two novelties or lengths were measured."""
     points = evidence.of(row, "passkey", "token_accuracy")
     novelty = np.log([float(one.labels.get("novelty", 0)) or OWN_FILLER for one in points])
     length = np.log([float(one.labels["length"]) for one in points])
@@ -242,7 +268,7 @@ def _novelty_minus_length(evidence: Evidence, row: Row) -> float:
 
 
 def fraction(evidence: Evidence) -> list[Prediction]:
-    """P7: n50 of MQAR by a trained language model over the large limit for all scalars of its matrix memories."""
+    """P7: n50 of MQAR of a trained language model, relative to the large limit for all scalars of its matrix memories."""
     predicted, found = "eta = n50(language model) / n50(theory) below 1", []
     for subject, rows in evidence.subjects("mqar", MATRICES).items():
         scalars, etas, seeds = [], [], []
@@ -261,6 +287,7 @@ def fraction(evidence: Evidence) -> list[Prediction]:
 
 
 def _n50_of(points: list[Measure]) -> float:
+    """The number of pairs at which half is recalled, NaN where the figures do not cross it."""
     pairs = [float(one.labels["pairs"]) for one in points]
     return half_point(pairs, [one.value * one.count for one in points], [one.count for one in points]).n50
 

@@ -47,28 +47,31 @@ NAMES = {"package": "infini_jax", "version": "version of the runs"}
 
 
 def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
-    """Mechanism and variant -> its rows, in the order of the figures."""
+    """The rows by mechanism and variant, in the order of the figures."""
     return {series: [row for row in rows if series_of(row) == series] for series in styles_of(rows)}
 
 
 @dataclasses.dataclass(frozen=True)
 class HalfPoints(Score):
-    """n50 of each run: an accuracy over a grid of n that grows with the memory would say nothing.
+    """The score of runs by n50, for tasks whose grid of n grows with the memory, so that an accuracy over it says nothing.
 
-    Attributes: values, run -> n50.
+    Attributes:
+      values: n50 in pairs, by run name.
     """
 
     values: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def of(self, row: Row) -> float:
+        """n50 of a run, NaN where it is not known."""
         return self.values.get(row.run, math.nan)
 
     def number(self, value: float) -> str:
+        """n50 as text."""
         return f"{value:.4g}"
 
 
 def score_for(rows: Sequence[Row], found: Found) -> Score:
-    """How the runs of one task are scored."""
+    """The score by which the runs of one task are compared."""
     task = rows[0].task
     if scored_by(task) != "n50":
         return score_of(task)
@@ -77,7 +80,7 @@ def score_for(rows: Sequence[Row], found: Found) -> Score:
 
 
 def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
-    """What the page says about one task."""
+    """The template's variables of one task: finding, notes, figure, curves and numbers."""
     score = score_for(rows, found)
     chance = chance_of(rows, found, score)
     every, rows = rows, [row for row in rows if math.isfinite(score.of(row))]
@@ -116,7 +119,7 @@ def numbers(rows: list[Row], score: Score, found: Found) -> dict[str, list]:
 
 
 def unscored(task: str, rows: list[Row], score: Score, found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
-    """What the page says about a task none of whose runs has a score."""
+    """The template's variables of a task none of whose runs has a score."""
     return {
         "name": task,
         "finding": f"No run has a finite {score.name}.",
@@ -150,11 +153,12 @@ def groups(rows: Sequence[Row]) -> list[tuple[Series, list[Row]]]:
 
 
 def median_word(rows: Sequence[Row]) -> str:
+    """The word "median " where a point has several seeds, "" otherwise."""
     return "median " if any(len(runs) > 1 for _, runs in groups(rows)) else ""
 
 
 def range_of(rows: Sequence[Row], score: Score) -> str:
-    """The median score with the smallest and the largest memory of one mechanism."""
+    """The median scores with the smallest and the largest memory of one mechanism, as text."""
     ends = [f"{score.text(value)} at {human_bytes(size)}" for size, value in medians_of(rows, score).items()]
     return ends[0] if len(ends) == 1 else f"{ends[0]}, {ends[-1]}"
 
@@ -179,7 +183,7 @@ def finding(rows: Sequence[Row], score: Score, chance: float | None) -> str:
 
 
 def notes(rows: Sequence[Row], score: Score) -> list[str]:
-    """What the rows allow to be said about memory against the window, and how many seeds stand behind it."""
+    """Sentences about memory against the window, and about the number of seeds behind them."""
     found = []
     sign = 1 if score.higher_is_better else -1
     window = [sign * score.of(row) for row in rows if row.mechanism == BASELINE]
@@ -213,18 +217,19 @@ def equality(rows: Sequence[Row]) -> tuple[bool, str]:
 
 
 def flops_text(flops: float) -> str:
+    """FLOPs with three digits and an exponent."""
     mantissa, exponent = f"{flops:.2e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
 
 def spread(values: Iterable[float], text: Callable[[float], str]) -> str:
-    """The value, or the smallest and the largest where they differ."""
+    """A value as text, or the smallest and the largest where values differ."""
     ordered = sorted(values)
     return "–".join(dict.fromkeys((text(ordered[0]), text(ordered[-1]))))
 
 
 def tokens_per_second(rows: Sequence[Row]) -> str:
-    """Median training throughput."""
+    """Median training throughput in tokens per second, as text."""
     rates = [row.tokens / row.seconds for row in rows if row.seconds > 0]
     return f"{statistics.median(rates):,.0f}" if rates else "–"
 
@@ -264,6 +269,7 @@ def table_line(series: Series, runs: list[Row], score: Score, found: Found) -> d
 
 
 def score_text(score: Score, row: Row) -> str:
+    """The score of a run as text, a dash where it is not finite."""
     value = score.of(row)
     return score.number(value) if math.isfinite(value) else "–"
 
@@ -279,13 +285,16 @@ def gate_line(series: Series, runs: list[Row]) -> dict[str, Any]:
 
 
 def mechanisms(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """Name, summary and paper of the mechanisms that the registry knows."""
+    """The mechanisms of the rows that the registry knows: (name, summary, paper)."""
     names = dict.fromkeys(mechanism for mechanism, _ in styles_of(rows))
     return [(name, MECHANISMS[name].summary, MECHANISMS[name].paper) for name in names if name in MECHANISMS]
 
 
 def same_settings(found: Found) -> dict[str, list[str]]:
-    """Setting -> its value in each task, "" where it varies or does not exist: computed to be the same in all runs."""
+    """The settings that are the same in all runs of a task, computed from their configs.
+
+    Returns setting -> its value in each task, "" where it varies or does not exist.
+    """
     tasks = by_task(found.rows, found.configs).values()
     same = [same_in(rows, found.configs) for rows in tasks]
     return {
@@ -306,7 +315,7 @@ def same_in(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str
 
 
 def flat(config: dict[str, Any]) -> dict[str, str]:
-    """A run's settings by dotted name; what names the run, and the budget, which its row has too, left out."""
+    """A run's settings by dotted name, without what names the run and without the budget, which its row has, too."""
     return {
         name: plain(value)
         for name, value in flattened(config).items()
@@ -330,6 +339,7 @@ def provenance(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def counted(rows: Sequence[Row], column: str) -> str:
+    """The value of a column in all rows; where rows differ, each value with its number of runs."""
     values = Counter(str(getattr(row, column)) for row in rows)
     if len(values) == 1:
         return next(iter(values))

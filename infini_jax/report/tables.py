@@ -14,7 +14,7 @@ FORMATS = (("infini", "token_accuracy", "token accuracy"), ("landmark", "exact_m
 
 
 def passkey_tables(found: Found) -> list[Table | NotMeasured]:
-    """One table a prompt format that was measured."""
+    """The tables of passkey accuracy, one per prompt format that was measured."""
     tables = []
     for form, metric, said in FORMATS:
         of = points(found, "passkey", metric, format=form)
@@ -27,6 +27,7 @@ def passkey_tables(found: Found) -> list[Table | NotMeasured]:
 
 
 def passkey_table(of: Sequence[Point], said: str) -> Table:
+    """A table of one prompt format: a line per run, a column per length, the thirds of the depth in a cell."""
     lengths = sorted({point.label("length") for point in of})
     runs = by(of, lambda point: (point.row.task, point.series, point.row.memory_bytes, point.row.seed, point.row.run))
     return Table(
@@ -40,7 +41,7 @@ def passkey_table(of: Sequence[Point], said: str) -> Table:
 
 
 def thirds(of: Sequence[Point], length: float) -> str:
-    """start/middle/end of one length, each the mean of what was measured in that third."""
+    """The cell of one length, start/middle/end in percent: each the mean of what was measured in that third."""
     shares = []
     for _, low, high in THIRDS:
         cell = [p.value for p in of if p.label("length") == length and low <= p.label("depth") < high]
@@ -49,7 +50,7 @@ def thirds(of: Sequence[Point], length: float) -> str:
 
 
 def blimp_table(found: Found) -> Table | NotMeasured:
-    """Accuracy by phenomenon: the mean of a run's paradigms, the median over seeds."""
+    """The table of accuracy by phenomenon: the mean of a run's paradigms, the median over seeds."""
     title, of = "BLiMP by phenomenon", points(found, "blimp", "accuracy")
     if not of:
         return NotMeasured("blimp", title, "the evaluation blimp of language models")
@@ -72,6 +73,6 @@ def blimp_table(found: Found) -> Table | NotMeasured:
 
 
 def cell(of: Sequence[Point]) -> str:
-    """Mean over a run's paradigms, median and range over runs."""
+    """The mean over each run's paradigms as text: median and range over runs, in percent."""
     runs = by(of, lambda point: point.row.run).values()
     return middle([statistics.fmean(point.value for point in run) for run in runs], percent) if runs else "–"

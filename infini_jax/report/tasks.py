@@ -19,23 +19,23 @@ RECALLED = Score("accuracy", "accuracy", "", True)
 
 
 def scored_by(task: str) -> Scored:
-    """As its data or its kind of job says; a task of no registry is taken for a corpus."""
+    """The kind of score of a task, as its data or its kind of job says; a task of no registry is taken for a corpus."""
     known = {**SOURCES, **JOB_KINDS}
     return known[task].scored_by if task in known else DataConfig.scored_by
 
 
 def score_of(task: str) -> Score:
-    """How the rows of a task are scored."""
+    """The score of a task's rows: held-out loss, or accuracy."""
     return loss_of(task) if scored_by(task) == "loss" else RECALLED
 
 
 def loss_of(task: str) -> Score:
-    """The held-out loss, in the task's unit."""
+    """The held-out loss as a score, in the task's unit."""
     return Score("loss", "held-out loss", SOURCES.get(task, DataConfig).loss_unit, False)
 
 
 def has_ceiling(task: str) -> bool:
-    """Whether full attention should solve it; not where nobody knows the task."""
+    """Whether full attention should solve a task; False for an unknown one."""
     return SOURCES.get(task, DataConfig).has_ceiling
 
 
@@ -47,7 +47,7 @@ def chance_of(rows: Sequence[Row], found: Found, score: Score) -> float | None:
 
 
 def only(chances: set[float | None]) -> float | None:
-    """The one that all have."""
+    """The one chance that all runs have; None where they differ."""
     return next(iter(chances)) if len(chances) == 1 else None
 
 
@@ -57,17 +57,17 @@ def example_evaluations() -> dict[str, type[ExampleEvaluation]]:
 
 
 def title_of(evaluation: type[ExampleEvaluation]) -> str:
-    """The task that an evaluation asks, in text."""
+    """The title of the task that an evaluation asks."""
     return evaluation.Config.title or evaluation.name
 
 
 def own_settings(point: Point, found: Found) -> ExampleConfig | None:
-    """The run's own settings of the task that a figure is about; None where the run's are not known, or of another task."""
+    """The run's own settings of the task that a figure is about; None where they are not known, or are of another task."""
     data, evaluation = found.data.get(point.row.run), example_evaluations()[point.measure.eval]
     return evaluation.own(data) if data is not None and evaluation.asks(data) else None
 
 
 def chance_at(point: Point, found: Found) -> float | None:
-    """What a guess scores in a figure of examples; None where it is not known."""
+    """The score of a guess in a figure of examples; None where it is not known."""
     own = own_settings(point, found)
     return own.with_labels(point.measure.labels).chance().get(point.measure.metric) if own else None

@@ -14,7 +14,7 @@ from infini_jax.units import human_bytes
 
 
 def terminal_table(rows: Sequence[Row]) -> Table:
-    """The rows in 80 columns: a line a mechanism and memory, the median over seeds, their range where there are several."""
+    """The rows as a table of 80 columns: a line per mechanism and memory, with the median over seeds and their range."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     several = bool(median_word(rows))
     table.add_column("task", no_wrap=True)

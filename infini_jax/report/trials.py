@@ -12,12 +12,12 @@ from infini_jax.units import human_bytes
 
 
 def points_of(found: Found) -> list[tuple[str, list[Row]]]:
-    """(task, all trials of one point): runs whose data differ are no trials of the same."""
+    """The trials of each point, as (task, rows): runs whose data differ are not trials of the same point."""
     return [(task, rows) for task, of in by_task(found.rows, found.configs).items() for rows in by_point(of).values()]
 
 
 def only_chosen(found: Found) -> Found:
-    """What was found, without the trials that were not taken."""
+    """The results without the trials whose learning rate was not chosen."""
     runs = {row.run for _, rows in points_of(found) for row in chosen(rows)}
     return dataclasses.replace(
         found,
@@ -27,7 +27,7 @@ def only_chosen(found: Found) -> Found:
 
 
 def trials_table(found: Found) -> Table | NotMeasured:
-    """Every learning rate that was tried at each point, and which was taken. `found` holds all trials."""
+    """The table of every learning rate that was tried at each point, and which was chosen. `found` holds all trials."""
     points = points_of(found)
     tried = [(task, rows) for task, rows in points if len({row.learning_rate for row in rows}) > 1]
     if not tried:
@@ -54,7 +54,7 @@ def trials_table(found: Found) -> Table | NotMeasured:
 
 
 def rates_of(rows: list[Row]) -> list[str]:
-    """Each rate with its losses."""
+    """Each learning rate of a point with its losses, as text."""
     rates, best = by(rows, lambda row: row.learning_rate or 0.0), best_rate(rows) or 0.0
     return [
         f"{rate:g}: {middle([row.loss for row in group], '{:.4f}'.format)}{' ← taken' if rate == best else ''}"

@@ -9,7 +9,7 @@ from infini_jax.report.predictions import Prediction, predictions
 
 
 def predictions_table(sources: Sequence[StudySource]) -> Table | NotMeasured:
-    """A line a prediction and memory that it is about; each study by itself, those that nothing measures once."""
+    """The table of predictions: a line for each and its memory, study by study; those that nothing measures have one line."""
     named = zip(folder_names([source.folder for source in sources]), map(judged, sources), strict=True)
     all_lines = [(name, line) for name, lines in named for line in lines]
     measured = [(name, line) for name, line in all_lines if math.isfinite(line.measured)]
@@ -39,5 +39,6 @@ def predictions_table(sources: Sequence[StudySource]) -> Table | NotMeasured:
 
 
 def judged(source: StudySource) -> list[Prediction]:
+    """The predictions judged by one study."""
     found = find_one(source)
     return predictions(found.rows, found.measures, source.jobs)

@@ -7,8 +7,14 @@ from typing import Any, Literal
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """Attributes: table it stands in, "metrics" for a name in the column `metric` of the curves; name, where N is any whole
-    number; unit, "" for text and for what has none; meaning."""
+    """A column of the tables that `load` makes, or a metric of the curves.
+
+    Attributes:
+      table: it stands in, "metrics" for a name in the column `metric` of the curves.
+      name: of the column, where N is any whole number.
+      unit: "" for text and for what has none.
+      meaning: in words.
+    """
 
     table: Literal["runs", "curves", "measures", "metrics"]
     name: str
@@ -16,7 +22,7 @@ class Column:
     meaning: str
 
     def fits(self, name: str) -> bool:
-        """Whether it is about a column or metric of this name."""
+        """Whether this describes a column or metric of the given name."""
         return re.fullmatch(self.name.replace("N", r"\d+"), name) is not None
 
 
@@ -108,18 +114,18 @@ COLUMNS = tuple(Column(table, *line) for table, lines in TABLES for line in line
 
 
 def names_of(table: str) -> list[str]:
-    """The columns of a table, in their order."""
+    """The names of a table's columns, in their order."""
     return [column.name for column in COLUMNS if column.table == table]
 
 
 def metric_axis(metric: str) -> str:
-    """A metric as the name of an axis, with its unit where it has one that is known."""
+    """The name of an axis for a metric, with its unit where one is known."""
     unit = next((column.unit for column in COLUMNS if column.table == "metrics" and column.fits(metric)), "")
     return ", ".join(filter(None, (metric.replace("_", " "), unit)))
 
 
 def markdown() -> str:
-    """All of it as the tables of docs/results.md."""
+    """All columns and metrics as the tables of docs/results.md."""
     parts = []
     for table in dict.fromkeys(column.table for column in COLUMNS):
         lines = [f"| `{column.name}` | {column.unit} | {column.meaning} |" for column in COLUMNS if column.table == table]

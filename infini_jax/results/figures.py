@@ -35,9 +35,11 @@ def recall_against_bytes(results: Results, task: str = "") -> Figure:
     """Share of right predictions (or n50, in pairs, where that is how the task is scored) against bytes of memory.
 
     Args:
+      results: the tables of `load`.
       task: one of `tasks(results)`; need not be named where there is one.
 
-    Raises `ConfigError` where the task is not there.
+    Raises:
+      ConfigError: the task is not there, or no run has a finite score.
     """
     found, rows = of_task(results, task)
     score = score_for(rows, found)
@@ -45,15 +47,24 @@ def recall_against_bytes(results: Results, task: str = "") -> Figure:
 
 
 def loss_against_bytes(results: Results, task: str = "") -> Figure:
-    """Held-out loss of the validation split, in nats, against bytes of memory; arguments as `recall_against_bytes`."""
+    """Held-out loss of the validation split, in nats per token, against bytes of memory.
+
+    Arguments and errors are those of `recall_against_bytes`.
+    """
     found, rows = of_task(results, task)
     return against_bytes(found, rows, loss_of(rows[0].task))
 
 
 def training_curves(results: Results, metric: str = "loss", task: str = "") -> Figure:
-    """A metric of the curves against tokens, one panel a mechanism, one line a run; the thinner, the smaller the memory.
+    """A metric of the curves against tokens: one panel per mechanism, one line per run, thinner for a smaller memory.
 
-    Raises `ConfigError` where no run of the task has the metric, or the task is not there.
+    Args:
+      results: the tables of `load`.
+      metric: such as loss or accuracy.
+      task: one of `tasks(results)`; need not be named where there is one.
+
+    Raises:
+      ConfigError: no run of the task has the metric, or the task is not there.
     """
     found, rows = of_task(results, task)
     lines = [line for row in rows for line in found.metrics.get(row.run, []) if "tokens" in line]
@@ -76,13 +87,13 @@ def gates(results: Results) -> Figure:
 
 
 def tasks(results: Results) -> list[str]:
-    """What the runs were asked, by name; runs whose data differ, such as in the number of pairs, are of different tasks."""
+    """The names of the runs' tasks; runs whose data differ, such as in the number of pairs, are of different tasks."""
     found = found_of(results)
     return list(by_task(found.rows, found.configs))
 
 
 def is_chosen(results: Results) -> list[bool]:
-    """For each run of the table: whether its learning rate is the one that validation chose; only such runs are drawn.
+    """Whether validation chose the learning rate of each run in the table; only such runs are drawn.
 
     Takes them out of a table of either library: `runs[is_chosen(found)]` or `runs.filter(is_chosen(found))`.
     """
@@ -93,14 +104,17 @@ def is_chosen(results: Results) -> list[bool]:
 
 
 def against_bytes(found: Found, rows: Sequence[Row], score: Score) -> Figure:
-    """Raises `ConfigError` where no run has a score that is a number."""
+    """A score of runs against bytes of memory. Raises `ConfigError` where no run has a score that is a number."""
     finite = [row for row in rows if math.isfinite(score.of(row))]
     require(bool(finite), "task", f"no run has a finite {score.name}", "choose another task")
     return score_against_bytes(finite, score, styles_of(found.rows), chance_of(finite, found, score))
 
 
 def of_task(results: Results, task: str) -> tuple[Found, list[Row]]:
-    """The runs of a task, or of the only one, and all that is known."""
+    """The runs of a task, or of the only one, and all that is known: (found, rows).
+
+    Raises `ConfigError` where the task is not there, or there are several and none is named.
+    """
     found = only_chosen(found_of(results))
     named = by_task(found.rows, found.configs)
     require(bool(named), "runs", "there are none that are finished", "load the folder of a study that has finished runs")
@@ -124,7 +138,7 @@ def lines_of(frame: Any) -> list[dict[str, Any]]:
 
 
 def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Found:
-    """One folder's part."""
+    """The results of one folder, as reports see them."""
     configs = {line["run"]: json.loads(line["config"]) for line in rows if line["config"]}
     metrics = {run: metric_lines(lines) for run, lines in by(curves, lambda line: line["run"]).items()}
     return Found(
@@ -133,19 +147,22 @@ def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Fou
 
 
 def row_of(line: dict[str, Any]) -> Row:
-    """pandas has one mark for what is missing and what is not a number: which it was, the column tells."""
+    """A line of the table of runs as a `Row`.
+
+    pandas has one mark for what is missing and what is not a number; which it was, the column tells.
+    """
     types = {field.name: field.type for field in dataclasses.fields(Row)}
     values: dict[str, Any] = {name: not_a_number(line[name]) if kind is float else line[name] for name, kind in types.items()}
     return Row(**values)
 
 
 def not_a_number(value: float | None) -> float:
-    """NaN for None."""
+    """The value, NaN in place of None."""
     return math.nan if value is None else value
 
 
 def metric_lines(curves: list[dict]) -> list[dict[str, float]]:
-    """The lines of a run's log again, from a row a metric; what was measured at one step is one line."""
+    """The lines of a run's log, put together again from one row per metric; metrics of the same step are one line."""
     lines: dict[int, dict[str, float]] = {}
     for one in curves:
         known = {name: one[name] for name in ("step", "tokens") if one[name] is not None}
@@ -154,5 +171,6 @@ def metric_lines(curves: list[dict]) -> list[dict[str, float]]:
 
 
 def measure_of(line: dict[str, Any]) -> Measure:
+    """A line of the table of measures as a figure."""
     value, low, high = (not_a_number(line[name]) for name in ("value", "low", "high"))
     return Measure(line["eval"], line["metric"], value, line["count"], low, high, json.loads(line["labels"]))

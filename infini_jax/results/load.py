@@ -59,9 +59,9 @@ class Results:
     """Tables of one library, pandas or polars; `columns` says what stands in them.
 
     Attributes:
-      runs: a row a finished run.
-      curves: a row a run, step and metric, of all runs that left a log, also of those that are not finished.
-      measures: a row a figure of an evaluation.
+      runs: one row per finished run.
+      curves: one row per run, step and metric, of all runs that left a log, also of those that are not finished.
+      measures: one row per figure of an evaluation.
       columns: table, name, unit and meaning of every column and metric.
     """
 
@@ -73,14 +73,19 @@ class Results:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A folder that holds results. Attributes: folder; is_study, or else a run's."""
+    """A folder that holds results.
+
+    Attributes:
+      folder: its path.
+      is_study: whether it is a study's, otherwise a run's own.
+    """
 
     folder: Path
     is_study: bool
 
     @staticmethod
     def at(folder: Path) -> "Place | None":
-        """None where the folder itself holds none."""
+        """The place of a folder, None where the folder itself holds no results."""
         if StudyFolder(folder).is_there:
             return Place(folder, True)
         return Place(folder, False) if RunFolder(folder).is_there else None
@@ -91,7 +96,7 @@ class Place:
         return StudyFolder(self.folder).runs if self.is_study else [RunFolder(self.folder)]
 
     def tables(self, whole: Path, of_run: Callable[[RunFolder], list[Path]]) -> list[Path]:
-        """The study's file `whole`; where it is not finished and has none yet, and of a run alone, those of its runs."""
+        """The study's file `whole`, or the files of its runs where there is none yet, or of a run alone."""
         if self.is_study and whole.exists():
             return [whole]
         return [file for run in self.runs for file in of_run(run)]
@@ -107,7 +112,8 @@ def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -
       path: a folder or several: of a study, of a run, or one that holds such folders.
       library: of the tables, pandas or polars.
 
-    Raises `ConfigError` where there is no such folder, it holds no results, a file is damaged, or the library is missing.
+    Raises:
+      ConfigError: there is no such folder, it holds no results, a file is damaged, or the library is missing.
     """
     require(library in ("pandas", "polars"), "library", f"'{library}' is not known", "choose pandas or polars")
     is_there = importlib.util.find_spec(library) is not None
@@ -123,7 +129,7 @@ def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -
 
 
 def places_in(folder: Path) -> list[Place]:
-    """The folder itself, or those in it, by name. Raises `ConfigError` where there is none."""
+    """The places in a folder, by name: the folder itself, or those that it holds. Raises `ConfigError` where there is none."""
     mend = "name a study's folder, such as results/quick, a run's, or one that holds such folders"
     require(folder.is_dir(), "path", f"there is no folder {folder}", mend)
     if (itself := Place.at(folder)) is not None:
@@ -134,7 +140,7 @@ def places_in(folder: Path) -> list[Place]:
 
 
 def runs_of(places: Sequence[Place]) -> pa.Table:
-    """The rows of finished runs, each with its folder and its settings."""
+    """The table of finished runs, each with its folder and its settings. Raises `ConfigError` for a damaged file."""
     lines = [
         {"folder": str(place.folder), **dataclasses.asdict(row), "config": config_of(place, row.run)}
         for place in places
@@ -150,7 +156,7 @@ def config_of(place: Place, run: str) -> str | None:
 
 
 def settings_in(folder: RunFolder) -> str | None:
-    """Those of the run whose own folder this is, as `config_of`."""
+    """The settings in a run's own folder as JSON, None where there are none. Raises `ConfigError` where they are damaged."""
     file = folder.config
     if not file.exists():
         return None
@@ -161,7 +167,7 @@ def settings_in(folder: RunFolder) -> str | None:
 
 
 def curves_of(places: Sequence[Place]) -> pa.Table:
-    """All lines of all logs, a row a metric. Raises `ConfigError` for a line that is no JSON object."""
+    """The table of all lines of all logs, one row per metric. Raises `ConfigError` for a line that is no JSON object."""
     files = [(file, place.folder) for place in places for run in place.runs if (file := run.metrics).exists()]
     if not files:
         return NO_CURVES
@@ -173,7 +179,7 @@ def curves_of(places: Sequence[Place]) -> pa.Table:
 
 
 def measures_of(places: Sequence[Place]) -> pa.Table:
-    """The figures of all evaluations."""
+    """The table of the figures of all evaluations. Raises `ConfigError` for a damaged file."""
     files = [
         (checked(file), place.folder)
         for place in places
@@ -183,7 +189,7 @@ def measures_of(places: Sequence[Place]) -> pa.Table:
 
 
 def selected(query: str, files: Sequence[File]) -> pa.Table:
-    """What a query over `$files` finds; `sources` tells it each file's number, folder and run."""
+    """The result of a query over `$files`, in which the table `sources` has each file's number, folder and run."""
     names = [str(file) for file, _ in files]
     sources = {
         "filename": names,
@@ -197,13 +203,16 @@ def selected(query: str, files: Sequence[File]) -> pa.Table:
 
 
 def run_of(log: Path, folder: Path) -> str:
-    """The run that a log is of: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
+    """The name of a log's run: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
     settings = settings_in(RunFolder(folder)) if log.parent == folder else None
     return json.loads(settings)["name"] if settings else log.parent.resolve().name
 
 
 def checked(file: Path) -> Path:
-    """The file. Raises `ConfigError` where it cannot be read to its end: DuckDB's own words do not name it."""
+    """The file itself, after it was read to its end; DuckDB's own words do not name it.
+
+    Raises `ConfigError` where it is damaged or no Parquet.
+    """
     try:
         is_parquet = is_whole(file) and pq.read_table(file) is not None
     except (OSError, pa.ArrowException):

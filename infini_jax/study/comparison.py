@@ -44,9 +44,10 @@ SMOKE_CODES = CapacityRun(  # a memory layer alone
 
 
 def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
-    """(variant, settings) of mechanisms; of all in the registry between floor and ceiling where none is named.
+    """The settings of mechanisms as (variant, settings); of all in the registry between floor and ceiling where none is named.
 
-    What is added to the registry is compared too, with its default settings. Blocks and samples fit segments of `segment`.
+    A mechanism that is added to the registry is compared too, with its default settings. Blocks and samples fit segments of
+    `segment` tokens.
     """
     settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
         "infini": (("linear", InfiniConfig()), ("delta", InfiniConfig(update="delta"))),
@@ -59,7 +60,7 @@ def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
 
 
 def code_memories() -> list[tuple[str, MemoryConfig]]:
-    """(variant, settings) of every mechanism of the registry, for a memory layer alone that is asked for pairs of codes."""
+    """The settings of every mechanism in the registry as (variant, settings), for a memory layer alone that recalls codes."""
     settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
         "infini": (
             ("linear", InfiniConfig()),
@@ -76,7 +77,7 @@ def code_memories() -> list[tuple[str, MemoryConfig]]:
 
 
 def with_memory(base: RunConfig, memory: MemoryConfig, *names: str, variant: str = "") -> RunConfig:
-    """`base` with another memory, called by its task, mechanism, variant and `names`."""
+    """`base` with another memory, named after its task, mechanism, variant and `names`."""
     model = dataclasses.replace(base.model, memory=memory)
     name = "-".join(filter(None, (base.task, model.mechanism, variant, *names)))
     return dataclasses.replace(base, name=name, variant=variant, model=model)
@@ -93,7 +94,10 @@ def at_ceiling(base: RunConfig, slots: int) -> RunConfig:
 
 
 def at_bytes(base: RunConfig, variant: str, memory: MemoryConfig, size: int, axis: str = "") -> RunConfig:
-    """`base` with the largest memory of at most `size` bytes a sequence, grown along `axis`."""
+    """`base` with the largest memory of at most `size` bytes per sequence, grown along `axis`.
+
+    Raises `ConfigError` where none is so small, or the memory does not grow along `axis`.
+    """
     run = with_memory(base, memory, axis, f"{size // 1024}k", variant=variant)
     return dataclasses.replace(run, model=run.model.at_bytes(size, axis))
 
@@ -103,12 +107,12 @@ class Comparison:
     """Memories of several sizes between a floor and a ceiling, each at several learning rates.
 
     Attributes:
-      base: of all runs, without their memory and learning rate.
-      sizes: bytes a sequence of the memories.
+      base: settings of all runs, without their memory and learning rate.
+      sizes: bytes per sequence of the memories.
       rates: learning rates, of which validation chooses.
       window: tokens that the floor sees, fewer than what is asked about is away.
       slots: tokens that the ceiling holds, as many as the longest text that is asked about.
-      seeds: of every point.
+      seeds: number of seeds of every point.
     """
 
     base: RunConfig
@@ -120,7 +124,7 @@ class Comparison:
 
     @property
     def held_equal(self) -> tuple[tuple[str, str], ...]:
-        """For the report: what all runs spend, and how their rates were chosen."""
+        """The lines for the report about what all runs spend, and how their rates were chosen: (name, value)."""
         budget, train = self.base.budget, self.base.train
         return (
             ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens a step"),
@@ -129,12 +133,12 @@ class Comparison:
         )
 
     def on(self, data: DataConfig) -> "Comparison":
-        """The same on another corpus, with its vocabulary."""
+        """This comparison on another corpus, with its vocabulary."""
         model = dataclasses.replace(self.base.model, vocab=data.vocab)
         return dataclasses.replace(self, base=dataclasses.replace(self.base, data=data, model=model))
 
     def runs(self, *names: str) -> tuple[RunConfig, ...]:
-        """Floor, ceiling, and the mechanisms named, or all."""
+        """The runs of the floor, of the ceiling, and of the named mechanisms, or of all."""
         compared = memories(self.base.model.segment, *names)
         sized = [at_bytes(self.base, variant, memory, size) for variant, memory in compared for size in self.sizes]
         points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]

@@ -24,7 +24,12 @@ from infini_jax.study.jobs import Job
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A run that ended without a result. Attributes: run name; error in one line."""
+    """A run that ended without a result.
+
+    Attributes:
+      run: name of the run.
+      error: what went wrong, in one line.
+    """
 
     run: str
     error: str
@@ -32,9 +37,13 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Desk:
-    """Where a study is worked on.
+    """The place where the jobs of a study are worked on.
 
-    Attributes: folder; study name; evaluations of the study; session, this call's mark on its failures.
+    Attributes:
+      folder: of the study.
+      study: name for the rows' column.
+      evaluations: of the study.
+      session: this call's mark on its failures.
     """
 
     folder: Path
@@ -47,24 +56,24 @@ class Desk:
         return StudyFolder(self.folder).run(job.name)
 
     def measure_files(self, job: Job) -> list[Path]:
-        """All files of figures that the job must have."""
+        """All files of evaluations' figures that the job must have."""
         return measure_files(self.of(job), job, self.evaluations)
 
     def is_done(self, job: Job) -> bool:
-        """Whether it need not be executed again: its row is there, and figures that it makes itself."""
+        """Whether the job need not be executed again: its row is there, and the figures that it makes itself."""
         return all(map(is_whole, [self.of(job).row, *own_files(self.of(job), job)]))
 
     def is_finished(self, job: Job) -> bool:
-        """Whether everything is there."""
+        """Whether the job's row and all of its figures are there."""
         return self.is_done(job) and all(map(is_whole, self.measure_files(job)))
 
     def cut_short(self, job: Job) -> list[Path]:
-        """Files of the job that are there, but not to their end."""
+        """Files of the job that are there but damaged or incomplete."""
         files = [self.of(job).row, *self.measure_files(job)]
         return [file for file in files if file.exists() and not is_whole(file)]
 
     def error(self, job: Job) -> str | None:
-        """How the job failed in this call, if it did."""
+        """The error with which the job failed in this call, None if it did not."""
         file = self.of(job).error
         if not file.exists():
             return None
@@ -72,14 +81,17 @@ class Desk:
         return found["error"] if found["session"] == self.session else None
 
     def fail(self, job: Job, error: str, details: str = "") -> None:
-        """Notes a failure; the next call tries the job again."""
+        """Notes the failure of a job; the next call tries the job again."""
         self.of(job).path.mkdir(parents=True, exist_ok=True)
         note = {"session": self.session, "error": error, "details": details}
         write_at_once(json.dumps(note, indent=2) + "\n", self.of(job).error)
 
     @contextlib.contextmanager
     def claim(self, job: Job) -> Iterator[bool]:
-        """Whether the job is ours to do: not finished, not failed in this call, and nobody else at it."""
+        """A context that holds the job's lock and tells whether the job is ours.
+
+        It is where the job is not finished, has not failed in this call, and nobody else is at it.
+        """
         self.of(job).path.mkdir(parents=True, exist_ok=True)
         with self.of(job).lock.open("a+") as lock:
             try:
@@ -93,7 +105,7 @@ class Desk:
             yield not self.is_finished(job) and self.error(job) is None
 
     def claimed_by(self, job: Job) -> int | None:
-        """The process that last took the job."""
+        """The id of the process that last claimed the job, None without one."""
         file = self.of(job).lock
         text = file.read_text() if file.exists() else ""
         return int(text) if text else None

@@ -16,12 +16,12 @@ from infini_jax.training.trained import Trained
 
 
 def evaluations_of(evaluations: Sequence[Evaluation], job: Job) -> tuple[Evaluation, ...]:
-    """Those that mean something for a job; only a run that is trained leaves a model to evaluate."""
+    """The evaluations that apply to a job; none for jobs that leave no model to evaluate."""
     return tuple(one for one in evaluations if one.applies(job)) if isinstance(job, RunConfig) else ()
 
 
 def measure_file(folder: RunFolder, evaluation: Evaluation) -> Path:
-    """Where a run's figures of an evaluation lie: its name, and eight hex digits of its settings."""
+    """The file of a run's figures of an evaluation, named after the evaluation and eight hex digits of its settings."""
     settings = json.dumps(to_plain(evaluation), sort_keys=True)
     return folder.measures_of(f"{evaluation.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
 
@@ -32,7 +32,7 @@ def measure_files(folder: RunFolder, job: Job, evaluations: Sequence[Evaluation]
 
 
 def own_files(folder: RunFolder, job: Job) -> list[Path]:
-    """Those that doing the job itself leaves."""
+    """The files of figures that doing the job itself leaves."""
     return [folder.own_measures] if measures_itself(job) else []
 
 
@@ -45,8 +45,11 @@ def measure_missing(
 ) -> None:
     """Makes the evaluations of a trained run whose figures are not there, from its newest checkpoint.
 
-    `fail` is told of one that ends with an error; the others go on. Raises `ConfigError` or `CheckpointError` where the run
-    left no parameters that can be read.
+    `fail` gets an evaluation that ends with an error, and the error; the others go on.
+
+    Raises:
+      ConfigError: the run left no parameters.
+      CheckpointError: the run's parameters cannot be read.
     """
     missing = [one for one in evaluations_of(evaluations, job) if not is_whole(measure_file(folder, one))]
     if not missing:

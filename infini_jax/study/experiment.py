@@ -17,7 +17,7 @@ SCALES = ("smoke", "cpu", "accelerator")  # seconds to see that it runs; two cor
 def load_experiment(name: str, scale: str = "") -> Study:
     """The study of experiments/<name>.py, or of the Python file at that path, at one of `SCALES` where it has scales.
 
-    Raises `ConfigError` where there is none, or none of that scale.
+    Raises `ConfigError` where there is no such experiment, or it does not have the scale.
     """
     module = loaded(Path(name) if name.endswith(".py") else _shipped(name))
     require(hasattr(module, "study"), "experiment", f"'{name}' has no function study()", "define one that returns a Study")
@@ -42,5 +42,6 @@ def loaded(file: Path) -> ModuleType:
 
 
 def _shipped(name: str) -> Path:
+    """The file of an experiment that comes with the package. Raises `ConfigError` for an unknown name."""
     known = {file.stem: file for file in shipped("experiments").glob("[!_]*.py")}
     return lookup("experiment", name, known)

@@ -33,8 +33,9 @@ class Job(Protocol):
       version: raised where the same name should mean something new.
       seed: of everything that is drawn.
       variant: what sets it apart from others of its mechanism in tables, or "".
-      task: what it is asked, such as mqar or capacity; mechanism: what it is asked of, such as infini.
-      memory_bytes: carried bytes a sequence, all layers.
+      task: what it is asked, such as mqar or capacity.
+      mechanism: what it is asked of, such as infini.
+      memory_bytes: carried bytes per sequence, all layers.
     """
 
     @property
@@ -59,18 +60,20 @@ class Job(Protocol):
     def memory_bytes(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what decides the result; the name and the variant do not. It is the row's fingerprint."""
+        """Twelve hex digits of the settings that decide the result, without name and variant; the row has it, too."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without the kind; `from_dict` of the class is the inverse."""
+        """The settings as plain JSON values, without the kind; `from_dict` of the class is the inverse."""
         ...
 
     @staticmethod
-    def from_dict(plain: dict[str, Any]) -> "Job": ...
+    def from_dict(plain: dict[str, Any]) -> "Job":
+        """The inverse of `to_dict`. Raises `ConfigError` for unknown fields."""
+        ...
 
     def with_learning_rate(self, rate: float) -> "Job":
-        """The same at another learning rate; `infini_jax.study.trials` asks it of jobs that learn, and of no others."""
+        """This job at another learning rate; asked of jobs that learn, and of no others."""
         ...
 
 
@@ -79,7 +82,7 @@ class JobKind:
     """A kind of job.
 
     Attributes:
-      settings: its class.
+      settings: class of its settings.
       execute: "module:function" that does it, imported by the worker that needs it.
       planned_flops: training FLOPs that a job will spend (forward FLOPs where nothing is trained), counted; None where only
         its device can tell. Raises `ConfigError` where the job can spend nothing.
@@ -122,30 +125,35 @@ def kind_name(job: Job) -> str:
 
 
 def planned_flops(job: Job) -> float | None:
-    """See `JobKind.planned_flops`."""
+    """Training FLOPs that a job will spend, counted; forward FLOPs where nothing is trained, None where only its device can
+    tell.
+
+    Raises `ConfigError` where the job can spend nothing.
+    """
     return JOB_KINDS[kind_name(job)].planned_flops(job)
 
 
 def measures_itself(job: Job) -> bool:
-    """See `JobKind.measures_itself`."""
+    """Whether executing a job also writes figures."""
     return JOB_KINDS[kind_name(job)].measures_itself
 
 
 def execute_job(job: Job, folder: Path, study: str) -> Row:
-    """Does a job; `study` is the name for the row's column.
+    """Does a job and returns its row; `study` is the name for the row's column.
 
     What its kind does with `RunFolder(folder)`: `write_config(job.to_dict())`; do the work, going on from what an earlier call
-    left if it can; leave figures of its own with `write_measures(job.name, found, own_measures)`; and write
-    `write_rows([row], row)` last, because a row says that all before it is there. metrics.jsonl, where
-    it leaves one, has a line of JSON with "step" and "share" (done, 0 to 1) for progress. It raises `ConfigError`,
-    `TrainingDiverged` or `CheckpointError` for what a user can mend.
+    left if it can; leave figures of its own with `write_measures(job.name, found, own_measures)`; and write `write_rows([row],
+    row)` last, because a row says that all before it is there. metrics.jsonl, where it leaves one, has a line of JSON with
+    "step" and "share" (done, 0 to 1) for progress.
+
+    Raises `ConfigError`, `TrainingDiverged` or `CheckpointError` for what a user can mend.
     """
     module, function = JOB_KINDS[kind_name(job)].execute.split(":")
     return getattr(importlib.import_module(module), function)(job, folder, study)
 
 
 def job_to_plain(job: Job) -> dict[str, Any]:
-    """JSON values of a job with the name of its kind; a run has none, as in its own config.json."""
+    """A job as JSON values with the name of its kind; a run has none, as in its own config.json."""
     name = kind_name(job)
     return job.to_dict() if name == RUN else {"kind": name, **job.to_dict()}
 

@@ -17,8 +17,14 @@ UNKNOWN = "timed first"  # of a budget in seconds, which only its device can tel
 
 @dataclasses.dataclass(frozen=True)
 class Spending:
-    """Of one job. Attributes: steps, tokens and training FLOPs, None where they are not known before it runs or it has none;
-    evaluations, each with its forward FLOPs."""
+    """The planned spending of one job; None stands for what is not known before it runs, or what it does not have.
+
+    Attributes:
+      steps: of training.
+      tokens: of training.
+      flops: training FLOPs.
+      evaluations: each with its forward FLOPs.
+    """
 
     steps: int | None
     tokens: int | None
@@ -27,16 +33,17 @@ class Spending:
 
     @property
     def all_flops(self) -> float:
-        """Of everything that is known."""
+        """FLOPs of training and evaluations together, as far as they are known."""
         return (self.flops or 0.0) + self.evaluation_flops
 
     @property
     def evaluation_flops(self) -> float:
+        """Forward FLOPs of all evaluations."""
         return sum(flops for _, flops in self.evaluations)
 
 
 def spending_of(study: Study, job: Job) -> Spending:
-    """Counted from the settings alone; nothing is compiled."""
+    """The planned spending of a job, counted from its settings alone; nothing is compiled."""
     flops = planned_flops(job)
     if not isinstance(job, RunConfig):
         return Spending(None, None, flops, ())
@@ -46,7 +53,7 @@ def spending_of(study: Study, job: Job) -> Spending:
 
 
 def spending_plain(study: Study) -> list[dict[str, Any]]:
-    """The same as `spending_table` as JSON values: a run each, null where only its device can tell."""
+    """The lines of `spending_table` as JSON values, one per run; null where only the run's device can tell."""
     return [
         {
             "run": run.name,
@@ -64,7 +71,7 @@ def spending_plain(study: Study) -> list[dict[str, Any]]:
 
 
 def spending_table(study: Study) -> Table:
-    """A line a run, and their sums."""
+    """The planned spending of a study as a table for the terminal: one line per run, and the sums."""
     table = Table(title=f"{study.label}: what it will do", show_footer=True)
     plans = [spending_of(study, run) for run in study.runs]
     total = {

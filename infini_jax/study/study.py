@@ -39,15 +39,18 @@ GRACE = 30.0  # seconds that runs under way have to be saved when their study is
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is to be done.
+    """The jobs that answer one question, and the evaluations of their models.
 
     Attributes:
       name: of the question and its folder.
-      question: that it answers.
+      question: that the study answers.
       runs: jobs of any kind, see jobs.py.
-      held_equal: what is the same in all runs, for the report.
+      held_equal: what is the same in all runs, for the report: (name, value).
       evaluations: what is measured of every run they apply to once it is trained.
       scale: of an experiment that has several, or "".
+
+    Raises:
+      ConfigError: no run, two of the same name, or settings that cannot work.
     """
 
     name: str
@@ -71,25 +74,25 @@ class Study:
 
     @property
     def label(self) -> str:
-        """The name of its folder, and of the study in its rows."""
+        """The name of the study's folder, and of the study in its rows."""
         return f"{self.name}-{self.scale}" if self.scale else self.name
 
     @property
     def command(self) -> str:
-        """What does it, where it is one of experiments/."""
+        """The command that does the study, where it is one of experiments/."""
         return f"infini-jax study {self.name}" + (f" --scale {self.scale}" if self.scale else "")
 
     def evaluations_of(self, run: Job) -> tuple[Evaluation, ...]:
-        """Those that mean something for a run."""
+        """The evaluations that apply to a run."""
         return evaluations_of(self.evaluations, run)
 
     def desk(self, folder: Path) -> Desk:
-        """Where it is worked on."""
+        """The desk on which the study is worked on in `folder`."""
         return Desk(folder, self.label, self.evaluations)
 
 
 def save_study(study: Study, folder: Path) -> None:
-    """Leaves study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
+    """Writes study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = {
         "name": study.name,
@@ -103,7 +106,7 @@ def save_study(study: Study, folder: Path) -> None:
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
-    """The study of a folder, the rows that are there and its failures. Raises `ConfigError` where there is none."""
+    """The study in a folder: (study, its rows so far, its failures). Raises `ConfigError` where there is none."""
     file = StudyFolder(folder).study
     require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
     plain = json.loads(file.read_text())
@@ -131,7 +134,10 @@ def errors_of(run: Job) -> Iterator[None]:
 
 
 def check_same_settings(study: Study, desk: Desk) -> None:
-    """Raises `ConfigError` where a finished run of the same name had other settings: results are never mixed."""
+    """Checks that no finished run had other settings under the same name: results are never mixed.
+
+    Raises `ConfigError` where one had.
+    """
     for run in study.runs:
         if desk.is_done(run):
             (row,) = read_rows(desk.of(run).row)
@@ -144,7 +150,10 @@ def check_same_settings(study: Study, desk: Desk) -> None:
 
 
 def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
-    """Does every run that nobody else does; the body of a worker process, which saves the run it is at on SIGTERM."""
+    """Does every run that nobody else does: the body of a worker process, which saves its current run on SIGTERM.
+
+    `cores` are the CPU cores that it may use, all of them where none are given.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=die_with_parent, daemon=True).start()
     if cores and hasattr(os, "sched_setaffinity"):
@@ -156,9 +165,10 @@ def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
 
 
 def work_on(folder: Path, number: int, count: int, session: str) -> None:
-    """What a scheduler's worker does, `number` of so many, whose failures have a common mark, the `session`.
+    """Does a study's missing runs, as worker `number` of `count` that a scheduler started.
 
-    Raises `Stopped` where it was told to end, and saved.
+    `session` is the common mark on the failures of these workers. Raises `Stopped` where it was told to end, after the run is
+    saved.
     """
     study = saved_study(folder)[0]
     desk = dataclasses.replace(study.desk(folder), session=session)
@@ -166,13 +176,13 @@ def work_on(folder: Path, number: int, count: int, session: str) -> None:
 
 
 def missing_of(study: Study, folder: Path) -> tuple[Job, ...]:
-    """The runs that are not finished."""
+    """The runs of a study that are not finished in `folder`."""
     desk = study.desk(folder)
     return tuple(run for run in study.runs if not desk.is_finished(run))
 
 
 def part_of(runs: tuple[Job, ...], number: int, count: int) -> tuple[Job, ...]:
-    """All runs, begun with a worker's own part: those that share programs stand together."""
+    """All runs, beginning with a worker's own part: those that share programs stand together."""
     begin = number * len(runs) // count
     return runs[begin:] + runs[:begin]
 
@@ -206,7 +216,7 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
 
 
 def do(desk: Desk, run: Job) -> None:
-    """What is missing of a run: the run itself, then what is measured of it."""
+    """Does what is missing of a run: the run itself, then its evaluations."""
     if not desk.is_done(run):
         execute_job(run, desk.of(run).path, desk.study)
     wrong = []
@@ -222,7 +232,7 @@ def do(desk: Desk, run: Job) -> None:
 
 
 def die_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that one ended: nobody would stop it any more."""
+    """Ends this process when the process that started it is gone, however that one ended: nobody would stop it any more."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -232,13 +242,16 @@ def die_with_parent() -> None:
 def run_study(
     study: Study, folder: Path, jobs: int, watch: Callable[[Desk], None] = lambda desk: None
 ) -> tuple[list[Row], list[Failure]]:
-    """Does what is missing and writes results.parquet, measures.parquet and failed.json.
+    """Does what is missing of a study, writes results.parquet, measures.parquet and failed.json, and returns (rows, failures).
 
     Args:
+      study: what to do.
+      folder: of the study.
       jobs: worker processes; on a CPU the cores are dealt to them.
       watch: called twice a second with the desk, for progress.
 
-    Raises `ConfigError` where finished runs have other settings or jobs is below one.
+    Raises:
+      ConfigError: finished runs have other settings, or `jobs` is below one.
     """
     require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
     desk = study.desk(folder)
@@ -261,6 +274,7 @@ def run_study(
 
 
 def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProcess:
+    """Starts worker `number` of `jobs` on the runs."""
     arguments = (desk, part_of(runs, number, jobs), dealt_cores(number, jobs))
     worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
     worker.start()
@@ -268,7 +282,7 @@ def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProc
 
 
 def stop(workers: list[BaseProcess]) -> None:
-    """Ends them; runs under way have a while to be saved, unless Ctrl-C comes again."""
+    """Ends workers; the runs under way have `GRACE` seconds to be saved, unless Ctrl-C comes again."""
     under_way = [worker for worker in workers if worker.is_alive()]
     end = time.monotonic() + GRACE
     try:
@@ -285,13 +299,13 @@ def stop(workers: list[BaseProcess]) -> None:
 
 
 def dealt_cores(number: int, jobs: int) -> tuple[int, ...]:
-    """Every `jobs`-th core from `number` on; none dealt where there are fewer cores than workers."""
+    """Every `jobs`-th CPU core from `number` on; none where there are fewer cores than workers."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return tuple(cores[number::jobs])
 
 
 def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
-    """Notes as failed what a dead worker was at; False where it was at nothing (it cannot start at all)."""
+    """Notes a dead worker's run as failed; False where it had none, so that a new worker could not start either."""
     at = [run for run in runs if desk.claimed_by(run) == worker.pid and not desk.is_finished(run) and desk.error(run) is None]
     for run in at:
         code = worker.exitcode or 0
@@ -301,7 +315,7 @@ def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
 
 
 def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
-    """Writes the tables and the list of what is not finished, and returns the rows and that list.
+    """Writes the tables and the list of what is not finished: (rows, failures).
 
     A run whose row is there but not all of its figures is in both.
     """
@@ -327,11 +341,11 @@ def write_tables(study: Study, desk: Desk) -> list[Row]:
 
 
 def cut_short(study: Study, folder: Path) -> list[Path]:
-    """Files of results that are there but not to their end: a run of the study makes them again."""
+    """Damaged or incomplete files of a study's results: its next call makes them again."""
     desk = study.desk(folder)
     return [file for run in study.runs for file in desk.cut_short(run)]
 
 
 def finished_rows(study: Study, desk: Desk) -> list[Row]:
-    """The rows that are there, in the study's order."""
+    """The rows that are there, in the order of the study's runs."""
     return [row for run in study.runs if desk.is_done(run) for row in read_rows(desk.of(run).row)]

@@ -16,9 +16,9 @@ SomeJob = TypeVar("SomeJob", bound=Job)
 
 
 def trials(job: SomeJob, rates: Sequence[float]) -> tuple[SomeJob, ...]:
-    """The job at each rate, named after it, such as `infini-32k-lr3e-3`.
+    """The job at each learning rate, named after it, such as `infini-32k-lr3e-3`.
 
-    Raises `ConfigError` where there is none, or two rates have the same name.
+    Raises `ConfigError` where there is no rate, or two rates have the same name.
     """
     require(bool(rates), "rates", "there is none", "give at least 3")
     require_positive("rates", **{rate_text(rate): rate for rate in rates})
@@ -37,19 +37,19 @@ def seeded(job: SomeJob, seeds: int) -> tuple[SomeJob, ...]:
 
 
 def rate_text(rate: float) -> str:
-    """Three digits with an exponent and no more characters than needed: 3e-3, 1.25e-2."""
+    """A learning rate as text: three digits with an exponent and no more characters than needed, such as 3e-3 or 1.25e-2."""
     digits, exponent = f"{rate:.2e}".split("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def point_of(row: Row) -> Hashable:
-    """What trials have in common: all but the learning rate and the seed."""
+    """The identity of a row's point: all that its trials have in common, without learning rate and seed."""
     budget = (row.budget_unit, row.budget_amount, row.gives)
     return (row.study, row.task, row.corpus, row.mechanism, row.variant, row.memory_bytes, budget)
 
 
 def by_point(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
-    """The rows of each point, in their order."""
+    """The rows by point, in their order."""
     points: dict[Hashable, list[Row]] = {}
     for row in rows:
         points.setdefault(point_of(row), []).append(row)
@@ -57,7 +57,7 @@ def by_point(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
 
 
 def chosen(rows: Sequence[Row]) -> list[Row]:
-    """Of each point the rows of its best rate, all seeds of it, in their order.
+    """The rows of each point's best learning rate, of all seeds, in their order.
 
     Best is the lowest median validation loss over the seeds; of two equal ones the lower rate. The test split has no part.
     """
@@ -66,7 +66,7 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
 
 
 def best_rate(rows: Sequence[Row]) -> float | None:
-    """Of the rows of one point."""
+    """The learning rate with the lowest median validation loss over the seeds of one point, None for rows without a rate."""
     losses: dict[float | None, list[float]] = {}
     for row in rows:
         losses.setdefault(row.learning_rate, []).append(row.loss)
@@ -75,8 +75,14 @@ def best_rate(rows: Sequence[Row]) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """What choosing took. Attributes: points; trials, runs of all rates and seeds; flops, training FLOPs of all of them;
-    chosen_flops, those of the runs that were chosen."""
+    """The cost of choosing learning rates.
+
+    Attributes:
+      points: number of points.
+      trials: runs of all rates and seeds.
+      flops: training FLOPs of all trials.
+      chosen_flops: training FLOPs of the runs that were chosen.
+    """
 
     points: int
     trials: int
@@ -85,6 +91,6 @@ class Tried:
 
 
 def tried(rows: Sequence[Row]) -> Tried:
-    """Counts all trials, those that were not chosen too."""
+    """Counts all trials, including those that were not chosen."""
     flops, best = sum(row.flops_actual for row in rows), sum(row.flops_actual for row in chosen(rows))
     return Tried(len(by_point(rows)), len(rows), flops, best)

@@ -33,7 +33,10 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every step
 
 
 def is_told_once(record: logging.LogRecord) -> bool:
-    """False for what asyncio says of writes that failed beside the first of a save: that one was raised, and told."""
+    """A logging filter: False for asyncio's words about further writes of a save that failed.
+
+    The first of these was raised, and is told by itself.
+    """
     error = record.exc_info[1] if record.exc_info else None
     return not (error and "never retrieved" in record.getMessage() and disk_reason(error))
 
@@ -44,7 +47,7 @@ warnings.filterwarnings("ignore", r"coroutine 'async_serialize\S*' was never awa
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
-    """When a run is saved beside its end, and what is kept.
+    """The times at which a run is saved besides its end, and which checkpoints are kept.
 
     Attributes:
       every_minutes: between two checkpoints; 0 saves none by time.
@@ -67,8 +70,14 @@ class Saving:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run has behind it. Attributes: step; seconds of training and of compiling, over all
-    restarts; last metric line."""
+    """How far a run is.
+
+    Attributes:
+      step: last step that was done.
+      seconds: of training, over all restarts.
+      compile_seconds: of compiling, over all restarts.
+      last: last line of metrics.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -77,7 +86,7 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder; use it as a context, so that a save under way is finished before it closes."""
+    """The checkpoints of one run's folder; a context, which finishes the save under way before it closes."""
 
     def __init__(self, run: RunConfig, folder: Path, saving: Saving = Saving()):
         self.run, self.folder, self.saving = run, RunFolder(folder).checkpoints.absolute(), saving
@@ -107,11 +116,14 @@ class Checkpoints:
             sys.unraisablehook = self._hook
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that were finished, oldest first."""
+        """Steps of the finished checkpoints, oldest first."""
         return sorted(self._manager.all_steps(read=True))
 
     def go_back_to(self, step: int) -> None:
-        """The run shall go on from `step`; newer ones are deleted once it is restored. Raises `ConfigError` without it."""
+        """Makes the run go on from `step`; newer checkpoints are deleted once it is restored.
+
+        Raises `ConfigError` where there is no checkpoint of this step.
+        """
         steps = self.steps()
         require(
             step in steps, "resume", f"no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps)) or 'none'}"
@@ -119,7 +131,7 @@ class Checkpoints:
         self._begin_at = step
 
     def _newest(self) -> int | None:
-        """The step to go on from: what was asked for, else the newest."""
+        """The step to go on from: the one asked for, otherwise the newest; None without a checkpoint."""
         return self._begin_at if self._begin_at is not None else max(self.steps(), default=None)
 
     def is_due(self, step: int) -> bool:
@@ -127,7 +139,7 @@ class Checkpoints:
         return bool(self.saving.every_steps and step % self.saving.every_steps == 0)
 
     def is_overdue(self) -> bool:
-        """The same by time, on the clock of this process."""
+        """Whether the run should be saved now, by the time since its last save on the clock of this process."""
         return bool(self.saving.every_minutes and time.monotonic() - self._saved_at >= 60 * self.saving.every_minutes)
 
     def save(self, progress: Progress, state: Any, carry: Any) -> None:
@@ -147,15 +159,19 @@ class Checkpoints:
             self._manager.save(progress.step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
-        """Until the save under way is on the disk. Raises `CheckpointError` where it failed."""
+        """Waits until the save under way is on the disk. Raises `CheckpointError` where it failed."""
         with self._failures("could not be saved"):
             self._manager.wait_until_finished()
 
     def restore(self, state: Any, carry: Any, step: int | None = None) -> tuple[Progress, Any, Any] | None:
-        """(progress, state, carry) of a step, by default the one to go on from; None where the run has no checkpoint.
+        """A checkpoint's (progress, state, carry), by default of the step to go on from; None where the run has none.
 
-        `state` and `carry` are like what was saved, as `jax.ShapeDtypeStruct` with the shardings that they shall get: those of
-        another number of devices are fine. Raises `CheckpointError` where it is damaged, of another config or newer.
+        `state` and `carry` are like what was saved, as `jax.ShapeDtypeStruct` with the shardings that the arrays shall get,
+        which may be those of another number of devices.
+
+        Raises:
+          CheckpointError: the checkpoint is damaged, of another config, or of another format.
+          ConfigError: the run has checkpoints, but none of `step`.
         """
         steps, step = self.steps(), self._newest() if step is None else step
         if step is None:
@@ -172,7 +188,7 @@ class Checkpoints:
         return self._progress(meta), found[STATE], found[MEMORY]
 
     def progress(self) -> Progress:
-        """What the checkpoint to go on from has behind it. Raises `CheckpointError` as `restore` does."""
+        """The progress at the checkpoint to go on from, at step 0 without one. Raises `CheckpointError` as `restore` does."""
         step = self._newest()
         return Progress() if step is None else self._progress(self._meta(step))
 
@@ -181,7 +197,10 @@ class Checkpoints:
         return Progress(*(meta[field.name] for field in dataclasses.fields(Progress)))
 
     def _meta(self, step: int) -> dict[str, Any]:
-        """What was noted beside the arrays, once it is clear that they are this run's and readable."""
+        """The notes beside a checkpoint's arrays.
+
+        Raises `CheckpointError` where they are damaged, of another run or in another format.
+        """
         with self._damage(step):
             meta = self._noted(step)
         where = f"{self.folder / str(step)}"
@@ -204,7 +223,7 @@ class Checkpoints:
         return meta
 
     def _noted(self, step: int) -> dict[str, Any]:
-        """Raises whatever a damaged file does."""
+        """The notes beside a checkpoint's arrays as they are on the disk. Damaged ones may raise any exception."""
         meta = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
         missing = {"format", "fingerprint", "config", "checksum", *(field.name for field in dataclasses.fields(Progress))} - {
             *meta
@@ -213,7 +232,7 @@ class Checkpoints:
         return meta
 
     def _older(self, step: int) -> int | None:
-        """The newest before `step` whose notes are readable and this run's: what to offer instead."""
+        """The newest step before `step` whose notes are readable and this run's, to offer in its place; None without one."""
         for older in sorted((one for one in self.steps() if one < step), reverse=True):
             with contextlib.suppress(Exception):
                 meta = self._noted(older)
@@ -223,6 +242,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _damage(self, step: int) -> Iterator[None]:
+        """Turns any exception of a restore into `CheckpointError`, with the checkpoint to use instead."""
         try:
             yield
         except Exception as error:  # orbax and tensorstore raise many kinds for what is one thing to a user
@@ -231,11 +251,12 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint: {self.folder / str(step)} is damaged or incomplete; {mend}") from error
 
     def _instead(self, step: int) -> str:
-        """How an older checkpoint is used."""
+        """How to use an older checkpoint, in words."""
         return f"resume from step {step} with --resume {step}"
 
     @contextlib.contextmanager
     def _failures(self, what: str) -> Iterator[None]:
+        """Turns any exception of a write into `CheckpointError`, with its reason."""
         try:
             yield
         except Exception as error:
@@ -247,7 +268,10 @@ class Checkpoints:
 
 
 class FinishedCheckpoints(Checkpoints):
-    """The same to read only: nothing is made or cleaned up, so that a run may be saving meanwhile."""
+    """The checkpoints of one run's folder, for reading only: nothing is made or cleaned up, so a run may be saving meanwhile.
+
+    Opening it raises `ConfigError` where the folder has no checkpoints.
+    """
 
     def __enter__(self) -> "FinishedCheckpoints":
         require(
@@ -260,7 +284,10 @@ class FinishedCheckpoints(Checkpoints):
         self._manager.close()
 
     def restore_part(self, part: str, shapes: Any, step: int | None = None) -> tuple[int, Any]:
-        """(step, one of `LEARNED`) without the rest of the state; arguments and errors as those of `restore`."""
+        """One of `LEARNED` without the rest of the state: (step, part).
+
+        Arguments and errors are those of `Checkpoints.restore`.
+        """
         steps = self.steps()
         require(bool(steps), "run", f"{self.folder.parent} has no finished checkpoint", "wait for the first, or train it")
         step = steps[-1] if step is None else step
@@ -279,13 +306,16 @@ class FinishedCheckpoints(Checkpoints):
 
 
 def unless_closed(hook: Callable[[Any], None]) -> Callable[[Any], None]:
-    """The hook, deaf to what a failed save leaves behind: writes that end when orbax no longer waits for them."""
+    """An `unraisablehook` like `hook`, but silent about writes of a failed save for which orbax no longer waits."""
     return lambda unraised: None if "Event loop is closed" in str(unraised.exc_value) else hook(unraised)
 
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-    """The sum of all bits as unsigned words, the same wherever the arrays live: the file format checks structure only."""
+    """The sum of all bits of a tree as unsigned words, uint32, the same wherever its arrays live.
+
+    Beside it the file format checks structure only.
+    """
 
     def words(leaf: jax.Array) -> jax.Array:
         kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
@@ -309,5 +339,5 @@ def differences(old: Any, new: Any, path: str = "") -> str:
 
 
 def like(tree: Any, places: Any) -> Any:
-    """`jax.ShapeDtypeStruct`s of a tree of arrays or shapes, with their shardings."""
+    """A tree of `jax.ShapeDtypeStruct`s like a tree of arrays or shapes, with the shardings in `places`."""
     return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places)

@@ -38,12 +38,27 @@ def execute(
     mirroring: Mirroring = NOWHERE,
     sharding: Sharding = ROWS_ALONE,
 ) -> Row:
-    """Trains and scores a run, or goes on with one that was stopped or killed; `watch` gets metric lines.
+    """Trains and scores a run, or goes on with one that was stopped or killed, and returns its row.
 
-    `resume` is the step to go on from where the newest checkpoint should not be used; newer ones are deleted then.
-    `mirroring` says which trackers get the metric lines too, `sharding` how the devices share the work. Leaves config.json,
-    metrics.jsonl, checkpoints/ and row.parquet in `folder`. SIGTERM saves and raises `Stopped`, Ctrl-C `Interrupted`. Where
-    the budget is seconds, config.json keeps the steps that they buy.
+    Leaves config.json, metrics.jsonl, checkpoints/ and row.parquet in `folder`. Where the budget is seconds, config.json keeps
+    the steps that they buy.
+
+    Args:
+      run: settings of the run.
+      folder: the run's own folder.
+      study: name for the row's column.
+      watch: gets the metric lines of training.
+      saving: when the run is saved.
+      resume: step to go on from in place of the newest checkpoint; newer checkpoints are deleted then.
+      mirroring: trackers that get the metric lines, too.
+      sharding: how the devices share the work.
+
+    Raises:
+      Stopped: SIGTERM came; the run is saved.
+      Interrupted: Ctrl-C was pressed; the run is saved.
+      ConfigError: the settings, the data or the trackers are not usable here.
+      TrainingDiverged: the loss is no longer finite.
+      CheckpointError: a checkpoint cannot be read or written.
     """
     run, place = with_steps(run, folder, sharding), RunFolder(folder)
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
@@ -73,9 +88,9 @@ def execute(
 
 @contextlib.contextmanager
 def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
-    """The metrics log, opened behind its last line of at most `step`: lines after the checkpoint are written again.
+    """The metrics log, opened to write behind its last line of at most `step`: later lines are written again.
 
-    So is what was measured on held-out data at `step`, which comes after the checkpoint.
+    So are the scores of held-out data at `step`, which come after its checkpoint.
     """
 
     def is_kept(line: dict[str, float]) -> bool:
@@ -90,13 +105,13 @@ def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def nowhere() -> Iterator[TextIO]:
-    """Where the metrics of all processes but the first go."""
+    """An open file that keeps nothing, for the metrics of all processes but the first."""
     with open(os.devnull, "w") as opened:
         yield opened
 
 
 def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScores) -> Row:
-    """The row of a finished run, with everything that was counted."""
+    """The row of a finished run, with all that was counted and measured."""
     step_flops = training_flops_per_step(run)
     return Row(
         run=run.name,

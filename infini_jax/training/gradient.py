@@ -16,14 +16,20 @@ from infini_jax.model.stream import Carry, scan_segments
 
 @struct.dataclass
 class Scores:
-    """Sums over scored tokens. Attributes: loss in nats, correct top-1 predictions, tokens (weights)."""
+    """Sums over scored tokens.
+
+    Attributes:
+      loss: nats, weighted.
+      correct: right top-1 predictions, weighted.
+      tokens: scored tokens: the sum of their weights.
+    """
 
     loss: jax.Array
     correct: jax.Array
     tokens: jax.Array
 
     def means(self) -> tuple[jax.Array, jax.Array]:
-        """(nats a token, share correct)."""
+        """The means over scored tokens: (nats per token, share correct)."""
         tokens = jnp.maximum(self.tokens, 1.0)
         return self.loss / tokens, self.correct / tokens
 
@@ -36,7 +42,7 @@ def score_tokens(logits_BxSxV: jax.Array, part: Batch) -> Scores:
 
 
 def auxiliary_loss(metrics: tuple) -> jax.Array:
-    """Sum over layers and mean over segments of what mechanisms add to the loss."""
+    """The mechanisms' own terms of the loss: summed over layers, averaged over segments."""
     added = [value.mean(axis=0).sum() for group in metrics for name, value in group.items() if name.startswith(AUXILIARY)]
     return sum(added, start=jnp.float32(0.0))
 
@@ -53,7 +59,7 @@ def split_rows(batch: Batch, parts: int) -> Batch:
 
 
 def split_carry(carry: Carry, parts: int) -> Carry:
-    """The same of a carry, whose memories have the layers in front of the rows."""
+    """The carry as `parts` carries of consecutive rows, stacked in front; in its memories, layers stand before the rows."""
 
     def split(leaf: jax.Array) -> jax.Array:
         return jnp.moveaxis(leaf.reshape(leaf.shape[0], parts, -1, *leaf.shape[2:]), 1, 0)
@@ -63,7 +69,7 @@ def split_carry(carry: Carry, parts: int) -> Carry:
 
 
 def joined_carry(carry: Carry) -> Carry:
-    """The inverse of `split_carry`."""
+    """The inverse of `split_carry`: one carry of all rows."""
 
     def join(leaf: jax.Array) -> jax.Array:
         leaf = jnp.moveaxis(leaf, 0, 1)
@@ -74,15 +80,15 @@ def joined_carry(carry: Carry) -> Carry:
 
 
 def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[[dict, Carry, Batch], tuple]:
-    """(params, carry, batch) -> (gradient of the mean loss a scored token, carry, (Scores, gates)).
+    """The function (params, carry, batch) -> (gradient of the mean loss per scored token, carry, (Scores, gates)).
 
-    The rows are split over the devices of `layout`, and those of a device over `train.accumulate` turns.
+    The rows are split over the devices of `layout`, and those of each device over `train.accumulate` turns.
     """
     turns, devices = run.train.accumulate, 1 if layout is None else layout.token_parts
     settings = (run.train.bptt, segments_at_once(run, layout), run.train.rematerialise)
 
     def loss_of(params: dict, carry: Carry, batch: Batch, tokens: jax.Array) -> tuple[jax.Array, tuple]:
-        """Of a part of the batch, as its share in the mean over all `tokens` that are scored."""
+        """The loss of a part of the batch, as its share in the mean over all `tokens` that are scored."""
         carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, *settings)
         scores = jax.tree.map(jnp.sum, scores)
         loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)

@@ -13,7 +13,14 @@ from infini_jax.training.scoring import make_evaluate
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutScores:
-    """Of held-out data. Attributes: as in `Row`."""
+    """Scores of a run on held-out data.
+
+    Attributes:
+      loss: nats per token of the validation split.
+      accuracy: share of right predictions there.
+      test_loss: nats per token of the test split, None without one.
+      test_accuracy: share of right predictions there, None without one.
+    """
 
     loss: float
     accuracy: float
@@ -22,10 +29,13 @@ class HeldOutScores:
 
 
 class HeldOut:
-    """Scores what is learned on held-out data: whole documents while it is trained, or batches at the end without them.
+    """Scores on held-out data: of whole documents while the run is trained, or of batches at its end for tasks without
+    documents.
 
-    The test split is read once, at the end, if it has something to score, and only the row hears of it. Raises `ConfigError`
-    when it is made, not at the end of training, where there is no data to validate on.
+    The test split is read once, at the end, if it has something to score, and only the row hears of it.
+
+    Raises:
+      ConfigError: there is no data to validate on; raised when this is made, not at the end of training.
     """
 
     def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None], sharding: Sharding):
@@ -37,13 +47,13 @@ class HeldOut:
         self.test_reader = Reader(run.model, *tested, carried) if tested and has_something(tested[0].lengths) else None
 
     def examine(self, step: int, params: dict) -> None:
-        """Reads the held-out documents and logs the figures, if there are any."""
+        """Reads the held-out documents and logs their figures; does nothing without documents."""
         if self.reader:
             self.newest = self.reader.read(params)
             self.log({"step": step, "tokens": step * self.run.tokens_per_step, **self.newest.metrics()})
 
     def scores(self, params: dict) -> HeldOutScores:
-        """At the end of training."""
+        """The scores at the end of training."""
         if not self.newest:
             evaluate = make_evaluate(self.run.program(budget_steps(self.run)), self.sharding)
             return HeldOutScores(*evaluate(params, "validation"), *evaluate(params, "test"))

@@ -11,9 +11,10 @@ from infini_jax.errors import Interrupted, Stopped
 
 @contextlib.contextmanager
 def terminated() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C has come, instead of dying of it; of a second Ctrl-C the process dies at once.
+    """A context in which SIGTERM and Ctrl-C end nothing; its value tells whether one came. A second Ctrl-C ends the process.
 
-    A scheduler sends SIGTERM some time before it takes the machine away. What a run raises after Ctrl-C is `Interrupted`.
+    A scheduler sends SIGTERM some time before it takes the machine away. `Stopped` raised inside after Ctrl-C leaves the
+    context as `Interrupted`.
     """
     came, pressed = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -25,10 +25,15 @@ from infini_jax.training.program import Training, TrainState, compiled_step
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What training leaves.
+    """The result of training.
 
-    Attributes: state; learned, its parameters to evaluate, whole on every device; steps done; seconds without compiling and
-    examining; compile_seconds; last metric line.
+    Attributes:
+      state: the state after the last step.
+      learned: the parameters to evaluate, whole on every device.
+      steps: steps that were done.
+      seconds: of training, without compiling and without examining.
+      compile_seconds: of compiling.
+      last: last line of metrics.
     """
 
     state: TrainState
@@ -50,10 +55,13 @@ def train(
     """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
 
     Args:
+      run: settings of the run.
+      log: gets the metric lines.
       checkpoints: where the run is saved, and where it goes on from if there is something; the end is always saved.
       stop: asked after every step; the run is saved and `Stopped` raised where it says so.
-      examine: gets the step and what was learned every `train.evaluate_every` steps and at the last, behind the checkpoint of
-        the step. A run that goes on from such a step begins with it, because it may have been stopped before it was done.
+      examine: gets the step and the learned parameters every `train.evaluate_every` steps and at the last, behind the
+        checkpoint of the step. A run that goes on from such a step begins with it, because it may have been stopped before it
+        was done.
       sharding: how the devices at hand share the work; results are the same but for the order of sums.
 
     Raises:
@@ -75,7 +83,7 @@ def train(
     began = time.perf_counter() - behind.seconds
 
     def examined() -> float:
-        """Seconds that it took."""
+        """Examines the learned parameters and returns the seconds that it took."""
         number = int(state.step)  # waits for the training steps under way
         paused = time.perf_counter()
         examine(number, training.gathered(state.learned))
@@ -108,13 +116,13 @@ def train(
 
 
 def is_examined(run: RunConfig, number: int, steps: int) -> bool:
-    """Whether what was learned by step `number` is examined."""
+    """Whether the parameters learned by step `number` of `steps` are examined."""
     every = run.train.evaluate_every
     return number == steps or (every > 0 and number % every == 0)
 
 
 def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainState, Progress]:
-    """The state to go on from and what is behind it: the newest checkpoint, or a fresh start."""
+    """The state to go on from and the progress behind it: the newest checkpoint, or a fresh start."""
     shapes = training.shapes
     found = checkpoints and checkpoints.restore(dataclasses.replace(shapes, carry=None), shapes.carry)
     if found:
@@ -124,10 +132,10 @@ def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainSta
 
 
 def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], state: TrainState | None = None) -> None:
-    """Raises `TrainingDiverged` where a step's loss, or the state that is to be saved, is not a number.
+    """Checks that a step's loss and the state to be saved are finite. Raises `TrainingDiverged` where they are not.
 
-    The loss is that of the parameters before the step, so that a good loss does not make a good state. A lower rate is
-    another run: one that changed it on the way would be none that its config describes.
+    The loss is that of the parameters before the step, so that a good loss does not make a good state. A lower learning rate
+    needs a new run: a run that changed it halfway would not be the one that its config describes.
     """
     wrong = None if np.isfinite(measured["loss"]) else "loss"
     if wrong is None and state is not None and not is_sound(state.learned, state.params, state.carry):
@@ -148,10 +156,10 @@ def is_sound(learned: dict, params: dict, carry: Carry) -> jax.Array:
 
 
 def speeds(run: RunConfig, number: int, seconds: float, behind: Progress, peak: float | None) -> dict[str, float]:
-    """How fast the run is after step `number` and `seconds` of training, over all restarts.
+    """Speed of the run after step `number` and `seconds` of training, over all restarts, as entries of a metric line.
 
     tokens_per_second is of the whole run; recent_tokens_per_second and mfu are of the steps since `behind`, the last line or
-    the restart. mfu is there where the devices' `peak` is known, in FLOPs a second: the model's own FLOPs, without
+    the restart. mfu is there where the devices' `peak` is known, in FLOPs per second: the model's own FLOPs, without
     recomputation (Chowdhery et al. 2022, appendix B).
     """
     rate = (number - behind.step) / (seconds - behind.seconds)
@@ -164,7 +172,7 @@ def speeds(run: RunConfig, number: int, seconds: float, behind: Progress, peak: 
 
 
 def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], speeds: dict[str, float]) -> dict[str, float]:
-    """One line of the metrics log; waits for the device."""
+    """One line of the metrics log, from what step `number` measured; waits for the device."""
     values = jax.device_get(measured)
     line = {"step": number, "tokens": number * run.tokens_per_step, **speeds}
     line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm")}

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Mirroring:
-    """Where metrics are copied. Not part of a run's identity: it does not change the run.
+    """The trackers that metrics are copied to. Not part of a run's identity: it does not change the run.
 
     Attributes:
       to: trackers, none by default; each needs the extra of its name, such as `pip install 'infini_jax[wandb]'`.
@@ -54,20 +54,20 @@ class Mirroring:
 
 
 class Mirrors:
-    """The trackers of one run; use it as a context. Raises `ConfigError` when made, where one is not installed."""
+    """The trackers of one run, a context that closes them. Raises `ConfigError` when made, where one is not installed."""
 
     def __init__(self, mirroring: Mirroring):
         mirroring.check()
         self.mirroring, self._relays = mirroring, []
 
     def begin(self, run: RunConfig, folder: Path, after: int) -> None:
-        """Opens them, each in its own thread; lines of the steps after `after` follow."""
+        """Opens the trackers, each in its own thread, for lines of the steps after `after`."""
         if self.mirroring.to:
             source = Origin(identity(folder, run), run.name, self.mirroring.project, folder.absolute(), run.to_dict(), after)
             self._relays = [Relay(name, TRACKERS[name](), source) for name in dict.fromkeys(self.mirroring.to)]
 
     def log(self, line: dict[str, float]) -> None:
-        """Hands a metric line to all of them; returns at once."""
+        """Hands a metric line to all trackers; returns at once."""
         for relay in self._relays:
             relay.log(line)
 
@@ -83,7 +83,7 @@ class Mirrors:
 
 
 def identity(folder: Path, run: RunConfig) -> str:
-    """The run's id in all trackers, made once and kept in its folder: the run that goes on there goes on under it."""
+    """The run's id in all trackers, made once and kept in its folder, so that a run that goes on keeps it."""
     file = folder / IDENTITY_FILE
     if not file.exists():
         write_at_once(json.dumps({"id": f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"}) + "\n", file)
@@ -103,7 +103,7 @@ class Relay:
         self._thread.start()
 
     def log(self, line: dict[str, float]) -> None:
-        """Puts a line into the queue, where the oldest makes room."""
+        """Puts a line into the queue; where the queue is full, its oldest line is dropped."""
         with self._changed:
             self._given += 1
             if len(self._lines) == QUEUE:
@@ -112,13 +112,13 @@ class Relay:
             self._changed.notify()
 
     def end(self) -> None:
-        """No line follows."""
+        """Tells the thread that no line follows."""
         with self._changed:
             self._ended = True
             self._changed.notify()
 
     def join(self, until: float) -> None:
-        """Waits for the tracker until a moment of `time.monotonic`, and says what it did not get."""
+        """Waits for the tracker until a moment of `time.monotonic`, and logs a warning about lines that it did not get."""
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             self._warn("does not answer")
@@ -127,6 +127,7 @@ class Relay:
             logger.warning("mirror %s: %d of %d lines were not copied; metrics.jsonl has them", self.name, lost, self._given)
 
     def _work(self) -> None:
+        """The thread's body: opens the tracker, copies lines until the end, closes it."""
         if not self._tried(lambda: self.mirror.open(self.source)):
             return
         while (line := self._next()) is not None:
@@ -137,12 +138,16 @@ class Relay:
         self._tried(self.mirror.close)
 
     def _next(self) -> dict[str, float] | None:
+        """The next line of the queue, waited for; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._ended)
             return self._lines.popleft() if self._lines else None
 
     def _tried(self, call: Callable[[], None]) -> bool:
-        """Whether the tracker did it. A library may raise anything, `SystemExit` and `KeyboardInterrupt` included."""
+        """Whether a call of the tracker succeeded.
+
+        A library may raise anything, `SystemExit` and `KeyboardInterrupt` included.
+        """
         try:
             call()
         except BaseException as error:
@@ -152,6 +157,7 @@ class Relay:
         return True
 
     def _warn(self, problem: str) -> None:
+        """Logs the tracker's first problem; later ones are not logged."""
         if not self._warned:
             self._warned = True
             logger.warning("mirror %s: %s; the run goes on, metrics.jsonl has every line", self.name, problem)

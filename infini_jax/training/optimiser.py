@@ -22,7 +22,7 @@ from infini_jax.model.transformer import memory_parameters
 
 
 def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
-    """Share of the learning rate by step, for a run of `steps`."""
+    """The share of the learning rate by step, for a run of `steps`."""
     warm = max(1, round(train.warmup * steps))
     if train.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, 1.0, warm, max(steps, warm + 1), 0.1)
@@ -37,9 +37,10 @@ def names_of(path: tuple) -> tuple[str, ...]:
 
 
 def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.GradientTransformation:
-    """Behind a clip of the global gradient norm; gates apart: with the common rate they never leave 0.5.
+    """The optimizer of a run, behind a clip of the global gradient norm; gates apart, which never leave 0.5 at the common
+    rate.
 
-    Not decayed are embedding, vectors, scalars, gates and what the mechanisms of `model` declare so.
+    Weight decay leaves out embedding, vectors, scalars, gates and the parameters that the mechanisms of `model` declare so.
     """
     gates, no_decay = memory_parameters(model, "gates"), memory_parameters(model, "no_decay")
 

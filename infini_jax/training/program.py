@@ -27,7 +27,15 @@ from infini_jax.training.optimiser import make_optimiser
 
 @struct.dataclass
 class TrainState:
-    """Attributes: step int32; params; optimiser state; average of the params or None; carry of the rows' streams."""
+    """The state of training, on the devices.
+
+    Attributes:
+      step: steps that were done, int32.
+      params: parameters.
+      optimiser: state of the optimizer.
+      average: moving average of the parameters, or None.
+      carry: what the streams of the rows carry into the next step.
+    """
 
     step: jax.Array
     params: dict
@@ -42,16 +50,21 @@ class TrainState:
 
 
 def rows_of(run: RunConfig, split: Split) -> Rows:
-    """The batches a run reads; held-out batches are the same whatever the seed, so that runs compare."""
+    """The rows that a run reads of a split; held-out rows are the same whatever the seed, so that runs compare."""
     return Rows(run.train.batch, run.train.sequence, run.seed if split == "train" else 0, split)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a compiled step depends on: trials and seeds are equal, and tasks that have the same shapes.
+    """The identity of a compiled step: equal for trials, for seeds, and for tasks with the same shapes.
 
-    Attributes: model; train, without what is no constant of the program; steps, which the schedule knows; batch, its shapes;
-    layout; training, one of those that have it.
+    Attributes:
+      model: settings of the model.
+      train: settings of training, without those that are no constants of the program.
+      steps: steps of the run, which the schedule knows.
+      batch: shapes of a batch.
+      layout: how the devices share the work.
+      training: one of the trainings that have this program; not compared.
     """
 
     model: ModelConfig
@@ -63,13 +76,14 @@ class Program:
 
 
 class Training:
-    """All that training derives from a run's settings and the layout of its devices; each part is made when it is asked for.
+    """The parts that training derives from a run's settings and the layout of its devices; each is made when it is asked for.
 
     Args:
-      run: its budget must have a number of steps, see `infini_jax.training.timed_budget` for seconds.
+      run: settings of the run; its budget must have a number of steps, see `infini_jax.training.timed_budget` for seconds.
       layout: how the devices share the work; without one, the step is a plain program of one device.
 
-    Raises `ConfigError` where the budget pays for no step, or the data is not there.
+    Raises:
+      ConfigError: the budget pays for no step, or the data is not there.
     """
 
     def __init__(self, run: RunConfig, layout: Layout | None = None):
@@ -78,27 +92,28 @@ class Training:
 
     @functools.cached_property
     def source(self) -> Source:
-        """What is trained on."""
+        """The source of the batches that are trained on."""
         return self.run.data.open(rows_of(self.run, "train"))
 
     @functools.cached_property
     def optimiser(self) -> optax.GradientTransformation:
+        """The optimizer of the run."""
         return make_optimiser(self.run.train, self.steps, self.run.model)
 
     @functools.cached_property
     def shapes(self) -> TrainState:
-        """Like the state, of `jax.ShapeDtypeStruct`s; with a layout they have the shardings of `places`."""
+        """The state as `jax.ShapeDtypeStruct`s; with a layout they have the shardings of `places`."""
         shapes = jax.eval_shape(self._init)
         return shapes if self.layout is None else like(shapes, self._placed(shapes))
 
     @functools.cached_property
     def places(self) -> TrainState:
-        """Like the state, with the sharding of each array: all of it by the rules, the optimiser as the parameters."""
+        """The sharding of each array of the state: by the rules, and for the optimizer's arrays as for the parameters."""
         return self._placed(jax.eval_shape(self._init))
 
     @functools.cached_property
     def batch(self) -> Batch:
-        """Like a batch, of `jax.ShapeDtypeStruct`s; with a layout they have their shardings."""
+        """A batch as `jax.ShapeDtypeStruct`s; with a layout they have its shardings."""
         if self.layout is None:
             return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.source.batch(0))
         return batch_shapes(self.source, self._rows, self.run.train.batch)
@@ -131,17 +146,17 @@ class Training:
 
     @property
     def program(self) -> Program:
-        """What the compiled step depends on."""
+        """The identity of the compiled step, equal for runs that can share it."""
         train = self.run.program(self.steps).train
         return Program(self.run.model, train, self.steps, self.batch, self.layout, self)
 
     def batches(self, steps: range) -> Iterator[Batch]:
-        """The batches of `steps` on the devices; each process reads its own rows and no others."""
+        """The batches of `steps` on the devices; each process reads only its own rows."""
         return placed_batches(self.source, self._rows, self.run.train.batch, steps)
 
     @functools.cached_property
     def gathered(self) -> Callable[[dict], dict]:
-        """(parameters) -> the same, whole on every device."""
+        """The function that puts parameters whole on every device."""
         return jax.jit(lambda learned: learned, out_shardings=replicated(self._laid.mesh))
 
     @property
@@ -168,7 +183,7 @@ class Training:
 
 @functools.lru_cache(maxsize=1)
 def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
-    """The compiled step, kept for the next run, which mostly has the same."""
+    """The compiled step, kept for the next run, which mostly has an equal program."""
     training = program.training
     return training.step.lower(training.shapes, program.batch).compile()
 

@@ -25,9 +25,9 @@ from infini_jax.training.program import rows_of
 
 @functools.lru_cache(maxsize=1)
 def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[dict, Split], tuple[float, float]]:
-    """(params, split) -> (nats a scored token, accuracy) of `train.evaluation_steps` batches, with the memory carried.
+    """The function (params, split) -> (nats per scored token, accuracy) over `train.evaluation_steps` batches, memory carried.
 
-    The devices share the work as in training. One program for both held-out splits.
+    The devices share the work as in training. One program serves both held-out splits.
     """
     layout = layout_of(run, sharding)
     together = segments_at_once(run, layout)

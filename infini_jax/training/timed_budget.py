@@ -23,7 +23,7 @@ SHARE = 0.05  # of the budget that timing may take where a few steps take less
 
 
 def with_steps(run: RunConfig, folder: Path, sharding: Sharding = ROWS_ALONE) -> RunConfig:
-    """A run whose seconds are steps: those of an earlier call in `folder`, or timed now; any other run as it is.
+    """The run with its budget of seconds as steps: those of an earlier call in `folder`, or timed now; other runs unchanged.
 
     Raises `ConfigError` where the seconds do not pay for one step.
     """
@@ -43,7 +43,7 @@ def with_steps(run: RunConfig, folder: Path, sharding: Sharding = ROWS_ALONE) ->
 
 
 def kept_steps(run: RunConfig, folder: Path) -> int:
-    """What config.json says for the same run; 0 where there is none."""
+    """The steps that config.json in `folder` has for the same run; 0 where there are none."""
     file = RunFolder(folder).config
     if not file.exists():
         return 0
@@ -55,7 +55,7 @@ def kept_steps(run: RunConfig, folder: Path) -> int:
 
 
 def seconds_per_step(run: RunConfig, sharding: Sharding) -> float:
-    """Mean over some training steps from a fresh state, after compiling and a first step; nothing of them is kept."""
+    """Mean seconds of some training steps from a fresh state, after compiling and a first step; their results are dropped."""
     many = dataclasses.replace(run, budget=Budget("steps", MANY))  # its schedule costs the same whatever the number of steps
     training = Training(many, layout_of(run, sharding))
     state, step, batches = training.fresh(), training.step, training.batches(range(1 + FEW + MANY))

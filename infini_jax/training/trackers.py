@@ -17,10 +17,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that is copied.
+    """The run whose metrics are copied.
 
-    Attributes: id, the same whenever the run goes on; name; project; folder of the run; config as plain values; after, the
-    step it goes on from, 0 for a new run.
+    Attributes:
+      id: the run's id in the trackers, the same whenever the run goes on.
+      name: of the run.
+      project: of the runs that belong together.
+      folder: of the run.
+      config: settings of the run as plain values.
+      after: the step it goes on from, 0 for a new run.
     """
 
     id: str
@@ -32,9 +37,10 @@ class Origin:
 
 
 class Mirror(Protocol):
-    """A tracker. All calls come from one thread, which may be kept waiting; what they raise is reported and never fatal.
+    """Interface of a tracker. All calls come from one thread, which may be kept waiting; exceptions are reported, never fatal.
 
-    `needs` are the modules that its extra installs.
+    Attributes:
+      needs: the modules that the tracker's extra installs.
     """
 
     needs: ClassVar[tuple[str, ...]]
@@ -55,6 +61,7 @@ class TensorBoard:
     needs = ("tensorboardX",)
 
     def open(self, source: Origin) -> None:
+        """Opens an event file that makes readers drop their values of the steps that come again."""
         from tensorboardX import SummaryWriter
 
         # a reader drops what it has of the steps from purge_step on; the suffix keeps two starts in one second apart
@@ -63,10 +70,12 @@ class TensorBoard:
         self.writer = SummaryWriter(folder, purge_step=source.after + 1, flush_secs=10, filename_suffix=suffix)
 
     def log(self, step: int, values: dict[str, float]) -> None:
+        """Writes the metrics of a step as scalars."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Closes the event file."""
         self.writer.close()
 
 
@@ -79,6 +88,7 @@ class WandB:
     needs = ("wandb",)
 
     def open(self, source: Origin) -> None:
+        """Begins or resumes the run, offline where there is no login or no network."""
         import wandb
 
         mode, trouble = os.environ.get("WANDB_MODE", "online"), None
@@ -113,9 +123,11 @@ class WandB:
         )
 
     def log(self, step: int, values: dict[str, float]) -> None:
+        """Logs the metrics of a step, with the step as one of them."""
         self.run.log({"step": step, **values})
 
     def close(self) -> None:
+        """Finishes the run."""
         self.run.finish()
 
 
@@ -125,6 +137,7 @@ class Trackio:
     needs = ("trackio",)
 
     def open(self, source: Origin) -> None:
+        """Begins or resumes the run, under its id as its name."""
         import trackio
 
         # a run goes on by its name, which therefore has to be the id
@@ -139,19 +152,22 @@ class Trackio:
         )
 
     def log(self, step: int, values: dict[str, float]) -> None:
+        """Logs the metrics of a step."""
         self.run.log(values, step=step)
 
     def close(self) -> None:
+        """Finishes the run."""
         self.run.finish()
 
 
 class MLflow:
-    """MLflow: MLFLOW_TRACKING_URI, or the database mlflow.db in the folder that the command is called in."""
+    """MLflow: the server in MLFLOW_TRACKING_URI, or the database mlflow.db in the folder that the command is called in."""
 
     needs = ("mlflow", "sqlalchemy", "alembic")
     TAG = "infini_jax.id"
 
     def open(self, source: Origin) -> None:
+        """Finds the run by its tag and marks it as running, or creates it with its settings."""
         from mlflow import MlflowClient
 
         self.client = MlflowClient()
@@ -167,17 +183,19 @@ class MLflow:
             self.client.log_param(self.run, name, value)
 
     def log(self, step: int, values: dict[str, float]) -> None:
+        """Logs the metrics of a step with the time."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self.client.log_batch(self.run, metrics=[Metric(name, value, now, step) for name, value in values.items()])
 
     def close(self) -> None:
+        """Marks the run as ended."""
         self.client.set_terminated(self.run)
 
 
 def settings(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested plain values: ("model.layers", 2)."""
+    """The dotted names and values of nested plain values, such as ("model.layers", 2)."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from settings(value, f"{path}{name}.")

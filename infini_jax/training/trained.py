@@ -20,7 +20,14 @@ from infini_jax.training.checkpoint import FinishedCheckpoints, like
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A run at one of its checkpoints. Attributes: folder; run; step; params, those of the moving average if it has one."""
+    """A run at one of its checkpoints.
+
+    Attributes:
+      folder: of the run.
+      run: settings of the run.
+      step: of the checkpoint.
+      params: the parameters, those of the moving average if the run has one.
+    """
 
     folder: Path
     run: RunConfig
@@ -29,9 +36,11 @@ class Trained:
 
     @staticmethod
     def open(folder: Path, step: int | None = None) -> "Trained":
-        """The newest checkpoint, or that of `step`; neither optimiser nor carried memory is read.
+        """Reads the newest checkpoint, or that of `step`, without optimizer and carried memory.
 
-        Raises `ConfigError` where the folder is no run's or has no such checkpoint, `CheckpointError` where it is damaged.
+        Raises:
+          ConfigError: the folder is no run's or has no such checkpoint.
+          CheckpointError: the checkpoint is damaged.
         """
         run = saved_config(folder)
         shapes = jax.eval_shape(lambda: init_params(run.model, jax.random.key(0)))
@@ -42,7 +51,10 @@ class Trained:
 
 
 def run_tokenizer(run: RunConfig) -> Tokenizer:
-    """Raises `ConfigError` where the run has no text, or its corpus is not here or has another tokenizer now."""
+    """The tokenizer of a run's corpus.
+
+    Raises `ConfigError` where the run has no text, or its corpus is not here or has another tokenizer now.
+    """
     return required(run.data.open_tokenizer(), "run", f"its task {run.task} has no text", "choose a run on a corpus")
 
 
@@ -53,7 +65,10 @@ def saved_config(folder: Path) -> RunConfig:
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
-    """The same as JSON values, of jobs of any kind and version."""
+    """The settings in the folder of a job of any kind and version, as JSON values.
+
+    Raises `ConfigError` where there are none that can be read.
+    """
     file = RunFolder(folder).config
     mend = "give the folder that `infini-jax train` left, such as results/runs/run"
     require(folder.is_dir(), "run", f"{folder} is no folder", mend)
@@ -63,7 +78,7 @@ def saved_settings(folder: Path) -> dict[str, Any]:
 
 
 def flattened(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name."""
+    """Nested settings by dotted name."""
     found = {}
     for name, value in settings.items():
         inner = flattened(value) if isinstance(value, dict) else None
@@ -73,7 +88,7 @@ def flattened(settings: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def unreadable_told(folder: Path) -> Iterator[None]:
-    """One line for settings that cannot be read."""
+    """Turns errors of reading settings into one line. Raises `ConfigError`."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -33,17 +33,17 @@ SCALAR_BYTES = 4  # memories are float32 whatever the compute type
 
 
 def load(pairs: float, scalars: float, symbols: float) -> float:
-    """n 2 ln V / (d_k d_v): 1 is where theory recalls half."""
+    """The load of a memory, n 2 ln V / (d_k d_v): 1 is where theory recalls half."""
     return pairs * 2.0 * math.log(symbols) / scalars
 
 
 def symbols_of(point: Point) -> float:
-    """V, the candidates for a value."""
+    """V of a figure's run, the candidates for a value."""
     return point.label("symbols", 0.0) or at(point.config, "symbols")
 
 
 def collapse(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F1."""
+    """F1: top-1 accuracy against the load n 2 ln V / (d_k d_v), one panel per mechanism."""
     title = "Top-1 accuracy against n · 2 ln V / (dₖ dᵥ)"
     trained = [point for point in points(found, "capacity", "accuracy") if point.row.memory_bytes and symbols_of(point)]
     random = points(found, "random_codes", "accuracy")
@@ -94,11 +94,15 @@ def size_of(point: Point) -> float:
 
 
 def octave_of(scalars: float) -> int:
-    """Sizes that round to the same power of two are drawn alike: mechanisms with the same bytes differ by a few scalars."""
+    """The power of two nearest to a size.
+
+    Sizes that share it are drawn alike, as mechanisms with the same bytes differ by a few scalars.
+    """
     return round(math.log2(scalars))
 
 
 def place_of(point: Point) -> float:
+    """The load at which a figure was measured."""
     return load(point.label("pairs"), size_of(point), symbols_of(point))
 
 
@@ -110,11 +114,13 @@ def shapes_of(random: Sequence[Point]) -> list[tuple[int, int, int]]:
 
 
 def theory_note(random: Sequence[Point]) -> str:
+    """The caption's sentence about the lines of theory."""
     shapes = [f"dₖ {d_k}, dᵥ {d_v}, V {symbols:,}" for d_k, d_v, symbols in shapes_of(random)]
     return f"Dashed: theory of the sum rule at finite size, for {' and for '.join(shapes)}."
 
 
 def draw_theory(axes: Axes, random: Sequence[Point], low: float, high: float) -> None:
+    """Draws the accuracy that theory gives the sum rule at finite size, between two loads."""
     place = np.geomspace(low, high, 60)
     for key_dim, value_dim, symbols in shapes_of(random):
         pairs = place * key_dim * value_dim / (2.0 * math.log(symbols))
@@ -124,7 +130,7 @@ def draw_theory(axes: Axes, random: Sequence[Point], low: float, high: float) ->
 
 
 def n50(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F2."""
+    """F2: half-recall capacity n50 against bytes of memory, with a power law for each mechanism."""
     title = "Half-recall capacity n50 against memory bytes"
     both = [*points(found, "capacity", "n50"), *points(found, "random_codes", "n50")]
     measured = [point for point in both if point.row.memory_bytes and point.value > 0]

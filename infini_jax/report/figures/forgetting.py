@@ -26,7 +26,7 @@ from infini_jax.units import human_bytes
 
 
 def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F4."""
+    """F4: recall by age and by number of compressions, and what random codes keep."""
     title = "Recall by age and by number of compressions"
     kinds = [
         (name, said, axis, with_most_memory(points(found, "capacity", metric)))
@@ -67,7 +67,7 @@ def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def hardest(of: list[Point]) -> list[Point]:
-    """The figures of the largest number of pairs that all mechanisms share; of each one's own largest where none is shared."""
+    """The figures of the largest number of pairs that all mechanisms share, or of each one's own largest without any."""
     asked = [{point.label("pairs") for point in group} for group in by(of, lambda point: point.series).values()]
     shared = set.intersection(*asked)
     if shared:
@@ -77,7 +77,7 @@ def hardest(of: list[Point]) -> list[Point]:
 
 
 def behind(of: Sequence[Point]) -> str:
-    """Which memory and how many pairs each mechanism has."""
+    """The caption's sentence about the memory and the number of pairs behind each mechanism."""
     each = [
         f"{label_of(series)} {human_bytes(group[0].row.memory_bytes)}, "
         f"{' and '.join(dict.fromkeys(number(point.label('pairs')) for point in group))} pairs"
@@ -87,7 +87,7 @@ def behind(of: Sequence[Point]) -> str:
 
 
 def draw_survival(axes: Axes, random: Sequence[Point]) -> None:
-    """What random codes keep of an item, by rule, with theory for the delta rule where the key dimension is noted."""
+    """Draws what random codes keep of an item, by rule, with theory for the delta rule where the key dimension is noted."""
     axes.set_title("random codes, untrained", loc="left")
     rules = by(random, lambda point: (label_of(point.series), point.label("key_dim")))
     for n, ((name, key_dim), of_rule) in enumerate(rules.items()):
@@ -104,4 +104,5 @@ def draw_survival(axes: Axes, random: Sequence[Point]) -> None:
 
 
 def survival_note(random: Sequence[Point]) -> str:
+    """The caption's sentence about random codes, "" without any."""
     return "Random codes: what an untrained memory keeps of an item; dashed, e^(-age/dₖ) of the delta rule." if random else ""

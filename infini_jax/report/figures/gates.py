@@ -27,7 +27,7 @@ MEANING = "0 ignores the memory, 1 sees nothing else."
 
 
 def gates(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F10: by layer and head where the evaluation gates was made; the mean over them after and during training."""
+    """F10: gates by layer and head where the evaluation gates was made; their mean after and during training."""
     of = with_most_memory(points(found, "gates", "gate"))
     gated = [row for row in found.rows if row.gate_mean is not None]
     figures: Figures = [by_layer(of, styles)] if of else []
@@ -44,6 +44,7 @@ def gates(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def by_layer(of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
+    """The gate of every head by layer, one panel per mechanism."""
     drawn = [series for series in styles if any(point.series == series for point in of)]
     with our_look():
         figure, each = panels(len(drawn), 1.6, 0)
@@ -77,6 +78,7 @@ def by_layer(of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
 
 
 def after_training(tasks: dict[str, list[Row]], styles: dict[Series, Style]) -> Drawn:
+    """The mean gate of every run against bytes of memory, one panel per task."""
     rows = [row for of_task in tasks.values() for row in of_task]
     drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
     with our_look():
@@ -105,6 +107,7 @@ def after_training(tasks: dict[str, list[Row]], styles: dict[Series, Style]) -> 
 
 
 def while_training(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> Drawn:
+    """The mean gate of a task's runs against tokens trained on."""
     return Drawn(
         f"F10-training-{task}",
         f"Mean gate during training: {task}",

@@ -28,7 +28,7 @@ Measured = tuple[Row, float, float | None]  # a run, its loss with the memory ca
 
 
 def losses_of(found: Found) -> dict[str, list[Measured]]:
-    """Corpus -> its runs' losses: of the evaluation perplexity, or of the row where it was not evaluated."""
+    """The losses of the runs by corpus: of the evaluation perplexity, or of the row where it was not evaluated."""
     carried, reset = (
         {point.row.run: point.value for point in points(found, "perplexity", "loss", condition=condition)}
         for condition in ("carried", "reset")
@@ -41,7 +41,7 @@ def losses_of(found: Found) -> dict[str, list[Measured]]:
 
 
 def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F6."""
+    """F6: held-out loss against bytes of memory, one panel per corpus."""
     title, corpora = "Held-out loss against memory bytes", losses_of(found)
     if not corpora:
         return [NotMeasured("F6", title, "runs of a corpus with several memory sizes, and the evaluation perplexity")]
@@ -80,11 +80,12 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def is_of(run: Measured, series: Series) -> bool:
+    """Whether a run is of this mechanism and variant."""
     return (run[0].mechanism, run[0].variant) == series
 
 
 def draw_law(axes, runs: list[Measured], place, look: Style) -> tuple[str, ...]:
-    """Draws L + A m^-g and returns its three as text, or a line through the medians where it could not be fitted."""
+    """Draws L + A m^-g and returns L, A and g as text; where it could not be fitted, a line through the medians and ()."""
     sized = [(row.memory_bytes, loss, row.seed) for row, loss, _ in runs if row.memory_bytes]
     if len({size for size, _, _ in sized}) < 4:
         draw_seeds(axes, [place(row.memory_bytes) for row, _, _ in runs], [loss for _, loss, _ in runs], look)
@@ -97,6 +98,7 @@ def draw_law(axes, runs: list[Measured], place, look: Style) -> tuple[str, ...]:
 
 
 def draw_emptied(axes, runs: list[Measured], place, look: Style) -> None:
+    """Draws the losses with an empty memory, and a dashed line through their medians."""
     emptied = [(place(row.memory_bytes), reset) for row, _, reset in runs if reset is not None]
     for places, values in [tuple(zip(*emptied, strict=True))] if emptied else []:
         axes.plot(places, values, "x", color=look.colour, markersize=4, markeredgewidth=1.0, zorder=2)
@@ -105,7 +107,7 @@ def draw_emptied(axes, runs: list[Measured], place, look: Style) -> None:
 
 
 def gains(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F7: a figure for each control."""
+    """F7: which tokens gain from memory, one figure per control."""
     figures: Figures = []
     for control, said in (("reset", "an empty memory"), ("another", "another document's memory")):
         identity, title = f"F7-{control}", f"Which tokens gain from memory, against {said}"
@@ -119,6 +121,7 @@ def gains(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def one_gain(identity: str, title: str, of: list[Point], styles: dict[Series, Style]) -> Drawn:
+    """The figure of one control: the gain of each class of tokens, one panel per way to classify them."""
     drawn = [series for series in styles if any(point.series == series for point in of)]
     kinds = by(of, lambda point: str(point.label("by", "")))
     classes = {kind: list(dict.fromkeys(str(point.label("class", "")) for point in group)) for kind, group in kinds.items()}
@@ -147,6 +150,7 @@ def one_gain(identity: str, title: str, of: list[Point], styles: dict[Series, St
 
 
 def draw_gains(axes, of: list[Point], classes: list[str], shift: float, look: Style) -> None:
+    """Draws a mechanism's gains by class with their intervals."""
     places = [classes.index(str(point.label("class", ""))) + shift for point in of]
     axes.plot([point.value for point in of], places, color=look.colour, marker=look.marker, markersize=4, linestyle="none")
     known = [(y, p.measure.low, p.measure.high) for y, p in zip(places, of, strict=True) if p.measure.low == p.measure.low]
@@ -155,7 +159,7 @@ def draw_gains(axes, of: list[Point], classes: list[str], shift: float, look: St
 
 
 def beyond_zero(of: list[Point]) -> str:
-    """For how many figures the interval lies right of zero, left of it, or holds it."""
+    """A sentence that counts the intervals above zero, below it, and those that hold it."""
     known = [point.measure for point in of if point.measure.low == point.measure.low]
     if not known:
         return "No interval is known, so no gain is said to be one."

@@ -25,7 +25,7 @@ AVERAGED = {"novelty": "mean over depth, ", "depth": "mean over novelty, ", "kin
 
 
 def heat_maps(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F5: two figures, of the metric that was measured; exact match where both were."""
+    """F5: passkeys by length x novelty and by length x depth, in the metric measured; exact match where both were."""
     measured = ((name, with_most_memory(points(found, "passkey", metric))) for metric, name in METRICS)
     name, of = next(((name, of) for name, of in measured if of), ("", []))
     figures: Figures = []
@@ -40,7 +40,7 @@ def heat_maps(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def needles(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F5 of haystacks: the share of the needles that stand in what a model says."""
+    """F5 of haystacks: the share of the needles that stand in a model's answer, by length x kind."""
     of, title = with_most_memory(points(found, "haystack", "hit")), "Needles in a haystack: length × kind"
     if not of:
         return [NotMeasured("F5-kind", title, "the evaluation haystack")]
@@ -48,6 +48,7 @@ def needles(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def heat_map(identity: str, title: str, metric: str, axis: str, of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
+    """One heat map: a panel per mechanism, lengths along x and the other axis along y."""
     drawn = [series for series in styles if any(point.series == series for point in of)]
     lengths, steps = sorted({p.label("length") for p in of}), sorted({p.label(axis) for p in of})
     with our_look():
@@ -71,12 +72,13 @@ def heat_map(identity: str, title: str, metric: str, axis: str, of: Sequence[Poi
 
 
 def summary(series: Series, of: Sequence[Point], metric: str, axis: str) -> str:
+    """The range of a mechanism's cells in percent, as text."""
     cells = [statistics.median(seeds) for seeds in cells_of(of, axis).values()]
     return f"{label_of(series)}: {metric} {100 * min(cells):.0f} to {100 * max(cells):.0f} %"
 
 
 def cells_of(of: Sequence[Point], axis: str) -> dict[tuple, list[float]]:
-    """(length, step of the axis) -> a value a seed: the mean over the other axis."""
+    """The values by (length, step of the axis), one per seed: the mean over the other axis."""
     runs = by(of, lambda point: (point.label("length"), point.label(axis), point.row.run))
     cells: dict[tuple, list[float]] = {}
     for (length, step, _), group in runs.items():
@@ -85,7 +87,7 @@ def cells_of(of: Sequence[Point], axis: str) -> dict[tuple, list[float]]:
 
 
 def draw_cells(axes: Axes, of: Sequence[Point], lengths: list, steps: list, axis: str) -> None:
-    """One panel: a coloured cell with its value in text that stands out from it."""
+    """Draws one panel: colored cells, each with its value in text that stands out from it."""
     cells = cells_of(of, axis)
     axes.set_xlim(0, len(lengths))
     axes.set_ylim(len(steps), 0)
@@ -106,7 +108,7 @@ def draw_cells(axes: Axes, of: Sequence[Point], lengths: list, steps: list, axis
 
 
 def length_text(length: float) -> str:
-    """4096 as 4k, 1048576 as 1M."""
+    """A length as text: 4096 as 4k, 1048576 as 1M."""
     for size, prefix in ((2**20, "M"), (2**10, "k")):
         if length >= size:
             return f"{length / size:.3g}{prefix}"
@@ -114,7 +116,7 @@ def length_text(length: float) -> str:
 
 
 def text_on(colour: str) -> str:
-    """Black or white, whichever stands out more (WCAG's relative luminance)."""
+    """The color of text on a colored cell: black or white, whichever stands out more (WCAG's relative luminance)."""
     parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return DARK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > SPLIT else LIGHT

@@ -28,7 +28,7 @@ MOST_PANELS = 6
 
 
 def pareto(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F3: one figure for each evaluation that declares a grid; a panel for each difficulty."""
+    """F3: recall against bytes of memory, one figure for each evaluation that declares a grid, a panel for each difficulty."""
     figures: Figures = []
     for name, evaluation in example_evaluations().items():
         if evaluation.grid:
@@ -40,6 +40,7 @@ def pareto(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles: dict[Series, Style]) -> Drawn:
+    """The figure of one evaluation: recall against bytes, one panel per setting of its grid."""
     axis = example_evaluations()[of[0].measure.eval].grid
     settings = by(of, lambda point: tuple(point.label(name) for name in axis))
     chosen = spread_out(list(settings), MOST_PANELS)
@@ -76,12 +77,12 @@ def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles:
 
 
 def guess(of: Sequence[Point], found: Found) -> float | None:
-    """Chance of what these figures are about, where it is known."""
+    """The chance of the figures, where it is known and the same for all."""
     return only({chance_at(point, found) for point in of})
 
 
 def draw_runs(axes: Axes, of: list[Point], place, look: Style) -> None:
-    """A marker for each run: the mean of its figures; a bar where there is one figure with an interval."""
+    """Draws a marker for each run, the mean of its figures, and a bar where there is one figure with an interval."""
     runs = list(by(of, lambda point: point.row.run).values())
     places = [place(group[0].row.memory_bytes) for group in runs]
     draw_seeds(axes, places, [sum(point.value for point in group) / len(group) for group in runs], look)
@@ -90,7 +91,7 @@ def draw_runs(axes: Axes, of: list[Point], place, look: Style) -> None:
 
 
 def setting_text(axis: Sequence[str], setting: tuple, settings: dict[tuple, list]) -> str:
-    """The labels that differ between panels; all of them where there is one panel."""
+    """The labels of a panel that differ between panels; the first one where there is one panel."""
     varied = [n for n in range(len(axis)) if len({other[n] for other in settings}) > 1] or [0]
     return ", ".join(f"{axis[n]} {number(setting[n])}" for n in varied)
 

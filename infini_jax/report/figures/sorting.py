@@ -26,7 +26,7 @@ DASHES, CHANCE = ((8, 2), (4, 2), (2, 1), (8, 2, 1, 2), (4, 1, 1, 1)), (2, 3)
 
 
 def sorting(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F9."""
+    """F9: sorting by length, against its ceilings."""
     title = "Sorting against its ceilings"
     kinds = [(name, axis, metric, with_most_memory(points(found, "sorting", metric))) for metric, name, axis in KINDS]
     kinds = [kind for kind in kinds if kind[3]]
@@ -75,7 +75,7 @@ def sorting(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def ceilings_of(found: Found) -> list[tuple[str, tuple[str, ...], dict[float, float]]]:
-    """(name, metrics that it bounds, length -> score) of what was measured without a model; the same for all runs."""
+    """The ceilings measured without a model, the same for all runs: (name, metrics that it bounds, length -> score)."""
 
     def measured(metric: str) -> list:
         return [p.measure for p in points(found, "sorting", metric)]
@@ -95,4 +95,5 @@ def ceilings_of(found: Found) -> list[tuple[str, tuple[str, ...], dict[float, fl
 
 
 def line_of(measures: list) -> dict[float, float]:
+    """The values of a metric by length."""
     return dict(sorted({one.labels["length"]: one.value for one in measures}.items()))

@@ -29,13 +29,13 @@ WindowShare = tuple[int, int]  # tokens of the local window, bytes of memory
 
 
 def window_of(row: Row, found: Found) -> int | None:
-    """Tokens of the local window: of the sliding window, or of a segment where a memory stands beside it."""
+    """Tokens of a run's local window: the sliding window, or the segment beside a memory; None where it is not known."""
     config = found.configs.get(row.run, {})
     return at(config, "model.memory.window") if row.mechanism == BASELINE else at(config, "model.segment")
 
 
 def splits_of(rows: list[Row], found: Found) -> dict[Series, dict[WindowShare, list[Row]]]:
-    """Mechanism and variant -> split -> its seeds; only where both window and memory vary."""
+    """The runs by mechanism and variant, and by split, one per seed; only where both window and memory vary."""
     known = [(row, window) for row in rows if (window := window_of(row, found)) is not None]
     splits = {
         series: by((row for row, _ in group), lambda row: (window_of(row, found), row.memory_bytes))
@@ -49,7 +49,7 @@ def splits_of(rows: list[Row], found: Found) -> dict[Series, dict[WindowShare, l
 
 
 def best_split(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F8: one figure a task where window was traded against memory."""
+    """F8: the best split of a FLOP budget, one figure per task where window was traded against memory."""
     figures: Figures = []
     for task, rows in by_task(found.rows, found.configs).items():
         splits = splits_of(rows, found)
@@ -62,6 +62,7 @@ def best_split(found: Found, styles: dict[Series, Style]) -> Figures:
 def one_trade(
     task: str, rows: list[Row], splits: dict[Series, dict[WindowShare, list[Row]]], styles: dict[Series, Style]
 ) -> Drawn:
+    """The figure of one task: the score against the local window, with the memory of each split as a label."""
     score, drawn = score_of(rows[0].task), [series for series in styles if series in splits]
     used = [row for series in drawn for group in splits[series].values() for row in group]
     is_equal, flops = equality(used)
@@ -94,7 +95,7 @@ def one_trade(
 
 
 def verdict(series: Series, points: dict[WindowShare, list[Row]], score: Score) -> str:
-    """The best split, and whether all its seeds beat all seeds of every other split."""
+    """The sentence on the best split, and whether all its seeds beat all seeds of every other split."""
     sign = 1 if score.higher_is_better else -1
     scores = {split: [sign * score.of(row) for row in group] for split, group in points.items()}
     best = max(scores, key=lambda split: statistics.median(scores[split]))

@@ -13,7 +13,7 @@ from infini_jax.study.study import Study
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What a scheduler gives each worker of a study.
+    """The resources that a scheduler gives each worker of a study.
 
     Attributes:
       cpus, gpus: counts.
@@ -42,21 +42,25 @@ class Resources:
 
 
 def cancelled(names: list[str]) -> str:
-    """One line for those that were ended."""
+    """One line about the workers that were ended."""
     return f"cancelled: {', '.join(names) or 'there was none'}"
 
 
 class Launcher(abc.ABC):
-    """Starts workers on a study's folder. Attributes: jobs, workers side by side, 0 for as many as suit; resources of each.
+    """Starts workers on a study's folder.
 
-    Subclasses name the resources that they have a use for, and those without which they cannot do.
+    Attributes:
+      jobs: workers side by side, 0 for as many as suit.
+      resources: of each worker.
+      uses: names of the resources that the launcher has a use for.
+      needs: names of the resources without which it cannot work.
     """
 
     uses: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, jobs: int, resources: Resources):
-        """Raises `ConfigError` for resources that nothing here would heed, and where one is missing."""
+        """Raises `ConfigError` for resources that the launcher has no use for, and where one that it needs is missing."""
         self.jobs, self.resources = jobs, resources
         name = type(self).__name__.lower()
         for field in dataclasses.fields(resources):
@@ -66,16 +70,16 @@ class Launcher(abc.ABC):
 
     @abc.abstractmethod
     def described(self, study: Study, folder: Path) -> str:
-        """What would be submitted, in lines."""
+        """The description of what would be submitted, in lines."""
 
     @abc.abstractmethod
     def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
         """Has everything done that is missing, and returns when no worker is left; `watch` is called now and then.
 
-        Called again, it starts workers for what is missing still. Returns what is left to the user to do, if anything is.
-        Raises `ConfigError` where it cannot start any.
+        Called again, it starts workers for what is still missing. Returns what is left to the user to do, or "". Raises
+        `ConfigError` where it cannot start any.
         """
 
     @abc.abstractmethod
     def cancel(self, folder: Path) -> str:
-        """Ends the workers that an earlier call left on a folder, and says which, or how the user does it."""
+        """Ends the workers that an earlier call left on a folder; returns a line that says which, or how the user does it."""

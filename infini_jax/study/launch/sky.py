@@ -14,13 +14,17 @@ from infini_jax.study.study import Study
 
 
 class Sky(Written):
-    """A SkyPilot task. The bucket `storage` begins as a copy of the study's folder and is mounted in its place."""
+    """Launches workers as a SkyPilot task.
+
+    The bucket `storage` begins as a copy of the study's folder and is mounted in its place.
+    """
 
     file = "sky.yaml"
     uses = ("cpus", "memory_gb", "accelerator", "storage", "package")
     needs = ("storage", "package")
 
     def text(self, study: Study, folder: Path) -> str:
+        """The task as YAML."""
         task = {
             "name": name_of(folder),
             "resources": machine(self.resources),
@@ -31,14 +35,16 @@ class Sky(Written):
         return yaml.safe_dump(task, sort_keys=False)
 
     def command(self, file: Path, name: str) -> list[str]:
+        """`sky jobs launch` of the task."""
         return ["sky", "jobs", "launch", "--name", name, str(file)]
 
     def cancel_command(self, name: str) -> list[str]:
+        """`sky jobs cancel` of the task."""
         return ["sky", "jobs", "cancel", "--name", name]
 
 
 def machine(resources: Resources) -> dict[str, Any]:
-    """What the machine must have; a spot machine, as the job survives its loss."""
+    """The requirements for a machine in SkyPilot's words; a spot machine, as the job survives its loss."""
     asked: dict[str, Any] = {"cpus": f"{resources.cpus}+", "use_spot": True}
     if resources.memory_gb:
         asked["memory"] = f"{resources.memory_gb}+"

@@ -28,7 +28,14 @@ REQUEUES = 100  # after a time limit
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """What submitit calls on a node. Attributes: folder of the study; number of this worker, of count; session, its mark."""
+    """The call that submitit makes on a node.
+
+    Attributes:
+      folder: of the study.
+      number: of this worker.
+      count: number of all workers.
+      session: the workers' mark on their failures.
+    """
 
     folder: Path
     number: int
@@ -36,25 +43,27 @@ class Worker:
     session: str
 
     def __call__(self) -> None:
+        """Does the runs that are missing."""
         work_on(self.folder, self.number, self.count, self.session)
 
     def checkpoint(self) -> Any:
-        """Asked by submitit when the time is up: the same again."""
+        """The submission that follows when the time is up, asked for by submitit: this worker again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 class Slurm(Launcher):
-    """An array of workers on a SLURM cluster."""
+    """Launches an array of workers on a SLURM cluster."""
 
     uses = ("cpus", "gpus", "memory_gb", "minutes", "partition")
 
     def workers(self, missing: int) -> int:
+        """The size of the array for so many missing runs."""
         return min(max(1, self.jobs), missing)
 
     def settings(self, missing: int) -> dict[str, Any]:
-        """For submitit."""
+        """The array's settings in submitit's words."""
         r = self.resources
         found = {
             "slurm_job_name": "infini-jax",
@@ -74,12 +83,17 @@ class Slurm(Launcher):
         return found
 
     def described(self, study: Study, folder: Path) -> str:
+        """The array and its settings, in lines."""
         missing = len(missing_of(study, folder))
         first = f"a SLURM array of {self.workers(missing)} workers for {missing} runs, logs in {folder / LOGS}"
         settings = (f"  {name.removeprefix('slurm_')}: {value}" for name, value in self.settings(missing).items())
         return "\n".join((first, *settings))
 
     def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
+        """Queues the array unless one is queued, and waits until no worker is left; nothing is left to the user.
+
+        Raises `ConfigError` where SLURM or submitit is not here.
+        """
         require(shutil.which("sbatch") is not None, "launch", "there is no sbatch here", "log in to a SLURM machine")
         if not queued(folder) and (missing := missing_of(study, folder)):
             self.submit(folder, len(missing))
@@ -92,7 +106,7 @@ class Slurm(Launcher):
         return ""
 
     def submit(self, folder: Path, missing: int) -> None:
-        """Queues the array, and notes its ids."""
+        """Queues the array, and notes its ids. Raises `ConfigError` where submitit is not installed."""
         try:
             import submitit
         except ImportError as error:
@@ -106,6 +120,7 @@ class Slurm(Launcher):
         write_at_once(json.dumps(note) + "\n", folder / JOBS_FILE)
 
     def cancel(self, folder: Path) -> str:
+        """Cancels the folder's workers and returns a line with their ids."""
         found = queued(folder)
         if found:
             subprocess.run(["scancel", *found], check=True)
@@ -113,7 +128,7 @@ class Slurm(Launcher):
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    """The mark of the newest array's failures, and its ids."""
+    """The note about the newest array: the mark on its failures, and its ids."""
     file = folder / JOBS_FILE
     return json.loads(file.read_text()) if file.exists() else {"session": "", "jobs": []}
 

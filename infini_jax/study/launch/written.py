@@ -20,30 +20,37 @@ WORK = f"infini-jax study {PLACE}"
 
 
 class Written(Launcher):
-    """A launcher that starts nothing itself. Subclasses set `file`, the name of what they write."""
+    """A launcher that starts nothing itself: it writes a file and says the command that the user runs.
+
+    Attributes:
+      file: name of the file.
+    """
 
     file: str
 
     @abc.abstractmethod
     def text(self, study: Study, folder: Path) -> str:
-        """Of the file."""
+        """The text of the file."""
 
     @abc.abstractmethod
     def command(self, file: Path, name: str) -> list[str]:
-        """What starts the workers."""
+        """The command that starts the workers."""
 
     @abc.abstractmethod
     def cancel_command(self, name: str) -> list[str]:
-        """What ends them."""
+        """The command that ends the workers."""
 
     def described(self, study: Study, folder: Path) -> str:
+        """The file's text and the command that starts the workers."""
         return f"{folder / self.file}:\n{self.text(study, folder)}\n{self._said(folder)}"
 
     def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
+        """Writes the file and returns the command that starts the workers."""
         write_at_once(self.text(study, folder), folder / self.file)
         return self._said(folder)
 
     def cancel(self, folder: Path) -> str:
+        """The command that ends the workers, for the user to run."""
         return f"cancel with: {shlex.join(self.cancel_command(name_of(folder)))}"
 
     def _said(self, folder: Path) -> str:
@@ -51,5 +58,5 @@ class Written(Launcher):
 
 
 def name_of(folder: Path) -> str:
-    """A job's name that clouds take: small letters, digits, hyphens."""
+    """A name for a job that clouds take: small letters, digits, hyphens."""
     return "infini-jax-" + re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")

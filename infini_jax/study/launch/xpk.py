@@ -14,13 +14,14 @@ RESTARTS = 100  # of a slice that was preempted
 
 
 class Xpk(Written):
-    """A script of one xpk command. Slices must have one host each, as a worker is one process."""
+    """Launches workers by a script of one xpk command. Slices must have one host each, as a worker is one process."""
 
     file = "xpk.sh"
     uses = ("partition", "accelerator", "storage", "package")
     needs = ("partition", "accelerator", "storage", "package")
 
     def text(self, study: Study, folder: Path) -> str:
+        """The script."""
         asked, name = self.resources, name_of(folder)
         command = ["xpk", "workload", "create", "--cluster", asked.partition, "--workload", name]
         command += ["--tpu-type", asked.accelerator, "--num-slices", str(max(1, self.jobs)), "--max-restarts", str(RESTARTS)]
@@ -29,7 +30,9 @@ class Xpk(Written):
         return f'#!/bin/sh\n{where}{shlex.join(command)} "$@"\n'
 
     def command(self, file: Path, name: str) -> list[str]:
+        """The shell's call of the script."""
         return ["sh", str(file)]
 
     def cancel_command(self, name: str) -> list[str]:
+        """`xpk workload delete` of the workload."""
         return ["xpk", "workload", "delete", "--cluster", self.resources.partition, "--workload", name]
