@@ -15,6 +15,7 @@ import pytest
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, ConfigError
+from infini_jax.records.folder import CHECKPOINTS_FOLDER
 from infini_jax.training import checkpoint
 from infini_jax.training.checkpoint import Checkpoints, Progress, Saving, checksum, differences
 
@@ -28,7 +29,7 @@ def filled(folder, steps=(1, 2, 3)):
     with Checkpoints(RUN, folder) as checkpoints:
         for step in steps:
             checkpoints.save(Progress(step, 10.0 * step, 1.0, {"loss": 2.0}), *numbered(step))
-    return folder / checkpoint.FOLDER
+    return folder / CHECKPOINTS_FOLDER
 
 
 def numbered(step):
@@ -106,7 +107,7 @@ def test_another_config_and_another_format_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / checkpoint.FOLDER).write_text("a file where the folder should be")
+    (tmp_path / CHECKPOINTS_FOLDER).write_text("a file where the folder should be")
     with pytest.raises(CheckpointError, match=r"^checkpoint: .*checkpoints cannot be written \(.*\); make room"):
         restored(tmp_path)
 

@@ -13,7 +13,7 @@ from infini_jax.data.batch import Rows
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.errors import ConfigError, TrainingDiverged
-from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE
+from infini_jax.records.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, METRICS_FILE, ROW_FILE
 from infini_jax.records.rows import read_rows
 from infini_jax.training import checkpoint
 from infini_jax.training.loop import is_sound
@@ -54,7 +54,7 @@ def run(finished, tmp_path):
 
 
 def saved(run) -> list[int]:
-    return sorted(int(one.name) for one in (run / checkpoint.FOLDER).iterdir() if one.name.isdigit())
+    return sorted(int(one.name) for one in (run / CHECKPOINTS_FOLDER).iterdir() if one.name.isdigit())
 
 
 def numbers(run) -> list:
@@ -71,7 +71,7 @@ def killed_while_saving(results, step: int, operation: int, every: int, *, renam
     before = killed_at(f"/{step}.orbax-checkpoint-tmp", operation, ("os.rename",) if renames else ("open", "os.mkdir"))
     done = spawned(training(results, *QUICKLY, every=every), before)
     assert done.returncode == -9, done.stderr[-1000:]
-    return any(one.name.startswith(f"{step}.") for one in (results / "run" / checkpoint.FOLDER).iterdir())
+    return any(one.name.startswith(f"{step}.") for one in (results / "run" / CHECKPOINTS_FOLDER).iterdir())
 
 
 def test_a_run_that_is_killed_just_before_a_save_is_whole_goes_on_from_the_one_before(finished, tmp_path):
@@ -80,7 +80,7 @@ def test_a_run_that_is_killed_just_before_a_save_is_whole_goes_on_from_the_one_b
     assert saved(tmp_path / "run") == [2]
     main(training(tmp_path))
     assert numbers(tmp_path / "run") == numbers(finished)
-    assert sorted(one.name for one in (tmp_path / "run" / checkpoint.FOLDER).iterdir()) == ["4", "6"]
+    assert sorted(one.name for one in (tmp_path / "run" / CHECKPOINTS_FOLDER).iterdir()) == ["4", "6"]
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_a_run_that_is_killed_in_every_save_ends_as_if_nothing_had_happened(fini
 
 
 def test_a_cut_checkpoint_is_refused_and_the_one_before_goes_on(run, finished, capsys):
-    newest = run / checkpoint.FOLDER / "6"
+    newest = run / CHECKPOINTS_FOLDER / "6"
     cut = [newest / "meta" / "metadata", newest / "state" / "_METADATA"]
     cut += [max((newest / part).rglob("d/*"), key=lambda file: file.stat().st_size) for part in ("state", "memory")]
     for file in cut:
@@ -111,13 +111,13 @@ def test_a_cut_checkpoint_is_refused_and_the_one_before_goes_on(run, finished, c
 
 def test_a_checkpoint_that_cannot_be_read_is_not_offered(run, capsys):
     for step in (4, 6):
-        (run / checkpoint.FOLDER / str(step) / "meta" / "metadata").write_text("{")
+        (run / CHECKPOINTS_FOLDER / str(step) / "meta" / "metadata").write_text("{")
     line = told(capsys, training(run.parent), 1)
-    assert line == f"checkpoint: {run / checkpoint.FOLDER / '6'} is damaged or incomplete; delete it to start the run again"
+    assert line == f"checkpoint: {run / CHECKPOINTS_FOLDER / '6'} is damaged or incomplete; delete it to start the run again"
 
 
 def test_newer_checkpoints_are_kept_until_the_older_one_is_read(run, capsys):
-    array = max((run / checkpoint.FOLDER / "4" / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+    array = max((run / CHECKPOINTS_FOLDER / "4" / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
     array.write_bytes(array.read_bytes()[: array.stat().st_size // 2])
     assert "4 is damaged or incomplete" in told(capsys, training(run.parent, "--resume", "4"), 1)
     assert told(capsys, training(run.parent, "--resume", "5"), 2) == "resume: no checkpoint of step 5; choose one of 4, 6"
@@ -129,7 +129,7 @@ def test_a_run_of_another_config_is_refused_and_left_alone(run, capsys):
     config = (run / CONFIG_FILE).read_text()
     line = told(capsys, training(run.parent, "--train.learning-rate", "1e-4"), 1)
     assert line == (
-        f"checkpoint: {run / checkpoint.FOLDER / '6'} is of another config (train.learning_rate was 0.001, is 0.0001); "
+        f"checkpoint: {run / CHECKPOINTS_FOLDER / '6'} is of another config (train.learning_rate was 0.001, is 0.0001); "
         "give the run a new name, or restore its settings"
     )
     assert (run / CONFIG_FILE).read_text() == config
@@ -137,7 +137,7 @@ def test_a_run_of_another_config_is_refused_and_left_alone(run, capsys):
 
 
 def test_a_checkpoint_of_a_newer_version_offers_the_older_one(run, capsys):
-    notes = run / checkpoint.FOLDER / "6" / "meta" / "metadata"
+    notes = run / CHECKPOINTS_FOLDER / "6" / "meta" / "metadata"
     notes.write_text(json.dumps({"format": checkpoint.FORMAT + 1, "who knows": "what follows"}))
     line = told(capsys, training(run.parent), 1)
     known, mend = checkpoint.FORMAT, "update infini_jax, or resume from step 4 with --resume 4"
@@ -203,7 +203,7 @@ def test_a_tokenizer_or_corpus_that_does_not_fit_is_told_before_anything_compile
 ):
     monkeypatch.setattr("infini_jax.training.loop.compiled_step", lambda *_: pytest.fail("it compiles"))
     assert told(capsys, training(tmp_path, *change), 2).startswith(said)
-    assert not (tmp_path / "run" / checkpoint.FOLDER).exists() or not saved(tmp_path / "run")
+    assert not (tmp_path / "run" / CHECKPOINTS_FOLDER).exists() or not saved(tmp_path / "run")
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_a_lower_rate_is_another_run(data, tmp_path, capsys):
@@ -271,7 +271,7 @@ class Filler:
 
 def test_files_that_may_not_grow_stop_the_run_and_it_goes_on(finished, run):
     """The second way to a full disk, for machines where none can be mounted: every write fails behind some bytes."""
-    shutil.rmtree(run / checkpoint.FOLDER / "6")
+    shutil.rmtree(run / CHECKPOINTS_FOLDER / "6")
     reads_only = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}  # it would cut the programs it shares with other tests
     done = spawned(training(run.parent), largest_file(2000), **reads_only)
     assert done.returncode == 1

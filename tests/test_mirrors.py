@@ -169,7 +169,8 @@ def test_a_tracker_that_hangs_costs_the_run_no_time_but_a_short_end(tmp_path, tr
 
 def test_a_process_ends_though_a_tracker_hangs(tmp_path):
     program = (
-        "import sys, time, pathlib; from infini_jax import mirrors, trackers; from tests.test_mirrors import given, lines;"
+        "import sys, time, pathlib; from infini_jax.training import mirrors, trackers;"
+        "from tests.test_mirrors import given, lines;"
         "wait = lambda self, *_: time.sleep(1000);"
         "trackers.TRACKERS['wandb'] = type('T', (), dict(needs=(), open=wait, log=wait, close=wait));"
         "mirrors.CLOSE_SECONDS = 0.2;"
@@ -190,7 +191,7 @@ def test_a_tracker_that_is_not_installed_is_refused_in_one_line_before_anything_
 
 def test_every_tracker_has_an_extra_of_its_name():
     """What the refusal tells people to install is there."""
-    extras = tomllib.loads((Path(trackers.__file__).parents[1] / "pyproject.toml").read_text())["project"][
+    extras = tomllib.loads((Path(trackers.__file__).parents[2] / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     assert set(trackers.TRACKERS) == set(typing.get_args(typing.get_args(typing.get_type_hints(Mirroring)["to"])[0]))
@@ -273,7 +274,7 @@ def test_wandb_without_a_network_keeps_its_files(tmp_path):
     settings = {"API_KEY": "0" * 40, "BASE_URL": "http://localhost:9", "INIT_TIMEOUT": "5", "MODE": "online"}
     environment = {**os.environ, **{f"WANDB_{name}": value for name, value in settings.items()}}
     program = (  # in a process of its own, which keeps the login
-        "import sys, pathlib; from infini_jax import mirrors; from tests.test_mirrors import given, lines, Mirroring;"
+        "import sys, pathlib; from infini_jax.training import mirrors; from tests.test_mirrors import given, lines, Mirroring;"
         "mirrors.CLOSE_SECONDS = 60.0;"
         "given(Mirroring(('wandb',), project='tests'), pathlib.Path(sys.argv[1]), lines(1, 3))"
     )
