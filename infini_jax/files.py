@@ -1,8 +1,11 @@
-"""Files that a reader never sees half of, and files that come with the package."""
+"""Files that a reader never sees half of, files that come with the package, and where prepared data lie."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+FOLDER_VARIABLE = "INFINI_JAX_DATA"
 
 
 @contextlib.contextmanager
@@ -25,3 +28,8 @@ def shipped(folder: str) -> Path:
     package = Path(__file__).parent
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder
+
+
+def data_folder() -> Path:
+    """Where corpora lie: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "infini_jax")

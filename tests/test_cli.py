@@ -89,7 +89,7 @@ def test_every_command_has_an_example_in_its_help(capsys):
 def test_every_example_can_be_parsed(capsys):
     """With the commands' own settings, but nothing is done."""
     names = commands_in(help_of(capsys))
-    functions = [getattr(cli, name) for name in names]
+    functions = [cli.command(name) for name in names]
     parsed = {name: functools.wraps(function)(lambda *_, **__: None) for name, function in zip(names, functions, strict=True)}
     examples = [examples_in(owner.__doc__) for owner in (*functions, PrepareCorpus, ListCorpora)]
     assert all(examples)

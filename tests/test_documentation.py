@@ -105,7 +105,7 @@ def parsed(arguments: list[str]) -> None:
         cli.main([name, where, *options, *{"--dry-run"}.difference(options)])
         return
     try:
-        tyro.cli(unused(getattr(cli, name)), args=rest, config=(tyro.conf.CascadeSubcommandArgs,))
+        tyro.cli(unused(cli.command(name)), args=rest, config=(tyro.conf.CascadeSubcommandArgs,))
     except ConfigError as error:  # what a corpus is made of can be said of one that is here
         if not str(error).startswith("data.name: no prepared corpus"):
             raise

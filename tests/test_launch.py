@@ -10,6 +10,7 @@ import yaml
 
 from infini_jax.cli.main import main
 from infini_jax.errors import ConfigError
+from infini_jax.study import missing_of, saved_study
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.launch.slurm import Worker
 from infini_jax.study.study import Study, save_study
@@ -139,3 +140,51 @@ def test_a_worker_that_is_queued_again_is_the_same(tmp_path):
     again = worker.checkpoint()
     assert isinstance(again, submitit.helpers.DelayedSubmission)
     assert again.function == worker
+
+
+MINE = '''
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
+from infini_jax.study import Study, collect, missing_of, work_on
+from infini_jax.study.launch import LAUNCHERS, Launcher
+
+
+class Here(Launcher):
+    """One worker: this process."""
+
+    def described(self, study, folder):
+        return f"this process, for {len(missing_of(study, folder))} runs"
+
+    def run(self, study, folder, watch):
+        work_on(folder, 0, 1, "")
+        collect(study, study.desk(folder))
+        return "done here"
+
+    def cancel(self, folder):
+        return "nothing to cancel"
+
+
+LAUNCHERS["here"] = Here
+
+
+def study():
+    model = ModelConfig(vocab=32, layers=1, d_model=16, heads=1, mlp_dim=32, segment=8, key_taps=2)
+    train = TrainConfig(batch=2, sequence=24, evaluation_steps=1)
+    data = MqarConfig(pairs=2, symbols=32)
+    return Study("mine", "does it run?", (RunConfig("tiny", model=model, data=data, train=train, budget=Budget("steps", 2)),))
+'''
+
+
+def test_a_launcher_that_an_experiment_brings_is_chosen_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(LAUNCHERS, "here", None)  # what the experiment adds goes again
+    (tmp_path / "mine.py").write_text(MINE)
+    main(["study", str(tmp_path / "mine.py"), "--launch", "here", "--results", str(tmp_path / "results")])
+    assert "done here" in capsys.readouterr().out
+    study, rows, failures = saved_study(tmp_path / "results" / "mine")
+    assert ([row.run for row in rows], failures) == (["tiny"], [])
+    assert missing_of(study, tmp_path / "results" / "mine") == ()
+
+
+def test_an_unknown_launcher_is_one_line_with_the_nearest_name(capsys):
+    said = told(capsys, ["study", "gates", "--scale", "smoke", "--launch", "sulrm", "--dry-run"], 2)
+    assert said == "launch: 'sulrm' is not known; did you mean 'slurm'?"

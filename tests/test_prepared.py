@@ -309,7 +309,7 @@ BLOCKED = """
         sys.modules[name] = None  # an import of it fails
 """
 READS = """
-    import infini_jax.cli.main  # and with it all that trains
+    import infini_jax.cli.train  # and with it all that trains
     from infini_jax.data.base import Rows
     from infini_jax.data.corpus import CorpusConfig
     from infini_jax.data.serve import batches

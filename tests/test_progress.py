@@ -1,6 +1,7 @@
 """What a person sees of a run while it trains: in a terminal, and in a log file."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -26,7 +27,7 @@ GATES = {"gate_mean": 0.51, "gate_spread": 0.125}
 def shown(terminal: bool, *lines) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=200, color_system=None)
-    with train_progress(RUN, console) as watch:
+    with train_progress(RUN, Path("not-read"), console) as watch:
         for line in lines:
             watch(line)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What `infini-jax corpus` asks for and shows."""
+"""`infini-jax corpus`: lists and prepares corpora."""
 
 import dataclasses
 from pathlib import Path
@@ -6,16 +6,19 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from infini_jax.cli.output import AsJson
+from infini_jax.cli.output import AsJson, print_json
+from infini_jax.cli.progress import corpus_progress
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import CORPORA, Lists
 from infini_jax.data.prepare import TokenizerSettings, WatchPreparing, prepare
-from infini_jax.data.prepared import Prepared, data_folder, prepared_folders
+from infini_jax.data.prepared import Prepared, prepared_folders
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm
 from infini_jax.errors import ConfigError
+from infini_jax.files import data_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,32 @@ class ListCorpora:
     """
 
     as_json: AsJson = False
+
+
+def corpus(
+    action: tyro.conf.OmitArgPrefixes[
+        Annotated[PrepareCorpus, tyro.conf.subcommand("prepare")] | Annotated[ListCorpora, tyro.conf.subcommand("list")]
+    ],
+) -> None:
+    """Lists and prepares corpora. Examples: `infini-jax corpus list`,
+    `infini-jax corpus prepare python_stdlib --tokenizer sentencepiece`
+
+    Args:
+      action: what to do.
+    """
+    console = Console()
+    if isinstance(action, ListCorpora):
+        if action.as_json:
+            print_json(corpora_plain())
+            return
+        console.print(corpora_table(), prepared_table())
+        return
+    with corpus_progress(action.corpus, console) as watch:
+        prepared, is_new = action.run(watch)
+    console.print(counts_table(prepared))
+    if not is_new:
+        console.print("was prepared already: nothing to do")
+    console.print(f"train on it: infini-jax train infini corpus --data.name {prepared.folder.name} ...", soft_wrap=True)
 
 
 def corpora_plain() -> dict[str, Any]:

@@ -1,29 +1,55 @@
 """`infini-jax doctor`: what this machine and this installation have, for who sets it up and for who reports a problem."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from infini_jax import __version__
+from infini_jax.cli import probe
 from infini_jax.cli.output import AsJson, print_json
-from infini_jax.data.prepared import data_folder
-from infini_jax.errors import installs, one_line
+from infini_jax.errors import installs
+from infini_jax.files import data_folder
 from infini_jax.forecast.topology import COMPILERS, is_installed
 from infini_jax.records.environment import processor
 from infini_jax.units import human_bytes
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow", "duckdb", "matplotlib")
-PACKAGES += ("tyro", "rich", "sentencepiece", "grain", "tensorflow-datasets")
+PACKAGES = {  # that must be here -> what is imported of them; each behind those that it needs
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "jaxlib": "jaxlib",
+    "jax": "jax",
+    "flax": "flax",
+    "optax": "optax",
+    "orbax-checkpoint": "orbax.checkpoint",
+    "pyarrow": "pyarrow",
+    "duckdb": "duckdb",
+    "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
+    "pyyaml": "yaml",
+    "tyro": "tyro",
+    "rich": "rich",
+    "sentencepiece": "sentencepiece",
+    "grain": "grain",
+    "importlib-resources": "importlib_resources",
+    "tensorflow-datasets": "tensorflow_datasets",
+}
+PATIENCE = 180  # seconds for all imports and for JAX to start on its devices
+EXTRAS = {"tpu": "tpu", "cuda": "cuda", "gpu": "cuda"}  # platform in JAX_PLATFORMS -> what installs it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +103,16 @@ class Health:
 
     Attributes:
       versions: name -> version, None where it is not installed.
+      problems: name of a package that is needed -> what is wrong with it and what mends it.
       processor; memory_bytes of this machine, and those that are free.
-      devices, as JAX sees them; trouble, why it sees none, or "".
+      devices, as JAX sees them; trouble, why it sees none and what to do, or "".
       cache: folder of compiled programs, "" where JAX keeps none; cache_bytes in it.
       data: folder of prepared corpora.
       parts: name of an optional part -> whether it is here.
     """
 
     versions: dict[str, str | None]
+    problems: dict[str, str]
     processor: str
     memory_bytes: int
     memory_free_bytes: int
@@ -95,9 +123,17 @@ class Health:
     data: str
     parts: dict[str, bool]
 
+    @property
+    def wrong(self) -> list[str]:
+        """A line per thing without which the package cannot run."""
+        found = self.problems | ({"devices": self.trouble} if self.trouble else {})
+        return [f"{name}: {problem}" for name, problem in found.items()]
+
 
 def doctor(as_json: AsJson = False) -> None:
-    """Says what is here: versions, devices and their memory, compiled programs that are kept, optional parts.
+    """Says what is here and what is wrong: versions, devices and their memory, compiled programs, optional parts.
+
+    Ends with code 1 where a package that is needed is missing, broken or of another version, or JAX finds no device.
 
     Examples: `infini-jax doctor`, `infini-jax doctor --json`
 
@@ -107,32 +143,112 @@ def doctor(as_json: AsJson = False) -> None:
     found = examine()
     if as_json:
         print_json(dataclasses.asdict(found))
-        return
-    Console().print(versions_table(found), machine_table(found), parts_table(found), sep="\n")
+    else:
+        console = Console()
+        console.print(versions_table(found), machine_table(found), parts_table(found), sep="\n")
+        for line in found.wrong:
+            console.print(line, style="red", markup=False, soft_wrap=True)
+    if found.wrong:
+        sys.exit(1)
 
 
 def examine() -> Health:
-    """Looks; JAX starts on its devices for it."""
+    """Looks; another process imports the packages and has JAX start on its devices."""
     page = os.sysconf("SC_PAGE_SIZE")
-    devices, trouble = devices_here()
-    settings: Any = jax.config  # its options are attributes made at run time
-    cache = settings.jax_compilation_cache_dir or ""
+    answers = tried((*PACKAGES.values(), probe.COMMANDS, probe.DEVICES))
+    problems = problems_of(answers)
+    if not problems and (said := answers[probe.COMMANDS]["problem"]):
+        problems["infini_jax"] = f"cannot be imported ({said}); pip install --force-reinstall infini_jax"
+    started = answers[probe.DEVICES]
+    cache = started.get("cache", "")
     return Health(
         versions={
             "python": platform.python_version(),
             "infini_jax": __version__,
             **{name: version(name) for name in PACKAGES},
         },
+        problems=problems,
         processor=processor(),
         memory_bytes=page * os.sysconf("SC_PHYS_PAGES"),
         memory_free_bytes=page * os.sysconf("SC_AVPHYS_PAGES"),
-        devices=devices,
-        trouble=trouble,
+        devices=tuple(Device(**one) for one in started.get("devices", ())),
+        trouble=trouble_of(started["problem"]) if started["problem"] and "jax" not in problems else "",
         cache=cache,
         cache_bytes=bytes_in(Path(cache)) if cache else 0,
         data=str(data_folder()),
         parts={part.extra: part.is_here for part in PARTS},
     )
+
+
+def tried(asked: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The answers of `probe`; it is started again for what is left when something hangs or kills it."""
+    found: dict[str, dict[str, Any]] = {}
+    while left := asked[len(found) :]:
+        command = [sys.executable, "-m", probe.__name__, *left]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False)
+            said, end = done.stdout, f"it ends Python with {ending(done.returncode)}"
+        except subprocess.TimeoutExpired as error:
+            said, end = error.stdout or b"", f"it takes more than {PATIENCE} seconds"
+        found.update(zip(left, map(json.loads, said.splitlines()), strict=False))
+        if len(found) < len(asked):
+            found[asked[len(found)]] = {"problem": end}
+    return found
+
+
+def ending(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"code {code}"
+
+
+def problems_of(answers: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Package -> what is wrong with it. What cannot be imported because of another one says so."""
+    problems: dict[str, str] = {}
+    for name, module in PACKAGES.items():
+        said, number, asked = answers[module]["problem"], version(name), requirement(name)
+        if said and (broken := [other for other in needs(name) if other in problems]):
+            problems[name] = f"needs {', '.join(broken)}"
+        elif said and number is None:
+            problems[name] = f"not installed; pip install '{asked}'"
+        elif said:
+            problems[name] = f"cannot be imported ({said}); pip install --force-reinstall '{asked}'"
+        elif number is not None and not is_in_range(number, asked):
+            problems[name] = f"version {number} is out of range; pip install '{asked}'"
+    return problems
+
+
+@functools.cache
+def needs(package: str) -> dict[str, str]:
+    """Name -> what an installed package asks for, such as jax<0.13,>=0.10; extras are left out."""
+    try:
+        lines = importlib.metadata.requires(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    plain = [line for line in lines if "extra ==" not in line]
+    return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-"): line.partition(";")[0].strip() for line in plain}
+
+
+def requirement(package: str) -> str:
+    """What this package asks for of another one; its name where nothing is asked."""
+    return needs("infini_jax").get(package, package)
+
+
+def is_in_range(number: str, asked: str) -> bool:
+    """Whether a version is what a requirement asks for; unknown is yes."""
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # it comes with matplotlib, which may be what is missing
+        return True
+    return Requirement(asked).specifier.contains(number, prereleases=True)
+
+
+def trouble_of(said: str) -> str:
+    """Why JAX has no device, and what to do: a platform that was asked for and cannot start is the usual cause."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if not asked:
+        return f"{said}; JAX_PLATFORMS=cpu does without them"
+    extras = {EXTRAS[name] for name in asked.split(",") if name in EXTRAS}
+    mends = ["unset it", *(installs(extra) for extra in sorted(extras) if not is_installed(extra))]
+    return f"JAX_PLATFORMS={asked} cannot start ({said}); {', or '.join(mends)}"
 
 
 def version(package: str) -> str | None:
@@ -141,19 +257,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def devices_here() -> tuple[tuple[Device, ...], str]:
-    """The devices, or none and why: a platform that was asked for and cannot start is the usual cause."""
-    try:
-        found = jax.local_devices()
-    except RuntimeError as error:
-        return (), one_line(error)
-    stats = [device.memory_stats() or {} for device in found]
-    return tuple(
-        Device(device.device_kind, device.platform, one.get("bytes_limit"), one.get("bytes_in_use"))
-        for device, one in zip(found, stats, strict=True)
-    ), ""
 
 
 def bytes_in(folder: Path) -> int:
@@ -168,9 +271,10 @@ def bytes_in(folder: Path) -> int:
 
 def versions_table(found: Health) -> Table:
     """A line a package."""
-    table = Table("package", "version", title="versions")
+    table = Table("package", "version", *(["what is wrong"] if found.problems else []), title="versions")
     for name, number in found.versions.items():
-        table.add_row(name, number or "[red]not installed[/red]")
+        problem = found.problems.get(name, "").partition(";")[0]
+        table.add_row(name, number or "–", *([escape(problem)] if found.problems else []), style="red" if problem else "")
     return table
 
 
@@ -185,7 +289,7 @@ def machine_table(found: Health) -> Table:
         holds = "" if device.bytes is None else f", {human_bytes(device.bytes)}, {human_bytes(device.bytes_in_use or 0)} used"
         table.add_row(f"device {number}", f"{device.kind} ({device.platform}){holds}")
     if found.trouble:
-        table.add_row("devices", f"none: {found.trouble}")
+        table.add_row("devices", escape(f"none: {found.trouble}"))
     off = "not kept, but by studies in their own folders; JAX_COMPILATION_CACHE_DIR=FOLDER keeps them"
     table.add_row("compiled programs", f"{human_bytes(found.cache_bytes)} in {found.cache}" if found.cache else off)
     table.add_row("prepared corpora", found.data)

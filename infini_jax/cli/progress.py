@@ -1,6 +1,7 @@
 """Progress bars: what is done, what is being done, how long it still takes."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from infini_jax.study.evaluations import measure_file
 from infini_jax.study.jobs import Job
 from infini_jax.study.spending import Spending, spending_of
 from infini_jax.study.study import Study
+from infini_jax.training.trained import saved_config
 from infini_jax.units import human_count, human_time
 
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
@@ -72,21 +74,28 @@ def share_logged(file: Path, job: Job) -> float:
 
 
 @contextlib.contextmanager
-def train_progress(run: RunConfig, console: Console) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A bar of one run in steps with what its newest metric line says; in a log file, one plain line for each of them."""
-    steps = budget_steps(run)
+def train_progress(run: RunConfig, folder: Path, console: Console) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A bar of one run in steps with what its newest metric line says; in a log file, one plain line for each of them.
+
+    How many steps a budget of seconds buys stands in the run's `folder` once it trains.
+    """
+
+    @functools.cache
+    def steps() -> int:
+        return budget_steps(saved_config(folder) if run.budget.unit == "seconds" else run)
+
     if not console.is_terminal:
 
         def say(text: str) -> None:
             console.print(f"{run.name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
-        yield lambda line: say(f"step {line['step']:,}/{steps:,}, {live_line(line, steps)}")
+        yield lambda line: say(f"step {line['step']:,}/{steps():,}, {live_line(line, steps())}")
         return
     with Progress(
         TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), _LINE, console=console, expand=True
     ) as bars:
-        task = bars.add_task(run.name, total=steps, line="compiling")
-        yield lambda line: bars.update(task, completed=line["step"], line=live_line(line, steps))
+        task = bars.add_task(run.name, total=None, line="compiling")
+        yield lambda line: bars.update(task, total=steps(), completed=line["step"], line=live_line(line, steps()))
 
 
 def live_line(line: dict[str, float], steps: int) -> str:

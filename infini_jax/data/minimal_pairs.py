@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from infini_jax.data.prepared import FOLDER_VARIABLE, SNAPSHOTS, data_folder
+from infini_jax.data.prepared import SNAPSHOTS
 from infini_jax.data.snapshots import newest_version
 from infini_jax.errors import ConfigError, one_line, require, required
+from infini_jax.files import FOLDER_VARIABLE, data_folder
 
 GET = f"put blimp.zip, a folder blimp of its .jsonl files or TFDS's {SNAPSHOTS}/blimp into ${FOLDER_VARIABLE}, or give a path"
 SAME_PHENOMENON = {"s-selection": "argument_structure"}  # the paper has 12 phenomena (table 2), its files 13 terms

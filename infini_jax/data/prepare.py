@@ -28,13 +28,13 @@ from infini_jax.data.prepared import (
     Counts,
     Manifest,
     Prepared,
-    data_folder,
     prepared_folder,
 )
 from infini_jax.data.snapshots import Snapshot, built_in_snapshot, own_snapshot
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError, require, require_positive
+from infini_jax.files import data_folder
 
 SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
 SAMPLE_PARTS = 64  # at least so many documents share it

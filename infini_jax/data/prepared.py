@@ -20,10 +20,10 @@ from infini_jax.data.batch import Split
 from infini_jax.data.documents import Documents
 from infini_jax.data.tokenizers import Bytes
 from infini_jax.errors import ConfigError, require, require_file_name, suggestion
+from infini_jax.files import FOLDER_VARIABLE, data_folder
 
 FORMAT = 1
 MANIFEST_FILE, MODEL_FILE = "manifest.json", "tokenizer.model"
-FOLDER_VARIABLE = "INFINI_JAX_DATA"
 PREPARED, SNAPSHOTS = "prepared", "tfds"
 MEND = "prepare it again: infini-jax corpus prepare"
 
@@ -114,11 +114,6 @@ class Manifest:
         if manifest._sha256() != plain["sha256"]:
             raise ValueError("its own hash does not fit")
         return manifest
-
-
-def data_folder() -> Path:
-    """Where corpora lie: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "infini_jax")
 
 
 def prepared_folder(name: str) -> Path:

@@ -1,0 +1,30 @@
+"""`infini-jax mechanisms`: what each mechanism carries and costs."""
+
+import dataclasses
+
+from rich.console import Console
+
+from infini_jax.cli.model_options import Shape, sized
+from infini_jax.cli.tables import mechanism_table
+from infini_jax.config import ModelConfig
+from infini_jax.errors import require, suggestion
+from infini_jax.memory import MECHANISMS
+
+
+def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str = "", context: int = 32_768) -> None:
+    """Prints what each mechanism carries and costs, and its compression against a cache of every token.
+
+    Example: `infini-jax mechanisms --memory-bytes 65536 --model.segment 128`
+
+    Args:
+      model: sizes of the transformer.
+      memory_bytes: size every memory to at most so many bytes a sequence; 0 keeps each one's default.
+      memory_axis: list only mechanisms whose memory grows along it, such as heads, and grow them so.
+      context: tokens that the full cache of the comparison holds.
+    """
+    configs = [ModelConfig(memory=mechanism.Config(), **dataclasses.asdict(model)) for mechanism in MECHANISMS.values()]
+    if memory_axis:
+        configs = [config for config in configs if memory_axis in MECHANISMS[config.mechanism].axes]
+        known = {axis for mechanism in MECHANISMS.values() for axis in mechanism.axes}
+        require(bool(configs), "memory axis", f"no mechanism grows along '{memory_axis}'", suggestion(memory_axis, known))
+    Console().print(mechanism_table([sized(config, memory_bytes, memory_axis) for config in configs], context))

@@ -1,0 +1,39 @@
+"""`infini-jax report`: the page of one study, or of several."""
+
+import os
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from infini_jax.cli.progress import evaluation_progress
+from infini_jax.errors import require
+from infini_jax.study.study import saved_study, write_tables
+
+
+def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = None) -> None:
+    """Writes the report of one study, or of several head to head, from their results and prints the table.
+
+    Example: `infini-jax report results/quick`
+
+    Args:
+      folders: where the studies' results lie.
+      output: folder that gets report.html and report-figures/; by default the study's, of several the one that holds them all.
+    """
+    from infini_jax.report import StudySource, terminal_table, write_report  # matplotlib takes a second to load
+
+    require(bool(folders), "folders", "there is none", "name the folder of a study, such as results/quick")
+    console, sources, rows, failures = Console(), [], [], []
+    for folder in folders:
+        asked, finished, failed = saved_study(folder)
+        write_tables(asked, asked.desk(folder))  # a study that was stopped has finished rows and no table yet
+        sources.append(StudySource(folder, asked.question, dict(asked.held_equal), asked.command, asked.runs))
+        rows.append(finished)
+        failures.extend(failed)
+    with evaluation_progress("report", console) as watch:
+        page = write_report(sources, output or Path(os.path.commonpath(folders)), watch)
+    for finished in rows:
+        console.print(terminal_table(finished))
+    for failure in failures:
+        console.print(f"failed: {failure.run}: {failure.error}", style="red", markup=False)
+    console.print(f"report: {page}", soft_wrap=True)

@@ -1,0 +1,88 @@
+"""`infini-jax train`: one run, whose settings are all options."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+import tyro
+from rich.console import Console
+
+from infini_jax.cli import tables
+from infini_jax.cli.model_options import Shape, sized
+from infini_jax.cli.output import REQUEUE
+from infini_jax.cli.progress import train_progress
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config.evaluation import EvaluationConfig
+from infini_jax.data import SOURCES
+from infini_jax.devices.processes import ended_with_the_job, is_first, join_job
+from infini_jax.devices.sharding import Sharding, use_cores
+from infini_jax.memory import MECHANISMS
+from infini_jax.training.checkpoint import Saving
+from infini_jax.training.execute import execute
+from infini_jax.training.mirrors import Mirroring
+
+
+def one_of(settings: dict[str, type]) -> Any:
+    """A type whose value is one of the settings classes, chosen on the command line by its registry name."""
+    return Union[tuple(Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in settings.items())]  # noqa: UP007
+
+
+if TYPE_CHECKING:  # what follows is made from the registries, of which a type checker knows the bases
+    from infini_jax.data.base import DataConfig as Task
+    from infini_jax.memory.base import MemoryConfig as Mechanism
+else:
+    Mechanism = one_of({name: mechanism.Config for name, mechanism in MECHANISMS.items()})
+    Task = one_of(SOURCES)
+
+
+def train(
+    memory: Mechanism,
+    data: Task,
+    model: Shape = Shape(),
+    train: TrainConfig = TrainConfig(),
+    budget: Budget = Budget(),
+    saving: Saving = Saving(),
+    evaluation: EvaluationConfig = EvaluationConfig(),
+    mirrors: Mirroring = Mirroring(),
+    sharding: Sharding = Sharding(),
+    name: str = "run",
+    seed: int = 0,
+    memory_bytes: int = 0,
+    memory_axis: str = "",
+    resume: int | None = None,
+    processes: Literal["alone", "job"] = "alone",
+    results: Path = Path("results/runs"),
+) -> None:
+    """Trains one model and scores it; a run that was stopped or killed goes on where it was saved. Example:
+    `infini-jax train infini mqar --memory.update delta --model.segment 16 --model.key-taps 2 --train.sequence 96`
+
+    Args:
+      memory: settings of the mechanism.
+      data: settings of the task.
+      model: sizes of the transformer.
+      train: how it is trained.
+      budget: what it may spend.
+      saving: when it is saved; its end always is.
+      evaluation: what is read of the held-out documents.
+      mirrors: trackers that get a copy of the metrics.
+      sharding: how the devices share the work.
+      name: of the run, and of its folder.
+      seed: of the parameters and of the order of the data.
+      memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
+      memory_axis: what grows to fill them, such as key_dim or heads; the mechanism's first axis where none is named.
+      resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
+      processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.
+      results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.
+    """
+    sizes = sized(ModelConfig(memory=memory, **dataclasses.asdict(model)), memory_bytes, memory_axis)
+    run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
+    if processes == "job":
+        join_job()
+    else:
+        use_cores(train.batch // train.accumulate)
+    console = Console(quiet=not is_first())
+    with ended_with_the_job(REQUEUE), train_progress(run, results / name, console) as watch:
+        row = execute(
+            run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding
+        )
+    console.print(tables.key_values(row))
