@@ -1,4 +1,4 @@
-"""`python -m infini_jax` is `infini-jax`."""
+"""Command line of the package: `python -m infini_jax` is `infini-jax`."""
 
 from infini_jax.cli.main import main
 

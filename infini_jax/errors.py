@@ -1,4 +1,4 @@
-"""Errors a user can mend: one line that names the field and the mend."""
+"""Errors that a user can mend: one line that names the field and the mend."""
 
 import difflib
 import errno
@@ -10,7 +10,11 @@ Value = TypeVar("Value")
 
 
 class ConfigError(Exception):
-    """A setting that cannot work. `str(error)` is one line: field, problem, mend."""
+    """A setting that cannot work. `str(error)` is one line: field, problem, mend.
+
+    Attributes:
+      field: the setting at fault, such as train.batch.
+    """
 
     def __init__(self, field: str, problem: str, mend: str):
         self.field = field
@@ -38,14 +42,17 @@ DISK = (*FULL_OR_LOCKED, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST)
 
 
 def disk_reason(error: BaseException) -> str | None:
-    """The system's words where a disk is full or a place cannot be written, whatever library raised the error; else None."""
+    """The system's words for a disk that is full or a place that cannot be written, whatever library raised the error.
+
+    None for any other error.
+    """
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in DISK else None
     return next((words for words in map(os.strerror, FULL_OR_LOCKED) if words in str(error)), None)
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """One line for an error of a disk: which file where that is known, why, mend. None for any other error."""
+    """One line for an error of a disk: the file where it is known, why, mend. None for any other error."""
     reason = disk_reason(error)
     if reason is None:
         return None
@@ -64,38 +71,38 @@ def installs(extra: str) -> str:
 
 
 def require(holds: bool, field: str, problem: str, mend: str) -> None:
-    """Raises `ConfigError` unless `holds`."""
+    """Checks a setting: raises `ConfigError` with `field`, `problem` and `mend` unless `holds`."""
     if not holds:
         raise ConfigError(field, problem, mend)
 
 
 def require_positive(owner: str, **values: float) -> None:
-    """Raises `ConfigError` for the first of `values` that is not above zero."""
+    """Checks numbers of one owner: raises `ConfigError` for the first of `values` that is not above zero."""
     for name, value in values.items():
         require(value > 0, f"{owner}.{name}", f"{value} is not above zero", "give at least 1")
 
 
 def require_file_name(field: str, name: str) -> None:
-    """Raises `ConfigError` for a name that could not be a file's on every system."""
+    """Checks a name: raises `ConfigError` where it could not be a file's name on every system."""
     is_name = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
     require(is_name, field, f"'{name}' is no file name", "use letters, digits, '-', '_' and '.'")
 
 
 def required(value: Value | None, field: str, problem: str, mend: str) -> Value:
-    """The value, or a `ConfigError` where it is None."""
+    """`value` itself. Raises `ConfigError` where it is None."""
     if value is None:
         raise ConfigError(field, problem, mend)
     return value
 
 
 def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
-    """`table[name]`, or a `ConfigError` that suggests the nearest name."""
+    """`table[name]`. Raises `ConfigError` with the nearest name where the table has no such entry."""
     require(name in table, field, f"'{name}' is not known", suggestion(name, table))
     return table[name]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The mend for a misspelt name: the nearest known one, or all of them."""
+    """The mend for a misspelled name: the nearest known one, or all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(known)}"

@@ -18,13 +18,16 @@ def replaced_at_once(file: Path) -> Iterator[Path]:
 
 
 def write_at_once(text: str, file: Path) -> None:
-    """Writes the text at once or not at all, whenever the process dies."""
+    """Writes `text` to `file` whole or not at all, whenever the process dies."""
     with replaced_at_once(file) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def shipped(folder: str) -> Path:
-    """A folder that comes with infini_jax, such as experiments: in a wheel inside the package, in the repository beside it."""
+    """The path of a folder that comes with infini_jax, such as experiments.
+
+    In a wheel it lies inside the package, in the repository beside it.
+    """
     package = Path(__file__).parent
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder

@@ -1,4 +1,4 @@
-"""How much is read to evaluate a model, and under which conditions."""
+"""Settings of an evaluation on held-out documents: how much of them is read, and with which memory."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -11,10 +11,10 @@ CARRIED, RESET, ANOTHER = CONDITIONS = get_args(Condition)
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What is read of the held-out documents; see `infini_jax.evals.perplexity`.
+    """Reading of the held-out documents; see `infini_jax.evals.perplexity`.
 
     Attributes:
-      documents: so many, spread evenly over the split; 0 is all of them.
+      documents: number of documents, spread evenly over the split; 0 is all of them.
       tokens: of a document, from its first on; 0 is all of them.
       rows: documents that are read side by side.
       conditions: of the memory: carried, and beside it reset and another's; each one costs as much again.

@@ -28,7 +28,7 @@ class ModelConfig:
       value_dim: of one head; 0 means d_model / heads.
       mlp_dim: width of the MLP; 0 means 4 d_model.
       segment: raw tokens of a segment.
-      key_taps: tokens that a key is made of, by a short causal convolution; 1 is the token alone, as the papers have it.
+      key_taps: tokens that a key is made of, by a short causal convolution; 1 is the token alone, as in the papers.
       compute: type of activations; the others follow from it, see precision.py.
     """
 
@@ -106,13 +106,13 @@ class ModelConfig:
 
     @property
     def has_phase(self) -> bool:
-        """Landmarks fall at other places in each segment, because segments are no whole landmark blocks."""
+        """Whether landmarks fall at other places in each segment, because segments are no whole landmark blocks."""
         every = self.memory.landmark_every
         return every is not None and self.segment % every != 0
 
     @property
     def ids(self) -> int:
-        """Rows of the embedding: the raw tokens and, behind them, what is inserted into segments."""
+        """Number of rows of the embedding: raw tokens, and behind them the one that is inserted into segments."""
         return self.vocab + (self.memory.landmark_every is not None or any(self.memory.memory_tokens))
 
     @property
@@ -121,13 +121,13 @@ class ModelConfig:
         return kind_of(self.memory, mechanism_configs())
 
     def check_at_once(self, segments: int) -> None:
-        """Raises `ConfigError` where so many segments of a stream cannot be taken at once."""
+        """Checks for several segments at once: raises `ConfigError` where the memory takes those of a stream in turn."""
         if segments > 1 and memory_of(self.memory, self.dims).works_on_stream():
             problem = f"{self.mechanism} works on the residual stream, and takes the segments of a stream in turn"
             raise ConfigError("train.segments_per_step", problem, "give 1")
 
     def layer_memory(self, layer: int) -> MemoryConfig:
-        """What layer `layer` carries: the memory, or nothing where `memory.layers` leaves it out."""
+        """Settings of the memory that layer `layer` carries; those of no memory where `memory.layers` leaves it out."""
         return self.memory if self.memory.layers is None or layer in self.memory.layers else SegmentOnlyConfig()
 
     @property
@@ -137,7 +137,7 @@ class ModelConfig:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes a sequence of all layers together, measured on shapes."""
+        """Bytes of memory per sequence, all layers together, measured on shapes."""
         return self.memory_layers * memory_bytes(memory_of(self.memory, self.dims))
 
     def cache_bytes(self, tokens: int) -> int:
@@ -149,11 +149,14 @@ class ModelConfig:
         return tokens * self.layers * d.kv_heads * (d.key_dim + d.value_dim) * d.dtype.itemsize
 
     def at_bytes(self, total: int, axis: str = "") -> "ModelConfig":
-        """This model with the largest memory of at most `total` bytes a sequence, all layers together.
+        """This model with the largest memory of at most `total` bytes per sequence, all layers together.
 
         Args:
+          total: bytes per sequence.
           axis: one of the mechanism's `axes`, along which the memory grows; its first where none is named. Heads and their
-            dims grow in the whole model, which then has more parameters and FLOPs a token.
+            dims grow in the whole model, which then has more parameters and FLOPs per token.
+
+        Raises `ConfigError` where even the smallest memory does not fit, or the memory does not grow along `axis`.
         """
         mechanism = MECHANISMS[self.mechanism]
         require_positive("memory", bytes=total)

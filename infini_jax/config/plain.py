@@ -14,27 +14,27 @@ from infini_jax.memory.base import MemoryConfig
 
 
 def digest_of(science: dict[str, Any]) -> str:
-    """Twelve hex digits of plain JSON values."""
+    """Digest of plain JSON values, twelve hex digits of SHA-256."""
     return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def fingerprint_of(settings: Any) -> str:
-    """`digest_of` a frozen dataclass but for its name and variant."""
+    """Digest of a frozen dataclass apart from its name and variant, twelve hex digits."""
     return digest_of({name: value for name, value in to_plain(settings).items() if name not in ("name", "variant")})
 
 
 def mechanism_configs() -> dict[str, type]:
-    """Registry name -> settings class of the mechanisms."""
+    """The settings class of each mechanism, by registry name."""
     return {name: mechanism.Config for name, mechanism in MECHANISMS.items()}
 
 
 def kind_of(value: Any, table: dict[str, type]) -> str:
-    """The registry name of a settings object."""
+    """The registry name of a settings object, found by its class."""
     return next(name for name, kind in table.items() if kind is type(value))
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses to dicts, tuples to lists; members of a registry get a `kind`."""
+    """Plain JSON values of settings: dataclasses become dicts, tuples lists; members of a registry get a `kind`."""
     if not dataclasses.is_dataclass(value):
         return [to_plain(one) for one in value] if isinstance(value, tuple) else value
     plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -45,7 +45,10 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: Any, plain: Any, where: str) -> Any:
-    """A value of type `kind` from JSON values."""
+    """A value of type `kind` from plain JSON values, the inverse of `to_plain`.
+
+    `where` is its path in messages. Raises `ConfigError` with the nearest name for an unknown field or registry name.
+    """
     for base, table in ((MemoryConfig, mechanism_configs()), (DataConfig, SOURCES)):
         if kind is base:
             return from_plain(

@@ -28,7 +28,7 @@ ONE_LAYER = ("memorizing",)  # where the paper searches in one layer only, three
 
 
 def preset(name: str, mechanism: str = "infini") -> RunConfig:
-    """A run of 10 billion tokens, 64 rows of 16 384 a step, with a mechanism's default settings.
+    """A run of 10 billion tokens, 64 rows of 16 384 per step, with a mechanism's default settings.
 
     Its data are a stand-in of the same shape. Raises `ConfigError` for an unknown size or mechanism.
     """

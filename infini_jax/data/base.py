@@ -1,4 +1,4 @@
-"""What the settings of a task answer: the source of its batches, its documents and its tokenizer."""
+"""Interface of a task's settings: they give the source of its batches, its documents and its tokenizer."""
 
 import abc
 from typing import ClassVar, Literal
@@ -13,14 +13,14 @@ Scored = Literal["accuracy", "loss", "n50"]  # what runs of a task are compared 
 
 
 class DataConfig(abc.ABC):
-    """Settings of a source: frozen dataclasses with these members. Those with a default are what reports ask.
+    """Settings of a task, the base of frozen dataclasses. What has a default here is asked by reports.
 
     Attributes:
-      title: of the task in text, where its registry name will not do.
-      scored_by: what runs are compared by.
-      loss_unit: of the held-out loss.
-      row_metric: name that `chance` and evaluations give to what `Row.accuracy` is.
-      has_ceiling: whether full attention should solve examples as it was trained on: where it does not, the task or the
+      title: name of the task in text, where its registry name will not do.
+      scored_by: figure that runs are compared by.
+      loss_unit: unit of the held-out loss.
+      row_metric: name of `Row.accuracy` among the metrics of `chance` and of evaluations.
+      has_ceiling: whether full attention should solve examples as it was trained on; where it does not, the task or the
         training is wrong.
     """
 
@@ -33,45 +33,48 @@ class DataConfig(abc.ABC):
     @property
     @abc.abstractmethod
     def vocab(self) -> int:
-        """Number of distinct tokens, the least the model's vocabulary must be."""
+        """Number of distinct tokens, the least that the model's vocabulary must be."""
 
     @abc.abstractmethod
     def check(self, tokens: int) -> None:
-        """Raises `ConfigError` where sequences of `tokens` cannot be made."""
+        """Checks the settings for sequences of `tokens`: raises `ConfigError` where none can be made."""
 
     @abc.abstractmethod
     def open(self, rows: Rows) -> Source:
-        """The source itself."""
+        """The source of batches of the shape, seed and split in `rows`."""
 
     def chance(self) -> dict[str, float]:
-        """Metric -> score of a guesser that knows the form of answers and nothing of this one; none where it is unknown."""
+        """Score of a guesser that knows the form of answers and nothing of this one, by metric; empty where it is unknown."""
         return {}
 
     def distance(self, tokens: int) -> float:
-        """Tokens from a question back to what answers it, in rows of `tokens` and at the least; 0 where nothing is known.
+        """Fewest tokens from a question back to its answer in rows of `tokens`; 0 where nothing is known.
 
         A window that reaches less far must score chance.
         """
         return 0.0
 
     def whole(self, split: Split) -> tuple[Documents, Counts] | None:
-        """The documents of a split and what they are counted in; None for a task that is not made of documents."""
+        """The documents of a split and their counts; None for a task that is not made of documents."""
         return None
 
     def has(self, split: Split) -> bool:
-        """Whether there is such a split; what is drawn afresh has all of them."""
+        """Whether the data has this split; data that is drawn afresh has all of them."""
         return True
 
     def open_tokenizer(self) -> Tokenizer | None:
-        """What made the tokens; None for a task that has no text. Raises `ConfigError` where it is not the one named."""
+        """The tokenizer of the data; None for a task that has no text.
+
+        Raises `ConfigError` where it is not the one that the settings name.
+        """
         return None
 
 
 def documents_of(data: DataConfig, split: Split) -> tuple[Documents, Counts]:
-    """The documents of a split, as `whole`. Raises `ConfigError` for a task that is not made of documents."""
+    """The documents of a split and their counts. Raises `ConfigError` for a task that is not made of documents."""
     return required(data.whole(split), "data", f"{type(data).__name__} holds no documents", "choose a corpus")
 
 
 def tokenizer_of(data: DataConfig) -> Tokenizer:
-    """What made the tokens. Raises `ConfigError` for a task that has no text."""
+    """The tokenizer of the data. Raises `ConfigError` for a task that has no text."""
     return required(data.open_tokenizer(), "data", f"{type(data).__name__} has no text", "choose a corpus")

@@ -1,4 +1,4 @@
-"""What training reads: batches as a pure function of the step."""
+"""Batches of training data as a pure function of the step, and the interface of their sources."""
 
 import dataclasses
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -12,10 +12,15 @@ Leaf = TypeVar("Leaf")
 
 
 class Batch(NamedTuple, Generic[Leaf]):
-    """All (batch, tokens). A row continues where the row of the step before ended; document ids tell what belongs together.
+    """One step's data, every leaf (batch, tokens). A row continues where the row of the step before ended.
 
-    Attributes: tokens int32; targets int32, the next token; weights float32, 1 where the target is scored; documents int32.
-    Leaves are arrays of the host or of devices, or what is said of each of them, such as its sharding.
+    Leaves are arrays of the host or of devices, or something about each of them, such as its sharding.
+
+    Attributes:
+      tokens: int32, the input.
+      targets: int32, the next token at each place.
+      weights: float32, 1 where the target is scored, else 0.
+      documents: int32, number of the document that each token belongs to; it changes at every edge.
     """
 
     tokens: Leaf
@@ -26,7 +31,14 @@ class Batch(NamedTuple, Generic[Leaf]):
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Shape and seed of the batches asked for."""
+    """Shape, seed and split of the batches asked for.
+
+    Attributes:
+      batch: rows of a batch.
+      tokens: tokens of a row in one batch.
+      seed: of the random streams.
+      split: part of the data.
+    """
 
     batch: int
     tokens: int
@@ -35,20 +47,22 @@ class Rows:
 
 
 class Source(Protocol):
-    """`batch(step)` depends on nothing but its settings and the step: any process, any restart sees the same."""
+    """A source of batches that depends on its settings and the step alone: any process and any restart sees the same."""
 
     @property
     def corpus(self) -> str:
-        """What the data is made from, for the result table."""
+        """Description of the data in one line, for the result table."""
         ...
 
-    def batch(self, step: int) -> Batch: ...
+    def batch(self, step: int) -> Batch:
+        """Batch number `step`, all rows."""
+        ...
 
     def rows(self, step: int, first: int, count: int) -> Batch:
-        """Rows `first` to `first + count` of batch `step`: what one process of many reads."""
+        """Rows `first` to `first + count` of batch `step`: one process's part."""
         ...
 
 
 def generator(rows: Rows, *counters: int) -> np.random.Generator:
-    """An independent random stream for each (seed, split, counters)."""
+    """An independent random stream for each combination of seed, split and counters."""
     return np.random.default_rng([rows.seed, SPLIT_NUMBER[rows.split], *counters])

@@ -1,6 +1,7 @@
 """TFDS builders of the corpora that this package reads itself. Imported only where a corpus is prepared: loads TFDS.
 
-The features are pg19's, so that corpora interchange. Written as array_record, which TFDS reads and writes without TensorFlow.
+The features are those of pg19, so that corpora interchange. The files are array_record, which TFDS reads and writes without
+TensorFlow.
 """
 
 import dataclasses
@@ -19,17 +20,22 @@ FILE_FORMAT = "array_record"
 
 @dataclasses.dataclass
 class TextsConfig(tfds.core.BuilderConfig):
-    """Attributes: texts, what is read; its digest is the config's name, so that changed texts get a folder of their own."""
+    """Config of a builder: the texts to read. Its name is their digest, so that changed texts get a folder of their own.
+
+    Attributes:
+      texts: source of the documents.
+    """
 
     texts: Texts | None = None
 
     @staticmethod
     def of(texts: Texts) -> "TextsConfig":
+        """The config of these texts, named by their digest."""
         return TextsConfig(name=texts.digest(), texts=texts)
 
 
 class Books(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One document an example. Without a config it reads the corpus where its package installs it."""
+    """Builder with one document per example. Without a config it reads the corpus where its package installs it."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -68,23 +74,23 @@ class Books(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class TextFolder(Books):
-    """Registered as text_folder."""
+    """Builder of any folder of texts, registered as text_folder."""
 
 
 class PythonStdlib(Books):
-    """Registered as python_stdlib."""
+    """Builder of the standard library's source code, registered as python_stdlib."""
 
 
 class Shakespeare(Books):
-    """Registered as shakespeare."""
+    """Builder of Shakespeare's works, registered as shakespeare."""
 
 
 class HolLight(Books):
-    """Registered as hol_light."""
+    """Builder of the HOL Light library, registered as hol_light."""
 
 
 class Metamath(Books):
-    """Registered as metamath."""
+    """Builder of Metamath databases, registered as metamath."""
 
 
 BUILDERS: dict[str, type[Books]] = {kind.name: kind for kind in (TextFolder, PythonStdlib, Shakespeare, HolLight, Metamath)}

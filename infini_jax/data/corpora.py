@@ -1,4 +1,4 @@
-"""The corpora by name: what each is, how to get it, what reads it."""
+"""Registry of corpora by name: content, way to get them, reader."""
 
 import dataclasses
 import importlib
@@ -19,11 +19,11 @@ class Own:
     """A corpus that this package reads itself.
 
     Attributes:
-      about: one line.
-      get: how to get it, a command where there is one.
-      reader: (path, errors, lists) -> its texts.
-      places: where its package installs it.
-      errors: what to do with bytes that are no UTF-8, unless told otherwise.
+      about: description in one line.
+      get: way to get it, a command where there is one.
+      reader: function of (path, errors, lists) that gives its texts.
+      places: function that gives the places where its package installs it.
+      errors: treatment of bytes that are no UTF-8, unless told otherwise.
     """
 
     about: str
@@ -33,21 +33,23 @@ class Own:
     errors: Errors = "refuse"
 
     def installed(self) -> str:
+        """ "yes" or "no": whether the corpus lies where its package installs it."""
         return "yes" if first_place(self.places()) else "no"
 
 
 @dataclasses.dataclass(frozen=True)
 class BuiltIn:
-    """A data set that TFDS defines; it downloads it.
+    """A data set that TFDS defines and downloads.
 
     Attributes:
-      about, get: as of `Own`.
+      about: description in one line.
+      get: way to get it, a command where there is one.
       builder: its TFDS name, with its config.
-      module: that defines it.
-      feature: that holds the text.
-      splits: ours in terms of its own.
-      host: it comes from.
-      packages: needed beyond TFDS to make it; (import name, package).
+      module: module that defines it.
+      host: host that it is downloaded from.
+      feature: feature that holds the text.
+      splits: (split here, split of the data set) pairs.
+      packages: (import name, package) of what it takes beyond TFDS to make it.
     """
 
     about: str
@@ -60,21 +62,23 @@ class BuiltIn:
     packages: tuple[tuple[str, str], ...] = ()
 
     def installed(self) -> str:
+        """ "downloads": TFDS fetches the data set when it is prepared."""
         return "downloads"
 
 
 def text_reader(*suffixes: str) -> Callable[[Path, Errors, Lists], Texts]:
-    """Files with these endings, a document each."""
+    """A reader of files with these endings, one document per file."""
     return lambda path, errors, lists: TextFiles(path, suffixes, errors, lists)
 
 
 def package_folder(package: str, *inside: str) -> list[Path]:
-    """Where an installed Python package keeps its data, without importing it."""
+    """The folders where an installed Python package keeps its data, found without importing it; empty where it is missing."""
     found = importlib.util.find_spec(package)
     return [Path(place, *inside) for place in (found.submodule_search_locations or [])] if found else []
 
 
 def splits(validation: str, test: str, train: str = "train") -> tuple[tuple[Split, str], ...]:
+    """The `splits` of a `BuiltIn` from the names of the data set's own."""
     return (("train", train), ("validation", validation), ("test", test))
 
 
@@ -150,7 +154,10 @@ CORPORA: dict[str, Own | BuiltIn] = {
 
 
 def own_texts(name: str, path: Path | None = None, errors: Errors | None = None, lists: Lists = ()) -> Texts:
-    """The texts of one of our own corpora. Raises `ConfigError` where it is not installed."""
+    """The texts of a corpus that this package reads itself, `name` in `CORPORA`.
+
+    Raises `ConfigError` where it is not installed, or `lists` are given for a corpus that splits by name.
+    """
     corpus = CORPORA[name]
     assert isinstance(corpus, Own)
     place = required(
@@ -170,4 +177,5 @@ def own_texts(name: str, path: Path | None = None, errors: Errors | None = None,
 
 
 def lookup_corpus(name: str) -> Own | BuiltIn:
+    """The corpus of this name. Raises `ConfigError` with the nearest name where there is none."""
     return lookup("corpus", name, CORPORA)

@@ -14,13 +14,13 @@ from infini_jax.errors import require
 class CorpusConfig(DataConfig):
     """A corpus made by `infini-jax corpus prepare`. Where it lies is no setting: $INFINI_JAX_DATA, else the user's cache.
 
-    What is left blank is taken from the prepared corpus when the settings are made, and stays: a saved run names its
-    tokenizer, vocabulary and content, and refuses any other corpus of the same name.
+    Blank fields are taken from the prepared corpus when the settings are made, and stay: a saved run names its tokenizer,
+    vocabulary and content, and refuses any other corpus of the same name.
 
     Attributes:
       name: of the prepared corpus.
       tokenizer: bytes, or sentencepiece: and the hash of the model.
-      symbols: in the tokenizer's vocabulary.
+      symbols: number of tokens in the tokenizer's vocabulary.
       content: hash of the tokenizer and of all tokens and documents.
     """
 
@@ -45,21 +45,30 @@ class CorpusConfig(DataConfig):
         require(tokens >= 1, "train.sequence", f"{tokens} tokens are no sequence", "give at least 1")
 
     def open(self, rows: Rows) -> DocumentRows:
-        """Raises `ConfigError` where the corpus is not here, damaged, or another than these settings name."""
+        """Rows of whole documents of the split.
+
+        Raises `ConfigError` where the corpus is not here, is damaged, or is not the one that these settings name.
+        """
         return DocumentRows(self.whole(rows.split)[0], rows)
 
     def whole(self, split: Split) -> tuple[Documents, Counts]:
-        """Raises `ConfigError` as `open` does, and where the corpus has no such split."""
+        """The documents of a split and their counts.
+
+        Raises `ConfigError` as `open` does, and where the corpus has no such split.
+        """
         prepared = Prepared.open(self.name)
         self._fits(prepared)
         return prepared.documents(split), prepared.counts(split)
 
     def has(self, split: Split) -> bool:
-        """Raises `ConfigError` where the corpus is not here."""
+        """Whether the prepared corpus has this split. Raises `ConfigError` where the corpus is not here."""
         return split in read_manifest(existing_folder(self.name)).splits
 
     def open_tokenizer(self) -> Tokenizer:
-        """Raises `ConfigError` where the corpus is not here or has another tokenizer; its texts may have changed."""
+        """The tokenizer of the prepared corpus, whose texts may have changed.
+
+        Raises `ConfigError` where the corpus is not here or has another tokenizer.
+        """
         folder = existing_folder(self.name)
         manifest = read_manifest(folder)
         self._same("tokenizer", self.tokenizer, manifest.tokenizer)

@@ -1,7 +1,7 @@
 """Rows of whole documents: each batch row is one endless stream, its documents in a new seeded order each epoch.
 
-The tokens may lie on disk: a batch reads only its own. In memory stand 24 bytes a document and, for the rows that are
-read, the order and the ends of their documents in the epochs being read.
+The tokens may lie on disk: a batch reads only its own. Memory holds 24 bytes per document and, for the rows that are read,
+the order and the ends of their documents in the epochs being read.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ LARGEST_ID = np.iinfo(np.int32).max
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Documents behind one another.
+    """Documents behind one another in one array.
 
     Attributes:
-      text: unsigned tokens of all, in memory or on disk.
-      starts: int64, where each begins, and the end.
+      text: unsigned tokens of all documents, in memory or on disk.
+      starts: int64, the place where each document begins, and the end of the last.
       described: one line for the table of results.
-      check: raises `ConfigError` where what lies on disk is no longer what was opened.
+      check: function that raises `ConfigError` where the data on disk has changed since it was opened.
     """
 
     text: np.ndarray
@@ -36,7 +36,7 @@ class Documents:
 
     @staticmethod
     def join(documents: list[bytes]) -> "Documents":
-        """Raises `ConfigError` where no document has any byte."""
+        """The bytes of these documents as tokens. Raises `ConfigError` where no document has any byte."""
         documents = [document for document in documents if document]
         require(bool(documents), "data", "the corpus is empty", "name a corpus with at least one non-empty document")
         starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
@@ -46,6 +46,7 @@ class Documents:
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
+        """Tokens of each document, int64."""
         return np.diff(self.starts)
 
     @functools.cached_property
@@ -53,14 +54,17 @@ class Documents:
         return {}
 
     def dealt(self, rows: int) -> list[np.ndarray]:
-        """The documents of each row."""
+        """The numbers of the documents of each row, see `deal`."""
         if rows not in self._dealt:
             self._dealt[rows] = deal(self.lengths, rows)
         return self._dealt[rows]
 
 
 class DocumentRows:
-    """Deals the documents to the rows, so that each row gets about the same number of tokens and each document one row."""
+    """Source of batches that deals documents to rows: about as many tokens for each row, one row for each document.
+
+    Raises `ConfigError` where there are fewer documents than rows.
+    """
 
     def __init__(self, documents: Documents, rows: Rows):
         count = len(documents.lengths)
@@ -77,14 +81,18 @@ class DocumentRows:
 
     @property
     def corpus(self) -> str:
+        """Description of the documents in one line, for the result table."""
         return self.documents.described
 
     def batch(self, step: int) -> Batch:
-        """Tokens step * T to (step + 1) * T of every row's stream."""
+        """Tokens step * T to (step + 1) * T of every row's stream, T tokens per row."""
         return self.rows(step, 0, self.shape.batch)
 
     def rows(self, step: int, first: int, count: int) -> Batch:
-        """Rows `first` to `first + count` of batch `step`; no token of another row is read."""
+        """Rows `first` to `first + count` of batch `step`; no token of another row is read.
+
+        Raises `ConfigError` where the data on disk has changed since it was opened.
+        """
         self.documents.check()
         tokens = self.shape.tokens
         parts = [self._row(row, step * tokens, tokens) for row in range(first, first + count)]
@@ -107,13 +115,13 @@ class DocumentRows:
         return text_T.astype(np.int32), next_T.astype(np.int32), (~is_end_T).astype(np.float32), ids_T
 
     def _order(self, row: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of one row's documents in an epoch, and where each ends in the row's stream."""
+        """The order of one row's documents in an epoch, and the end of each in the row's stream."""
         order = generator(self.shape, row, epoch).permutation(self.dealt[row])
         return order, np.cumsum(self.documents.lengths[order])
 
 
 def deal(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
-    """Longest first, each to the row that has least so far."""
+    """The numbers of the documents of each row: the longest first, each to the row that has the fewest tokens so far."""
     row_of = np.empty(len(lengths), np.int32)
     longest_first = np.argsort(-lengths, kind="stable")
     totals = [(0, row) for row in range(rows)]

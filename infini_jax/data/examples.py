@@ -1,7 +1,7 @@
-"""Tasks made of examples: a prompt, what should follow, and what sets the example apart.
+"""Tasks made of examples: a prompt, the answer that should follow, and labels that tell examples apart.
 
 A generator draws one example from a random stream and knows nothing of any model. Training reads examples as rows, each a
-document of its own; evaluation (`infini_jax.evals`) reads the same examples and says what a model made of them.
+document of its own; evaluation (`infini_jax.evals`) reads the same examples and scores a model on them.
 """
 
 import abc
@@ -22,13 +22,13 @@ class Example:
     """One row of a task.
 
     Attributes:
-      tokens: T int32, what is read.
-      targets: T int32, what should come next.
+      tokens: T int32, the input.
+      targets: T int32, the token that should come next.
       weights: T float32, 1 where the target is scored.
       prompt: tokens before the answer: the scored targets from place `prompt` - 1 on are the answer, which a model may also
         produce by itself. 0 where the answers are spread over the row and never stand in it.
-      labels: what sets the example apart (length, depth, pairs ...), for tables and figures.
-      references: what a right answer says in words, each once: the parts that a substring hit looks for. Empty without text.
+      labels: values that tell the example apart (length, depth, pairs ...), for tables and figures.
+      references: parts of a right answer in words, each once, which a substring hit looks for. Empty without text.
     """
 
     tokens: np.ndarray
@@ -45,7 +45,13 @@ class Example:
 
 
 def example_of(prompt: np.ndarray, answer: np.ndarray, labels: tuple[tuple[str, Label], ...] = ()) -> Example:
-    """Prompt, then answer; the answer alone is scored, each of its tokens with all before it read."""
+    """The example of a prompt and its answer, of which the answer alone is scored, each token with all before it read.
+
+    Args:
+      prompt: token ids of the prompt.
+      answer: token ids of the answer.
+      labels: of the example.
+    """
     text = np.concatenate([prompt, answer]).astype(np.int32)
     weights = np.zeros(len(text) - 1, np.float32)
     weights[len(prompt) - 1 :] = 1.0
@@ -53,7 +59,7 @@ def example_of(prompt: np.ndarray, answer: np.ndarray, labels: tuple[tuple[str, 
 
 
 class ExampleConfig(DataConfig):
-    """Settings of a task that is made of examples."""
+    """Settings of a task that is made of examples, the base of frozen dataclasses."""
 
     scored_by: ClassVar[Scored] = "accuracy"
     has_ceiling: ClassVar[bool] = True
@@ -63,7 +69,7 @@ class ExampleConfig(DataConfig):
         """One example of exactly `tokens` read tokens, drawn from `random`. Raises `ConfigError` where they hold none."""
 
     def with_labels(self, labels: Mapping[str, Label]) -> Self:
-        """These settings with what the labels of an evaluation's figure name of them. The label `length` is that of rows."""
+        """These settings with the fields that labels of an evaluation's figure name. The label `length` is that of rows."""
         settings: Any = self
         names = {field.name for field in dataclasses.fields(settings)} - {"length"}
         return dataclasses.replace(settings, **{name: value for name, value in labels.items() if name in names})
@@ -78,19 +84,27 @@ class ExampleConfig(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ExampleRows:
-    """Fresh examples at every step; each row of each step is a document with a random stream of its own."""
+    """Source of fresh examples at every step; each row of each step is a document with a random stream of its own.
+
+    Attributes:
+      config: settings of the task.
+      shape: rows and tokens of a batch, seed and split.
+    """
 
     config: ExampleConfig
     shape: Rows
 
     @property
     def corpus(self) -> str:
+        """Description of the data in one line, for the result table."""
         return "drawn afresh at every step"
 
     def batch(self, step: int) -> Batch:
+        """Batch number `step`, all rows."""
         return self.rows(step, 0, self.shape.batch)
 
     def rows(self, step: int, first: int, count: int) -> Batch:
+        """Rows `first` to `first + count` of batch `step`."""
         numbers = range(first, first + count)
         found = [self.config.example(generator(self.shape, step, number), self.shape.tokens) for number in numbers]
         document_B = np.int32(step * self.shape.batch + first) + np.arange(count, dtype=np.int32)

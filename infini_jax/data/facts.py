@@ -1,7 +1,7 @@
 """Chains of one to three facts in the style of bAbI qa1-3 (Weston et al. 2015, arXiv 1502.05698), in words of our own.
 
 Every person does as much as the others, and any of them may be asked about, so that nothing but the question tells which facts
-matter. Places are drawn alike, so a guesser is right once in so many places as may be the answer.
+matter. Places are drawn uniformly, so the chance of a guesser is one over the number of possible answers (`CHOICES`).
 
 - facts1: "Nora went to the garden." Where is Nora?
 - facts2: she takes a thing, carries it, may leave it and go on. Where is the thing?
@@ -25,7 +25,7 @@ CHOICES = {"facts1": len(PLACES), "facts2": len(PLACES), "facts3": len(PLACES) -
 
 
 def told(kind: str, persons: int, random: np.random.Generator) -> tuple[list[str], str, str]:
-    """Facts in their order, the question and the place that answers it."""
+    """(facts in their order, question, answer) of a story with so many persons; the answer is a place."""
     lives = [life(kind, PERSONS[who], THINGS[what], random) for who, what in paired(persons, random)]
     turns = random.permuted(np.repeat(np.arange(persons), [len(facts) for facts, _, _ in lives]))
     following = [iter(facts) for facts, _, _ in lives]
@@ -35,12 +35,12 @@ def told(kind: str, persons: int, random: np.random.Generator) -> tuple[list[str
 
 
 def paired(persons: int, random: np.random.Generator) -> list[tuple[int, int]]:
-    """So many persons, each with a thing."""
+    """(person, thing) of so many persons, as places in `PERSONS` and `THINGS`, none of them twice."""
     return list(zip(random.permutation(len(PERSONS))[:persons], random.permutation(len(THINGS))[:persons], strict=True))
 
 
 def life(kind: str, person: str, thing: str, random: np.random.Generator) -> tuple[list[str], str, str]:
-    """What one person does, the question about it and its answer."""
+    """(facts, question, answer) of one person: sentences in order, a question about them and the place that answers it."""
     first, second, third = (PLACES[place] for place in random.permutation(len(PLACES))[:3])
     went = [WENT.format(person, place) for place in (first, second, third)]
     took, left = TOOK.format(person, thing), LEFT.format(person, thing)
@@ -55,5 +55,5 @@ def life(kind: str, person: str, thing: str, random: np.random.Generator) -> tup
 
 
 def words() -> tuple[str, ...]:
-    """All words that facts, questions and answers may have."""
+    """Texts that hold all words of facts, questions and answers."""
     return (*PERSONS, *THINGS, *PLACES, WENT, TOOK, LEFT, *QUESTIONS.values())

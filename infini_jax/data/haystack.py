@@ -1,4 +1,4 @@
-"""Needles in a haystack of text, a kind of task each.
+"""Needles in a haystack of text, one task for each kind.
 
 From RULER (Hsieh et al. 2024, arXiv 2404.06654), whose templates and numbers the defaults are:
 - single: one needle, "One of the special magic numbers for KEY is: VALUE."
@@ -7,8 +7,8 @@ From RULER (Hsieh et al. 2024, arXiv 2404.06654), whose templates and numbers th
 - common_words, frequent_words: lists of words (word_counts.py); the most frequent are asked.
 From the Associative Recurrent Memory Transformer (Rodkin et al. 2024, arXiv 2407.04841, section 4):
 - associative: keys with a value each, one in each of equally long stretches of the row, one of them asked; with rows of
-  `items` + 1 segments, one pair a segment and the question in the last.
-- rewrite: the same, but keys are written twice, each time with another value, and the newer counts.
+  `items` + 1 segments, one pair per segment and the question in the last.
+- rewrite: associative, but keys are written twice, each time with another value, and the newer counts.
 In the style of bAbI, as BABILong hides it in books (Kuratov et al. 2024, arXiv 2406.10149): facts1, facts2, facts3 (facts.py).
 
 DEVIATION: names are made-up words of four letters and the list is not numbered, so that any example needs the same room;
@@ -97,7 +97,7 @@ FACTS = "Some facts are hidden within the following text. I will ask you about t
 
 @dataclasses.dataclass(frozen=True)
 class HaystackConfig(TextTask):
-    """Needles in a haystack.
+    """Settings of needles in a haystack.
 
     Attributes:
       task: which kind; labels and tables call it kind, a name that saved settings use for the data as a whole.
@@ -113,21 +113,21 @@ class HaystackConfig(TextTask):
 
     @property
     def count(self) -> int:
-        """Items, the kind's own number filled in."""
+        """Number of items: `items`, or the kind's own number where that is 0."""
         return self.items or ITEMS[self.task]
 
     def story(self, random: np.random.Generator) -> Story:
         return TELLERS[self.task](self, random)
 
     def draw_names(self, random: np.random.Generator, count: int) -> list[str]:
-        """Different made-up words."""
+        """So many different made-up words."""
         return [made_up(number) for number in random.permutation(self.names)[:count]]
 
     def filler(self, random: np.random.Generator) -> Filler:
         return Filler(FILLER)
 
     def lexicon(self) -> tuple[str, ...]:
-        """The same for all kinds, so that a run on one can be asked for another."""
+        """Texts with all words of all kinds, so that a run trained on one kind can be asked another."""
         templates = (NIAH, NEEDLE, ASK_ONE, ASK_ALL, TRACK, ASK_VARIABLES, COMMON, ASK_COMMON, FREQUENT, ASK_FREQUENT, PAIRS)
         spoken = (*templates, PAIR, ASK_PAIR, FACTS, "VAR = , 0123456789", *facts.words())
         return (
@@ -138,7 +138,7 @@ class HaystackConfig(TextTask):
         )
 
     def chance(self) -> dict[str, float]:
-        """A number, a name or a place drawn from all there are; unknown where several are asked."""
+        """Score of a number, name or place drawn uniformly, by metric; empty where several are asked."""
         if self.task in ("single", "multi_key"):
             return self.chance_of_number(DIGITS)
         choices = {"associative": self.names, "rewrite": self.names, **facts.CHOICES}.get(self.task)
@@ -148,7 +148,10 @@ class HaystackConfig(TextTask):
         return dict.fromkeys(metrics, 1 / choices)
 
     def with_labels(self, labels: Mapping[str, Label]) -> "HaystackConfig":
-        """Labels call the task kind. `items` of another kind is that kind's own number, as it means another thing there."""
+        """These settings with the kind that the labels name.
+
+        If it is another kind, `items` are its own number, as they mean another thing there.
+        """
         kind: Any = labels.get("kind", self.task)
         return dataclasses.replace(self, task=kind, items=self.items if kind == self.task else 0)
 
@@ -183,29 +186,29 @@ NAMES_USED = {
 
 
 def draw_numbers(random: np.random.Generator, digits: int, count: int) -> list[str]:
-    """Different numbers of so many digits."""
+    """So many different numbers of `digits` digits, as text."""
     least = 10 ** (digits - 1)
     return [str(least + number) for number in random.choice(9 * least, count, replace=False)]
 
 
 def scattered(needles: list[str], random: np.random.Generator, what: str) -> Scattered:
-    """At places drawn alike, in their order."""
+    """A body with the needles in their order, at uniformly drawn places in the filler; `what` names them in messages."""
     return Scattered(tuple(needles), tuple(np.sort(random.random(len(needles)))), what=what)
 
 
 def listed(words: list[str]) -> str:
-    """As an answer: names by spaces, numbers by commas."""
+    """The words of an answer as one text: names joined by spaces, numbers by commas."""
     return (", " if words[0].isdigit() else " ").join(words)
 
 
 def story_of(config: HaystackConfig, head: str, body: Body, question: str, answers: list[str], hidden: list[str]) -> Story:
-    """Answers of one kind are equally long, so each is as long as the longest."""
+    """The story of an example. Answers of one kind are equally long, so that each is as long as the longest."""
     text = f" {listed(answers)}"
     return Story(head, body, question, text, text, tuple(answers), {"kind": config.task}, tuple(hidden))
 
 
 def needles(config: HaystackConfig, random: np.random.Generator) -> Story:
-    """single, multi_key and multi_needle."""
+    """A story of single, multi_key or multi_needle (RULER): magic numbers by name."""
     keys = config.draw_names(random, config.count)
     values = draw_numbers(random, DIGITS, len(keys))
     body = scattered([NEEDLE.format(*pair) for pair in zip(keys, values, strict=True)], random, f"{len(keys)} needles")
@@ -216,6 +219,7 @@ def needles(config: HaystackConfig, random: np.random.Generator) -> Story:
 
 
 def variable_tracking(config: HaystackConfig, random: np.random.Generator) -> Story:
+    """A story of variable_tracking (RULER): chains of assignments, of which one is asked."""
     names = config.draw_names(random, (HOPS + 1) * config.count)
     chains = [names[begin : begin + HOPS + 1] for begin in range(0, len(names), HOPS + 1)]
     numbers = draw_numbers(random, VARIABLE_DIGITS, len(chains))
@@ -231,6 +235,7 @@ def variable_tracking(config: HaystackConfig, random: np.random.Generator) -> St
 
 
 def common_words(config: HaystackConfig, random: np.random.Generator) -> Story:
+    """A story of common_words (RULER): a list in which few words are frequent."""
     names = config.draw_names(random, config.names)
     least = 2 * COMMON_TO_RARE * config.count  # half of the list is common words
     body = WordList(tuple(names), common_counts(config.count, len(names)), least)
@@ -238,6 +243,7 @@ def common_words(config: HaystackConfig, random: np.random.Generator) -> Story:
 
 
 def frequent_words(config: HaystackConfig, random: np.random.Generator) -> Story:
+    """A story of frequent_words (RULER): a list whose counts follow a zeta distribution."""
     names = config.draw_names(random, config.names)
     words = (DOTS, *names)
     body = WordList(words, zeta_counts(len(words)), least_zeta(config.count, len(words)))
@@ -246,13 +252,17 @@ def frequent_words(config: HaystackConfig, random: np.random.Generator) -> Story
 
 
 def associative(config: HaystackConfig, random: np.random.Generator) -> Story:
+    """A story of associative (arXiv 2407.04841): pairs of different keys, of which one is asked."""
     keys = config.draw_names(random, config.count)
     values = [made_up(number) for number in random.integers(config.names, size=len(keys))]
     return pairs_told(config, keys, values, int(random.integers(len(keys))))
 
 
 def rewrite(config: HaystackConfig, random: np.random.Generator) -> Story:
-    """Half as many keys as writes; of an odd number one key is written once. A key that was written twice is asked."""
+    """A story of rewrite (arXiv 2407.04841): half as many keys as writes, one of the keys written twice is asked.
+
+    With an odd number of writes one key is written once.
+    """
     twice = config.count // 2
     keys = config.draw_names(random, config.count - twice)
     written = random.permuted(np.append(np.repeat(np.arange(twice), 2), np.arange(twice, len(keys))))
@@ -267,12 +277,13 @@ def rewrite(config: HaystackConfig, random: np.random.Generator) -> Story:
 
 
 def pairs_told(config: HaystackConfig, keys: list[str], values: list[str], asked: int) -> Story:
-    """A pair a stretch; the one at place `asked` answers."""
+    """A story with one pair per stretch of the row; the pair at place `asked` answers."""
     body = Even(tuple(PAIR.format(*pair) for pair in zip(keys, values, strict=True)))
     return story_of(config, PAIRS, body, ASK_PAIR.format(keys[asked]), [values[asked]], [*keys, *values])
 
 
 def fact_chain(config: HaystackConfig, random: np.random.Generator) -> Story:
+    """A story of facts1, facts2 or facts3 (facts.py)."""
     told, question, answer = facts.told(config.task, config.count, random)
     hidden = [*facts.PERSONS, *facts.THINGS, *facts.PLACES]
     return story_of(config, FACTS, scattered(told, random, f"{len(told)} facts"), f" {question}", [answer], hidden)

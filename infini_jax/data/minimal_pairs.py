@@ -1,7 +1,7 @@
-"""Reads BLiMP, the Benchmark of Linguistic Minimal Pairs (Warstadt et al. 2020, arXiv 1912.00582; CC-BY 4.0).
+"""Reader of BLiMP, the Benchmark of Linguistic Minimal Pairs (Warstadt et al. 2020, arXiv 1912.00582; CC-BY 4.0).
 
-67 paradigms of 1000 pairs of sentences that differ in one point of grammar, one of them good and one bad. Read from a zip or
-folder of its JSONL files, or from what TFDS prepared as `blimp/<paradigm>` in array_record files.
+67 paradigms of 1000 pairs of sentences that differ in one point of grammar, one of them good and one bad. The source is a zip
+or folder of its JSONL files, or TFDS's `blimp/<paradigm>` in array_record files.
 """
 
 import dataclasses
@@ -24,7 +24,14 @@ FIELDS = ("sentence_good", "sentence_bad", "linguistics_term", "UID")
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Attributes: good and bad sentence; paradigm, one of 67; phenomenon, one of 12."""
+    """A minimal pair of sentences.
+
+    Attributes:
+      good: the grammatical sentence.
+      bad: the ungrammatical one.
+      paradigm: one of 67.
+      phenomenon: one of 12.
+    """
 
     good: str
     bad: str
@@ -33,7 +40,7 @@ class Pair:
 
 
 def blimp_place(path: str = "") -> Path | None:
-    """The given place, or where BLiMP lies in the data folder; None where it is not there."""
+    """The given path, or the place of BLiMP in the data folder; None where nothing is there."""
     folder = data_folder()
     usual = (folder / "blimp.zip", folder / "blimp", folder / SNAPSHOTS / "blimp")
     return next((place for place in ([Path(path)] if path else usual) if place.exists()), None)
@@ -55,7 +62,7 @@ def blimp_pairs(path: str = "") -> dict[str, list[Pair]]:
 
 
 def read_fields(place: Path) -> Iterator[tuple[str, dict]]:
-    """(where it stands, its fields) of every pair."""
+    """(place in the source, fields) of every pair below `place`. Raises `ConfigError` for a file that cannot be read."""
     if place.is_file():
         try:
             with zipfile.ZipFile(place) as opened:
@@ -72,12 +79,12 @@ def read_fields(place: Path) -> Iterator[tuple[str, dict]]:
 
 
 def is_jsonl(file: Path) -> bool:
-    """Not so the hidden files that a Mac adds to its archives."""
+    """Whether a file is JSONL, the hidden files left out that a Mac adds to its archives."""
     return file.suffix == ".jsonl" and not file.name.startswith(".")
 
 
 def read_lines(name: str, lines: bytes) -> Iterator[tuple[str, dict]]:
-    """Of one JSONL file."""
+    """(place, fields) of each line of one JSONL file called `name`. Raises `ConfigError` for a line that is no JSON."""
     for number, line in enumerate(lines.splitlines(), 1):
         try:
             yield f"{name} line {number}", json.loads(line)
@@ -86,7 +93,10 @@ def read_lines(name: str, lines: bytes) -> Iterator[tuple[str, dict]]:
 
 
 def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
-    """Of the newest version of each of TFDS's data sets."""
+    """(place, fields) of every pair in the newest version of each TFDS data set below `place`.
+
+    Raises `ConfigError` for a data set that is damaged or has no array_record files.
+    """
     import tensorflow_datasets as tfds
 
     for folder in sorted(filter(None, map(newest_version, place.iterdir()))):

@@ -3,7 +3,7 @@
 A row is `key value key value ... filler ... key key ...`; the target at an asked key is its value. Keys come from the lower
 half of the vocabulary and values from the upper half; token 0 is the filler. Only the asked keys are scored. Every key is
 asked `repeats` times, the questions in random order: the answers never stand in the row, so asking again gives nothing away.
-With `overwrites` so many of the keys are written once more behind all pairs, each with another value, and the newer counts.
+With `overwrites`, so many of the keys are written once more behind all pairs, each with another value, and the newer counts.
 DEVIATION: the original spreads the questions by a power law of the distance; here they all stand at the end, so that the
 distance, and with it the memory needed, is one number.
 """
@@ -21,7 +21,7 @@ FILLER = 0
 
 @dataclasses.dataclass(frozen=True)
 class MqarConfig(ExampleConfig):
-    """Multi-query associative recall.
+    """Settings of multi-query associative recall.
 
     Attributes:
       pairs: to remember in a row.
@@ -42,7 +42,7 @@ class MqarConfig(ExampleConfig):
 
     @property
     def least(self) -> int:
-        """Tokens of a row without a gap."""
+        """Tokens of the shortest row, one without a gap."""
         return 2 * (self.pairs + self.overwrites) + self.repeats * self.pairs
 
     def gap(self, tokens: int) -> int:
@@ -72,11 +72,11 @@ class MqarConfig(ExampleConfig):
         )
 
     def chance(self) -> dict[str, float]:
-        """A value drawn from all there are."""
+        """Score of a value drawn uniformly from all there are, by metric."""
         return {"accuracy": 1 / (self.symbols - self.symbols // 2)}
 
     def distance(self, tokens: int) -> float:
-        """From the first question to the last value, across the gap."""
+        """Tokens from the first question back to the last value, across the gap, in a row of `tokens`."""
         return self.gap(tokens) + 1
 
     def example(self, random: np.random.Generator, tokens: int) -> Example:
@@ -116,7 +116,11 @@ class MqarConfig(ExampleConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Mqar(ExampleRows):
-    """As `ExampleRows`, but all rows of a step are drawn together, many times faster, from one random stream."""
+    """Source of recall examples whose rows are drawn together from one random stream per step, much faster than one by one.
+
+    Attributes:
+      config: settings of the task.
+    """
 
     config: MqarConfig
 
@@ -127,5 +131,5 @@ class Mqar(ExampleRows):
         return Batch(*fields, np.broadcast_to(document_B[:, None], fields[0].shape))
 
     def rows(self, step: int, first: int, count: int) -> Batch:
-        """Makes the whole batch: it is small, and its rows share one random stream."""
+        """Rows `first` to `first + count` of batch `step`, cut from the whole batch: its rows share one random stream."""
         return Batch(*(field[first : first + count] for field in self.batch(step)))

@@ -3,9 +3,10 @@
 `landmark` (Mohtashami & Jaggi 2023, arXiv 2305.16300, section 4.2 and its released test): the parts are lines, the number is
 drawn from 1 to 50000, the filler before it is cut at a uniformly drawn length and begins anew behind it; the end of a number
 is part of the answer, as numbers differ in length.
-`infini` (Munkhdalai et al. 2024, arXiv 2404.07143, section 4.2 and appendix B): one paragraph, the whole filler some times
+`infini` (Munkhdalai et al. 2024, arXiv 2404.07143, section 4.2 and appendix B): one paragraph, the whole filler several times
 before and after the number.
-DEVIATION: that paper does not say how its number (9054 in its example) is drawn; ours has a set number of digits.
+DEVIATION: the Infini-attention paper does not say how its number (9054 in its example) is drawn; ours has a set number of
+digits.
 DEVIATION: filler is cut where a prompt is full, so that lengths are exact.
 Novelty is ours: the papers' filler has some twenty words however long it is; with novelty K it has K made-up ones.
 """
@@ -30,7 +31,7 @@ LARGEST = 50_000  # of the landmark paper
 
 @dataclasses.dataclass(frozen=True)
 class PasskeyConfig(TextTask):
-    """Passkey retrieval.
+    """Settings of passkey retrieval.
 
     Attributes:
       format: of which paper, infini or landmark.
@@ -78,15 +79,18 @@ class PasskeyConfig(TextTask):
         return (TASK, *FILLER, NEEDLE.format("0123456789"), QUESTION, "\n", *map(made_up, range(self.filler_words)))
 
     def chance(self) -> dict[str, float]:
-        """A number drawn as the task draws it."""
+        """Score of a number drawn as the task draws it, by metric."""
         return {"exact_match": 1 / LARGEST} if self.format == "landmark" else self.chance_of_number(self.digits)
 
     def distance(self, tokens: int) -> float:
-        """Rows are filler for the most part: at least half of the share that `depth` leaves stands behind the number."""
+        """Fewest tokens from the question back to the number in rows of `tokens`, 0 where `depth` is drawn.
+
+        Rows are filler for the most part, so at least half of the share that `depth` leaves stands behind the number.
+        """
         return 0.0 if self.depth is None else (1 - self.depth) * tokens / 2
 
     def covers(self, asked: "PasskeyConfig") -> bool:
-        """Wherever the number stands, and in both formats: what must be known is the filler."""
+        """Whether training on these settings shows all that `asked` needs: equal novelty; format and depth may differ."""
         return asked.novelty == self.novelty
 
     def check_settings(self) -> None:

@@ -1,6 +1,6 @@
-"""Makes a prepared corpus: texts -> TFDS data set -> tokens on disk, in parallel processes.
+"""Preparation of a corpus: texts -> TFDS data set -> tokens on disk, in parallel processes.
 
-The tokenizer is trained on a sample of the training split. What is written does not depend on the number of processes.
+The tokenizer is trained on a sample of the training split. The result does not depend on the number of processes.
 """
 
 import concurrent.futures
@@ -45,11 +45,11 @@ WatchPreparing = Callable[[str, int, int], None]  # (what is done, so many, of s
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-    """Which tokenizer.
+    """Settings of the tokenizer.
 
     Attributes:
       tokenizer: bytes, or SentencePiece.
-      vocab: tokens of a SentencePiece model that is trained.
+      vocab: number of tokens of a SentencePiece model that is trained.
       algorithm: it is trained with.
       model: an existing SentencePiece model instead of training one.
     """
@@ -61,13 +61,13 @@ class TokenizerSettings:
 
     @property
     def label(self) -> str:
-        """For the name of the prepared corpus."""
+        """Short name of the tokenizer, part of the prepared corpus's name."""
         if self.tokenizer == "bytes":
             return "bytes"
         return self.model.stem if self.model else f"{self.algorithm}{self.vocab}"
 
     def described(self) -> str:
-        """The same for settings that make the same tokenizer from the same texts."""
+        """Description that is equal for settings that make the same tokenizer from the same texts."""
         if self.tokenizer == "bytes":
             return "bytes"
         if self.model:
@@ -75,7 +75,7 @@ class TokenizerSettings:
         return f"sentencepiece {self.algorithm} {self.vocab}, sample of {SAMPLE_BYTES} bytes"
 
     def make(self, snapshot: Snapshot) -> Tokenizer:
-        """Trains it on the training split where there is something to train."""
+        """The tokenizer, trained on the training split if it is to be. Raises `ConfigError` where that is not possible."""
         if self.tokenizer == "bytes" or self.model:
             return load_tokenizer(self.model)
         return SentencePiece(train_sentencepiece(sample_texts(snapshot), self.vocab, self.algorithm))
@@ -95,7 +95,15 @@ def sample_texts(snapshot: Snapshot) -> Iterator[str]:
 
 
 class SplitPart(NamedTuple):
-    """Some documents of a split, tokenised. Attributes: tokens of all; lengths of those that are not empty; counts."""
+    """Some documents of a split as tokens.
+
+    Attributes:
+      tokens: of all documents behind one another.
+      lengths: tokens of each document that is not empty.
+      empty: number of documents without text.
+      words: parts between white space.
+      bytes: of the text in UTF-8.
+    """
 
     tokens: np.ndarray
     lengths: list[int]
@@ -115,7 +123,10 @@ def _examples(snapshot: Snapshot, split: Split) -> Sequence[dict]:
 
 
 def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, numbers: range) -> SplitPart:
-    """Tokens of the documents `numbers`; runs in a process of its own."""
+    """Tokens of the documents `numbers` of a split; runs in a process of its own.
+
+    Raises `ConfigError` for a damaged data set.
+    """
     tokenizer, parts, empty, words, size = _tokenizer(model), [], 0, 0, 0
     examples = _examples(snapshot, split)
     for number in numbers:
@@ -151,10 +162,10 @@ def prepare(
       settings: of the tokenizer.
       name: of the prepared corpus; by default that of the corpus (of the path for a folder) and of the tokenizer.
       path: of the texts, where they are not where a package installs them.
-      errors: what to do with bytes that are no UTF-8.
+      errors: treatment of bytes that are no UTF-8.
       lists: files that list the held-out documents.
-      jobs: processes; 0 is one a core.
-      watch: gets what is done.
+      jobs: number of processes; 0 is one per core.
+      watch: called with the work at hand, its parts done and their number.
 
     Raises:
       ConfigError: the corpus is not here, a file cannot be read, the name is taken by something else.
@@ -193,13 +204,16 @@ def prepare(
 
 
 def default_name(corpus: str, path: Path | None, settings: TokenizerSettings) -> str:
-    """A folder of texts has no name of its own but the path's."""
+    """Name of a prepared corpus: the corpus (for a folder of texts its own name) and the tokenizer's label."""
     title = path.resolve().name.split(".")[0] if path and corpus == "text_folder" else corpus
     return f"{title}-{settings.label}"
 
 
 def finished(folder: Path, corpus: str, source: str, settings: str) -> Prepared | None:
-    """What is prepared already, if it is whole and of these very texts. Raises `ConfigError` where the name is taken."""
+    """The prepared corpus in `folder` if it is whole and made of these very texts, else None.
+
+    Raises `ConfigError` where another corpus or tokenizer has taken the name.
+    """
     try:
         prepared = Prepared.read(folder)
     except ConfigError:
@@ -217,7 +231,7 @@ def finished(folder: Path, corpus: str, source: str, settings: str) -> Prepared 
 def write_prepared(
     folder: Path, corpus: str, snapshot: Snapshot, settings: str, tokenizer: Tokenizer, jobs: int, watch: WatchPreparing
 ) -> None:
-    """Writes beside `folder` and renames: whoever reads sees the old one or the whole new one."""
+    """Writes a prepared corpus beside `folder` and renames it: a reader sees the old one or the whole new one."""
     require_positive("corpus", jobs=jobs)
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     for left_over in (partial, old):
@@ -259,7 +273,14 @@ def write_whole(
 
 
 def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, SplitPart]], watch: WatchPreparing) -> Counts:
-    """Appends the parts in order; (numbers, documents in all, part) each."""
+    """Appends the parts of a split in order to its files on disk and returns its counts.
+
+    Args:
+      folder: of the prepared corpus.
+      split: that the parts belong to.
+      parts: (numbers of the documents, documents in all, their tokens) each.
+      watch: called after each part.
+    """
     hashes = hashlib.sha256(), hashlib.sha256()
     lengths, empty, words, size = [], 0, 0, 0
     with (folder / f"{split}.tokens").open("wb") as file:
@@ -284,14 +305,17 @@ def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, Sp
 
 
 def chunks(documents: int) -> list[range]:
-    """Neighbouring documents, in enough parts for an even load and a bar that moves."""
+    """Ranges of neighboring documents, enough of them for an even load and a progress bar that moves."""
     step = min(LARGEST_TASK, max(1, -(-documents // TASKS)))
     return [range(start, min(start + step, documents)) for start in range(0, documents, step)]
 
 
 @contextlib.contextmanager
 def workers(jobs: int) -> Iterator[Callable]:
-    """Gives run(work, chunks): an iterator of (numbers, documents, result) in order, at most two parts a process ahead."""
+    """Context of so many processes: run(work, chunks) iterates over (numbers, documents, result) in order.
+
+    At most two parts per process are read ahead.
+    """
     if jobs == 1:
         yield lambda work, parts: ((part, parts[-1].stop, work(part)) for part in parts)
         return
@@ -313,7 +337,10 @@ def workers(jobs: int) -> Iterator[Callable]:
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Raises `ConfigError` while another process prepares the same; the lock ends with the process."""
+    """Context that holds the lock of a preparation, which ends with the process.
+
+    Raises `ConfigError` while another process prepares the same corpus.
+    """
     import fcntl
 
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
@@ -327,4 +354,5 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def cores() -> int:
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A prepared corpus on disk: tokens in an array of fixed width, where each document starts, and what they were made from.
+"""A prepared corpus on disk: tokens in an array of fixed width, the start of each document, and their origin.
 
 A folder holds for each split `train.tokens` (uint8, uint16 or uint32 by the vocabulary) and `train.starts` (int64, one more
 than documents), both little-endian without a header; `tokenizer.model` for SentencePiece; and `manifest.json`, written last.
@@ -30,17 +30,17 @@ MEND = "prepare it again: infini-jax corpus prepare"
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Of one split.
+    """Counts and checksums of one split.
 
     Attributes:
-      documents: with text.
-      empty: documents without any, left out.
+      documents: number of documents with text.
+      empty: number of documents without any, left out.
       tokens: of all documents.
       words: parts between white space; word perplexity divides by them.
-      bytes: of the text in UTF-8; bits a byte divide by them.
+      bytes: of the text in UTF-8; bits per byte divide by them.
       longest: tokens of the longest document.
-      tokens_sha256: of the tokens as they lie on disk.
-      starts_sha256: of the documents' starts.
+      tokens_sha256: checksum of the tokens as they lie on disk.
+      starts_sha256: checksum of the documents' starts.
     """
 
     documents: int
@@ -53,17 +53,17 @@ class Counts:
     starts_sha256: str
 
     def word_perplexity(self, nats: float) -> float:
-        """exp(nats a token x tokens / words): comparable between tokenizers."""
+        """Perplexity per word, exp(nats per token x tokens / words): comparable between tokenizers."""
         return math.exp(nats * self.tokens / self.words)
 
     def bits_per_byte(self, nats: float) -> float:
-        """nats a token x tokens / bytes / ln 2."""
+        """Bits per byte of text, nats per token x tokens / bytes / ln 2: comparable between tokenizers."""
         return nats * self.tokens / self.bytes / math.log(2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a prepared corpus is.
+    """Description of a prepared corpus, as in its manifest.json.
 
     Attributes:
       corpus: name of the corpus it was made from.
@@ -71,7 +71,7 @@ class Manifest:
       tokenizer: name, with the hash of the model.
       settings: the tokenizer that was asked for.
       vocab: number of tokens.
-      splits: counts of each.
+      splits: counts of each split.
       format: version of this format.
     """
 
@@ -85,27 +85,31 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """Sixteen hex digits of all that a run reads: the tokenizer and every split's tokens and documents."""
+        """Hash of all that a run reads, sixteen hex digits: the tokenizer and every split's tokens and documents."""
         read = [self.format, self.tokenizer, self.vocab]
         read += [(name, counts.tokens_sha256, counts.starts_sha256) for name, counts in sorted(self.splits.items())]
         return hashlib.sha256(repr(read).encode()).hexdigest()[:16]
 
     @property
     def dtype(self) -> np.dtype:
-        """The narrowest that holds every token, little-endian."""
+        """The narrowest unsigned type that holds every token, little-endian."""
         bits = 8 if self.vocab <= 1 << 8 else 16 if self.vocab <= 1 << 16 else 32
         return np.dtype(f"<u{bits // 8}")
 
     def to_json(self) -> str:
+        """The manifest as JSON, with its content hash and a hash of all fields."""
         return json.dumps({**dataclasses.asdict(self), "content": self.content, "sha256": self._sha256()}, indent=2) + "\n"
 
     def _sha256(self) -> str:
-        """Of all fields, so that a changed count is noticed too."""
+        """Hash of all fields, so that a changed count is noticed too."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def from_plain(plain: dict[str, Any]) -> "Manifest":
-        """Raises KeyError, TypeError or ValueError where it is no manifest of this format."""
+        """The manifest from its JSON values.
+
+        Raises KeyError, TypeError or ValueError where they are no manifest of this format.
+        """
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']}, and this version reads {FORMAT}")
         fields = {field.name: plain[field.name] for field in dataclasses.fields(Manifest)}
@@ -117,20 +121,25 @@ class Manifest:
 
 
 def prepared_folder(name: str) -> Path:
-    """The folder of a prepared corpus. Raises `ConfigError` for a name that is none."""
+    """The folder of a prepared corpus, there or not. Raises `ConfigError` for a name that is no file name."""
     require_file_name("data.name", name)
     return data_folder() / PREPARED / name
 
 
 def prepared_folders() -> list[Path]:
-    """Of all prepared corpora, damaged ones included, by name."""
+    """The folders of all prepared corpora, damaged ones included, by name."""
     folder = prepared_folder("any").parent
     return sorted(folder.glob("[!.]*")) if folder.is_dir() else []
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A whole prepared corpus. Attributes: folder; manifest."""
+    """A whole prepared corpus.
+
+    Attributes:
+      folder: that it lies in.
+      manifest: its description.
+    """
 
     folder: Path
     manifest: Manifest
@@ -142,7 +151,7 @@ class Prepared:
 
     @staticmethod
     def read(folder: Path) -> "Prepared":
-        """Raises `ConfigError` where sizes or checksums do not fit."""
+        """The prepared corpus in a folder. Raises `ConfigError` where sizes or checksums do not fit."""
         manifest = read_manifest(folder)
         for split, counts in manifest.splits.items():
             check_file(folder / f"{split}.tokens", counts.tokens * manifest.dtype.itemsize, counts.tokens_sha256)
@@ -152,7 +161,7 @@ class Prepared:
         return Prepared(folder, manifest)
 
     def counts(self, split: Split) -> Counts:
-        """Raises `ConfigError` where the corpus has no such split."""
+        """The counts of a split. Raises `ConfigError` where the corpus has no such split."""
         require(
             split in self.manifest.splits,
             "data.name",
@@ -162,7 +171,10 @@ class Prepared:
         return self.manifest.splits[split]
 
     def documents(self, split: Split) -> Documents:
-        """The tokens stay on disk; the starts are read when they are needed."""
+        """The documents of a split; tokens and starts stay on disk and are read when needed.
+
+        Raises `ConfigError` where the corpus has no such split.
+        """
         counts = self.counts(split)
         files: list[BinaryIO] = [(self.folder / f"{split}.{kind}").open("rb") for kind in ("tokens", "starts")]
         text, starts = np.memmap(files[0], self.manifest.dtype, "r"), np.memmap(files[1], "<i8", "r")
@@ -182,14 +194,17 @@ def state_of(file: BinaryIO) -> tuple[int, int]:
 
 
 def check_unchanged(files: list[BinaryIO], opened: list[tuple[int, int]]) -> None:
-    """Raises `ConfigError` where a file has changed since: reading behind the end of a mapped file would kill the process."""
+    """Checks that open files are in the state they were `opened` in: raises `ConfigError` where one has changed.
+
+    Reading behind the end of a mapped file would kill the process.
+    """
     for file, state in zip(files, opened, strict=True):
         name = Path(file.name)
         require(state_of(file) == state, "data.name", f"{name.parent.name}/{name.name} was changed while it was read", MEND)
 
 
 def existing_folder(name: str) -> Path:
-    """The folder of a prepared corpus. Raises `ConfigError` where there is none, with the nearest name."""
+    """The folder of a prepared corpus. Raises `ConfigError` with the nearest name where there is none."""
     folder = prepared_folder(name)
     others = [other.name for other in folder.parent.glob("[!.]*")] if folder.parent.is_dir() else []
     require(
@@ -202,7 +217,7 @@ def existing_folder(name: str) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises `ConfigError` where it is missing or damaged."""
+    """The manifest in a folder. Raises `ConfigError` where it is missing or damaged."""
     try:
         return Manifest.from_plain(json.loads((folder / MANIFEST_FILE).read_text()))
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -210,14 +225,17 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def checked_model(folder: Path, manifest: Manifest) -> Path:
-    """The SentencePiece model. Raises `ConfigError` where it is not the one of the manifest."""
+    """The path of the SentencePiece model. Raises `ConfigError` where it is not the one of the manifest."""
     file = folder / MODEL_FILE
     check_file(file, None, manifest.tokenizer.partition(":")[2])
     return file
 
 
 def check_file(file: Path, size: int | None, sha256: str) -> None:
-    """Raises `ConfigError` unless the file has this size and its hash begins so. Read once, and again when it changes."""
+    """Checks a file: raises `ConfigError` unless it has this size (any for None) and its SHA-256 begins with `sha256`.
+
+    The file is read once, and again when it changes.
+    """
     try:
         now = file.stat()
         whole = size in (None, now.st_size)
@@ -229,7 +247,7 @@ def check_file(file: Path, size: int | None, sha256: str) -> None:
 
 @functools.lru_cache(maxsize=256)
 def file_checksum(file: Path, *state: int) -> str:
-    """SHA-256 of a file in a state (size, time, inode)."""
+    """SHA-256 of a file, cached for a state (size, time, inode)."""
     del state
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""What a text repeats: where a symbol stood before, and which symbols could be copied from far back.
+"""Repetition in a text: the earlier place of each symbol, and the symbols that could be copied from far back.
 
 How much a corpus offers to a memory does not depend on any model. The measure is that of a copier: it looks for the newest
-earlier place where the same three symbols stood, and predicts what followed them there.
+earlier place where the same three symbols stood, and predicts the symbol that followed them there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ NOWHERE = -1
 
 
 def previous_use(symbols_T: np.ndarray) -> np.ndarray:
-    """Place of the newest earlier symbol that is the same, int64 T; `NOWHERE` at its first use."""
+    """Place of the newest earlier symbol that is equal, int64 T; `NOWHERE` at a symbol's first use."""
     order_T = np.argsort(symbols_T, kind="stable")
     sorted_T, found_T = symbols_T[order_T], np.full(len(symbols_T), NOWHERE, np.int64)
     again = np.flatnonzero(sorted_T[1:] == sorted_T[:-1])
@@ -22,9 +22,9 @@ def previous_use(symbols_T: np.ndarray) -> np.ndarray:
 
 
 def numbered_grams(symbols_T: np.ndarray, length: int) -> np.ndarray:
-    """A number for the `length` symbols that end at each place, the same for the same symbols; int64 T.
+    """A number for the `length` symbols that end at each place, equal for equal symbols; int64 T.
 
-    The first places, which have fewer before them, are like no other.
+    The first places, which have fewer symbols before them, get numbers of their own.
     """
     kinds, symbols_T = np.unique(symbols_T, return_inverse=True)
     gram_T = symbols_T
@@ -36,7 +36,7 @@ def numbered_grams(symbols_T: np.ndarray, length: int) -> np.ndarray:
 
 
 def copy_sources(symbols_T: np.ndarray, context: int = CONTEXT) -> np.ndarray:
-    """Where each symbol would be copied from, int64 T; `NOWHERE` where the copier has nothing to copy or would be wrong.
+    """The place that a copier takes each symbol from, int64 T; `NOWHERE` where it has nothing to copy or would be wrong.
 
     It compares the `context` symbols before, and only ever looks at their newest earlier occurrence.
     """
@@ -51,7 +51,7 @@ def copy_sources(symbols_T: np.ndarray, context: int = CONTEXT) -> np.ndarray:
 def copy_opportunity(
     documents: Iterable[np.ndarray], gaps: Sequence[int] = (512, 8192), context: int = CONTEXT
 ) -> dict[int, float]:
-    """For each gap: the share of all tokens that are rightly copied from more than so many tokens back in their document.
+    """Share of all tokens that a copier rightly takes from more than `gap` tokens back in their document, by gap.
 
     `documents` are arrays of tokens. The figure depends on the tokenizer: three bytes find much more than three words.
     Raises ValueError where there is no token.

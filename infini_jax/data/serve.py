@@ -1,6 +1,6 @@
 """Batches ahead of the training step: by grain's threads where grain is installed, else one after the other.
 
-Both give the same batches: a source is a pure function of the step, so there is no state to save or to resume.
+Both ways give the same batches: a source is a pure function of the step, so there is no state to save or to resume.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ THREADS, AHEAD = 2, 4
 
 
 def batches(source: Source, steps: range, first: int = 0, count: int | None = None) -> Iterator[Batch]:
-    """The batches of `steps` in order, or `count` rows of them from row `first` on: what one process of many reads."""
+    """The batches of `steps` in order, whole or only `count` rows from row `first` on: one process's part."""
 
     def read(step: int) -> Batch:
         return source.batch(step) if count is None else source.rows(step, first, count)

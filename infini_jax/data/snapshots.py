@@ -1,6 +1,6 @@
 """The documents of a corpus as a TFDS data set of array_record files: made, found or downloaded.
 
-TFDS is imported inside the functions that need it, and TensorFlow never: what trains reads prepared corpora only.
+TFDS is imported inside the functions that need it, and TensorFlow never: training reads prepared corpora only.
 """
 
 import contextlib
@@ -25,7 +25,11 @@ from infini_jax.errors import ConfigError, one_line, require
 class Snapshot:
     """Documents as a TFDS data set on disk; small enough to send to another process.
 
-    Attributes: folder of the data set; feature that holds the text; splits, ours to TFDS's; digest of the content.
+    Attributes:
+      folder: path of the data set.
+      feature: name of the feature that holds the text.
+      splits: (split here, split of the data set) pairs.
+      digest: sixteen hex digits of the content.
     """
 
     folder: str
@@ -34,7 +38,7 @@ class Snapshot:
     digest: str
 
     def documents(self, split: Split) -> Sequence[dict]:
-        """Random access to the examples. Raises `ConfigError` where the data set is damaged."""
+        """The examples of a split with random access. Raises `ConfigError` where the data set is damaged."""
         import tensorflow_datasets as tfds
 
         try:
@@ -44,14 +48,19 @@ class Snapshot:
             raise self.damaged(error) from error
 
     def text(self, example: dict) -> str:
+        """The text of an example."""
         return example[self.feature].decode()
 
     def damaged(self, error: Exception) -> ConfigError:
+        """The error of a data set that cannot be read, `error` being the cause."""
         return ConfigError("corpus", f"{self.folder} cannot be read ({one_line(error)})", "delete it and prepare again")
 
 
 def own_snapshot(name: str, texts: Texts, folder: Path) -> Snapshot:
-    """Writes the texts as a TFDS data set below `folder`, unless it is there."""
+    """The texts as a TFDS data set below `folder`, written unless it is there.
+
+    Raises `ConfigError` where the texts changed while they were read.
+    """
     with quiet_tfds():
         from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig  # loads TFDS
 
@@ -66,7 +75,10 @@ def own_snapshot(name: str, texts: Texts, folder: Path) -> Snapshot:
 
 
 def built_in_snapshot(name: str, folder: Path, path: Path | None = None) -> Snapshot:
-    """A TFDS data set: the one in `path`, the one prepared below `folder`, or else downloaded. Raises `ConfigError`."""
+    """A data set that TFDS defines: the one in `path`, the one prepared below `folder`, or else downloaded.
+
+    Raises `ConfigError` where it cannot be downloaded, is no data set, or has no array_record files.
+    """
     corpus = CORPORA[name]
     assert isinstance(corpus, BuiltIn)
     made = path or newest_version(folder / corpus.builder) or download(name, folder)
@@ -84,13 +96,16 @@ def built_in_snapshot(name: str, folder: Path, path: Path | None = None) -> Snap
 
 
 def newest_version(folder: Path) -> Path | None:
-    """The newest prepared version of a TFDS data set."""
+    """The folder of the newest prepared version of a TFDS data set; None where there is none."""
     made = [file.parent for file in folder.glob("*/dataset_info.json") if not file.parent.name.startswith("incomplete")]
     return max(made, key=lambda version: [int(part) for part in version.name.split(".")], default=None)
 
 
 def download(name: str, folder: Path) -> Path:
-    """Lets TFDS download and prepare a data set; returns its folder."""
+    """Downloads and prepares a data set by TFDS below `folder`; returns its folder.
+
+    Raises `ConfigError` where a package is missing, the host cannot be reached, or TFDS fails.
+    """
     corpus = CORPORA[name]
     assert isinstance(corpus, BuiltIn)
     for module, package in corpus.packages:
@@ -114,7 +129,7 @@ def download(name: str, folder: Path) -> Path:
 
 
 def reachable(host: str) -> bool:
-    """Whether a name can be looked up, or a proxy does it: TFDS would try for minutes."""
+    """Whether a host's name can be looked up, by a proxy perhaps. TFDS itself would try for minutes."""
     if os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY"):
         return True
     with contextlib.suppress(OSError):
@@ -124,7 +139,7 @@ def reachable(host: str) -> bool:
 
 @contextlib.contextmanager
 def quiet_tfds():
-    """No bars and no log of TFDS; errors come through."""
+    """Context in which TFDS shows no progress bars and no log; errors come through."""
     import tensorflow_datasets as tfds
     from absl import logging
 

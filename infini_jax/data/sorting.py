@@ -1,9 +1,9 @@
 """The ∞-former's sorting task (Martins, Marinho & Martins 2022, section 4.1): symbols by how often they occurred, most first.
 
 A row is `symbol symbol ... separator answer`; the answer holds all symbols once. Symbols are drawn from a mixture that drifts
-from one random distribution to another along the row, so that the last tokens alone do not tell the order: what they do tell,
-and what the true probabilities tell, is measured by `ceiling_window` and `ceiling_mean`. The distributions and ties follow
-the released generator: weights are integers 1 to 9; of symbols as frequent as each other the one seen first comes first, and
+from one random distribution to another along the row, so that the last tokens alone do not tell the order: `ceiling_window`
+and `ceiling_mean` measure how much they do tell, and how much the true probabilities. The distributions and ties follow the
+released generator: weights are integers 1 to 9; of symbols as frequent as each other the one seen first comes first, and
 symbols that never occurred come last, in their order.
 """
 
@@ -19,7 +19,7 @@ LARGEST_WEIGHT = 9
 
 @dataclasses.dataclass(frozen=True)
 class SortingConfig(ExampleConfig):
-    """Symbols to be sorted by decreasing count.
+    """Settings of the sorting task: symbols to be sorted by decreasing count.
 
     Attributes:
       symbols: to be sorted; the separator is one more.
@@ -46,7 +46,7 @@ class SortingConfig(ExampleConfig):
         )
 
     def chance(self) -> dict[str, float]:
-        """A random order; teacher-forced, symbols that were given are not guessed again."""
+        """Score of a random order, by metric. Teacher-forced, symbols that were given are not guessed again."""
         left = np.arange(1, self.symbols + 1)
         return {"free_running": 1 / self.symbols, "teacher_forced": float(np.mean(1 / left)), "kendall_tau": 0.0}
 
@@ -57,7 +57,7 @@ class SortingConfig(ExampleConfig):
         return example_of(prompt, by_count(read, self.symbols), (("length", tokens),))
 
     def draw(self, random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`count` symbols, and the mean of the probabilities that they were drawn with (symbols)."""
+        """(`count` drawn symbols, the mean probability of each symbol over the distributions that they were drawn from)."""
         weights_2xV = random.integers(1, LARGEST_WEIGHT + 1, (2, self.symbols))
         ends_2xV = weights_2xV.cumsum(axis=1) / weights_2xV.sum(axis=1, keepdims=True)
         share_N = np.arange(1, count + 1) / count  # of the second distribution
@@ -69,14 +69,14 @@ class SortingConfig(ExampleConfig):
 
 
 def by_count(read: np.ndarray, symbols: int) -> np.ndarray:
-    """All symbols, the most frequent first."""
+    """All symbols in order of their count in `read`, the most frequent first; ties by first use."""
     first = np.full(symbols, len(read))
     np.minimum.at(first, read, np.arange(len(read)))
     return np.lexsort((first, -np.bincount(read, minlength=symbols)))
 
 
 def teacher_forced(score: np.ndarray, answer: np.ndarray) -> float:
-    """Share of `answer` found when, at each place, what came before is known and the highest `score` of the rest is said."""
+    """Share of `answer` found by naming the symbol with the highest `score` of those left, all earlier ones being known."""
     left, right = score.astype(np.float64), 0
     for symbol in answer:
         right += int(left.argmax() == symbol)
@@ -87,7 +87,7 @@ def teacher_forced(score: np.ndarray, answer: np.ndarray) -> float:
 def ceiling_window(
     config: SortingConfig, random: np.random.Generator, tokens: int, window: int, sequences: int = 400
 ) -> float:
-    """Teacher-forced accuracy of counting the last `window` symbols: what no memory is needed for."""
+    """Teacher-forced accuracy of counting the last `window` symbols, which takes no memory: mean over `sequences` rows."""
     found = []
     for _ in range(sequences):
         read, _ = config.draw(random, config.count(tokens))
@@ -97,7 +97,7 @@ def ceiling_window(
 
 
 def ceiling_mean(config: SortingConfig, random: np.random.Generator, tokens: int, sequences: int = 400) -> float:
-    """Free-running accuracy of sorting by the true mean probabilities: what is known without counting exactly."""
+    """Free-running accuracy of sorting by the true mean probabilities, which takes no counting: mean over `sequences` rows."""
     found = []
     for _ in range(sequences):
         read, mean = config.draw(random, config.count(tokens))

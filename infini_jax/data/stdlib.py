@@ -1,6 +1,6 @@
-"""The embedded corpus: the source code of the running Python's standard library, as bytes, a package a document.
+"""The embedded corpus: the source code of the running Python's standard library, as bytes, one document per package.
 
-Nothing to download. The text depends on the Python version, so results name it and carry the corpus fingerprint.
+Nothing is downloaded. The text depends on the Python version, so results name it and carry the corpus fingerprint.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ SKIPPED = ("site-packages", "dist-packages", "__pycache__")
 
 @dataclasses.dataclass(frozen=True)
 class StdlibConfig(DataConfig):
-    """Bytes of the standard library's packages; a document is one package folder or one top-level module."""
+    """Settings of the standard library's source as bytes; a document is one package folder or one top-level module."""
 
     loss_unit = "nats a byte"
 
@@ -63,12 +63,12 @@ def stdlib_documents(split: Split, root: str | None = None) -> Documents:
 
 @functools.cache
 def stdlib_counts(split: Split) -> Counts:
-    """What the documents of a split are counted in."""
+    """The counts of a split's documents."""
     return counted_bytes(stdlib_documents(split))
 
 
 def packages_below(folder: Path) -> dict[str, list[Path]]:
-    """Package name -> its own source files, sorted; a top-level module is a package of one file; empty files are left out."""
+    """The source files of each package by its name, sorted. Empty files are left out; a top-level module is a package."""
     packages: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*.py")):
         inside = file.relative_to(folder)
@@ -80,14 +80,14 @@ def packages_below(folder: Path) -> dict[str, list[Path]]:
 
 
 def split_of(name: str) -> Split:
-    """A twentieth of the packages each for validation and test, by a hash of the name: stable across versions."""
+    """The split of a package by a hash of its name, stable across versions: a twentieth each is validation and test."""
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 20
     held_out: dict[int, Split] = {0: "validation", 1: "test"}
     return held_out.get(number, "train")
 
 
 def counted_bytes(documents: Documents) -> Counts:
-    """Counts of documents whose tokens are bytes; words are counted in the bytes."""
+    """The counts of documents whose tokens are bytes; words are counted in the bytes."""
     parts = np.split(documents.text, documents.starts[1:-1])
     digests = (hashlib.sha256(array.data).hexdigest() for array in (documents.text, documents.starts))
     return Counts(

@@ -1,6 +1,6 @@
-"""Tasks made of text: an instruction, a haystack that hides what matters, a question, an answer; exact lengths in tokens.
+"""Tasks made of text: an instruction, a haystack that hides needles, a question, an answer; exact lengths in tokens.
 
-A row is `instruction haystack question answer filler`. The haystack takes what room is left, counted in tokens, and is cut
+A row is `instruction haystack question answer filler`. The haystack takes the room that is left, counted in tokens, and is cut
 where it is full. Answers of one task may be of different lengths: the room of the longest is kept behind every question, so
 that all prompts of one length end at the same place and can be read side by side; behind a shorter answer stands filler that
 is not scored.
@@ -29,19 +29,19 @@ FILLER = ("The grass is green.", "The sky is blue.", "The sun is yellow.", "Here
 
 @functools.lru_cache(maxsize=8192)  # the texts of a task are few, its examples many
 def continued(encode: Encode, text: str) -> np.ndarray:
-    """Tokens of a text that goes on in a line, without what some tokenizers put at the beginning of one."""
+    """Tokens of a text that goes on within a line: without the token that some tokenizers put at a line's beginning."""
     return encode("." + text)[len(encode(".")) :]
 
 
 def require_room(tokens: int, least: int, what: str) -> None:
-    """Raises `ConfigError` where `tokens` are fewer than the task needs."""
+    """Checks a length: raises `ConfigError` where `tokens` are fewer than the `least` that `what` needs."""
     mend = f"give at least {least} (train.sequence, or the lengths of an evaluation)"
     require(tokens >= least, "length", f"{tokens} tokens do not hold {what}", mend)
 
 
 @dataclasses.dataclass(frozen=True)
 class Filler:
-    """What surrounds the needles.
+    """Text that surrounds the needles.
 
     Attributes:
       units: pieces of text without a space in front, such as sentences.
@@ -54,7 +54,7 @@ class Filler:
     def stream(
         self, random: np.random.Generator, encode: Encode, count: int, begins_line: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """At least `count` tokens, and where in them units begin."""
+        """(tokens, places): at least `count` tokens of filler, and the places in them where units begin."""
         parts = [continued(encode, f" {unit}") for unit in self.units]
         lengths_U = np.array([len(part) for part in parts])
         begins_U = lengths_U.cumsum() - lengths_U
@@ -69,18 +69,18 @@ class Filler:
         return tokens_T, np.append(0, begins_N + len(first))
 
     def least(self, encode: Encode) -> int:
-        """Tokens that hold every unit, where they should all occur."""
+        """Fewest tokens that hold every unit, where all should occur; 0 where they need not."""
         return sum(len(continued(encode, f" {unit}")) for unit in self.units) if self.order == "shuffle" else 0
 
 
 @functools.lru_cache(maxsize=8)
 def split_sentences(text: str) -> tuple[str, ...]:
-    """Sentences in a line each."""
+    """The sentences of a text, each in one line."""
     return tuple(" ".join(sentence.split()) for sentence in re.split(r"(?<=[.!?])\s+", text.strip()))
 
 
 def sentences_of(text: str, random: np.random.Generator, count: int, hidden: tuple[str, ...]) -> Filler:
-    """Sentences of a book from a random one on, at least `count` characters, without those that have a word of `hidden`.
+    """Filler of a book's sentences from a random one on, at least `count` characters, without those with a word of `hidden`.
 
     Raises `ConfigError` where none is left.
     """
@@ -99,14 +99,14 @@ def sentences_of(text: str, random: np.random.Generator, count: int, hidden: tup
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """What a body is laid out in.
+    """Space in a row that a body is laid out in.
 
     Attributes:
       tokens: of the whole row.
       free: tokens that the body must have.
       head: tokens in front of it.
       encode: text to tokens.
-      filler: for what the needles leave.
+      filler: for the space that the needles leave.
     """
 
     tokens: int
@@ -116,7 +116,7 @@ class Room:
     filler: Filler
 
     def hold(self, least: int, what: str) -> None:
-        """Raises `ConfigError` where the body needs more."""
+        """Checks that the body fits: raises `ConfigError` where it needs at least `least` tokens and there are fewer."""
         require_room(self.tokens, self.tokens - self.free + least, what)
 
 
@@ -124,7 +124,7 @@ class Body(Protocol):
     """The part of a prompt that grows with its length."""
 
     def lay_out(self, random: np.random.Generator, room: Room) -> np.ndarray:
-        """Exactly `room.free` tokens. Raises `ConfigError` where they do not hold it."""
+        """The body in exactly `room.free` tokens. Raises `ConfigError` where they do not hold it."""
         ...
 
 
@@ -135,11 +135,11 @@ class Story:
     Attributes:
       head: the instruction.
       body: the haystack with its needles.
-      question: as it ends the prompt, with what stands before it.
+      question: as it ends the prompt, with the text that stands before it.
       answer: as it follows the question, its space included.
       longest: the longest answer of the task, in words.
-      references: what a substring hit looks for.
-      labels: what sets it apart, beside its length.
+      references: parts of the answer that a substring hit looks for.
+      labels: values that tell it from other examples, its length apart.
       hidden: words that a book's sentences must not have.
     """
 
@@ -165,17 +165,20 @@ class TextTask(ExampleConfig):
     tokenizer: Literal["words", "bytes"] = "words"
 
     def chance_of_number(self, digits: int) -> dict[str, float]:
-        """Of a number of so many digits that does not begin with 0; as bytes, its space is known and scored with it."""
+        """Score of a random number of so many digits without a leading 0, by metric.
+
+        As bytes, the space in front of the number is known and scored with it.
+        """
         known = int(self.tokenizer == "bytes")
         guessed = 1 / 9 + (digits - 1) / 10
         return {"exact_match": 1 / (9 * 10 ** (digits - 1)), "token_accuracy": (known + guessed) / (known + digits)}
 
     @abc.abstractmethod
     def story(self, random: np.random.Generator) -> Story:
-        """Draws one example."""
+        """One example in words, drawn from `random`."""
 
     def longest_story(self, random: np.random.Generator) -> Story:
-        """One that needs as many of the task's own tokens as any."""
+        """A story that needs as many of the task's own tokens as any."""
         return self.story(random)
 
     @abc.abstractmethod
@@ -184,10 +187,10 @@ class TextTask(ExampleConfig):
 
     @abc.abstractmethod
     def filler(self, random: np.random.Generator) -> Filler:
-        """Of one example, where no book is given."""
+        """The filler of one example that is given no book."""
 
     def check_settings(self) -> None:
-        """Raises `ConfigError` where no length would do."""
+        """Checks the settings apart from the length: raises `ConfigError` where no length would do."""
         known = ("words", "bytes")
         require(self.tokenizer in known, "data.tokenizer", f"'{self.tokenizer}' is not known", f"choose {' or '.join(known)}")
 
@@ -219,7 +222,7 @@ class TextTask(ExampleConfig):
     def text_example(self, random: np.random.Generator, tokens: int, encode: Encode, text: str = "") -> Example:
         """One example in another tokenizer's tokens, of exactly `tokens` read tokens.
 
-        `encode` takes a text to its tokens, at most one a byte. The needles stand among sentences of `text` where it is
+        `encode` takes a text to its tokens, at most one per byte. The needles stand among sentences of `text` where it is
         given, a book say, from a random one on; those with words of the answer are left out. Raises `ConfigError` where
         `tokens` do not hold the task.
         """
@@ -235,7 +238,10 @@ class TextTask(ExampleConfig):
 def lay_out(
     story: Story, filler: Filler, random: np.random.Generator, tokens: int, encode: Encode, answer_room: int
 ) -> Example:
-    """The story in exactly `tokens` read tokens; its prompt in `tokens` + 1 - `answer_room`."""
+    """The example of a story in exactly `tokens` read tokens; its prompt takes `tokens` + 1 - `answer_room` of them.
+
+    Raises `ConfigError` where they do not hold it.
+    """
     head = encode(story.head)
     asked, answer = question_and_answer(encode, story.question, story.answer)
     prompt = tokens + 1 - answer_room
@@ -251,7 +257,7 @@ def lay_out(
 
 
 def question_and_answer(encode: Encode, question: str, answer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of both, encoded as one text and parted where the question alone goes another way."""
+    """(question, answer) in tokens, encoded as one text and cut where the question alone goes another way."""
     alone, both = continued(encode, question), continued(encode, question + answer)
     same = min(len(alone), len(both))
     equal = int(np.argmin(np.append(alone[:same] == both[:same], False)))
@@ -260,14 +266,14 @@ def question_and_answer(encode: Encode, question: str, answer: str) -> tuple[np.
 
 @dataclasses.dataclass(frozen=True)
 class Scattered:
-    """Needles among filler, in their order.
+    """Body of needles among filler, in their order.
 
     Attributes:
       needles: sentences.
       places: share of the filler before each, rising.
       lines: whether each needle is a line of its own and filler is cut anywhere and begins anew behind it; else needles stand
         between units of filler, at the nearest place.
-      what: they are, for messages.
+      what: name of the needles in messages.
     """
 
     needles: tuple[str, ...]
@@ -276,6 +282,7 @@ class Scattered:
     what: str = "the needles"
 
     def lay_out(self, random: np.random.Generator, room: Room) -> np.ndarray:
+        """The body in exactly `room.free` tokens. Raises `ConfigError` where they do not hold it."""
         form = "\n{}\n" if self.lines else " {}"
         needles = [continued(room.encode, form.format(needle)) for needle in self.needles]
         free = room.free - sum(map(len, needles))
@@ -298,14 +305,18 @@ class Scattered:
 
 @dataclasses.dataclass(frozen=True)
 class Even:
-    """One needle at the beginning of each of equally long stretches of the row; the question stands in one more stretch.
+    """Body with a needle at the beginning of each of equally long stretches of the row; the question has one more stretch.
 
     The first needle stands behind the instruction, and what division leaves over is in the question's stretch.
+
+    Attributes:
+      needles: sentences, in their order.
     """
 
     needles: tuple[str, ...]
 
     def lay_out(self, random: np.random.Generator, room: Room) -> np.ndarray:
+        """The body in exactly `room.free` tokens. Raises `ConfigError` where a stretch does not hold its needle."""
         needles = [continued(room.encode, f" {needle}") for needle in self.needles]
         fixed = [room.head + len(needles[0]), *map(len, needles[1:]), room.tokens - room.head - room.free]
         stretches = len(fixed)

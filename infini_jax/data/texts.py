@@ -1,7 +1,4 @@
-"""Documents as text: a folder or archive of files, Metamath databases, the standard library.
-
-`documents(split)` yields (name, text); `digest()` is sixteen hex digits that change with any name, byte or rule of reading.
-"""
+"""Documents as text: a folder or archive of files, Metamath databases, the standard library."""
 
 import abc
 import contextlib
@@ -31,39 +28,47 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 
 
 class Texts(abc.ABC):
-    """Where documents come from."""
+    """A source of documents as text."""
 
     @abc.abstractmethod
     def digest(self) -> str:
-        """Sixteen hex digits of the content and of how it is read."""
+        """Hash that changes with any name, byte or rule of reading, sixteen hex digits."""
 
     @abc.abstractmethod
     def documents(self, split: Split) -> Iterator[tuple[str, str]]:
-        """(name, text) of every document. Raises `ConfigError` for a file that cannot be read."""
+        """(name, text) of every document of a split. Raises `ConfigError` for a file that cannot be read."""
 
 
 class Files(abc.ABC):
     """Named byte strings: a folder or an archive. Names are relative, with '/'."""
 
     @abc.abstractmethod
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """The names of all files."""
+        ...
 
     @abc.abstractmethod
-    def read(self, name: str) -> bytes: ...
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        ...
 
     @abc.abstractmethod
     def digest(self, suffixes: tuple[str, ...]) -> bytes:
         """SHA-256 of the names and contents of the files with these endings."""
 
     def ending(self, suffixes: tuple[str, ...]) -> list[str]:
+        """The names of the files with these endings, in any case."""
         return [name for name in self.names() if name.lower().endswith(suffixes)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder(Files):
-    """All that lies below a folder, in order of the names; also what is no file, so that reading it tells.
+    """Files below a folder in order of their names; also entries that are no files, so that reading them shows it.
 
     Links to folders are followed. Raises `ConfigError` for a folder that cannot be listed: its documents would be missing.
+
+    Attributes:
+      path: of the folder.
     """
 
     path: Path
@@ -97,7 +102,10 @@ class Folder(Files):
 
 
 class Archive(Files):
-    """A zip or tar archive, in the archive's order: a compressed tar is then read from front to back."""
+    """Files of a zip or tar archive, in the archive's order: a compressed tar is then read from front to back.
+
+    Raises `ConfigError` where the archive is damaged.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -108,7 +116,7 @@ class Archive(Files):
 
     @functools.cached_property
     def _members(self) -> dict[str, Any]:
-        """Raises `ConfigError` where the archive is damaged: a compressed tar is read to its end."""
+        """The entries by name; a compressed tar is read to its end. Raises `ConfigError` where the archive is damaged."""
         try:
             if isinstance(self._open, zipfile.ZipFile):
                 return {info.filename: info for info in self._open.infolist() if not info.is_dir()}
@@ -136,13 +144,13 @@ class Archive(Files):
 
 
 def open_files(path: Path) -> Files:
-    """Raises `ConfigError` where there is neither a folder nor an archive."""
+    """The files of a folder or an archive. Raises `ConfigError` where `path` does not exist."""
     require(path.exists(), "path", f"{path} does not exist", "give a folder or an archive")
     return Folder(path) if path.is_dir() else Archive(path)
 
 
 def checked_read(files: Files, name: str) -> bytes:
-    """Raises `ConfigError` that names the file."""
+    """The content of a file. Raises `ConfigError` with its name where it cannot be read."""
     try:
         return files.read(name)
     except (*DAMAGED, KeyError, RuntimeError) as error:
@@ -150,7 +158,10 @@ def checked_read(files: Files, name: str) -> bytes:
 
 
 def decode(raw: bytes, name: str, errors: Errors) -> str:
-    """UTF-8 as it stands, line ends included. Raises `ConfigError` with the place of the first byte that is none."""
+    """The text of UTF-8 bytes as they stand, line ends included; other bytes are treated as `errors` says.
+
+    Raises `ConfigError` with the place of the first byte that is no UTF-8 where `errors` is refuse.
+    """
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -165,13 +176,13 @@ def decode(raw: bytes, name: str, errors: Errors) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles(Texts):
-    """One file a document.
+    """Texts with one document per file.
 
     Attributes:
       path: a folder or an archive.
       suffixes: endings of the files that are read.
-      errors: what to do with bytes that are no UTF-8.
-      lists: (split, file with one name a line) for the held-out splits; all other files are for training.
+      errors: treatment of bytes that are no UTF-8.
+      lists: (split, file with one name per line) for the held-out splits; all other files are for training.
     """
 
     path: Path
@@ -197,9 +208,9 @@ class TextFiles(Texts):
 
 
 def short_names(names: list[str]) -> list[str]:
-    """The names below the folder that holds them all, so that a corpus is the same packed, unpacked or a level deeper.
+    """The names below the folder that holds all files, so that a corpus is the same packed, unpacked or a level deeper.
 
-    Folders called as a split stay.
+    Folders with the name of a split stay.
     """
     paths = [PurePosixPath(name) for name in names]
     root = PurePosixPath(os.path.commonpath([path.parent for path in paths]))
@@ -208,13 +219,13 @@ def short_names(names: list[str]) -> list[str]:
 
 
 def listed(file: Path) -> list[str]:
-    """Names in a list, a line each."""
+    """The names in a list, one per line. Raises `ConfigError` where the file does not exist."""
     require(file.is_file(), "splits", f"{file} does not exist", "give a file with one name a line")
     return [line.strip() for line in file.read_text().splitlines() if line.strip()]
 
 
 def split_folder(name: str) -> Split | None:
-    """The outermost folder of a file that is called like a split."""
+    """The split after which the outermost such folder of a file is named; None where no folder is."""
     return next((split for part in PurePosixPath(name).parts[:-1] for split in SPLIT_NUMBER if part == split), None)
 
 
@@ -222,7 +233,8 @@ def splits_of(names: list[str], lists: tuple[tuple[Split, Path], ...]) -> dict[s
     """The split of every file: by lists, else by folders called train, validation and test, else by name.
 
     By name, the twentieth with the smallest hashes is for validation and the next twentieth for test, at least one each, so
-    that a further file moves few others. Fewer than three files all train.
+    that a further file moves few others. Fewer than three files are all for training. Raises `ConfigError` for a list with a
+    name that is no document, or is listed twice.
     """
     if lists:
         place: dict[str, Split] = dict.fromkeys(names, "train")
@@ -246,7 +258,7 @@ def splits_of(names: list[str], lists: tuple[tuple[Split, Path], ...]) -> dict[s
 
 @dataclasses.dataclass(frozen=True)
 class Metamath(TextFiles):
-    """Databases in sections: a document begins at each heading between lines of '=-=-' (the style of set.mm)."""
+    """Texts of Metamath databases: a document begins at each heading between lines of '=-=-' (the style of set.mm)."""
 
     suffixes: tuple[str, ...] = (".mm",)
 
@@ -271,7 +283,12 @@ def sections(text: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class StandardLibrary(Texts):
-    """The source code of a Python's standard library: a package a document, split by its name."""
+    """Texts of a Python's standard library: one document per package, split by its name.
+
+    Attributes:
+      path: folder of the library.
+      errors: treatment of bytes that are no UTF-8.
+    """
 
     path: Path
     errors: Errors = "latin-1"
@@ -290,7 +307,7 @@ class StandardLibrary(Texts):
 
 
 def first_place(places: list[Path]) -> Path | None:
-    """The first of `places` that exists."""
+    """The first of `places` that exists; None where none does."""
     for place in places:
         with contextlib.suppress(OSError):
             if place.exists():

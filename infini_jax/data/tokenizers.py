@@ -25,36 +25,48 @@ TokenIds = Sequence[int] | np.ndarray
 
 
 class Tokenizer(Protocol):
-    """Attributes: name, the same for the same tokens; vocab, their number."""
+    """Text to tokens and back.
+
+    Attributes:
+      name: equal for tokenizers that give the same tokens.
+      vocab: number of distinct tokens.
+    """
 
     name: str
     vocab: int
 
-    def encode(self, text: str) -> np.ndarray: ...
+    def encode(self, text: str) -> np.ndarray:
+        """The tokens of a text, integers T."""
+        ...
 
-    def decode(self, tokens: TokenIds) -> str: ...
+    def decode(self, tokens: TokenIds) -> str:
+        """The text of tokens."""
+        ...
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
-        """What each token adds to the text, "" while a character is unfinished, and behind the last the rest.
+        """The text that each token adds, "" while a character is unfinished, and at last the rest.
 
-        Joined it is `decode` of all of them. `begins_line` tells whether they stand at the beginning of a line.
+        The parts joined are `decode` of all tokens. `begins_line` tells whether they stand at the beginning of a line.
         """
         ...
 
 
 class Bytes:
-    """The bytes of UTF-8. `decode` shows bytes that are no UTF-8 as U+FFFD."""
+    """Tokenizer whose tokens are the bytes of UTF-8. `decode` shows bytes that are no UTF-8 as U+FFFD."""
 
     name = "bytes"
     vocab = 256
 
     def encode(self, text: str) -> np.ndarray:
+        """The bytes of a text, uint8 T."""
         return np.frombuffer(text.encode(), np.uint8)
 
     def decode(self, tokens: TokenIds) -> str:
+        """The text of bytes."""
         return bytes(np.asarray(tokens, np.uint8)).decode(errors="replace")
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
+        """The text that each byte adds, "" while a character is unfinished, and at last the rest."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in tokens:
             yield decoder.decode(bytes([token]))
@@ -62,10 +74,12 @@ class Bytes:
 
 
 class SentencePiece:
-    """A SentencePiece model, ours or another's (T5, LLaMA).
+    """Tokenizer of a SentencePiece model, trained here or elsewhere (T5, LLaMA).
 
     A model without a token for the line end, such as T5's, drops it; `exact` tells. Models that put a space in front of
     what they encode (LLaMA) do so in front of every line, and `decode` takes it off again.
+
+    Raises `ConfigError` for bytes that are no model.
     """
 
     def __init__(self, model: bytes):
@@ -84,7 +98,7 @@ class SentencePiece:
         self._splits_space = not takes_space and all(self._pieces.is_byte(token) for token in self._space)
 
     def _only_token(self, character: str) -> int | None:
-        """The token that is this character: a piece of its own, or its byte."""
+        """The token of this one character: a piece of its own, or its byte; None where there is neither."""
         for piece in (character, f"<0x{ord(character):02X}>"):
             token = self._pieces.piece_to_id(piece)
             if not self._pieces.is_unknown(token):
@@ -93,10 +107,11 @@ class SentencePiece:
 
     @functools.cached_property
     def exact(self) -> bool:
-        """Whether a difficult text comes back as it was."""
+        """Whether a difficult text comes back unchanged."""
         return self.decode(self.encode(PROBE)) == PROBE
 
     def encode(self, text: str) -> np.ndarray:
+        """The tokens of a text, int32 T."""
         lines = text.split("\n")
         if self._splits_space and SPACE in text:
             encoded = [self._encode_with_space(line) for line in lines]
@@ -110,13 +125,14 @@ class SentencePiece:
         return np.array(tokens, np.int32)
 
     def _encode_with_space(self, line: str) -> list[int]:
-        """U+2581 as its bytes, which come back as they are."""
+        """The tokens of a line with U+2581 as its bytes, which come back unchanged."""
         tokens: list[int] = []
         for number, part in enumerate(line.split(SPACE)):
             tokens += self._space * bool(number) + self._pieces.encode(part)
         return tokens
 
     def decode(self, tokens: TokenIds) -> str:
+        """The text of tokens."""
         token_T = np.asarray(tokens, np.int64)
         ends = np.flatnonzero(token_T == self._line_end) if self._line_end is not None else np.zeros(0, np.int64)
         starts = [0, *(ends + 1)]
@@ -124,6 +140,7 @@ class SentencePiece:
         return "\n".join(self._pieces.decode(line) for line in lines)
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
+        """The text that each token adds, "" while a character is unfinished, and at last the rest."""
         waiting: list[int] = []  # bytes of an unfinished character, or what has no text yet at the beginning of a line
         for token in tokens:
             if token == self._line_end:
@@ -139,7 +156,7 @@ class SentencePiece:
         yield self._text(waiting, begins_line)
 
     def _text(self, tokens: list[int], begins_line: bool) -> str:
-        """Within a line a token stands in front that has text, behind which no space is taken off."""
+        """The text of tokens. Within a line they are decoded behind a token that has text, so that no space is taken off."""
         if begins_line or not tokens:
             return self._pieces.decode(tokens)
         return self._pieces.decode([self._anchor, *tokens])[len(self._pieces.decode([self._anchor])) :]
@@ -150,7 +167,7 @@ class SentencePiece:
         return next(token for token in range(self.vocab) if not self._pieces.is_byte(token) and self.decode([token]).strip())
 
     def _unfinished(self, tokens: list[int]) -> int:
-        """How many tokens at the end are bytes that may be the beginning of a character."""
+        """Number of tokens at the end that are bytes and may be the beginning of a character."""
         for count in (3, 2, 1):
             last = tokens[-count:]
             if len(last) == count and all(self._pieces.is_byte(token) for token in last):
@@ -161,7 +178,7 @@ class SentencePiece:
 
 
 def may_begin_character(part: bytes) -> bool:
-    """Whether more bytes could make this one character of UTF-8."""
+    """Whether more bytes could make `part` one character of UTF-8."""
     try:
         return codecs.getincrementaldecoder("utf-8")("strict").decode(part) == ""
     except UnicodeDecodeError:
@@ -169,7 +186,10 @@ def may_begin_character(part: bytes) -> bool:
 
 
 def train_sentencepiece(texts: Iterable[str], vocab: int, algorithm: Algorithm = "bpe") -> bytes:
-    """A model of `vocab` tokens; the same for the same texts. Raises `ConfigError` where they do not yield so many."""
+    """A SentencePiece model of `vocab` tokens, serialized; equal for equal texts.
+
+    Raises `ConfigError` where the texts do not yield so many tokens.
+    """
     import sentencepiece
 
     require(vocab > 257, "vocab", f"{vocab} tokens leave none beside the 256 bytes and the unknown", "give more, such as 8192")
@@ -209,7 +229,10 @@ def training_lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def load_tokenizer(model: Path | bytes | None) -> Tokenizer:
-    """Bytes, or the SentencePiece model in a file."""
+    """The SentencePiece tokenizer of a model, a file or its bytes; the byte tokenizer for None.
+
+    Raises `ConfigError` where the file does not exist or is no model.
+    """
     if model is None:
         return Bytes()
     if isinstance(model, Path):

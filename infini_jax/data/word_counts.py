@@ -14,12 +14,12 @@ DOTS = "..."
 
 @dataclasses.dataclass(frozen=True)
 class WordList:
-    """Words in random order, each as often as `counts` says for a list of so many words; filler fills what is left.
+    """Body of words in random order, each as often as `counts` says for a list of that length; filler takes the rest.
 
     Attributes:
       words: of the list, in the order of `counts`.
-      counts: number of words in the list -> times of each (of all `words`), their sum that number.
-      least: words without which the task is none.
+      counts: function from the number of words in the list to the count of each of `words`; the counts add up to it.
+      least: fewest words with which the task makes sense.
     """
 
     words: tuple[str, ...]
@@ -27,6 +27,7 @@ class WordList:
     least: int
 
     def lay_out(self, random: np.random.Generator, room: Room) -> np.ndarray:
+        """The body in exactly `room.free` tokens. Raises `ConfigError` where they do not hold `least` words."""
         parts = [continued(room.encode, f" {word}") for word in self.words]
         lengths = np.array([len(part) for part in parts])
 
@@ -45,10 +46,11 @@ class WordList:
 
 
 def common_counts(common: int, words: int) -> Callable[[int], np.ndarray]:
-    """The first `common` of at least 11 `common` words stand ten times as often as the others.
+    """Counts of a list in which the first `common` of `words` words stand ten times as often as the others (RULER's CWE).
 
-    As RULER has it a common word stands thirty times and so many rare ones three times as there is room for. In a shorter
-    list half of the words are common; in one that is longer than all words allow, all stand more often.
+    As in RULER a common word stands thirty times, and as many rare words as there is room for stand three times. In a shorter
+    list half of the words are common; in one that is longer than all words allow, all stand more often. `words` is at least
+    11 `common`.
     """
     most = COMMON_TO_RARE * common + words - common
 
@@ -62,7 +64,10 @@ def common_counts(common: int, words: int) -> Callable[[int], np.ndarray]:
 
 
 def zeta_counts(words: int) -> Callable[[int], np.ndarray]:
-    """The word of rank k stands 1 / k^2 of the times; the first, dots that mean nothing, takes what rounding leaves over."""
+    """Counts of a list in which the word of rank k stands in proportion to 1 / k^2 (RULER's FWE).
+
+    The first word, dots that mean nothing, takes the rest that rounding leaves.
+    """
 
     def counts(number: int) -> np.ndarray:
         shares = np.arange(1.0, words + 1) ** -EXPONENT
@@ -74,7 +79,7 @@ def zeta_counts(words: int) -> Callable[[int], np.ndarray]:
 
 
 def least_zeta(asked: int, words: int) -> int:
-    """The shortest list in which the words of rank 2 to `asked` + 2 have counts that all differ, for every longer list too."""
+    """Length of the shortest list from which on the words of rank 2 to `asked` + 2 have different counts."""
     shares = np.arange(1.0, words + 1) ** -EXPONENT
     shares /= shares.sum()
     return int(np.ceil(1 / (shares[asked] - shares[asked + 1])))

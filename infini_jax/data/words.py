@@ -20,7 +20,7 @@ STRIDE = 1873  # prime to their number, so that neighbours begin differently
 
 
 class Words:
-    """One token a word, digit, mark or line end; a `Tokenizer` of the texts it was made from and of nothing else.
+    """Tokenizer with one token per word, digit, mark or line end, of the texts it was made from and of nothing else.
 
     Spaces are not stored: they stand between all tokens but digits, and not before a mark. Texts written so come back exactly.
     """
@@ -32,6 +32,7 @@ class Words:
         self.vocab = len(self._pieces)
 
     def encode(self, text: str) -> np.ndarray:
+        """The tokens of a text, int32 T. Raises `ConfigError` for a word that is not in the vocabulary."""
         try:
             return np.array([self._numbers[piece] for piece in PIECE.findall(text)], np.int32)
         except KeyError as error:
@@ -40,9 +41,11 @@ class Words:
             ) from None
 
     def decode(self, tokens: TokenIds) -> str:
+        """The text of tokens."""
         return "".join(self.decode_each(tokens))
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
+        """The text that each token adds, its space included, and at last ""."""
         before = "\n" if begins_line else " "
         for token in tokens:
             piece = self._pieces[int(token)]
@@ -53,6 +56,6 @@ class Words:
 
 
 def made_up(number: int) -> str:
-    """The word of a number below `MADE_UP`: four letters, all different."""
+    """The made-up word of a number below `MADE_UP`: four letters, different for every number."""
     first, second = divmod(number * STRIDE % MADE_UP, len(ENDINGS))
     return SYLLABLES[first] + ENDINGS[second]

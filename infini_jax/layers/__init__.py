@@ -1,1 +1,1 @@
-"""What layers are made of: the segment and its boundaries, exact attention in several forms, positions, precision."""
+"""Parts of layers: the segment and its boundaries, exact attention in several forms, positions, precision."""

@@ -25,7 +25,7 @@ form = jax.make_user_context("auto")  # a part of jit's cache key, unlike a glob
 
 
 def masked_softmax(logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Softmax over the last axis where `mask`: (weights, log-sum-exp). A row without any True is all zero."""
+    """Softmax over the last axis where `mask` is true: (weights, log-sum-exp). A row without any True is all zero."""
     logits = jnp.where(mask, logits, MASKED)
     top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     weights = jnp.where(mask, jnp.exp(logits - top), 0.0)
@@ -43,9 +43,9 @@ def dense(
     scale: jax.Array | float | None = None,
     bias_HxSxT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """softmax(scale q k^T + bias) v where `mask`: (BxSxHxV, log-sum-exp BxHxS).
+    """softmax(scale q k^T + bias) v where `mask` is true, with all scores in memory: (BxSxHxV, log-sum-exp BxHxS).
 
-    `scale` is one number or one a head; by default 1/sqrt(K). Query head h reads key head h // (H / G). Rows that may see
+    `scale` is one number or one per head, by default 1/sqrt(K). Query head h reads key head h // (H / G). Rows that may see
     nothing give zero.
     """
     wide = precision.wide(q_BxSxHxK.dtype)
@@ -68,12 +68,12 @@ def attend(
     scale: jax.Array | float | None = None,
     distance_bias_HxJ: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(scale q k^T + bias) v of the keys that `sight` shows: BxSxHxV.
+    """softmax(scale q k^T + bias) v over the keys that `sight` shows: BxSxHxV.
 
     Args:
       k_BxJxGxK, v_BxJxGxV: carried keys and values first, then those of the segment; query head h reads head h // (H / G).
-      scale: one number or one a head; by default 1/sqrt(K).
-      distance_bias_HxJ: what is added for a key 0, 1, .. J-1 places before the query.
+      scale: one number or one per head; by default 1/sqrt(K).
+      distance_bias_HxJ: bias of a key 0, 1, .. J-1 places before the query.
 
     Rows that may see nothing give zero. Raises `ConfigError` where the form asked for cannot do this.
     """
@@ -94,7 +94,10 @@ def attend_segment(segment: Segment) -> jax.Array:
 
 
 def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biased: bool = False) -> str:
-    """The form that runs: the one asked for by `form`, or by platform and length. Raises `ConfigError` where it cannot."""
+    """Name of the form that runs: the one asked for by `form`, or else by platform and length.
+
+    Raises `ConfigError` where the form asked for does not exist or cannot do this.
+    """
     asked = form.value
     require(asked in FORMS, "attention", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
     if asked in ("dense", "blockwise"):
@@ -113,21 +116,21 @@ def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biase
 
 
 def tiles_pay(queries: int, keys: int) -> bool:
-    """Whether tiles beat the dense form. Measured on CPU, forward and backward: not at 128 x 128, from 256 x 256 on."""
+    """Whether tiles are faster than the dense form: on CPU, forward and backward, not at 128 x 128, from 256 x 256 on."""
     return queries >= TILE and queries * keys >= 4 * TILE**2
 
 
 def attention_flops(keys: float, heads: int, key_dim: int, value_dim: int) -> float:
-    """FLOPs of one query against `keys` keys: scores and weighted sum, masked ones included as they are computed."""
+    """FLOPs of one query against so many keys: scores and weighted sum. Masked keys count, as they are computed."""
     return 2.0 * keys * heads * (key_dim + value_dim)
 
 
 def attend_flops(
     segment_length: int, heads: int, key_dim: int, value_dim: int, *, prefix: int = 0, window: int | None = None
 ) -> float:
-    """FLOPs a token of `attend` over a whole segment and `prefix` carried keys, as `auto` computes it on a CPU.
+    """FLOPs per token of `attend` over a whole segment and `prefix` carried keys, as `auto` computes it on a CPU.
 
-    The same on every platform, so that a budget buys the same steps; the kernels skip about the same tiles.
+    The count is the same on every platform, so that a budget buys the same steps; the kernels skip about the same tiles.
     """
     keys = prefix + segment_length
     computed = (

@@ -30,8 +30,13 @@ NO_QUERY = -3  # the document of padded queries: no key has it
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """Consecutive tiles of queries that meet equally many keys. Attributes: tiles, their numbers; lows, the first key of
-    each; width, the number of keys."""
+    """Consecutive tiles of queries that meet equally many keys.
+
+    Attributes:
+      tiles: their numbers.
+      lows: the first key of each.
+      width: number of keys.
+    """
 
     tiles: tuple[int, ...]
     lows: tuple[int, ...]
@@ -40,7 +45,14 @@ class Band:
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """Who meets whom, known before the program runs. Attributes: tile, its queries; bands; prefix and window of the sight."""
+    """Tiling of queries and keys, known before the program runs.
+
+    Attributes:
+      tile: queries of a tile.
+      bands: tiles by the number of keys that they meet.
+      prefix: carried keys, as in the sight.
+      window: places that a query sees, as in the sight.
+    """
 
     tile: int
     bands: tuple[Band, ...]
@@ -49,19 +61,22 @@ class Tiling:
 
     @property
     def pairs(self) -> int:
-        """Query-key pairs that are computed."""
+        """Number of query-key pairs that are computed."""
         return self.tile * sum(len(band.tiles) * band.width for band in self.bands)
 
     @property
     def padded(self) -> int:
-        """Queries, those that fill the last tile included."""
+        """Number of queries, those that fill the last tile included."""
         return self.tile * sum(len(band.tiles) for band in self.bands)
 
 
 @functools.cache
 def tiling_of(queries: int, keys: int, prefix: int = 0, window: int | None = None) -> Tiling:
-    """The tiles of a sight. Fewer queries than the segment has keys begin at a place that only the program knows, so they
-    meet all keys; otherwise keys above the diagonal and before the window are left out."""
+    """The tiling of a sight.
+
+    Fewer queries than the segment has keys begin at a place that only the program knows, so they meet all keys; otherwise keys
+    above the diagonal and before the window are left out.
+    """
     count = -(-queries // TILE)
     tile = -(-queries // count)
     at_zero = queries == keys - prefix
@@ -93,11 +108,11 @@ def blockwise(
     distance_bias_HxJ: jax.Array | None = None,
     one_row_at_a_time: bool | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """softmax(scale q k^T + bias) v of what `sight` shows: (BxSxHxV, log-sum-exp BxHxS); both have gradients.
+    """(softmax(scale q k^T + bias) v BxSxHxV, log-sum-exp BxHxS) over the keys that `sight` shows, both with gradients.
 
-    `scale` H is one number a head, `distance_bias_HxJ` what a key that many places back gets added. One row (a head of one
+    `scale` H is one number per head, `distance_bias_HxJ` the bias of a key that many places back. One row (a head of one
     sequence) at a time keeps a tile in a CPU's cache and is the default there; elsewhere all rows run side by side. That loop
-    over rows cannot be split by the automatic partitioner: on several CPU devices it wants `sharding.summed_over_rows`.
+    over rows cannot be split by the automatic partitioner: on several CPU devices it takes `sharding.summed_over_rows`.
     """
     plan = tiling_of(q_BxSxHxK.shape[1], k_BxJxHxK.shape[1], sight.prefix, sight.window)
     if one_row_at_a_time is None:
@@ -140,7 +155,7 @@ _rows.defvjp(_rows_forward, _rows_backward)
 
 
 def _over_rows(row: Callable, loop: bool, places, per_head, arrays):
-    """`row(places, scale, bias_J, *arrays)` for each sequence and head; arrays are BxHx..."""
+    """`row(places, scale, bias_J, *arrays)` of each sequence and head; arrays are BxHx..."""
     spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if loop else jax.vmap
     documents_BxS, key_documents_BxJ, start = places
 
@@ -169,15 +184,15 @@ def _scores(plan: Tiling, width: int, tile, low, places, scale, q_PxK: jax.Array
 
 
 def _distance(plan: Tiling, places, tile, low):
-    """Places from the first key of a tile forward to its first query."""
+    """Number of places from the first key of a tile forward to its first query."""
     return places[2] + tile * plan.tile + plan.prefix - low
 
 
 def _toeplitz(bias_J: jax.Array, distance, width: int, tile: int) -> jax.Array:
-    """bias[distance + p - c] at (c, p) of CxP, anything where that is no distance; its transpose sums along diagonals.
+    """bias[distance + p - c] at (c, p) of CxP, any number where that is no distance; its transpose sums along diagonals.
 
-    By copies alone, for a CPU gathers and scatters slowly: in squares of P x P, each a row of 2 P written P times, one place
-    further on each time.
+    It is made by copies alone, as a CPU gathers and scatters slowly: in squares of P x P, each a row of 2 P written P times,
+    one place further on each time.
     """
     squares = -(-width // tile)
     padded = jnp.pad(bias_J, (squares * tile, 2 * tile))

@@ -8,7 +8,7 @@ from infini_jax.layers import precision
 
 
 def rotary(x_BxSxHxK: jax.Array, positions_S: jax.Array, base: float = 10_000.0) -> jax.Array:
-    """Rotates the pairs (i, i + K/2) by position * base^(-2i/K) (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
+    """`x` with pairs (i, i + K/2) turned by position * base^(-2i/K): BxSxHxK (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
     half = x_BxSxHxK.shape[-1] // 2
     wide = precision.wide(x_BxSxHxK.dtype)
     angles_SxI = positions_S[:, None].astype(wide) * base ** (-np.arange(half) / half)
@@ -19,7 +19,7 @@ def rotary(x_BxSxHxK: jax.Array, positions_S: jax.Array, base: float = 10_000.0)
 
 
 def t5_buckets(distance: jax.Array, buckets: int = 32, max_distance: int = 128) -> jax.Array:
-    """Causal T5 bucket of query-minus-key distances (Raffel et al. 2020): half exact, half logarithmic."""
+    """T5's causal bucket of query-minus-key distances, half exact, half logarithmic (Raffel et al. 2020, arXiv 1910.10683)."""
     exact = buckets // 2
     distance = jnp.maximum(distance, 0)
     ratio = jnp.log(jnp.maximum(distance, exact) / exact) / np.log(max_distance / exact)
@@ -28,5 +28,5 @@ def t5_buckets(distance: jax.Array, buckets: int = 32, max_distance: int = 128) 
 
 
 def t5_distance_bias(table_RxH: jax.Array, distances: int) -> jax.Array:
-    """The bias of the distances 0 .. distances - 1 from a table of one row a bucket: Hx`distances`."""
+    """Bias of the distances 0 .. distances - 1 from a table with one row per bucket: Hx`distances`."""
     return table_RxH[t5_buckets(jnp.arange(distances), table_RxH.shape[0])].T

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 
 
 def by_key_head(q_BxSxHxK: jax.Array, kv_heads: int) -> jax.Array:
-    """BxSxGxRxK: query heads by the key head that they share. Query head h reads key head h // R, as in `repeat_heads`."""
+    """Query heads by the key head that they share: BxSxGxRxK. Query head h reads key head h // R, as in `repeat_heads`."""
     *rows, heads, size = q_BxSxHxK.shape
     return q_BxSxHxK.reshape(*rows, kv_heads, heads // kv_heads, size)
 
 
 def repeat_heads(k_BxTxGxK: jax.Array, heads: int) -> jax.Array:
-    """BxTxHxK: each of G key heads for the H / G query heads that share it (Ainslie et al. 2023, arXiv 2305.13245)."""
+    """Key heads, each repeated for the H / G query heads that share it: BxTxHxK (Ainslie et al. 2023, arXiv 2305.13245)."""
     repeats = heads // k_BxTxGxK.shape[-2]
     return k_BxTxGxK if repeats == 1 else jnp.repeat(k_BxTxGxK, repeats, axis=-2)

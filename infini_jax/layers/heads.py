@@ -13,7 +13,7 @@ SEQUENCE_AXIS = "sequence"  # of a mesh whose devices share the segments of a se
 
 
 def left_axes() -> tuple[str, ...]:
-    """Axes of the mesh that a program is traced for, which are left to the partitioner; that of slots apart."""
+    """Axes of the mesh of the program being traced that are left to the partitioner, the axis of slots apart."""
     return tuple(name for name in _left() if name != SLOTS_AXIS)
 
 
@@ -24,13 +24,13 @@ def _left() -> tuple[str, ...]:
 
 
 def by_hand(function: Callable, in_specs: Any, out_specs: Any, axes: set[str]) -> Callable:
-    """`function` on each device's own parts along `axes` of the mesh that a program is traced for; others stay as they are."""
+    """`function` on each device's own parts along `axes` of the mesh of the program being traced; other axes stay."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=axes, check_vma=False)
 
 
 def by_slots(function: Callable, slots: int) -> Callable | None:
-    """`function(keys BxGxNxK, held B, queries)` on each device's own slots, with the same results on all of them.
+    """`function(keys BxGxNxK, held B, queries)` on each device's own slots, with equal results on all devices.
 
     None where the slots are not split.
     """
@@ -42,15 +42,15 @@ def by_slots(function: Callable, slots: int) -> Callable | None:
 
 
 def shares_sequence() -> bool:
-    """Whether a program is traced for devices of which each has a part of the sequence's segments, in order."""
+    """Whether the program being traced is for devices that each have a part of the sequence's segments, in order."""
     mesh = jax.sharding.get_abstract_mesh()
     return SEQUENCE_AXIS in mesh.manual_axes and mesh.shape[SEQUENCE_AXIS] > 1
 
 
 def handed_on(before: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of what each device's part ends with: (what stands before this device's part, what the whole sequence ends with).
+    """(value before this device's part of the sequence, value at the end of the whole sequence).
 
-    `before` stands before the sequence.
+    `before` is the value before the sequence, `last` the value at the end of each device's part.
     """
     if not shares_sequence():
         return before, last
@@ -68,11 +68,13 @@ def can_split(heads: int, kv_heads: int) -> bool:
 
 
 def by_heads(function: Callable, places: tuple[int | None, ...], results: Any, heads: int, kv_heads: int) -> Callable:
-    """`function` on each device's own heads; as it is where they cannot be split.
+    """`function` on each device's own heads; unchanged where they cannot be split.
 
     Args:
-      places: of each argument the axis of its heads; None where it has none and is whole.
-      results: the same of what it returns.
+      places: axis of the heads in each argument; None where an argument has none and is whole.
+      results: axis of the heads in each result.
+      heads: number of query heads.
+      kv_heads: number of key heads.
     """
     axes = left_axes()
     if not axes or not can_split(heads, kv_heads):

@@ -1,7 +1,7 @@
-"""The vendors' attention kernels behind the call of attention.py: cuDNN on CUDA, splash attention on TPU.
+"""The vendors' attention kernels behind `attention.attend`: cuDNN on CUDA, splash attention on TPU.
 
 Neither has a gradient of the log-sum-exp or of a bias that we could use, so they serve `attend` without bias only.
-A scale a head is multiplied into the queries, in float32 before they are rounded to the compute type again.
+A scale per head is multiplied into the queries, in float32 before they are rounded to the compute type again.
 """
 
 import dataclasses
@@ -18,15 +18,20 @@ LANES = 128  # splash attention works in tiles of this many keys
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Attributes: platform it runs on; attend (q, k, v BxSxHxK, sight, scale_H) -> BxSxHxV; refuses (q, k, v, sight) -> what
-    it cannot do, or None."""
+    """A vendor's attention kernel.
+
+    Attributes:
+      platform: that it runs on.
+      attend: function (q, k, v BxSxHxK, sight, scale_H) -> BxSxHxV.
+      refuses: function (q, k, v, sight) -> reason why it cannot do this, or None.
+    """
 
     platform: str
     attend: Callable[..., jax.Array]
     refuses: Callable[..., str | None]
 
     def problem(self, q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, biased: bool) -> str | None:
-        """Why this kernel cannot do what is asked, or None."""
+        """Reason why this kernel cannot do what is asked, or None."""
         if biased:
             return "has no bias by distance"
         return self.refuses(q, k, v, sight)
@@ -37,12 +42,12 @@ def _scaled(q_BxSxHxK: jax.Array, scale_H: jax.Array) -> jax.Array:
 
 
 def _whole(q: jax.Array, k: jax.Array, sight: Sight) -> bool:
-    """A whole segment: its queries begin at place 0."""
+    """Whether the queries are a whole segment, which begins at place 0."""
     return q.shape[1] == k.shape[1] - sight.prefix
 
 
 def cudnn(q_BxSxHxK: jax.Array, k_BxJxHxK: jax.Array, v_BxJxHxV: jax.Array, sight: Sight, scale_H: jax.Array) -> jax.Array:
-    """`jax.nn.dot_product_attention` by cuDNN. Documents need a mask of BxSxJ, which all heads share."""
+    """`jax.nn.dot_product_attention` by cuDNN: BxSxHxV. Documents take a mask of BxSxJ, which all heads share."""
     causal = _whole(q_BxSxHxK, k_BxJxHxK, sight) and not sight.prefix  # lets the kernel skip tiles above the diagonal
     return jax.nn.dot_product_attention(
         _scaled(q_BxSxHxK, scale_H),
@@ -74,7 +79,7 @@ def splash(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """Splash attention: the causal or windowed mask is computed and tiles outside it skipped, documents are its segment ids.
+    """Splash attention: BxSxHxV. Tiles outside the causal or windowed mask are skipped; documents are its segment ids.
 
     `interpret` runs the kernel's own program without a TPU, slowly.
     """

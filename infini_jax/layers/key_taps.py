@@ -8,10 +8,14 @@ from infini_jax.layers.segment import NO_DOCUMENT, Boundaries
 
 
 class KeyTaps(nn.Module):
-    """A short causal depthwise convolution: each token's mean-initialised mix of itself and the taps - 1 tokens before it.
+    """A short causal depthwise convolution: each token's mean-initialized mix of itself and the taps - 1 tokens before it.
 
     Only tokens of the same document and segment are mixed. With two taps a key knows the token it follows, so that one layer
     can recall `value after key`; recall studies commonly put such a convolution before every mixer (Arora et al. 2023).
+
+    Attributes:
+      taps: tokens that are mixed, the token itself included.
+      dtype: type of the mix.
     """
 
     taps: int

@@ -1,4 +1,4 @@
-"""The MLP of a block, whose gradient keeps less than JAX would."""
+"""The MLP of a block, whose gradient keeps fewer arrays than JAX would."""
 
 import flax.linen as nn
 import jax
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 def gelu_mlp(x_BxSxD: jax.Array, up_DxF: jax.Array, down_FxD: jax.Array) -> jax.Array:
     """gelu(x up) down: BxSxD.
 
-    Its gradient is written out: the same products, but XLA's own order of them writes the gradient of the hidden layer a
-    second time, transposed, which on a CPU took a fifth of a training step.
+    Its gradient is written out: the same products, but in XLA's own order the gradient of the hidden layer is written a second
+    time, transposed, which took a fifth of a training step on a CPU.
     """
     return nn.gelu(x_BxSxD @ up_DxF) @ down_FxD
 
@@ -33,7 +33,12 @@ gelu_mlp.defvjp(_gelu_mlp_forward, _gelu_mlp_backward)
 
 
 class Matrix(nn.Module):
-    """A matrix of parameters under the name that `nn.Dense` gives it."""
+    """A matrix of parameters under the name that `nn.Dense` gives it.
+
+    Attributes:
+      rows, columns: its shape.
+      dtype: type that it is used in.
+    """
 
     rows: int
     columns: int
@@ -45,7 +50,13 @@ class Matrix(nn.Module):
 
 
 class MLP(nn.Module):
-    """D -> F -> D with GELU."""
+    """A feed-forward layer, D -> F -> D with GELU, without biases.
+
+    Attributes:
+      d_model: D.
+      mlp_dim: F.
+      dtype: type of activations.
+    """
 
     d_model: int
     mlp_dim: int

@@ -7,7 +7,7 @@ target = jax.make_user_context("")  # `with target("tpu"):`; a part of jit's cac
 
 
 def platform() -> str:
-    """cpu, tpu, cuda or gpu, which then is another vendor's."""
+    """Name of the platform that programs are made for: cpu, tpu, cuda, or gpu for another vendor's."""
     if target.value:
         return target.value
     backend = get_backend()

@@ -1,14 +1,14 @@
 """Mixed precision: the type of every kind of number, derived in one place from the compute type.
 
-  parameters  float32 always, and with them gradients and the optimiser's moments: an update of a thousandth is less than half
+  parameters  float32 always, and with them gradients and the optimizer's moments: an update of a thousandth is less than half
               a step of bfloat16's 8 bits and would be rounded away
   compute     activations, and the operands of matrix products; parameters are cast to it where they are used
-  memory      what is carried from segment to segment, float32 at least: bfloat16 sums drift by per cents within tens of
-              segments and overflow later
+  memory      the state carried from segment to segment, float32 at least: bfloat16 sums drift by several percent within tens
+              of segments and overflow later
   output      sums and softmax inside attention, logits and loss, float32 at least
 
-float32 and bfloat16 are what a model computes in; tests run parts in float64, which "at least" lets through. There is no loss
-scaling: bfloat16 has float32's range.
+Models compute in float32 or bfloat16; tests run parts in float64, which "at least" lets through. There is no loss scaling:
+bfloat16 has float32's range.
 """
 
 import dataclasses
@@ -26,7 +26,14 @@ def wide(dtype: Any) -> jnp.dtype:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Types of a model that computes in `compute`. Attributes: parameters, compute, memory, output, as above."""
+    """Types of a model's numbers.
+
+    Attributes:
+      parameters: of parameters, gradients and moments.
+      compute: of activations and the operands of products.
+      memory: of the state carried from segment to segment.
+      output: of sums, softmax, logits and loss.
+    """
 
     parameters: jnp.dtype
     compute: jnp.dtype
@@ -35,5 +42,5 @@ class Policy:
 
 
 def policy_of(compute: str) -> Policy:
-    """The policy of a compute type by its name."""
+    """The policy of a compute type, given by its name."""
     return Policy(jnp.dtype(jnp.float32), jnp.dtype(compute), memory=wide(compute), output=wide(compute))

@@ -1,4 +1,4 @@
-"""What a memory may see: one segment, its document edges and its inserted landmark tokens.
+"""The input of a memory: one segment, its document edges and its inserted landmark tokens.
 
 Letters: B batch, S query tokens, T key tokens of the open segment (T = S when the whole segment is processed at
 once), D model, H query heads, G key heads (G divides H), K key dim, V value dim.
@@ -31,7 +31,7 @@ def within(distance: jax.Array, window: int | None) -> jax.Array:
 
 @struct.dataclass
 class Sight:
-    """Which keys a query sees: those of its document, not later than itself and fewer than `window` places before.
+    """The keys that a query sees: those of its document, not later than itself and fewer than `window` places before.
 
     The last T of the J keys are the segment's own, at places 0..T-1; `prefix` carried ones stand before them, at places
     -prefix..-1. Back ends work from this description, so that nobody has to hold S x J booleans.
@@ -58,7 +58,7 @@ class Sight:
 
     @property
     def mask_BxSxJ(self) -> jax.Array:
-        """The same as booleans."""
+        """Whether each query sees each key, BxSxJ booleans."""
         return within(self.distance_SxJ, self.window) & (self.query_documents[:, :, None] == self.key_documents[:, None, :])
 
 
@@ -84,11 +84,11 @@ class Boundaries:
 
     @property
     def local_BxSxT(self) -> jax.Array:
-        """Causal, the token itself included, and of the same document."""
+        """Whether each query may see each key of the segment: of the same document and not later, itself included."""
         return self.sight().mask_BxSxJ
 
     def sight(self, carried_BxN: jax.Array | None = None, window: int | None = None) -> Sight:
-        """What the segment's tokens see of the segment and of N carried keys, of which `carried_BxN` hold something.
+        """The keys that the segment's tokens see: those of the segment and N carried ones, where `carried_BxN` is true.
 
         Carried keys are of the document that was open when the segment began; older ones must not be marked as held.
         """
@@ -100,22 +100,22 @@ class Boundaries:
 
     @property
     def continues_B(self) -> jax.Array:
-        """The segment begins with the document that was open."""
+        """Whether the segment begins with the document that was open."""
         return self.key_documents[:, 0] == self.open_document
 
     @property
     def reads_BxS(self) -> jax.Array:
-        """The token may read the carried memory: its document was open when the segment began."""
+        """Whether each token may read the carried memory: its document was open when the segment began."""
         return self.query_documents == self.open_document[:, None]
 
     @property
     def writes_BxT(self) -> jax.Array:
-        """The token belongs to the document that is still open at the segment's end: a suffix of each row."""
+        """Whether each token belongs to the document that is still open at the segment's end: a suffix of each row."""
         return self.key_documents == self.key_documents[:, -1:]
 
     @property
     def keeps_B(self) -> jax.Array:
-        """The carried memory survives this segment: no new document began in it."""
+        """Whether the carried memory survives this segment: no new document began in it."""
         return self.key_documents[:, -1] == self.open_document
 
 
@@ -124,8 +124,10 @@ class Segment:
     """One layer's view of a segment. Queries and keys carry no positions yet: the mechanism owns them.
 
     Attributes:
-      inputs: BxTxD normalised layer input of every token of the segment.
-      queries: BxSxHxK, keys: BxTxGxK, values: BxTxGxV, all projected from `inputs`. Query head h reads key head h // (H / G).
+      inputs: BxTxD normalized layer input of every token of the segment.
+      queries: BxSxHxK, projected from `inputs`; query head h reads key head h // (H / G).
+      keys: BxTxGxK, projected from `inputs`.
+      values: BxTxGxV, projected from `inputs`.
       bounds: document edges.
     """
 
@@ -142,7 +144,7 @@ class Segment:
 
 
 def by_turn(segments: Segment, count: int) -> Segment:
-    """Segments whose rows are `count` consecutive ones of each stream, to be scanned: their number in front of the stream."""
+    """Segments in turn, for a scan: rows of `count` consecutive ones of each stream become an axis in front of the streams."""
 
     def split(leaf: jax.Array) -> jax.Array:
         if leaf.ndim == 0:  # `start`
@@ -167,15 +169,15 @@ def reset_where_new(keeps_B: jax.Array, memory: Any, initial: Any = None) -> Any
 
 
 def length_with_landmarks(tokens: int, every: int | None) -> int:
-    """Places of a segment of so many raw tokens, a landmark behind each `every` of the stream; `None` inserts nothing."""
+    """Places of a segment of so many raw tokens, with a landmark behind each `every` of the stream, or none for None."""
     return tokens if every is None else tokens + math.ceil(tokens / every)
 
 
 def insert_memory_tokens(tokens_RxS: jax.Array, count: tuple[int, int], token: int | None = None) -> jax.Array:
-    """Puts so many memory tokens (before, after) around each row.
+    """Rows with so many memory tokens (before, after) around them: Rx(before + S + after).
 
-    With `token` given it stands there; without, the first or last token is repeated (for document ids: those before belong to
-    the first token's document, those after to the last token's).
+    The inserted places hold `token`. Without it the first or last token is repeated: among document ids, memory tokens then
+    belong to the first and the last token's document.
     """
     if not any(count):
         return tokens_RxS
@@ -184,7 +186,7 @@ def insert_memory_tokens(tokens_RxS: jax.Array, count: tuple[int, int], token: i
 
 
 def drop_memory_tokens(x_RxSxD: jax.Array, count: tuple[int, int]) -> jax.Array:
-    """The inverse on features."""
+    """Features without the memory tokens (before, after) around each row: the inverse of `insert_memory_tokens`."""
     before, after = count
     return x_RxSxD[:, before : x_RxSxD.shape[1] - after]
 
@@ -192,10 +194,10 @@ def drop_memory_tokens(x_RxSxD: jax.Array, count: tuple[int, int]) -> jax.Array:
 def insert_landmarks(
     tokens_BxS: jax.Array, every: int, landmark: int | None = None, phase_B: jax.Array | None = None
 ) -> jax.Array:
-    """Puts a landmark behind every `every` tokens of the stream.
+    """Rows with a landmark behind every `every` tokens of the stream.
 
-    With `landmark` given it is the inserted token; without, the token before is repeated (for document ids: a
-    landmark belongs to the document of the token that it follows).
+    The inserted places hold `landmark`. Without it the token before is repeated: among document ids, a landmark then belongs
+    to the document of the token that it follows.
 
     Without `phase_B` the segment begins with a block and S is a multiple of `every`. With it so many tokens stand between the
     newest landmark and the row. One landmark more or less may then fall into the row: there are S + ceil(S / every) places,
@@ -214,7 +216,7 @@ def insert_landmarks(
 
 
 def drop_landmarks(x_BxSxD: jax.Array, every: int, phase_B: jax.Array | None = None) -> jax.Array:
-    """The inverse of `insert_landmarks` on features: what stands at raw tokens."""
+    """Features of the raw tokens alone: the inverse of `insert_landmarks`."""
     batch, places, features = x_BxSxD.shape
     if phase_B is not None:
         raw = jnp.arange(places - math.ceil(places / (every + 1)))

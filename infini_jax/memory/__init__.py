@@ -1,4 +1,4 @@
-"""The mechanisms. One row a mechanism: everything else (contract tests, cost table, studies, report) follows from it."""
+"""The mechanisms. One row per mechanism: all else (contract tests, cost table, studies, report) follows from it."""
 
 from infini_jax.errors import require
 from infini_jax.memory.base import Dims, Memory, MemoryConfig
@@ -27,7 +27,10 @@ MECHANISMS: dict[str, type[Memory]] = {
 
 
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
-    """The Linen module of a memory's settings. Raises `ConfigError` unless their class is in one row of the registry."""
+    """The Linen module of a memory with these settings and sizes.
+
+    Raises `ConfigError` unless the class of the settings is in one row of the registry.
+    """
     name, found = type(config).__name__, [one for one in (*MECHANISMS.values(), SegmentOnly) if one.Config is type(config)]
     require(len(found) > 0, "memory", f"{name} is in no row of the registry", "add it to MECHANISMS")
     require(len(found) == 1, "memory", f"{name} is in {len(found)} rows of the registry", "give each mechanism its own Config")

@@ -1,4 +1,4 @@
-"""The seam between a mechanism and the model: what a memory must offer, what it costs, how its bytes are counted."""
+"""Interface between a mechanism and the model: the methods of a memory, its costs, the count of its bytes."""
 
 import dataclasses
 import math
@@ -18,9 +18,16 @@ Promise = Literal["reads_without_a_copy"]
 
 @dataclasses.dataclass(frozen=True)
 class Dims:
-    """Sizes of one attention layer. `segment` counts the tokens the layer sees, landmarks and memory tokens included.
+    """Sizes of one attention layer.
 
-    `kv_heads` divides `heads`: keys, values and what is remembered of them have so many heads.
+    Attributes:
+      d_model: width of the residual stream.
+      heads: of the queries.
+      kv_heads: heads of keys, values and memory, a divisor of `heads`.
+      key_dim: of one head.
+      value_dim: of one head.
+      segment: tokens of a segment that the layer sees, landmarks and memory tokens included.
+      compute: type of activations, by name.
     """
 
     d_model: int
@@ -43,13 +50,13 @@ class Dims:
 
     @property
     def memory_dtype(self) -> jnp.dtype:
-        """Type of what is carried."""
+        """Type of the state that is carried."""
         return self.policy.memory
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryConfig:
-    """Settings every mechanism has.
+    """Settings that every mechanism has.
 
     Attributes:
       layers: which layers (from 0) carry this memory; the others attend inside the segment only. None is all of them.
@@ -64,19 +71,24 @@ class MemoryConfig:
 
     @property
     def memory_tokens(self) -> tuple[int, int]:
-        """How many memory tokens stand (before, after) the tokens of every segment, see `Memory.enter`."""
+        """Number of memory tokens (before, after) the tokens of every segment, see `Memory.enter`."""
         return 0, 0
 
     def check(self, dims: Dims) -> None:
-        """Raises `ConfigError` for settings that cannot work with these sizes."""
+        """Checks the settings: raises `ConfigError` where they cannot work with these sizes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one layer's attention costs a token of a forward pass, projections by the model excluded.
+    """Cost per token of one layer's attention in a forward pass, projections by the model excluded.
 
     FLOPs are those of matrix products and convolutions (a multiply-add is two); element-wise work is not counted.
-    `bytes_moved` is what reading and writing the carried memory moves, spread over the segment's tokens.
+
+    Attributes:
+      local: FLOPs of attention inside the segment.
+      read: FLOPs of reading the memory.
+      write: FLOPs of writing it.
+      bytes_moved: bytes that reading and writing the carried memory move, spread over the segment's tokens.
     """
 
     local: float = 0.0
@@ -86,6 +98,7 @@ class Cost:
 
     @property
     def flops(self) -> float:
+        """FLOPs per token, all parts together."""
         return self.local + self.read + self.write
 
 
@@ -99,19 +112,23 @@ class Memory(nn.Module):
     Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below. Values in
     the metrics whose names begin with `AUXILIARY` are added to the loss as they are.
 
-    What the model must know of a mechanism's own parameters is declared by path below the memory; a path may exist for some
-    settings only:
+    The model has to know some of a mechanism's own parameters. They are declared by path below the memory; a path may exist
+    for some settings only:
       parameter_axes: logical axes of the large ones.
-      gates: those that weigh what is read against local attention. They train at `train.gate_learning_rate` without weight
-        decay, and `attend` reports the weights in (0, 1) that they stand for in its metrics under `GATE`, whatever the
+      gates: those that weigh the memory's output against local attention. They train at `train.gate_learning_rate` without
+        weight decay, and `attend` reports the weights in (0, 1) that they stand for in its metrics under `GATE`, whatever the
         parameters are called. They depend on no text.
       no_decay: matrices that are tables of biases or positions, without weight decay; vectors and scalars never have any.
-    What a mechanism cannot promise of what the contract tests is declared in `exempt`, with the reason:
+    A promise of the contract tests that a mechanism cannot keep is declared in `exempt`, with the reason:
       reads_without_a_copy: reading a token of a donated decoder copies no memory.
 
     Two things a mechanism may add. A memory that begins from parameters overrides `initial`, and `begun` puts it where a
     document is new. A memory that works on the layer's residual stream overrides `enter` or `leave`, and may have memory
     tokens around the segment (`MemoryConfig.memory_tokens`); it takes the segments of a stream in turn.
+
+    Attributes:
+      config: settings of the mechanism.
+      dims: sizes of the layer.
     """
 
     config: Any
@@ -131,53 +148,54 @@ class Memory(nn.Module):
         self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
 
     def init_memory(self, batch: int) -> Any:
-        """An empty memory for `batch` rows; it knows no parameters."""
+        """An empty memory for `batch` rows, made without parameters."""
         raise NotImplementedError
 
     def initial(self, batch: int) -> Any:
-        """The memory of `batch` documents that begin, from parameters: like `init_memory`, which it is by default."""
+        """The memory of `batch` documents that begin, from parameters; by default that of `init_memory`."""
         return self.init_memory(batch)
 
     def begun(self, memory: Any, goes_on_B: jax.Array) -> Any:
         """`memory`, or `initial` in the rows whose document does not go on; a new stream has no document either.
 
-        `write` asks for what the segment's last token finds (`bounds.keeps_B`), `enter` for the first one's
-        (`bounds.continues_B`); in `attend`, tokens outside `bounds.reads_BxS` are of documents that begin with `initial`.
+        `write` asks whether the document of the segment's last token goes on (`bounds.keeps_B`), `enter` whether that of its
+        first token does (`bounds.continues_B`); in `attend`, tokens outside `bounds.reads_BxS` are of documents that begin
+        with `initial`.
         """
         return reset_where_new(goes_on_B, memory, self.initial(goes_on_B.shape[0]))
 
     def enter(self, memory: Any, x_BxSxD: jax.Array, bounds: Boundaries) -> jax.Array:
-        """The residual stream as the layer takes it, in front of its norms and projections.
+        """The residual stream BxSxD as the layer takes it, in front of its norms and projections.
 
         The first memory tokens of the segment belong to its first token's document, which sees them; the last ones to its last
         token's, and no token sees them. `at_places` puts something there. While a segment is decoded, S are the tokens at
-        `bounds.start` only, and like `attend` it must need no later ones.
+        `bounds.start` only, and like `attend` this must not depend on later ones.
         """
         return x_BxSxD
 
     def leave(self, memory: Any, x_BxTxD: jax.Array, bounds: Boundaries) -> Any:
-        """The memory behind `write`, after it has seen the residual stream at the layer's end for the whole segment."""
+        """The memory behind `write` once it has seen the residual stream at the layer's end, BxTxD for the whole segment."""
         return memory
 
     @classmethod
     def works_on_stream(cls) -> bool:
-        """Whether it sees the residual stream, which exists for one segment of a stream after the other only."""
+        """Whether the mechanism sees the residual stream, which exists for one segment of a stream after the other only."""
         return (cls.enter, cls.leave) != (Memory.enter, Memory.leave)
 
     def attend(self, memory: Any, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """What the segment's queries gather, locally and from `memory`: (BxSxD, metrics)."""
+        """(output BxSxD, metrics): the attention of the segment's queries, locally and over `memory`, projected."""
         raise NotImplementedError
 
     def write(self, memory: Any, segment: Segment) -> Any:
-        """The memory after the whole segment, honouring document boundaries."""
+        """The memory after the whole segment, honoring document boundaries."""
         raise NotImplementedError
 
     def advance(self, memory: Any, segments: Segment) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
-        """W consecutive segments of each of B streams: (attended BWxSxD, the memory after the last of them, metrics).
+        """(outputs BWxSxD, the memory after the last segment, metrics) of W consecutive segments of each of B streams.
 
-        The rows of `segments` are all segments, those of one stream next to each other, where `memory` has one row a stream.
-        Here they are taken in turn, and metrics are means over them; mechanisms whose memories before every segment can be
-        found at once do better.
+        The rows of `segments` are all segments, those of one stream next to each other, where `memory` has one row per stream.
+        By default they are taken in turn, and metrics are means over them; mechanisms whose memories before every segment can
+        be found at once do better.
         """
         count = segments_of_a_stream(memory, segments)
         if count == 1:
@@ -194,27 +212,28 @@ class Memory(nn.Module):
         return jnp.swapaxes(y_WxBxSxD, 0, 1).reshape(-1, *y_WxBxSxD.shape[2:]), memory, metrics
 
     def logical_axes(self) -> Any:
-        """Like `init_memory`, with a tuple of axis names (batch, heads, slots, ...) for each array."""
+        """A tuple of axis names (batch, heads, slots, ...) for each array of the memory, in the structure of `init_memory`."""
         raise NotImplementedError
 
     def cost(self, segment_length: int) -> Cost:
-        """FLOPs and bytes moved a token at this segment length, those of `enter` and `leave` included."""
+        """FLOPs and bytes moved per token at this segment length, those of `enter` and `leave` included."""
         raise NotImplementedError
 
     @classmethod
     def resized(cls, config: Any, dims: Dims, size: int, axis: str = "") -> tuple[Any, Dims]:
-        """The settings with the memory's size along `axis` (the first where none is named) set to `size`.
+        """(settings, dims) with the memory's size along `axis` (the first where none is named) set to `size`.
 
-        A size that cannot be is rounded down to one that can, or is the smallest; bytes never fall as `size` grows. Here an
-        axis is a setting of that name; mechanisms whose axes are dims, or move other settings too, say so.
+        A size that cannot be is rounded down to one that can, or is the smallest; bytes never fall as `size` grows. By default
+        an axis is a setting of that name; mechanisms whose axes are dims, or move other settings too, say so.
         """
         return dataclasses.replace(config, **{axis or cls.axes[0]: size}), dims
 
     @classmethod
     def at_bytes(cls, config: Any, dims: Dims, layer_bytes: int, axis: str = "") -> tuple[Any, Dims]:
-        """The largest memory of at most `layer_bytes` a sequence and layer, grown along `axis` or else the first one.
+        """(settings, dims) of the largest memory of at most `layer_bytes` per sequence and layer.
 
-        Raises `ConfigError` where even the smallest does not fit, or the memory does not grow along `axis`.
+        It grows along `axis`, or else the first one. Raises `ConfigError` where even the smallest does not fit, or the memory
+        does not grow along `axis`.
         """
         axis = axis or cls.axes[0]
         require(
@@ -254,7 +273,10 @@ def reported_gates(metrics: Mapping[str, jax.Array]) -> jax.Array | None:
 
 
 def at_places(tokens_BxNxD: jax.Array, x_BxSxD: jax.Array, bounds: Boundaries, first: int) -> jax.Array:
-    """`x_BxSxD`, which begins at `bounds.start`, with the N tokens at the segment's places from `first` on, those S has."""
+    """`x_BxSxD` with N tokens put at the segment's places from `first` on, as far as its S places have them: BxSxD.
+
+    `x_BxSxD` begins at place `bounds.start` of the segment.
+    """
     place_S = bounds.start + jnp.arange(x_BxSxD.shape[1]) - first
     count = tokens_BxNxD.shape[1]
     put_BxSxD = tokens_BxNxD[:, jnp.clip(place_S, 0, count - 1)].astype(x_BxSxD.dtype)
@@ -262,11 +284,11 @@ def at_places(tokens_BxNxD: jax.Array, x_BxSxD: jax.Array, bounds: Boundaries, f
 
 
 def segments_of_a_stream(memory: Any, segments: Segment) -> int:
-    """W: how many rows of `segments` there are for one of a memory that is not empty."""
+    """Number W of consecutive segments per stream: rows of `segments` for each row of a memory that is not empty."""
     return segments.inputs.shape[0] // jax.tree.leaves(memory)[0].shape[0]
 
 
 def memory_bytes(memory: Memory) -> int:
-    """Bytes a sequence of one layer, measured on the shapes that `init_memory` really makes."""
+    """Bytes per sequence of one layer's memory, measured on the shapes that `init_memory` really makes."""
     shapes = jax.eval_shape(lambda: memory.init_memory(1))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

@@ -1,11 +1,11 @@
-"""Compressive Transformer (Rae et al. 2020, arXiv 1911.05507): what leaves the Transformer-XL cache is compressed, not lost.
+"""Compressive Transformer (Rae et al. 2020, arXiv 1911.05507): old entries of the Transformer-XL cache are compressed.
 
 Per layer, with f_c a convolution of width and stride `ratio` (algorithm 1 of the paper):
   h~    = [cm ; m ; h]                                        compressed memory, cache, segment: one softmax over all three
   cm'   = last entries of [cm ; f_c(oldest of [m ; h])],  m' = last entries of [m ; h]             no gradient into either
   L     = MSE(attn(h, old), attn(h, f_c(old)))                algorithm 2: trains f_c alone, by content, every query sees all
 DEVIATION: keys and values are cached and compressed, each by its own f_c over all heads, where the paper compresses layer
-inputs and projects them again: our seam shows a mechanism no projections, and a cached token costs no second one.
+inputs and projects them again: a mechanism here sees no projections, and a cached token costs no second one.
 DEVIATION: f_c starts as the mean of its `ratio` entries (the paper's mean pooling), so that compressed entries make sense from
 the first step on. DEVIATION: the loss is a mean over queries, heads and value dims, not a sum; `loss_weight` scales it.
 DEVIATION: a compressed entry stands one place before the next, as in the paper, and positions are rotary by default.
@@ -33,7 +33,12 @@ from infini_jax.memory.window import Recent
 
 @struct.dataclass
 class CompressiveMemory:
-    """Attributes: recent, the last tokens; compressed, `ratio` older tokens an entry. Both of the open document only."""
+    """State of the Compressive Transformer, of the open document only.
+
+    Attributes:
+      recent: cache of the last tokens.
+      compressed: cache of older entries, each made of `ratio` tokens.
+    """
 
     recent: Recent
     compressed: Recent
@@ -41,7 +46,13 @@ class CompressiveMemory:
 
 @struct.dataclass
 class Entries:
-    """Attributes: keys BxExGxK, values BxExGxV, zero where not valid; count B, how many of the last ones are valid."""
+    """Keys and values that leave the cache, or their compression.
+
+    Attributes:
+      keys: BxExGxK, zero where not valid.
+      values: BxExGxV, zero where not valid.
+      count: B, number of the last entries that are valid.
+    """
 
     keys: jax.Array
     values: jax.Array
@@ -49,11 +60,12 @@ class Entries:
 
     @property
     def valid_BxE(self) -> jax.Array:
+        """Whether each entry is valid."""
         return window.newest_BxN(self.keys.shape[1], self.count)
 
 
 def evicted(recent: Recent, segment: Segment, ratio: int) -> Entries:
-    """What has no room in the cache once the segment is in, zeros in front to make a multiple of `ratio`."""
+    """Entries that have no room in the cache after the segment, with zeros in front to make a multiple of `ratio`."""
     filling = -segment.keys.shape[1] % ratio
 
     def oldest(carried: jax.Array, new: jax.Array) -> jax.Array:
@@ -66,7 +78,7 @@ def evicted(recent: Recent, segment: Segment, ratio: int) -> Entries:
 
 
 def f_c(x_BxExGxK: jax.Array, kernel_RxFxF: jax.Array, bias_F: jax.Array | float = 0.0) -> jax.Array:
-    """The convolution of width and stride R over E entries, F = G K features, E a multiple of R: BxE/RxGxK."""
+    """Convolution of width and stride R over E entries, F = G K features, E a multiple of R: BxE/RxGxK."""
     batch, _, heads, size = x_BxExGxK.shape
     groups_BxCxRxF = x_BxExGxK.reshape(batch, -1, *kernel_RxFxF.shape[:2])
     compressed_BxCxF = jnp.einsum("bcrf,rfg->bcg", groups_BxCxRxF, kernel_RxFxF) + bias_F
@@ -74,7 +86,7 @@ def f_c(x_BxExGxK: jax.Array, kernel_RxFxF: jax.Array, bias_F: jax.Array | float
 
 
 def append(memory: CompressiveMemory, segment: Segment, compressed: Entries) -> CompressiveMemory:
-    """Shifts the segment into the cache and what left it, compressed, into the other.
+    """The memory with the segment shifted into the cache, and the compressed entries that left it into the other.
 
     Valid entries stay a suffix of both: a document evicts less than a whole segment only when nothing is compressed yet.
     """
@@ -83,9 +95,9 @@ def append(memory: CompressiveMemory, segment: Segment, compressed: Entries) -> 
 
 
 def reconstruction(q_BxSxHxK: jax.Array, asks_BxS: jax.Array, old: Entries, compressed: Entries) -> jax.Array:
-    """L of algorithm 2: how far attention over the compression is from attention over the old entries, 0 where there are none.
+    """Loss L of algorithm 2, a scalar: mean squared difference of attention over `compressed` from attention over `old`.
 
-    Every query of `asks_BxS` sees all valid entries. The gradient reaches `compressed` only.
+    0 without old entries. Every query of `asks_BxS` sees all valid entries. The gradient reaches `compressed` only.
     """
     q_BxSxHxK, old = jax.lax.stop_gradient((q_BxSxHxK.astype(old.keys.dtype), old))
     asks_BxS &= old.count[:, None] > 0
@@ -103,7 +115,7 @@ class CompressiveConfig(MemoryConfig):
 
     Attributes:
       slots: tokens of the past that are cached as they are.
-      compressed: entries that hold what is older.
+      compressed: entries of the compressed cache, which holds older tokens.
       ratio: tokens that become one entry.
       positions: relative are the paper's.
       loss_weight: of the reconstruction loss, which trains the compression; with 0 it stays a mean.
@@ -125,6 +137,11 @@ class Compression(nn.Module):
     """f_c for keys or values, the mean of `ratio` entries before training.
 
     Keys have no offset: it would add the same to all logits of a query over the compression, so the loss could not train it.
+
+    Attributes:
+      ratio: entries that become one.
+      features: F, heads times their dim.
+      has_offset: whether a learned offset is added.
     """
 
     ratio: int
@@ -142,7 +159,7 @@ class Compression(nn.Module):
 
 
 class Compressive(Memory):
-    """A cache of recent keys and values before a cache of compressed older ones."""
+    """Memory of two caches: recent keys and values, and compressed older ones."""
 
     Config = CompressiveConfig
     summary = "cache, and a second one of compressed entries"
@@ -167,7 +184,10 @@ class Compressive(Memory):
         return CompressiveMemory(window.empty(batch, c.slots, self.dims), window.empty(batch, c.compressed, self.dims))
 
     def attend(self, memory: CompressiveMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss is that of the entries which the segment will push out, as its queries would look at them."""
+        """(output BxSxD, metrics with the loss) of attention over both caches and the segment.
+
+        The loss is that of the entries which the segment will push out, as its queries would look at them.
+        """
         memory = jax.lax.stop_gradient(memory)
         y_BxSxHxV = self.attention(segment.queries, window.view(segment, memory.compressed, memory.recent))
         old = jax.lax.stop_gradient(evicted(memory.recent, segment, self.config.ratio))
@@ -176,7 +196,7 @@ class Compressive(Memory):
         return self.out(y_BxSxHxV), {AUXILIARY + "reconstruction": self.config.loss_weight * loss}
 
     def compress(self, old: Entries) -> Entries:
-        """One entry for `ratio`; a group counts if any of its entries does."""
+        """The compression of entries, one for `ratio` of them; it is valid if any of them is."""
         count_B = -(-old.count // self.config.ratio)
         return Entries(self.compress_keys(old.keys), self.compress_values(old.values), count_B)
 
@@ -188,7 +208,10 @@ class Compressive(Memory):
         return CompressiveMemory(window.LOGICAL_AXES, window.LOGICAL_AXES)
 
     def cost(self, segment_length: int) -> Cost:
-        """Writing is the compression, made once for the loss and once for the memory, and the loss's two attentions."""
+        """FLOPs and bytes moved per token.
+
+        Writing is the compression, made once for the loss and once for the memory, and the loss's two attentions.
+        """
         d, c = self.dims, self.config
         carried, groups = c.slots + c.compressed, -(-segment_length // c.ratio)
         squares = (d.kv_heads * d.key_dim) ** 2 + (d.kv_heads * d.value_dim) ** 2
@@ -203,7 +226,10 @@ class Compressive(Memory):
     def resized(
         cls, config: CompressiveConfig, dims: Dims, size: int, axis: str = "entries"
     ) -> tuple[CompressiveConfig, Dims]:
-        """Along `entries` both caches hold half of them, the odd one as it is; along one of them the other stays."""
+        """(settings, dims) of `size` entries.
+
+        Along `entries` both caches hold half of them, the odd one goes to `slots`; along one cache the other stays.
+        """
         if axis == "entries":
             return dataclasses.replace(config, slots=max(size - size // 2, 1), compressed=max(size // 2, 1)), dims
         return super().resized(config, dims, size, axis)

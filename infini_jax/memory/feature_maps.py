@@ -1,6 +1,6 @@
-"""Feature maps phi of queries and keys (..., K) -> (..., F): the kernel phi(q) . phi(k) is what a matrix memory compares by.
+"""Feature maps phi of queries and keys (..., K) -> (..., F): a matrix memory compares them by the kernel phi(q) . phi(k).
 
-The sum over keys phi(q) . z can normalise a read only where the kernel is positive. `SIGNED` names the maps where it is not.
+The sum over keys phi(q) . z can normalize a read only where the kernel is positive. `SIGNED` names the maps where it is not.
 """
 
 import functools
@@ -26,8 +26,8 @@ def unit(x: jax.Array) -> jax.Array:
 def dpfp(x: jax.Array, nu: int) -> jax.Array:
     """DPFP-nu: products r_i r_{i-j} of r = relu([x, -x]) for j = 1..nu; F = 2 K nu (Schlag et al. 2021, arXiv 2102.11174).
 
-    Never negative and mostly zero: keys that differ in the signs of neighbouring entries do not overlap. A vector can
-    have no features at all (signs that alternate); it then reads and writes nothing.
+    Features are never negative and mostly zero: keys that differ in the signs of neighboring entries do not overlap. A vector
+    can have no features at all (signs that alternate); it then reads and writes nothing.
     """
     r = jax.nn.relu(jnp.concatenate([x, -x], axis=-1))
     return jnp.concatenate([r * jnp.roll(r, j, axis=-1) for j in range(1, nu + 1)], axis=-1)
@@ -37,7 +37,7 @@ def taylor2(x: jax.Array) -> jax.Array:
     """1 + s + s^2 / 2 with s = q . k / sqrt(K), exp(s) to second order and at least 1/2 (Arora et al. 2024, arXiv 2402.18668).
 
     F = 1 + K + K (K + 1) / 2. Based keeps all K^2 products; x_i x_j and x_j x_i are the same number, so one of them times
-    sqrt(2) gives the same kernel in half the bytes, and bytes are what memories are compared by.
+    sqrt(2) gives the same kernel in half the bytes, and memories are compared by bytes.
     """
     size = x.shape[-1]
     first, second = np.triu_indices(size)
@@ -51,5 +51,5 @@ SIGNED: tuple[FeatureMap, ...] = ("unit",)
 
 
 def feature_map(name: FeatureMap, nu: int) -> Callable[[jax.Array], jax.Array]:
-    """The map (..., K) -> (..., F) of a name; `nu` is the order of dpfp."""
+    """The feature map (..., K) -> (..., F) of this name; `nu` is the order of dpfp."""
     return {"elu_plus_one": elu_plus_one, "unit": unit, "dpfp": functools.partial(dpfp, nu=nu), "taylor2": taylor2}[name]

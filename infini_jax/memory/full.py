@@ -26,7 +26,7 @@ class FullConfig(SlotsConfig):
 
 
 class Full(Cache):
-    """A cache of all keys and values of the document, with gradient."""
+    """Memory that is a cache of all keys and values of the document, with gradient."""
 
     Config = FullConfig
     summary = "all earlier keys and values, the ceiling"

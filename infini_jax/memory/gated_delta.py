@@ -5,9 +5,9 @@ Per head, for each written token t with a key of unit length, a write strength b
   o = S^T q / sqrt(K)                                                       read, with the S of earlier segments
   beta_t = sigmoid(w_beta x_t),  g_t = -exp(a) softplus(w_g x_t + b)        g_t = 0 with decay none: the plain delta rule
 Written a chunk at a time (WY form): with G the sum of g inside the chunk and A_ti = beta_t e^{G_t - G_i} k_t.k_i for i < t,
-what the tokens really add solves (I + A) U = beta (V - e^G K S), and S' = e^{G_C} S + sum_i e^{G_C - G_i} k_i u_i^T.
+the tokens' real additions U solve (I + A) U = beta (V - e^G K S), and S' = e^{G_C} S + sum_i e^{G_C - G_i} k_i u_i^T.
 DEVIATION: the paper's token mixer reads the running S_t at every token. Here, as in Infini-attention, a token reads the S of
-earlier segments only, its own segment by local attention, and a gate a head mixes both; no output norm and no output gate.
+earlier segments only, its own segment by local attention, and a gate per head mixes both; no output norm and no output gate.
 DEVIATION: queries keep their length; the gate and the output projection follow, where the paper has a norm.
 DEVIATION: heads first remember for 1 to `LONGEST` segments, evenly spread in the logarithm. The published layer's decay starts
 at tens of tokens: such a memory is empty when the next segment reads it.
@@ -58,12 +58,12 @@ def unit_lower_inverse(A: jax.Array) -> jax.Array:
 
 
 def chunk_length(tokens: int) -> int:
-    """Tokens solved at once in a segment of `tokens`."""
+    """Number of tokens solved at once in a segment of `tokens`."""
     return min(CHUNK, 1 << (tokens - 1).bit_length())
 
 
 def in_chunks(x_BxTxHx: jax.Array, chunk: int) -> jax.Array:
-    """NxBxHxCx..., with zeros behind the last token: no write strength and no decay is no write."""
+    """Tokens in N chunks of C, NxBxHxCx..., with zeros behind the last: no write strength and no decay is no write."""
     batch, tokens, *rest = x_BxTxHx.shape
     count = -(-tokens // chunk)
     padded = jnp.pad(x_BxTxHx, [(0, 0), (0, count * chunk - tokens)] + [(0, 0)] * len(rest))
@@ -71,7 +71,14 @@ def in_chunks(x_BxTxHx: jax.Array, chunk: int) -> jax.Array:
 
 
 class Solved(NamedTuple):
-    """What of N chunks does not depend on S: fresh NxBxHxCxV, erased and kept NxBxHxCxK, left NxBxH (the sum of their g)."""
+    """The part of N chunks that does not depend on S.
+
+    Attributes:
+      fresh: NxBxHxCxV, added values as if S were zero.
+      erased: NxBxHxCxK, keys whose reading of S is subtracted from `fresh`.
+      kept: NxBxHxCxK, keys with the decay from their token to the chunk's end.
+      left: NxBxH, log decay over the chunk, the sum of its g.
+    """
 
     fresh: jax.Array
     erased: jax.Array
@@ -80,7 +87,7 @@ class Solved(NamedTuple):
 
 
 def solve_chunks(k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Array, g_BxTxH: jax.Array) -> Solved:
-    """All chunks of T tokens at once."""
+    """The part of T tokens that does not depend on S, for all chunks at once (WY form)."""
     chunk = chunk_length(k_BxTxHxK.shape[1])
     k_NxBxHxCxK, v_NxBxHxCxV = in_chunks(k_BxTxHxK, chunk), in_chunks(v_BxTxHxV, chunk)
     beta_NxBxHxCx1 = in_chunks(beta_BxTxH, chunk)[..., None]
@@ -99,7 +106,7 @@ def solve_chunks(k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Arr
 
 
 def write_chunks(S_BxHxKxV: jax.Array, solved: Solved) -> jax.Array:
-    """S after the chunks, one after the other."""
+    """S BxHxKxV after the chunks, one after the other."""
 
     def step(S_BxHxKxV: jax.Array, chunk: Solved) -> tuple[jax.Array, None]:
         u_BxHxCxV = chunk.fresh - chunk.erased @ S_BxHxKxV
@@ -111,7 +118,7 @@ def write_chunks(S_BxHxKxV: jax.Array, solved: Solved) -> jax.Array:
 def write_tokens(
     S_BxHxKxV: jax.Array, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Array, g_BxTxH: jax.Array
 ) -> jax.Array:
-    """S after T tokens of the gated delta rule, in chunks: what does not depend on S is solved for all chunks at once."""
+    """S BxHxKxV after T tokens of the gated delta rule, solved in chunks."""
     return write_chunks(S_BxHxKxV, solve_chunks(k_BxTxHxK, v_BxTxHxV, beta_BxTxH, g_BxTxH))
 
 
@@ -136,7 +143,7 @@ class GatedDeltaConfig(MemoryConfig):
     """Settings of the gated delta rule.
 
     Attributes:
-      decay: learned forgets by a factor a token and head; none is the delta rule, which only overwrites.
+      decay: learned forgets by a factor per token and head; none is the delta rule, which only overwrites.
       gate_init: the gate between memory and local attention before training; 0 lets both weigh the same.
     """
 
@@ -148,7 +155,7 @@ class GatedDeltaConfig(MemoryConfig):
 
 
 class GatedDelta(Memory):
-    """A key x value matrix a head that each token overwrites where its key points, and that forgets."""
+    """Memory of a key x value matrix per head that forgets, and that each token overwrites where its key points."""
 
     Config = GatedDeltaConfig
     summary = "matrix memory, gated delta rule token by token, one gate a head"

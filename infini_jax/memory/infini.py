@@ -5,13 +5,13 @@ Per head, segment s; sigma(x) = elu(x) + 1. Equation numbers are the paper's:
   eq. 7    A_mem = sigma(Q) M_{s-1} / (sigma(Q) z_{s-1})                          retrieve, no positions
   eq. 8    M_s = M_{s-1} + sigma(K)^T V,  z_s = z_{s-1} + sum_t sigma(K_t)        linear update
   eq. 9    M_s = M_{s-1} + sigma(K)^T (V - sigma(K) M_{s-1} / (sigma(K) z_{s-1})) delta update
-  eq. 10   A = sigmoid(beta) A_mem + (1 - sigmoid(beta)) A_dot                    one beta a head, also in the first segment
+  eq. 10   A = sigmoid(beta) A_mem + (1 - sigmoid(beta)) A_dot                    one beta per head, also in the first segment
   eq. 11   O = concat(heads) W_O
-DEVIATION: eq. 6 prints sqrt(d_model) as the temperature; the head dimension is what every published run used.
+DEVIATION: eq. 6 prints sqrt(d_model) as the temperature; every published run used the head dimension, as here.
 DEVIATION: sigma may be another feature map (`feature_map`). The unit map's kernel has a sign, so sigma(Q) z can be zero or
-negative and normalises nothing: no z is kept and eq. 7 reads sigma(Q) M as it is. Eq. 9 is refused there: without the
-normaliser it steps by sum_t sigma(K_t) sigma(K_t)^T, which diverges as soon as three keys of a segment share a direction.
-DEVIATION: grouped queries (G key heads) share one memory a key head; the paper has as many key heads as query heads.
+negative and normalizes nothing: no z is kept and eq. 7 reads sigma(Q) M as it is. Eq. 9 is refused there: without the
+normalizer it steps by sum_t sigma(K_t) sigma(K_t)^T, which diverges as soon as three keys of a segment share a direction.
+DEVIATION: grouped queries (G key heads) share one memory per key head; the paper has as many key heads as query heads.
 """
 
 import dataclasses
@@ -37,9 +37,11 @@ sigma = elu_plus_one  # the paper's name for its feature map
 
 @struct.dataclass
 class InfiniMemory:
-    """Letters: F features of a key.
+    """State of Infini-attention, F being the features of a key.
 
-    Attributes: M BxGxFxV associative matrix; z BxGxF sum of the feature-mapped keys, None where reads are not normalised.
+    Attributes:
+      M: BxGxFxV, associative matrix.
+      z: BxGxF, sum of the feature-mapped keys, None where reads are not normalized.
     """
 
     M: jax.Array
@@ -47,7 +49,7 @@ class InfiniMemory:
 
 
 def normalised(features_BxSxHxF: jax.Array, z_BxGxF: jax.Array | None) -> jax.Array:
-    """sigma(Q) / (sigma(Q) z), zero where nothing was written; the features as they are without z."""
+    """sigma(Q) / (sigma(Q) z) BxSxHxF, zero where nothing was written; the features as they are without z."""
     if z_BxGxF is None:
         return features_BxSxHxF
     z_BxHxF = repeat_heads(z_BxGxF, features_BxSxHxF.shape[2])
@@ -56,7 +58,7 @@ def normalised(features_BxSxHxF: jax.Array, z_BxGxF: jax.Array | None) -> jax.Ar
 
 
 def retrieve(memory: InfiniMemory, features_BxSxHxF: jax.Array) -> jax.Array:
-    """eq. 7 for feature-mapped queries or keys: BxSxHxV, zero where nothing was written.
+    """A_mem of eq. 7 for feature-mapped queries or keys: BxSxHxV, zero where nothing was written.
 
     Query head h reads the memory of key head h // (H / G), the key head that it attends to locally.
     """
@@ -66,7 +68,7 @@ def retrieve(memory: InfiniMemory, features_BxSxHxF: jax.Array) -> jax.Array:
 
 
 def update(memory: InfiniMemory, features_BxTxGxF: jax.Array, v_BxTxGxV: jax.Array, rule: str) -> InfiniMemory:
-    """eq. 8 (`linear`) or eq. 9 (`delta`): every key of the segment reads the same M_{s-1}."""
+    """The memory after a segment by eq. 8 (`linear`) or eq. 9 (`delta`): every key of the segment reads the same M_{s-1}."""
     if rule == "delta":
         v_BxTxGxV = v_BxTxGxV - retrieve(memory, features_BxTxGxF)
     return InfiniMemory(
@@ -78,14 +80,16 @@ def update(memory: InfiniMemory, features_BxTxGxF: jax.Array, v_BxTxGxV: jax.Arr
 def parallel_linear(
     memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxGxF: jax.Array, v_BxWxTxGxV: jax.Array, keeps_BxW: jax.Array
 ) -> tuple[jax.Array, InfiniMemory]:
-    """W segments at once by eq. 7 and 8: an exclusive prefix sum of their updates. Equal to retrieve and update in turn.
+    """(A_mem BxWxSxHxV, memory after the last segment) of W segments at once by eq. 7 and 8.
+
+    An exclusive prefix sum of their updates, equal to `retrieve` and `update` in turn. In A_mem, queries of a new document are
+    not yet masked.
 
     Args:
       memory: before the first segment.
       q_BxWxSxHxF, k_BxWxTxGxF: feature-mapped; keys that are not written are zero.
-      keeps_BxW: `Boundaries.keeps_B` of each segment, which the first write of a new document begins from zero.
-
-    Returns: (A_mem BxWxSxHxV, where queries of a new document are not yet masked, the memory after the last segment).
+      v_BxWxTxGxV: values.
+      keeps_BxW: `Boundaries.keeps_B` of each segment; the first write of a new document begins from zero.
     """
     U = InfiniMemory(
         M=jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxGxF, v_BxWxTxGxV),
@@ -98,10 +102,10 @@ def parallel_linear(
 def parallel_delta(
     memory: InfiniMemory, q_BxWxSxHxF: jax.Array, k_BxWxTxGxF: jax.Array, v_BxWxTxGxV: jax.Array, keeps_BxW: jax.Array
 ) -> tuple[jax.Array, InfiniMemory]:
-    """W segments at once by eq. 7 and 9, arguments and results as `parallel_linear`; the memory must have z.
+    """(A_mem BxWxSxHxV, memory after the last segment) of W segments at once by eq. 7 and 9.
 
-    M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K) / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F
-    product a segment is done for all segments at once.
+    Arguments are as in `parallel_linear`; the memory must have z. M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K)
+    / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F product per segment is done for all segments at once.
     """
     z_before_BxWxGxF, z_after = _carried_on(memory.z, k_BxWxTxGxF.sum(axis=2), keeps_BxW)
     z_kept_BxWxGxF = jnp.where(keeps_BxW[..., None, None], z_before_BxWxGxF, 0.0)
@@ -114,10 +118,10 @@ def parallel_delta(
 
 
 def _carried(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None = None):
-    """What each of W segments finds, and what the last leaves: memory <- kept memory - erase memory + update.
+    """(memory before each of W segments, memory after the last): memory <- kept memory - erase memory + update.
 
-    A scan, because its body is a few additions: `associative_scan` and a W x W product move more bytes, and on a CPU took 1.3
-    times as long for 16 segments and for 128.
+    It is a scan, because its body is a few additions: `associative_scan` and a W x W product move more bytes, and on a CPU
+    took 1.3 times as long for 16 segments and for 128.
     """
 
     def step(memory, item):
@@ -135,7 +139,7 @@ def _carried(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None 
 def _carried_on(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None = None):
     """`_carried`, also where devices share the sequence and each has W of its segments.
 
-    What the segments of a device do to a memory is one update, one erasure and whether they keep any of it: these three are
+    The effect of a device's segments on a memory is one update, one erasure and whether they keep any of it: these three are
     exchanged, and each device finds the memory before its own segments by the same recurrence over devices.
     """
     if not shares_sequence():
@@ -153,25 +157,25 @@ def _carried_on(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | No
 
 
 def combine(beta_H: jax.Array, a_mem: jax.Array, a_dot: jax.Array) -> jax.Array:
-    """eq. 10 on (..., H, V): sigmoid(beta) weighs the memory."""
+    """Mixture of memory and local attention by eq. 10, (..., H, V): sigmoid(beta) weighs the memory."""
     gate_Hx1 = nn.sigmoid(beta_H)[:, None]
     return gate_Hx1 * a_mem + (1.0 - gate_Hx1) * a_dot
 
 
 def mixed_with_local(beta_H: jax.Array, a_mem_BxSxHxV: jax.Array, segment: Segment) -> jax.Array:
-    """eq. 6 and eq. 10: local attention and, for tokens of the document that was open before, what they remember: BxSxHxV."""
+    """Local attention mixed with A_mem, by eq. 6 and eq. 10: BxSxHxV. A_mem counts zero for tokens of a new document."""
     a_mem_BxSxHxV = jnp.where(segment.bounds.reads_BxS[..., None, None], a_mem_BxSxHxV, 0.0)
     return combine(beta_H, a_mem_BxSxHxV, attend_segment(segment))
 
 
 def with_size(dims: Dims, size: int, axis: str) -> Dims:
-    """Sizes with a larger matrix memory: of larger or more heads, for local attention too.
+    """Sizes with a matrix memory of `size` along `axis`: larger heads or more of them, for local attention too.
 
     Parameters and FLOPs grow with it and the budget sees them.
 
     Args:
-      axis: key_dim is an even number; value_dim; or heads, which counts those of the memory: as many query heads share each
-        as before, and all have the key and value dims they had.
+      axis: key_dim, rounded down to an even number; value_dim; or heads, which counts those of the memory: as many query heads
+        share each as before, and all have the key and value dims they had.
     """
     if axis == "heads":
         return dataclasses.replace(dims, heads=size * (dims.heads // dims.kv_heads), kv_heads=size)
@@ -237,7 +241,7 @@ class InfiniConfig(MemoryConfig):
 
 
 class Infini(Memory):
-    """A d_key x d_value matrix a head, read by linear attention and mixed with local attention by a gate."""
+    """Memory of a d_key x d_value matrix per head, read by linear attention and mixed with local attention by a gate."""
 
     Config = InfiniConfig
     summary = "matrix memory, linear or delta update, one gate a head"
@@ -252,7 +256,7 @@ class Infini(Memory):
 
     @property
     def feature_size(self) -> int:
-        """F, measured on the map's real output."""
+        """Features F of a key, measured on the map's real output."""
         key = jax.ShapeDtypeStruct((self.dims.key_dim,), self.dims.memory_dtype)
         return jax.eval_shape(self.config.features, key).shape[0]
 
@@ -284,11 +288,11 @@ class Infini(Memory):
         return y_BxSxD, memory, metrics
 
     def _asked(self, segment: Segment) -> jax.Array:
-        """sigma(Q)."""
+        """sigma(Q), BxSxHxF."""
         return self.config.features(segment.queries.astype(self.dims.memory_dtype))
 
     def _written(self, segment: Segment) -> tuple[jax.Array, jax.Array]:
-        """sigma(K), zero where nothing is written, and V."""
+        """(sigma(K) BxTxGxF, zero where nothing is written, V)."""
         features_BxTxGxF = self.config.features(segment.keys.astype(self.dims.memory_dtype))
         features_BxTxGxF = features_BxTxGxF * segment.bounds.writes_BxT[..., None, None]
         return features_BxTxGxF, segment.values.astype(self.dims.memory_dtype)
@@ -317,7 +321,10 @@ class Infini(Memory):
 
     @classmethod
     def resized(cls, config: InfiniConfig, dims: Dims, size: int, axis: str = "key_dim") -> tuple[InfiniConfig, Dims]:
-        """Along `feature_map` the map becomes DPFP of order `size`, whatever it was; taylor2 grows with the key dimension."""
+        """(settings, dims) of another size. Along `feature_map` the map becomes DPFP of order `size`, whatever it was.
+
+        taylor2 grows with the key dimension.
+        """
         if axis == "feature_map":
             return dataclasses.replace(config, feature_map="dpfp", dpfp_order=size), dims
         return config, with_size(dims, size, axis)

@@ -30,7 +30,7 @@ class LocalConfig(MemoryConfig):
 
 
 class Local(Cache):
-    """A sliding window: recalls nothing from further away than `window` tokens a layer."""
+    """Memory of a sliding window: it recalls nothing from further away than `window` tokens per layer."""
 
     Config = LocalConfig
     summary = "sliding window, the floor"

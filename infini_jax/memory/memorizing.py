@@ -7,7 +7,7 @@ Order in a segment: reset rows that start a document, retrieve, attend, append. 
 Neither memory has a gradient; queries and the scale learn through the retrieved scores. Published: segment 512, XL cache 512,
 8192 to 262 144 slots, k 32, one layer; trained with 8192 slots and tuned with more (`grown`).
 DEVIATION: the paper does not print the initial scale; `scale_init` is 8, so that unit vectors can tell 10^3 keys apart.
-DEVIATION: grouped queries (G key heads) share one ring a key head; the paper has as many key heads as query heads.
+DEVIATION: grouped queries (G key heads) share one ring per key head; the paper has as many key heads as query heads.
 """
 
 import dataclasses
@@ -45,10 +45,13 @@ Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # lik
 
 @struct.dataclass
 class Ring:
-    """The token written n-th stands in slot n mod N.
+    """Keys and values in N slots; the token written n-th stands in slot n mod N.
 
-    Attributes: keys BxGxNxK of unit length, values BxGxNxV, written B: tokens since the document began, or since the oldest
-    one that was held when the ring grew. `held_B` of them are there.
+    Attributes:
+      keys: BxGxNxK of unit length.
+      values: BxGxNxV.
+      written: B tokens since the document began, or since the oldest one that was held when the ring grew. `held_B` of them
+        are there.
     """
 
     keys: jax.Array
@@ -57,13 +60,18 @@ class Ring:
 
     @property
     def held_B(self) -> jax.Array:
-        """Valid slots: they are the first ones."""
+        """Number of valid slots, which are the first ones."""
         return jnp.minimum(self.written, self.keys.shape[-2])
 
 
 @struct.dataclass
 class MemorizingMemory:
-    """Attributes: ring; recent, the XL cache with keys of unit length, None where nothing is cached."""
+    """State of the Memorizing Transformer.
+
+    Attributes:
+      ring: the long-term memory.
+      recent: the XL cache, with keys of unit length; None where nothing is cached.
+    """
 
     ring: Ring
     recent: Recent | None
@@ -72,8 +80,8 @@ class MemorizingMemory:
 def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.Array:
     """The k slots whose keys have the largest products with each query: BxHxSxk, best first, -1 where none is left.
 
-    A positive scale does not change which they are. Query head h searches key head h // (H / G). Has no gradient.
-    Where devices share the slots, each searches its own, and the best of all are the best of what they found.
+    A positive scale does not change which they are. Query head h searches key head h // (H / G). The result has no gradient.
+    Where devices share the slots, each searches its own, and the best of all are the best of their finds.
     """
     ring, q_BxSxHxK = jax.lax.stop_gradient((ring, q_BxSxHxK))
     (batch, queries, heads, size), (kv_heads, slots) = q_BxSxHxK.shape, ring.keys.shape[1:3]
@@ -97,7 +105,7 @@ def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.
 def nearest(
     keys_BxGxNxK: jax.Array, held_B: jax.Array, q_BxGxQxK: jax.Array, k: int, find: Find
 ) -> tuple[jax.Array, jax.Array]:
-    """(products, slots) of the k largest, BxGxQxk, of so many first slots; those that are none are -inf.
+    """(products, slots) of the k largest products among the first `held_B` slots, BxGxQxk; a missing one has product -inf.
 
     The scores of all queries are never held at once where they are many: a loop over key heads and groups of queries.
     """
@@ -117,7 +125,7 @@ def nearest(
 
 
 def in_groups(function: Callable, q_Bx1xQxK: jax.Array, scores_a_query: int) -> tuple[jax.Array, jax.Array]:
-    """`function` of all queries, on as many at once as their scores allow."""
+    """`function` of all queries, computed for as many at once as their scores allow."""
     batch, _, queries, size = q_Bx1xQxK.shape
     tile = at_once(queries, scores_a_query)
     if tile == queries:
@@ -134,7 +142,7 @@ def at_once(queries: int, scores_a_query: int) -> int:
 
 
 def gathered(array_BxGxNxV: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
-    """What stands in these slots, of the key head of each query head: BxHxSxkxV; slot -1 gives any."""
+    """The entries in these slots of each query head's key head: BxHxSxkxV; slot -1 gives any."""
     batch, kv_heads, _, size = array_BxGxNxV.shape
     flat_BxGxQ = jnp.maximum(slot_BxHxSxk, 0).reshape(batch, kv_heads, -1)
     take = jax.vmap(jax.vmap(lambda array_NxV, slot_Q: array_NxV.at[slot_Q].get(mode="promise_in_bounds")))
@@ -149,9 +157,10 @@ def gathered(array_BxGxNxV: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
 
 
 def retrieve(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
-    """V_m: softmax over the slots that were found, scores made again from their keys so that the queries learn: BxSxHxV.
+    """V_m BxSxHxV, the softmax over the slots that were found.
 
-    What was found is kept for the backward pass: neither the search runs twice nor does the whole ring wait for it.
+    Scores are made again from their keys, so that the queries learn. The found keys and values are kept for the backward pass:
+    neither the search runs twice nor does the whole ring wait for it.
     """
     slot_BxHxSxk = checkpoint_name(slot_BxHxSxk, KEPT)
     chosen = (gathered(jax.lax.stop_gradient(array), slot_BxHxSxk) for array in (ring.keys, ring.values))
@@ -162,14 +171,14 @@ def retrieve(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, slot_BxHxSxk:
 
 
 def measured_recall(ring: Ring, q_BxSxHxK: jax.Array, found_BxHxSxk: jax.Array, reads_BxS: jax.Array) -> jax.Array:
-    """Share of the true neighbours that were found, of `RECALL_QUERIES` queries spread over the segment that may read."""
+    """Share of the true neighbors that were found, over `RECALL_QUERIES` queries spread over the segment that may read."""
     some = slice(None, None, -(-q_BxSxHxK.shape[1] // RECALL_QUERIES))
     true_BxHxSxk = search(ring, q_BxSxHxK[:, some], found_BxHxSxk.shape[-1])
     return recall(found_BxHxSxk[:, :, some], jnp.where(reads_BxS[:, None, some, None], true_BxHxSxk, -1))
 
 
 def append(ring: Ring, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries) -> Ring:
-    """Writes the open document's tokens at each row's cursor, over the oldest; a new document begins at slot 0."""
+    """The ring with the open document's tokens at each row's cursor, over the oldest; a new document begins at slot 0."""
     slots = ring.keys.shape[2]
     before_B = jnp.where(bounds.keeps_B, ring.written, 0)
     writes_BxT = bounds.writes_BxT
@@ -192,7 +201,7 @@ def append(ring: Ring, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Bound
 
 
 def grown(ring: Ring, slots: int) -> Ring:
-    """The same tokens in the same order in a larger ring, for tuning with more memory than was trained with.
+    """A larger ring with the tokens of `ring` in their order, for tuning with more memory than was trained with.
 
     Leaves may have axes in front of the batch (layers). The oldest token moves to slot 0, and `written` counts from it.
     Raises `ConfigError` where the ring would shrink.
@@ -218,7 +227,7 @@ class MemorizingConfig(MemoryConfig):
       top_k: pairs that a query retrieves.
       cached: tokens before the segment that local attention sees too, without gradient (the XL cache).
       search: exact; approximate is for TPUs (`lax.approx_max_k`) and reports the recall that it measured as `recall`.
-      recall_target: what an approximate search aims at.
+      recall_target: recall that an approximate search aims at.
       scale_init: scale of the logits before training.
       held: where the ring lives; on the host one key head of one layer is on the device at a time.
     """
@@ -257,7 +266,7 @@ class MemorizingConfig(MemoryConfig):
 
 
 class Memorizing(Memory):
-    """A ring of (key, value) pairs a head; every query retrieves its nearest."""
+    """Memory of a ring of (key, value) pairs per head; every query retrieves its nearest."""
 
     Config = MemorizingConfig
     summary = "kNN over a ring of keys and values"
@@ -310,7 +319,7 @@ class Memorizing(Memory):
         return unit(x.astype(self.dims.memory_dtype))
 
     def local(self, recent: Recent | None, segment: Segment, q_BxSxHxK: jax.Array, scale_H: jax.Array) -> jax.Array:
-        """V_c: BxSxHxV."""
+        """V_c BxSxHxV, attention over the XL cache and the segment."""
         dtype = self.dims.dtype
         recent = window.empty(q_BxSxHxK.shape[0], 0, self.dims) if recent is None else recent
         seen = window.view(dataclasses.replace(segment, keys=self.unit(segment.keys).astype(dtype)), recent)
@@ -332,7 +341,10 @@ class Memorizing(Memory):
         return MemorizingMemory(ring, window.LOGICAL_AXES if self.config.cached else None)
 
     def cost(self, segment_length: int) -> Cost:
-        """Reading is the scores of all slots, the k found ones again with their values, the cache, and measuring recall."""
+        """FLOPs and bytes moved per token.
+
+        Reading is the scores of all slots, the k found ones again with their values, the cache, and measuring recall.
+        """
         d, c = self.dims, self.config
         sizes = (segment_length, d.heads, d.key_dim, d.value_dim)
         attended, local = attend_flops(*sizes, prefix=c.cached), attend_flops(*sizes)
@@ -348,6 +360,6 @@ class Memorizing(Memory):
 
     @classmethod
     def resized(cls, config: MemorizingConfig, dims: Dims, size: int, axis: str = "slots") -> tuple[MemorizingConfig, Dims]:
-        """A ring smaller than k is retrieved whole."""
+        """(settings, dims) of a ring with `size` slots. A ring smaller than k is retrieved whole."""
         config, dims = super().resized(config, dims, size, axis)
         return dataclasses.replace(config, top_k=min(config.top_k, config.slots)), dims

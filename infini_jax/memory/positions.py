@@ -1,4 +1,4 @@
-"""How attention over carried entries and a segment tells near from far: rotary, Transformer-XL's relative, or T5's bias.
+"""Positions in attention over carried entries and a segment: rotary, Transformer-XL's relative, or T5's bias.
 
 All three depend on distances only, so that an entry keeps its meaning as it moves back through a cache:
   rotary     (R_i q) . (R_j k) / sqrt(K)                                        no parameters
@@ -28,7 +28,7 @@ NO_DECAY = ("bias", "u", "v")  # parameters of `PositionedAttention` that are ad
 
 
 def check_positions(positions: str) -> None:
-    """Raises `ConfigError` for a kind that is none of `Positions`."""
+    """Checks a kind of positions: raises `ConfigError` for one that is none of `Positions`."""
     known = ("rotary", "relative", "t5")
     require(positions in known, "memory.positions", f"'{positions}' is no kind of positions", f"choose {', '.join(known)}")
 
@@ -40,24 +40,24 @@ def attend_rotary(q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
 
 
 def attend_t5(q_BxSxHxK: jax.Array, seen: View, table_NxH: jax.Array, scale_H: jax.Array | None = None) -> jax.Array:
-    """Softmax attention with a learned bias for each bucket of distances: BxSxHxV."""
+    """Softmax attention with a learned bias for each bucket of distances: BxSxHxV. `scale_H` is 1/sqrt(K) where None."""
     bias_HxJ = t5_distance_bias(table_NxH, seen.keys.shape[1])
     return attend(q_BxSxHxK, seen.keys, seen.values, seen.sight, scale=scale_H, distance_bias_HxJ=bias_HxJ)
 
 
 def sinusoids(distance_J: jax.Array, width: int) -> jax.Array:
-    """R: JxD, sines of the distances in the first half, cosines in the second; frequencies 10000^(-2i/D), D made even."""
+    """Table R, JxD: sines of the distances in the first half, cosines in the second; frequencies 10000^(-2i/D), D even."""
     angles_JxI = distance_J[:, None] * 10_000.0 ** (-np.arange(0, width, 2) / width)
     return jnp.concatenate([jnp.sin(angles_JxI), jnp.cos(angles_JxI)], axis=1)
 
 
 def falling_distances(seen: View) -> jax.Array:
-    """The J distances, largest first, from the last query to the oldest key on: what `shifted` takes its columns from."""
+    """Distances from the last query to each of the J keys, largest first: the columns that `shifted` expects."""
     return seen.query_positions[-1] - seen.key_positions[0] - jnp.arange(seen.key_positions.shape[0])
 
 
 def shifted(scores_BxHxSxJ: jax.Array) -> jax.Array:
-    """From columns of falling distances to columns of keys (Dai et al. 2019, appendix B).
+    """Scores with columns of keys from scores with columns of falling distances: BxHxSxJ (Dai et al. 2019, appendix B).
 
     Query i finds the score of key j in column S - 1 - i + j. In a row longer by one that is the same place of the flat
     array for all queries, so the shift is a slice. Later tokens get numbers of other rows, which masks must hide.
@@ -82,14 +82,19 @@ def attend_relative(q_BxSxHxK: jax.Array, seen: View, r_JxHxK: jax.Array, u_HxK:
 
 
 class PositionedAttention(nn.Module):
-    """Attention over a `View` with the chosen positions, and their parameters if they have any."""
+    """Attention over a `View` with the chosen positions, and their parameters if they have any.
+
+    Attributes:
+      positions: which kind.
+      dims: sizes of the layer.
+    """
 
     positions: Positions
     dims: Dims
 
     @nn.compact
     def __call__(self, q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
-        """BxSxHxV."""
+        """The attention of queries over the view, BxSxHxV."""
         d, small = self.dims, nn.initializers.normal(0.02)
         if self.positions == "rotary":
             return attend_rotary(q_BxSxHxK, seen)
@@ -101,9 +106,9 @@ class PositionedAttention(nn.Module):
 
 
 def positioned_cost(positions: Positions, dims: Dims, carried: int, segment_length: int) -> Cost:
-    """What `PositionedAttention` costs a token that sees `carried` entries and its segment.
+    """Cost per token of `PositionedAttention` over `carried` entries and the segment.
 
-    Relative positions add W_r R, made once a segment, and its products with the queries; they hold all scores, as those are
+    Relative positions add W_r R, made once per segment, and its products with the queries; they hold all scores, as those are
     shifted, and take no tiles. W_r R serves all rows; it is counted for a batch of one, as a row's cost must not depend on
     the others.
     """

@@ -1,4 +1,4 @@
-"""No memory: attention inside the segment. What layers do that `MemoryConfig.layers` leaves out; zero bytes."""
+"""No memory: attention inside the segment, for the layers that `MemoryConfig.layers` leaves out; zero bytes."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from infini_jax.memory.base import Cost, Memory, MemoryConfig
 
 @dataclasses.dataclass(frozen=True)
 class SegmentOnlyConfig(MemoryConfig):
-    """Nothing to set."""
+    """Settings of a layer without a memory, which has none."""
 
 
 class SegmentOnly(Memory):

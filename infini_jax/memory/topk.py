@@ -1,7 +1,7 @@
 """The k largest of many scores, exactly and fast, or approximately with a measured recall.
 
 `top_k` equals `lax.top_k`, ties included (lowest place first), in the form that the platform and the size call for:
-  two_stage   scores are cut into groups of neighbours. Each of the k groups with the largest maxima holds a score that comes
+  two_stage   scores are cut into groups of neighbors. Each of the k groups with the largest maxima holds a score that comes
               before every score of the other groups, so the k largest of all are in these k groups: one pass takes maxima,
               and N / g + k g numbers are ordered instead of N.
   by_rows     a loop of two-dimensional top_k: any other becomes a full sort on TPUs, with gigabytes of temporaries.
@@ -25,7 +25,9 @@ def top_k(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax
     """(values, places) of the k largest of the last axis, best first: `lax.top_k`, in the form that is fastest here.
 
     Args:
-      held: (...) the first places of a row, so many as count; the others are -inf. None for all of them.
+      scores: (..., N).
+      k: number of scores to find.
+      held: (...), number of first places of a row that count; the others are -inf. None for all of them.
     """
     if platform() == "tpu":
         return by_rows(masked(scores, held), k)
@@ -35,19 +37,20 @@ def top_k(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax
 
 
 def masked(scores: jax.Array, held: jax.Array | None) -> jax.Array:
-    """The scores, -inf where they do not count."""
+    """The scores, -inf behind the `held` first places."""
     return scores if held is None else jnp.where(jnp.arange(scores.shape[-1]) < held[..., None], scores, -jnp.inf)
 
 
 def group_size(places: int, k: int) -> int:
-    """A power of two near sqrt(N / k), where the N / g maxima and the k g scores of the winning groups are fewest."""
+    """Size g of a group, a power of two near sqrt(N / k): N / g maxima and k g scores of the winners are then fewest."""
     return 2 ** max(0, round(math.log2(places / k) / 2))
 
 
 def two_stage(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """Groups' maxima, then the k groups that win. At least k groups must fit into the last axis.
+    """(values, places) of the k largest, by the groups' maxima and then the k groups that win.
 
-    `held` as in `top_k`; scores that do not count are left as they are, which saves a pass over all of them.
+    At least k groups must fit into the last axis. `held` is as in `top_k`; scores that do not count are left as they are,
+    which saves a pass over all of them.
     """
     *rows, places = scores.shape
     held_R = jnp.broadcast_to(places if held is None else held, rows).reshape(-1)
@@ -83,7 +86,7 @@ def _at(array_RxN: jax.Array, place_RxC: jax.Array) -> jax.Array:
 
 
 def by_rows(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """One two-dimensional `lax.top_k` after another, over all axes but the last two."""
+    """(values, places) of the k largest, by one two-dimensional `lax.top_k` after another over all axes but the last two."""
     *outer, rows, places = scores.shape
     if math.prod(outer) == 1:
         values, found = jax.lax.top_k(scores.reshape(rows, places), k)
@@ -95,7 +98,7 @@ def by_rows(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 def approximate(
     scores: jax.Array, k: int, held: jax.Array | None = None, *, recall_target: float
 ) -> tuple[jax.Array, jax.Array]:
-    """`lax.approx_max_k`, arguments as `top_k`: of what it finds a share near `recall_target` belongs to the true k."""
+    """(values, places) by `lax.approx_max_k`, arguments as in `top_k`: a share near `recall_target` belongs to the true k."""
     return jax.lax.approx_max_k(masked(scores, held), k, recall_target=recall_target)
 
 

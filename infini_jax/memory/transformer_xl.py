@@ -34,7 +34,7 @@ class TransformerXLConfig(SlotsConfig):
 
 
 class TransformerXL(Cache):
-    """A cache of recent keys and values that every token of the segment sees."""
+    """Memory of a cache of recent keys and values that every token of the segment sees."""
 
     Config = TransformerXLConfig
     summary = "cache of the last keys and values, no gradient"

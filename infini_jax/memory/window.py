@@ -14,7 +14,13 @@ from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_byte
 
 @struct.dataclass
 class Recent:
-    """Attributes: keys BxNxGxK (without positions), values BxNxGxV, length B: how many of the newest are valid."""
+    """Cache of the last keys and values of each row.
+
+    Attributes:
+      keys: BxNxGxK, without positions.
+      values: BxNxGxV.
+      length: B, number of the newest entries that are valid.
+    """
 
     keys: jax.Array
     values: jax.Array
@@ -30,7 +36,7 @@ LOGICAL_AXES = with_leaves(
 
 
 def empty(batch: int, slots: int, dims: Dims) -> Recent:
-    """No valid entry in `slots` places."""
+    """A cache of `slots` places without a valid entry."""
     return Recent(
         keys=jnp.zeros((batch, slots, dims.kv_heads, dims.key_dim), dims.memory_dtype),
         values=jnp.zeros((batch, slots, dims.kv_heads, dims.value_dim), dims.memory_dtype),
@@ -39,23 +45,26 @@ def empty(batch: int, slots: int, dims: Dims) -> Recent:
 
 
 def newest_BxN(size: int, count_B: jax.Array) -> jax.Array:
-    """The last `count_B` of `size` entries."""
+    """Whether each of `size` entries is among the last `count_B`."""
     return jnp.arange(size) >= size - count_B[:, None]
 
 
 def valid_BxN(recent: Recent) -> jax.Array:
-    """Entries of the document that is still open; older ones are masked, never zeroed."""
+    """Whether each entry is of the document that is still open; older ones are masked, never zeroed."""
     return newest_BxN(recent.keys.shape[1], recent.length)
 
 
 def shift(old: jax.Array, new: jax.Array) -> jax.Array:
-    """The entries of `new` moved in at the new end of `old`, along the second axis."""
+    """The newest entries of `old` and `new`, as many as `old` has, along the second axis."""
     joined = jnp.concatenate([old, new.astype(old.dtype)], axis=1)
     return joined[:, joined.shape[1] - old.shape[1] :]
 
 
 def shift_in(recent: Recent, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, keeps_B: jax.Array, count_B: jax.Array) -> Recent:
-    """Moves T entries in at the new end; the last `count_B` of them are valid, the older ones only where `keeps_B`."""
+    """The cache with T entries moved in at the new end.
+
+    The last `count_B` of them are valid; entries that were there before stay valid only where `keeps_B`.
+    """
     return Recent(
         keys=shift(recent.keys, k_BxTxGxK),
         values=shift(recent.values, v_BxTxGxV),
@@ -64,24 +73,24 @@ def shift_in(recent: Recent, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, keeps_B
 
 
 def leaving(old: jax.Array, new: jax.Array) -> jax.Array:
-    """As many entries as `new` has, the oldest of both: those for which `shift` has no room."""
+    """The oldest entries of `old` and `new`, as many as `new` has: those for which `shift` has no room."""
     return jnp.concatenate([old, new.astype(old.dtype)], axis=1)[:, : new.shape[1]]
 
 
 def leaving_B(recent: Recent, bounds: Boundaries) -> jax.Array:
-    """How many of the last entries that leave are of the document that is open at the segment's end; others are forgotten."""
+    """Number of the last leaving entries that are of the document open at the segment's end; others are forgotten."""
     held_B = jnp.where(bounds.keeps_B, recent.length, 0) + bounds.writes_BxT.sum(axis=1, dtype=jnp.int32)
     return jnp.maximum(held_B - recent.keys.shape[1], 0)
 
 
 def append(recent: Recent, segment: Segment) -> Recent:
-    """Shifts the segment in. Written tokens are a suffix of the segment, so valid entries stay a suffix."""
+    """The cache after the segment. Written tokens are a suffix of the segment, so valid entries stay a suffix."""
     written_B = segment.bounds.writes_BxT.sum(axis=1, dtype=jnp.int32)
     return shift_in(recent, segment.keys, segment.values, segment.bounds.keeps_B, written_B)
 
 
 def before_each(recent: Recent, segments: Segment, count: int) -> tuple[Recent, Recent]:
-    """What each of `count` consecutive segments of a stream finds, one row a segment, and what the last of them leaves."""
+    """(cache before each of `count` consecutive segments of a stream, one row per segment; cache after the last of them)."""
     slots, tokens = recent.keys.shape[1], segments.keys.shape[1]
 
     def windows(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -103,12 +112,14 @@ def before_each(recent: Recent, segments: Segment, count: int) -> tuple[Recent, 
 
 @struct.dataclass
 class View:
-    """What the queries of a segment see: carried entries in front of the segment's own, J in all.
+    """Keys and values that the queries of a segment see: carried entries in front of the segment's own, J in all.
 
     Attributes:
-      keys: BxJxGxK, values: BxJxGxV.
+      keys: BxJxGxK.
+      values: BxJxGxV.
       sight: which of them a query sees, causal and of the same document.
-      query_positions: S, key_positions: J; the segment begins at 0, carried entries stand before it.
+      query_positions: S; the segment begins at 0.
+      key_positions: J; carried entries stand before the segment, at negative places.
     """
 
     keys: jax.Array
@@ -119,7 +130,10 @@ class View:
 
 
 def view(segment: Segment, *carried: Recent, limit: int | None = None) -> View:
-    """The carried entries, oldest first, in front of the segment; `limit` places seen by a query, its own included, or all."""
+    """The carried entries, oldest first, in front of the segment.
+
+    `limit` is the number of places that a query sees, its own included; None for all.
+    """
     k_BxJxGxK = jnp.concatenate([*(part.keys.astype(segment.keys.dtype) for part in carried), segment.keys], axis=1)
     v_BxJxGxV = jnp.concatenate([*(part.values.astype(segment.values.dtype) for part in carried), segment.values], axis=1)
     sight = segment.bounds.sight(jnp.concatenate([valid_BxN(part) for part in carried], axis=1), limit)
@@ -142,18 +156,18 @@ class SlotsConfig(MemoryConfig):
 
 
 class Cache(Memory):
-    """What mechanisms share whose whole memory is the last `slots` keys and values; they differ in how they attend."""
+    """Base of mechanisms whose whole memory is the last `slots` keys and values; they differ in how they attend."""
 
     axes = ("slots",)
 
     @property
     def slots(self) -> int:
-        """Tokens carried from one segment to the next."""
+        """Number of tokens carried from one segment to the next."""
         return self.config.slots
 
     @property
     def limit(self) -> int | None:
-        """Places that a query sees, its own included; None for all."""
+        """Number of places that a query sees, its own included; None for all."""
         return None
 
     def init_memory(self, batch: int) -> Recent:
@@ -171,7 +185,7 @@ class Cache(Memory):
         return LOGICAL_AXES
 
     def cost(self, segment_length: int) -> Cost:
-        """Local attention over the segment, the rest of one attention over carried slots and segment; writing is a copy."""
+        """FLOPs and bytes moved per token. Local attention is over the segment, reading the rest of it; writing is a copy."""
         d = self.dims
         sizes = (segment_length, d.heads, d.key_dim, d.value_dim)
         total = attend_flops(*sizes, prefix=self.slots, window=self.limit)

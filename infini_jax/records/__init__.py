@@ -1,1 +1,1 @@
-"""What lies in a folder of results: names of files, rows, figures of evaluations, logs of training."""
+"""Folders of results and their files: names, rows, figures of evaluations, logs of training."""

@@ -8,7 +8,7 @@ from infini_jax import __version__
 
 
 def environment() -> dict[str, str]:
-    """Columns of a row: versions of Python, JAX, Flax and this package, and the device's name."""
+    """Columns of a row by name: versions of Python, JAX, Flax and this package, and the device."""
     import flax
     import jax
 
@@ -23,7 +23,7 @@ def environment() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it, and how many of its cores this process may use."""
+    """The processor's own name where the system tells it, and the number of its cores that this process may use."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Folders of results: what each file is called, and which folders hold results.
+"""Folders of results: the name of each file, and which folders hold results.
 
 A run's folder holds its settings, log, checkpoints, figures and row; a study's folder holds the tables of all its runs and the
 runs themselves. No other module knows these names.
@@ -21,125 +21,133 @@ REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, or of a job of another kind. Attributes: path, which ends in the run's name."""
+    """The folder of one run, or of a job of another kind.
+
+    Attributes:
+      path: of the folder, which ends in the run's name.
+    """
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The run's settings."""
+        """The file of the run's settings."""
         return self.path / CONFIG_FILE
 
     @property
     def metrics(self) -> Path:
-        """The log of training: one JSON object per line."""
+        """The file of the training log: one JSON object per line."""
         return self.path / METRICS_FILE
 
     @property
     def row(self) -> Path:
-        """The run's row, written last: it says that the run is done."""
+        """The file of the run's row, written last: where it exists, the run is done."""
         return self.path / ROW_FILE
 
     @property
     def error(self) -> Path:
-        """How the run failed, if it did."""
+        """The file that says how the run failed, there only if it did."""
         return self.path / ERROR_FILE
 
     @property
     def lock(self) -> Path:
-        """The claim of the process that is at the run."""
+        """The file that a process holds while it works on the run."""
         return self.path / LOCK_FILE
 
     @property
     def checkpoints(self) -> Path:
-        """One folder per step."""
+        """The folder of checkpoints, which has one folder per step."""
         return self.path / CHECKPOINTS_FOLDER
 
     @property
     def own_measures(self) -> Path:
-        """Figures of a job that measures itself."""
+        """The file of figures of a job that measures itself."""
         return self.measures_of("own")
 
     def measures_of(self, name: str) -> Path:
-        """Figures of one evaluation, as Parquet."""
+        """The file of figures of one evaluation, as Parquet."""
         return self.path / MEASURES_FOLDER / f"{name}.parquet"
 
     def evaluation(self, task: str = "") -> Path:
-        """What `infini-jax evaluate` found, as JSON: of a task, or of the documents that the run is made of."""
+        """The JSON file of `infini-jax evaluate`: of a task, or by default of the documents that the run is trained on."""
         return self.path / (f"evaluation-{task}.json" if task else "evaluation.json")
 
     @property
     def all_measures(self) -> list[Path]:
-        """The figures of all evaluations that are there, by name."""
+        """The files of figures of all evaluations that are there, by name."""
         return sorted((self.path / MEASURES_FOLDER).glob("*.parquet"))
 
     @property
     def is_there(self) -> bool:
-        """Whether the folder is a run's."""
+        """Whether the folder is a run's: it has settings or a row."""
         return self.config.exists() or self.row.exists()
 
     def write_config(self, settings: dict[str, Any]) -> None:
-        """Makes the folder and leaves plain settings there."""
+        """Makes the folder and writes plain settings to its file."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_at_once(json.dumps(settings, indent=2) + "\n", self.config)
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyFolder:
-    """The folder of one study. Attributes: path."""
+    """The folder of one study.
+
+    Attributes:
+      path: of the folder.
+    """
 
     path: Path
 
     @property
     def study(self) -> Path:
-        """What is asked: all settings, from which the study goes on."""
+        """The file of all settings of the study, from which it can be resumed."""
         return self.path / STUDY_FILE
 
     @property
     def failed(self) -> Path:
-        """The runs that are not finished, and why."""
+        """The file of the runs that are not finished, with reasons."""
         return self.path / FAILED_FILE
 
     @property
     def table(self) -> Path:
-        """The rows of all finished runs."""
+        """The file of the rows of all finished runs."""
         return self.path / TABLE_FILE
 
     @property
     def measures(self) -> Path:
-        """The figures of all evaluations."""
+        """The file of the figures of all evaluations."""
         return self.path / MEASURES_FILE
 
     @property
     def compiled(self) -> Path:
-        """Compiled programs, which the study's workers share."""
+        """The folder of compiled programs, which the study's workers share."""
         return self.path / COMPILED_FOLDER
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """The file of the report, an HTML page."""
         return self.path / REPORT_FILE
 
     @property
     def figures(self) -> Path:
-        """The figures of the page, as SVG and PDF."""
+        """The folder of the report's figures, as SVG and PDF."""
         return self.path / FIGURES_FOLDER
 
     def run(self, name: str) -> RunFolder:
-        """The folder of a run."""
+        """The folder of the run with this name."""
         return RunFolder(self.path / RUNS_FOLDER / name)
 
     @property
     def runs(self) -> list[RunFolder]:
-        """All folders of runs, by name."""
+        """The folders of all runs, by name."""
         return [RunFolder(path) for path in sorted((self.path / RUNS_FOLDER).glob("*/"))]
 
     @property
     def is_there(self) -> bool:
-        """Whether the folder is a study's."""
+        """Whether the folder is a study's: it has a table or settings."""
         return self.table.exists() or self.study.exists()
 
 
 def runs_below(path: Path) -> list[RunFolder]:
-    """The runs of a folder that is no study's: itself, and the folders directly in it, by name."""
+    """The runs in a folder that is no study's: the folder itself and those directly in it, by name."""
     return [RunFolder(file.parent) for file in sorted([*path.glob(CONFIG_FILE), *path.glob(f"*/{CONFIG_FILE}")])]

@@ -1,4 +1,4 @@
-"""What an evaluation found, as a long table: one line a figure, with what sets it apart in `labels`."""
+"""Figures of evaluations as a long table: one line per figure, with `labels` that tell it from others of its metric."""
 
 import dataclasses
 import json
@@ -17,12 +17,15 @@ from infini_jax.files import replaced_at_once
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One figure.
+    """One figure of an evaluation.
 
     Attributes:
-      eval: the evaluation, such as passkey; metric: what was measured, such as exact_match.
-      value: the figure; count: trials or tokens behind it; low, high: its 95 % interval, NaN where none is known.
-      labels: what sets it apart from other figures of the same metric: length, depth, novelty, pairs, age ...
+      eval: the evaluation, such as passkey.
+      metric: name of the measured quantity, such as exact_match.
+      value: the figure, in the metric's unit.
+      count: trials or tokens behind it.
+      low, high: its 95 % interval, NaN where none is known.
+      labels: values that tell it from other figures of the same metric: length, depth, novelty, pairs, age ...
     """
 
     eval: str
@@ -41,7 +44,7 @@ SCHEMA = pa.schema(
 
 
 def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
-    """Writes a run's figures at once or not at all."""
+    """Writes the figures of a run to `file` at once or not at all."""
     lines = [{"run": run, **dataclasses.asdict(one), "labels": json.dumps(one.labels, sort_keys=True)} for one in measures]
     file.parent.mkdir(parents=True, exist_ok=True)
     with replaced_at_once(file) as partial:
@@ -49,7 +52,7 @@ def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
 
 
 def join_measures(files: Sequence[Path], file: Path) -> None:
-    """Writes the figures of several files as one table, at once or not at all; no file where there is nothing to write."""
+    """Writes the figures of several files as one table, at once or not at all; removes `file` where there are none."""
     if not files:
         file.unlink(missing_ok=True)
         return
@@ -58,7 +61,7 @@ def join_measures(files: Sequence[Path], file: Path) -> None:
 
 
 def read_measures(files: Sequence[Path]) -> list[tuple[str, Measure]]:
-    """(run, figure) of all files, in their order."""
+    """(run, figure) of all lines of the files, in their order."""
     if not files:
         return []
     found: list[Any] = duckdb.sql(

@@ -1,4 +1,4 @@
-"""Rows of finished runs as Parquet: one row a run, columns with a meaning and a unit."""
+"""Rows of finished runs as Parquet: one row per run, columns with a meaning and a unit."""
 
 import dataclasses
 import os
@@ -18,20 +18,35 @@ class Row:
     """One finished run.
 
     Attributes:
-      run, version, fingerprint, seed: identity (see `RunConfig`); study: name of the study it belongs to.
-      task: data source; mechanism: registry name; variant: what sets it apart from the mechanism's defaults, or "".
-      memory_bytes: carried bytes a sequence, all layers; parameters: scalars.
+      run: name of the run.
+      version: of the name, see `RunConfig`.
+      fingerprint: twelve hex digits of the settings that decide the result.
+      seed: of the parameters and of the order of the data.
+      study: name of the study that it belongs to.
+      task: registry name of the data.
+      mechanism: registry name of the memory.
+      variant: name that tells it from the mechanism's defaults, or "".
+      memory_bytes: carried bytes per sequence, all layers.
+      parameters: scalars in the parameters.
       learning_rate: peak of the schedule, None where nothing is learned or an old table does not say.
-      flops_per_token: forward FLOPs of one raw token, counted; budget_unit, budget_amount: what the run might spend; gives:
-        what gave way to meet it: steps, width or window.
-      flops_planned: the training FLOPs that the planned steps need; flops_actual: those of the steps really done, both
-        three times the forward FLOPs; flops_executed: FLOPs of the compiled step's program, recomputation included, times
-        the steps done.
-      steps, tokens: optimiser steps done, raw tokens trained on; seconds: training without compiling; compile_seconds.
-      train_loss: of the last logged step; loss: nats a scored token of the validation split; accuracy: share of its scored
-        tokens whose top prediction is right; test_loss, test_accuracy: the same of the test split, by which nothing is ever
-        chosen, None without one; gate_mean, gate_spread: over heads and layers after training, None without gates.
-      corpus: what the data was made from; python, jax, flax, package: versions; device: what it ran on.
+      flops_per_token: forward FLOPs of one raw token, counted.
+      budget_unit, budget_amount: the run's budget.
+      gives: the quantity that gave way to meet it: steps, width or window.
+      flops_planned: training FLOPs of the planned steps, three times the forward FLOPs.
+      flops_actual: training FLOPs of the steps really done, three times the forward FLOPs.
+      flops_executed: FLOPs of the compiled step's program, recomputation included, times the steps done.
+      steps: optimizer steps done.
+      tokens: raw tokens trained on.
+      seconds: of training without compiling.
+      compile_seconds: of compiling.
+      train_loss: of the last logged step, nats per scored token.
+      loss: nats per scored token of the validation split.
+      accuracy: share of the validation split's scored tokens whose top prediction is right.
+      test_loss, test_accuracy: loss and accuracy of the test split, by which nothing is ever chosen, None without one.
+      gate_mean, gate_spread: over heads and layers after training, None without gates.
+      corpus: description of the data.
+      python, jax, flax, package: versions.
+      device: that it ran on.
       finished: UTC time, ISO 8601.
     """
 
@@ -79,7 +94,7 @@ LATER = {"learning_rate": "null", "gives": "'steps'", "test_loss": "null", "test
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a Parquet file is there to its end; one that was cut in half lacks the mark that the format ends with."""
+    """Whether a Parquet file is there to its end; one that was cut off lacks the mark that the format ends with."""
     if not file.is_file() or file.stat().st_size < 2 * len(PARQUET):
         return False
     with file.open("rb") as opened:
@@ -95,7 +110,7 @@ def write_rows(rows: list[Row], file: Path) -> None:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of a table, ordered by task, mechanism, variant, bytes and seed; an old one lacks the columns in `LATER`."""
+    """The rows of a table by task, mechanism, variant, bytes and seed. An old table may lack the columns in `LATER`."""
     there = pq.read_schema(file).names
     columns = [f"{LATER[name]} as {name}" if name in LATER and name not in there else name for name in SCHEMA.names]
     found = duckdb.sql(

@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl`, one JSON object a line, written while it trains and read by who watches it."""
+"""The log of a run: `metrics.jsonl`, one JSON object per line, written while it trains and read by those who watch it."""
 
 import contextlib
 import json
@@ -22,17 +22,17 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 
 def newest_line(file: Path) -> dict[str, float]:
-    """The last whole line of a log, without reading the others; empty where there is none that can be read."""
+    """The last whole line of a log, read without the others; empty where there is none that can be read."""
     with contextlib.suppress(ValueError, TypeError, IndexError):
         return dict(json.loads(whole_lines(file)[-1]))
     return {}
 
 
 def whole_lines(file: Path) -> list[str]:
-    """Behind the end of the last one stands nothing, or the beginning of a line."""
+    """The lines of a log that are written to their end; the text behind the last line end is left out."""
     return file.read_text().split("\n")[:-1] if file.exists() else []
 
 
 def damaged_line(file: str | Path, number: int) -> ConfigError:
-    """What is said of a line that is no JSON object."""
+    """The error for line `number` of a log that is no JSON object."""
     return ConfigError("metrics", f"line {number} of {file} is damaged", "take the line out, or train the run again")

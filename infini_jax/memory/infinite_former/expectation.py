@@ -1,4 +1,4 @@
-"""What a query of the ∞-former reads: the mean of the continuous signal under its Gaussian density over time.
+"""Reading the ∞-former's memory: the mean of the continuous signal under a query's Gaussian density over time.
 
   c = sum_j r_j W_v B_j,  r_j = integral of psi_j(t) N(t; mu, sigma^2) = N(mu; mu_j, sigma_j^2 + sigma^2)
 Two exact rewrites, each taken where it saves products (`order_of`).
@@ -6,7 +6,7 @@ Order: r (B W_v) for a segment of queries, which share the values of each key he
 Fewer functions: with u a grid of J places of distance h,
   N(t; mu_j, s^2) = integral N(u; mu_j, s^2/2) N(t; u, s^2/2) du = h sum_u N(u; mu_j, s^2/2) N(t; u, s^2/2)
 up to 2 exp(-(pi s / h)^2 / 2), the trapezoid rule's error on a Gaussian (Poisson's summation formula). So C functions of
-width s at dense centres are J functions of width s / sqrt(2) whose coefficients are one constant JxC product away, and J does
+width s at dense centers are J functions of width s / sqrt(2) whose coefficients are one constant JxC product away, and J does
 not grow with C: 57 instead of 256 for s = 0.05 in float32. A read of a large basis costs little more than one of a small.
 Letters: Q queries of all heads that share coefficients, J functions of one width, the others as in signal.py.
 """
@@ -25,10 +25,13 @@ from infini_jax.memory.infinite_former.signal import einsum, gaussian
 
 @dataclasses.dataclass(frozen=True)
 class Functions:
-    """Gaussians of one width at equal distances.
+    """Gaussian functions of one width at equal distances.
 
-    Attributes: first, last centre; count of them; width; merges, how many functions of the basis they stand for, 0 if they
-    are those of the basis.
+    Attributes:
+      first, last: outermost centers.
+      count: number of functions J.
+      width: standard deviation.
+      merges: number C of the basis's functions that they stand for, 0 if they are those of the basis.
     """
 
     first: float
@@ -39,17 +42,18 @@ class Functions:
 
     @property
     def centres_J(self) -> np.ndarray:
+        """The centers, J float64."""
         return np.linspace(self.first, self.last, self.count)
 
     @property
     def merge_JxC(self) -> np.ndarray:
-        """From the coefficients of the basis to theirs, float64."""
+        """Matrix from the coefficients of the basis to those of these functions, JxC float64."""
         step = (self.last - self.first) / (self.count - 1)
         return step * gaussian(self.centres_J[:, None], np.linspace(0.0, 1.0, self.merges), self.width**2)
 
 
 def thinned(count: int, width: float, rounding: float) -> Functions:
-    """The fewest that stand for `count` functions of this width on [0, 1], at a relative error of `rounding`."""
+    """The fewest functions that stand for `count` ones of this width on [0, 1], at a relative error of `rounding`."""
     narrow = width / math.sqrt(2.0)
     reach = narrow * math.sqrt(2.0 * math.log(1.0 / rounding))
     step = math.pi * width / math.sqrt(2.0 * math.log(2.0 / rounding))
@@ -58,7 +62,13 @@ def thinned(count: int, width: float, rounding: float) -> Functions:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """How a read is computed. Attributes: values_first, the order r (B W_v); functions of each width; flops of one row."""
+    """Way to compute a read.
+
+    Attributes:
+      values_first: whether the order is r (B W_v), else (r B) W_v.
+      functions: the functions of each width.
+      flops: FLOPs of one row.
+    """
 
     values_first: bool
     functions: tuple[Functions, ...]
@@ -96,9 +106,10 @@ def expected_basis(mu: jax.Array, sigma_sq: jax.Array, mu_N: jax.Array, sigma_N:
 def expected_signal(
     mu_BxGxQ: jax.Array, sigma_sq_BxGxQ: jax.Array, coefficients: tuple[jax.Array, ...], functions: tuple[Functions, ...]
 ) -> jax.Array:
-    """sum_j r_j s_j, the mean of the signal with coefficients s, BxGxJxV for each width, under each query's density: BxGxQxV.
+    """sum_j r_j s_j, the mean of a signal under each query's density: BxGxQxV.
 
-    The gradient is written out: it needs r and one more pass, where autodiff keeps every intermediate of the size of r.
+    `coefficients` are s, BxGxJxV for each width. The gradient is written out: it takes r and one more pass, where autodiff
+    keeps every intermediate of the size of r.
     """
     return _expected_signal_forward(mu_BxGxQ, sigma_sq_BxGxQ, coefficients, functions)[0]
 
@@ -112,8 +123,8 @@ def _expected_signal_forward(mu_BxGxQ, sigma_sq_BxGxQ, coefficients, functions) 
 
 
 def _expected_signal_backward(functions, residuals, dy_BxGxQxV):
-    """With v = sigma_j^2 + sigma^2 and e_j = r_j (s_j . dy): dmu = sum e_j (mu_j - mu) / v, and
-    dsigma^2 = sum e_j ((mu_j - mu)^2 / v - 1) / 2v.
+    """Gradients of `expected_signal`. With v = sigma_j^2 + sigma^2 and e_j = r_j (s_j . dy):
+    dmu = sum e_j (mu_j - mu) / v and dsigma^2 = sum e_j ((mu_j - mu)^2 / v - 1) / 2v.
     """
     mu_BxGxQ, sigma_sq_BxGxQ, coefficients, r = residuals
     dmu_BxGxQ, dsigma_sq_BxGxQ, ds = 0.0, 0.0, []
@@ -141,7 +152,7 @@ expected_signal.defvjp(_expected_signal_forward, _expected_signal_backward)
 def context(
     mu_BxHxS: jax.Array, sigma_sq_BxHxS: jax.Array, B_BxNxD: jax.Array, w_v_DxGxV: jax.Array, widths: tuple[float, ...]
 ) -> jax.Array:
-    """c = sum_j r_j W_v B_j: BxSxHxV. Query head h reads the values of key head h // (H / G)."""
+    """Long-term context c = sum_j r_j W_v B_j: BxSxHxV. Query head h reads the values of key head h // (H / G)."""
     batch, heads, queries = mu_BxHxS.shape
     (count, d_model), (kv_heads, value_dim) = B_BxNxD.shape[1:], w_v_DxGxV.shape[1:]
     plan = order_of(queries, count, widths, d_model, heads, kv_heads, value_dim, B_BxNxD.dtype.name)
@@ -153,7 +164,7 @@ def context(
     ]
 
     def read(*coefficients: jax.Array) -> jax.Array:
-        """Of the heads that share coefficients, all queries at once: BxHxSxV."""
+        """Signal of the heads that share coefficients, for all queries at once: BxHxSxV."""
         shared = coefficients[0].shape[1]
         mu_BxGxQ, sigma_sq_BxGxQ = (x.reshape(batch, shared, -1) for x in (mu_BxHxS, sigma_sq_BxHxS))
         y_BxGxQxV: Any = expected_signal(mu_BxGxQ, sigma_sq_BxGxQ, coefficients, plan.functions)

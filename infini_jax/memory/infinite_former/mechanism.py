@@ -48,7 +48,12 @@ from infini_jax.memory.positions import attend_rotary, positioned_cost
 
 @struct.dataclass
 class ShortTerm:
-    """Attributes: recent, keys and values of the last C tokens; inputs BxCxD, their layer inputs."""
+    """Cache of the ∞-former's short-term attention.
+
+    Attributes:
+      recent: keys and values of the last C tokens.
+      inputs: BxCxD, their layer inputs.
+    """
 
     recent: window.Recent
     inputs: jax.Array
@@ -56,8 +61,14 @@ class ShortTerm:
 
 @struct.dataclass
 class InfiniteMemory:
-    """Attributes: B BxNxD coefficients of the signal; writes B int32, writes since the document began; fit B, the R^2 with
-    which the last of them was stored; cache, None where `cached` is 0."""
+    """State of the ∞-former.
+
+    Attributes:
+      B: BxNxD, coefficients of the signal.
+      writes: B int32, writes since the document began.
+      fit: B, the R^2 with which the vectors of the last write were stored.
+      cache: of the short-term attention, None where `cached` is 0.
+    """
 
     B: jax.Array
     writes: jax.Array
@@ -67,19 +78,24 @@ class InfiniteMemory:
 
 @struct.dataclass
 class Leaving:
-    """What a segment pushes out of the short-term memory. Attributes: x BxTxD, zero where not of the open document; count B,
-    how many of the last of them are."""
+    """Vectors that a segment pushes out of the short-term memory.
+
+    Attributes:
+      x: BxTxD, zero where not of the open document.
+      count: B, number of the last vectors that are of the open document.
+    """
 
     x: jax.Array
     count: jax.Array
 
     @property
     def counted_BxT(self) -> jax.Array:
+        """Whether each vector is of the open document."""
         return window.newest_BxN(self.x.shape[1], self.count)
 
 
 def leaving(cache: ShortTerm | None, segment: Segment) -> Leaving:
-    """The oldest of cache and segment, as many as the segment is long; the segment where there is no cache."""
+    """The oldest vectors of cache and segment, as many as the segment is long; the segment's where there is no cache."""
     if cache is None:
         x_BxTxD, count_B = segment.inputs, segment.bounds.writes_BxT.sum(axis=1, dtype=jnp.int32)
     else:
@@ -99,23 +115,23 @@ def append(cache: ShortTerm | None, segment: Segment) -> ShortTerm | None:
 
 @dataclasses.dataclass(frozen=True)
 class InfiniteFormerConfig(MemoryConfig):
-    """Widths, samples, tau and ridge default to those of the released sorting code.
+    """Settings of the ∞-former. Widths, samples, tau and ridge default to those of the released sorting code.
 
-    Those of the GPT-2 runs on WikiText-103 and PG-19: widths (0.005, 0.01), ridge 0.5, tau 0.5.
+    The GPT-2 runs on WikiText-103 and PG-19 had widths (0.005, 0.01), ridge 0.5, tau 0.5.
 
     Attributes:
       basis: N, Gaussian densities; a multiple of the number of widths.
-      widths: standard deviations that each centre comes with; [0, 1] is the whole memory.
+      widths: standard deviations that each center comes with; [0, 1] is the whole memory.
       samples: M, places where the old signal is sampled for a rewrite.
       tau: the part of [0, 1] into which a rewrite contracts the past.
       ridge: lambda of the regression.
       kl_weight: weight of the mean KL divergence in the loss.
-      kl_sigma: sigma_0, the standard deviation that the regulariser pulls densities to.
+      kl_sigma: sigma_0, the standard deviation that the regularizer pulls densities to.
       sampling: where the old signal is sampled for a rewrite: at even times, or (sticky memories) at times drawn from where
         the segment's queries looked, at the edges of the histogram's bins as in the released code or uniformly inside them.
       seed: of those draws.
-      cached: tokens of earlier segments that the short-term attention sees, and that are not yet in the signal: it is written
-        what leaves this cache. With 0 a segment is written when it ends.
+      cached: tokens of earlier segments that the short-term attention sees and that are not yet in the signal: tokens that
+        leave this cache are written to it. With 0 a segment is written when it ends.
     """
 
     basis: int = 512
@@ -154,7 +170,10 @@ class InfiniteFormerConfig(MemoryConfig):
 
 
 class InfiniteFormer(Memory):
-    """N coefficients of a continuous signal, contracted at every write and read by one Gaussian density a query and head."""
+    """Memory of N coefficients of a continuous signal, contracted at every write.
+
+    Each query and head reads it by one Gaussian density over time.
+    """
 
     Config = InfiniteFormerConfig
     summary = "continuous signal on N Gaussian basis functions, summed with local attention"
@@ -252,7 +271,7 @@ class InfiniteFormer(Memory):
         return signal.update_matrix(length, c.basis, c.widths, c.ridge, c.samples, c.tau)
 
     def _contracted(self, memory: InfiniteMemory, segment: Segment) -> jax.Array:
-        """What the samples of the old signal contribute to the new coefficients: BxNxD."""
+        """Contribution of the old signal's samples to the new coefficients: BxNxD."""
         c, dtype, length = self.config, self.dims.memory_dtype, segment.inputs.shape[1]
         B_BxNxD = jax.lax.stop_gradient(memory.B)
         if c.sampling == "even" and c.basis <= 2 * c.samples:  # else sampling and refit cost less than their product
@@ -302,6 +321,6 @@ class InfiniteFormer(Memory):
     def resized(
         cls, config: InfiniteFormerConfig, dims: Dims, size: int, axis: str = "basis"
     ) -> tuple[InfiniteFormerConfig, Dims]:
-        """`size` basis functions, rounded down to a multiple of the number of widths."""
+        """(settings, dims) of `size` basis functions, rounded down to a multiple of the number of widths."""
         shared = len(config.widths)
         return super().resized(config, dims, max(size - size % shared, shared), axis)

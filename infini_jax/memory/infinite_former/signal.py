@@ -1,7 +1,7 @@
-"""The continuous signal of the ∞-former (arXiv 2109.00301): its basis, regression, contraction, and what a query reads of it.
+"""The continuous signal of the ∞-former (arXiv 2109.00301): its basis, regression, contraction, and its use by queries.
 
-infinite_former.py holds the equations in order and the parameters; here is the mathematics as plain functions.
-Letters: T vectors written at once (the paper's L), D model (its e), N basis functions, C = N / widths their centres, M samples
+mechanism.py holds the equations in order and the parameters; here is the mathematics as plain functions.
+Letters: T vectors written at once (the paper's L), D model (its e), N basis functions, C = N / widths their centers, M samples
 of the old signal, P regression positions, Q queries of all heads that read the same signal.
 """
 
@@ -24,7 +24,7 @@ VARIANCE_FLOOR = 1e-6  # of the released code: keeps log(sigma^2) finite
 
 
 def basis(count: int, widths: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and widths of the basis, each N float64: every centre of linspace(0, 1, N / len(widths)) with every width."""
+    """(centers, widths) of the basis, each N float64: every center of linspace(0, 1, N / len(widths)) with every width."""
     centres = np.linspace(0.0, 1.0, count // len(widths))
     return np.repeat(centres, len(widths)), np.tile(np.asarray(widths, np.float64), len(centres))
 
@@ -42,7 +42,7 @@ def psi(t, mu_N, sigma_N):
 
 
 def ridge_matrix(positions_P: np.ndarray, count: int, widths: tuple[float, ...], penalty: float) -> np.ndarray:
-    """F^T (F F^T + lambda I)^-1, PxN. Float64 on the host: its condition is above 1e6, float32 is per cents wrong."""
+    """F^T (F F^T + lambda I)^-1, PxN. Float64 on the host: its condition is above 1e6, float32 is off by several percent."""
     F_NxP = psi(positions_P, *basis(count, widths)).T
     factor = scipy.linalg.cho_factor(F_NxP @ F_NxP.T + penalty * np.eye(count))
     return scipy.linalg.cho_solve(factor, F_NxP).T
@@ -50,7 +50,7 @@ def ridge_matrix(positions_P: np.ndarray, count: int, widths: tuple[float, ...],
 
 @functools.lru_cache(maxsize=32)
 def first_write_matrix(length: int, count: int, widths: tuple[float, ...], penalty: float) -> np.ndarray:
-    """G, TxN float64: `length` vectors stand at (i + 1/2) / T, with T // 2 zero vectors before and after them."""
+    """Matrix G of a first write, TxN float64: vectors stand at (i + 1/2) / T, T // 2 zero vectors before and after."""
     pad = length // 2
     positions = (np.arange(-pad, length + pad) + 0.5) / length
     return ridge_matrix(positions, count, widths, penalty)[pad : pad + length]
@@ -58,7 +58,7 @@ def first_write_matrix(length: int, count: int, widths: tuple[float, ...], penal
 
 @functools.lru_cache(maxsize=32)
 def update_matrix(length: int, count: int, widths: tuple[float, ...], penalty: float, samples: int, tau: float) -> np.ndarray:
-    """G_inf, (M + T)xN float64: samples of the old signal stand at tau m/M, new vectors at tau + (1 - tau) i/T.
+    """Matrix G_inf of a later write, (M + T)xN float64: old samples at tau m/M, new vectors at tau + (1 - tau) i/T.
 
     Zero vectors surround them, at the released code's places (its shift is 1 / (2T + M), not 1 / (2T + 2M)).
     """
@@ -72,12 +72,12 @@ def update_matrix(length: int, count: int, widths: tuple[float, ...], penalty: f
 
 
 def write_places(length: int, tau: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where the vectors of a segment stand in a first write, and in a later one: two T float64."""
+    """(places of a segment's vectors in a first write, their places in a later one), each T float64."""
     return (np.arange(length) + 0.5) / length, tau + (1 - tau) * np.arange(1, length + 1) / length
 
 
 def sample_times(samples: int) -> np.ndarray:
-    """t_m = m / M, where the old signal is sampled: M float64."""
+    """Times t_m = m / M where the old signal is sampled: M float64."""
     return np.arange(1, samples + 1) / samples
 
 
@@ -85,9 +85,9 @@ def sample_times(samples: int) -> np.ndarray:
 def contraction_matrix(
     length: int, count: int, widths: tuple[float, ...], penalty: float, samples: int, tau: float
 ) -> np.ndarray:
-    """The part of G_inf that takes samples of the old signal, times psi(t_m): NxN float64.
+    """Matrix from the old coefficients to their part of the new ones with even sampling, NxN float64.
 
-    With even sampling it maps the old coefficients to their part of the new ones in one product.
+    It is the part of G_inf that takes samples of the old signal, times psi(t_m).
     """
     update = update_matrix(length, count, widths, penalty, samples, tau)
     return update[:samples].T @ psi(sample_times(samples), *basis(count, widths))
@@ -96,7 +96,7 @@ def contraction_matrix(
 def gate(x_BxTxD: jax.Array, kernel_3xDxD: jax.Array, bias_D: jax.Array) -> jax.Array:
     """X * sigmoid(Conv1d(X)), width 3, zeros beyond the segment's ends: BxTxD.
 
-    As a product with each vector's neighbourhood: XLA's convolution takes half of a training step on a CPU.
+    It is computed as a product with each vector's neighborhood: XLA's convolution takes half of a training step on a CPU.
     """
     length = x_BxTxD.shape[1]
     padded = jnp.pad(x_BxTxD, [(0, 0), (1, 1), (0, 0)])
@@ -105,17 +105,19 @@ def gate(x_BxTxD: jax.Array, kernel_3xDxD: jax.Array, bias_D: jax.Array) -> jax.
 
 
 def resampled(B_BxNxD: jax.Array, psi_BxMxN: jax.Array, old_MxN: jax.Array) -> jax.Array:
-    """The old signal sampled by psi, MxN or BxMxN, and fitted at its new place: G_old^T (psi B), BxNxD."""
+    """G_old^T (psi B), the old signal sampled by psi, MxN or BxMxN, and fitted at its new place: BxNxD."""
     return einsum("mn,bmd->bnd", old_MxN, jnp.matmul(psi_BxMxN, B_BxNxD, precision=jax.lax.Precision.HIGHEST))
 
 
 def write_signal(
     contracted_BxNxD: jax.Array, x_BxTxD: jax.Array, continues_B: jax.Array, first_TxN: jax.Array, new_TxN: jax.Array
 ) -> jax.Array:
-    """Contracted past plus G_inf^T X in rows that continue a signal, G^T X in the others: BxNxD.
+    """Coefficients after a write, BxNxD: past plus G_inf^T X in rows that continue a signal, G^T X in the others.
 
     Args:
-      contracted_BxNxD: what the samples of the old signal give, not looked at in rows that begin one. Detached here.
+      contracted_BxNxD: contribution of the old signal's samples, not looked at in rows that begin one. Detached here.
+      x_BxTxD: X, the vectors that are written.
+      continues_B: whether a row continues a signal.
       first_TxN, new_TxN: G, and the rows of G_inf that belong to new vectors.
     """
     old_BxNxD = reset_where_new(continues_B, jax.lax.stop_gradient(contracted_BxNxD))
@@ -125,7 +127,7 @@ def write_signal(
 
 
 def stored_fit(B_BxNxD: jax.Array, x_BxTxD: jax.Array, counted_BxT: jax.Array, psi_BxTxN: jax.Array) -> jax.Array:
-    """R^2 of the counted vectors X in the signal that B stands for: B, 1 is exact, 0 no better than their mean."""
+    """R^2 per row of the counted vectors X in the signal of the coefficients: 1 is exact, 0 no better than their mean."""
     weights_BxTx1 = counted_BxT[..., None].astype(x_BxTxD.dtype)
     count_Bx1x1 = jnp.maximum(weights_BxTx1.sum(axis=1, keepdims=True), 1.0)
     mean_Bx1xD = (x_BxTxD * weights_BxTx1).sum(axis=1, keepdims=True) / count_Bx1x1
@@ -137,7 +139,7 @@ def stored_fit(B_BxNxD: jax.Array, x_BxTxD: jax.Array, counted_BxT: jax.Array, p
 def density_parameters(
     q_BxSxHxK: jax.Array, B_BxNxD: jax.Array, w_k_DxGxK: jax.Array, w_mu_N: jax.Array, w_sigma_N: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """mu and sigma^2 of each query's density over time: two BxHxS.
+    """(mu, sigma^2) of each query's density over time, each BxHxS.
 
     w . z = q . W_k (w^T B) / sqrt(K): neither the keys of the basis nor the scores z are ever formed.
     """

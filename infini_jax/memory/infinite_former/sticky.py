@@ -1,7 +1,8 @@
-"""Sticky memories of the ∞-former (section 3.3, and the released code): keep more of what was attended to.
+"""Sticky memories of the ∞-former (section 3.3, and the released code): keep more of the past that queries attended to.
 
 When the old signal is sampled for a rewrite, the M times t_m are drawn, with replacement, from a histogram of where the
-segment's queries looked; sorted, they take the place of m / M. What was looked at gets more room in the contracted signal.
+segment's queries looked; sorted, they take the place of m / M. Parts that were looked at get more room in the contracted
+signal.
 """
 
 from typing import Literal
@@ -36,7 +37,7 @@ def attention_histogram(mu_BxHxS: jax.Array, sigma_sq_BxHxS: jax.Array, counted_
 def draw_times(
     keys_B: jax.Array, histogram_BxG: jax.Array, samples: int, inside: Literal["edge", "uniform"] = "edge"
 ) -> jax.Array:
-    """t_m: `samples` times a row, drawn with replacement from the bins and sorted: BxM.
+    """The times t_m, `samples` per row, drawn with replacement from the bins and sorted: BxM.
 
     Inside its bin a time stands at the left edge (the released code) or anywhere (`uniform`).
     """
@@ -52,7 +53,7 @@ def draw_times(
 
 
 def row_keys(seed: int, count_B: jax.Array) -> jax.Array:
-    """A random key for each row and write: it depends on the seed, the row and `count_B`, on nothing else."""
+    """A random key for each row and write, which depends on the seed, the row and `count_B` alone: B."""
 
     def key(row: jax.Array, count: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), row), count)

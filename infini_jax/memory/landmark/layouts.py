@@ -12,7 +12,7 @@ from flax import struct
 
 
 def form_of(pairs: int, blocks: int, length: int, shared: bool) -> tuple[str, int]:
-    """The form that reads `pairs` queries and choices of one key head from a cache of `blocks`, and the queries of a tile.
+    """(form, queries per tile) to read `pairs` queries and choices of one key head from a cache of `blocks`.
 
     A tile costs a copy of P tokens and C queries, filled or not: so C is about sqrt(pairs P / blocks). Below eight every pair
     has its own copy, which is as fast, and a shared choice needs no sorting.
@@ -24,7 +24,7 @@ def form_of(pairs: int, blocks: int, length: int, shared: bool) -> tuple[str, in
 
 
 def tiles_of(pairs: int, blocks: int, size: int) -> int:
-    """Tiles of `size` that suffice for any choice, (X + (C-1) min(N, X)) / C: each block's last one may hold one pair only."""
+    """Number of tiles that suffice for any choice, (X + (C-1) min(N, X)) / C: each block's last one may hold one pair only."""
     return (pairs + (size - 1) * min(blocks, pairs)) // size
 
 
@@ -49,11 +49,11 @@ class InOrder:
     block: jax.Array
 
     def to_tiles(self, x_XxK: jax.Array) -> jax.Array:
-        """ExCxK: the pairs' vectors in their tiles. The transpose of `from_tiles`."""
+        """The pairs' vectors in their tiles, ExCxK. The transpose of `from_tiles`."""
         return x_XxK.reshape(self.block.size, -1, x_XxK.shape[1])
 
     def from_tiles(self, y_ExCxV: jax.Array) -> jax.Array:
-        """XxV: each pair's vector."""
+        """Each pair's vector from the tiles, XxV."""
         return y_ExCxV.reshape(-1, y_ExCxV.shape[2])
 
 
@@ -72,12 +72,12 @@ class Sorted:
     place: jax.Array
 
     def to_tiles(self, x_XxK: jax.Array) -> jax.Array:
-        """ExCxK: the pairs' vectors in their tiles, 0 where there is no pair. The transpose of `from_tiles`."""
+        """The pairs' vectors in their tiles, ExCxK, 0 where there is no pair. The transpose of `from_tiles`."""
         x_ExCxK = x_XxK.at[jnp.maximum(self.pair, 0)].get(mode="promise_in_bounds")
         return jnp.where(self.pair[..., None] >= 0, x_ExCxK, 0)
 
     def from_tiles(self, y_ExCxV: jax.Array) -> jax.Array:
-        """XxV: each pair's vector."""
+        """Each pair's vector from the tiles, XxV."""
         return y_ExCxV.reshape(-1, y_ExCxV.shape[2]).at[self.place].get(mode="promise_in_bounds")
 
 
@@ -85,17 +85,17 @@ PairLayout = InOrder | Sorted
 
 
 def shared_layout(blocks_Yx1: jax.Array) -> InOrder:
-    """A tile for each choice, in which all tokens lie: they share the choice."""
+    """Layout with a tile for each choice, in which all tokens lie: they share the choice."""
     return InOrder(blocks_Yx1.squeeze(1))
 
 
 def gather_layout(blocks_YxS: jax.Array) -> InOrder:
-    """A tile for each pair."""
+    """Layout with a tile for each pair."""
     return InOrder(blocks_YxS.reshape(-1))
 
 
 def tiles_layout(blocks_YxS: jax.Array, cached: int, size: int) -> Sorted:
-    """Tiles of `size` pairs, sorted by block; each of the `cached` blocks begins in a new tile."""
+    """Layout in tiles of `size` pairs, sorted by block; each of the `cached` blocks begins in a new tile."""
     blocks_X = blocks_YxS.reshape(-1)
     pairs = blocks_X.size
     count = tiles_of(pairs, cached, size)
@@ -123,11 +123,11 @@ def pair_layout(form: str, size: int, blocks_BxGxYxS: jax.Array, tokens: int, ca
 
 
 def block_copies(x_N: jax.Array, layout: PairLayout) -> jax.Array:
-    """A copy of its block for each tile: E in place of N."""
+    """A copy of its block for each tile: E blocks in place of N."""
     return x_N.at[layout.block].get(mode="promise_in_bounds")
 
 
 def by_pair(y_ExVxC: jax.Array, layout: PairLayout) -> jax.Array:
-    """XxV: each pair's vector, from tiles in which the vector stands before the pairs."""
+    """Each pair's vector, XxV, from tiles in which the vector stands before the pairs."""
     # a transpose would otherwise be folded into the product before it and make that slow
     return layout.from_tiles(jax.lax.optimization_barrier(y_ExVxC).swapaxes(1, 2))

@@ -1,14 +1,14 @@
 """Landmark attention (Mohtashami, Jaggi, NeurIPS 2023, arXiv 2305.16300): retrieve whole blocks through one softmax.
 
 A landmark token closes every block of the stream. The softmax has two levels: a query shares its weight among the
-tokens of its own block and the landmarks of the other blocks, and what a landmark receives is shared among the tokens
+tokens of its own block and the landmarks of the other blocks, and the share of a landmark is spread among the tokens
 of its block. At inference complete blocks are cached, each query retrieves the `k` blocks whose landmarks it likes best,
 and the same softmax runs over [retrieved blocks | segment].
 
 The mathematics stands in softmax.py (the two levels) and retrieval.py (positions, selection, reading).
 Blocks that do not end where a segment ends are in straddle.py.
 
-What we do where the paper is silent or differs:
+Choices where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
 - A block none of whose raw tokens a query may see (all belong to another document) is invisible, landmark included; in
   the authors' code the weight of such a landmark is lost.
@@ -41,7 +41,7 @@ from infini_jax.memory.landmark.straddle import OpenBlock, StraddlingMemory
 
 @struct.dataclass
 class Retrieved:
-    """Which blocks a segment's queries read, oldest first.
+    """Blocks that a segment's queries read, oldest first.
 
     Attributes:
       ages: BxHxSxR, 0 for the newest complete block before the segment (it ends where the segment begins), 1 for the one
@@ -58,10 +58,16 @@ class Retrieved:
 def append_blocks(
     memory: LandmarkMemory, keys: jax.Array, values: jax.Array, tokens: jax.Array, count: jax.Array | None = None
 ) -> LandmarkMemory:
-    """First in, first out. keys BxGxMxPxK, values BxGxMx(P-1)xV; `tokens` B of the open document in old and new blocks.
+    """The cache with M new blocks, first in, first out.
 
-    A shift by M blocks for every row, whatever its documents: no scatter, and age is the place in the array. With `count`
-    only so many of the M are appended, the first ones.
+    It is a shift by M blocks for every row, whatever its documents: no scatter, and age is the place in the array.
+
+    Args:
+      memory: the cache.
+      keys: BxGxMxPxK.
+      values: BxGxMx(P-1)xV.
+      tokens: B tokens of the open document in old and new blocks.
+      count: number of the M blocks that are appended, the first ones; None for all.
     """
     blocks, length = memory.keys.shape[2:4]
 
@@ -79,9 +85,11 @@ def append_blocks(
 def join(
     near_BxSxHxV: jax.Array, near_BxHxS: jax.Array, far_BxHxRxSxV: jax.Array, far_BxHxRxS: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """One outer softmax over the segment (values, log-sum-exp) and R retrieved blocks (values, their landmarks' scores).
+    """(values BxSxHxV, shares of the retrieved blocks BxHxRxS) of one outer softmax over the segment and R retrieved blocks.
 
-    Returns the values BxSxHxV and the shares of the retrieved blocks BxHxRxS.
+    Args:
+      near_BxSxHxV, near_BxHxS: values and log-sum-exp of the segment.
+      far_BxHxRxSxV, far_BxHxRxS: values of the retrieved blocks and their landmarks' scores.
     """
     z_BxHxCxS = jnp.concatenate([near_BxHxS[:, :, None], far_BxHxRxS], axis=2)
     exp_BxHxCxS = jnp.exp(z_BxHxCxS - jax.lax.stop_gradient(z_BxHxCxS.max(axis=2, keepdims=True)))
@@ -102,8 +110,8 @@ class LandmarkConfig(MemoryConfig):
         carried to the next segment in any case.
       retrieved: blocks a query reads (k), no more than are kept unless none are.
       selection: who chooses them: each token and head (as trained in the paper), all heads of a token together, or all
-        tokens of the segment together. `tokens` is one of the paper's cheap forms of inference and is not causal: what
-        a token retrieves depends on later tokens of its segment, and decoding chooses by the tokens at hand only.
+        tokens of the segment together. `tokens` is one of the paper's cheap forms of inference and is not causal: a
+        token's choice depends on later tokens of its segment, and decoding chooses by the tokens at hand only.
     """
 
     block: int = 16
@@ -141,7 +149,7 @@ class LandmarkConfig(MemoryConfig):
 
 
 class Landmark(Memory):
-    """Complete blocks in a first-in-first-out cache, retrieved through their landmarks inside the one softmax."""
+    """Memory of complete blocks, first in, first out, retrieved through their landmarks inside the one softmax."""
 
     Config = LandmarkConfig
     summary = "cache of blocks, retrieved through landmark tokens inside one grouped softmax"
@@ -150,12 +158,12 @@ class Landmark(Memory):
 
     @property
     def length(self) -> int:
-        """Tokens of a block, its landmark included: P."""
+        """Number P of tokens of a block, its landmark included."""
         return self.config.block + 1
 
     @property
     def straddles(self) -> bool:
-        """Blocks may end inside a later segment, so that the unfinished one is carried."""
+        """Whether blocks may end inside a later segment, so that the unfinished one is carried."""
         return self.dims.segment % self.length != 0
 
     def init_memory(self, batch: int) -> LandmarkMemory | StraddlingMemory | tuple[()]:
@@ -188,7 +196,7 @@ class Landmark(Memory):
         return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": mass_H}
 
     def retrieved(self, memory: LandmarkMemory | StraddlingMemory, segment: Segment) -> "Retrieved":
-        """What each query of the segment reads from the memory, to be looked at: `module.apply(..., method="retrieved")`.
+        """The blocks that each query of the segment reads, for analysis: `module.apply(..., method="retrieved")`.
 
         Raises `ConfigError` where no blocks are kept.
         """
@@ -196,7 +204,7 @@ class Landmark(Memory):
         return self._both(memory, segment)[1]
 
     def _near(self, memory: Any, segment: Segment) -> tuple[jax.Array, jax.Array]:
-        """The part of the segment and of an unfinished block before it: values BxSxHxV and log-sum-exp BxHxS."""
+        """(values BxSxHxV, log-sum-exp BxHxS) of the segment and of an unfinished block before it."""
         if self.straddles:
             return straddle.attend_span(segment, memory.block, self.length)
         q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
@@ -218,7 +226,7 @@ class Landmark(Memory):
         return y_BxSxHxV, Retrieved(*by_query)
 
     def write(self, memory: Any, segment: Segment) -> Any:
-        """Keeps every block of the segment; what is no part of the open document becomes zero and is masked."""
+        """The memory with every block of the segment; tokens outside the open document become zero and are masked."""
         if self.straddles:
             return self._write_straddling(memory, segment)
         if self.config.blocks == 0:
@@ -240,7 +248,7 @@ class Landmark(Memory):
         )
 
     def _write_straddling(self, memory: StraddlingMemory, segment: Segment) -> StraddlingMemory:
-        """The same of the blocks that the segment completes; the unfinished one waits."""
+        """The memory with the blocks that the segment completes; the unfinished one waits."""
         bounds, (count, left) = segment.bounds, straddle.completed(segment.bounds, self.length)
         written_BxT = bounds.writes_BxT & straddle.live_T(bounds, self.length)
         memory = reset_where_new(bounds.keeps_B, memory)
@@ -254,7 +262,10 @@ class Landmark(Memory):
         return StraddlingMemory(cache, dataclasses.replace(block, tokens=waiting_B))
 
     def advance(self, memory, segments: Segment):
-        """As in `Memory`; without blocks all segments are windows of their own, unless a block straddles them."""
+        """(outputs BWxSxD, memory, metrics) of W segments, as `Memory.advance`.
+
+        Without blocks all segments are windows of their own and taken at once, unless a block straddles them.
+        """
         if self.config.blocks == 0 and not self.straddles:
             y_BxSxD, metrics = self.attend(memory, segments)
             return y_BxSxD, (), metrics
@@ -279,7 +290,7 @@ class Landmark(Memory):
         return StraddlingMemory(cache, block)
 
     def cost(self, segment_length: int) -> Cost:
-        """Products that are made for a whole segment: with masked tokens and with places of tiles that stay empty, too."""
+        """FLOPs and bytes moved per token, products with masked tokens and with empty places of tiles included."""
         c, d = self.config, self.dims
         near = straddle if self.straddles else landmark_softmax
         local = 2.0 * d.heads * near.products(segment_length, self.length, d.key_dim, d.value_dim)
@@ -302,7 +313,7 @@ class Landmark(Memory):
 
     @classmethod
     def resized(cls, config: LandmarkConfig, dims: Dims, size: int, axis: str = "blocks") -> tuple[LandmarkConfig, Dims]:
-        """`size` blocks are kept, a cache smaller than k retrieved whole; or blocks of `size` tokens.
+        """(settings, dims) of `size` blocks, of which no more than k are retrieved, or of blocks of `size` tokens.
 
         Blocks grow by lengths that divide the segment, and then by whole segments: between those an unfinished block would be
         carried too, and a longer block could take fewer bytes.

@@ -37,7 +37,7 @@ SELECTIONS = ("token_and_head", "heads", "tokens")
 
 @struct.dataclass
 class LandmarkMemory:
-    """The newest complete blocks, oldest first and filled from the end.
+    """Cache of the newest complete blocks, oldest first and filled from the end.
 
     Attributes:
       keys: BxGxNxPxK turned by their place 0..P-1 in the block; the landmark's is the last.
@@ -52,7 +52,7 @@ class LandmarkMemory:
 
 
 def held_tokens(memory: LandmarkMemory, blocks: jax.Array) -> jax.Array:
-    """Which tokens of the cached `blocks` (B, ...) belong to the open document: boolean (B, ..., P)."""
+    """Whether each token of the cached `blocks` (B, ...) belongs to the open document: boolean (B, ..., P)."""
     cached, length = memory.keys.shape[2:4]
     newer_P = length - 1 - jnp.arange(length)
     newer = (cached - 1 - blocks)[..., None] * length + newer_P
@@ -141,7 +141,10 @@ def choose(
     selection: str,
     turn: Turn = rotary,
 ) -> jax.Array:
-    """`select_blocks` by the scores of all cached landmarks in their scoring slots; `queries` are `turned_queries`."""
+    """Places of the blocks to retrieve, as `select_blocks`, by the scores of all cached landmarks in their scoring slots.
+
+    `queries` are `turned_queries`.
+    """
     batch, heads, blocks, length, _ = memory.keys.shape
     wide, dtype, size = memory.keys.dtype, queries[0].dtype, queries[0].shape[-1]
     q_BxSxGxUxK = by_key_head(queries[0], heads)
@@ -155,7 +158,7 @@ def choose(
 
 
 def queries_in_slots(queries: list[jax.Array], blocks_BxHxRxS: jax.Array, cached: int) -> jax.Array:
-    """Each query as it sees the slot of each block that it reads: BxHxRxSxK. `queries` are `turned_queries`.
+    """Each query turned for the slot of each block that it reads: BxHxRxSxK. `queries` are `turned_queries`.
 
     The block of rank r stands in slot r or in slot r+1 (`retrieved_slots`), so that one of two turned queries is taken.
     """
@@ -174,7 +177,7 @@ def read(
     form: str | None = None,
     size: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """What the chosen blocks give: their softmax-weighted raw values BxHxRxSxV and their landmarks' scores BxHxRxS.
+    """(values BxHxRxSxV, scores BxHxRxS) of the chosen blocks: softmax-weighted raw values and the landmarks' scores.
 
     A score is MASKED where the query may not read or the block holds no raw token of the open document. `queries` are
     `turned_queries`; `form` and `size`, queries of a tile, are chosen by size (`form_of`) unless given.
@@ -194,8 +197,10 @@ def read(
 
 
 def inner(scores_PxC: jax.Array, held_Px1: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The inner softmax, of C queries in their blocks (..., P, C): shares of the raw tokens (..., P-1, C), and the landmark's
-    score (..., C), MASKED where no raw token is held."""
+    """(shares of the raw tokens (..., P-1, C), landmark's score (..., C)): the inner softmax of C queries in their blocks.
+
+    The score is MASKED where no raw token is held.
+    """
     raw_Px1 = held_Px1[..., :-1, :]
     logits_PxC = jnp.where(raw_Px1, scores_PxC[..., :-1, :], MASKED)
     exp_PxC = jnp.exp(logits_PxC - jax.lax.stop_gradient(logits_PxC.max(axis=-2, keepdims=True)))
@@ -205,7 +210,7 @@ def inner(scores_PxC: jax.Array, held_Px1: jax.Array) -> tuple[jax.Array, jax.Ar
 
 @jax.custom_vjp
 def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout: PairLayout, held_BxGxExP) -> tuple[jax.Array, jax.Array]:
-    """What each pair reads: values BxGxXxV and the landmark's score BxGxX."""
+    """(values BxGxXxV, landmark's score BxGxX) of each pair of query and block."""
     return _over_rows(_forward_row, q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout, held_BxGxExP)
 
 
@@ -232,7 +237,7 @@ def _over_rows(row: Callable, *arrays):
 
 
 def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: PairLayout, held_ExP) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries in tiles ExCxK, their softmax over a block's raw tokens Ex(P-1)xC and its landmark's score ExC.
+    """(queries in tiles ExCxK, their softmax over a block's raw tokens Ex(P-1)xC, its landmark's score ExC).
 
     Keys stand before queries: the passes over a block's few tokens run along the vector, and the gradient's products are
     row by column.
@@ -243,7 +248,7 @@ def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: PairLayout, held_Ex
 
 
 def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: PairLayout, held_ExP) -> tuple[jax.Array, jax.Array]:
-    """`_rows` of one key head: values XxV and scores X."""
+    """`_rows` of one key head: (values XxV, scores X)."""
     _, weights_ExPxC, scores_ExC = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
     dtype, wide = q_XxK.dtype, keys_NxPxK.dtype
     vT_ExVxP = block_copies(values_NxPxV.swapaxes(1, 2), layout).astype(dtype)

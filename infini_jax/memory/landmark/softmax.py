@@ -70,7 +70,7 @@ def grouped_softmax(
 
 
 def _by_block(reduce: Callable, x_BxHxSxT: jax.Array, block_BxT: jax.Array) -> jax.Array:
-    """BxHxSxG: `reduce` over the keys of each block."""
+    """`reduce` over the keys of each block: BxHxSxG."""
 
     def row(x_HxSxT, block_T):
         return jnp.moveaxis(reduce(jnp.moveaxis(x_HxSxT, -1, 0), block_T, num_segments=block_T.size), 0, -1)
@@ -79,14 +79,14 @@ def _by_block(reduce: Callable, x_BxHxSxT: jax.Array, block_BxT: jax.Array) -> j
 
 
 def _at_keys(x_BxHxSxG: jax.Array, block_BxT: jax.Array) -> jax.Array:
-    """BxHxSxT: each key's block's value."""
+    """The value of each key's block: BxHxSxT."""
     return jax.vmap(lambda x_HxSxG, block_T: x_HxSxG[..., block_T])(x_BxHxSxG, block_BxT)
 
 
 def attend_blocks(
     q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries, length: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Grouped attention inside a segment of whole blocks of `length`: (BxSxHxV, log-sum-exp of the z_ic BxHxS).
+    """(BxSxHxV, log-sum-exp of the z_ic BxHxS) of grouped attention inside a segment of whole blocks of `length`.
 
     Positions are already on queries and keys. The form is chosen here as in `attention.attend`: by size, or the one that
     `attention.form` asks for (a vendor's kernel knows no landmarks).
@@ -104,7 +104,7 @@ def in_tiles(queries: int, keys: int) -> bool:
 
 
 def products(tokens: int, length: int, key_dim: int, value_dim: int) -> float:
-    """Multiplications of `attend_blocks` a token and head of a whole segment, by the form that `auto` takes."""
+    """Multiplications of `attend_blocks` per token and head of a whole segment, by the form that `auto` takes."""
     if tiles_pay(tokens, tokens):
         return block_tiling(tokens // length, length).pairs / tokens * (key_dim + value_dim)
     return tokens * (key_dim + (length - 1) / length * value_dim)
@@ -113,7 +113,7 @@ def products(tokens: int, length: int, key_dim: int, value_dim: int) -> float:
 def dense(
     q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries, length: int
 ) -> tuple[jax.Array, jax.Array]:
-    """`attend_blocks` with all scores at hand; the queries are any tokens of the segment, from `bounds.start` on."""
+    """`attend_blocks` with all scores in memory; the queries are any tokens of the segment, from `bounds.start` on."""
     wide = precision.wide(q_BxSxHxK.dtype)
     k_BxTxHxK, v_BxTxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxV))
     scores_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide)
@@ -133,7 +133,7 @@ def dense(
 
 
 def blocks_softmax(scores_BxHxSxMxP: jax.Array, visible_BxSxMxP: jax.Array, own_SxM: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`grouped_softmax(..., renormalise=True)` of complete blocks: (raw tokens' weights BxHxSxMx(P-1), log-sum-exp BxHxS)."""
+    """(raw tokens' weights BxHxSxMx(P-1), log-sum-exp BxHxS): `grouped_softmax(..., renormalise=True)` of complete blocks."""
     inner_BxHxSxMxP, own_lse_BxHxSxM = masked_softmax(scores_BxHxSxMxP[..., :-1], visible_BxSxMxP[:, None, ..., :-1])
     seen_BxSxM = visible_BxSxMxP[..., :-1].any(axis=-1) & (own_SxM | visible_BxSxMxP[..., -1])
     z_BxHxSxM = jnp.where(own_SxM, own_lse_BxHxSxM, scores_BxHxSxMxP[..., -1])
@@ -143,8 +143,13 @@ def blocks_softmax(scores_BxHxSxMxP: jax.Array, visible_BxSxMxP: jax.Array, own_
 
 @dataclasses.dataclass(frozen=True)
 class BlockTiling:
-    """Who meets whom. Attributes: length, tokens of a block; tile, blocks of a tile of queries; bands, runs of consecutive
-    tiles that meet equally many blocks, from the first on: (number of tiles, blocks met)."""
+    """Tiling of queries and blocks.
+
+    Attributes:
+      length: tokens of a block.
+      tile: blocks of a tile of queries.
+      bands: (number of tiles, blocks met) of runs of consecutive tiles that meet equally many blocks, from the first on.
+    """
 
     length: int
     tile: int
@@ -152,23 +157,23 @@ class BlockTiling:
 
     @property
     def queries(self) -> int:
-        """Of a tile."""
+        """Number of queries of a tile."""
         return self.tile * self.length
 
     @property
     def padded(self) -> int:
-        """Queries, those that fill the last tile included."""
+        """Number of queries, those that fill the last tile included."""
         return self.queries * sum(tiles for tiles, _ in self.bands)
 
     @property
     def pairs(self) -> int:
-        """Query-key pairs that are computed."""
+        """Number of query-key pairs that are computed."""
         return self.queries * self.length * sum(tiles * blocks for tiles, blocks in self.bands)
 
 
 @functools.cache
 def block_tiling(blocks: int, length: int) -> BlockTiling:
-    """Tiles of whole blocks, about `TILE` queries each, in at most `BANDS` bands."""
+    """The tiling in tiles of whole blocks, about `TILE` queries each, in at most `BANDS` bands."""
     tile = math.ceil(blocks / max(1, round(blocks * length / TILE)))
     count = math.ceil(blocks / tile)
     step = math.ceil(count / BANDS)
@@ -179,9 +184,10 @@ def block_tiling(blocks: int, length: int) -> BlockTiling:
 def tiles(
     q_BxSxHxK: jax.Array, k_BxSxHxK: jax.Array, v_BxSxHxV: jax.Array, documents_BxS: jax.Array, length: int
 ) -> tuple[jax.Array, jax.Array]:
-    """`dense` of a whole segment, in tiles with an own gradient rule: nothing of size S x S is stored.
+    """(BxSxHxV, log-sum-exp BxHxS) of `dense` for a whole segment, in tiles: nothing of size S x S is stored.
 
-    On a CPU one head of one sequence at a time, so that a tile stays in the cache (as in blockwise.py).
+    The gradient rule is its own. On a CPU one head of one sequence is taken at a time, so that a tile stays in the cache (as
+    in blockwise.py).
     """
     tokens = q_BxSxHxK.shape[1]
     plan = block_tiling(tokens // length, length)
@@ -231,8 +237,11 @@ def _cut(x: jax.Array, plan: BlockTiling, tile) -> jax.Array:
 class _Tile:
     """The two softmaxes of a tile, keys first so that queries run along the vector.
 
-    Attributes: exp CxPxQ, 0 at landmarks and unseen tokens of blocks that are seen, and its sums CxQ; z CxQ, MASKED where a
-    block is unseen; own CxQ, the query's own block.
+    Attributes:
+      exp: CxPxQ, 0 at landmarks and unseen tokens of blocks that are seen.
+      sums: CxQ, sums of `exp`.
+      z: CxQ, MASKED where a block is unseen.
+      own: CxQ, whether the block is the query's own.
     """
 
     exp: jax.Array

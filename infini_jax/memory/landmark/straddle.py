@@ -3,7 +3,7 @@
 A landmark follows every b raw tokens of the stream, whatever the segments are. A segment of S raw tokens that begins p (the
 phase) raw tokens behind the newest landmark gets floor((p + S) / b) landmarks. It has T = S + ceil(S / b) places; where one
 landmark fewer falls into it the last place is dead: its key is later than every live query, nothing is written of it, and
-what it gives is dropped. In place of the segment queries see its span: the p tokens of the unfinished block, then the segment,
+its output is dropped. In place of the segment queries see its span: the p tokens of the unfinished block, then the segment,
 so that blocks of P = b + 1 begin at multiples of P and the forms for whole blocks serve. The phase does not start again where
 a document does, so that it is one number for all rows.
 
@@ -29,7 +29,8 @@ class OpenBlock:
     """The unfinished block, its tokens at places 0..p-1 of b.
 
     Attributes:
-      keys: BxbxGxK, turned by their place; values BxbxGxV.
+      keys: BxbxGxK, turned by their place.
+      values: BxbxGxV.
       tokens: B tokens of the open document among the p; they are its last ones.
     """
 
@@ -40,55 +41,59 @@ class OpenBlock:
 
 @struct.dataclass
 class StraddlingMemory:
-    """What is carried where segments are no whole blocks. Attributes: cache of complete blocks, () where none are kept; block,
-    the unfinished one."""
+    """State where segments are no whole blocks.
+
+    Attributes:
+      cache: complete blocks, () where none are kept.
+      block: the unfinished one.
+    """
 
     cache: LandmarkMemory | tuple[()]
     block: OpenBlock
 
 
 def raw_tokens(places: int, length: int) -> int:
-    """S of the T places of a segment."""
+    """Number S of raw tokens in a segment of T places."""
     return places - math.ceil(places / length)
 
 
 def span_blocks(places: int, length: int) -> int:
-    """M: blocks that hold any unfinished block, of at most P - 2 tokens, and the segment's T places behind it."""
+    """Number M of blocks that hold any unfinished block, of at most P - 2 tokens, and the segment's T places behind it."""
     return math.ceil((length - 2 + places) / length)
 
 
 def products(places: int, length: int, key_dim: int, value_dim: int) -> float:
-    """Multiplications of `attend_span` a token and head of a whole segment, by the form that `auto` takes."""
+    """Multiplications of `attend_span` per token and head of a whole segment, by the form that `auto` takes."""
     keys = span_blocks(places, length) * length
     queries = keys if tiles_pay(keys, keys) else places
     return queries / places * landmark_softmax.products(keys, length, key_dim, value_dim)
 
 
 def phase_of(bounds: Boundaries) -> jax.Array:
-    """p, which all rows share."""
+    """The phase p, which all rows share: int32 scalar."""
     assert bounds.phase is not None, "segments are no whole blocks, so that the carry holds a phase"
     return bounds.phase[0]
 
 
 def completed(bounds: Boundaries, length: int) -> tuple[jax.Array, jax.Array]:
-    """(blocks that the whole segment completes, raw tokens that it leaves in the unfinished one)."""
+    """(number of blocks that the whole segment completes, raw tokens that it leaves in the unfinished one)."""
     raw = phase_of(bounds) + raw_tokens(bounds.key_documents.shape[1], length)
     return raw // (length - 1), raw % (length - 1)
 
 
 def live_T(bounds: Boundaries, length: int) -> jax.Array:
-    """Which places of the segment hold a token, landmarks included: all but the last one at most."""
+    """Whether each place of the segment holds a token, landmarks included: all but the last one at most."""
     places = bounds.key_documents.shape[1]
     return jnp.arange(places) < raw_tokens(places, length) + completed(bounds, length)[0]
 
 
 def live_S(bounds: Boundaries, length: int) -> jax.Array:
-    """Which of the queries are no dead place."""
+    """Whether each query is a token, not the dead place."""
     return jax.lax.dynamic_slice_in_dim(live_T(bounds, length), bounds.start, bounds.query_documents.shape[1])
 
 
 def to_span(before_b: jax.Array, segment_T: jax.Array, phase: jax.Array, length: int) -> jax.Array:
-    """BxJx...: p of the places `before` the segment (Bxbx...), the segment (BxTx...), and zeros, later than any query."""
+    """The span of the segment, BxJx...: p of the places before it (Bxbx...), it (BxTx...), and zeros, later than any query."""
     keys = span_blocks(segment_T.shape[1], length) * length
     pad = [(0, 0), (0, keys - before_b.shape[1])] + [(0, 0)] * (before_b.ndim - 2)
     return jax.lax.dynamic_update_slice_in_dim(jnp.pad(before_b.astype(segment_T.dtype), pad), segment_T, phase, axis=1)
@@ -104,7 +109,7 @@ def span_bounds(bounds: Boundaries, block: OpenBlock, length: int) -> Boundaries
 
 
 def attend_span(segment: Segment, block: OpenBlock, length: int) -> tuple[jax.Array, jax.Array]:
-    """Grouped attention to the unfinished block and the segment: (BxSxHxV, log-sum-exp BxHxS).
+    """(BxSxHxV, log-sum-exp BxHxS) of grouped attention to the unfinished block and the segment.
 
     Whole segments that are large go through tiles, for which their queries are padded to the span.
     """
@@ -126,10 +131,10 @@ def attend_span(segment: Segment, block: OpenBlock, length: int) -> tuple[jax.Ar
 def blocks_of(
     block: OpenBlock, segment: Segment, written_BxT: jax.Array, length: int
 ) -> tuple[jax.Array, jax.Array, OpenBlock]:
-    """The span cut into blocks: keys BxMxPxGxK turned by their place, values BxMx(P-1)xGxV, and the new unfinished block.
+    """(keys BxMxPxGxK turned by their place, values BxMx(P-1)xGxV, the new unfinished block): the span cut into blocks.
 
-    Only the first `completed` blocks are complete. Of the segment what is not `written` becomes zero; the `tokens` of the new
-    unfinished block are yet those of the old one.
+    Only the first `completed` blocks are complete. Tokens of the segment that are not `written` become zero; the `tokens` of
+    the new unfinished block are yet those of the old one.
     """
     phase, (count, left) = phase_of(segment.bounds), completed(segment.bounds, length)
 
