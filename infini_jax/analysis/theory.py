@@ -65,7 +65,7 @@ def top1_n50(key_dim: int, value_dim: int, symbols: int, interference: Interfere
 
 
 def top1_n50_large(key_dim: float, value_dim: float, symbols: int) -> float:
-    """Its limit for large dimensions: d_k d_v / (2 ln V)."""
+    """n50 of the top-1 law in the limit of large dimensions: d_k d_v / (2 ln V) pairs."""
     return key_dim * value_dim / (2.0 * math.log(symbols))
 
 

@@ -122,6 +122,7 @@ def numbers_table(title: str, pairs: SideBySide) -> Table:
 
 
 def shown(value: float | None) -> str:
+    """A number as text, with a dash for a missing one."""
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"

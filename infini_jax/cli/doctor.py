@@ -197,6 +197,7 @@ def tried(asked: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 
 def ending(code: int) -> str:
+    """How a process ended, by its exit code: the signal's name, or the code."""
     return signal.Signals(-code).name if code < 0 else f"code {code}"
 
 
@@ -260,7 +261,7 @@ def version(package: str) -> str | None:
 
 
 def bytes_in(folder: Path) -> int:
-    """Of all files in it; files that vanish meanwhile count nothing."""
+    """Bytes of all files below a folder; files that vanish meanwhile count nothing."""
     total = 0
     for inner, _, names in os.walk(folder):
         for name in names:

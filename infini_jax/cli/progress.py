@@ -56,7 +56,7 @@ def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], 
 
 
 def flops_done(desk: Desk, job: Job, plan: Spending) -> float:
-    """Of what is planned: all for a job that ended, else its share of training and the evaluations that are there."""
+    """FLOPs done of the planned ones: all for a job that ended, else its share of training and the evaluations made."""
     if desk.is_finished(job) or desk.error(job) is not None:
         return plan.all_flops
     measured = [flops for evaluation, flops in plan.evaluations if is_whole(measure_file(desk.of(job), evaluation))]
@@ -113,7 +113,7 @@ def live_line(line: dict[str, float], steps: int) -> str:
 
 
 def seconds_left(line: dict[str, float], steps: int) -> float:
-    """Of the remaining tokens at the recent speed."""
+    """Seconds that the remaining tokens take at the recent speed."""
     return (steps / line["step"] - 1) * line["tokens"] / line["recent_tokens_per_second"]
 
 
@@ -176,7 +176,7 @@ def evaluation_progress(what: str, console: Console) -> Iterator[Callable[[int, 
 
 
 class RateColumn(ProgressColumn):
-    """Of whatever a bar counts, in a second, of late."""
+    """The recent speed of a bar: units counted per second."""
 
     def render(self, task: Task) -> str:
         return "" if task.finished or not task.speed else f"{human_count(task.speed)}/s"

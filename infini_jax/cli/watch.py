@@ -127,7 +127,7 @@ def seen(run: Watched) -> Seen:
 
 @functools.cache
 def steps_of(folder: Path) -> int | None:
-    """Of the whole run, None where its settings do not say or are those of another version."""
+    """Steps of a whole run; None where its settings do not say or are of another version."""
     with contextlib.suppress(ConfigError):
         return budget_steps(saved_config(folder))
     return None

@@ -93,7 +93,7 @@ class RunConfig:
         return self.train.batch * self.train.sequence
 
     def with_learning_rate(self, rate: float) -> "RunConfig":
-        """The same run at another peak of the schedule."""
+        """This run at another peak of the schedule."""
         return dataclasses.replace(self, train=dataclasses.replace(self.train, learning_rate=rate))
 
     def to_dict(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Sharding:
         require((self.per_row > 1) == splits, "sharding.per_row", f"{self.per_row} devices a row with {self.rules}", mend)
 
     def layout(self, rows: int, devices: Sequence[Any] | None = None) -> "Layout":
-        """Of all devices at hand, or of these. Raises `ConfigError` where they cannot be split so or share `rows`."""
+        """The layout of all devices at hand, or of these. Raises `ConfigError` where they cannot be split so or share `rows`."""
         devices = jax.devices() if devices is None else devices
         shape, names = self._mesh(rows, len(devices))
         try:
@@ -106,7 +106,7 @@ class Sharding:
         return Layout(mesh, RULES[self.rules])
 
     def counted_layout(self, rows: int, devices: int) -> "Layout":
-        """The same of so many devices that are not here: arrays cannot lie on it, but how they would is known."""
+        """The layout of so many devices that are not here: arrays cannot lie on it, but how they would is known."""
         shape, names = self._mesh(rows, devices)
         return Layout(AbstractMesh(shape, names, axis_types=(AxisType.Auto,) * len(shape)), RULES[self.rules])
 
@@ -189,7 +189,7 @@ def check_shares(run: RunConfig, sharding: Sharding) -> None:
 
 
 def segments_at_once(run: RunConfig, layout: Layout | None) -> int:
-    """Of one device."""
+    """Segments that one device takes at once: those of a step, shared where devices share a sequence."""
     return run.train.segments_per_step // (1 if layout is None else layout.sequence_parts)
 
 
@@ -224,7 +224,7 @@ def on_own_rows(function: Callable, model: ModelConfig, layout: Layout | None) -
 
 
 def summed_over_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
-    """The same where results are sums over tokens, which are added up over the devices that share them."""
+    """`function` on the rows of each device, its results summed over the devices that share the tokens."""
     if layout is None or layout.token_parts == 1:
         return function
 
@@ -236,7 +236,9 @@ def summed_over_rows(function: Callable, model: ModelConfig, layout: Layout | No
 
 
 def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
-    """The same where `function(carry, rows, params, *whole)` returns ((gradient like the parameters, *sums), carry).
+    """`function` on the rows of each device, its gradient and sums added up over them.
+
+    `function(carry, rows, params, *whole)` returns ((gradient like the parameters, *sums), carry).
 
     Parameters lie as the rules say: the parts on the rows' devices are gathered in front, and what is added up of the gradient
     is each device's part.
