@@ -95,7 +95,7 @@ class Sharding:
         require((self.per_row > 1) == splits, "sharding.per_row", f"{self.per_row} devices a row with {self.rules}", mend)
 
     def layout(self, rows: int, devices: Sequence[Any] | None = None) -> "Layout":
-        """The layout of all devices at hand, or of these. Raises `ConfigError` where they cannot be split so or share `rows`."""
+        """The layout of all devices, or of these. Raises `ConfigError` where they cannot be split so or share `rows`."""
         devices = jax.devices() if devices is None else devices
         shape, names = self._mesh(rows, len(devices))
         try:
