@@ -49,8 +49,8 @@ class CodedLayer(nn.Module):
         """Logits and memory after one segment of questions, in a call that touches every parameter: it initializes them."""
         documents_BxS = jnp.full_like(symbols_BxS, OPEN)
         asked = self._segment(self._questions(symbols_BxS), documents_BxS, documents_BxS[:, 0])
-        y_BxSxD, memory, _ = self.memory.advance(memory, asked)
-        return self.score(y_BxSxD), memory
+        y_BxTxD, memory, _ = self.memory.advance(memory, asked)
+        return self.score(y_BxTxD), memory
 
     def write(self, memory, keys_BxS: jax.Array, values_BxS: jax.Array, documents_BxS: jax.Array, opened_B: jax.Array):
         """The memory after a segment of pairs.

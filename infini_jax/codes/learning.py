@@ -107,8 +107,8 @@ def answers(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, di
     empty = (empty_memory(run, rows), jnp.full(rows, NO_DOCUMENT, jnp.int32))
     segments = tuple(map(in_segments, (pairs.keys, pairs.values, pairs.documents)))
     (memory, _), _ = jax.lax.scan(write, empty, segments)
-    _, (y_QxBxSxD, metrics) = jax.lax.scan(ask, None, in_segments(pairs.asked))
-    y_BxQxD = y_QxBxSxD.swapaxes(0, 1).reshape(rows, pairs.asked.shape[1], -1)
+    _, (y_WxBxSxD, metrics) = jax.lax.scan(ask, None, in_segments(pairs.asked))
+    y_BxQxD = y_WxBxSxD.swapaxes(0, 1).reshape(rows, pairs.asked.shape[1], -1)
     return y_BxQxD, jax.tree.map(lambda leaf: leaf.mean(axis=0), metrics)
 
 

@@ -5,8 +5,9 @@ again from the log-sum-exp (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 
 them). With P = exp(scale q k^T + bias - lse), D = sum_v dy * y - dlse, dS = P * (dy v^T - D):
   dv = P^T dy,  dq = scale dS k,  dk = scale dS^T q,  dbias = sums of dS along diagonals,  dscale = sum (dS k) * q
 
-Letters: S queries, J keys, K and V their dims, H heads; a tile has P queries and C keys. Scores are kept keys first (C x P):
-then every product of the gradient is a plain row-by-column one, which a CPU runs at twice the speed of P^T dy.
+Letters: S queries, L with those that fill the last tile, J keys, K and V their dims, H heads; a tile has P queries and C keys.
+Scores are kept keys first (C x P): then every product of the gradient is a plain row-by-column one, which a CPU runs at twice
+the speed of P^T dy.
 """
 
 import dataclasses
@@ -118,14 +119,14 @@ def blockwise(
     if one_row_at_a_time is None:
         one_row_at_a_time = jax.default_backend() == "cpu"
     spare = plan.padded - q_BxSxHxK.shape[1]
-    q_BxHxSxK = jnp.pad(q_BxSxHxK.swapaxes(1, 2), ((0, 0), (0, 0), (0, spare), (0, 0)))
-    documents_BxS = jnp.pad(sight.query_documents, ((0, 0), (0, spare)), constant_values=NO_QUERY)
-    places = (documents_BxS, sight.key_documents, sight.start)
+    q_BxHxLxK = jnp.pad(q_BxSxHxK.swapaxes(1, 2), ((0, 0), (0, 0), (0, spare), (0, 0)))
+    documents_BxL = jnp.pad(sight.query_documents, ((0, 0), (0, spare)), constant_values=NO_QUERY)
+    places = (documents_BxL, sight.key_documents, sight.start)
     k_BxHxJxK, v_BxHxJxV = k_BxJxHxK.swapaxes(1, 2), v_BxJxHxV.swapaxes(1, 2)
-    found: Any = _rows(plan, one_row_at_a_time, q_BxHxSxK, k_BxHxJxK, v_BxHxJxV, scale, distance_bias_HxJ, places)
-    y_BxHxSxV, lse_BxHxS = found
+    found: Any = _rows(plan, one_row_at_a_time, q_BxHxLxK, k_BxHxJxK, v_BxHxJxV, scale, distance_bias_HxJ, places)
+    y_BxHxLxV, lse_BxHxL = found
     length = q_BxSxHxK.shape[1]
-    return y_BxHxSxV[:, :, :length].swapaxes(1, 2), lse_BxHxS[:, :, :length]
+    return y_BxHxLxV[:, :, :length].swapaxes(1, 2), lse_BxHxL[:, :, :length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -157,13 +158,13 @@ _rows.defvjp(_rows_forward, _rows_backward)
 def _over_rows(row: Callable, loop: bool, places, per_head, arrays):
     """`row(places, scale, bias_J, *arrays)` of each sequence and head; arrays are BxHx..."""
     spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if loop else jax.vmap
-    documents_BxS, key_documents_BxJ, start = places
+    documents_BxL, key_documents_BxJ, start = places
 
     def sequence(xs):
-        documents_S, key_documents_J, arrays = xs
-        return spread(lambda ys: row((documents_S, key_documents_J, start), *ys[0], *ys[1]))((per_head, arrays))
+        documents_L, key_documents_J, arrays = xs
+        return spread(lambda ys: row((documents_L, key_documents_J, start), *ys[0], *ys[1]))((per_head, arrays))
 
-    return spread(sequence)((documents_BxS, key_documents_BxJ, arrays))
+    return spread(sequence)((documents_BxL, key_documents_BxJ, arrays))
 
 
 def _cut(x: jax.Array, start, size: int, axis: int = 0) -> jax.Array:
@@ -172,14 +173,14 @@ def _cut(x: jax.Array, start, size: int, axis: int = 0) -> jax.Array:
 
 def _scores(plan: Tiling, width: int, tile, low, places, scale, q_PxK: jax.Array, k_CxK: jax.Array, bias_J) -> jax.Array:
     """Scaled, biased and masked scores of a tile, CxP."""
-    documents_S, key_documents_J, _ = places
+    documents_L, key_documents_J, _ = places
     wide = precision.wide(q_PxK.dtype)
     scores_CxP = jnp.einsum("ck,pk->cp", k_CxK, q_PxK, preferred_element_type=wide) * scale
     distance = _distance(plan, places, tile, low)
     if bias_J is not None:
         scores_CxP += _toeplitz(bias_J, distance, width, plan.tile)
     distance_CxP = distance + jnp.arange(plan.tile) - jnp.arange(width)[:, None]
-    same_CxP = _cut(key_documents_J, low, width)[:, None] == _cut(documents_S, tile * plan.tile, plan.tile)
+    same_CxP = _cut(key_documents_J, low, width)[:, None] == _cut(documents_L, tile * plan.tile, plan.tile)
     return jnp.where(within(distance_CxP, plan.window) & same_CxP, scores_CxP, MASKED)
 
 
@@ -202,11 +203,11 @@ def _toeplitz(bias_J: jax.Array, distance, width: int, tile: int) -> jax.Array:
     return written[:, :, :tile].reshape(-1, tile)[:width]
 
 
-def _forward_row(plan: Tiling, places, scale, bias_J, q_SxK, k_JxK, vT_VxJ) -> tuple[jax.Array, jax.Array]:
+def _forward_row(plan: Tiling, places, scale, bias_J, q_LxK, k_JxK, vT_VxJ) -> tuple[jax.Array, jax.Array]:
     """y SxV and log-sum-exp S of one head of one sequence."""
 
     def tile_of(width: int, tile, low) -> tuple[jax.Array, jax.Array]:
-        q_PxK, k_CxK = _cut(q_SxK, tile * plan.tile, plan.tile), _cut(k_JxK, low, width)
+        q_PxK, k_CxK = _cut(q_LxK, tile * plan.tile, plan.tile), _cut(k_JxK, low, width)
         vT_VxC = _cut(vT_VxJ, low, width, axis=1)
         scores_CxP = _scores(plan, width, tile, low, places, scale, q_PxK, k_CxK, bias_J)
         top_P = scores_CxP.max(axis=0)
@@ -219,8 +220,8 @@ def _forward_row(plan: Tiling, places, scale, bias_J, q_SxK, k_JxK, vT_VxJ) -> t
         return (y_VxP * share_P).T.astype(vT_VxC.dtype), top_P + jnp.log(total_P)
 
     parts = [_over_tiles(band, functools.partial(tile_of, band.width)) for band in plan.bands]
-    y_SxV, lse_S = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    return y_SxV, lse_S
+    y_LxV, lse_L = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return y_LxV, lse_L
 
 
 def _over_tiles(band: Band, tile_of: Callable):
@@ -231,23 +232,23 @@ def _over_tiles(band: Band, tile_of: Callable):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
 
 
-def _backward_row(plan: Tiling, places, scale, bias_J, q_SxK, k_JxK, v_JxV, kT_KxJ, dy_SxV, lse_S, D_S):
+def _backward_row(plan: Tiling, places, scale, bias_J, q_LxK, k_JxK, v_JxV, kT_KxJ, dy_LxV, lse_L, D_L):
     """(dq, dk, dv, dscale, dbias) of one head of one sequence."""
-    wide = lse_S.dtype
+    wide = lse_L.dtype
 
     def tile_of(width: int, sums, numbers):
         tile, low = numbers
-        q_PxK, dy_PxV, lse_P, D_P = (_cut(x, tile * plan.tile, plan.tile) for x in (q_SxK, dy_SxV, lse_S, D_S))
+        q_PxK, dy_PxV, lse_P, D_P = (_cut(x, tile * plan.tile, plan.tile) for x in (q_LxK, dy_LxV, lse_L, D_L))
         k_CxK, v_CxV = _cut(k_JxK, low, width), _cut(v_JxV, low, width)
         kT_KxC = _cut(kT_KxJ, low, width, axis=1)
         scores_CxP = _scores(plan, width, tile, low, places, scale, q_PxK, k_CxK, bias_J)
         weights_CxP = jnp.exp(scores_CxP - jnp.where(lse_P > MASKED, lse_P, 0.0))
         dweights_CxP = jnp.einsum("cv,pv->cp", v_CxV, dy_PxV, preferred_element_type=wide)
         dscores_CxP = weights_CxP * (dweights_CxP - D_P)
-        narrow_CxP = dscores_CxP.astype(q_SxK.dtype)
+        narrow_CxP = dscores_CxP.astype(q_LxK.dtype)
         dq_KxP = jnp.einsum("kc,cp->kp", kT_KxC, narrow_CxP, preferred_element_type=wide)
         dk_CxK = jnp.einsum("cp,pk->ck", narrow_CxP, q_PxK, preferred_element_type=wide)
-        dv_CxV = jnp.einsum("cp,pv->cv", weights_CxP.astype(dy_SxV.dtype), dy_PxV, preferred_element_type=wide)
+        dv_CxV = jnp.einsum("cp,pv->cv", weights_CxP.astype(dy_LxV.dtype), dy_PxV, preferred_element_type=wide)
         dk_JxK, dv_JxV, dbias_J = sums
         dk_JxK, dv_JxV = (_add(total, part, low) for total, part in ((dk_JxK, dk_CxK), (dv_JxV, dv_CxV)))
         if bias_J is not None:
@@ -261,12 +262,12 @@ def _backward_row(plan: Tiling, places, scale, bias_J, q_SxK, k_JxK, v_JxV, kT_K
     for band in plan.bands:
         numbers = (np.array(band.tiles), np.array(band.lows))
         sums, dq_GxKxP = jax.lax.scan(functools.partial(tile_of, band.width), sums, numbers)
-        parts.append(dq_GxKxP.swapaxes(1, 2).reshape(-1, q_SxK.shape[1]))
+        parts.append(dq_GxKxP.swapaxes(1, 2).reshape(-1, q_LxK.shape[1]))
     dk_JxK, dv_JxV, dbias_J = sums
-    dq_SxK = jnp.concatenate(parts)  # of scale * q
-    dscale = jnp.sum(dq_SxK * q_SxK)
+    dq_LxK = jnp.concatenate(parts)  # of scale * q
+    dscale = jnp.sum(dq_LxK * q_LxK)
     return (
-        (dq_SxK * scale).astype(q_SxK.dtype),
+        (dq_LxK * scale).astype(q_LxK.dtype),
         (dk_JxK * scale).astype(k_JxK.dtype),
         dv_JxV.astype(v_JxV.dtype),
         dscale,

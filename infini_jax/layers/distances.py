@@ -7,15 +7,15 @@ import numpy as np
 from infini_jax.layers import precision
 
 
-def rotary(x_BxSxHxK: jax.Array, positions_S: jax.Array, base: float = 10_000.0) -> jax.Array:
+def rotary(x_xSxHxK: jax.Array, positions_S: jax.Array, base: float = 10_000.0) -> jax.Array:
     """`x` with pairs (i, i + K/2) turned by position * base^(-2i/K): BxSxHxK (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
-    half = x_BxSxHxK.shape[-1] // 2
-    wide = precision.wide(x_BxSxHxK.dtype)
+    half = x_xSxHxK.shape[-1] // 2
+    wide = precision.wide(x_xSxHxK.dtype)
     angles_SxI = positions_S[:, None].astype(wide) * base ** (-np.arange(half) / half)
     cos, sin = jnp.cos(angles_SxI)[:, None], jnp.sin(angles_SxI)[:, None]
-    first, second = jnp.split(x_BxSxHxK.astype(wide), 2, axis=-1)
+    first, second = jnp.split(x_xSxHxK.astype(wide), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BxSxHxK.dtype)
+    return turned.astype(x_xSxHxK.dtype)
 
 
 def t5_buckets(distance: jax.Array, buckets: int = 32, max_distance: int = 128) -> jax.Array:

@@ -10,7 +10,7 @@ def by_key_head(q_BxSxHxK: jax.Array, kv_heads: int) -> jax.Array:
     return q_BxSxHxK.reshape(*rows, kv_heads, heads // kv_heads, size)
 
 
-def repeat_heads(k_BxTxGxK: jax.Array, heads: int) -> jax.Array:
-    """Key heads, each repeated for the H / G query heads that share it: BxTxHxK (Ainslie et al. 2023, arXiv 2305.13245)."""
-    repeats = heads // k_BxTxGxK.shape[-2]
-    return k_BxTxGxK if repeats == 1 else jnp.repeat(k_BxTxGxK, repeats, axis=-2)
+def repeat_heads(k_xGxK: jax.Array, heads: int) -> jax.Array:
+    """Key heads, each repeated for the H / G query heads that share it: ...xHxK (Ainslie et al. 2023, arXiv 2305.13245)."""
+    repeats = heads // k_xGxK.shape[-2]
+    return k_xGxK if repeats == 1 else jnp.repeat(k_xGxK, repeats, axis=-2)

@@ -62,23 +62,16 @@ def chunk_length(tokens: int) -> int:
     return min(CHUNK, 1 << (tokens - 1).bit_length())
 
 
-def in_chunks(x_BxTxHx: jax.Array, chunk: int) -> jax.Array:
-    """Tokens in N chunks of C, NxBxHxCx..., with zeros behind the last: no write strength and no decay is no write."""
-    batch, tokens, *rest = x_BxTxHx.shape
+def in_chunks(x_BxTxGx: jax.Array, chunk: int) -> jax.Array:
+    """Tokens in N chunks of C, NxBxGxCx..., with zeros behind the last: no write strength and no decay is no write."""
+    batch, tokens, *rest = x_BxTxGx.shape
     count = -(-tokens // chunk)
-    padded = jnp.pad(x_BxTxHx, [(0, 0), (0, count * chunk - tokens)] + [(0, 0)] * len(rest))
+    padded = jnp.pad(x_BxTxGx, [(0, 0), (0, count * chunk - tokens)] + [(0, 0)] * len(rest))
     return jnp.moveaxis(padded.reshape(batch, count, chunk, *rest), (1, 3), (0, 2))
 
 
 class Solved(NamedTuple):
-    """The part of N chunks that does not depend on S.
-
-    Attributes:
-      fresh: NxBxHxCxV, added values as if S were zero.
-      erased: NxBxHxCxK, keys whose reading of S is subtracted from `fresh`.
-      kept: NxBxHxCxK, keys with the decay from their token to the chunk's end.
-      left: NxBxH, log decay over the chunk, the sum of its g.
-    """
+    """What of N chunks does not depend on S: fresh NxBxGxCxV, erased and kept NxBxGxCxK, left NxBxG (the sum of their g)."""
 
     fresh: jax.Array
     erased: jax.Array
@@ -86,56 +79,56 @@ class Solved(NamedTuple):
     left: jax.Array
 
 
-def solve_chunks(k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Array, g_BxTxH: jax.Array) -> Solved:
+def solve_chunks(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array) -> Solved:
     """The part of T tokens that does not depend on S, for all chunks at once (WY form)."""
-    chunk = chunk_length(k_BxTxHxK.shape[1])
-    k_NxBxHxCxK, v_NxBxHxCxV = in_chunks(k_BxTxHxK, chunk), in_chunks(v_BxTxHxV, chunk)
-    beta_NxBxHxCx1 = in_chunks(beta_BxTxH, chunk)[..., None]
-    G_NxBxHxC = jnp.cumsum(in_chunks(g_BxTxH, chunk), axis=-1)
+    chunk = chunk_length(k_BxTxGxK.shape[1])
+    k_NxBxGxCxK, v_NxBxGxCxV = in_chunks(k_BxTxGxK, chunk), in_chunks(v_BxTxGxV, chunk)
+    beta_NxBxGxCx1 = in_chunks(beta_BxTxG, chunk)[..., None]
+    G_NxBxGxC = jnp.cumsum(in_chunks(g_BxTxG, chunk), axis=-1)
 
     lower_CxC = np.tril(np.ones((chunk, chunk), bool), -1)
     # masked before the exponential: above the diagonal it would overflow
-    decay_NxBxHxCxC = jnp.exp(jnp.where(lower_CxC, G_NxBxHxC[..., :, None] - G_NxBxHxC[..., None, :], -jnp.inf))
-    A_NxBxHxCxC = beta_NxBxHxCx1 * decay_NxBxHxCxC * jnp.einsum("...tk,...ik->...ti", k_NxBxHxCxK, k_NxBxHxCxK)
-    solve_NxBxHxCxC = unit_lower_inverse(A_NxBxHxCxC) * jnp.swapaxes(beta_NxBxHxCx1, -1, -2)
-    fresh_NxBxHxCxV = solve_NxBxHxCxC @ v_NxBxHxCxV
-    erased_NxBxHxCxK = solve_NxBxHxCxC @ (jnp.exp(G_NxBxHxC)[..., None] * k_NxBxHxCxK)
-    left_NxBxH = G_NxBxHxC[..., -1]
-    kept_NxBxHxCxK = jnp.exp(left_NxBxH[..., None] - G_NxBxHxC)[..., None] * k_NxBxHxCxK
-    return Solved(fresh_NxBxHxCxV, erased_NxBxHxCxK, kept_NxBxHxCxK, left_NxBxH)
+    decay_NxBxGxCxC = jnp.exp(jnp.where(lower_CxC, G_NxBxGxC[..., :, None] - G_NxBxGxC[..., None, :], -jnp.inf))
+    A_NxBxGxCxC = beta_NxBxGxCx1 * decay_NxBxGxCxC * jnp.einsum("...tk,...ik->...ti", k_NxBxGxCxK, k_NxBxGxCxK)
+    solve_NxBxGxCxC = unit_lower_inverse(A_NxBxGxCxC) * jnp.swapaxes(beta_NxBxGxCx1, -1, -2)
+    fresh_NxBxGxCxV = solve_NxBxGxCxC @ v_NxBxGxCxV
+    erased_NxBxGxCxK = solve_NxBxGxCxC @ (jnp.exp(G_NxBxGxC)[..., None] * k_NxBxGxCxK)
+    left_NxBxG = G_NxBxGxC[..., -1]
+    kept_NxBxGxCxK = jnp.exp(left_NxBxG[..., None] - G_NxBxGxC)[..., None] * k_NxBxGxCxK
+    return Solved(fresh_NxBxGxCxV, erased_NxBxGxCxK, kept_NxBxGxCxK, left_NxBxG)
 
 
-def write_chunks(S_BxHxKxV: jax.Array, solved: Solved) -> jax.Array:
+def write_chunks(S_BxGxKxV: jax.Array, solved: Solved) -> jax.Array:
     """S BxHxKxV after the chunks, one after the other."""
 
-    def step(S_BxHxKxV: jax.Array, chunk: Solved) -> tuple[jax.Array, None]:
-        u_BxHxCxV = chunk.fresh - chunk.erased @ S_BxHxKxV
-        return jnp.exp(chunk.left)[..., None, None] * S_BxHxKxV + jnp.swapaxes(chunk.kept, -1, -2) @ u_BxHxCxV, None
+    def step(S_BxGxKxV: jax.Array, chunk: Solved) -> tuple[jax.Array, None]:
+        u_BxGxCxV = chunk.fresh - chunk.erased @ S_BxGxKxV
+        return jnp.exp(chunk.left)[..., None, None] * S_BxGxKxV + jnp.swapaxes(chunk.kept, -1, -2) @ u_BxGxCxV, None
 
-    return jax.lax.scan(step, S_BxHxKxV, solved)[0]
+    return jax.lax.scan(step, S_BxGxKxV, solved)[0]
 
 
 def write_tokens(
-    S_BxHxKxV: jax.Array, k_BxTxHxK: jax.Array, v_BxTxHxV: jax.Array, beta_BxTxH: jax.Array, g_BxTxH: jax.Array
+    S_BxGxKxV: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array
 ) -> jax.Array:
     """S BxHxKxV after T tokens of the gated delta rule, solved in chunks."""
-    return write_chunks(S_BxHxKxV, solve_chunks(k_BxTxHxK, v_BxTxHxV, beta_BxTxH, g_BxTxH))
+    return write_chunks(S_BxGxKxV, solve_chunks(k_BxTxGxK, v_BxTxGxV, beta_BxTxG, g_BxTxG))
 
 
-def parallel(S_BxHxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(S before each of W consecutive segments BWxHxKxV, S after the last); `solved` has the rows of all segments, BW.
+def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(S before each of W consecutive segments BWxGxKxV, S after the last); `solved` has the rows of all segments, BW.
 
     Only the short scan over chunks is done in turn. `keeps_BxW` is `Boundaries.keeps_B` of each segment.
     """
     batch, count = keeps_BxW.shape
 
-    def step(S_BxHxKxV: jax.Array, item: tuple[Solved, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def step(S_BxGxKxV: jax.Array, item: tuple[Solved, jax.Array]) -> tuple[jax.Array, jax.Array]:
         chunks, keeps_B = item
-        return write_chunks(reset_where_new(keeps_B, S_BxHxKxV), chunks), S_BxHxKxV
+        return write_chunks(reset_where_new(keeps_B, S_BxGxKxV), chunks), S_BxGxKxV
 
     in_turn = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x), batch, count, *x.shape[2:]), 2, 0), solved)
-    S_BxHxKxV, before_WxBxHxKxV = jax.lax.scan(step, S_BxHxKxV, (in_turn, keeps_BxW.T))
-    return jnp.swapaxes(before_WxBxHxKxV, 0, 1).reshape(-1, *S_BxHxKxV.shape[1:]), S_BxHxKxV
+    S_BxGxKxV, before_WxBxGxKxV = jax.lax.scan(step, S_BxGxKxV, (in_turn, keeps_BxW.T))
+    return jnp.swapaxes(before_WxBxGxKxV, 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), S_BxGxKxV
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +167,8 @@ class GatedDelta(Memory):
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         """softplus^-1 of one over the tokens that each head first remembers for."""
-        horizons_H = self.dims.segment * np.geomspace(1.0, LONGEST, shape[0])
-        return jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_H, dtype)))
+        horizons_G = self.dims.segment * np.geomspace(1.0, LONGEST, shape[0])
+        return jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_G, dtype)))
 
     def init_memory(self, batch: int) -> jax.Array:
         d = self.dims
@@ -192,14 +185,14 @@ class GatedDelta(Memory):
     def advance(self, memory: jax.Array, segments: Segment) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         keeps_BxW = segments.bounds.keeps_B.reshape(memory.shape[0], -1)
         before, memory = parallel(memory, self._solved(segments), keeps_BxW)
-        y_BxSxD, metrics = self.attend(before, segments)
-        return y_BxSxD, memory, metrics
+        attended, metrics = self.attend(before, segments)
+        return attended, memory, metrics
 
     def _solved(self, segment: Segment) -> Solved:
         wide, writes_BxTx1 = self.dims.memory_dtype, segment.bounds.writes_BxT[..., None]
-        beta_BxTxH = nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1
-        g_BxTxH = self._log_decay(segment.inputs) * writes_BxTx1
-        return solve_chunks(unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxH, g_BxTxH)
+        beta_BxTxG = nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1
+        g_BxTxG = self._log_decay(segment.inputs) * writes_BxTx1
+        return solve_chunks(unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxG, g_BxTxG)
 
     def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:
         if self.config.decay == "none":

@@ -53,8 +53,8 @@ def normalised(features_BxSxHxF: jax.Array, z_BxGxF: jax.Array | None) -> jax.Ar
     if z_BxGxF is None:
         return features_BxSxHxF
     z_BxHxF = repeat_heads(z_BxGxF, features_BxSxHxF.shape[2])
-    mass_BxSxH = jnp.einsum("bshf,bhf->bsh", features_BxSxHxF, z_BxHxF)[..., None]
-    return jnp.where(mass_BxSxH > 0, features_BxSxHxF / jnp.where(mass_BxSxH > 0, mass_BxSxH, 1.0), 0.0)
+    mass_BxSxHx1 = jnp.einsum("bshf,bhf->bsh", features_BxSxHxF, z_BxHxF)[..., None]
+    return jnp.where(mass_BxSxHx1 > 0, features_BxSxHxF / jnp.where(mass_BxSxHx1 > 0, mass_BxSxHx1, 1.0), 0.0)
 
 
 def retrieve(memory: InfiniMemory, features_BxSxHxF: jax.Array) -> jax.Array:
@@ -95,8 +95,8 @@ def parallel_linear(
         M=jnp.einsum("bwthf,bwthv->bwhfv", k_BxWxTxGxF, v_BxWxTxGxV),
         z=None if memory.z is None else k_BxWxTxGxF.sum(axis=2),
     )
-    before_BxW, after = _carried_on(memory, U, keeps_BxW)
-    return jax.vmap(retrieve, 1, 1)(before_BxW, q_BxWxSxHxF), after
+    before, after = _carried_on(memory, U, keeps_BxW)
+    return jax.vmap(retrieve, 1, 1)(before, q_BxWxSxHxF), after
 
 
 def parallel_delta(
@@ -117,7 +117,7 @@ def parallel_delta(
     return a_mem_BxWxSxHxV, InfiniMemory(M_after, z_after)
 
 
-def _carried(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None = None):
+def _carried(memory, updates, keeps_BxW: jax.Array, erase: jax.Array | None = None):
     """(memory before each of W segments, memory after the last): memory <- kept memory - erase memory + update.
 
     It is a scan, because its body is a few additions: `associative_scan` and a W x W product move more bytes, and on a CPU
@@ -131,29 +131,29 @@ def _carried(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None 
             kept = kept - erase_BxGxFxF @ kept
         return jax.tree.map(jnp.add, kept, update), memory
 
-    items = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (updates_BxW, keeps_BxW, erase))
+    items = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (updates, keeps_BxW, erase))
     after, before = jax.lax.scan(step, memory, items)
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), before), after
 
 
-def _carried_on(memory, updates_BxW, keeps_BxW: jax.Array, erase: jax.Array | None = None):
+def _carried_on(memory, updates, keeps_BxW: jax.Array, erase: jax.Array | None = None):
     """`_carried`, also where devices share the sequence and each has W of its segments.
 
     The effect of a device's segments on a memory is one update, one erasure and whether they keep any of it: these three are
     exchanged, and each device finds the memory before its own segments by the same recurrence over devices.
     """
     if not shares_sequence():
-        return _carried(memory, updates_BxW, keeps_BxW, erase)
-    _, update = _carried(jax.tree.map(jnp.zeros_like, memory), updates_BxW, keeps_BxW, erase)
+        return _carried(memory, updates, keeps_BxW, erase)
+    _, update = _carried(jax.tree.map(jnp.zeros_like, memory), updates, keeps_BxW, erase)
     erased = None
     if erase is not None:
         identity = jnp.broadcast_to(jnp.eye(erase.shape[-1], dtype=erase.dtype), (erase.shape[0], *erase.shape[2:]))
         _, left = _carried(identity, jnp.zeros_like(erase), jnp.ones_like(keeps_BxW), erase)
         erased = identity - left
     of_devices = jax.lax.all_gather((update, keeps_BxW.all(axis=1), erased), SEQUENCE_AXIS, axis=1)
-    before_BxP, after = _carried(memory, *of_devices)
-    own = jax.tree.map(lambda leaf: leaf[:, jax.lax.axis_index(SEQUENCE_AXIS)], before_BxP)
-    return _carried(own, updates_BxW, keeps_BxW, erase)[0], after
+    before, after = _carried(memory, *of_devices)
+    own = jax.tree.map(lambda leaf: leaf[:, jax.lax.axis_index(SEQUENCE_AXIS)], before)
+    return _carried(own, updates, keeps_BxW, erase)[0], after
 
 
 def combine(beta_H: jax.Array, a_mem: jax.Array, a_dot: jax.Array) -> jax.Array:
@@ -284,8 +284,8 @@ class Infini(Memory):
         parallel = {"linear": parallel_linear, "delta": parallel_delta}[self.config.update]
         found = (self._asked(segments), *self._written(segments), segments.bounds.keeps_B)
         a_mem_BxWxSxHxV, memory = parallel(memory, *map(of_streams, found))
-        y_BxSxD, metrics = self._combined(a_mem_BxWxSxHxV.reshape(-1, *a_mem_BxWxSxHxV.shape[2:]), segments)
-        return y_BxSxD, memory, metrics
+        attended, metrics = self._combined(a_mem_BxWxSxHxV.reshape(-1, *a_mem_BxWxSxHxV.shape[2:]), segments)
+        return attended, memory, metrics
 
     def _asked(self, segment: Segment) -> jax.Array:
         """sigma(Q), BxSxHxF."""

@@ -173,8 +173,8 @@ def retrieve(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, slot_BxHxSxk:
 def measured_recall(ring: Ring, q_BxSxHxK: jax.Array, found_BxHxSxk: jax.Array, reads_BxS: jax.Array) -> jax.Array:
     """Share of the true neighbors that were found, over `RECALL_QUERIES` queries spread over the segment that may read."""
     some = slice(None, None, -(-q_BxSxHxK.shape[1] // RECALL_QUERIES))
-    true_BxHxSxk = search(ring, q_BxSxHxK[:, some], found_BxHxSxk.shape[-1])
-    return recall(found_BxHxSxk[:, :, some], jnp.where(reads_BxS[:, None, some, None], true_BxHxSxk, -1))
+    true_BxHxQxk = search(ring, q_BxSxHxK[:, some], found_BxHxSxk.shape[-1])
+    return recall(found_BxHxSxk[:, :, some], jnp.where(reads_BxS[:, None, some, None], true_BxHxQxk, -1))
 
 
 def append(ring: Ring, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries) -> Ring:

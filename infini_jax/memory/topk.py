@@ -7,6 +7,7 @@
   by_rows     a loop of two-dimensional top_k: any other becomes a full sort on TPUs, with gigabytes of temporaries.
 `approximate` is `lax.approx_max_k` (Chern et al. 2022, arXiv 2206.14286): fast on TPUs, exact and slower than `top_k` on CPUs.
 A NaN has no place in this order, and -0 ties with 0.
+Letters: R rows of N scores, M groups of E scores and U left over, C candidates.
 """
 
 import math
@@ -75,8 +76,8 @@ def _two_stage_of_rows(scores_RxN: jax.Array, k: int, held_R: jax.Array) -> tupl
 
     _, winner_Rxk = jax.lax.top_k(maxima_RxM, k)
     place_RxkxE = jnp.sort(winner_Rxk, axis=-1)[:, :, None] * g + inside  # rising, so that ties go to the lowest
-    left_over_RxE = jnp.broadcast_to(jnp.arange(groups * g, places), (rows, places - groups * g))
-    place_RxC = jnp.concatenate([place_RxkxE.reshape(rows, k * g), left_over_RxE], axis=1)
+    left_over_RxU = jnp.broadcast_to(jnp.arange(groups * g, places), (rows, places - groups * g))
+    place_RxC = jnp.concatenate([place_RxkxE.reshape(rows, k * g), left_over_RxU], axis=1)
     values_Rxk, candidate_Rxk = jax.lax.top_k(counted(place_RxC), k)
     return values_Rxk, _at(place_RxC, candidate_Rxk)
 

@@ -1,6 +1,6 @@
 """Streaming: `lax.scan` over segments outside Linen, with rematerialisation and a BPTT window; decoding of one open segment.
 
-Letters as in segment.py, and W segments of a sequence.
+Letters as in segment.py, W segments of a sequence, R rows of one segment, L places of it: landmarks and memory tokens too.
 """
 
 import dataclasses
@@ -78,23 +78,23 @@ def forward_segments(
         return x_BxT.reshape(-1, model.segment)
 
     batch, every = tokens_BxT.shape[0], model.memory.landmark_every
-    tokens_RxS, documents_RxS, phase_R = segments(tokens_BxT), segments(documents_BxT), None
-    count, memory_tokens = len(tokens_RxS) // batch, model.memory.memory_tokens
+    tokens_RxL, documents_RxL, phase_R = segments(tokens_BxT), segments(documents_BxT), None
+    count, memory_tokens = len(tokens_RxL) // batch, model.memory.memory_tokens
     model.check_at_once(count)
     if carry.phase is not None:
         phase_BxW: Any = _phase_after(model, carry.phase[:, None], jnp.arange(count))
         phase_R = phase_BxW.reshape(-1)
     if every is not None:
-        tokens_RxS = insert_landmarks(tokens_RxS, every, model.vocab, phase_R)
-        documents_RxS = insert_landmarks(documents_RxS, every, None, phase_R)
-    tokens_RxS = insert_memory_tokens(tokens_RxS, memory_tokens, model.vocab)
-    documents_RxS = insert_memory_tokens(documents_RxS, memory_tokens)
-    last_BxW = documents_RxS[:, -1].reshape(batch, -1)
+        tokens_RxL = insert_landmarks(tokens_RxL, every, model.vocab, phase_R)
+        documents_RxL = insert_landmarks(documents_RxL, every, None, phase_R)
+    tokens_RxL = insert_memory_tokens(tokens_RxL, memory_tokens, model.vocab)
+    documents_RxL = insert_memory_tokens(documents_RxL, memory_tokens)
+    last_BxW = documents_RxL[:, -1].reshape(batch, -1)
     open_B, last_B = handed_on(carry.open_document, last_BxW[:, -1])
     open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
-    bounds = whole(documents_RxS, open_BxW.reshape(-1), phase_R)
+    bounds = whole(documents_RxL, open_BxW.reshape(-1), phase_R)
     transformer = Transformer(model, rematerialise)
-    found: Any = transformer.apply({"params": params}, tokens_RxS, carry.memory, bounds)
+    found: Any = transformer.apply({"params": params}, tokens_RxL, carry.memory, bounds)
     x_RxSxD, memory, metrics = found
     x_RxSxD = drop_memory_tokens(x_RxSxD, memory_tokens)
     if every is not None:

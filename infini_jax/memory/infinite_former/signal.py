@@ -104,9 +104,9 @@ def gate(x_BxTxD: jax.Array, kernel_3xDxD: jax.Array, bias_D: jax.Array) -> jax.
     return x_BxTxD * nn.sigmoid(neighbours_BxTx3D @ kernel_3xDxD.reshape(-1, kernel_3xDxD.shape[-1]) + bias_D)
 
 
-def resampled(B_BxNxD: jax.Array, psi_BxMxN: jax.Array, old_MxN: jax.Array) -> jax.Array:
-    """G_old^T (psi B), the old signal sampled by psi, MxN or BxMxN, and fitted at its new place: BxNxD."""
-    return einsum("mn,bmd->bnd", old_MxN, jnp.matmul(psi_BxMxN, B_BxNxD, precision=jax.lax.Precision.HIGHEST))
+def resampled(B_BxNxD: jax.Array, functions: jax.Array, old_MxN: jax.Array) -> jax.Array:
+    """The old signal sampled by the functions psi, MxN or BxMxN, and fitted at its new place: G_old^T (psi B), BxNxD."""
+    return einsum("mn,bmd->bnd", old_MxN, jnp.matmul(functions, B_BxNxD, precision=jax.lax.Precision.HIGHEST))
 
 
 def write_signal(

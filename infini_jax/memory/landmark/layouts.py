@@ -114,17 +114,17 @@ def tiles_layout(blocks_YxS: jax.Array, cached: int, size: int) -> Sorted:
     )
 
 
-def pair_layout(form: str, size: int, blocks_BxGxYxS: jax.Array, tokens: int, cached: int) -> PairLayout:
+def pair_layout(form: str, size: int, blocks_BxGxYxA: jax.Array, tokens: int, cached: int) -> PairLayout:
     """The layout of every key head of every sequence in `form`; a choice may be shared by all `tokens` (BxGxYx1)."""
     layouts = {"shared": shared_layout, "gather": gather_layout, "tiles": partial(tiles_layout, cached=cached, size=size)}
     choosers = 1 if form == "shared" else tokens
-    blocks_BxGxYxS = jnp.broadcast_to(blocks_BxGxYxS, (*blocks_BxGxYxS.shape[:3], choosers))
-    return jax.vmap(jax.vmap(layouts[form]))(blocks_BxGxYxS)
+    blocks_BxGxYxA = jnp.broadcast_to(blocks_BxGxYxA, (*blocks_BxGxYxA.shape[:3], choosers))
+    return jax.vmap(jax.vmap(layouts[form]))(blocks_BxGxYxA)
 
 
-def block_copies(x_N: jax.Array, layout: PairLayout) -> jax.Array:
+def block_copies(x_Nx: jax.Array, layout: PairLayout) -> jax.Array:
     """A copy of its block for each tile: E blocks in place of N."""
-    return x_N.at[layout.block].get(mode="promise_in_bounds")
+    return x_Nx.at[layout.block].get(mode="promise_in_bounds")
 
 
 def by_pair(y_ExVxC: jax.Array, layout: PairLayout) -> jax.Array:

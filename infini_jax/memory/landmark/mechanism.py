@@ -239,11 +239,11 @@ class Landmark(Memory):
 
         memory = reset_where_new(keeps_B, memory)
         keys_BxMxPxGxK = rotary(blocks(segment.keys), jnp.arange(self.length))
-        values_BxMxPxGxV = blocks(segment.values)[:, :, :-1]
+        values_BxMxbxGxV = blocks(segment.values)[:, :, :-1]
         return append_blocks(
             memory,
             jnp.moveaxis(keys_BxMxPxGxK, 3, 1),
-            jnp.moveaxis(values_BxMxPxGxV, 3, 1),
+            jnp.moveaxis(values_BxMxbxGxV, 3, 1),
             memory.tokens + writes_BxT.sum(axis=1),
         )
 
@@ -252,10 +252,10 @@ class Landmark(Memory):
         bounds, (count, left) = segment.bounds, straddle.completed(segment.bounds, self.length)
         written_BxT = bounds.writes_BxT & straddle.live_T(bounds, self.length)
         memory = reset_where_new(bounds.keeps_B, memory)
-        keys_BxMxPxGxK, values_BxMxPxGxV, block = straddle.blocks_of(memory.block, segment, written_BxT, self.length)
+        keys_BxMxPxGxK, values_BxMxbxGxV, block = straddle.blocks_of(memory.block, segment, written_BxT, self.length)
         cache, tokens_B = memory.cache, memory.block.tokens + written_BxT.sum(axis=1)
         if isinstance(cache, LandmarkMemory):  # some blocks are kept
-            keys, values = (jnp.moveaxis(x, 3, 1) for x in (keys_BxMxPxGxK, values_BxMxPxGxV))
+            keys, values = (jnp.moveaxis(x, 3, 1) for x in (keys_BxMxPxGxK, values_BxMxbxGxV))
             tokens_B = tokens_B + cache.tokens
             cache = append_blocks(cache, keys, values, jnp.maximum(tokens_B - left, 0), count)
         waiting_B = jnp.minimum(tokens_B, left).astype(block.tokens.dtype)

@@ -12,8 +12,9 @@ pair of query and chosen block lies in which tile. It has three forms, one of wh
 tile for each choice where all tokens share them, `gather` a tile for each pair, `tiles` sorts the pairs by block, up to C in
 a tile.
 
-Letters: N cached blocks, P tokens of a block with its landmark, R retrieved, H query heads of which U share one of G key
-heads, Y = U R choices and X = Y S pairs of a key head, in E tiles of C.
+Letters: N cached blocks, P tokens of a block with its landmark and b = P - 1 without, R retrieved, H query heads of which U
+share one of G key heads, A tokens that choose (S, or 1 where all share a choice), Y = U R choices and X = Y S pairs of a key
+head, in E tiles of C.
 """
 
 from collections.abc import Callable
@@ -75,23 +76,23 @@ def retrieved_slots(chosen: jax.Array, blocks: int) -> jax.Array:
     return jnp.arange(retrieved)[:, None] + (chosen >= blocks - retrieved)
 
 
-def best_newest(scores_NxS: jax.Array, count: int) -> jax.Array:
+def best_newest(scores_xNxS: jax.Array, count: int) -> jax.Array:
     """Ascending places (..., count, S) of the highest of `scores` (..., N, S) along N; the last place wins a tie.
 
     Equal means equal up to rounding: products with equal keys may differ in their last bits, by the shape of the
     product, and a decoded token must choose as the whole segment does. Places stand before the S tokens, so that the
     passes over them run along the vector.
     """
-    size = jnp.where(scores_NxS > MASKED / 2, jnp.abs(scores_NxS), 0.0).max(axis=-2, keepdims=True)
-    slack = 32 * jnp.finfo(scores_NxS.dtype).eps * size
-    places_Nx1 = jnp.arange(scores_NxS.shape[-2])[:, None]
+    size = jnp.where(scores_xNxS > MASKED / 2, jnp.abs(scores_xNxS), 0.0).max(axis=-2, keepdims=True)
+    slack = 32 * jnp.finfo(scores_xNxS.dtype).eps * size
+    places_Nx1 = jnp.arange(scores_xNxS.shape[-2])[:, None]
 
-    def take(scores_NxS, _):
-        near_NxS = scores_NxS >= scores_NxS.max(axis=-2, keepdims=True) - slack
-        place_S = jnp.where(near_NxS, places_Nx1, -1).max(axis=-2)
-        return jnp.where(places_Nx1 == place_S[..., None, :], -jnp.inf, scores_NxS), place_S
+    def take(scores_xNxS, _):
+        near_xNxS = scores_xNxS >= scores_xNxS.max(axis=-2, keepdims=True) - slack
+        place_xS = jnp.where(near_xNxS, places_Nx1, -1).max(axis=-2)
+        return jnp.where(places_Nx1 == place_xS[..., None, :], -jnp.inf, scores_xNxS), place_xS
 
-    _, chosen = jax.lax.scan(take, scores_NxS, length=count, unroll=min(count, 8))
+    _, chosen = jax.lax.scan(take, scores_xNxS, length=count, unroll=min(count, 8))
     if count > 8:
         return jnp.sort(jnp.moveaxis(chosen, 0, -2), axis=-2)
     ranks = (chosen[None] < chosen[:, None]).sum(axis=1)  # many tiny sorts are slow
@@ -157,22 +158,22 @@ def choose(
     return select_blocks(scores_BxHxNxS, readable_BxN, reads_BxS, retrieved, selection)
 
 
-def queries_in_slots(queries: list[jax.Array], blocks_BxHxRxS: jax.Array, cached: int) -> jax.Array:
+def queries_in_slots(queries: list[jax.Array], blocks_BxHxRxA: jax.Array, cached: int) -> jax.Array:
     """Each query turned for the slot of each block that it reads: BxHxRxSxK. `queries` are `turned_queries`.
 
     The block of rank r stands in slot r or in slot r+1 (`retrieved_slots`), so that one of two turned queries is taken.
     """
-    retrieved = blocks_BxHxRxS.shape[2]
-    is_next_BxHxRxS = retrieved_slots(blocks_BxHxRxS, cached) > jnp.arange(retrieved)[:, None]
+    retrieved = blocks_BxHxRxA.shape[2]
+    is_next_BxHxRxA = retrieved_slots(blocks_BxHxRxA, cached) > jnp.arange(retrieved)[:, None]
     seen = [q_BxSxHxK.swapaxes(1, 2) for q_BxSxHxK in queries]
-    by_rank = [jnp.where(is_next_BxHxRxS[:, :, r, :, None], seen[r + 1], seen[r]) for r in range(retrieved)]
+    by_rank = [jnp.where(is_next_BxHxRxA[:, :, r, :, None], seen[r + 1], seen[r]) for r in range(retrieved)]
     return jnp.stack(by_rank, axis=2)
 
 
 def read(
     memory: LandmarkMemory,
     queries: list[jax.Array],
-    blocks_BxHxRxS: jax.Array,
+    blocks_BxHxRxA: jax.Array,
     reads_BxS: jax.Array,
     form: str | None = None,
     size: int = 1,
@@ -183,35 +184,35 @@ def read(
     `turned_queries`; `form` and `size`, queries of a tile, are chosen by size (`form_of`) unless given.
     """
     heads, cached, length = memory.keys.shape[1:4]
-    q_BxHxRxSxK = queries_in_slots(queries, blocks_BxHxRxS, cached)
-    shape, tokens, choosers = q_BxHxRxSxK.shape[:-1], q_BxHxRxSxK.shape[3], blocks_BxHxRxS.shape[3]
+    q_BxHxRxSxK = queries_in_slots(queries, blocks_BxHxRxA, cached)
+    shape, tokens, choosers = q_BxHxRxSxK.shape[:-1], q_BxHxRxSxK.shape[3], blocks_BxHxRxA.shape[3]
     q_BxGxXxK = q_BxHxRxSxK.reshape(shape[0], heads, -1, q_BxHxRxSxK.shape[4])
-    blocks_BxGxYxS = blocks_BxHxRxS.reshape(shape[0], heads, -1, choosers)
+    blocks_BxGxYxA = blocks_BxHxRxA.reshape(shape[0], heads, -1, choosers)
     if form is None:
         form, size = form_of(q_BxGxXxK.shape[2], cached, length, shared=choosers < tokens)
-    layout = pair_layout(form, size, blocks_BxGxYxS, tokens, cached)
+    layout = pair_layout(form, size, blocks_BxGxYxA, tokens, cached)
     layout = checkpoint_name(layout, KEPT)  # sorted once, not again for the gradient
     y_BxGxXxV, scores_BxGxX = _rows(q_BxGxXxK, memory.keys, memory.values, layout, held_tokens(memory, layout.block))
     scores_BxHxRxS = jnp.where(reads_BxS[:, None, None], scores_BxGxX.reshape(shape), MASKED)
     return y_BxGxXxV.reshape(*shape, -1), scores_BxHxRxS
 
 
-def inner(scores_PxC: jax.Array, held_Px1: jax.Array) -> tuple[jax.Array, jax.Array]:
+def inner(scores_xPxC: jax.Array, held_xPx1: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(shares of the raw tokens (..., P-1, C), landmark's score (..., C)): the inner softmax of C queries in their blocks.
 
     The score is MASKED where no raw token is held.
     """
-    raw_Px1 = held_Px1[..., :-1, :]
-    logits_PxC = jnp.where(raw_Px1, scores_PxC[..., :-1, :], MASKED)
-    exp_PxC = jnp.exp(logits_PxC - jax.lax.stop_gradient(logits_PxC.max(axis=-2, keepdims=True)))
-    readable_C = raw_Px1.any(axis=-2) & held_Px1[..., -1, :]
-    return exp_PxC / exp_PxC.sum(axis=-2, keepdims=True), jnp.where(readable_C, scores_PxC[..., -1, :], MASKED)
+    raw_xbx1 = held_xPx1[..., :-1, :]
+    logits_xbxC = jnp.where(raw_xbx1, scores_xPxC[..., :-1, :], MASKED)
+    exp_xbxC = jnp.exp(logits_xbxC - jax.lax.stop_gradient(logits_xbxC.max(axis=-2, keepdims=True)))
+    readable_x1 = raw_xbx1.any(axis=-2) & held_xPx1[..., -1, :]
+    return exp_xbxC / exp_xbxC.sum(axis=-2, keepdims=True), jnp.where(readable_x1, scores_xPxC[..., -1, :], MASKED)
 
 
 @jax.custom_vjp
-def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout: PairLayout, held_BxGxExP) -> tuple[jax.Array, jax.Array]:
+def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxbxV, layout: PairLayout, held_BxGxExP) -> tuple[jax.Array, jax.Array]:
     """(values BxGxXxV, landmark's score BxGxX) of each pair of query and block."""
-    return _over_rows(_forward_row, q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxPxV, layout, held_BxGxExP)
+    return _over_rows(_forward_row, q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxbxV, layout, held_BxGxExP)
 
 
 def _rows_forward(q, keys, values, layout, held):
@@ -247,38 +248,38 @@ def _scores(q_XxK: jax.Array, keys_NxPxK: jax.Array, layout: PairLayout, held_Ex
     return q_ExCxK, *inner(scores_ExPxC * q_XxK.shape[-1] ** -0.5, held_ExP[..., None])
 
 
-def _forward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: PairLayout, held_ExP) -> tuple[jax.Array, jax.Array]:
+def _forward_row(q_XxK, keys_NxPxK, values_NxbxV, layout: PairLayout, held_ExP) -> tuple[jax.Array, jax.Array]:
     """`_rows` of one key head: (values XxV, scores X)."""
-    _, weights_ExPxC, scores_ExC = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
+    _, weights_ExbxC, scores_ExC = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
     dtype, wide = q_XxK.dtype, keys_NxPxK.dtype
-    vT_ExVxP = block_copies(values_NxPxV.swapaxes(1, 2), layout).astype(dtype)
-    y_ExVxC = jnp.einsum("evp,epc->evc", vT_ExVxP, weights_ExPxC.astype(dtype), preferred_element_type=wide)
+    vT_ExVxb = block_copies(values_NxbxV.swapaxes(1, 2), layout).astype(dtype)
+    y_ExVxC = jnp.einsum("evp,epc->evc", vT_ExVxb, weights_ExbxC.astype(dtype), preferred_element_type=wide)
     return by_pair(y_ExVxC, layout), by_pair(scores_ExC[:, None], layout)[:, 0]
 
 
-def _backward_row(q_XxK, keys_NxPxK, values_NxPxV, layout: PairLayout, held_ExP, dy_XxV, dscores_X, D_X):
+def _backward_row(q_XxK, keys_NxPxK, values_NxbxV, layout: PairLayout, held_ExP, dy_XxV, dscores_X, D_X):
     """Gradients of `_forward_row`: dq XxK, dkeys NxPxK, dvalues Nx(P-1)xV.
 
     With p the softmax and dp_j = dy . v_j the gradient of a raw token's score is ds_j = p_j (dp_j - D), D = dy . y; that of
     the landmark's score is given.
     """
     dtype, wide, scale = q_XxK.dtype, keys_NxPxK.dtype, q_XxK.shape[-1] ** -0.5
-    q_ExCxK, p_ExPxC, _ = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
+    q_ExCxK, p_ExbxC, _ = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
     dy_ExCxV = layout.to_tiles(dy_XxV)
     D_ExC, dscores_ExC = (layout.to_tiles(x_X[:, None])[..., 0] for x_X in (D_X, dscores_X))
     readable_E = held_ExP[:, :-1].any(axis=1) & held_ExP[:, -1]
     dscores_ExC = jnp.where(readable_E[:, None], dscores_ExC, 0)
-    values_ExPxV = block_copies(values_NxPxV, layout)
-    dp_ExPxC = jnp.einsum("epv,ecv->epc", values_ExPxV, dy_ExCxV, preferred_element_type=wide)
-    ds_ExPxC = jnp.concatenate([p_ExPxC * (dp_ExPxC - D_ExC[:, None]), dscores_ExC[:, None]], axis=1)
+    values_ExbxV = block_copies(values_NxbxV, layout)
+    dp_ExbxC = jnp.einsum("epv,ecv->epc", values_ExbxV, dy_ExCxV, preferred_element_type=wide)
+    ds_ExPxC = jnp.concatenate([p_ExbxC * (dp_ExbxC - D_ExC[:, None]), dscores_ExC[:, None]], axis=1)
     ds_ExPxC = (ds_ExPxC * scale).astype(dtype)
     kT_ExKxP = block_copies(keys_NxPxK.swapaxes(1, 2), layout).astype(dtype)
     dq_ExKxC = jnp.einsum("ekp,epc->ekc", kT_ExKxP, ds_ExPxC, preferred_element_type=wide)
     dk_ExPxK = jnp.einsum("epc,eck->epk", ds_ExPxC, q_ExCxK, preferred_element_type=wide)
-    dv_ExPxV = jnp.einsum("epc,ecv->epv", p_ExPxC, dy_ExCxV, preferred_element_type=wide)
+    dv_ExbxV = jnp.einsum("epc,ecv->epv", p_ExbxC, dy_ExCxV, preferred_element_type=wide)
 
-    def by_block(x_N: jax.Array, dx_E: jax.Array) -> jax.Array:
-        return jnp.zeros_like(x_N).at[layout.block].add(dx_E, mode="promise_in_bounds")
+    def by_block(x_Nx: jax.Array, dx_Ex: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x_Nx).at[layout.block].add(dx_Ex, mode="promise_in_bounds")
 
     dq_XxK = by_pair(dq_ExKxC, layout).astype(dtype)
-    return dq_XxK, by_block(keys_NxPxK, dk_ExPxK), by_block(values_NxPxV, dv_ExPxV)
+    return dq_XxK, by_block(keys_NxPxK, dk_ExPxK), by_block(values_NxbxV, dv_ExbxV)

@@ -11,7 +11,8 @@ makes the weights again. With dw_ij = dy_i . v_j, A_ic = sum_j p_ij dw_ij and D_
   ds_ij = w_ij (dw_ij - D_i) in the own block, w_ij (dw_ij - A_ic) in another;   dl_ic = W_ic (A_ic - D_i)
 A block none of whose raw tokens a query may see (all belong to another document) is left out, landmark included.
 
-Letters: S queries, T keys in M blocks of P, H heads; a tile has Q queries and meets C blocks.
+Letters: S queries, L with those that fill the last tile, T keys in M blocks of P, b = P - 1 of them raw tokens, H heads; a
+tile has Q queries and meets C blocks, J keys.
 """
 
 import dataclasses
@@ -123,22 +124,22 @@ def dense(
     visible_BxSxMxP = bounds.local_BxSxT.reshape(*bounds.query_documents.shape, *in_blocks)
     places_S = bounds.start + jnp.arange(q_BxSxHxK.shape[1])
     own_SxM = places_S[:, None] // length == jnp.arange(scores_BxHxSxMxP.shape[3])
-    weights_BxHxSxMxP, lse_BxHxS = blocks_softmax(scores_BxHxSxMxP, visible_BxSxMxP, own_SxM)
-    raw_BxMxPxHxV = v_BxTxHxV.reshape(len(v_BxTxHxV), *in_blocks, *v_BxTxHxV.shape[2:])[:, :, :-1]
+    weights_BxHxSxMxb, lse_BxHxS = blocks_softmax(scores_BxHxSxMxP, visible_BxSxMxP, own_SxM)
+    raw_BxMxbxHxV = v_BxTxHxV.reshape(len(v_BxTxHxV), *in_blocks, *v_BxTxHxV.shape[2:])[:, :, :-1]
     # one axis of raw tokens: XLA's CPU backend does not take bfloat16 where two axes are summed over
-    raw_BxRxHxV = raw_BxMxPxHxV.reshape(len(raw_BxMxPxHxV), -1, *raw_BxMxPxHxV.shape[3:])
-    weights_BxHxSxR = weights_BxHxSxMxP.reshape(*weights_BxHxSxMxP.shape[:3], -1).astype(v_BxTxHxV.dtype)
+    raw_BxRxHxV = raw_BxMxbxHxV.reshape(len(raw_BxMxbxHxV), -1, *raw_BxMxbxHxV.shape[3:])
+    weights_BxHxSxR = weights_BxHxSxMxb.reshape(*weights_BxHxSxMxb.shape[:3], -1).astype(v_BxTxHxV.dtype)
     y_BxSxHxV = jnp.einsum("bhsr,brhv->bshv", weights_BxHxSxR, raw_BxRxHxV, preferred_element_type=wide)
     return y_BxSxHxV, lse_BxHxS
 
 
 def blocks_softmax(scores_BxHxSxMxP: jax.Array, visible_BxSxMxP: jax.Array, own_SxM: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(raw tokens' weights BxHxSxMx(P-1), log-sum-exp BxHxS): `grouped_softmax(..., renormalise=True)` of complete blocks."""
-    inner_BxHxSxMxP, own_lse_BxHxSxM = masked_softmax(scores_BxHxSxMxP[..., :-1], visible_BxSxMxP[:, None, ..., :-1])
+    inner_BxHxSxMxb, own_lse_BxHxSxM = masked_softmax(scores_BxHxSxMxP[..., :-1], visible_BxSxMxP[:, None, ..., :-1])
     seen_BxSxM = visible_BxSxMxP[..., :-1].any(axis=-1) & (own_SxM | visible_BxSxMxP[..., -1])
     z_BxHxSxM = jnp.where(own_SxM, own_lse_BxHxSxM, scores_BxHxSxMxP[..., -1])
     outer_BxHxSxM, lse_BxHxS = masked_softmax(z_BxHxSxM, seen_BxSxM[:, None])
-    return inner_BxHxSxMxP * outer_BxHxSxM[..., None], lse_BxHxS
+    return inner_BxHxSxMxb * outer_BxHxSxM[..., None], lse_BxHxS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,12 +193,12 @@ def tiles(
     tokens = q_BxSxHxK.shape[1]
     plan = block_tiling(tokens // length, length)
     pad = ((0, 0), (0, 0), (0, plan.padded - tokens), (0, 0))
-    q_BxHxSxK = jnp.pad(q_BxSxHxK.swapaxes(1, 2), pad)
-    query_documents_BxS = jnp.pad(documents_BxS, pad[1:3], constant_values=NO_QUERY)
+    q_BxHxLxK = jnp.pad(q_BxSxHxK.swapaxes(1, 2), pad)
+    query_documents_BxL = jnp.pad(documents_BxS, pad[1:3], constant_values=NO_QUERY)
     k_BxHxSxK, v_BxHxSxV = k_BxSxHxK.swapaxes(1, 2), v_BxSxHxV.swapaxes(1, 2)
-    found: Any = _rows(plan, q_BxHxSxK, k_BxHxSxK, v_BxHxSxV, (query_documents_BxS, documents_BxS))
-    y_BxHxSxV, lse_BxHxS = found
-    return y_BxHxSxV[:, :, :tokens].swapaxes(1, 2), lse_BxHxS[:, :, :tokens]
+    found: Any = _rows(plan, q_BxHxLxK, k_BxHxSxK, v_BxHxSxV, (query_documents_BxL, documents_BxS))
+    y_BxHxLxV, lse_BxHxL = found
+    return y_BxHxLxV[:, :, :tokens].swapaxes(1, 2), lse_BxHxL[:, :, :tokens]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -251,12 +252,12 @@ class _Tile:
 
 
 def _scores(plan: BlockTiling, blocks: int, tile, documents, q_QxK: jax.Array, k_TxK: jax.Array) -> _Tile:
-    query_documents_S, key_documents_T = documents
+    query_documents_L, key_documents_T = documents
     wide = precision.wide(q_QxK.dtype)
     keys = blocks * plan.length
     scores = jnp.einsum("tk,qk->tq", k_TxK[:keys], q_QxK, preferred_element_type=wide) * q_QxK.shape[-1] ** -0.5
-    places_Q, places_T = tile * plan.queries + jnp.arange(plan.queries), jnp.arange(keys)[:, None]
-    visible = (places_T <= places_Q) & (key_documents_T[:keys, None] == _cut(query_documents_S, plan, tile))
+    places_Q, places_Jx1 = tile * plan.queries + jnp.arange(plan.queries), jnp.arange(keys)[:, None]
+    visible = (places_Jx1 <= places_Q) & (key_documents_T[:keys, None] == _cut(query_documents_L, plan, tile))
     in_blocks = (blocks, plan.length, plan.queries)
     scores_CxPxQ, visible_CxPxQ = scores.reshape(in_blocks), visible.reshape(in_blocks)
     raw_CxPxQ = visible_CxPxQ & (jnp.arange(plan.length) < plan.length - 1)[:, None]
@@ -271,19 +272,19 @@ def _scores(plan: BlockTiling, blocks: int, tile, documents, q_QxK: jax.Array, k
     return _Tile(exp_CxPxQ, sums_CxQ, jnp.where(seen_CxQ, z_CxQ, MASKED), own_CxQ)
 
 
-def _forward_row(plan: BlockTiling, documents, q_SxK, k_TxK, vT_VxT) -> tuple[jax.Array, jax.Array]:
+def _forward_row(plan: BlockTiling, documents, q_LxK, k_TxK, vT_VxT) -> tuple[jax.Array, jax.Array]:
     """y SxV and log-sum-exp S of one head of one sequence."""
 
     def tile_of(blocks: int, tile) -> tuple[jax.Array, jax.Array]:
-        part = _scores(plan, blocks, tile, documents, _cut(q_SxK, plan, tile), k_TxK)
+        part = _scores(plan, blocks, tile, documents, _cut(q_LxK, plan, tile), k_TxK)
         top_Q = part.z.max(axis=0)
         outer_CxQ = jnp.exp(part.z - top_Q)
         seen_Q = top_Q > MASKED
         total_Q = jnp.where(seen_Q, outer_CxQ.sum(axis=0), 1.0)
         share_CxQ = jnp.where(seen_Q, outer_CxQ / (part.sums * total_Q), 0.0)
-        weights_TxQ = (part.exp * share_CxQ[:, None]).reshape(-1, plan.queries).astype(vT_VxT.dtype)
-        vT_VxC = vT_VxT[:, : blocks * plan.length]
-        y_VxQ = jnp.einsum("vt,tq->vq", vT_VxC, weights_TxQ, preferred_element_type=part.z.dtype)
+        weights_JxQ = (part.exp * share_CxQ[:, None]).reshape(-1, plan.queries).astype(vT_VxT.dtype)
+        vT_VxJ = vT_VxT[:, : blocks * plan.length]
+        y_VxQ = jnp.einsum("vt,tq->vq", vT_VxJ, weights_JxQ, preferred_element_type=part.z.dtype)
         return y_VxQ.T.astype(vT_VxT.dtype), top_Q + jnp.log(total_Q)
 
     parts = [_over_tiles(first, count, functools.partial(tile_of, blocks)) for first, count, blocks in _bands(plan)]
@@ -303,37 +304,37 @@ def _over_tiles(first: int, count: int, tile_of: Callable):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
 
 
-def _backward_row(plan: BlockTiling, documents, q_SxK, k_TxK, v_TxV, kT_KxT, dy_SxV, lse_S, D_S):
+def _backward_row(plan: BlockTiling, documents, q_LxK, k_TxK, v_TxV, kT_KxT, dy_LxV, lse_L, D_L):
     """(dq, dk, dv) of one head of one sequence."""
-    wide = lse_S.dtype
+    wide = lse_L.dtype
 
     def tile_of(blocks: int, sums, tile):
         keys = blocks * plan.length
-        q_QxK, dy_QxV, lse_Q, D_Q = (_cut(x, plan, tile) for x in (q_SxK, dy_SxV, lse_S, D_S))
+        q_QxK, dy_QxV, lse_Q, D_Q = (_cut(x, plan, tile) for x in (q_LxK, dy_LxV, lse_L, D_L))
         part = _scores(plan, blocks, tile, documents, q_QxK, k_TxK)
         outer_CxQ = jnp.exp(part.z - jnp.where(lse_Q > MASKED, lse_Q, 0.0))
         weights_CxPxQ = part.exp * (outer_CxQ / part.sums)[:, None]
-        dweights_TxQ = jnp.einsum("tv,qv->tq", v_TxV[:keys], dy_QxV, preferred_element_type=wide)
-        dweights_CxPxQ = dweights_TxQ.reshape(part.exp.shape)
+        dweights_JxQ = jnp.einsum("tv,qv->tq", v_TxV[:keys], dy_QxV, preferred_element_type=wide)
+        dweights_CxPxQ = dweights_JxQ.reshape(part.exp.shape)
         A_CxQ = (part.exp * dweights_CxPxQ).sum(axis=1) / part.sums
         dscores_CxPxQ = weights_CxPxQ * (dweights_CxPxQ - jnp.where(part.own, D_Q, A_CxQ)[:, None])
         dlandmark_CxQ = jnp.where(part.own, 0.0, outer_CxQ * (A_CxQ - D_Q))
         closing_Px1 = jnp.arange(plan.length)[:, None] == plan.length - 1
         dscores_CxPxQ = jnp.where(closing_Px1, dlandmark_CxQ[:, None], dscores_CxPxQ)
-        dscores_TxQ = dscores_CxPxQ.reshape(keys, -1).astype(q_SxK.dtype)
-        weights_TxQ = weights_CxPxQ.reshape(keys, -1).astype(dy_SxV.dtype)
-        dq_KxQ = jnp.einsum("kt,tq->kq", kT_KxT[:, :keys], dscores_TxQ, preferred_element_type=wide)
-        dk_TxK = jnp.einsum("tq,qk->tk", dscores_TxQ, q_QxK, preferred_element_type=wide)
-        dv_TxV = jnp.einsum("tq,qv->tv", weights_TxQ, dy_QxV, preferred_element_type=wide)
-        return (sums[0].at[:keys].add(dk_TxK), sums[1].at[:keys].add(dv_TxV)), dq_KxQ
+        dscores_JxQ = dscores_CxPxQ.reshape(keys, -1).astype(q_LxK.dtype)
+        weights_JxQ = weights_CxPxQ.reshape(keys, -1).astype(dy_LxV.dtype)
+        dq_KxQ = jnp.einsum("kt,tq->kq", kT_KxT[:, :keys], dscores_JxQ, preferred_element_type=wide)
+        dk_JxK = jnp.einsum("tq,qk->tk", dscores_JxQ, q_QxK, preferred_element_type=wide)
+        dv_JxV = jnp.einsum("tq,qv->tv", weights_JxQ, dy_QxV, preferred_element_type=wide)
+        return (sums[0].at[:keys].add(dk_JxK), sums[1].at[:keys].add(dv_JxV)), dq_KxQ
 
     sums, parts = (jnp.zeros(k_TxK.shape, wide), jnp.zeros(v_TxV.shape, wide)), []
     for first, count, blocks in _bands(plan):
         sums, dq_GxKxQ = jax.lax.scan(functools.partial(tile_of, blocks), sums, first + jnp.arange(count))
-        parts.append(dq_GxKxQ.swapaxes(1, 2).reshape(-1, q_SxK.shape[1]))
-    scale = q_SxK.shape[1] ** -0.5
+        parts.append(dq_GxKxQ.swapaxes(1, 2).reshape(-1, q_LxK.shape[1]))
+    scale = q_LxK.shape[1] ** -0.5
     return (
-        (jnp.concatenate(parts) * scale).astype(q_SxK.dtype),
+        (jnp.concatenate(parts) * scale).astype(q_LxK.dtype),
         (sums[0] * scale).astype(k_TxK.dtype),
         sums[1].astype(v_TxV.dtype),
     )

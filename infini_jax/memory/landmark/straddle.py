@@ -92,11 +92,13 @@ def live_S(bounds: Boundaries, length: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(live_T(bounds, length), bounds.start, bounds.query_documents.shape[1])
 
 
-def to_span(before_b: jax.Array, segment_T: jax.Array, phase: jax.Array, length: int) -> jax.Array:
+def to_span(before_Bxbx: jax.Array, segment_BxTx: jax.Array, phase: jax.Array, length: int) -> jax.Array:
     """The span of the segment, BxJx...: p of the places before it (Bxbx...), it (BxTx...), and zeros, later than any query."""
-    keys = span_blocks(segment_T.shape[1], length) * length
-    pad = [(0, 0), (0, keys - before_b.shape[1])] + [(0, 0)] * (before_b.ndim - 2)
-    return jax.lax.dynamic_update_slice_in_dim(jnp.pad(before_b.astype(segment_T.dtype), pad), segment_T, phase, axis=1)
+    keys = span_blocks(segment_BxTx.shape[1], length) * length
+    pad = [(0, 0), (0, keys - before_Bxbx.shape[1])] + [(0, 0)] * (before_Bxbx.ndim - 2)
+    return jax.lax.dynamic_update_slice_in_dim(
+        jnp.pad(before_Bxbx.astype(segment_BxTx.dtype), pad), segment_BxTx, phase, axis=1
+    )
 
 
 def span_bounds(bounds: Boundaries, block: OpenBlock, length: int) -> Boundaries:
@@ -138,8 +140,8 @@ def blocks_of(
     """
     phase, (count, left) = phase_of(segment.bounds), completed(segment.bounds, length)
 
-    def blocks(before_b, x_BxTxGxK):
-        x_BxJxGxK = to_span(before_b, jnp.where(written_BxT[..., None, None], x_BxTxGxK, 0), phase, length)
+    def blocks(before_BxbxGxK, x_BxTxGxK):
+        x_BxJxGxK = to_span(before_BxbxGxK, jnp.where(written_BxT[..., None, None], x_BxTxGxK, 0), phase, length)
         return x_BxJxGxK.reshape(len(x_BxJxGxK), -1, length, *x_BxJxGxK.shape[2:])
 
     def unfinished(x_BxMxbxGxK):  # past the last block where nothing is left, and then it is read from nowhere
