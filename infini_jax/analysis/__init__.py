@@ -1,1 +1,1 @@
-"""What the figures say: the theory of recall, fits with intervals, the predictions and their verdicts."""
+"""Theory of recall, and fits of measured figures with intervals."""

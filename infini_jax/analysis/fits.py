@@ -21,9 +21,12 @@ Interval = tuple[float, float] | None
 
 @dataclasses.dataclass(frozen=True)
 class HalfPoint:
-    """Accuracy = 1 / (1 + (n / n50)^slope).
+    """Recall curve, accuracy = 1 / (1 + (n / n50)^slope).
 
-    Attributes: n50; slope; deviance, twice the log-likelihood that a curve through every point would gain.
+    Attributes:
+      n50: pairs at which half are recalled.
+      slope: steepness in log n.
+      deviance: twice the log-likelihood that a curve through every point would gain.
     """
 
     n50: float
@@ -31,17 +34,21 @@ class HalfPoint:
     deviance: float
 
     def accuracy(self, pairs: np.ndarray) -> np.ndarray:
+        """Accuracy of the curve at each number of pairs, a share."""
         return special.expit(-self.slope * (np.log(pairs) - math.log(self.n50)))
 
 
 def half_point(pairs: Sequence[float], right: Sequence[float], asked: Sequence[float]) -> HalfPoint:
-    """Maximum likelihood of a logistic in log n with binomial counts.
+    """The recall curve of measured counts, by maximum likelihood of a logistic in log n with binomial counts.
 
     The tails of recall curves are no logistic's and pull the middle by 5 %, so a second fit takes only the points that the
-    first one puts inside `MIDDLE`, where there are three.
-
-    Args: pairs n; right answers and questions asked at each. All NaN where fewer than two n were measured or the curve stays
+    first one puts inside `MIDDLE`, where there are three. All is NaN where fewer than two n were measured or the curve stays
     on one side of one half: the point would be a guess outside the data.
+
+    Args:
+      pairs: n.
+      right: right answers at each n.
+      asked: questions at each n.
     """
     n, k, m = (np.asarray(x, float) for x in (pairs, right, asked))
     n50, slope, used = (x[0] for x in _half_points(n, k[None], m[None]))
@@ -55,7 +62,7 @@ def half_point(pairs: Sequence[float], right: Sequence[float], asked: Sequence[f
 
 
 def _half_points(n_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`half_point` of R curves at once: (n50 R, slope R, the points used RxN)."""
+    """(n50 R, slope R, whether each point was used RxN): `half_point` of R curves at once."""
     x_N = np.log(n_N)
     centre = x_N.mean()
     theta_Rx2 = _logistic(x_N - centre, k_RxN, m_RxN)
@@ -70,16 +77,17 @@ def _half_points(n_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> tuple
 
 
 def _crosses(k_RxN: np.ndarray, m_RxN: np.ndarray, used_RxN: np.ndarray) -> np.ndarray:
-    """Which curves have used points above one half, or at it, and others below: R."""
+    """Whether each curve has used points above one half, or at it, and others below: R."""
     share_RxN = np.divide(k_RxN, m_RxN, out=np.full(k_RxN.shape, np.nan), where=used_RxN & (m_RxN > 0))
     high_R, low_R = np.nanmax(share_RxN, axis=1, initial=0.0), np.nanmin(share_RxN, axis=1, initial=1.0)
     return (low_R <= 0.5) & (high_R >= 0.5) & (low_R < high_R)
 
 
 def _logistic(x_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> np.ndarray:
-    """Newton's method for R fits of share = expit(a - b x): (a, b) Rx2, b kept in `SLOPES`.
+    """(a, b) of R fits of share = expit(a - b x) by Newton's method, Rx2, b kept in `SLOPES`.
 
-    Two parameters in closed form: an optimiser's calls cost a thousand times the arithmetic, and a bootstrap makes many.
+    Two parameters are solved in closed form: an optimizer's calls cost a thousand times the arithmetic, and a bootstrap makes
+    many.
     """
     a_R, b_R = np.zeros(len(k_RxN)), np.full(len(k_RxN), 2.0)
     for _ in range(NEWTON_STEPS):
@@ -104,7 +112,13 @@ def interval_of(draws: ArrayLike) -> Interval:
 
 
 def half_point_interval(pairs: Sequence[float], right_RxN: np.ndarray, asked_RxN: np.ndarray) -> Interval:
-    """Bootstrap over rows, as questions to one memory are not independent. Counts of each row at each n; None for one row."""
+    """Interval of n50 by a bootstrap over rows, as questions to one memory are not independent; None for one row.
+
+    Args:
+      pairs: n.
+      right_RxN: right answers of each row at each n.
+      asked_RxN: questions of each row at each n.
+    """
     rows = len(right_RxN)
     if rows < 2:
         return None
@@ -116,7 +130,14 @@ def half_point_interval(pairs: Sequence[float], right_RxN: np.ndarray, asked_RxN
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """value = prefactor x^exponent, the intervals from a bootstrap over seeds."""
+    """Power law, value = prefactor x^exponent, with intervals from a bootstrap over seeds.
+
+    Attributes:
+      exponent, prefactor: of the fit, NaN where it cannot be made.
+      exponent_interval, prefactor_interval: 95 % intervals, None with one seed.
+      points: number of different x.
+      seeds: number of different seeds.
+    """
 
     exponent: float
     prefactor: float
@@ -138,7 +159,7 @@ def log_log(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def power_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> PowerLaw:
-    """Fits y = c x^a on what is finite and above zero; seed names which trial each point comes from.
+    """The fit y = c x^a of the points that are finite and above zero; `seeds` name the trial that each point comes from.
 
     The bootstrap draws seeds anew at every x, so that no x is ever missing. With one seed the intervals are None.
     """
@@ -151,7 +172,7 @@ def power_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> PowerLaw:
 
 
 def _over_seeds(fit: Callable, x: np.ndarray, y: np.ndarray, seeds: np.ndarray, outputs: int) -> list[Interval]:
-    """Intervals of what `fit(x, y)` returns, resampling the trials of every x; None with less than two seeds at each x."""
+    """Intervals of the outputs of `fit(x, y)`, resampling the trials of every x; None with fewer than two seeds at each x."""
     groups = [np.flatnonzero(x == one) for one in np.unique(x)]
     if not groups or min(len(np.unique(seeds[group])) for group in groups) < 2:
         return [None] * outputs
@@ -165,7 +186,12 @@ def _over_seeds(fit: Callable, x: np.ndarray, y: np.ndarray, seeds: np.ndarray, 
 
 @dataclasses.dataclass(frozen=True)
 class Floor:
-    """value = floor + scale x^-power: how loss falls to a floor as memory grows."""
+    """Decay to a floor, value = floor + scale x^-power: how loss falls as memory grows.
+
+    Attributes:
+      floor, scale, power: of the fit, NaN where it cannot be made.
+      floor_interval, scale_interval, power_interval: 95 % intervals, None with one seed.
+    """
 
     floor: float
     scale: float
@@ -179,7 +205,10 @@ class Floor:
 
 
 def floor_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> Floor:
-    """Fits y = L + A x^-g with L, A >= 0 and 0.01 <= g <= 4; all NaN with fewer than four different x."""
+    """The fit y = L + A x^-g with L, A >= 0 and 0.01 <= g <= 4; all NaN with fewer than four different x.
+
+    `seeds` name the trial that each point comes from, for the intervals.
+    """
     x_N, y_N, seed_N = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
     kept_N = np.isfinite(x_N) & np.isfinite(y_N) & (x_N > 0)
     x_N, y_N, seed_N = x_N[kept_N], y_N[kept_N], seed_N[kept_N]
@@ -205,7 +234,7 @@ def _floor(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
 
 def wilson(right: float, asked: float) -> Interval:
-    """95 % interval of a share (Wilson 1927), of trials that need not be whole; None where nothing was asked."""
+    """95 % interval of a share (Wilson 1927), for trials that need not be whole numbers; None where nothing was asked."""
     if asked <= 0:
         return None
     z, share = float(special.ndtri(0.975)), right / asked
@@ -215,7 +244,7 @@ def wilson(right: float, asked: float) -> Interval:
 
 
 def mean_over_seeds(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> tuple[float, Interval]:
-    """The mean of what is finite and its interval, trials drawn anew at every x; None with less than two seeds at each."""
+    """(mean of the finite values, its interval), trials drawn anew at every x; None with fewer than two seeds at each."""
     x_N, y_N, seed_N = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
     kept_N = np.isfinite(y_N)
     if not kept_N.any():
@@ -226,7 +255,14 @@ def mean_over_seeds(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> tuple[float
 
 @dataclasses.dataclass(frozen=True)
 class Decay:
-    """value = start e^(-age / constant). Attributes: r2, share of the variance that it explains; interval of the constant."""
+    """Exponential decay, value = start e^(-age / constant).
+
+    Attributes:
+      start: value at age 0.
+      constant: age after which 1 / e is left.
+      r2: share of the variance that the curve explains.
+      interval: 95 % interval of the constant.
+    """
 
     start: float
     constant: float
@@ -235,7 +271,10 @@ class Decay:
 
 
 def decay(age: Sequence[float], value: Sequence[float], count: Sequence[float]) -> Decay:
-    """Least squares weighted by counts; the interval from the curvature. NaN with fewer than four ages or no decay."""
+    """The fit of an exponential decay by least squares weighted by counts; the interval is from the curvature.
+
+    NaN with fewer than four ages or no decay.
+    """
     a, y, m = (np.asarray(x, float) for x in (age, value, count))
     if len(np.unique(a)) < 4:
         return Decay(math.nan, math.nan, math.nan, None)

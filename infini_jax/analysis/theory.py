@@ -1,4 +1,4 @@
-"""What theory predicts of recall from a memory of fixed size, without a free parameter.
+"""Theory of recall from a memory of fixed size, without a free parameter.
 
 n pairs of random unit keys (d_k) and unit values (d_v); V candidates for a value. Two laws that are easily mixed up:
   rank   exact recall: the best linear memory leaves NMSE = max(0, 1 - d/n) in d features
@@ -6,7 +6,7 @@ n pairs of random unit keys (d_k) and unit values (d_v); V candidates for a valu
          r . v ~ N(0, s^2), s^2 = (n-1)/(d_k d_v), and |r|^2 = (n-1)/d_k on average, so the right value is scored 1 + s z and
          stands at the cosine (1 + s z)/|v + r|; it wins against V - 1 random values with
          P = E_z[F((1 + s z)/|v + r|)^(V-1)],  F the cdf of the cosine of two random unit vectors, a Beta.
-For large d and V the half-way point is n50 = d_k d_v / (2 ln V): 1 / (2 ln 2) = 0.72 bits a scalar, whatever the shape
+For large d and V the half-way point is n50 = d_k d_v / (2 ln V): 1 / (2 ln 2) = 0.72 bits per scalar, whatever the shape
 (arXiv 2605.05189 conjectures the same constant).
 
 How P takes |v + r| matters below d = 100. `mean` puts |v + r|^2 = 1 + (n-1)/d_k, the law as it is usually written; its n50 is
@@ -39,7 +39,7 @@ def cosine_cdf(cosine: np.ndarray, dim: int) -> np.ndarray:
 def top1_accuracy(
     pairs: np.ndarray | float, key_dim: int, value_dim: int, symbols: int, interference: Interference = "spread"
 ) -> np.ndarray:
-    """P of the module's docstring for n pairs: the sum rule, random unit keys and values."""
+    """Top-1 accuracy of the sum rule for n pairs of random unit keys and values: P of the module's docstring."""
     z_Z, z_weight = np.polynomial.hermite_e.hermegauss(NODES)
     e_E, e_weight = np.polynomial.hermite_e.hermegauss(SPREAD_NODES)
     others = np.asarray(pairs, float)[..., None, None] - 1.0
@@ -70,12 +70,12 @@ def top1_n50_large(key_dim: float, value_dim: float, symbols: int) -> float:
 
 
 def bits_per_scalar(n50: float, scalars: float, symbols: int) -> float:
-    """n50 log2 V bits, spread over the scalars of the memory."""
+    """Bits per scalar of the memory, n50 log2 V / scalars."""
     return n50 * math.log2(symbols) / scalars
 
 
 def delta_survival(age: np.ndarray | float, key_dim: float) -> np.ndarray:
-    """What is left of a pair after `age` later writes of the token-sequential delta rule with random unit keys: e^(-a/d_k).
+    """Share of a pair that is left after `age` later writes, e^(-a/d_k): token-sequential delta rule, random unit keys.
 
     Every write erases the memory along its key, a share 1/d_k of a random direction.
     """
@@ -83,7 +83,7 @@ def delta_survival(age: np.ndarray | float, key_dim: float) -> np.ndarray:
 
 
 def rank_fit(pairs: np.ndarray, nmse: np.ndarray, features: float) -> float:
-    """R^2 of the rank law on measured errors, no free parameter; NaN where the errors do not vary."""
+    """R^2 of the rank law on measured errors, without a free parameter; NaN where the errors do not vary."""
     nmse = np.asarray(nmse, float)
     spread = np.sum((nmse - nmse.mean()) ** 2)
     residual = np.sum((nmse - rank_nmse(features, pairs)) ** 2)

@@ -3,7 +3,7 @@
 A pair is one token that carries a key and a value. n pairs are written segment by segment, then segments of questions are
 read: tokens with a query of their own, whose keys and values are the same neutral ones everywhere, so that local attention
 knows nothing. What the layer answers is scored against all values. Every mechanism of the registry is measured through the
-`Memory` interface only, see codes.py; training and scoring are in capacity_training.py.
+`Memory` interface only, see coded_layer.py; training and scoring are in learning.py.
 
 n is drawn log-uniformly while training and walks a grid when scored. Rows have fixed shapes: the last n pairs are the open
 document's, what stands before them belongs to another document, which every mechanism must forget.

@@ -27,9 +27,9 @@ class RunConfig:
       seed: of the parameters and of the order of the data.
       model: sizes of the transformer, its memory included.
       data: the task.
-      train: how it is trained.
-      budget: what it may spend.
-      evaluation: what is read of the held-out documents, where the task is made of documents.
+      train: settings of training.
+      budget: limit of the run, in FLOPs, tokens, steps or seconds.
+      evaluation: how much of the held-out documents is read, where the task is made of documents.
     """
 
     name: str = "run"
@@ -84,12 +84,12 @@ class RunConfig:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes a sequence of all layers together, measured on shapes."""
+        """Bytes of memory per sequence, all layers together, measured on shapes."""
         return self.model.memory_bytes
 
     @property
     def tokens_per_step(self) -> int:
-        """Raw tokens of one optimiser step."""
+        """Number of raw tokens in one optimizer step."""
         return self.train.batch * self.train.sequence
 
     def with_learning_rate(self, rate: float) -> "RunConfig":
@@ -97,25 +97,32 @@ class RunConfig:
         return dataclasses.replace(self, train=dataclasses.replace(self.train, learning_rate=rate))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; the memory and the data carry their registry name under `kind`."""
+        """Plain JSON values of the run; the memory and the data carry their registry name under `kind`."""
         return to_plain(self)
 
     @staticmethod
     def from_dict(plain: dict[str, Any]) -> "RunConfig":
-        """The inverse of `to_dict`. Raises `ConfigError` for unknown fields, with a suggestion."""
+        """The run of plain JSON values, the inverse of `to_dict`.
+
+        Raises `ConfigError` with the nearest name for an unknown field.
+        """
         return from_plain(RunConfig, plain, "config")
 
     def program(self, steps: int) -> "RunConfig":
-        """The run of so many steps with all fixed that its compiled programs do not depend on: trials and seeds share them."""
+        """This run with so many steps, and defaults for all settings that its compiled programs do not depend on.
+
+        Trials and seeds share programs.
+        """
         plain = TrainConfig()
         rates = {name: getattr(plain, name) for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every")}
         train, budget = dataclasses.replace(self.train, **rates), Budget("steps", steps)
         return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget)
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of what decides the result; names, rhythms and how many segments run at once do not.
+        """Digest of the settings that decide the result, twelve hex digits.
 
-        Nor do the steps that seconds were found to buy: they are the machine's.
+        Names, rhythms and the number of segments taken at once do not enter. Nor do the steps that seconds were found to buy:
+        they are the machine's.
         """
         science = self.to_dict()
         del science["name"], science["variant"], science["train"]["log_every"]

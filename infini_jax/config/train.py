@@ -1,4 +1,4 @@
-"""Settings of training, and what it may spend. Impossible values raise `ConfigError` before anything compiles."""
+"""Settings of training, and its budget. Impossible values raise `ConfigError` before anything compiles."""
 
 import dataclasses
 import typing
@@ -12,10 +12,10 @@ Gives = Literal["steps", "width", "window"]
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a run may spend.
+    """Limit of a run.
 
     Attributes:
-      unit: FLOPs of training (three times the forward pass), raw tokens, optimiser steps, or seconds of training on the
+      unit: FLOPs of training (three times the forward pass), raw tokens, optimizer steps, or seconds of training on the
         device at hand, without compiling. Seconds become a number of steps before the first one, see
         `infini_jax.training.timed_budget`.
       amount: of that unit.
@@ -44,22 +44,22 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained.
+    """Settings of a model's training.
 
     Attributes:
       batch: rows, each a stream of documents.
-      sequence: raw tokens of a row a step.
+      sequence: raw tokens of a row per step.
       bptt: segments that gradients flow through; 0 is the whole sequence.
       segments_per_step: segments that every layer takes at once: the same result, sooner where a mechanism has a parallel
         form over segments, with more memory.
-      rematerialise: what is made again for the gradient: segment keeps what passes between segments, and all layers of one
-        segment at a time; layer keeps one layer at a time, which costs another forward pass.
+      rematerialise: part that is made again for the gradient: segment keeps what passes between segments, and all layers of
+        one segment at a time; layer keeps one layer at a time, which costs another forward pass.
       accumulate: parts of the batch whose gradients are added up one after the other; the same step with less memory.
-      optimiser: by name, see optimiser.py.
-      schedule: of the learning rate after the warm-up, see optimiser.py.
-      learning_rate: peak of the schedule; with rsqrt, what is divided by the square root of the step.
+      optimiser: by name, see `infini_jax.training.optimiser`.
+      schedule: of the learning rate after the warm-up, see `infini_jax.training.optimiser`.
+      learning_rate: peak of the schedule; with rsqrt, the number that is divided by the square root of the step.
       gate_learning_rate: peak for the memory gates, which also have no weight decay.
-      weight_decay: of matrices, but for what a mechanism declares in `no_decay`.
+      weight_decay: of matrices, apart from those that a mechanism declares in `no_decay`.
       warmup: share of the steps with a rising rate.
       average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
       clip: largest norm of the gradient.

@@ -1,6 +1,6 @@
 """Text to tokens and back: bytes, and SentencePiece (Kudo & Richardson 2018, arXiv 1808.06226), encoded line by line.
 
-Models trained here keep any text exactly: identity normalisation, bytes for what no piece covers, a piece for the line end.
+Models trained here keep any text exactly: identity normalization, bytes for what no piece covers, a piece for the line end.
 """
 
 import codecs

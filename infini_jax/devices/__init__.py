@@ -1,1 +1,1 @@
-"""Devices and processes that share a run: what lies where, who reads which rows, what a device can do at most."""
+"""Devices and processes that share a run: the place of each array, the rows that each process reads, peak FLOPs of devices."""

@@ -1,8 +1,8 @@
-"""What devices could do at most: dense bf16 FLOPs a second by JAX's `device_kind`, for model FLOPs utilisation (MFU).
+"""Peak of devices: dense bf16 FLOPs per second by JAX's `device_kind`, for model FLOPs utilization (MFU).
 
-By the makers' sheets, for one JAX device (a chip), in TFLOPS. NVIDIA's sheets print twice the dense figure and say "with
-sparsity", except the A100's, which prints both; what they print is in brackets.
-  TPU v4 275, v5e 197, v5p 459, v6e 918     Google, Cloud TPU system architecture, one page a version
+The figures are from the makers' sheets, for one JAX device (a chip), in TFLOPS. NVIDIA's sheets print twice the dense figure
+and say "with sparsity", except the A100's, which prints both; the printed figure is in brackets.
+  TPU v4 275, v5e 197, v5p 459, v6e 918     Google, Cloud TPU system architecture, one page per version
   A100 312                                  NVIDIA A100 Tensor Core GPU datasheet; 40 and 80 GB, SXM and PCIe
   H100 SXM 989 (1979), PCIe 756 (1513), NVL 835 (1671)    NVIDIA H100 Tensor Core GPU datasheet
   H200 SXM 989 (1979), NVL 835 (1671)       NVIDIA H200 Tensor Core GPU datasheet
@@ -38,7 +38,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(devices: Iterable[Any]) -> float | None:
-    """FLOPs a second of all `devices` together; None where one's peak is not known, as a CPU's."""
+    """Peak FLOPs per second of all `devices` together; None where one's peak is not known, such as a CPU's."""
     peaks = [PEAK_FLOPS.get(device.device_kind) for device in devices]
     known = [peak for peak in peaks if peak is not None]
     return sum(known) if len(known) == len(peaks) else None

@@ -1,4 +1,4 @@
-"""Several processes on one run: which rows each reads, what they must agree on, who writes what is written once.
+"""Several processes on one run: the rows that each reads, their agreement, and the one that writes.
 
 Every process runs the same program on the same mesh; arrays are global and each process holds the parts of its own devices.
 Clocks and signals differ between processes and collectives must not, so that whatever stops or saves a run is agreed on first.
@@ -40,9 +40,9 @@ def join_job() -> None:
 
 @contextlib.contextmanager
 def ended_with_the_job(code: int) -> Iterator[None]:
-    """Says so in one line and ends this process with `code` where another one of its run has died.
+    """Context that ends this process with `code`, and one line that says so, where another process of its run has died.
 
-    At once: at a usual end JAX waits for the dead.
+    It ends at once: at a usual end JAX waits for the dead.
     """
     try:
         yield
@@ -58,17 +58,17 @@ def ended_with_the_job(code: int) -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once: config, metrics, the row of results."""
+    """Whether this process writes the files that are written once: config, metrics, the row of results."""
     return jax.process_index() == 0
 
 
 def of_the_first(number: int) -> int:
-    """The first process's number, in every process; clocks and folders differ."""
+    """The first process's `number`, in every process; clocks and folders differ between them."""
     return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int64(number)))
 
 
 def own_rows(rows: NamedSharding, batch: int) -> tuple[int, int]:
-    """(first, count) of the batch's rows that lie on this process's devices. Raises `ConfigError` where they are apart."""
+    """(first, count) of the batch's rows on this process's devices. Raises `ConfigError` where they are not neighbors."""
     shape = (batch, rows.mesh.size)  # any length that the devices can share
     where: Any = rows.addressable_devices_indices_map(shape)
     slices = [index[0].indices(batch)[:2] for index in where.values()]
@@ -84,7 +84,7 @@ def own_rows(rows: NamedSharding, batch: int) -> tuple[int, int]:
 
 
 def placed(batch: Batch, places: Batch, rows: int) -> Batch:
-    """A global batch of `rows` rows on the devices, from those that this process has read."""
+    """A global batch of `rows` rows on the devices, from the rows that this process has read."""
 
     def place(leaf: np.ndarray, where: NamedSharding) -> jax.Array:
         return jax.make_array_from_process_local_data(where, leaf, (rows, *leaf.shape[1:]))
@@ -93,7 +93,7 @@ def placed(batch: Batch, places: Batch, rows: int) -> Batch:
 
 
 def batch_shapes(source: Source, places: Batch, rows: int) -> Batch:
-    """Like a global batch of `rows` rows, without reading more than one of them."""
+    """Shapes, types and shardings of a global batch of `rows` rows; only one row is read."""
 
     def shape(leaf: np.ndarray, where: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=where)
@@ -108,7 +108,7 @@ def placed_batches(source: Source, places: Batch, rows: int, steps: range) -> It
 
 
 class Agreement:
-    """Questions to which all processes give the same answers: whether any of them says yes.
+    """Yes-or-no questions with the same answer in all processes: whether any of them says yes.
 
     One process answers for itself at once. Several get the answer of the call before: the sum over the processes is taken
     behind the training step that is under way, and nobody waits for more than the step before that. After a yes the call

@@ -1,7 +1,7 @@
-"""Where arrays live on several devices: logical axis -> mesh axis, for parameters, optimiser, memory and batch alike.
+"""Places of arrays on several devices: logical axis -> mesh axis, for parameters, optimizer, memory and batch alike.
 
 A row is one document stream, so sharding the batch never moves memory. Rows are split by hand (`shard_map`), and so are the
-segments of a sequence; what lies along other mesh axes is left to the partitioner. Parameters that are split over the rows'
+segments of a sequence; splits along other mesh axes are left to the partitioner. Parameters that are split over the rows'
 devices (fsdp) lie in parts between the steps; a step gathers them once, because its segments would gather them again and
 again, and adds up each device's part of the gradient where it lies.
 """
@@ -76,10 +76,10 @@ MOST_CORES = 8  # each of a CPU's devices holds all parameters
 
 @dataclasses.dataclass(frozen=True)
 class Sharding:
-    """How a run is spread over the devices at hand. It is no part of the run: the same run on other devices is the same run.
+    """Distribution of a run over the devices at hand. It is no part of the run: the same run on other devices is the same run.
 
     Attributes:
-      rules: data (parameters whole on every device), fsdp (in parts, gathered for each step), and with several devices a row
+      rules: data (parameters whole on every device), fsdp (in parts, gathered for each step), and with several devices per row
         fsdp+tensor (they split heads, MLP and vocabulary), fsdp+slots (the slots of a memory) or fsdp+sequence (the segments
         of a sequence, all of which are taken at once).
       per_row: devices that share a row with the last three.
@@ -111,7 +111,7 @@ class Sharding:
         return Layout(AbstractMesh(shape, names, axis_types=(AxisType.Auto,) * len(shape)), RULES[self.rules])
 
     def _mesh(self, rows: int, devices: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Shape and axes; the second is left out where one device has all of a row."""
+        """(shape, axes) of the mesh; the second axis is left out where one device has all of a row."""
         require(
             devices % self.per_row == 0,
             "sharding.per_row",
@@ -133,29 +133,34 @@ ROWS_ALONE = Sharding()
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Devices and what is split over them. Attributes: mesh; rules."""
+    """Devices and the arrays that are split over them.
+
+    Attributes:
+      mesh: the devices with named axes.
+      rules: mesh axis of each logical axis.
+    """
 
     mesh: AnyMesh
     rules: ShardingRules = DATA_PARALLEL
 
     @property
     def row_parts(self) -> int:
-        """Parts that the rows of a batch are split in."""
+        """Number of parts that the rows of a batch are split in."""
         return self._parts(self.rules.batch)
 
     @property
     def sequence_parts(self) -> int:
-        """Parts that a sequence is split in."""
+        """Number of parts that a sequence is split in."""
         return self._parts(self.rules.sequence)
 
     @property
     def token_parts(self) -> int:
-        """Parts that the tokens of a batch are split in, by rows and along the sequence."""
+        """Number of parts that the tokens of a batch are split in, by rows and along the sequence."""
         return self.row_parts * self.sequence_parts
 
     @property
     def token_axes(self) -> tuple[str, ...]:
-        """The mesh axes of these parts."""
+        """The mesh axes over which the tokens of a batch are split."""
         return tuple(axis for axis in (self.rules.batch, self.rules.sequence) if axis)
 
     def _parts(self, axis: str | None) -> int:
@@ -163,13 +168,13 @@ class Layout:
 
 
 def layout_of(run: RunConfig, sharding: Sharding = ROWS_ALONE, devices: Sequence[Any] | None = None) -> Layout:
-    """All devices at hand, or these, each with its share of the run. Raises `ConfigError` where they cannot share it."""
+    """The layout of a run over `devices`, all at hand by default. Raises `ConfigError` where they cannot share it."""
     check_shares(run, sharding)
     return sharding.layout(run.train.batch // run.train.accumulate, devices)
 
 
 def check_shares(run: RunConfig, sharding: Sharding) -> None:
-    """Raises `ConfigError` where a run's sequence is to be split and cannot be."""
+    """Checks a run's sharding: raises `ConfigError` where its sequence is to be split and cannot be."""
     if sharding.rules != "fsdp+sequence":
         return
     for config, _ in layer_groups(run.model):
@@ -194,7 +199,7 @@ def segments_at_once(run: RunConfig, layout: Layout | None) -> int:
 
 
 def use_cores(rows: int) -> None:
-    """Makes a CPU look like a device a core, as many of them as share `rows` evenly; to be called before JAX is used.
+    """Makes a CPU look like one device per core, as many of them as share `rows` evenly; to be called before JAX is used.
 
     XLA keeps one core busy with one device's rows far better than two with all rows. No effect on accelerators, where
     XLA_FLAGS already says how many devices a CPU has, and in a process that has used JAX.
@@ -208,14 +213,14 @@ def use_cores(rows: int) -> None:
 
 
 def data_mesh(rows: int) -> AnyMesh:
-    """All devices along one axis, `data`. Raises `ConfigError` where they do not share `rows` evenly."""
+    """A mesh of all devices along one axis, `data`. Raises `ConfigError` where they do not share `rows` evenly."""
     return ROWS_ALONE.layout(rows).mesh
 
 
 def on_own_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
     """`function(carry, rows, *whole) -> (results, carry)` where every device takes its own rows; results have rows in front.
 
-    Written out by `shard_map`, for loops over rows and heads (attention in tiles, retrieval) cannot be split by the
+    It is written out by `shard_map`, as loops over rows and heads (attention in tiles, retrieval) cannot be split by the
     automatic partitioner: it would bring all rows to every device. Other axes of the rules are left to it.
     """
     if layout is None or layout.row_parts == 1:
@@ -285,7 +290,7 @@ def _by_parts(function: Callable, leaf: jax.Array, spec: PartitionSpec, axis: st
 
 
 def _only(axis: str | None, spec: PartitionSpec) -> PartitionSpec:
-    """What a partition says of one mesh axis."""
+    """The partition along one mesh axis alone."""
     return PartitionSpec(*(name if name == axis else None for name in spec))
 
 
@@ -307,7 +312,7 @@ def _mapped(function: Callable, model: ModelConfig, layout: Layout, results: Any
 
 
 def parameter_axes(model: ModelConfig) -> dict:
-    """Like the parameters, with the logical axes of each; what nobody names has none."""
+    """The logical axes of each parameter, in the structure of the parameters; None where nobody names an axis."""
     declared = dict(PARAMETER_AXES)
     for config, _ in layer_groups(model):
         declared |= {("memory", *path): axes for path, axes in memory_of(config, model.dims).parameter_axes.items()}
@@ -323,7 +328,7 @@ def parameter_axes(model: ModelConfig) -> dict:
 
 
 def parameter_sharding(model: ModelConfig, layout: Layout) -> dict:
-    """Like the parameters, with the sharding of each array."""
+    """The sharding of each parameter, in the structure of the parameters."""
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
     def place(leaf: jax.ShapeDtypeStruct, names: Axes) -> NamedSharding:
@@ -333,7 +338,7 @@ def parameter_sharding(model: ModelConfig, layout: Layout) -> dict:
 
 
 def sharding_like(tree: Any, params: Any, places: dict) -> dict:
-    """The sharding of each array of a `tree` that holds copies of the parameters' tree, such as an optimiser's moments.
+    """The sharding of each array of a `tree` that holds copies of the parameters' tree, such as an optimizer's moments.
 
     An array that lies at a parameter's path and has its shape lies where the parameter does; any other is whole everywhere.
     """
@@ -354,12 +359,12 @@ def sharding_like(tree: Any, params: Any, places: dict) -> dict:
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def carry_sharding(model: ModelConfig, mesh: AnyMesh, rules: ShardingRules = DATA_PARALLEL) -> Carry:
-    """Like a `Carry`, with the sharding of each array, from the mechanisms' own logical axes."""
+    """The sharding of each array of a `Carry`, from the mechanisms' own logical axes, in its structure."""
 
     def place(names: tuple[str, ...], leaf: ShapedArray) -> NamedSharding:
         kind = PINNED if leaf.memory_space == HOST else None
@@ -378,5 +383,5 @@ def carry_sharding(model: ModelConfig, mesh: AnyMesh, rules: ShardingRules = DAT
 
 
 def batch_sharding(mesh: AnyMesh, rules: ShardingRules = DATA_PARALLEL) -> Batch:
-    """Like a `Batch`, with the sharding of each array."""
+    """The sharding of each array of a `Batch`, in its structure."""
     return Batch(*(NamedSharding(mesh, rules.spec(("batch", "sequence"))) for _ in Batch._fields))

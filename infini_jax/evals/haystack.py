@@ -32,9 +32,9 @@ class HaystackEvaluation(ExampleEvaluation):
 
     Attributes:
       lengths: tokens of an example; none is the length that the run was trained at.
-      kinds: of the task; none is the run's own, and all for a run on a corpus.
-      examples: of each kind and length.
-      seed: of the examples.
+      kinds: kinds of needles; none is the run's own, and all for a run on a corpus.
+      examples: examples of each kind and length.
+      seed: seed of the examples.
       rows: examples that are read side by side.
     """
 

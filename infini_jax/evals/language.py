@@ -24,10 +24,10 @@ class LanguageEvaluation(Evaluation):
     """Streaming perplexity of whole held-out documents: memory carried, reset, and of another document.
 
     Attributes:
-      documents: so many, spread evenly over the split; 0 is all.
-      tokens: of a document, from its first on; 0 is all.
+      documents: number of documents, spread evenly over the split; 0 is all.
+      tokens: tokens of a document, from its first on; 0 is all.
       rows: documents that are read side by side.
-      conditions: of the memory; each one costs as much again.
+      conditions: conditions of the memory; each one costs as much again.
       split: whose documents are read.
     """
 

@@ -19,10 +19,10 @@ class MqarEvaluation(ExampleEvaluation):
 
     Attributes:
       lengths: tokens of an example; none is the length that the run was trained at.
-      pairs: to remember; none is the number that the run was trained with.
+      pairs: pairs to remember; none is the number that the run was trained with.
       overwrites: keys that get another value before they are asked; none is the run's own number.
-      examples: for each length, pairs and overwrites.
-      seed: of the examples.
+      examples: examples for each length, pairs and overwrites.
+      seed: seed of the examples.
       rows: examples that are read side by side.
     """
 

@@ -30,10 +30,10 @@ class PasskeyEvaluation(ExampleEvaluation):
     Attributes:
       lengths: tokens of an example; none is the length that the run was trained at.
       depths: share of the filler that stands before the number.
-      novelty: different words of the filler, 0 is the papers' filler; none is the run's own setting.
-      formats: of which paper, infini or landmark; none is the run's own, and both for a run on a corpus.
-      examples: of each cell of the grid.
-      seed: of the examples.
+      novelty: different words of the filler; 0 is the papers' filler; none is the run's own setting.
+      formats: prompt formats by paper, infini or landmark; none is the run's own, and both for a run on a corpus.
+      examples: examples of each cell of the grid.
+      seed: seed of the examples.
       rows: examples that are read side by side.
     """
 

@@ -1,7 +1,7 @@
 """Memories that live in the host's memory, where the platform has one beside the device's (TPUs, GPUs; CPUs pretend).
 
 Where an array lives is a part of its type inside a program, so functions ask the array and no setting is handed around. Only
-slices of it are copied and put back, because a program computes with what is on the device.
+slices of it are copied and put back, because a program computes with arrays on the device.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""Equal FLOPs a token by size: what gives way is the width of the model or its local window, and the FLOPs are counted.
+"""Equal FLOPs per token by size: the width of the model or its local window gives way, and the FLOPs are counted.
 
-A mechanism that costs more a token gets fewer steps from a budget of FLOPs. Where all shall see the same tokens, its model
-gives way instead, until a token costs what it costs the others; what it still falls short by is `gap`.
+A mechanism that costs more per token gets fewer steps from a budget of FLOPs. Where all shall see the same tokens, its model
+gives way instead, until its cost per token is that of the others; the rest that it falls short by is `gap`.
 """
 
 import contextlib
@@ -20,12 +20,14 @@ def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_by
     """The run with the largest size whose forward pass costs at most `flops_per_token`, counted.
 
     Args:
-      gives: width: d_model, in multiples that keep the heads even, and the MLP in proportion; then the MLP takes up what is
-        left. Sizes of heads that are given stay.
+      run: settings whose model is resized.
+      flops_per_token: forward FLOPs per raw token.
+      gives: width: d_model, in multiples that keep the heads even, and the MLP in proportion; then the MLP takes up the rest.
+        Sizes of heads that are given stay.
         window: of a sliding window, its tokens; else the segment, of those that divide the sequence into whole steps.
         steps: nothing; the budget alone decides.
-      memory_bytes: that the memory gets at every size that is tried, as by `ModelConfig.at_bytes`; 0 leaves its settings as
-        they are. A sliding window that gives way is its own memory and takes none.
+      memory_bytes: bytes per sequence of the memory at every size that is tried, as by `ModelConfig.at_bytes`; 0 leaves its
+        settings as they are. A sliding window that gives way is its own memory and takes none.
 
     Raises `ConfigError` where even the smallest size costs more.
     """
@@ -47,12 +49,15 @@ def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_by
 
 
 def gap(run: RunConfig, flops_per_token: float) -> float:
-    """By which share of `flops_per_token` a token of the run costs less; below zero where it costs more."""
+    """Share of `flops_per_token` by which the run costs less per token; below zero where it costs more."""
     return 1.0 - model_cost(run.model).flops / flops_per_token
 
 
 def affordable(run: RunConfig, steps: int) -> float:
-    """Forward FLOPs a token that the run's budget of FLOPs pays for in `steps` optimiser steps."""
+    """Forward FLOPs per token that the run's budget of FLOPs pays for in `steps` optimizer steps.
+
+    Raises `ConfigError` for a budget in another unit.
+    """
     require(run.budget.unit == "flops", "budget.unit", f"{run.budget.unit} are no FLOPs", "give the budget in flops")
     require(steps >= 1, "steps", f"{steps} steps train nothing", "give at least 1")
     return run.budget.amount / (steps * run.tokens_per_step * (1.0 + BACKWARD))
@@ -62,7 +67,7 @@ Sizing = Callable[[ModelConfig], ModelConfig]
 
 
 def _fitting_width(model: ModelConfig, flops: float, at_bytes: Sizing) -> ModelConfig:
-    """The largest width, then the largest MLP that is at least in proportion to it."""
+    """The model with the largest width, then the largest MLP that is at least in proportion to it."""
     unit = model.heads if model.key_dim and model.value_dim else 2 * model.heads  # rotary turns pairs
 
     def of_width(units: int) -> ModelConfig:
@@ -82,7 +87,10 @@ def _windowed(model: ModelConfig, size: int) -> ModelConfig:
 
 
 def _fitting_segment(run: RunConfig, flops: float, at_bytes: Sizing) -> ModelConfig:
-    """The longest segment. Short ones may cost more, as they read the whole memory for fewer tokens: each is counted."""
+    """The model with the longest segment.
+
+    Short ones may cost more, as they read the whole memory for fewer tokens: each is counted.
+    """
     steps, costs = run.train.sequence // run.train.segments_per_step, {}
     for size in (size for size in range(steps, 0, -1) if steps % size == 0):
         with contextlib.suppress(ConfigError):  # some mechanisms do not take every length
@@ -95,7 +103,7 @@ def _fitting_segment(run: RunConfig, flops: float, at_bytes: Sizing) -> ModelCon
 
 
 def _largest(sized: Callable[[int], ModelConfig], flops: float, field: str, start: int, smallest: int = 1) -> ModelConfig:
-    """The model of the largest size that costs at most `flops` a token, found by bisection around `start`.
+    """The model of the largest size that costs at most `flops` per token, found by bisection around `start`.
 
     Very small sizes may cost more again, where a memory of given bytes gets more slots in a narrow model.
     """

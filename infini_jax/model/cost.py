@@ -25,7 +25,13 @@ BACKWARD = 2.0  # a backward pass has two products for each of the forward pass;
 
 @dataclasses.dataclass(frozen=True)
 class ModelCost:
-    """Forward FLOPs of one raw token. Attributes: projections (queries, keys, values, output, MLP), attention, head."""
+    """Forward FLOPs per raw token.
+
+    Attributes:
+      projections: of queries, keys, values, output and MLP, all layers.
+      attention: of all layers' attention and memory.
+      head: of the logits.
+    """
 
     projections: float
     attention: Cost
@@ -33,12 +39,16 @@ class ModelCost:
 
     @property
     def flops(self) -> float:
+        """Forward FLOPs per raw token, all parts together."""
         return self.projections + self.attention.flops + self.head
 
 
 @functools.lru_cache(maxsize=1024)
 def model_cost(model: ModelConfig) -> ModelCost:
-    """Counted for a raw token: inserted landmarks and memory tokens run through every layer and are paid for by the others."""
+    """Cost of a model per raw token.
+
+    Inserted landmarks and memory tokens run through every layer and are paid for by the raw tokens.
+    """
     d, inserted = model.dims, model.dims.segment / model.segment
     mlp_dim = model.mlp_dim or 4 * d.d_model
     weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + 2 * mlp_dim)
@@ -52,12 +62,15 @@ def model_cost(model: ModelConfig) -> ModelCost:
 
 
 def training_flops_per_step(run: RunConfig) -> float:
-    """Forward and backward FLOPs of one optimiser step."""
+    """Forward and backward FLOPs of one optimizer step."""
     return run.tokens_per_step * (1.0 + BACKWARD) * model_cost(run.model).flops
 
 
 def budget_steps(run: RunConfig) -> int:
-    """Whole optimiser steps that the budget pays for. Raises `ConfigError` where it pays for none, or nobody knows yet."""
+    """Number of whole optimizer steps that the budget pays for.
+
+    Raises `ConfigError` where it pays for none, or a budget in seconds was not timed yet.
+    """
     if run.budget.unit == "seconds":
         require(
             run.budget.steps > 0,
@@ -86,7 +99,7 @@ def planned_flops(run: RunConfig) -> float | None:
 
 @functools.lru_cache(maxsize=64)
 def parameter_count(model: ModelConfig) -> int:
-    """Scalars in the parameters, measured on shapes."""
+    """Number of scalars in the parameters, measured on shapes."""
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
@@ -99,7 +112,7 @@ def state_bytes(run: RunConfig) -> int:
 
 
 def check_fits(run: RunConfig) -> None:
-    """Raises `ConfigError` where the state alone is larger than the memory of this machine's device."""
+    """Checks a run against this machine: raises `ConfigError` where its state alone is larger than the device's memory."""
     device = jax.local_devices()[0]
     available = (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     needed = state_bytes(run)

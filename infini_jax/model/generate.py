@@ -1,6 +1,6 @@
-"""Reading a prompt of any length at constant memory, then sampling from what the model makes of it.
+"""Generation: a prompt of any length is read at constant memory, then tokens are sampled from the model.
 
-Whole segments of the prompt are read at once, the rest token by token; the memory that is carried is all that stays of them.
+Whole segments of the prompt are read at once, the rest token by token; all that stays of them is the carried memory.
 """
 
 import functools
@@ -20,11 +20,13 @@ DOCUMENT = 0  # a prompt and its continuation are one document
 
 @struct.dataclass
 class Sampling:
-    """How a token is drawn.
+    """Settings of drawing tokens.
 
-    Attributes: temperature, 0 takes the likeliest; top_p, the least probability that the likeliest tokens kept must have
-    together, 1 keeps all; seed of the draws; vocab, how many of the model's tokens may be drawn (a tokenizer may have fewer
-    than the model), 0 for all.
+    Attributes:
+      temperature: of the softmax; 0 takes the likeliest token.
+      top_p: least probability that the likeliest tokens kept must have together; 1 keeps all.
+      seed: of the draws.
+      vocab: number of the model's tokens that may be drawn (a tokenizer may have fewer than the model); 0 for all.
     """
 
     temperature: float = 1.0
@@ -33,14 +35,17 @@ class Sampling:
     vocab: int = struct.field(pytree_node=False, default=0)
 
     def check(self) -> None:
-        """Raises `ConfigError` for settings that draw nothing."""
+        """Checks the settings: raises `ConfigError` where they draw nothing."""
         require(self.temperature >= 0, "temperature", f"{self.temperature} is negative", "give 0 for the likeliest, or more")
         require(self.seed >= 0, "seed", f"{self.seed} is negative", "give 0 or more")
         require(0 < self.top_p <= 1, "top_p", f"{self.top_p} keeps nothing", "give above 0 to 1")
 
 
 def draw(key: jax.Array, logits_BxV: jax.Array, temperature: jax.Array, top_p: jax.Array) -> jax.Array:
-    """One token a row: the smallest set of likeliest tokens that has `top_p` of the probability (Holtzman et al. 2020)."""
+    """One token per row, B int32, of the smallest set of likeliest tokens that has `top_p` of the probability.
+
+    This is nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751); temperature 0 takes the likeliest.
+    """
     greedy_B = logits_BxV.argmax(axis=-1)
     logits_BxV = logits_BxV / jnp.where(temperature > 0, temperature, 1.0)
     order_BxV = jnp.argsort(-logits_BxV, axis=-1, stable=True)
@@ -54,7 +59,7 @@ def draw(key: jax.Array, logits_BxV: jax.Array, temperature: jax.Array, top_p: j
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def read_segment(model: ModelConfig, params: dict, carry: Carry, tokens_1xS: jax.Array) -> tuple[Carry, jax.Array]:
-    """One segment of a prompt: (carry behind it, which takes the place of the one before; logits 1xV of the next token)."""
+    """(carry behind one segment of a prompt, logits 1xV of the next token). The new carry takes the place of the old one."""
     carry, x_1xSxD, _ = forward_segments(model, params, carry, tokens_1xS, jnp.full_like(tokens_1xS, DOCUMENT))
     return carry, logits_of(model, params, x_1xSxD[:, -1:])[:, 0]
 
@@ -65,7 +70,7 @@ def _read_token(model: ModelConfig, params: dict, decoder: Decoder, token_1: jax
 
 
 def known(model: ModelConfig, piece: np.ndarray) -> np.ndarray:
-    """The token ids as int32. Raises `ConfigError` for those outside the vocabulary: the embedding would take another's."""
+    """Token ids as int32. Raises `ConfigError` for those outside the vocabulary: the embedding would take another's."""
     strange = [int(token) for token in (np.min(piece, initial=0), np.max(piece, initial=0)) if not 0 <= token < model.vocab]
     require(
         not strange,
@@ -81,8 +86,13 @@ def read_prompt(
 ) -> tuple[Decoder, jax.Array]:
     """(decoder behind the prompt, logits 1xV of the next token).
 
-    `pieces` are arrays of token ids that follow one another, of any lengths, read as they come; `watch` gets the number of
-    tokens read so far. Raises `ConfigError` where there is not one token, or one that the model does not have.
+    Args:
+      model: settings of the model.
+      params: its parameters.
+      pieces: arrays of token ids that follow one another, of any lengths, read as they come.
+      watch: called with the number of tokens read so far.
+
+    Raises `ConfigError` where there is not one token, or one that the model does not have.
     """
     carry, logits, waiting, done = init_carry(model, 1), None, np.zeros(0, np.int32), 0
     for piece in pieces:
@@ -109,7 +119,10 @@ def _next(model: ModelConfig, vocab: int, params: dict, decoder: Decoder, logits
 def continuation(
     model: ModelConfig, params: dict, decoder: Decoder, logits_1xV: jax.Array, sampling: Sampling
 ) -> Iterator[int]:
-    """Token after token, for ever. The decoder is used up."""
+    """Sampled tokens one after another, without end, from the logits behind a prompt. The decoder is used up.
+
+    Raises `ConfigError` for settings of sampling that draw nothing.
+    """
     sampling.check()
     key, vocab = jax.random.key(sampling.seed), sampling.vocab or model.vocab
     for number in range(2**62):

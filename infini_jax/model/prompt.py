@@ -1,4 +1,4 @@
-"""A prompt of any length in pieces, as text and as tokens: never more of it in memory than a piece."""
+"""A prompt of any length in pieces, as text and as tokens: memory never holds more of it than a piece."""
 
 import codecs
 from collections.abc import Callable, Iterator
@@ -48,7 +48,11 @@ def read_text(file: Path, watch: Callable[[int], None] = lambda size: None) -> I
 
 
 class PromptTokens:
-    """The tokens of a prompt, piece by piece. Attributes: begins_line, whether what follows stands at a line's beginning."""
+    """The tokens of a prompt, piece by piece, from its texts.
+
+    Attributes:
+      begins_line: whether the next text stands at a line's beginning.
+    """
 
     def __init__(self, tokenizer: Tokenizer, texts: Iterator[str]):
         self.tokenizer, self.texts, self.begins_line = tokenizer, texts, True

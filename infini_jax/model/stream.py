@@ -28,9 +28,12 @@ from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, i
 
 @struct.dataclass
 class Carry:
-    """What passes from one segment to the next.
+    """State that passes from one segment to the next.
 
-    Attributes: memory, a pytree a layer group; open_document B; phase B of the landmarks, as in `Boundaries`, or None.
+    Attributes:
+      memory: one pytree per layer group.
+      open_document: B, number of the open document.
+      phase: B, of the landmarks, as in `Boundaries`, or None.
     """
 
     memory: tuple
@@ -51,7 +54,7 @@ def _phase_after(model: ModelConfig, phase: jax.Array | None, segments: int | ja
 
 
 def init_params(model: ModelConfig, key: jax.Array) -> dict:
-    """Fresh parameters, float32."""
+    """Fresh parameters of a model, float32, as a nested dict."""
     length = model.dims.segment
     tokens = jnp.zeros((1, length), jnp.int32)
     carry = init_carry(model, 1)
@@ -68,7 +71,7 @@ def forward_segments(
     documents_BxT: jax.Array,
     rematerialise: Literal["segment", "layer"] = "segment",
 ) -> tuple[Carry, jax.Array, tuple]:
-    """Raw tokens of W consecutive segments, T = W S: (carry, features BxTxD of the raw tokens, metrics a layer group).
+    """(carry, features BxTxD of the raw tokens, metrics per layer group) after W consecutive segments of raw tokens, T = W S.
 
     Every layer takes all of them before the next layer does, which is the same as one segment after the other. Landmarks and
     memory tokens stand inside the layers only. Raises `ConfigError` where the memory cannot take several segments at once.
@@ -119,17 +122,18 @@ def scan_segments(
     segments_per_step: int = 1,
     rematerialise: Literal["segment", "layer"] = "segment",
 ) -> tuple[Carry, Any, tuple]:
-    """Streams a sequence through the model.
+    """(carry, scores stacked over steps, metrics per layer group stacked over steps) of a sequence streamed through the model.
 
     Args:
+      model: settings of the model.
+      params: its parameters.
+      carry: state before the sequence.
       sequence: a pytree of BxT arrays with attributes `tokens` and `documents`; T a multiple of the segment.
       score: (logits BxSxV, the step's part of `sequence`) -> pytree, so that logits of one step only ever exist.
       bptt: segments that gradients flow through; 0 for all of them.
       segments_per_step: segments taken at once, a divisor of their number and of `bptt`. The results are the same; more
         memory is used, and time is won where a mechanism has a parallel form over segments.
       rematerialise: as in `TrainConfig`.
-
-    Returns: (carry, scores stacked over steps, metrics a layer group stacked over steps).
     """
 
     def split(leaf: jax.Array) -> jax.Array:
@@ -155,9 +159,14 @@ def scan_segments(
 
 @struct.dataclass
 class Decoder:
-    """A stream that is read token by token. Attributes: carry of closed segments; opened buffers a layer group;
-    documents BxT of the open segment, which may be full; length, its tokens (landmarks and memory tokens included), an int32
-    scalar."""
+    """A stream that is read token by token.
+
+    Attributes:
+      carry: state after the closed segments.
+      opened: buffers of the open segment, one pytree per layer group.
+      documents: BxT, of the open segment, which may be full.
+      length: int32 scalar, tokens of the open segment, landmarks and memory tokens included.
+    """
 
     carry: Carry
     opened: tuple
@@ -166,7 +175,7 @@ class Decoder:
 
 
 def init_decoder(model: ModelConfig, carry: Carry) -> Decoder:
-    """Begins an empty open segment behind `carry`."""
+    """A decoder with an empty open segment behind `carry`."""
     batch = carry.open_document.shape[0]
     documents = jnp.full((batch, model.dims.segment), NO_DOCUMENT, jnp.int32)
     return Decoder(carry, init_open(model, batch), documents, jnp.int32(0))
@@ -175,7 +184,7 @@ def init_decoder(model: ModelConfig, carry: Carry) -> Decoder:
 def decode(
     model: ModelConfig, params: dict, decoder: Decoder, token_B: jax.Array, document_B: jax.Array
 ) -> tuple[Decoder, jax.Array]:
-    """Reads one raw token a row: (decoder, logits BxV for the next token). Inserts landmarks and memory tokens.
+    """(decoder, logits BxV of the next token) after one raw token per row. Landmarks and memory tokens are inserted.
 
     Memory tokens in front of a segment are read with its first token, those behind it when it is closed. A full segment is
     closed when the next token comes, before that one reads: written behind the read, XLA would copy the
@@ -201,7 +210,7 @@ def decode(
 
 
 def _places(model: ModelConfig, phase: jax.Array | None) -> int | jax.Array:
-    """Tokens of a full segment, landmarks and the memory tokens in front of it included."""
+    """Number of tokens of a full segment, landmarks and the memory tokens in front of it included."""
     every = model.memory.landmark_every
     if phase is None or every is None:
         return model.dims.segment - model.memory.memory_tokens[1]
@@ -214,7 +223,7 @@ def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) 
 
 
 def _extend(model, params, decoder: Decoder, token_BxS: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
-    """Reads tokens of one document a row: (decoder, features BxD of the last)."""
+    """(decoder, features BxD of the last token) after tokens of one document per row."""
     document_BxS = jnp.broadcast_to(document_B[:, None], token_BxS.shape)
     documents = jax.lax.dynamic_update_slice_in_dim(decoder.documents, document_BxS, decoder.length, 1)
     decoder = dataclasses.replace(decoder, documents=documents)

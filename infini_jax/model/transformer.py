@@ -36,10 +36,14 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
 
 @struct.dataclass
 class OpenLayer:
-    """What a layer knows of the segment that is being decoded.
+    """A layer's buffers for the segment that is being decoded.
 
-    Attributes: inputs BxTxD; queries BxTxHxK; keys BxTxGxK; values BxTxGxV; ends BxTxD, the residual stream at the layer's
-    end, None where the memory does not work on it.
+    Attributes:
+      inputs: BxTxD, normalized inputs.
+      queries: BxTxHxK.
+      keys: BxTxGxK.
+      values: BxTxGxV.
+      ends: BxTxD, the residual stream at the layer's end, None where the memory does not work on it.
     """
 
     inputs: jax.Array
@@ -52,7 +56,11 @@ class OpenLayer:
 class Block(nn.Module):
     """One layer: x + Memory(norm(x)), then x + MLP(norm(x)), where the memory may change x first and look at it in the end.
 
-    State first carries x so that `nn.scan` can stack it.
+    The methods take x first and return it first so that `nn.scan` can stack layers.
+
+    Attributes:
+      model: settings of the model.
+      memory_config: settings of this layer's memory.
     """
 
     model: ModelConfig
@@ -72,7 +80,7 @@ class Block(nn.Module):
         self.mlp = MLP(dims.d_model, self.model.mlp_dim or 4 * dims.d_model, dims.dtype)
 
     def __call__(self, x_BxSxD: jax.Array, memory: Any, bounds: Boundaries) -> tuple[jax.Array, tuple[Any, dict]]:
-        """Whole segments, one or several of each stream as `Memory.advance` takes them. Returns (x, (memory, metrics))."""
+        """(x BxSxD, (memory, metrics)) after whole segments, one or several of each stream as `Memory.advance` takes them."""
         x_BxSxD = self.memory.enter(memory, x_BxSxD, bounds)
         inputs_BxSxD = self.attention_norm(x_BxSxD)
         queries, keys, values = self._project(inputs_BxSxD, inputs_BxSxD, bounds)
@@ -82,7 +90,10 @@ class Block(nn.Module):
         return x_BxSxD, (self.memory.leave(memory, x_BxSxD, bounds), metrics)
 
     def extend(self, x_BxSxD: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, OpenLayer]:
-        """A few tokens of the open segment: attend to memory and to the tokens so far, write nothing."""
+        """(x BxSxD, buffers) after a few tokens of the open segment.
+
+        They attend to memory and to the tokens so far, and write nothing.
+        """
         memory, opened = state
         x_BxSxD = self.memory.enter(memory, x_BxSxD, bounds)
         new_BxSxD = self.attention_norm(x_BxSxD)
@@ -104,7 +115,7 @@ class Block(nn.Module):
         )
 
     def close(self, x: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, Any]:
-        """The open segment is full: write it. `x` passes through."""
+        """(x, memory after the open segment, which is full); `x` passes through."""
         memory, opened = state
         segment = Segment(opened.inputs, opened.queries, opened.keys, opened.values, bounds)
         memory = self.memory.write(memory, segment)
@@ -135,13 +146,13 @@ def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
 
 
 def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) -> frozenset[tuple[str, ...]]:
-    """Paths below all parameters of those that the layers' mechanisms declare as this kind, see `Memory`."""
+    """Paths, below all parameters, of those that the layers' mechanisms declare as gates or `no_decay`, see `Memory`."""
     declared = [getattr(memory_of(config, model.dims), kind) for config, _ in layer_groups(model)]
     return frozenset((f"groups_{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
 
 
 def init_memory(model: ModelConfig, batch: int) -> tuple:
-    """Empty memories, one pytree a layer group with the layers in front of the batch."""
+    """Empty memories, one pytree per layer group with the layers in front of the batch."""
 
     def stacked(config: MemoryConfig, count: int):
         memory = memory_of(config, model.dims).init_memory(batch)
@@ -151,7 +162,7 @@ def init_memory(model: ModelConfig, batch: int) -> tuple:
 
 
 def init_open(model: ModelConfig, batch: int) -> tuple:
-    """Buffers for decoding one segment, one a layer group with the layers in front."""
+    """Empty buffers for decoding one segment, one per layer group with the layers in front."""
     d = model.dims
 
     def stacked(config: MemoryConfig, count: int) -> OpenLayer:
@@ -172,7 +183,9 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
 class Transformer(nn.Module):
     """Embedding, layer groups, norm, tied head. Token ids run to `vocab`, which stands for landmarks and memory tokens.
 
-    `rematerialise` is as in `TrainConfig`: with layer, each is made again on its own for the gradient.
+    Attributes:
+      model: settings of the model.
+      rematerialise: as in `TrainConfig`; with layer, each layer is made again on its own for the gradient.
     """
 
     model: ModelConfig
@@ -199,7 +212,10 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(dtype=model.dims.dtype)
 
     def __call__(self, tokens_BxS: jax.Array, memory: tuple, bounds: Boundaries) -> tuple[jax.Array, tuple, tuple]:
-        """Whole segments, rows as in `Memory.advance`: (features BxSxD before the head, new memory, metrics a layer group)."""
+        """(features BxSxD before the head, new memory, metrics per layer group) of whole segments.
+
+        The rows are as in `Memory.advance`.
+        """
         x_BxSxD, written, metrics = self.embedding(tokens_BxS), [], []
         for group, state in zip(self.groups, memory, strict=True):
             x_BxSxD, (new, measured) = group(x_BxSxD, state, bounds)
@@ -208,7 +224,7 @@ class Transformer(nn.Module):
         return self.norm(x_BxSxD), tuple(written), tuple(metrics)
 
     def extend(self, tokens_BxS: jax.Array, memory: tuple, opened: tuple, bounds: Boundaries) -> tuple[jax.Array, tuple]:
-        """A few tokens of the open segment: (features BxSxD, new buffers)."""
+        """(features BxSxD, new buffers) after a few tokens of the open segment."""
         x_BxSxD, extended = self.embedding(tokens_BxS), []
         for group, state in zip(self.groups, zip(memory, opened, strict=True), strict=True):
             x_BxSxD, new = group.extend(x_BxSxD, state, bounds)
@@ -221,6 +237,6 @@ class Transformer(nn.Module):
         return tuple(group.close(jnp.zeros(()), state, bounds)[1] for group, state in zip(self.groups, states, strict=True))
 
     def head(self, x_BxSxD: jax.Array) -> jax.Array:
-        """Logits BxSxV over raw tokens, float32; what is inserted is never predicted."""
+        """Logits BxSxV over raw tokens, float32; inserted tokens are never predicted."""
         table_VxD = self.embedding.embedding[: self.model.vocab].astype(x_BxSxD.dtype)
         return jnp.einsum("bsd,vd->bsv", x_BxSxD, table_VxD, preferred_element_type=self.model.dims.policy.output)

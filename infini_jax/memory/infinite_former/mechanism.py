@@ -10,7 +10,7 @@ what a query reads, expectation.py:
   3.2  B' = G_inf^T [X(t_1) .. X(t_M); X]                              later writes: the past contracted into [0, tau]
   3.3  t_m drawn from where the queries looked                         sticky memories, sticky.py
   code X <- X * sigmoid(Conv1d(X)) before every write                  the gate, a mask in the released code
-  code KL(N(mu, sigma^2) || N(mu, sigma_0^2))                          regulariser, averaged over rows, heads and queries
+  code KL(N(mu, sigma^2) || N(mu, sigma_0^2))                          regularizer, averaged over rows, heads and queries
 X are the inputs of the tokens that leave the short-term memory: the oldest of a Transformer-XL cache of `cached` tokens and
 the segment, as many as the segment is long once the cache is full, fewer or none before; with `cached` = 0 the segment.
 
@@ -18,9 +18,9 @@ Gradients. B is detached where its old signal is sampled for a rewrite (`write_s
 detached. Without a cache, segment s+1 trains the gate and, through X, what lies below the layer in segment s; through this
 memory nothing reaches s-1. In a stack X depends on the memories of the layers below, so a gradient can go one segment further
 back with each of them. With a cache of a segment or more, all of X was cached, and the gate alone learns what to write.
-DEVIATION: the released code reads X from Transformer-XL's cache, not normalised, and reads B in the step that writes it.
-Here X is the layer's normalised input, B is written when the segment ends and read by the next one; and without a cache X
-keeps its gradient: detached, only the gate would ever learn what is worth writing.
+DEVIATION: the released code reads X from Transformer-XL's cache, not normalized, and reads B in the step that writes it.
+Here X is the layer's normalized input, B is written when the segment ends and read by the next one; and without a cache X
+keeps its gradient: detached, only the gate would ever learn which tokens to write.
 DEVIATION: no cache by default, and rotary positions in the short-term attention: what every mechanism here has.
 DEVIATION: W_k and W_v have the layer's G key heads, as many as query heads unless it groups them; the paper has no groups.
 DEVIATION: where fewer vectors than a segment's are written, because the cache fills up or a document begins inside the
