@@ -1,4 +1,4 @@
-"""The imports of the package, read from its source: at the top, in functions, under TYPE_CHECKING, in strings of registries."""
+"""The imports of the package, read from its source: anywhere in a file, under TYPE_CHECKING, and in strings of registries."""
 
 import ast
 import dataclasses
