@@ -5,11 +5,11 @@ stopped goes on from the last checkpoint, so that a launcher has to start worker
 """
 
 from infini_jax.study.launch.base import Launcher, Resources
-from infini_jax.study.launch.local import LocalProcesses
+from infini_jax.study.launch.local import Local
 from infini_jax.study.launch.sky import Sky
 from infini_jax.study.launch.slurm import Slurm
 from infini_jax.study.launch.xpk import Xpk
 
-LAUNCHERS: dict[str, type[Launcher]] = {"local": LocalProcesses, "slurm": Slurm, "sky": Sky, "xpk": Xpk}
+LAUNCHERS: dict[str, type[Launcher]] = {"local": Local, "slurm": Slurm, "sky": Sky, "xpk": Xpk}
 
 __all__ = ["LAUNCHERS", "Launcher", "Resources"]

@@ -11,7 +11,7 @@ from infini_jax.study.launch.base import Launcher, cancelled
 from infini_jax.study.study import Study, missing_of, run_study
 
 
-class LocalProcesses(Launcher):
+class Local(Launcher):
     """Launches workers as processes of this machine."""
 
     @property
