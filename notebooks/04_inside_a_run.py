@@ -39,6 +39,7 @@ from infini_jax.evals.perplexity import Reader
 from infini_jax.evals.words import unit_of_tokens
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.model.stream import forward_segments, init_carry
+from infini_jax.records.folder import RunFolder
 from infini_jax.results import gates, load, training_curves
 from infini_jax.results.notebook import show, use_look
 from infini_jax.study.evaluations import measure_missing
@@ -73,7 +74,7 @@ asked = (
     Gains(documents=4, tokens=1024, rows=4, counted=1 << 16, draws=100),
     GateEvaluation(),
 )
-measure_missing(trained.folder, run, asked, failed)
+measure_missing(RunFolder(trained.folder), run, asked, failed)
 found = load(trained.folder)
 labels = pd.json_normalize(found.measures.labels.map(json.loads).tolist())
 figures = pd.concat([found.measures.drop(columns=["folder", "run", "labels"]), labels], axis=1)

@@ -102,12 +102,12 @@ def test_two_runners_do_no_run_twice_and_lose_none(tmp_path):
     save_study(study_of(*runs), folder)
     noted = f"""
 import infini_jax.study.study
-done = infini_jax.study.study.execute
+done = infini_jax.study.study.execute_job
 def execute(run, *more):
     with open({str(tmp_path / "done")!r}, "a") as file:
         file.write(run.name + "\\n")
     return done(run, *more)
-infini_jax.study.study.execute = execute
+infini_jax.study.study.execute_job = execute
 """
     for one in [runner(folder, noted) for _ in range(2)]:
         _, err = one.communicate(timeout=300)
