@@ -208,19 +208,18 @@ def test_of_a_prompt_and_of_sampling():
 
 
 def test_of_what_no_mechanism_calls():
-    """Attention in two parts that are merged, and the readable reference of landmark attention."""
+    """The dense form of attention with grouped heads, and the readable reference of landmark attention."""
     q, k, v = jnp.zeros((5, 24, 6, 8)), jnp.zeros((5, 24, 2, 8)), jnp.zeros((5, 24, 2, 10))
     bounds = whole(jnp.zeros((5, 24), jnp.int32), jnp.zeros(5, jnp.int32))
 
-    def halves():
-        part = attention.attend_with_lse(q, k, v, bounds.sight())
-        return attention.merge(*part, *part)
+    def dense():
+        return attention.dense(q, k, v, bounds.local_BxSxT)
 
     def weights():
         return grouped_softmax(jnp.zeros((5, 6, 24, 24)), jnp.zeros((5, 24), bool), bounds.local_BxSxT)
 
     with shape_suffixes.checked() as found:
-        jax.eval_shape(lambda: (halves(), weights()))
+        jax.eval_shape(lambda: (dense(), weights()))
     check(found)
 
 
