@@ -103,13 +103,16 @@ class Training:
     @functools.cached_property
     def shapes(self) -> TrainState:
         """The state as `jax.ShapeDtypeStruct`s; with a layout they have the shardings of `places`."""
-        shapes = jax.eval_shape(self._init)
-        return shapes if self.layout is None else like(shapes, self._placed(shapes))
+        return self._unplaced if self.layout is None else like(self._unplaced, self.places)
 
     @functools.cached_property
     def places(self) -> TrainState:
         """The sharding of each array of the state: by the rules, and for the optimizer's arrays as for the parameters."""
-        return self._placed(jax.eval_shape(self._init))
+        shapes, layout = self._unplaced, self._laid
+        state: Any = sharding_like(
+            dataclasses.replace(shapes, carry=None), shapes.params, parameter_sharding(self.run.model, layout)
+        )
+        return dataclasses.replace(state, carry=carry_sharding(self.run.model, layout.mesh, layout.rules))
 
     @functools.cached_property
     def batch(self) -> Batch:
@@ -159,6 +162,10 @@ class Training:
         """The function that puts parameters whole on every device."""
         return jax.jit(lambda learned: learned, out_shardings=replicated(self._laid.mesh))
 
+    @functools.cached_property
+    def _unplaced(self) -> TrainState:
+        return jax.eval_shape(self._init)
+
     @property
     def _laid(self) -> Layout:
         assert self.layout is not None, "only a training that has a layout lies on devices"
@@ -174,11 +181,6 @@ class Training:
         average = jax.tree.map(jnp.copy, params) if run.train.average else None  # copied: the state is donated
         carry = init_carry(run.model, run.train.batch)
         return TrainState(jnp.int32(0), params, self.optimiser.init(params), average, carry)
-
-    def _placed(self, shapes: TrainState) -> TrainState:
-        layout, places = self._laid, parameter_sharding(self.run.model, self._laid)
-        state: Any = sharding_like(dataclasses.replace(shapes, carry=None), shapes.params, places)
-        return dataclasses.replace(state, carry=carry_sharding(self.run.model, layout.mesh, layout.rules))
 
 
 @functools.lru_cache(maxsize=1)
