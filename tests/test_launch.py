@@ -10,11 +10,12 @@ import yaml
 
 from infini_jax.cli.main import main
 from infini_jax.errors import ConfigError
-from infini_jax.study import missing_of, saved_study
+from infini_jax.records.rows import read_rows
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.launch.slurm import Worker
 from infini_jax.study.study import Study, save_study
-from tests.support.commands import told
+from tests.support.commands import spawned, told
+from tests.support.documentation import all_blocks
 from tests.test_slurm import run_of
 
 STUDY = Study("queued", "Does it start?", (run_of("one", 20), run_of("two", 20)))
@@ -142,49 +143,72 @@ def test_a_worker_that_is_queued_again_is_the_same(tmp_path):
     assert again.function == worker
 
 
-MINE = '''
+# ---- a user's own --------------------------------------------------------------------------------------------------------
+
+OWN_MECHANISM = """
+import dataclasses
+from infini_jax.memory import MECHANISMS
+from infini_jax.memory.local import Local
+
+@dataclasses.dataclass(frozen=True)
+class MineConfig(Local.Config):
+    pass
+
+class Mine(Local):
+    Config = MineConfig
+
+MECHANISMS["mine"] = Mine
+"""
+OWN_STUDY = """
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.study import Study, collect, missing_of, work_on
-from infini_jax.study.launch import LAUNCHERS, Launcher
-
-
-class Here(Launcher):
-    """One worker: this process."""
-
-    def described(self, study, folder):
-        return f"this process, for {len(missing_of(study, folder))} runs"
-
-    def run(self, study, folder, watch):
-        work_on(folder, 0, 1, "")
-        collect(study, study.desk(folder))
-        return "done here"
-
-    def cancel(self, folder):
-        return "nothing to cancel"
-
-
-LAUNCHERS["here"] = Here
-
+from infini_jax.memory import MECHANISMS
+from infini_jax.study.study import Study
 
 def study():
-    model = ModelConfig(vocab=32, layers=1, d_model=16, heads=1, mlp_dim=32, segment=8, key_taps=2)
-    train = TrainConfig(batch=2, sequence=24, evaluation_steps=1)
-    data = MqarConfig(pairs=2, symbols=32)
-    return Study("mine", "does it run?", (RunConfig("tiny", model=model, data=data, train=train, budget=Budget("steps", 2)),))
-'''
+    model = ModelConfig(memory=MECHANISMS["mine"].Config(), vocab=32, layers=1, d_model=16, segment=8)
+    run = RunConfig(name="one", model=model, data=MqarConfig(pairs=2, symbols=32),
+                    train=TrainConfig(batch=2, sequence=16, evaluation_steps=1), budget=Budget("steps", 2))
+    return Study("own", "Does it run?", (run,))
+"""
 
 
-def test_a_launcher_that_an_experiment_brings_is_chosen_from_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(LAUNCHERS, "here", None)  # what the experiment adds goes again
-    (tmp_path / "mine.py").write_text(MINE)
-    main(["study", str(tmp_path / "mine.py"), "--launch", "here", "--results", str(tmp_path / "results")])
-    assert "done here" in capsys.readouterr().out
-    study, rows, failures = saved_study(tmp_path / "results" / "mine")
-    assert ([row.run for row in rows], failures) == (["tiny"], [])
-    assert missing_of(study, tmp_path / "results" / "mine") == ()
+def own_launcher() -> str:
+    """The one of docs/adding.md."""
+    (found,) = (block.text for block in all_blocks() if block.page == "adding.md" and "class Logged" in block.text)
+    return found
 
 
-def test_an_unknown_launcher_is_one_line_with_the_nearest_name(capsys):
-    said = told(capsys, ["study", "gates", "--scale", "smoke", "--launch", "sulrm", "--dry-run"], 2)
-    assert said == "launch: 'sulrm' is not known; did you mean 'slurm'?"
+@pytest.mark.parametrize("launch", ["local", "logged"])
+def test_what_an_experiment_registers_is_known_to_the_command_its_workers_and_the_report(launch, tmp_path):
+    file = tmp_path / "my_experiment.py"
+    file.write_text(own_launcher() + OWN_MECHANISM + OWN_STUDY)
+    done = spawned(["study", str(file), "--launch", launch, "--jobs", "1", "--results", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    (row,) = read_rows(tmp_path / "own" / "results.parquet")
+    assert row.mechanism == "mine"
+    assert (tmp_path / "own" / "worker-0.log").exists() == (launch == "logged")
+    again = spawned(["study", str(tmp_path / "own"), "--launch", launch])  # by the folder alone
+    assert again.returncode == 0, again.stderr
+    assert "report: " in again.stdout
+
+
+def test_a_launcher_registered_at_run_time_is_a_choice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(LAUNCHERS, "logged", None)  # gone behind the test
+    exec(own_launcher(), {})
+    save_study(STUDY, tmp_path)
+    main(["study", str(tmp_path), "--launch", "logged", "--dry-run"])
+    assert f"1 processes for 2 runs, logs in {tmp_path}" in capsys.readouterr().out
+
+
+def test_an_unknown_launcher_is_told_once_the_experiment_is_loaded(tmp_path, capsys):
+    command = ["study", "gates", "--scale", "smoke", "--results", str(tmp_path), "--launch"]
+    assert told(capsys, [*command, "slrum"], 2) == "launch: 'slrum' is not known; did you mean 'slurm'?"
+    assert told(capsys, [*command, "logged"], 2) == "launch: 'logged' is not known; choose one of local, sky, slurm, xpk"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_offers_the_launchers_that_are_there(capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    assert f"{{{','.join(LAUNCHERS)}}}" in capsys.readouterr().out

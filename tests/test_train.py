@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import Stopped, TrainingDiverged
+from infini_jax.errors import ConfigError, Stopped, TrainingDiverged
 from infini_jax.model.cost import training_flops_per_step
 from infini_jax.model.stream import init_carry, init_params, scan_segments
 from infini_jax.training.checkpoint import Checkpoints
@@ -214,3 +215,20 @@ def test_auxiliary_losses_are_summed_over_layers_and_averaged_over_segments():
     )
     assert auxiliary_loss(metrics) == pytest.approx(2.0 + 3.0 + 15.0)
     assert auxiliary_loss(({},)) == 0.0
+
+
+def test_an_optimiser_and_a_schedule_that_are_registered_train_and_others_are_refused(monkeypatch):
+    """One step of plain descent at a constant rate moves what is no gate by the rate times the clipped gradient."""
+    monkeypatch.setitem(OPTIMISERS, "descent", lambda share, weight_decay, mask: optax.sgd(share))
+    monkeypatch.setitem(SCHEDULES, "always", lambda steps, warm: optax.constant_schedule(1.0))
+    settings = dataclasses.replace(RUN.train, optimiser="descent", schedule="always", learning_rate=0.5, clip=1e9)
+    optimiser = make_optimiser(settings, 10, MODEL)
+    params = init_params(MODEL, jax.random.key(0))
+    moves, _ = optimiser.update(jax.tree.map(jnp.ones_like, params), optimiser.init(params), params)
+    weights = [move for path, move in jax.tree_util.tree_leaves_with_path(moves) if "gate" not in jax.tree_util.keystr(path)]
+    assert weights
+    assert all(np.array_equal(move, np.full(move.shape, -0.5)) for move in weights)
+    with pytest.raises(ConfigError, match=r"^train.optimiser: 'adamm' is not known; did you mean 'adamw'\?$"):
+        TrainConfig(optimiser="adamm")
+    with pytest.raises(ConfigError, match=r"^train.schedule: 'linear' is not known; choose one of always, constant, cosine,"):
+        TrainConfig(schedule="linear")

@@ -42,7 +42,7 @@ def study(
       results: folder that gets <study>/ or <study>-<scale>/ with report.html, results.parquet, measures.parquet and the runs.
       jobs: workers at the same time; 0 is one for each of at most 4 CPU cores, and one where JAX finds an accelerator.
       launch: where the workers run: on this machine, queued by SLURM, or on machines of a cloud, for which a file is written
-        and the command said; or a launcher that the experiment's file has added to LAUNCHERS.
+        and the command said; or by a launcher that the experiment's own file registers.
       resources: of each worker that is not on this machine.
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
       cancel: ends the workers that a scheduler has of this study, and stops.

@@ -2,12 +2,17 @@
 
 import dataclasses
 import typing
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from infini_jax.errors import require, require_positive
+from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
+from infini_jax.errors import lookup, require, require_positive
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]
 Gives = Literal["steps", "width", "window"]
+if TYPE_CHECKING:
+    Optimiser = Schedule = str
+else:  # what the command line offers; an experiment may register more
+    Optimiser, Schedule = Literal[tuple(OPTIMISERS)], Literal[tuple(SCHEDULES)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +60,9 @@ class TrainConfig:
       rematerialise: part that is made again for the gradient: segment keeps what passes between segments, and all layers of
         one segment at a time; layer keeps one layer at a time, which costs another forward pass.
       accumulate: parts of the batch whose gradients are added up one after the other; the same step with less memory.
-      optimiser: by name, see `infini_jax.training.optimiser`.
-      schedule: of the learning rate after the warm-up, see `infini_jax.training.optimiser`.
-      learning_rate: peak of the schedule; with rsqrt, the number that is divided by the square root of the step.
+      optimiser: a name in `infini_jax.config.optimisers.OPTIMISERS`.
+      schedule: of the learning rate after the warm-up, a name in `infini_jax.config.optimisers.SCHEDULES`.
+      learning_rate: peak of the schedule; with rsqrt, what is divided by the square root of the step.
       gate_learning_rate: peak for the memory gates, which also have no weight decay.
       weight_decay: of matrices, apart from those that a mechanism declares in `no_decay`.
       warmup: share of the steps with a rising rate.
@@ -74,8 +79,8 @@ class TrainConfig:
     segments_per_step: int = 1
     rematerialise: Literal["segment", "layer"] = "segment"
     accumulate: int = 1
-    optimiser: Literal["adamw", "adafactor"] = "adamw"
-    schedule: Literal["cosine", "rsqrt", "constant"] = "cosine"
+    optimiser: Optimiser = "adamw"
+    schedule: Schedule = "cosine"
     learning_rate: float = 1e-3
     gate_learning_rate: float = 1e-2
     weight_decay: float = 0.1
@@ -114,9 +119,8 @@ class TrainConfig:
             f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
             f"give a divisor of {self.bptt}, or change train.bptt",
         )
-        for field, known in (("optimiser", ("adamw", "adafactor")), ("schedule", ("cosine", "rsqrt", "constant"))):
-            name = getattr(self, field)
-            require(name in known, f"train.{field}", f"'{name}' is not known", f"choose {' or '.join(known)}")
+        lookup("train.optimiser", self.optimiser, OPTIMISERS)
+        lookup("train.schedule", self.schedule, SCHEDULES)
         require(0 <= self.average < 1, "train.average", f"{self.average} is no decay", "give 0 to below 1, e.g. 0.999")
         require(
             self.accumulate >= 1 and self.batch % self.accumulate == 0,

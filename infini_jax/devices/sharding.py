@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 from jax.core import ShapedArray
@@ -70,6 +70,10 @@ RULES = {
     "fsdp+slots": ShardingRules(embed="data", slots=SLOTS_AXIS),
     "fsdp+sequence": ShardingRules(embed="data", sequence=SEQUENCE_AXIS),
 }
+if TYPE_CHECKING:
+    Rules = str
+else:  # what the command line offers
+    Rules = Literal[tuple(RULES)]
 SHARED_AXIS = {"fsdp+tensor": "model", "fsdp+slots": SLOTS_AXIS, "fsdp+sequence": SEQUENCE_AXIS}  # whose devices share a row
 MOST_CORES = 8  # each of a CPU's devices holds all parameters
 
@@ -85,7 +89,7 @@ class Sharding:
       per_row: devices that share a row with the last three.
     """
 
-    rules: Literal["data", "fsdp", "fsdp+tensor", "fsdp+slots", "fsdp+sequence"] = "data"
+    rules: Rules = "data"
     per_row: int = 1
 
     def __post_init__(self):

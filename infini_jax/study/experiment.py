@@ -1,14 +1,13 @@
 """Finds an experiment: a module with a function `study()` that returns a `Study`, or `study(scale)` where it has scales."""
 
 import dataclasses
-import importlib.util
 import inspect
-import sys
 from pathlib import Path
 from types import ModuleType
 
 from infini_jax.errors import lookup, require
 from infini_jax.files import shipped
+from infini_jax.study.own_code import loaded
 from infini_jax.study.study import Study
 
 SCALES = ("smoke", "cpu", "accelerator")  # seconds to see that it runs; two cores; one large accelerator
@@ -19,7 +18,13 @@ def load_experiment(name: str, scale: str = "") -> Study:
 
     Raises `ConfigError` where there is no such experiment, or it does not have the scale.
     """
-    module = loaded(Path(name) if name.endswith(".py") else _shipped(name))
+    is_own = name.endswith(".py")
+    file = Path(name).resolve() if is_own else _shipped(name)
+    found = _study_of(loaded(file), name, scale)
+    return dataclasses.replace(found, own_code=str(file)) if is_own else found
+
+
+def _study_of(module: ModuleType, name: str, scale: str) -> Study:
     require(hasattr(module, "study"), "experiment", f"'{name}' has no function study()", "define one that returns a Study")
     if "scale" not in inspect.signature(module.study).parameters:
         require(not scale, "scale", f"'{name}' has one scale only", "leave --scale out")
@@ -27,18 +32,6 @@ def load_experiment(name: str, scale: str = "") -> Study:
     problem = f"'{scale}' is none" if scale else f"'{name}' has several"
     require(scale in SCALES, "scale", problem, f"give --scale {', '.join(SCALES[:-1])} or {SCALES[-1]}")
     return dataclasses.replace(module.study(scale), scale=scale)
-
-
-def loaded(file: Path) -> ModuleType:
-    """The module of a Python file. Raises `ConfigError` where there is none."""
-    require(file.is_file(), "experiment", f"there is no file {file}", "check the path")
-    spec = importlib.util.spec_from_file_location(f"infini_jax.experiments.{file.stem}", file)
-    assert spec is not None, "a file that ends with .py has one"
-    assert spec.loader is not None, "and Python's loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up annotations that are strings
-    spec.loader.exec_module(module)
-    return module
 
 
 def _shipped(name: str) -> Path:

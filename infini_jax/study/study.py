@@ -31,6 +31,7 @@ from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
 from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import evaluations_of, measure_missing
 from infini_jax.study.jobs import Job, execute_job, job_from_plain, job_to_plain, planned_flops
+from infini_jax.study.own_code import OwnCode, load_once
 
 USUAL = "out of memory is the usual cause"
 NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
@@ -48,6 +49,7 @@ class Study:
       held_equal: what is the same in all runs, for the report: (name, value).
       evaluations: what is measured of every run they apply to once it is trained.
       scale: of an experiment that has several, or "".
+      own_code: the user's Python file that made the study and registers what it needs, or "".
 
     Raises:
       ConfigError: no run, two of the same name, or settings that cannot work.
@@ -59,6 +61,7 @@ class Study:
     held_equal: tuple[tuple[str, str], ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
     scale: str = ""
+    own_code: str = ""
 
     def __post_init__(self):
         names = [run.name for run in self.runs]
@@ -101,6 +104,7 @@ def save_study(study: Study, folder: Path) -> None:
         "held_equal": study.held_equal,
         "evaluations": [evaluation_to_plain(one) for one in study.evaluations],
         "scale": study.scale,
+        "own_code": study.own_code,
     }
     write_at_once(json.dumps(plain, indent=2) + "\n", StudyFolder(folder).study)
 
@@ -110,6 +114,7 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
     file = StudyFolder(folder).study
     require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
     plain = json.loads(file.read_text())
+    load_once(plain.get("own_code", ""))
     study = Study(
         plain["name"],
         plain["question"],
@@ -117,6 +122,7 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
         tuple(tuple(pair) for pair in plain["held_equal"]),
         tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
         plain.get("scale", ""),
+        plain.get("own_code", ""),
     )
     failed = StudyFolder(folder).failed
     failures = [Failure(**failure) for failure in json.loads(failed.read_text())] if failed.exists() else []
@@ -149,10 +155,11 @@ def check_same_settings(study: Study, desk: Desk) -> None:
             )
 
 
-def work(desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
+def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
     """Does every run that nobody else does: the body of a worker process, which saves its current run on SIGTERM.
 
-    `cores` are the CPU cores that it may use, all of them where none are given.
+    `own_code` loads the user's file where it is unpickled, before the runs are. `cores` are the CPU cores that the worker may
+    use, all of them where none are given.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=die_with_parent, daemon=True).start()
@@ -260,22 +267,22 @@ def run_study(
     workers = {}
     try:
         for number in range(min(jobs, len(missing))):
-            workers[number] = start(desk, missing, number, jobs)
+            workers[number] = start(study.own_code, desk, missing, number, jobs)
         while any(worker.is_alive() for worker in workers.values()):
             watch(desk)
             for number, worker in workers.items():
                 worker.join(0.5 / len(workers))
                 if worker.exitcode and note_death(desk, missing, worker):
-                    workers[number] = start(desk, missing, number, jobs)
+                    workers[number] = start(study.own_code, desk, missing, number, jobs)
         watch(desk)
     finally:
         stop(list(workers.values()))
     return collect(study, desk)
 
 
-def start(desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProcess:
+def start(own_code: str, desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProcess:
     """Starts worker `number` of `jobs` on the runs."""
-    arguments = (desk, part_of(runs, number, jobs), dealt_cores(number, jobs))
+    arguments = (OwnCode(own_code), desk, part_of(runs, number, jobs), dealt_cores(number, jobs))
     worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
     worker.start()
     return worker

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import installs, lookup, require, require_file_name
@@ -26,6 +26,10 @@ IDENTITY_FILE = "mirrors.json"
 QUEUE = 1000  # lines that wait for a tracker at most
 CLOSE_SECONDS = 20.0  # that all of them together get at the end of a run
 
+if TYPE_CHECKING:
+    Tracker = str
+else:  # what the command line offers
+    Tracker = Literal[tuple(TRACKERS)]
 logger = logging.getLogger(__name__)
 
 
@@ -38,7 +42,7 @@ class Mirroring:
       project: in the trackers, for the runs that belong together.
     """
 
-    to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    to: tuple[Tracker, ...] = ()
     project: str = "infini_jax"
 
     def __post_init__(self):
