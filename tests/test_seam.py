@@ -146,7 +146,7 @@ def test_a_prompt_is_read_as_whole_segments_are(name):
 @pytest.mark.slow
 @NAMES
 def test_training_on_several_devices_equals_one(name):
-    found = on_devices(4, "extra_mechanisms", f"losses('{name}')")
+    found = on_devices(4, "support.extra_mechanisms", f"losses('{name}')")
     for layout, reached in found.items():
         np.testing.assert_allclose(reached, found["one"], rtol=2e-5, err_msg=layout)  # sums in another order
 

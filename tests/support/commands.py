@@ -47,8 +47,8 @@ def with_devices(count: int) -> dict[str, str]:
 
 
 def on_devices(count: int, module: str, call: str) -> Any:
-    """What a call of a test module returns, by way of JSON, in a process with so many devices."""
-    program = f"import json; from tests import {module}; print(json.dumps({module}.{call}))"
+    """What a call of a module in tests returns, by way of JSON, in a process with so many devices."""
+    program = f"import json; import tests.{module} as module; print(json.dumps(module.{call}))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=with_devices(count), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
