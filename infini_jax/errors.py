@@ -1,10 +1,14 @@
 """Errors that a user can mend: one line that names the field and the mend."""
 
+import dataclasses
 import difflib
 import errno
+import functools
 import os
+import types
+import typing
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 Value = TypeVar("Value")
 
@@ -80,6 +84,42 @@ def require_positive(owner: str, **values: float) -> None:
     """Checks numbers of one owner: raises `ConfigError` for the first of `values` that is not above zero."""
     for name, value in values.items():
         require(value > 0, f"{owner}.{name}", f"{value} is not above zero", "give at least 1")
+
+
+hints_of = functools.cache(typing.get_type_hints)
+
+
+def check_choices(owner: str, settings: Any, **tables: dict[str, Any]) -> None:
+    """Raises `ConfigError` for the first field of a dataclass with a value that its type does not name.
+
+    Looked at are `Literal`, tuples of it, and both beside None. `tables`: the registries of fields whose values they name.
+    """
+    kinds = hints_of(type(settings))
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), f"{owner}.{field.name}"
+        if field.name in tables:
+            for one in value if typing.get_origin(kinds[field.name]) is tuple else (value,):
+                lookup(name, one, tables[field.name])
+        else:
+            check_choice(name, value, kinds[field.name])
+
+
+def check_choice(field: str, value: Any, kind: Any) -> None:
+    """Raises `ConfigError` for a value that is none of a `Literal`, or of one in a tuple; other types have no choices."""
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        known = [str(one) for one in inner]
+        among = ", ".join(known[:-1]) + f" or {known[-1]}" if len(known) > 1 else known[0]
+        is_known = any(value == one and type(value) is type(one) for one in inner)  # True is not 1
+        require(is_known, field, f"'{value}' is not known", f"choose {among}")
+    elif typing.get_origin(kind) is tuple and isinstance(value, tuple):
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        for one, its_kind in zip(value, kinds, strict=False):
+            check_choice(field, one, its_kind)
+    elif typing.get_origin(kind) in (typing.Union, types.UnionType) and value is not None:
+        others = [one for one in inner if one is not type(None)]
+        if len(others) == 1:
+            check_choice(field, value, others[0])
 
 
 def require_file_name(field: str, name: str) -> None:

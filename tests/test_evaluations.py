@@ -280,7 +280,7 @@ def test_output_takes_both_files_elsewhere(trained, capsys, tmp_path):
         (["--task", "sorting", "--depths", "0,1"], "depths: sorting has no such option; leave it out: sorting has lengths"),
         (["--task", "sorting", "--lengths", "4k,long"], "lengths: 'long' is no number; give digits, such as 4096, 4k or 1m"),
         (["--task", "passkey", "--depths", "half"], "depths: 'half' is no number; give a number, such as 0.5"),
-        (["--task", "passkey", "--formats", "other"], "formats: 'other' is none; choose from infini, landmark"),
+        (["--task", "passkey", "--formats", "other"], "formats: 'other' is not known; choose infini or landmark"),
         (["--task", "sorting", "--output", "x.parquet"], "output: x.parquet is to be JSON; give a name that ends in .json"),
         (["--lengths", "4k"], "lengths: perplexity has no such option"),
         (["--task", "mqar"], "task: mqar cannot ask a run on sorting"),

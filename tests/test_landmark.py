@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache, partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def test_equal_landmarks_give_the_newest_blocks():
 def test_unreadable_blocks_are_chosen_only_where_readable_ones_run_out():
     scores = random_scores(1, 2, 5, 3).astype(np.float32)
     readable = np.array([[False, False, False, True, True]])
-    for selection in retrieval.SELECTIONS:
+    for selection in get_args(retrieval.Selection):
         chosen = select_blocks(jnp.array(scores), readable, jnp.ones((1, 3), bool), 3, selection)
         np.testing.assert_array_equal(chosen, np.broadcast_to([[2], [3], [4]], chosen.shape))
 
@@ -247,7 +248,7 @@ def test_bfloat16_stays_close_to_float32():
     assert np.abs(outputs[1] - outputs[0]).max() < 0.02 * np.abs(outputs[0]).max()
 
 
-@pytest.mark.parametrize("selection", retrieval.SELECTIONS)
+@pytest.mark.parametrize("selection", get_args(retrieval.Selection))
 @pytest.mark.parametrize(("length", "blocks", "kv_heads"), [(12, 4, 2), (12, 4, 1), (144, 4, 2), (288, 40, 1), (288, 9, 2)])
 def test_cost_counts_the_products_that_are_made(selection, length, blocks, kv_heads):
     """Dense and in tiles, locally and from the cache; heads that share keys."""

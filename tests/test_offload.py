@@ -93,5 +93,5 @@ def test_gpus_of_nvidia_refuse_it_before_anything_compiles():
 
 
 def test_another_place_is_refused():
-    with pytest.raises(ConfigError, match=r"^memory.held: 'disk' is no place; choose device or host$"):
+    with pytest.raises(ConfigError, match=r"^memory.held: 'disk' is not known; choose device or host$"):
         dataclasses.replace(ON_DEVICE, memory=MemorizingConfig(held="disk"))

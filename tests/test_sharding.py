@@ -139,7 +139,7 @@ def test_an_axis_that_the_devices_do_not_divide_stays_whole():
 @pytest.mark.parametrize(
     ("rules", "per_row", "said"),
     [
-        ("zero", 1, "sharding.rules: 'zero' is not known; choose from data, fsdp, fsdp+tensor, fsdp+slots, fsdp+sequence"),
+        ("zero", 1, "sharding.rules: 'zero' is not known; choose one of data, fsdp, fsdp+sequence, fsdp+slots, fsdp+tensor"),
         ("fsdp+tensor", 1, "sharding.per_row: 1 devices a row with fsdp+tensor; give at least 2"),
         (
             "data",

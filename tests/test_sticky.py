@@ -103,7 +103,7 @@ def test_sticky_sampling_changes_the_signal_and_repeats_itself():
 
 
 def test_an_unknown_way_to_sample_is_refused():
-    with pytest.raises(ConfigError, match=r"^memory.sampling: 'random' is no way"):
+    with pytest.raises(ConfigError, match=r"^memory.sampling: 'random' is not known; choose even, sticky or sticky_uniform"):
         dataclasses.replace(CONFIG, sampling="random").check(MODEL.dims)
 
 

@@ -120,7 +120,7 @@ def test_relative_positions_are_those_of_the_authors_code():
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match=r"^memory.slots: 0 slots remember nothing"):
         FullConfig(slots=0).check(ragged.DIMS)
-    with pytest.raises(ConfigError, match=r"^memory.positions: 'absolute' is no kind of positions"):
+    with pytest.raises(ConfigError, match=r"^memory.positions: 'absolute' is not known; choose rotary, relative or t5"):
         TransformerXLConfig(positions="absolute").check(ragged.DIMS)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
-from infini_jax.errors import require
+from infini_jax.errors import check_choices, require
 
 Condition = Literal["carried", "reset", "another"]
 CARRIED, RESET, ANOTHER = CONDITIONS = get_args(Condition)
@@ -26,6 +26,7 @@ class EvaluationConfig:
     conditions: tuple[Condition, ...] = CONDITIONS
 
     def __post_init__(self):
+        check_choices("evaluation", self)
         require(self.documents >= 0, "evaluation.documents", f"{self.documents} is negative", "give 0 for all of them")
         require(
             self.tokens == 0 or self.tokens >= 2,
@@ -34,13 +35,6 @@ class EvaluationConfig:
             "give at least 2, or 0 for all of them",
         )
         require(self.rows >= 1, "evaluation.rows", f"{self.rows} is not above zero", "give at least 1")
-        for condition in self.conditions:
-            require(
-                condition in CONDITIONS,
-                "evaluation.conditions",
-                f"'{condition}' is none",
-                f"choose from {', '.join(CONDITIONS)}",
-            )
         require(CARRIED in self.conditions, "evaluation.conditions", "carried is missing", "name it too")
         require(
             self.rows >= 2 or ANOTHER not in self.conditions,

@@ -1,10 +1,9 @@
 """Settings of the transformer, its memory included. Impossible values raise `ConfigError` before anything compiles."""
 
 import dataclasses
-import typing
 
 from infini_jax.config.plain import kind_of, mechanism_configs
-from infini_jax.errors import ConfigError, require, require_positive
+from infini_jax.errors import ConfigError, check_choices, require, require_positive
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
@@ -46,6 +45,7 @@ class ModelConfig:
     compute: Compute = "float32"
 
     def __post_init__(self):
+        check_choices("model", self)
         require_positive(
             "model",
             vocab=self.vocab,
@@ -54,12 +54,6 @@ class ModelConfig:
             heads=self.heads,
             segment=self.segment,
             key_taps=self.key_taps,
-        )
-        require(
-            self.compute in typing.get_args(Compute),
-            "model.compute",
-            f"'{self.compute}' is no compute type",
-            "choose float32 or bfloat16",
         )
         require(
             self.kv_heads >= 0 and self.heads % (self.kv_heads or 1) == 0,

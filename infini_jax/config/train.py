@@ -1,11 +1,10 @@
 """Settings of training, and its budget. Impossible values raise `ConfigError` before anything compiles."""
 
 import dataclasses
-import typing
 from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
-from infini_jax.errors import lookup, require, require_positive
+from infini_jax.errors import check_choices, require, require_positive
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]
 Gives = Literal["steps", "width", "window"]
@@ -35,10 +34,8 @@ class Budget:
     steps: int = 0
 
     def __post_init__(self):
-        units, gives = typing.get_args(Unit), typing.get_args(Gives)
-        require(self.unit in units, "budget.unit", f"'{self.unit}' is no unit", f"choose from {', '.join(units)}")
+        check_choices("budget", self)
         require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} buy nothing", "give a positive number")
-        require(self.gives in gives, "budget.gives", f"'{self.gives}' cannot give way", f"choose from {', '.join(gives)}")
         require(
             self.steps == 0 or (self.steps > 0 and self.unit == "seconds"),
             "budget.steps",
@@ -92,6 +89,7 @@ class TrainConfig:
     log_every: int = 20
 
     def __post_init__(self):
+        check_choices("train", self, optimiser=OPTIMISERS, schedule=SCHEDULES)
         require_positive(
             "train",
             batch=self.batch,
@@ -103,12 +101,6 @@ class TrainConfig:
             evaluation_steps=self.evaluation_steps,
             log_every=self.log_every,
         )
-        require(
-            self.rematerialise in ("segment", "layer"),
-            "train.rematerialise",
-            f"'{self.rematerialise}' is not known",
-            "choose segment or layer",
-        )
         require(self.evaluate_every >= 0, "train.evaluate_every", f"{self.evaluate_every} steps", "give 0 or more")
         require(
             self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
@@ -119,8 +111,6 @@ class TrainConfig:
             f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
             f"give a divisor of {self.bptt}, or change train.bptt",
         )
-        lookup("train.optimiser", self.optimiser, OPTIMISERS)
-        lookup("train.schedule", self.schedule, SCHEDULES)
         require(0 <= self.average < 1, "train.average", f"{self.average} is no decay", "give 0 to below 1, e.g. 0.999")
         require(
             self.accumulate >= 1 and self.batch % self.accumulate == 0,

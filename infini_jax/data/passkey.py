@@ -95,8 +95,6 @@ class PasskeyConfig(TextTask):
 
     def check_settings(self) -> None:
         super().check_settings()
-        formats = ("infini", "landmark")
-        require(self.format in formats, "data.format", f"'{self.format}' is not known", f"choose {' or '.join(formats)}")
         require(1 <= self.digits <= 18, "data.digits", f"{self.digits} digits are no number", "give 1 to 18")
         share = self.depth is None or 0 <= self.depth <= 1
         require(share, "data.depth", f"{self.depth} is no share of the filler", "give 0 to 1, or None to draw it")

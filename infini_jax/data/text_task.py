@@ -191,8 +191,6 @@ class TextTask(ExampleConfig):
 
     def check_settings(self) -> None:
         """Checks the settings apart from the length: raises `ConfigError` where no length would do."""
-        known = ("words", "bytes")
-        require(self.tokenizer in known, "data.tokenizer", f"'{self.tokenizer}' is not known", f"choose {' or '.join(known)}")
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:

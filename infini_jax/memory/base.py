@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from infini_jax.errors import ConfigError, require
+from infini_jax.errors import ConfigError, check_choices, require
 from infini_jax.layers.precision import Policy, policy_of
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
 
@@ -63,6 +63,9 @@ class MemoryConfig:
     """
 
     layers: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        check_choices("memory", self)
 
     @property
     def landmark_every(self) -> int | None:

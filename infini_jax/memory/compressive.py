@@ -27,7 +27,7 @@ from infini_jax.layers.attention import attention_flops, dense
 from infini_jax.layers.segment import Segment
 from infini_jax.memory import window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
-from infini_jax.memory.positions import NO_DECAY, PositionedAttention, Positions, check_positions, positioned_cost
+from infini_jax.memory.positions import NO_DECAY, PositionedAttention, Positions, positioned_cost
 from infini_jax.memory.window import Recent
 
 
@@ -130,7 +130,6 @@ class CompressiveConfig(MemoryConfig):
     def check(self, dims: Dims) -> None:
         require_positive("memory", slots=self.slots, compressed=self.compressed, ratio=self.ratio)
         require(self.loss_weight >= 0, "memory.loss_weight", f"{self.loss_weight:g} is negative", "give 0 or more")
-        check_positions(self.positions)
 
 
 class Compression(nn.Module):

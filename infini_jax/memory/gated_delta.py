@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.segment import Segment, reset_where_new
@@ -142,9 +141,6 @@ class GatedDeltaConfig(MemoryConfig):
 
     decay: Literal["learned", "none"] = "learned"
     gate_init: float = 0.0
-
-    def check(self, dims: Dims) -> None:
-        require(self.decay in ("learned", "none"), "memory.decay", f"'{self.decay}' is no decay", "choose learned or none")
 
 
 class GatedDelta(Memory):

@@ -15,7 +15,6 @@ DEVIATION: grouped queries (G key heads) share one memory per key head; the pape
 """
 
 import dataclasses
-import typing
 from collections.abc import Callable
 from typing import Literal
 
@@ -201,21 +200,6 @@ class InfiniConfig(MemoryConfig):
     gate_init: float = 0.0
 
     def check(self, dims: Dims) -> None:
-        require(
-            self.update in ("linear", "delta"), "memory.update", f"'{self.update}' is no update rule", "choose linear or delta"
-        )
-        require(
-            self.feature_map in typing.get_args(FeatureMap),
-            "memory.feature_map",
-            f"'{self.feature_map}' is no feature map",
-            f"choose {', '.join(typing.get_args(FeatureMap))}",
-        )
-        require(
-            self.reads in ("normalised", "plain"),
-            "memory.reads",
-            f"'{self.reads}' is no way to read",
-            "choose normalised or plain",
-        )
         require(
             self.update == "linear" or self.normalises,
             "memory.update",

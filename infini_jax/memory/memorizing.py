@@ -250,18 +250,11 @@ class MemorizingConfig(MemoryConfig):
         )
         require(self.cached >= 0, "memory.cached", f"{self.cached} is negative", "give 0 or more")
         require(
-            self.search in ("exact", "approximate"),
-            "memory.search",
-            f"'{self.search}' is no kind of search",
-            "choose exact or approximate",
-        )
-        require(
             0 < self.recall_target < 1,
             "memory.recall_target",
             f"{self.recall_target:g} is no share to aim at",
             "give a number between 0 and 1, or search exact",
         )
-        require(self.held in ("device", "host"), "memory.held", f"'{self.held}' is no place", "choose device or host")
         require(self.scale_init > 0, "memory.scale_init", f"{self.scale_init:g} is not above zero", "give 8")
 
 

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.errors import require
 from infini_jax.layers import precision
 from infini_jax.layers.attention import attend, attend_flops, attention_flops, masked_softmax
 from infini_jax.layers.distances import rotary, t5_distance_bias
@@ -25,12 +24,6 @@ from infini_jax.memory.window import View
 Positions = Literal["rotary", "relative", "t5"]
 T5_BUCKETS = 32
 NO_DECAY = ("bias", "u", "v")  # parameters of `PositionedAttention` that are added to logits or queries
-
-
-def check_positions(positions: str) -> None:
-    """Checks a kind of positions: raises `ConfigError` for one that is none of `Positions`."""
-    known = ("rotary", "relative", "t5")
-    require(positions in known, "memory.positions", f"'{positions}' is no kind of positions", f"choose {', '.join(known)}")
 
 
 def attend_rotary(q_BxSxHxK: jax.Array, seen: View) -> jax.Array:

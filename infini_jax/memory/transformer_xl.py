@@ -13,8 +13,8 @@ from typing import ClassVar
 import jax
 
 from infini_jax.layers.segment import Segment
-from infini_jax.memory.base import Cost, Dims
-from infini_jax.memory.positions import NO_DECAY, PositionedAttention, Positions, check_positions, positioned_cost
+from infini_jax.memory.base import Cost
+from infini_jax.memory.positions import NO_DECAY, PositionedAttention, Positions, positioned_cost
 from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
 
 
@@ -27,10 +27,6 @@ class TransformerXLConfig(SlotsConfig):
     """
 
     positions: Positions = "rotary"
-
-    def check(self, dims: Dims) -> None:
-        super().check(dims)
-        check_positions(self.positions)
 
 
 class TransformerXL(Cache):

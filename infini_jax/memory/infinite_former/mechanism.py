@@ -157,12 +157,6 @@ class InfiniteFormerConfig(MemoryConfig):
         )
         require_positive("memory", samples=self.samples)
         require(self.cached >= 0, "memory.cached", f"{self.cached} tokens are none", "give 0 for no cache")
-        require(
-            self.sampling in ("even", "sticky", "sticky_uniform"),
-            "memory.sampling",
-            f"'{self.sampling}' is no way to sample",
-            "choose even, sticky or sticky_uniform",
-        )
         require(0 < self.tau < 1, "memory.tau", f"{self.tau} leaves no room for past or present", "give a number in (0, 1)")
         for name, value in (("ridge", self.ridge), ("kl_sigma", self.kl_sigma)):
             require(value > 0, f"memory.{name}", f"{value} is not above zero", "give a positive number")

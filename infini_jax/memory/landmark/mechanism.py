@@ -21,7 +21,7 @@ rotary's group law and saves turning every retrieved key) and no values of landm
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from infini_jax.layers.segment import Segment, length_with_landmarks, reset_wher
 from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.landmark import layouts, retrieval, straddle
 from infini_jax.memory.landmark import softmax as landmark_softmax
-from infini_jax.memory.landmark.retrieval import SELECTIONS, LandmarkMemory
+from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection
 from infini_jax.memory.landmark.straddle import OpenBlock, StraddlingMemory
 
 
@@ -117,7 +117,7 @@ class LandmarkConfig(MemoryConfig):
     block: int = 16
     blocks: int = 64
     retrieved: int = 4
-    selection: Literal["token_and_head", "heads", "tokens"] = "token_and_head"
+    selection: Selection = "token_and_head"
 
     @property
     def landmark_every(self) -> int:
@@ -131,12 +131,6 @@ class LandmarkConfig(MemoryConfig):
             "memory.retrieved",
             f"{self.retrieved} blocks asked of the {self.blocks} that are kept",
             f"give at most {self.blocks}, or keep more blocks or none",
-        )
-        require(
-            self.selection in SELECTIONS,
-            "memory.selection",
-            f"'{self.selection}' is no selection",
-            f"choose one of {', '.join(SELECTIONS)}",
         )
         require(dims.key_dim % 2 == 0, "key_dim", f"{dims.key_dim} is odd and rotary turns pairs", f"give {dims.key_dim + 1}")
         length = self.block + 1

@@ -18,6 +18,7 @@ head, in E tiles of C.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from infini_jax.memory.base import KEPT
 from infini_jax.memory.landmark.layouts import PairLayout, block_copies, by_pair, form_of, pair_layout
 
 Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (...xSxHxK, positions S) -> the same, turned by its position
-SELECTIONS = ("token_and_head", "heads", "tokens")
+Selection = Literal["token_and_head", "heads", "tokens"]
 
 
 @struct.dataclass
