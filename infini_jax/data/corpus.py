@@ -30,6 +30,7 @@ class CorpusConfig(DataConfig):
     content: str = ""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.tokenizer and self.symbols and self.content:
             return  # a saved run is read where its corpus is not, too
         manifest = Prepared.open(self.name).manifest
