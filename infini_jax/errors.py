@@ -90,9 +90,14 @@ hints_of = functools.cache(typing.get_type_hints)
 
 
 def check_choices(owner: str, settings: Any, **tables: dict[str, Any]) -> None:
-    """Raises `ConfigError` for the first field of a dataclass with a value that its type does not name.
+    """Checks a dataclass: raises `ConfigError` for the first field with a value that its type does not name.
 
-    Looked at are `Literal`, tuples of it, and both beside None. `tables`: the registries of fields whose values they name.
+    Checked types are `Literal`, tuples of it, and both beside None.
+
+    Args:
+      owner: name of the dataclass in messages, such as train.
+      settings: the dataclass.
+      tables: registries by field, for fields whose values are names in a registry.
     """
     kinds = hints_of(type(settings))
     for field in dataclasses.fields(settings):
@@ -105,7 +110,7 @@ def check_choices(owner: str, settings: Any, **tables: dict[str, Any]) -> None:
 
 
 def check_choice(field: str, value: Any, kind: Any) -> None:
-    """Raises `ConfigError` for a value that is none of a `Literal`, or of one in a tuple; other types have no choices."""
+    """Checks a value: raises `ConfigError` unless it is in a `Literal` or a tuple of those; other types have no choices."""
     inner = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         known = [str(one) for one in inner]

@@ -34,5 +34,5 @@ def shipped(folder: str) -> Path:
 
 
 def data_folder() -> Path:
-    """Where corpora lie: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings."""
+    """The path of the folder of corpora: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings."""
     return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "infini_jax")

@@ -1,4 +1,4 @@
-"""Equal FLOPs a token by size: counted, as close as sizes allow, and refused where no size fits. Nothing is compiled."""
+"""Equal FLOPs per token by size: counted, as close as sizes allow, and refused where no size fits. Nothing is compiled."""
 
 import dataclasses
 
@@ -107,13 +107,13 @@ def test_steps_give_way_by_the_budget_alone():
 
 @pytest.mark.parametrize(("gives", "field"), [("width", "model.d_model"), ("window", "model.segment")])
 def test_where_no_size_fits_one_line_says_what_would(gives, field):
-    with pytest.raises(ConfigError, match=rf"^{field}: 10 FLOPs a token pay for no size; give at least .+$") as error:
+    with pytest.raises(ConfigError, match=rf"^{field}: 10 FLOPs per token pay for no size; give at least .+$") as error:
         fit_to_flops(RUN, 10.0, gives)
     assert error.value.field == field
 
 
 def test_a_budget_and_its_steps_say_what_a_token_may_cost():
-    """Twice the steps at half the FLOPs a token spend the same budget."""
+    """Twice the steps at half the FLOPs per token spend the same budget."""
     steps = 2 * budget_steps(RUN)
     found = fit_to_flops(RUN, affordable(RUN, steps), "width")
     assert budget_steps(found) == pytest.approx(steps, rel=0.01)

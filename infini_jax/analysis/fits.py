@@ -21,10 +21,10 @@ Interval = tuple[float, float] | None
 
 @dataclasses.dataclass(frozen=True)
 class HalfPoint:
-    """Recall curve, accuracy = 1 / (1 + (n / n50)^slope).
+    """Recall curve of n pairs, accuracy = 1 / (1 + (n / n50)^slope).
 
     Attributes:
-      n50: pairs at which half are recalled.
+      n50: number of pairs at which half are recalled.
       slope: steepness in log n.
       deviance: twice the log-likelihood that a curve through every point would gain.
     """
@@ -46,9 +46,9 @@ def half_point(pairs: Sequence[float], right: Sequence[float], asked: Sequence[f
     on one side of one half: the point would be a guess outside the data.
 
     Args:
-      pairs: n.
-      right: right answers at each n.
-      asked: questions at each n.
+      pairs: n, numbers of pairs.
+      right: number of right answers at each n.
+      asked: number of questions at each n.
     """
     n, k, m = (np.asarray(x, float) for x in (pairs, right, asked))
     n50, slope, used = (x[0] for x in _half_points(n, k[None], m[None]))
@@ -115,9 +115,9 @@ def half_point_interval(pairs: Sequence[float], right_RxN: np.ndarray, asked_RxN
     """Interval of n50 by a bootstrap over rows, as questions to one memory are not independent; None for one row.
 
     Args:
-      pairs: n.
-      right_RxN: right answers of each row at each n.
-      asked_RxN: questions of each row at each n.
+      pairs: n, numbers of pairs.
+      right_RxN: number of right answers of each row at each n.
+      asked_RxN: number of questions of each row at each n.
     """
     rows = len(right_RxN)
     if rows < 2:
@@ -133,7 +133,7 @@ class PowerLaw:
     """Power law, value = prefactor x^exponent, with intervals from a bootstrap over seeds.
 
     Attributes:
-      exponent, prefactor: of the fit, NaN where it cannot be made.
+      exponent, prefactor: parameters of the fit, NaN where it cannot be made.
       exponent_interval, prefactor_interval: 95 % intervals, None with one seed.
       points: number of different x.
       seeds: number of different seeds.
@@ -189,7 +189,7 @@ class Floor:
     """Decay to a floor, value = floor + scale x^-power: how loss falls as memory grows.
 
     Attributes:
-      floor, scale, power: of the fit, NaN where it cannot be made.
+      floor, scale, power: parameters of the fit, NaN where it cannot be made.
       floor_interval, scale_interval, power_interval: 95 % intervals, None with one seed.
     """
 
@@ -234,7 +234,7 @@ def _floor(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
 
 def wilson(right: float, asked: float) -> Interval:
-    """95 % interval of a share (Wilson 1927), for trials that need not be whole numbers; None where nothing was asked."""
+    """The 95 % interval of a share (Wilson 1927), for trials that need not be whole numbers; None where nothing was asked."""
     if asked <= 0:
         return None
     z, share = float(special.ndtri(0.975)), right / asked
@@ -273,7 +273,7 @@ class Decay:
 def decay(age: Sequence[float], value: Sequence[float], count: Sequence[float]) -> Decay:
     """The fit of an exponential decay by least squares weighted by counts; the interval is from the curvature.
 
-    NaN with fewer than four ages or no decay.
+    All NaN with fewer than four ages or no decay.
     """
     a, y, m = (np.asarray(x, float) for x in (age, value, count))
     if len(np.unique(a)) < 4:

@@ -1,6 +1,6 @@
 """Theory of recall from a memory of fixed size, without a free parameter.
 
-n pairs of random unit keys (d_k) and unit values (d_v); V candidates for a value. Two laws that are easily mixed up:
+A memory holds n pairs of random unit keys (d_k) and unit values (d_v); a value has V candidates. Two laws are easily mixed up:
   rank   exact recall: the best linear memory leaves NMSE = max(0, 1 - d/n) in d features
   top-1  argmax recall: the sum of n outer products answers v + r, with r the other pairs' interference.
          r . v ~ N(0, s^2), s^2 = (n-1)/(d_k d_v), and |r|^2 = (n-1)/d_k on average, so the right value is scored 1 + s z and
@@ -39,7 +39,11 @@ def cosine_cdf(cosine: np.ndarray, dim: int) -> np.ndarray:
 def top1_accuracy(
     pairs: np.ndarray | float, key_dim: int, value_dim: int, symbols: int, interference: Interference = "spread"
 ) -> np.ndarray:
-    """Top-1 accuracy of the sum rule for n pairs of random unit keys and values: P of the module's docstring."""
+    """Top-1 accuracy of the sum rule for n = `pairs` pairs of random unit keys and values: P of the top-1 law.
+
+    P = E_z[F((1 + s z)/|v + r|)^(V-1)] with s^2 = (n-1)/(d_k d_v), F the cdf of the cosine of two random unit vectors and V =
+    `symbols`; `interference` is how |v + r| is taken, see the module `infini_jax.analysis.theory`.
+    """
     z_Z, z_weight = np.polynomial.hermite_e.hermegauss(NODES)
     e_E, e_weight = np.polynomial.hermite_e.hermegauss(SPREAD_NODES)
     others = np.asarray(pairs, float)[..., None, None] - 1.0
@@ -70,7 +74,7 @@ def top1_n50_large(key_dim: float, value_dim: float, symbols: int) -> float:
 
 
 def bits_per_scalar(n50: float, scalars: float, symbols: int) -> float:
-    """Bits per scalar of the memory, n50 log2 V / scalars."""
+    """Bits per scalar of the memory at half recall: n50 log2 V / scalars, with V = `symbols`."""
     return n50 * math.log2(symbols) / scalars
 
 

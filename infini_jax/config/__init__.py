@@ -1,4 +1,4 @@
-"""Settings of a run: frozen dataclasses, validated when made."""
+"""Settings of a run: frozen dataclasses, validated when made, in plain JSON and back."""
 
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.config.model import ModelConfig

@@ -11,13 +11,13 @@ CARRIED, RESET, ANOTHER = CONDITIONS = get_args(Condition)
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Reading of the held-out documents; see `infini_jax.evals.perplexity`.
+    """Settings of reading held-out documents, see `infini_jax.evals.perplexity`.
 
     Attributes:
       documents: number of documents, spread evenly over the split; 0 is all of them.
-      tokens: of a document, from its first on; 0 is all of them.
-      rows: documents that are read side by side.
-      conditions: of the memory: carried, and beside it reset and another's; each one costs as much again.
+      tokens: number of tokens per document, from its first on; 0 is all of them.
+      rows: number of documents that are read side by side.
+      conditions: conditions of the memory: carried, and beside it reset and another's; each one costs as much again.
     """
 
     documents: int = 8

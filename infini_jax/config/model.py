@@ -14,21 +14,22 @@ from infini_jax.memory.segment_only import SegmentOnlyConfig
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer whose layers carry `memory`.
+    """Settings of a decoder-only transformer whose layers carry `memory`.
 
     Attributes:
       memory: the mechanism and its settings.
-      vocab: number of raw tokens (landmarks get ids above it).
-      layers: number of blocks.
+      vocab: number of raw tokens in the vocabulary (landmarks get ids above it).
+      layers: number of layers.
       d_model: width of the residual stream.
-      heads: of the attention's queries.
-      kv_heads: of its keys, values and memory, each shared by heads / kv_heads queries; 0 means as many as heads.
-      key_dim: of one head; 0 means d_model / heads.
-      value_dim: of one head; 0 means d_model / heads.
+      heads: number of query heads.
+      kv_heads: number of heads of keys, values and memory, each shared by heads / kv_heads query heads; 0 means as many as
+        heads.
+      key_dim: key dimension of one head; 0 means d_model / heads.
+      value_dim: value dimension of one head; 0 means d_model / heads.
       mlp_dim: width of the MLP; 0 means 4 d_model.
-      segment: raw tokens of a segment.
-      key_taps: tokens that a key is made of, by a short causal convolution; 1 is the token alone, as in the papers.
-      compute: type of activations; the others follow from it, see precision.py.
+      segment: number of raw tokens per segment.
+      key_taps: number of tokens per key, mixed by a short causal convolution; 1 is the token alone, as in the papers.
+      compute: type of activations; the other types follow from it, see `infini_jax.layers.precision`.
     """
 
     memory: MemoryConfig = InfiniConfig()

@@ -29,12 +29,12 @@ def mechanism_configs() -> dict[str, type]:
 
 
 def kind_of(value: Any, table: dict[str, type]) -> str:
-    """The registry name of a settings object, found by its class."""
+    """The registry name of a settings object in `table`, found by its class."""
     return next(name for name, kind in table.items() if kind is type(value))
 
 
 def to_plain(value: Any) -> Any:
-    """Plain JSON values of settings: dataclasses become dicts, tuples lists; members of a registry get a `kind`."""
+    """Plain JSON values of settings: dataclasses become dicts, tuples become lists; members of a registry get a `kind`."""
     if not dataclasses.is_dataclass(value):
         return [to_plain(one) for one in value] if isinstance(value, tuple) else value
     plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -1,9 +1,8 @@
-"""Settings with a name: large language models, and the runs of the quick study as they are checked in.
+"""Settings by name: large language models, and the runs of the quick study as they are checked in.
 
-The models are of the sizes that the Infini-attention paper (arXiv 2404.07143) continued to train: 1B and 8B.
-
-The paper gives no shapes; these are of the usual kind, and come to 0.97 and 7.9 billion parameters beside the mechanism's own.
-Segments of 2048 tokens are the paper's.
+The models have the sizes that the Infini-attention paper (arXiv 2404.07143) continued to train: 1B and 8B. The paper gives no
+shapes; these are of the usual kind, and come to 0.97 and 7.9 billion parameters beside the mechanism's own. Segments of 2048
+tokens are the paper's.
 """
 
 import dataclasses
@@ -28,9 +27,9 @@ ONE_LAYER = ("memorizing",)  # where the paper searches in one layer only, three
 
 
 def preset(name: str, mechanism: str = "infini") -> RunConfig:
-    """A run of 10 billion tokens, 64 rows of 16 384 per step, with a mechanism's default settings.
+    """A run of the size `name`: 10 billion tokens, 64 rows of 16 384 per step, with a mechanism's default settings.
 
-    Its data are a stand-in of the same shape. Raises `ConfigError` for an unknown size or mechanism.
+    The data are a stand-in of the same shape. Raises `ConfigError` for an unknown size or mechanism.
     """
     shape, memory = lookup("config", name, SIZES), lookup("mechanism", mechanism, MECHANISMS).Config()
     if mechanism in ONE_LAYER:

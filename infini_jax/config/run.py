@@ -1,6 +1,7 @@
-"""Frozen dataclasses of a run: validated when made, JSON round trip, fingerprint.
+"""Settings of a run: validated when made, JSON round trip, fingerprint.
 
-Impossible values raise `ConfigError` (one line: field, problem, mend) before anything compiles. Their plain form: plain.py.
+Impossible values raise `ConfigError` (one line: field, problem, mend) before anything compiles. Plain JSON values are made in
+`infini_jax.config.plain`.
 """
 
 import dataclasses
@@ -18,15 +19,15 @@ from infini_jax.errors import require, require_file_name
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run's result; hardware and paths never enter.
+    """Settings of a run: everything that decides its result; hardware and paths never enter.
 
     Attributes:
-      name: identifies the run, with its version.
-      version: raise it when the same name should mean something new.
-      variant: tells the run from others of its mechanism in tables.
-      seed: of the parameters and of the order of the data.
+      name: name that identifies the run, together with its version.
+      version: version of the name; raise it when the same name should mean something new.
+      variant: name that tells the run from others of its mechanism in tables.
+      seed: seed of the parameters and of the order of the data.
       model: sizes of the transformer, its memory included.
-      data: the task.
+      data: settings of the task.
       train: settings of training.
       budget: limit of the run, in FLOPs, tokens, steps or seconds.
       evaluation: how much of the held-out documents is read, where the task is made of documents.
@@ -93,7 +94,7 @@ class RunConfig:
         return self.train.batch * self.train.sequence
 
     def with_learning_rate(self, rate: float) -> "RunConfig":
-        """This run at another peak of the schedule."""
+        """This run at another learning rate, the peak of its schedule."""
         return dataclasses.replace(self, train=dataclasses.replace(self.train, learning_rate=rate))
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,9 +110,9 @@ class RunConfig:
         return from_plain(RunConfig, plain, "config")
 
     def program(self, steps: int) -> "RunConfig":
-        """This run with so many steps, and defaults for all settings that its compiled programs do not depend on.
+        """This run with a budget of `steps`, and defaults for all settings that its compiled programs do not depend on.
 
-        Trials and seeds share programs.
+        Runs that share this form, such as trials and seeds, share compiled programs.
         """
         plain = TrainConfig()
         rates = {name: getattr(plain, name) for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every")}

@@ -22,10 +22,10 @@ class Budget:
       unit: FLOPs of training (three times the forward pass), raw tokens, optimizer steps, or seconds of training on the
         device at hand, without compiling. Seconds become a number of steps before the first one, see
         `infini_jax.training.timed_budget`.
-      amount: of that unit.
-      gives: what gave way to meet the budget: the number of steps, or the width or the window of the model, sized by
-        `infini_jax.model.balance`. It is a note for tables; the sizes themselves stand in the model.
-      steps: that the seconds were found to buy, 0 until then and for every other unit.
+      amount: amount of the unit.
+      gives: the quantity that gave way to meet the budget: the number of steps, or the width or the window of the model, sized
+        by `infini_jax.model.balance`. It is a note for tables; the sizes themselves stand in the model.
+      steps: number of steps that the seconds were found to buy; 0 until then and for every other unit.
     """
 
     unit: Unit = "steps"
@@ -49,25 +49,26 @@ class TrainConfig:
     """Settings of a model's training.
 
     Attributes:
-      batch: rows, each a stream of documents.
-      sequence: raw tokens of a row per step.
-      bptt: segments that gradients flow through; 0 is the whole sequence.
-      segments_per_step: segments that every layer takes at once: the same result, sooner where a mechanism has a parallel
-        form over segments, with more memory.
+      batch: number of rows, each a stream of documents.
+      sequence: number of raw tokens per row and step.
+      bptt: number of segments that gradients flow through; 0 is the whole sequence.
+      segments_per_step: number of segments that every layer takes at once: the same result, sooner where a mechanism has a
+        parallel form over segments, with more memory.
       rematerialise: part that is made again for the gradient: segment keeps what passes between segments, and all layers of
         one segment at a time; layer keeps one layer at a time, which costs another forward pass.
-      accumulate: parts of the batch whose gradients are added up one after the other; the same step with less memory.
+      accumulate: number of parts of the batch whose gradients are added up in turn; the same step with less memory.
       optimiser: a name in `infini_jax.config.optimisers.OPTIMISERS`.
-      schedule: of the learning rate after the warm-up, a name in `infini_jax.config.optimisers.SCHEDULES`.
-      learning_rate: peak of the schedule; with rsqrt, what is divided by the square root of the step.
-      gate_learning_rate: peak for the memory gates, which also have no weight decay.
-      weight_decay: of matrices, apart from those that a mechanism declares in `no_decay`.
-      warmup: share of the steps with a rising rate.
+      schedule: schedule of the learning rate after the warm-up, a name in `infini_jax.config.optimisers.SCHEDULES`.
+      learning_rate: peak of the schedule; with rsqrt, the numerator of rate / sqrt(step).
+      gate_learning_rate: peak learning rate of the memory gates, which have no weight decay.
+      weight_decay: weight decay of matrices, apart from those that a mechanism declares in `no_decay`.
+      warmup: share of the steps with a rising learning rate.
       average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
-      clip: largest norm of the gradient.
-      evaluation_steps: batches of held-out data scored at the end, where the task is not made of documents.
-      evaluate_every: steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at the end.
-      log_every: steps between metric lines.
+      clip: largest global norm of the gradient; a larger one is scaled down to it.
+      evaluation_steps: number of held-out batches scored at the end, where the task is not made of documents.
+      evaluate_every: number of steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at
+        the end only.
+      log_every: number of steps between two metric lines.
     """
 
     batch: int = 8

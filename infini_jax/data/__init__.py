@@ -1,4 +1,4 @@
-"""Sources of training batches, by name."""
+"""Tasks and corpora by name: the settings that give the source of a run's training batches."""
 
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpus import CorpusConfig
@@ -16,3 +16,4 @@ SOURCES: dict[str, type[DataConfig]] = {
     "python_stdlib": StdlibConfig,
     "corpus": CorpusConfig,
 }
+"""Registry of tasks: name on the command line and in results -> class of its settings. Add your own task here."""

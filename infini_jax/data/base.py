@@ -13,12 +13,12 @@ Scored = Literal["accuracy", "loss", "n50"]  # what runs of a task are compared 
 
 
 class DataConfig(abc.ABC):
-    """Settings of a task, the base of frozen dataclasses. What has a default here is asked by reports.
+    """Settings of a task, the base of frozen dataclasses. Reports read the attributes and methods that have a default here.
 
     Attributes:
       title: name of the task in text, where its registry name will not do.
-      scored_by: figure that runs are compared by.
-      loss_unit: unit of the held-out loss.
+      scored_by: figure by which runs are compared.
+      loss_unit: unit of the held-out loss, in words.
       row_metric: name of `Row.accuracy` among the metrics of `chance` and of evaluations.
       has_ceiling: whether full attention should solve examples as it was trained on; where it does not, the task or the
         training is wrong.
@@ -26,7 +26,7 @@ class DataConfig(abc.ABC):
 
     title: ClassVar[str] = ""
     scored_by: ClassVar[Scored] = "loss"
-    loss_unit: ClassVar[str] = "nats a token"
+    loss_unit: ClassVar[str] = "nats per token"
     row_metric: ClassVar[str] = "accuracy"
     has_ceiling: ClassVar[bool] = False
 
@@ -47,7 +47,7 @@ class DataConfig(abc.ABC):
         """The source of batches of the shape, seed and split in `rows`."""
 
     def chance(self) -> dict[str, float]:
-        """Score of a guesser that knows the form of answers and nothing of this one, by metric; empty where it is unknown."""
+        """Score of a guesser that knows only the form of answers, by metric; empty where it is unknown."""
         return {}
 
     def distance(self, tokens: int) -> float:

@@ -12,7 +12,7 @@ Leaf = TypeVar("Leaf")
 
 
 class Batch(NamedTuple, Generic[Leaf]):
-    """One step's data, every leaf (batch, tokens). A row continues where the row of the step before ended.
+    """The data of one step; every leaf is (batch, tokens). A row continues where the row of the step before ended.
 
     Leaves are arrays of the host or of devices, or something about each of them, such as its sharding.
 
@@ -36,7 +36,7 @@ class Rows:
     Attributes:
       batch: rows of a batch.
       tokens: tokens of a row in one batch.
-      seed: of the random streams.
+      seed: seed of the random streams.
       split: part of the data.
     """
 

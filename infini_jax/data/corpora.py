@@ -1,4 +1,4 @@
-"""Registry of corpora by name: content, way to get them, reader."""
+"""Corpora by name: their content, the way to get them, and their reader."""
 
 import dataclasses
 import importlib

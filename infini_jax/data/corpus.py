@@ -18,7 +18,7 @@ class CorpusConfig(DataConfig):
     vocabulary and content, and refuses any other corpus of the same name.
 
     Attributes:
-      name: of the prepared corpus.
+      name: name of the prepared corpus.
       tokenizer: bytes, or sentencepiece: and the hash of the model.
       symbols: number of tokens in the tokenizer's vocabulary.
       content: hash of the tokenizer and of all tokens and documents.
@@ -55,7 +55,8 @@ class CorpusConfig(DataConfig):
     def whole(self, split: Split) -> tuple[Documents, Counts]:
         """The documents of a split and their counts.
 
-        Raises `ConfigError` as `open` does, and where the corpus has no such split.
+        Raises `ConfigError` where the corpus is not here, is damaged, is not the one that these settings name, or has no such
+        split.
         """
         prepared = Prepared.open(self.name)
         self._fits(prepared)

@@ -25,7 +25,7 @@ class Documents:
     Attributes:
       text: unsigned tokens of all documents, in memory or on disk.
       starts: int64, the place where each document begins, and the end of the last.
-      described: one line for the table of results.
+      described: description in one line, for the table of results.
       check: function that raises `ConfigError` where the data on disk has changed since it was opened.
     """
 
@@ -54,7 +54,7 @@ class Documents:
         return {}
 
     def dealt(self, rows: int) -> list[np.ndarray]:
-        """The numbers of the documents of each row, see `deal`."""
+        """The numbers of the documents of each of `rows` rows, with about as many tokens in each row."""
         if rows not in self._dealt:
             self._dealt[rows] = deal(self.lengths, rows)
         return self._dealt[rows]

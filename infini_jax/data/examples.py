@@ -50,7 +50,7 @@ def example_of(prompt: np.ndarray, answer: np.ndarray, labels: tuple[tuple[str, 
     Args:
       prompt: token ids of the prompt.
       answer: token ids of the answer.
-      labels: of the example.
+      labels: labels of the example.
     """
     text = np.concatenate([prompt, answer]).astype(np.int32)
     weights = np.zeros(len(text) - 1, np.float32)
@@ -69,7 +69,7 @@ class ExampleConfig(DataConfig):
         """One example of exactly `tokens` read tokens, drawn from `random`. Raises `ConfigError` where they hold none."""
 
     def with_labels(self, labels: Mapping[str, Label]) -> Self:
-        """These settings with the fields that labels of an evaluation's figure name. The label `length` is that of rows."""
+        """These settings with the fields that an evaluation figure's labels name. The label `length` is the length of rows."""
         settings: Any = self
         names = {field.name for field in dataclasses.fields(settings)} - {"length"}
         return dataclasses.replace(settings, **{name: value for name, value in labels.items() if name in names})

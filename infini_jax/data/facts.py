@@ -25,7 +25,7 @@ CHOICES = {"facts1": len(PLACES), "facts2": len(PLACES), "facts3": len(PLACES) -
 
 
 def told(kind: str, persons: int, random: np.random.Generator) -> tuple[list[str], str, str]:
-    """(facts in their order, question, answer) of a story with so many persons; the answer is a place."""
+    """(facts in their order, question, answer) of a story with `persons` persons; the answer is a place."""
     lives = [life(kind, PERSONS[who], THINGS[what], random) for who, what in paired(persons, random)]
     turns = random.permuted(np.repeat(np.arange(persons), [len(facts) for facts, _, _ in lives]))
     following = [iter(facts) for facts, _, _ in lives]
@@ -35,7 +35,7 @@ def told(kind: str, persons: int, random: np.random.Generator) -> tuple[list[str
 
 
 def paired(persons: int, random: np.random.Generator) -> list[tuple[int, int]]:
-    """(person, thing) of so many persons, as places in `PERSONS` and `THINGS`, none of them twice."""
+    """(person, thing) pairs of `persons` persons, as places in `PERSONS` and `THINGS`, none of them twice."""
     return list(zip(random.permutation(len(PERSONS))[:persons], random.permutation(len(THINGS))[:persons], strict=True))
 
 

@@ -100,7 +100,7 @@ class HaystackConfig(TextTask):
     """Settings of needles in a haystack.
 
     Attributes:
-      task: which kind; labels and tables call it kind, a name that saved settings use for the data as a whole.
+      task: kind of needles; labels and tables call it kind, a name that saved settings use for the data as a whole.
       items: needles of multi_needle and multi_key, chains of variable_tracking, words asked of common_words and
         frequent_words, pairs written of associative and rewrite, persons of the facts; 0 is the kind's own number, RULER's
         where it has one.
@@ -120,7 +120,7 @@ class HaystackConfig(TextTask):
         return TELLERS[self.task](self, random)
 
     def draw_names(self, random: np.random.Generator, count: int) -> list[str]:
-        """So many different made-up words."""
+        """`count` different made-up words."""
         return [made_up(number) for number in random.permutation(self.names)[:count]]
 
     def filler(self, random: np.random.Generator) -> Filler:
@@ -185,7 +185,7 @@ NAMES_USED = {
 
 
 def draw_numbers(random: np.random.Generator, digits: int, count: int) -> list[str]:
-    """So many different numbers of `digits` digits, as text."""
+    """`count` different numbers of `digits` digits, as text."""
     least = 10 ** (digits - 1)
     return [str(least + number) for number in random.choice(9 * least, count, replace=False)]
 
@@ -282,7 +282,7 @@ def pairs_told(config: HaystackConfig, keys: list[str], values: list[str], asked
 
 
 def fact_chain(config: HaystackConfig, random: np.random.Generator) -> Story:
-    """A story of facts1, facts2 or facts3 (facts.py)."""
+    """A story of facts1, facts2 or facts3, see `infini_jax.data.facts`."""
     told, question, answer = facts.told(config.task, config.count, random)
     hidden = [*facts.PERSONS, *facts.THINGS, *facts.PLACES]
     return story_of(config, FACTS, scattered(told, random, f"{len(told)} facts"), f" {question}", [answer], hidden)

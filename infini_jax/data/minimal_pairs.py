@@ -28,9 +28,9 @@ class Pair:
 
     Attributes:
       good: the grammatical sentence.
-      bad: the ungrammatical one.
-      paradigm: one of 67.
-      phenomenon: one of 12.
+      bad: the ungrammatical sentence.
+      paradigm: name of one of the 67 paradigms.
+      phenomenon: name of one of the 12 phenomena.
     """
 
     good: str

@@ -24,10 +24,10 @@ class MqarConfig(ExampleConfig):
     """Settings of multi-query associative recall.
 
     Attributes:
-      pairs: to remember in a row.
-      symbols: in the vocabulary, the filler included.
-      repeats: times that each key is asked.
-      overwrites: pairs that are written again with another value, which counts.
+      pairs: number of pairs per row.
+      symbols: number of tokens in the vocabulary, the filler included.
+      repeats: number of questions per key.
+      overwrites: number of pairs that are written again with another value, which counts.
     """
 
     title = "MQAR"
@@ -72,7 +72,7 @@ class MqarConfig(ExampleConfig):
         )
 
     def chance(self) -> dict[str, float]:
-        """Score of a value drawn uniformly from all there are, by metric."""
+        """Score of a value drawn uniformly from all values, by metric."""
         return {"accuracy": 1 / (self.symbols - self.symbols // 2)}
 
     def distance(self, tokens: int) -> float:
@@ -88,7 +88,7 @@ class MqarConfig(ExampleConfig):
         return Mqar(self, rows)
 
     def draw(self, random: np.random.Generator, rows: int, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, targets and weights of many rows at once, each rows x `tokens`."""
+        """(tokens, targets, weights) of many rows at once, each `rows` x `tokens`."""
         pairs, half = self.pairs, self.symbols // 2
         keys_BxP = 1 + random.random((rows, half - 1)).argsort(axis=1)[:, :pairs]
         values_BxP = random.integers(half, self.symbols, (rows, pairs))

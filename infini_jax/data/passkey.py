@@ -34,8 +34,8 @@ class PasskeyConfig(TextTask):
     """Settings of passkey retrieval.
 
     Attributes:
-      format: of which paper, infini or landmark.
-      digits: of a number in the infini format; the landmark format draws 1 to 50000.
+      format: format of the prompt, named after its paper: infini or landmark.
+      digits: number of digits in the infini format; the landmark format draws 1 to 50000.
       depth: share of the filler before the number, in the infini format to the nearest whole filler; None draws it uniformly.
       novelty: different words that the filler of an example is made of, each as often as the others; 0 is the papers' filler.
       filler_words: made-up words in the vocabulary, from which the words of an example are drawn.

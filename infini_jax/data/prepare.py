@@ -50,7 +50,7 @@ class TokenizerSettings:
     Attributes:
       tokenizer: bytes, or SentencePiece.
       vocab: number of tokens of a SentencePiece model that is trained.
-      algorithm: it is trained with.
+      algorithm: algorithm by which a SentencePiece model is trained.
       model: an existing SentencePiece model instead of training one.
     """
 
@@ -98,11 +98,11 @@ class SplitPart(NamedTuple):
     """Some documents of a split as tokens.
 
     Attributes:
-      tokens: of all documents behind one another.
+      tokens: tokens of all documents behind one another.
       lengths: tokens of each document that is not empty.
       empty: number of documents without text.
-      words: parts between white space.
-      bytes: of the text in UTF-8.
+      words: number of parts between white space.
+      bytes: size of the text in UTF-8.
     """
 
     tokens: np.ndarray
@@ -155,13 +155,13 @@ def prepare(
     jobs: int = 0,
     watch: WatchPreparing = lambda what, done, total: None,
 ) -> tuple[Prepared, bool]:
-    """Prepares a corpus unless that is done; returns it and whether there was anything to do.
+    """Prepares a corpus unless that is done: (the prepared corpus, whether there was anything to do).
 
     Args:
       corpus: a name in CORPORA.
-      settings: of the tokenizer.
-      name: of the prepared corpus; by default that of the corpus (of the path for a folder) and of the tokenizer.
-      path: of the texts, where they are not where a package installs them.
+      settings: settings of the tokenizer.
+      name: name of the prepared corpus; by default that of the corpus (of the path for a folder) and of the tokenizer.
+      path: path of the texts, where they are not where a package installs them.
       errors: treatment of bytes that are no UTF-8.
       lists: files that list the held-out documents.
       jobs: number of processes; 0 is one per core.
@@ -276,8 +276,8 @@ def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, Sp
     """Appends the parts of a split in order to its files on disk and returns its counts.
 
     Args:
-      folder: of the prepared corpus.
-      split: that the parts belong to.
+      folder: folder of the prepared corpus.
+      split: split of the parts.
       parts: (numbers of the documents, documents in all, their tokens) each.
       watch: called after each part.
     """
@@ -312,7 +312,7 @@ def chunks(documents: int) -> list[range]:
 
 @contextlib.contextmanager
 def workers(jobs: int) -> Iterator[Callable]:
-    """Context of so many processes: run(work, chunks) iterates over (numbers, documents, result) in order.
+    """A context with `jobs` processes: run(work, chunks) iterates over (numbers, documents, result) in order.
 
     At most two parts per process are read ahead.
     """
@@ -337,7 +337,7 @@ def workers(jobs: int) -> Iterator[Callable]:
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Context that holds the lock of a preparation, which ends with the process.
+    """A context that holds the lock of a preparation, which ends with the process.
 
     Raises `ConfigError` while another process prepares the same corpus.
     """

@@ -34,11 +34,11 @@ class Counts:
 
     Attributes:
       documents: number of documents with text.
-      empty: number of documents without any, left out.
-      tokens: of all documents.
-      words: parts between white space; word perplexity divides by them.
-      bytes: of the text in UTF-8; bits per byte divide by them.
-      longest: tokens of the longest document.
+      empty: number of documents without text, which are left out.
+      tokens: number of tokens of all documents.
+      words: number of parts between white space; word perplexity divides by it.
+      bytes: size of the text in UTF-8; bits per byte divide by it.
+      longest: number of tokens of the longest document.
       tokens_sha256: checksum of the tokens as they lie on disk.
       starts_sha256: checksum of the documents' starts.
     """
@@ -63,16 +63,16 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Description of a prepared corpus, as in its manifest.json.
+    """The description of a prepared corpus, which lies beside it as manifest.json.
 
     Attributes:
       corpus: name of the corpus it was made from.
       source: digest of the texts.
-      tokenizer: name, with the hash of the model.
-      settings: the tokenizer that was asked for.
-      vocab: number of tokens.
+      tokenizer: name of the tokenizer, with the hash of its model.
+      settings: the tokenizer that was asked for, in words.
+      vocab: number of tokens in the vocabulary.
       splits: counts of each split.
-      format: version of this format.
+      format: version of the manifest's format.
     """
 
     corpus: str
@@ -137,8 +137,8 @@ class Prepared:
     """A whole prepared corpus.
 
     Attributes:
-      folder: that it lies in.
-      manifest: its description.
+      folder: folder of the corpus.
+      manifest: description of the corpus.
     """
 
     folder: Path

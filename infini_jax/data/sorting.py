@@ -22,7 +22,7 @@ class SortingConfig(ExampleConfig):
     """Settings of the sorting task: symbols to be sorted by decreasing count.
 
     Attributes:
-      symbols: to be sorted; the separator is one more.
+      symbols: number of symbols to be sorted; the separator is one more.
     """
 
     row_metric, has_ceiling = "teacher_forced", False  # counting is not what full attention is best at
@@ -33,7 +33,7 @@ class SortingConfig(ExampleConfig):
         return self.symbols + 1
 
     def count(self, tokens: int) -> int:
-        """Symbols before the separator in a row of `tokens`: the answer follows it, and its last symbol is never read."""
+        """Number of symbols before the separator in a row of `tokens`; the answer follows, its last symbol is never read."""
         return tokens - self.symbols
 
     def check(self, tokens: int) -> None:

@@ -25,7 +25,7 @@ SKIPPED = ("site-packages", "dist-packages", "__pycache__")
 class StdlibConfig(DataConfig):
     """Settings of the standard library's source as bytes; a document is one package folder or one top-level module."""
 
-    loss_unit = "nats a byte"
+    loss_unit = "nats per byte"
 
     @property
     def vocab(self) -> int:

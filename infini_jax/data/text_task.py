@@ -45,7 +45,7 @@ class Filler:
 
     Attributes:
       units: pieces of text without a space in front, such as sentences.
-      order: again and again in order, or each time all of them in a new random order.
+      order: cycle repeats the units in order; shuffle repeats all of them, each time in a new random order.
     """
 
     units: tuple[str, ...]
@@ -102,11 +102,11 @@ class Room:
     """Space in a row that a body is laid out in.
 
     Attributes:
-      tokens: of the whole row.
-      free: tokens that the body must have.
-      head: tokens in front of it.
-      encode: text to tokens.
-      filler: for the space that the needles leave.
+      tokens: number of tokens of the whole row.
+      free: number of tokens of the body.
+      head: number of tokens in front of the body.
+      encode: function from text to tokens.
+      filler: text for the space that the needles leave.
     """
 
     tokens: int
@@ -135,8 +135,8 @@ class Story:
     Attributes:
       head: the instruction.
       body: the haystack with its needles.
-      question: as it ends the prompt, with the text that stands before it.
-      answer: as it follows the question, its space included.
+      question: the end of the prompt, with the text that stands before the question.
+      answer: the answer as it follows the question, its space included.
       longest: the longest answer of the task, in words.
       references: parts of the answer that a substring hit looks for.
       labels: values that tell it from other examples, its length apart.

@@ -68,7 +68,7 @@ class Folder(Files):
     Links to folders are followed. Raises `ConfigError` for a folder that cannot be listed: its documents would be missing.
 
     Attributes:
-      path: of the folder.
+      path: path of the folder.
     """
 
     path: Path

@@ -17,7 +17,7 @@ class WordList:
     """Body of words in random order, each as often as `counts` says for a list of that length; filler takes the rest.
 
     Attributes:
-      words: of the list, in the order of `counts`.
+      words: words of the list, in the order of `counts`.
       counts: function from the number of words in the list to the count of each of `words`; the counts add up to it.
       least: fewest words with which the task makes sense.
     """

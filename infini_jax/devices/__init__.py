@@ -1,1 +1,1 @@
-"""Devices and processes that share a run: the place of each array, the rows that each process reads, peak FLOPs of devices."""
+"""Devices and processes that share a run: the place of each array, the rows of each process, the peak FLOPs of devices."""

@@ -40,7 +40,7 @@ def join_job() -> None:
 
 @contextlib.contextmanager
 def ended_with_the_job(code: int) -> Iterator[None]:
-    """Context that ends this process with `code`, and one line that says so, where another process of its run has died.
+    """A context that ends this process with `code`, and one line that says so, where another process of its run has died.
 
     It ends at once: at a usual end JAX waits for the dead.
     """
@@ -63,7 +63,7 @@ def is_first() -> bool:
 
 
 def of_the_first(number: int) -> int:
-    """The first process's `number`, in every process; clocks and folders differ between them."""
+    """The `number` of the first process, in every process; clocks and folders differ between them."""
     return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int64(number)))
 
 
@@ -77,7 +77,7 @@ def own_rows(rows: NamedSharding, batch: int) -> tuple[int, int]:
     require(
         len(held) == last - first,
         "train.batch",
-        f"the rows of process {jax.process_index()} are not neighbours on this mesh",
+        f"the rows of process {jax.process_index()} are not neighbors on this mesh",
         "order the devices by process",
     )
     return first, last - first

@@ -35,10 +35,10 @@ class ShardingRules:
     """Mesh axis of each logical axis; None is whole on every device, and so is an axis that its devices do not share evenly.
 
     Attributes:
-      batch: rows of the batch and of the carried memory.
-      sequence: tokens of the batch.
-      embed, heads, kv_heads, head_dim, mlp, vocab, layers: of the parameters; heads and kv_heads of the memory, too.
-      slots: of the memories that have some.
+      batch: axis of the rows of the batch and of the carried memory.
+      sequence: axis of the tokens of the batch.
+      embed, heads, kv_heads, head_dim, mlp, vocab, layers: axes of the parameters; heads and kv_heads of the memory, too.
+      slots: axis of the slots of memories that have some.
     """
 
     batch: str | None = "data"
@@ -80,13 +80,13 @@ MOST_CORES = 8  # each of a CPU's devices holds all parameters
 
 @dataclasses.dataclass(frozen=True)
 class Sharding:
-    """Distribution of a run over the devices at hand. It is no part of the run: the same run on other devices is the same run.
+    """Distribution of a run over the devices at hand. It is no part of the run's identity: other devices give the same run.
 
     Attributes:
       rules: data (parameters whole on every device), fsdp (in parts, gathered for each step), and with several devices per row
         fsdp+tensor (they split heads, MLP and vocabulary), fsdp+slots (the slots of a memory) or fsdp+sequence (the segments
         of a sequence, all of which are taken at once).
-      per_row: devices that share a row with the last three.
+      per_row: number of devices that share a row, for the last three rules.
     """
 
     rules: Rules = "data"
@@ -368,7 +368,7 @@ def replicated(mesh: AnyMesh) -> NamedSharding:
 
 
 def carry_sharding(model: ModelConfig, mesh: AnyMesh, rules: ShardingRules = DATA_PARALLEL) -> Carry:
-    """The sharding of each array of a `Carry`, from the mechanisms' own logical axes, in its structure."""
+    """The sharding of each array of a `Carry`, in its structure, from the mechanisms' own logical axes."""
 
     def place(names: tuple[str, ...], leaf: ShapedArray) -> NamedSharding:
         kind = PINNED if leaf.memory_space == HOST else None

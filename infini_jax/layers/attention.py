@@ -1,8 +1,8 @@
 """Exact local attention: one call, the form chosen here by platform and length.
 
-Forms. `dense` holds all scores and is the readable reference; `blockwise` (blockwise.py) works in tiles with its own gradient
-rule, on any platform; `cudnn` and `splash` (kernels.py) are the vendors' kernels on CUDA and TPU. `with form("dense"):` asks
-for one where `auto` would choose another; programs that were compiled under another choice are not reused.
+Forms. `dense` holds all scores and is the readable reference; `blockwise` works in tiles with its own gradient rule, on any
+platform; `cudnn` and `splash` (`infini_jax.layers.kernels`) are the vendors' kernels on CUDA and TPU. `with form("dense"):`
+asks for one where `auto` would choose another; programs that were compiled under another choice are not reused.
 The softmax is float32 at least whatever the compute type.
 """
 
@@ -71,7 +71,9 @@ def attend(
     """softmax(scale q k^T + bias) v over the keys that `sight` shows: BxSxHxV.
 
     Args:
+      q_BxSxHxK: queries of the segment.
       k_BxJxGxK, v_BxJxGxV: carried keys and values first, then those of the segment; query head h reads head h // (H / G).
+      sight: the keys that each query sees.
       scale: one number or one per head; by default 1/sqrt(K).
       distance_bias_HxJ: bias of a key 0, 1, .. J-1 places before the query.
 
@@ -121,7 +123,7 @@ def tiles_pay(queries: int, keys: int) -> bool:
 
 
 def attention_flops(keys: float, heads: int, key_dim: int, value_dim: int) -> float:
-    """FLOPs of one query against so many keys: scores and weighted sum. Masked keys count, as they are computed."""
+    """FLOPs of one query against `keys` keys: scores and weighted sum. Masked keys count, as they are computed."""
     return 2.0 * keys * heads * (key_dim + value_dim)
 
 

@@ -34,9 +34,9 @@ class Band:
     """Consecutive tiles of queries that meet equally many keys.
 
     Attributes:
-      tiles: their numbers.
-      lows: the first key of each.
-      width: number of keys.
+      tiles: numbers of the tiles.
+      lows: first key of each tile.
+      width: number of keys that each tile meets.
     """
 
     tiles: tuple[int, ...]
@@ -49,10 +49,10 @@ class Tiling:
     """Tiling of queries and keys, known before the program runs.
 
     Attributes:
-      tile: queries of a tile.
+      tile: number of queries per tile.
       bands: tiles by the number of keys that they meet.
-      prefix: carried keys, as in the sight.
-      window: places that a query sees, as in the sight.
+      prefix: number of carried keys, as in `Sight`.
+      window: number of places that a query sees, as in `Sight`.
     """
 
     tile: int

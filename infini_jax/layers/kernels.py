@@ -21,7 +21,7 @@ class Kernel:
     """A vendor's attention kernel.
 
     Attributes:
-      platform: that it runs on.
+      platform: name of the platform that the kernel runs on.
       attend: function (q, k, v BxSxHxK, sight, scale_H) -> BxSxHxV.
       refuses: function (q, k, v, sight) -> reason why it cannot do this, or None.
     """

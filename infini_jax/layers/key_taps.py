@@ -11,10 +11,11 @@ class KeyTaps(nn.Module):
     """A short causal depthwise convolution: each token's mean-initialized mix of itself and the taps - 1 tokens before it.
 
     Only tokens of the same document and segment are mixed. With two taps a key knows the token it follows, so that one layer
-    can recall `value after key`; recall studies commonly put such a convolution before every mixer (Arora et al. 2023).
+    can recall `value after key`; recall studies commonly put such a convolution before every mixer (Arora et al. 2023, arXiv
+    2312.04927).
 
     Attributes:
-      taps: tokens that are mixed, the token itself included.
+      taps: number of tokens that are mixed, the token itself included.
       dtype: type of the mix.
     """
 

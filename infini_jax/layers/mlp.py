@@ -36,8 +36,8 @@ class Matrix(nn.Module):
     """A matrix of parameters under the name that `nn.Dense` gives it.
 
     Attributes:
-      rows, columns: its shape.
-      dtype: type that it is used in.
+      rows, columns: shape of the matrix.
+      dtype: type in which the matrix is used.
     """
 
     rows: int
@@ -53,8 +53,8 @@ class MLP(nn.Module):
     """A feed-forward layer, D -> F -> D with GELU, without biases.
 
     Attributes:
-      d_model: D.
-      mlp_dim: F.
+      d_model: D, width of inputs and outputs.
+      mlp_dim: F, width of the hidden layer.
       dtype: type of activations.
     """
 

@@ -29,10 +29,10 @@ class Policy:
     """Types of a model's numbers.
 
     Attributes:
-      parameters: of parameters, gradients and moments.
-      compute: of activations and the operands of products.
-      memory: of the state carried from segment to segment.
-      output: of sums, softmax, logits and loss.
+      parameters: type of parameters, gradients and moments.
+      compute: type of activations and the operands of products.
+      memory: type of the state carried from segment to segment.
+      output: type of sums, softmax, logits and loss.
     """
 
     parameters: jnp.dtype

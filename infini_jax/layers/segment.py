@@ -20,12 +20,12 @@ NEVER_SEEN = -2  # the document of a key that no query may see: no query has it,
 
 
 def with_leaves(kind: type[Tree], **leaves: Any) -> Tree:
-    """A pytree of this kind whose leaves are something else than its arrays, such as names of axes or shardings."""
+    """A pytree of class `kind` whose leaves are something other than arrays, such as names of axes or shardings."""
     return kind(**leaves)
 
 
 def within(distance: jax.Array, window: int | None) -> jax.Array:
-    """Whether a key so many places before the query is neither later than it nor outside the window."""
+    """Whether a key `distance` places before the query is neither later than the query nor outside the window."""
     return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
 
 
@@ -144,7 +144,7 @@ class Segment:
 
 
 def by_turn(segments: Segment, count: int) -> Segment:
-    """Segments in turn, for a scan: rows of `count` consecutive ones of each stream become an axis in front of the streams."""
+    """Segments in turn, for a scan: rows of `count` consecutive segments per stream become an axis in front of the streams."""
 
     def split(leaf: jax.Array) -> jax.Array:
         if leaf.ndim == 0:  # `start`
@@ -160,7 +160,7 @@ def whole(documents_BxS: jax.Array, open_document_B: jax.Array, phase_B: jax.Arr
 
 
 def reset_where_new(keeps_B: jax.Array, memory: Any, initial: Any = None) -> Any:
-    """`memory` with the rows set to `initial` (zero) whose document ended; batch is the outermost axis of every leaf."""
+    """`memory`, reset to `initial` (by default zero) in rows whose document ended; batch is the first axis of every leaf."""
 
     def reset(leaf: jax.Array, begin: jax.Array) -> jax.Array:
         return jnp.where(keeps_B.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, begin)
@@ -169,12 +169,12 @@ def reset_where_new(keeps_B: jax.Array, memory: Any, initial: Any = None) -> Any
 
 
 def length_with_landmarks(tokens: int, every: int | None) -> int:
-    """Places of a segment of so many raw tokens, with a landmark behind each `every` of the stream, or none for None."""
+    """Number of places of a segment of `tokens` raw tokens, with a landmark behind every `every` of the stream or none."""
     return tokens if every is None else tokens + math.ceil(tokens / every)
 
 
 def insert_memory_tokens(tokens_RxS: jax.Array, count: tuple[int, int], token: int | None = None) -> jax.Array:
-    """Rows with so many memory tokens (before, after) around them: Rx(before + S + after).
+    """Rows with `count` = (before, after) memory tokens around them: Rx(before + S + after).
 
     The inserted places hold `token`. Without it the first or last token is repeated: among document ids, memory tokens then
     belong to the first and the last token's document.
@@ -199,9 +199,9 @@ def insert_landmarks(
     The inserted places hold `landmark`. Without it the token before is repeated: among document ids, a landmark then belongs
     to the document of the token that it follows.
 
-    Without `phase_B` the segment begins with a block and S is a multiple of `every`. With it so many tokens stand between the
-    newest landmark and the row. One landmark more or less may then fall into the row: there are S + ceil(S / every) places,
-    and where the last one is dead it repeats the last token, so that the last document of a row is the last token's.
+    Without `phase_B` the segment begins with a block and S is a multiple of `every`. Otherwise `phase_B` is the number of
+    tokens between the newest landmark and the row. One landmark more or less may then fall into the row, which has
+    S + ceil(S / every) places. A dead last place repeats the last token, so that the row ends with the last token's document.
     """
     batch, tokens = tokens_BxS.shape
     if phase_B is not None:

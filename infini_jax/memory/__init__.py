@@ -1,4 +1,4 @@
-"""The mechanisms. One row per mechanism: all else (contract tests, cost table, studies, report) follows from it."""
+"""Memory mechanisms by name. One row per mechanism: all else (contract tests, cost table, studies, report) follows from it."""
 
 from infini_jax.errors import require
 from infini_jax.memory.base import Dims, Memory, MemoryConfig
@@ -24,6 +24,7 @@ MECHANISMS: dict[str, type[Memory]] = {
     "landmark": Landmark,
     "infinite_former": InfiniteFormer,
 }
+"""Registry of mechanisms: name on the command line and in results -> class. Add your own mechanism here."""
 
 
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:

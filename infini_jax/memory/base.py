@@ -22,10 +22,10 @@ class Dims:
 
     Attributes:
       d_model: width of the residual stream.
-      heads: of the queries.
-      kv_heads: heads of keys, values and memory, a divisor of `heads`.
-      key_dim: of one head.
-      value_dim: of one head.
+      heads: number of query heads.
+      kv_heads: number of heads of keys, values and memory, a divisor of `heads`.
+      key_dim: key dimension of one head.
+      value_dim: value dimension of one head.
       segment: tokens of a segment that the layer sees, landmarks and memory tokens included.
       compute: type of activations, by name.
     """
@@ -59,7 +59,7 @@ class MemoryConfig:
     """Settings that every mechanism has.
 
     Attributes:
-      layers: which layers (from 0) carry this memory; the others attend inside the segment only. None is all of them.
+      layers: numbers (from 0) of the layers that carry this memory; the others attend inside the segment only. None is all.
     """
 
     layers: tuple[int, ...] | None = None
@@ -90,7 +90,7 @@ class Cost:
     Attributes:
       local: FLOPs of attention inside the segment.
       read: FLOPs of reading the memory.
-      write: FLOPs of writing it.
+      write: FLOPs of writing the memory.
       bytes_moved: bytes that reading and writing the carried memory move, spread over the segment's tokens.
     """
 
@@ -177,7 +177,7 @@ class Memory(nn.Module):
         return x_BxSxD
 
     def leave(self, memory: Any, x_BxTxD: jax.Array, bounds: Boundaries) -> Any:
-        """The memory behind `write` once it has seen the residual stream at the layer's end, BxTxD for the whole segment."""
+        """The memory after `write`, updated from the residual stream at the layer's end, BxTxD for the whole segment."""
         return memory
 
     @classmethod
@@ -233,7 +233,7 @@ class Memory(nn.Module):
 
     @classmethod
     def at_bytes(cls, config: Any, dims: Dims, layer_bytes: int, axis: str = "") -> tuple[Any, Dims]:
-        """(settings, dims) of the largest memory of at most `layer_bytes` per sequence and layer.
+        """(settings, dims) of the largest memory of at most `layer_bytes` bytes per sequence and layer.
 
         It grows along `axis`, or else the first one. Raises `ConfigError` where even the smallest does not fit, or the memory
         does not grow along `axis`.

@@ -37,7 +37,7 @@ class CompressiveMemory:
 
     Attributes:
       recent: cache of the last tokens.
-      compressed: cache of older entries, each made of `ratio` tokens.
+      compressed: cache of older entries, each compressed from `ratio` tokens.
     """
 
     recent: Recent
@@ -86,7 +86,7 @@ def f_c(x_BxExGxK: jax.Array, kernel_RxFxF: jax.Array, bias_F: jax.Array | float
 
 
 def append(memory: CompressiveMemory, segment: Segment, compressed: Entries) -> CompressiveMemory:
-    """The memory with the segment shifted into the cache, and the compressed entries that left it into the other.
+    """The memory with the segment shifted into the recent cache, and its compressed leavings into the compressed cache.
 
     Valid entries stay a suffix of both: a document evicts less than a whole segment only when nothing is compressed yet.
     """
@@ -117,8 +117,8 @@ class CompressiveConfig(MemoryConfig):
       slots: tokens of the past that are cached as they are.
       compressed: entries of the compressed cache, which holds older tokens.
       ratio: tokens that become one entry.
-      positions: relative are the paper's.
-      loss_weight: of the reconstruction loss, which trains the compression; with 0 it stays a mean.
+      positions: kind of positions; relative are the paper's.
+      loss_weight: weight of the reconstruction loss, which trains the compression; with 0 the compression stays a mean.
     """
 
     slots: int = 64
@@ -185,7 +185,7 @@ class Compressive(Memory):
     def attend(self, memory: CompressiveMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(output BxSxD, metrics with the loss) of attention over both caches and the segment.
 
-        The loss is that of the entries which the segment will push out, as its queries would look at them.
+        The loss is the reconstruction loss (algorithm 2) of the entries that the segment will push out, for its queries.
         """
         memory = jax.lax.stop_gradient(memory)
         y_BxSxHxV = self.attention(segment.queries, window.view(segment, memory.compressed, memory.recent))
@@ -195,7 +195,7 @@ class Compressive(Memory):
         return self.out(y_BxSxHxV), {AUXILIARY + "reconstruction": self.config.loss_weight * loss}
 
     def compress(self, old: Entries) -> Entries:
-        """The compression of entries, one for `ratio` of them; it is valid if any of them is."""
+        """The compression of entries, one entry per `ratio` entries; it is valid if any of them is."""
         count_B = -(-old.count // self.config.ratio)
         return Entries(self.compress_keys(old.keys), self.compress_values(old.values), count_B)
 

@@ -70,7 +70,7 @@ def in_chunks(x_BxTxGx: jax.Array, chunk: int) -> jax.Array:
 
 
 class Solved(NamedTuple):
-    """What of N chunks does not depend on S: fresh NxBxGxCxV, erased and kept NxBxGxCxK, left NxBxG (the sum of their g)."""
+    """The parts of N chunks that do not depend on S: fresh NxBxGxCxV, erased and kept NxBxGxCxK, left NxBxG (sums of g)."""
 
     fresh: jax.Array
     erased: jax.Array

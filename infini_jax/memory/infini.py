@@ -85,8 +85,8 @@ def parallel_linear(
     not yet masked.
 
     Args:
-      memory: before the first segment.
-      q_BxWxSxHxF, k_BxWxTxGxF: feature-mapped; keys that are not written are zero.
+      memory: memory before the first segment.
+      q_BxWxSxHxF, k_BxWxTxGxF: feature-mapped queries and keys; keys that are not written are zero.
       v_BxWxTxGxV: values.
       keeps_BxW: `Boundaries.keeps_B` of each segment; the first write of a new document begins from zero.
     """
@@ -103,8 +103,14 @@ def parallel_delta(
 ) -> tuple[jax.Array, InfiniMemory]:
     """(A_mem BxWxSxHxV, memory after the last segment) of W segments at once by eq. 7 and 9.
 
-    Arguments are as in `parallel_linear`; the memory must have z. M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K)
-    / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F product per segment is done for all segments at once.
+    M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K) / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F
+    product per segment is done for all segments at once.
+
+    Args:
+      memory: memory before the first segment, which must have z.
+      q_BxWxSxHxF, k_BxWxTxGxF: feature-mapped queries and keys; keys that are not written are zero.
+      v_BxWxTxGxV: values.
+      keeps_BxW: `Boundaries.keeps_B` of each segment; the first write of a new document begins from zero.
     """
     z_before_BxWxGxF, z_after = _carried_on(memory.z, k_BxWxTxGxF.sum(axis=2), keeps_BxW)
     z_kept_BxWxGxF = jnp.where(keeps_BxW[..., None, None], z_before_BxWxGxF, 0.0)
@@ -173,8 +179,10 @@ def with_size(dims: Dims, size: int, axis: str) -> Dims:
     Parameters and FLOPs grow with it and the budget sees them.
 
     Args:
-      axis: key_dim, rounded down to an even number; value_dim; or heads, which counts those of the memory: as many query heads
-        share each as before, and all have the key and value dims they had.
+      dims: sizes of the layer before.
+      size: size along the axis.
+      axis: key_dim, rounded down to an even number; value_dim; or heads, the memory's heads: as many query heads share each as
+        before, and all keep their key and value dims.
     """
     if axis == "heads":
         return dataclasses.replace(dims, heads=size * (dims.heads // dims.kv_heads), kv_heads=size)
@@ -187,10 +195,10 @@ class InfiniConfig(MemoryConfig):
 
     Attributes:
       update: how a segment is written: linear is eq. 8, delta eq. 9.
-      feature_map: of queries and keys before they meet the memory; elu_plus_one is the paper's. unit reads without z.
+      feature_map: map of queries and keys before they meet the memory; elu_plus_one is the paper's, unit reads without z.
       reads: normalised divides by sigma(Q) z, which is kept beside M; plain reads sigma(Q) M as it is and keeps no z.
-      dpfp_order: nu of the dpfp map, which has 2 nu features for each entry of a key.
-      gate_init: beta before training; 0 lets memory and local attention weigh the same.
+      dpfp_order: nu of the dpfp map, which has 2 nu features per entry of a key.
+      gate_init: beta before training; 0 weighs memory and local attention equally.
     """
 
     update: Literal["linear", "delta"] = "linear"
@@ -305,9 +313,9 @@ class Infini(Memory):
 
     @classmethod
     def resized(cls, config: InfiniConfig, dims: Dims, size: int, axis: str = "key_dim") -> tuple[InfiniConfig, Dims]:
-        """(settings, dims) of another size. Along `feature_map` the map becomes DPFP of order `size`, whatever it was.
+        """(settings, dims) of a memory of `size` along `axis`.
 
-        taylor2 grows with the key dimension.
+        Along `feature_map` the map becomes DPFP of order `size`, whatever it was. taylor2 grows with the key dimension.
         """
         if axis == "feature_map":
             return dataclasses.replace(config, feature_map="dpfp", dpfp_order=size), dims

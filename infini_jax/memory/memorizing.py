@@ -48,10 +48,10 @@ class Ring:
     """Keys and values in N slots; the token written n-th stands in slot n mod N.
 
     Attributes:
-      keys: BxGxNxK of unit length.
+      keys: BxGxNxK, of unit length.
       values: BxGxNxV.
-      written: B tokens since the document began, or since the oldest one that was held when the ring grew. `held_B` of them
-        are there.
+      written: B, tokens since the document began, or since the oldest token that was held when the ring grew. `held_B` of
+        them are there.
     """
 
     keys: jax.Array
@@ -223,9 +223,9 @@ class MemorizingConfig(MemoryConfig):
     """Settings of the Memorizing Transformer.
 
     Attributes:
-      slots: (key, value) pairs that a head remembers.
-      top_k: pairs that a query retrieves.
-      cached: tokens before the segment that local attention sees too, without gradient (the XL cache).
+      slots: number of (key, value) pairs per head.
+      top_k: number of pairs that each query retrieves.
+      cached: number of tokens before the segment that local attention sees too, without gradient (the XL cache).
       search: exact; approximate is for TPUs (`lax.approx_max_k`) and reports the recall that it measured as `recall`.
       recall_target: recall that an approximate search aims at.
       scale_init: scale of the logits before training.

@@ -1,9 +1,9 @@
 """Positions in attention over carried entries and a segment: rotary, Transformer-XL's relative, or T5's bias.
 
 All three depend on distances only, so that an entry keeps its meaning as it moves back through a cache:
-  rotary     (R_i q) . (R_j k) / sqrt(K)                                        no parameters
-  relative   ((q + u) . k + (q + v) . (W_r R_{i-j})) / sqrt(K)                  Dai et al. 2019, section 3.3
-  t5         q . k / sqrt(K) + b_{bucket(i-j)}                                  Raffel et al. 2020, 32 buckets to distance 128
+  rotary     (R_i q) . (R_j k) / sqrt(K)                           no parameters; Su et al. 2021, arXiv 2104.09864
+  relative   ((q + u) . k + (q + v) . (W_r R_{i-j})) / sqrt(K)     Dai et al. 2019, arXiv 1901.02860, section 3.3
+  t5         q . k / sqrt(K) + b_{bucket(i-j)}                     Raffel et al. 2020, arXiv 1910.10683, 32 buckets up to 128
 DEVIATION: T5 leaves the 1/sqrt(K) to its initial weights; ours is the same for all three.
 """
 
@@ -78,7 +78,7 @@ class PositionedAttention(nn.Module):
     """Attention over a `View` with the chosen positions, and their parameters if they have any.
 
     Attributes:
-      positions: which kind.
+      positions: kind of positions.
       dims: sizes of the layer.
     """
 

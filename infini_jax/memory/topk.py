@@ -50,8 +50,8 @@ def group_size(places: int, k: int) -> int:
 def two_stage(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """(values, places) of the k largest, by the groups' maxima and then the k groups that win.
 
-    At least k groups must fit into the last axis. `held` is as in `top_k`; scores that do not count are left as they are,
-    which saves a pass over all of them.
+    At least k groups must fit into the last axis. Only the first `held` places of a row count, None for all; the other scores
+    are left as they are, which saves a pass over all of them.
     """
     *rows, places = scores.shape
     held_R = jnp.broadcast_to(places if held is None else held, rows).reshape(-1)
@@ -99,7 +99,10 @@ def by_rows(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 def approximate(
     scores: jax.Array, k: int, held: jax.Array | None = None, *, recall_target: float
 ) -> tuple[jax.Array, jax.Array]:
-    """(values, places) by `lax.approx_max_k`, arguments as in `top_k`: a share near `recall_target` belongs to the true k."""
+    """(values, places) of about the k largest, by `lax.approx_max_k`: a share near `recall_target` belongs to the true k.
+
+    Only the first `held` places of a row count, None for all.
+    """
     return jax.lax.approx_max_k(masked(scores, held), k, recall_target=recall_target)
 
 

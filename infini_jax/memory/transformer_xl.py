@@ -1,7 +1,7 @@
 """Transformer-XL (Dai et al. 2019, arXiv 1901.02860): the previous `slots` keys and values, without gradient.
 
   h~_{s+1} = [SG(h_s) ; h_{s+1}]: every token of the segment attends to the whole cache and causally to its segment, with
-  the paper's relative positions or others (positions.py).
+  the paper's relative positions or others (`infini_jax.memory.positions`).
 DEVIATION: keys and values are cached, not layer inputs: the same numbers, because the projections see the same inputs, and
 no second projection; but W_k and W_v learn from the segment's own tokens only, as the cached ones have no gradient.
 DEVIATION: positions are rotary unless `positions` asks for the paper's: no second product with every query.
@@ -23,7 +23,7 @@ class TransformerXLConfig(SlotsConfig):
     """Settings of Transformer-XL.
 
     Attributes:
-      positions: relative are the paper's.
+      positions: kind of positions; relative are the paper's.
     """
 
     positions: Positions = "rotary"

@@ -61,7 +61,7 @@ def shift(old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def shift_in(recent: Recent, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, keeps_B: jax.Array, count_B: jax.Array) -> Recent:
-    """The cache with T entries moved in at the new end.
+    """The cache with T entries shifted in at its new end.
 
     The last `count_B` of them are valid; entries that were there before stay valid only where `keeps_B`.
     """
@@ -117,9 +117,9 @@ class View:
     Attributes:
       keys: BxJxGxK.
       values: BxJxGxV.
-      sight: which of them a query sees, causal and of the same document.
-      query_positions: S; the segment begins at 0.
-      key_positions: J; carried entries stand before the segment, at negative places.
+      sight: the keys that each query sees, causal and of the same document.
+      query_positions: S, positions of the queries; the segment begins at 0.
+      key_positions: J, positions of the keys; carried entries stand before the segment, at negative places.
     """
 
     keys: jax.Array

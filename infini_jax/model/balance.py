@@ -22,10 +22,9 @@ def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_by
     Args:
       run: settings whose model is resized.
       flops_per_token: forward FLOPs per raw token.
-      gives: width: d_model, in multiples that keep the heads even, and the MLP in proportion; then the MLP takes up the rest.
-        Sizes of heads that are given stay.
-        window: of a sliding window, its tokens; else the segment, of those that divide the sequence into whole steps.
-        steps: nothing; the budget alone decides.
+      gives: the size that gives way. `width` is d_model, in multiples that keep the heads even, and the MLP in proportion;
+        then the MLP takes up the rest. Sizes of heads that are given stay. `window` is the window of a sliding window,
+        otherwise the segment, of lengths that divide the sequence into whole steps. `steps` changes nothing.
       memory_bytes: bytes per sequence of the memory at every size that is tried, as by `ModelConfig.at_bytes`; 0 leaves its
         settings as they are. A sliding window that gives way is its own memory and takes none.
 
@@ -120,7 +119,7 @@ def _largest(sized: Callable[[int], ModelConfig], flops: float, field: str, star
         low, high = max(low // 2, smallest), low
     while high == low or fits(high):
         low, high = high, max(2 * high, high + 1)
-        require(high < LARGEST, field, f"{flops:.4g} FLOPs a token pay for more than {low}", "ask for fewer")
+        require(high < LARGEST, field, f"{flops:.4g} FLOPs per token pay for more than {low}", "ask for fewer")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -128,4 +127,4 @@ def _largest(sized: Callable[[int], ModelConfig], flops: float, field: str, star
 
 
 def _too_few(field: str, flops: float, least: float) -> ConfigError:
-    return ConfigError(field, f"{flops:.4g} FLOPs a token pay for no size", f"give at least {least:.4g}")
+    return ConfigError(field, f"{flops:.4g} FLOPs per token pay for no size", f"give at least {least:.4g}")

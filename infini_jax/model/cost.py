@@ -1,4 +1,4 @@
-"""FLOPs and bytes, counted: an analytic cost for each model, a walker over programs to check it, budgets to steps.
+"""Counted FLOPs and bytes: an analytic cost for each model, a walker over programs to check it, budgets to steps.
 
 A FLOP is one multiplication or addition of a matrix product or convolution; element-wise work is not counted, by the analytic
 costs and the walker alike. XLA's own count takes a scan body once whatever its length, so it is never used.
@@ -28,9 +28,9 @@ class ModelCost:
     """Forward FLOPs per raw token.
 
     Attributes:
-      projections: of queries, keys, values, output and MLP, all layers.
-      attention: of all layers' attention and memory.
-      head: of the logits.
+      projections: FLOPs of queries, keys, values, output and MLP, all layers.
+      attention: cost of all layers' attention and memory.
+      head: FLOPs of the logits.
     """
 
     projections: float
@@ -45,7 +45,7 @@ class ModelCost:
 
 @functools.lru_cache(maxsize=1024)
 def model_cost(model: ModelConfig) -> ModelCost:
-    """Cost of a model per raw token.
+    """The cost of a model's forward pass per raw token.
 
     Inserted landmarks and memory tokens run through every layer and are paid for by the raw tokens.
     """
@@ -105,7 +105,7 @@ def parameter_count(model: ModelConfig) -> int:
 
 
 def state_bytes(run: RunConfig) -> int:
-    """Bytes that training surely holds: parameters, their gradient and two moments, and the carried memory of every row."""
+    """A lower bound on the bytes of training: parameters, their gradient and two moments, and every row's carried memory."""
     carry = jax.eval_shape(lambda: init_carry(run.model, run.train.batch))
     carried = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
     return 4 * run.model.dims.policy.parameters.itemsize * parameter_count(run.model) + carried

@@ -20,12 +20,12 @@ DOCUMENT = 0  # a prompt and its continuation are one document
 
 @struct.dataclass
 class Sampling:
-    """Settings of drawing tokens.
+    """Settings of sampling.
 
     Attributes:
-      temperature: of the softmax; 0 takes the likeliest token.
-      top_p: least probability that the likeliest tokens kept must have together; 1 keeps all.
-      seed: of the draws.
+      temperature: temperature of the softmax; 0 takes the likeliest token.
+      top_p: probability mass of the likeliest tokens that may be drawn (nucleus sampling); 1 keeps all.
+      seed: seed of the draws.
       vocab: number of the model's tokens that may be drawn (a tokenizer may have fewer than the model); 0 for all.
     """
 
@@ -70,7 +70,7 @@ def _read_token(model: ModelConfig, params: dict, decoder: Decoder, token_1: jax
 
 
 def known(model: ModelConfig, piece: np.ndarray) -> np.ndarray:
-    """Token ids as int32. Raises `ConfigError` for those outside the vocabulary: the embedding would take another's."""
+    """Token ids as int32. Raises `ConfigError` for an id outside the vocabulary: the embedding would take another's."""
     strange = [int(token) for token in (np.min(piece, initial=0), np.max(piece, initial=0)) if not 0 <= token < model.vocab]
     require(
         not strange,

@@ -1,6 +1,7 @@
-"""Streaming: `lax.scan` over segments outside Linen, with rematerialisation and a BPTT window; decoding of one open segment.
+"""Streaming: `lax.scan` over segments outside Linen, with rematerialization and a BPTT window; decoding of one open segment.
 
-Letters as in segment.py, W segments of a sequence, R rows of one segment, L places of it: landmarks and memory tokens too.
+Letters as in `infini_jax.layers.segment`, W segments of a sequence, R rows of one segment, L places of it, landmarks and
+memory tokens included.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ class Carry:
     Attributes:
       memory: one pytree per layer group.
       open_document: B, number of the open document.
-      phase: B, of the landmarks, as in `Boundaries`, or None.
+      phase: B, phase of the landmarks, as in `Boundaries`, or None.
     """
 
     memory: tuple
@@ -133,7 +134,7 @@ def scan_segments(
       bptt: segments that gradients flow through; 0 for all of them.
       segments_per_step: segments taken at once, a divisor of their number and of `bptt`. The results are the same; more
         memory is used, and time is won where a mechanism has a parallel form over segments.
-      rematerialise: as in `TrainConfig`.
+      rematerialise: part that is made again for the gradient, as in `TrainConfig`.
     """
 
     def split(leaf: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 """The decoder-only transformer: pre-norm blocks whose attention is a `Memory`, stacked by `nn.scan`.
 
 Every method takes explicit state and returns the new one; nothing is kept in Linen collections but parameters. The scan over
-segments stands outside (stream.py): a raw scan inside a module that first creates a parameter leaks a tracer at init.
+segments stands outside (`infini_jax.model.stream`): a raw scan inside a module that first creates a parameter leaks a tracer
+at init.
 """
 
 from typing import Any, Literal
@@ -146,7 +147,7 @@ def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
 
 
 def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) -> frozenset[tuple[str, ...]]:
-    """Paths, below all parameters, of those that the layers' mechanisms declare as gates or `no_decay`, see `Memory`."""
+    """Paths of the parameters that the layers' mechanisms declare as gates or `no_decay`, see `Memory`."""
     declared = [getattr(memory_of(config, model.dims), kind) for config, _ in layer_groups(model)]
     return frozenset((f"groups_{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
 
@@ -185,7 +186,7 @@ class Transformer(nn.Module):
 
     Attributes:
       model: settings of the model.
-      rematerialise: as in `TrainConfig`; with layer, each layer is made again on its own for the gradient.
+      rematerialise: part that is made again for the gradient, as in `TrainConfig`; with layer, each layer on its own.
     """
 
     model: ModelConfig
@@ -214,7 +215,7 @@ class Transformer(nn.Module):
     def __call__(self, tokens_BxS: jax.Array, memory: tuple, bounds: Boundaries) -> tuple[jax.Array, tuple, tuple]:
         """(features BxSxD before the head, new memory, metrics per layer group) of whole segments.
 
-        The rows are as in `Memory.advance`.
+        Consecutive segments of one stream are rows next to each other, as in `Memory.advance`.
         """
         x_BxSxD, written, metrics = self.embedding(tokens_BxS), [], []
         for group, state in zip(self.groups, memory, strict=True):

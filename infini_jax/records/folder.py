@@ -24,7 +24,7 @@ class RunFolder:
     """The folder of one run, or of a job of another kind.
 
     Attributes:
-      path: of the folder, which ends in the run's name.
+      path: path of the folder, which ends in the run's name.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class StudyFolder:
     """The folder of one study.
 
     Attributes:
-      path: of the folder.
+      path: path of the folder.
     """
 
     path: Path

@@ -19,34 +19,35 @@ class Row:
 
     Attributes:
       run: name of the run.
-      version: of the name, see `RunConfig`.
+      version: version of the name, see `RunConfig`.
       fingerprint: twelve hex digits of the settings that decide the result.
-      seed: of the parameters and of the order of the data.
+      seed: seed of the parameters and of the order of the data.
       study: name of the study that it belongs to.
       task: registry name of the data.
       mechanism: registry name of the memory.
       variant: name that tells it from the mechanism's defaults, or "".
-      memory_bytes: carried bytes per sequence, all layers.
+      memory_bytes: bytes of memory per sequence, all layers together.
       parameters: scalars in the parameters.
       learning_rate: peak of the schedule, None where nothing is learned or an old table does not say.
       flops_per_token: forward FLOPs of one raw token, counted.
       budget_unit, budget_amount: the run's budget.
-      gives: the quantity that gave way to meet it: steps, width or window.
+      gives: the quantity that gave way to meet the budget: steps, width or window.
       flops_planned: training FLOPs of the planned steps, three times the forward FLOPs.
       flops_actual: training FLOPs of the steps really done, three times the forward FLOPs.
       flops_executed: FLOPs of the compiled step's program, recomputation included, times the steps done.
       steps: optimizer steps done.
       tokens: raw tokens trained on.
-      seconds: of training without compiling.
-      compile_seconds: of compiling.
-      train_loss: of the last logged step, nats per scored token.
+      seconds: seconds of training without compiling.
+      compile_seconds: seconds of compiling.
+      train_loss: loss of the last logged step, nats per scored token.
       loss: nats per scored token of the validation split.
       accuracy: share of the validation split's scored tokens whose top prediction is right.
       test_loss, test_accuracy: loss and accuracy of the test split, by which nothing is ever chosen, None without one.
-      gate_mean, gate_spread: over heads and layers after training, None without gates.
+      gate_mean, gate_spread: mean of the gates over heads and layers after training, and the largest minus the smallest; None
+        without gates.
       corpus: description of the data.
       python, jax, flax, package: versions.
-      device: that it ran on.
+      device: the device that the run used.
       finished: UTC time, ISO 8601.
     """
 

@@ -26,6 +26,7 @@ def loaded(file: Path) -> ModuleType:
 
 
 def name_of(file: Path) -> str:
+    """The name under which a file is loaded as a module."""
     return f"infini_jax.experiments.{file.stem}"
 
 
@@ -38,7 +39,11 @@ def load_once(file: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OwnCode:
-    """Loads a file where it is unpickled: in a new process, in front of objects whose classes are in the file."""
+    """A user's file, which is loaded where this is unpickled: in a new process, before objects whose classes are in the file.
+
+    Attributes:
+      file: path of the file, "" for none.
+    """
 
     file: str
 
@@ -47,5 +52,6 @@ class OwnCode:
 
 
 def unpickled(file: str) -> OwnCode:
+    """The `OwnCode` of a file, which is loaded first."""
     load_once(file)
     return OwnCode(file)

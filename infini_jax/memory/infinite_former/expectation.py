@@ -8,7 +8,8 @@ Fewer functions: with u a grid of J places of distance h,
 up to 2 exp(-(pi s / h)^2 / 2), the trapezoid rule's error on a Gaussian (Poisson's summation formula). So C functions of
 width s at dense centers are J functions of width s / sqrt(2) whose coefficients are one constant JxC product away, and J does
 not grow with C: 57 instead of 256 for s = 0.05 in float32. A read of a large basis costs little more than one of a small.
-Letters: Q queries of all heads that share coefficients, J functions of one width, the others as in signal.py.
+Letters: Q queries of all heads that share coefficients, J functions of one width; as in signal.py, D model, N basis functions,
+C their centers.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ class Functions:
       first, last: outermost centers.
       count: number of functions J.
       width: standard deviation.
-      merges: number C of the basis's functions that they stand for, 0 if they are those of the basis.
+      merges: number C of basis functions that they stand for, 0 if they are the basis functions themselves.
     """
 
     first: float
@@ -53,7 +54,7 @@ class Functions:
 
 
 def thinned(count: int, width: float, rounding: float) -> Functions:
-    """The fewest functions that stand for `count` ones of this width on [0, 1], at a relative error of `rounding`."""
+    """The fewest functions that stand for `count` functions of this width on [0, 1], at a relative error of `rounding`."""
     narrow = width / math.sqrt(2.0)
     reach = narrow * math.sqrt(2.0 * math.log(1.0 / rounding))
     step = math.pi * width / math.sqrt(2.0 * math.log(2.0 / rounding))

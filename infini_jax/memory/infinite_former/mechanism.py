@@ -1,8 +1,8 @@
 """∞-former (Martins, Marinho, Martins, ACL 2022, arXiv 2109.00301): the past as a continuous signal on [0, 1].
 
 The layer's inputs X are regressed on N Gaussian densities psi; the memory is the matrix of coefficients B, and a query
-reads it through one Gaussian density over time. Section numbers are the paper's; the functions are in signal.py and, for
-what a query reads, expectation.py:
+reads it through one Gaussian density over time. Section numbers are the paper's; the functions are in signal.py and
+expectation.py (reads):
   2.2  X(t) = B^T psi(t)                                               the signal that B stands for
   3.1  B = G^T X,  G = F^T (F F^T + lambda I)^-1, F = psi(positions)   first write, ridge regression
   3.1  z_j = q . (W_k B_j) / sqrt(d);  mu = sigmoid(w_mu . z);  sigma^2 = softplus(w_sigma . z)
@@ -67,7 +67,7 @@ class InfiniteMemory:
       B: BxNxD, coefficients of the signal.
       writes: B int32, writes since the document began.
       fit: B, the R^2 with which the vectors of the last write were stored.
-      cache: of the short-term attention, None where `cached` is 0.
+      cache: cache of the short-term attention, None where `cached` is 0.
     """
 
     B: jax.Array
@@ -129,7 +129,7 @@ class InfiniteFormerConfig(MemoryConfig):
       kl_sigma: sigma_0, the standard deviation that the regularizer pulls densities to.
       sampling: where the old signal is sampled for a rewrite: at even times, or (sticky memories) at times drawn from where
         the segment's queries looked, at the edges of the histogram's bins as in the released code or uniformly inside them.
-      seed: of those draws.
+      seed: seed of the drawn times.
       cached: tokens of earlier segments that the short-term attention sees and that are not yet in the signal: tokens that
         leave this cache are written to it. With 0 a segment is written when it ends.
     """

@@ -1,4 +1,4 @@
-"""Landmark attention, trained and retrieving."""
+"""Landmark attention (arXiv 2305.16300): the mechanism, its two-level softmax, retrieval of blocks."""
 
 from infini_jax.memory.landmark.mechanism import Landmark, LandmarkConfig
 

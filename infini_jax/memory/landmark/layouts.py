@@ -1,6 +1,7 @@
-"""Layouts of the pairs of query and chosen block: which pairs share a copy of a block.
+"""Layouts of landmark attention's pairs of query and chosen block: which pairs share a copy of a block.
 
-Letters as in retrieval.py.
+Letters as in retrieval.py: N cached blocks, P tokens of a block with its landmark, A tokens that choose (S, or 1 where all
+share a choice), Y choices and X = Y S pairs of a key head, in E tiles of C.
 """
 
 from functools import partial
@@ -24,7 +25,7 @@ def form_of(pairs: int, blocks: int, length: int, shared: bool) -> tuple[str, in
 
 
 def tiles_of(pairs: int, blocks: int, size: int) -> int:
-    """Number of tiles that suffice for any choice, (X + (C-1) min(N, X)) / C: each block's last one may hold one pair only."""
+    """Number of tiles that suffice for any choice, (X + (C-1) min(N, X)) / C: a block's last tile may hold one pair only."""
     return (pairs + (size - 1) * min(blocks, pairs)) // size
 
 

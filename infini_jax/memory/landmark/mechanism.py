@@ -5,8 +5,8 @@ tokens of its own block and the landmarks of the other blocks, and the share of 
 of its block. At inference complete blocks are cached, each query retrieves the `k` blocks whose landmarks it likes best,
 and the same softmax runs over [retrieved blocks | segment].
 
-The mathematics stands in softmax.py (the two levels) and retrieval.py (positions, selection, reading).
-Blocks that do not end where a segment ends are in straddle.py.
+The mathematics is in softmax.py (the two levels) and retrieval.py (positions, selection, reading); straddle.py has blocks
+that do not end where a segment ends.
 
 Choices where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
@@ -108,7 +108,7 @@ class LandmarkConfig(MemoryConfig):
       block: raw tokens of a block; a landmark follows each group of so many (50 in the paper).
       blocks: complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form. An unfinished block is
         carried to the next segment in any case.
-      retrieved: blocks a query reads (k), no more than are kept unless none are.
+      retrieved: number of blocks per query (k), at most `blocks` unless that is 0.
       selection: who chooses them: each token and head (as trained in the paper), all heads of a token together, or all
         tokens of the segment together. `tokens` is one of the paper's cheap forms of inference and is not causal: a
         token's choice depends on later tokens of its segment, and decoding chooses by the tokens at hand only.

@@ -42,8 +42,8 @@ class LandmarkMemory:
     """Cache of the newest complete blocks, oldest first and filled from the end.
 
     Attributes:
-      keys: BxGxNxPxK turned by their place 0..P-1 in the block; the landmark's is the last.
-      values: BxGxNx(P-1)xV of the raw tokens.
+      keys: BxGxNxPxK, rotated by their place 0..P-1 in the block; the landmark's is the last.
+      values: BxGxNx(P-1)xV, of the raw tokens.
       tokens: B tokens of the open document that the cache holds, landmarks included; they are its last ones, so that
         the number says which blocks are filled and which tokens of the first of them belong to an older document.
     """
@@ -143,9 +143,9 @@ def choose(
     selection: str,
     turn: Turn = rotary,
 ) -> jax.Array:
-    """Places of the blocks to retrieve, as `select_blocks`, by the scores of all cached landmarks in their scoring slots.
+    """Places of the blocks to retrieve, ascending: BxHxRxS, or BxHxRx1 where all tokens share them, see `select_blocks`.
 
-    `queries` are `turned_queries`.
+    Blocks are chosen by the scores of all cached landmarks in their scoring slots. `queries` are `turned_queries`.
     """
     batch, heads, blocks, length, _ = memory.keys.shape
     wide, dtype, size = memory.keys.dtype, queries[0].dtype, queries[0].shape[-1]

@@ -114,7 +114,10 @@ def products(tokens: int, length: int, key_dim: int, value_dim: int) -> float:
 def dense(
     q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries, length: int
 ) -> tuple[jax.Array, jax.Array]:
-    """`attend_blocks` with all scores in memory; the queries are any tokens of the segment, from `bounds.start` on."""
+    """(BxSxHxV, log-sum-exp BxHxS) of grouped attention with all scores in memory, for whole blocks of `length`.
+
+    The queries are any tokens of the segment, from `bounds.start` on.
+    """
     wide = precision.wide(q_BxSxHxK.dtype)
     k_BxTxHxK, v_BxTxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxV))
     scores_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide)
@@ -147,8 +150,8 @@ class BlockTiling:
     """Tiling of queries and blocks.
 
     Attributes:
-      length: tokens of a block.
-      tile: blocks of a tile of queries.
+      length: number of tokens per block.
+      tile: number of blocks per tile of queries.
       bands: (number of tiles, blocks met) of runs of consecutive tiles that meet equally many blocks, from the first on.
     """
 

@@ -7,7 +7,8 @@ its output is dropped. In place of the segment queries see its span: the p token
 so that blocks of P = b + 1 begin at multiples of P and the forms for whole blocks serve. The phase does not start again where
 a document does, so that it is one number for all rows.
 
-Letters as in softmax.py, J places of the span in M blocks; `_b` the places of a block without its landmark.
+Letters as in softmax.py: S raw tokens and T places of the segment, P places of a block, b = P - 1 of them raw tokens, H heads;
+and J places of the span in M blocks. `_b` in a suffix are the places of a block without its landmark.
 """
 
 import dataclasses
@@ -41,11 +42,11 @@ class OpenBlock:
 
 @struct.dataclass
 class StraddlingMemory:
-    """State where segments are no whole blocks.
+    """State of landmark attention where segments are not whole blocks.
 
     Attributes:
       cache: complete blocks, () where none are kept.
-      block: the unfinished one.
+      block: the unfinished block.
     """
 
     cache: LandmarkMemory | tuple[()]
