@@ -120,7 +120,7 @@ def test_evaluate_shows_and_writes_what_training_measured(trained, capsys):
     folder = trained[1]
     main(["evaluate", str(folder), "--rows", "2"])
     text = capsys.readouterr().out
-    assert all(word in text for word in ("carried", "reset", "another", "bits a byte", "evaluation.json"))
+    assert all(word in text for word in ("carried", "reset", "another", "bits per byte", "evaluation.json"))
     assert max(map(len, text.splitlines()[:-1])) <= 80
     found, measured = json.loads((folder / "evaluation.json").read_text()), logged(folder)[-1]
     assert found["conditions"]["carried"]["loss"] == measured["validation_loss"]

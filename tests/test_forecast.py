@@ -89,7 +89,7 @@ def test_what_compiles_nowhere_here_is_counted_and_said(capsys, tmp_path):
     (tmp_path / CONFIG_FILE).write_text(json.dumps(RUN.to_dict()))
     main(["plan", str(tmp_path / CONFIG_FILE), "--topology", "h100:8"])
     said = capsys.readouterr().out
-    assert "seconds a step at 40 % of the peak" in said
+    assert "seconds per step at 40 % of the peak" in said
     assert "not compiled: topology: h100:8 cannot be compiled for here" in said
     main(["plan", str(tmp_path / CONFIG_FILE), "--topology", "h100:8", "--json"])
     found = json.loads(capsys.readouterr().out)
@@ -114,7 +114,7 @@ def test_what_does_not_fit_comes_with_the_compilers_words_and_what_makes_it_smal
     (tmp_path / CONFIG_FILE).write_text(json.dumps(RUN.to_dict()))
     main(["plan", str(tmp_path / CONFIG_FILE), "--topology", "v5e:2x4"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "not compiled: needs 107G of 95G fits into 16 GiB a device: no" in said
+    assert "not compiled: needs 107G of 95G fits into 16 GiB per device: no" in said
     for mend in ("--sharding.rules fsdp:", "--train.accumulate 2:", "--model.compute bfloat16:", "--train.sequence 16:"):
         assert mend in said
 

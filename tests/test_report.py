@@ -124,7 +124,7 @@ def test_finding_is_computed_from_the_rows(page, rows):
 def test_lower_loss_is_better(rows):
     code = [row for row in rows if row.task == "python_stdlib"]
     assert finding(code, score_of("python_stdlib"), None).startswith(
-        f"The lowest median held-out loss is {min(row.loss for row in code) + 0.00605:.4f} nats a byte"
+        f"The lowest median held-out loss is {min(row.loss for row in code) + 0.00605:.4f} nats per byte"
     )
 
 
@@ -155,7 +155,7 @@ def test_report_of_bare_rows_needs_no_run_folders(tmp_path, rows):
     """One run of a task nobody listed, without memory, without settings or log."""
     write_rows([replace(rows[0], task="books", memory_bytes=0)], tmp_path / "results.parquet")
     page = write_report([StudySource(tmp_path, QUESTION, command="make books")], tmp_path).read_text(encoding="utf-8")
-    assert "nats a token" in page
+    assert "nats per token" in page
     assert "make books" in page
     assert "0 B" in page
 

@@ -1,4 +1,4 @@
-"""`infini-jax compare`: two runs side by side, in what they were asked and in what came out."""
+"""`infini-jax compare`: the settings and the results of two runs side by side."""
 
 import dataclasses
 from pathlib import Path
@@ -21,8 +21,15 @@ ASKED = ("version", "seed", "learning_rate", "budget_amount")  # of a row's numb
 
 @dataclasses.dataclass(frozen=True)
 class TwoRuns:
-    """Two runs. Attributes: runs, their folders; settings that differ; results, the numbers of their rows where a run is
-    finished; step, the last one that both logged, 0 without one; log, the metrics of both at that step."""
+    """A comparison of two runs; values are (first, second) by name.
+
+    Attributes:
+      runs: folders of the two runs.
+      settings: settings that differ.
+      results: numbers of the runs' rows, where a run is finished.
+      step: last step that both runs logged, 0 without one.
+      log: metrics at that step.
+    """
 
     runs: tuple[str, str]
     settings: SideBySide
@@ -43,7 +50,7 @@ def compare(
 
     Args:
       first: folder of a run, alone or in a study's runs/.
-      second: folder of the other one.
+      second: folder of the other run.
       as_json: prints one JSON object instead of tables.
     """
     found = compared(first, second)
@@ -61,7 +68,7 @@ def compare(
 
 
 def compared(first: Path, second: Path) -> TwoRuns:
-    """Raises `ConfigError` where a folder is no run's, or its files are damaged."""
+    """The comparison of the runs in two folders. Raises `ConfigError` where a folder is no run's, or its files are damaged."""
     settings = paired(*(flattened(saved_settings(run)) for run in (first, second)))
     logs = [by_step(run) for run in (first, second)]
     step = max(logs[0].keys() & logs[1].keys(), default=0)
@@ -75,7 +82,7 @@ def compared(first: Path, second: Path) -> TwoRuns:
 
 
 def paired(first: dict[str, Any], second: dict[str, Any]) -> SideBySide:
-    """All names of both, in the order of the first."""
+    """(value in first, value in second) by name, for the names of both, in the order of the first."""
     return {name: (first.get(name), second.get(name)) for name in dict.fromkeys((*first, *second))}
 
 
@@ -93,7 +100,7 @@ def results_of(run: Path) -> dict[str, float]:
 
 
 def by_step(run: Path) -> dict[int, dict[str, float]]:
-    """Step -> all that was logged at it."""
+    """The metrics of a run by step, in the log of its folder."""
     steps: dict[int, dict[str, float]] = {}
     for line in read_metrics(RunFolder(run).metrics):
         steps.setdefault(int(line["step"]), {}).update({name: value for name, value in line.items() if name != "step"})
@@ -101,7 +108,7 @@ def by_step(run: Path) -> dict[int, dict[str, float]]:
 
 
 def settings_table(found: TwoRuns) -> Table:
-    """A line a setting that differs."""
+    """A table with one line per setting that differs."""
     table = Table(title="settings that differ")
     for head in ("setting", "first", "second"):
         table.add_column(head, overflow="fold")
@@ -111,7 +118,7 @@ def settings_table(found: TwoRuns) -> Table:
 
 
 def numbers_table(title: str, pairs: SideBySide) -> Table:
-    """A line a number, with how much the second is above the first, and by which share of it."""
+    """A table with one line per number, with the difference of the second from the first, also as a share of it."""
     table = Table(title=title)
     table.add_column("name", overflow="fold")
     for head in ("first", "second", "second - first"):
@@ -129,7 +136,7 @@ def shown(value: float | None) -> str:
 
 
 def difference(first: float | None, second: float | None) -> str:
-    """ "" where one of the two is missing or they are equal."""
+    """The difference of two numbers as text, "" where one is missing or they are equal."""
     if first is None or second is None or first == second:
         return ""
     share = f" ({100 * (second - first) / abs(first):+.1f} %)" if first else ""

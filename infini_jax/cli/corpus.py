@@ -23,21 +23,22 @@ from infini_jax.files import data_folder
 
 @dataclasses.dataclass(frozen=True)
 class PrepareCorpus:
-    """Tokenises a corpus once, to $INFINI_JAX_DATA or the user's cache; does nothing where that is done. Example:
+    """Tokenizes a corpus once, to $INFINI_JAX_DATA or the user's cache; does nothing where that is done. Example:
     `infini-jax corpus prepare text_folder --path books --tokenizer sentencepiece --vocab 8192`
 
     Attributes:
       corpus: a name that `infini-jax corpus list` shows.
-      path: of a folder, zip or tar with the texts; not needed where a package installs them.
+      path: folder, zip or tar with the texts; not needed where a package installs them.
       tokenizer: bytes, or SentencePiece.
-      vocab: tokens of a SentencePiece model that is trained.
-      algorithm: it is trained with.
+      vocab: number of tokens of a SentencePiece model that is trained.
+      algorithm: algorithm by which the SentencePiece model is trained.
       model: an existing SentencePiece model instead of training one.
-      name: of the prepared corpus; by default that of the corpus (of the path for text_folder) and of the tokenizer.
-      errors: of bytes that are no UTF-8: stop, put U+FFFD, or read the file as Latin-1; by default as the corpus needs it.
-      validation: a file that lists the documents held out for validation, a name a line.
-      test: the same for the test split. Without lists folders called train, validation and test are the splits.
-      jobs: processes; 0 is one a core.
+      name: name of the prepared corpus; by default that of the corpus (of the path for text_folder) and of the tokenizer.
+      errors: treatment of bytes that are no UTF-8: stop, put U+FFFD, or read the file as Latin-1; by default the corpus's own.
+      validation: file that lists the documents held out for validation, one name per line.
+      test: file that lists the documents of the test split. Without lists, folders called train, validation and test are the
+        splits.
+      jobs: number of processes; 0 is one per core.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
@@ -53,7 +54,7 @@ class PrepareCorpus:
     jobs: int = 0
 
     def run(self, watch: WatchPreparing) -> tuple[Prepared, bool]:
-        """The prepared corpus, and whether it was made now. Raises `ConfigError`."""
+        """(the prepared corpus, whether it was made now). Raises `ConfigError` as `infini_jax.data.prepare.prepare` does."""
         settings = TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
         named: tuple[tuple[Split, Path | None], ...] = (("validation", self.validation), ("test", self.test))
         lists: Lists = tuple((split, file) for split, file in named if file)
@@ -99,7 +100,7 @@ def corpus(
 
 
 def corpora_plain() -> dict[str, Any]:
-    """What the two tables say, as JSON values; `trouble` says what is wrong with a prepared corpus that cannot be read."""
+    """The lists of corpora and of prepared corpora as JSON values, with the `trouble` of one that cannot be read."""
     corpora = [
         {"corpus": name, "here": corpus.installed(), "what": corpus.about, "get": corpus.get}
         for name, corpus in CORPORA.items()
@@ -114,7 +115,7 @@ def corpora_plain() -> dict[str, Any]:
 
 
 def corpora_table() -> Table:
-    """A line a corpus."""
+    """A table with one line per corpus."""
     table = Table("corpus", "here", "what", "how to get it")
     for name, corpus in CORPORA.items():
         table.add_row(name, corpus.installed(), corpus.about, corpus.get)
@@ -122,7 +123,7 @@ def corpora_table() -> Table:
 
 
 def prepared_table() -> Table:
-    """A line a prepared corpus, damaged ones included."""
+    """A table with one line per prepared corpus, damaged ones included."""
     table = Table("prepared", "tokenizer", "vocabulary", "training tokens", title=f"in {data_folder()}")
     for made in prepared_folders():
         try:
@@ -135,7 +136,7 @@ def prepared_table() -> Table:
 
 
 def counts_table(prepared: Prepared) -> Table:
-    """A line a split."""
+    """A table with one line per split of a prepared corpus: its counts."""
     table = Table("split", title=prepared.folder.name, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = ("documents", "empty", "tokens", "words", "bytes", "longest")
     for column in columns:

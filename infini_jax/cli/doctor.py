@@ -1,4 +1,4 @@
-"""`infini-jax doctor`: what this machine and this installation have, for who sets it up and for who reports a problem."""
+"""`infini-jax doctor`: the state of this machine and installation, to set it up or to report a problem."""
 
 import dataclasses
 import functools
@@ -54,9 +54,12 @@ EXTRAS = {"tpu": "tpu", "cuda": "cuda", "gpu": "cuda"}  # platform in JAX_PLATFO
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Something that can be left out.
+    """An optional part of the installation.
 
-    Attributes: extra, the name by which pip installs it; use; modules it needs, all of them, where it is no platform of JAX.
+    Attributes:
+      extra: name of the extra by which pip installs the part.
+      use: use of the part, in words.
+      modules: modules that the part needs, where it is no platform of JAX.
     """
 
     extra: str
@@ -89,7 +92,14 @@ PARTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Attributes: kind; platform; bytes it can hold and bytes in use, None where it does not say."""
+    """A device of JAX.
+
+    Attributes:
+      kind: kind of device in JAX's words.
+      platform: platform in JAX's words.
+      bytes: bytes of memory, None where the device does not say.
+      bytes_in_use: bytes of memory in use, None where the device does not say.
+    """
 
     kind: str
     platform: str
@@ -99,14 +109,17 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """What `infini-jax doctor` found.
+    """The findings of `infini-jax doctor`.
 
     Attributes:
-      versions: name -> version, None where it is not installed.
-      problems: name of a package that is needed -> what is wrong with it and what mends it.
-      processor; memory_bytes of this machine, and those that are free.
-      devices, as JAX sees them; trouble, why it sees none and what to do, or "".
-      cache: folder of compiled programs, "" where JAX keeps none; cache_bytes in it.
+      versions: name of a package -> version, None where it is not installed.
+      problems: name of a package that is needed -> its problem and the mend.
+      processor: name of the processor and number of its cores.
+      memory_bytes, memory_free_bytes: bytes of memory of this machine, and those that are free.
+      devices: devices that JAX sees.
+      trouble: reason why JAX sees no device, with the mend, or "".
+      cache: folder of compiled programs, "" where JAX keeps none.
+      cache_bytes: bytes in that folder.
       data: folder of prepared corpora.
       parts: name of an optional part -> whether it is here.
     """
@@ -125,13 +138,13 @@ class Health:
 
     @property
     def wrong(self) -> list[str]:
-        """A line per thing without which the package cannot run."""
+        """The problems that keep the package from running, one line each."""
         found = self.problems | ({"devices": self.trouble} if self.trouble else {})
         return [f"{name}: {problem}" for name, problem in found.items()]
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Says what is here and what is wrong: versions, devices and their memory, compiled programs, optional parts.
+    """Shows what is installed and what is wrong: versions, devices and their memory, compiled programs, optional parts.
 
     Ends with code 1 where a package that is needed is missing, broken or of another version, or JAX finds no device.
 
@@ -153,7 +166,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def examine() -> Health:
-    """Looks; another process imports the packages and has JAX start on its devices."""
+    """The findings about this machine; another process imports the packages and has JAX start on its devices."""
     page = os.sysconf("SC_PAGE_SIZE")
     answers = tried((*PACKAGES.values(), probe.COMMANDS, probe.DEVICES))
     problems = problems_of(answers)
@@ -197,12 +210,12 @@ def tried(asked: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 
 def ending(code: int) -> str:
-    """How a process ended, by its exit code: the signal's name, or the code."""
+    """The end of a process in words, by its exit code: the signal's name, or the code."""
     return signal.Signals(-code).name if code < 0 else f"code {code}"
 
 
 def problems_of(answers: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Package -> what is wrong with it. What cannot be imported because of another one says so."""
+    """The problem of each package that has one; a package that fails because of another one says so."""
     problems: dict[str, str] = {}
     for name, module in PACKAGES.items():
         said, number, asked = answers[module]["problem"], version(name), requirement(name)
@@ -219,7 +232,7 @@ def problems_of(answers: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 @functools.cache
 def needs(package: str) -> dict[str, str]:
-    """Name -> what an installed package asks for, such as jax<0.13,>=0.10; extras are left out."""
+    """The requirements of an installed package by name, such as jax<0.13,>=0.10; extras are left out."""
     try:
         lines = importlib.metadata.requires(package) or []
     except importlib.metadata.PackageNotFoundError:
@@ -229,12 +242,12 @@ def needs(package: str) -> dict[str, str]:
 
 
 def requirement(package: str) -> str:
-    """What this package asks for of another one; its name where nothing is asked."""
+    """The requirement of infini_jax on another package; the package's name where there is none."""
     return needs("infini_jax").get(package, package)
 
 
 def is_in_range(number: str, asked: str) -> bool:
-    """Whether a version is what a requirement asks for; unknown is yes."""
+    """Whether a version meets a requirement; True where that cannot be told."""
     try:
         from packaging.requirements import Requirement
     except ImportError:  # it comes with matplotlib, which may be what is missing
@@ -243,7 +256,7 @@ def is_in_range(number: str, asked: str) -> bool:
 
 
 def trouble_of(said: str) -> str:
-    """Why JAX has no device, and what to do: a platform that was asked for and cannot start is the usual cause."""
+    """The reason why JAX has no device, and the mend: usually a platform that was asked for cannot start."""
     asked = os.environ.get("JAX_PLATFORMS", "")
     if not asked:
         return f"{said}; JAX_PLATFORMS=cpu does without them"
@@ -253,7 +266,7 @@ def trouble_of(said: str) -> str:
 
 
 def version(package: str) -> str | None:
-    """None where it is not installed."""
+    """The version of a package, None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -271,7 +284,7 @@ def bytes_in(folder: Path) -> int:
 
 
 def versions_table(found: Health) -> Table:
-    """A line a package."""
+    """A table with one line per package."""
     table = Table("package", "version", *(["what is wrong"] if found.problems else []), title="versions")
     for name, number in found.versions.items():
         problem = found.problems.get(name, "").partition(";")[0]
@@ -280,7 +293,7 @@ def versions_table(found: Health) -> Table:
 
 
 def machine_table(found: Health) -> Table:
-    """Processor, memory, devices and folders."""
+    """The table of processor, memory, devices and folders."""
     table = Table(title="this machine", show_header=False)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
@@ -298,7 +311,7 @@ def machine_table(found: Health) -> Table:
 
 
 def parts_table(found: Health) -> Table:
-    """A line an optional part, with what installs it where it is missing."""
+    """A table with one line per optional part, with the command that installs it where it is missing."""
     table = Table(title="optional parts", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in ("part", "for", "here, or what installs it"):
         table.add_column(head, no_wrap=head != "for")

@@ -15,13 +15,13 @@ from infini_jax.units import whole_number
 
 
 def settings_of(kind: Any) -> dict[str, Any]:
-    """Names and types of an evaluation's settings."""
+    """The types of an evaluation's settings, by name."""
     types = typing.get_type_hints(kind)
     return {field.name: types[field.name] for field in dataclasses.fields(kind)}
 
 
 def _help_of(kind: type[Evaluation], setting: str) -> str:
-    """What its docstring says of a setting."""
+    """The description of a setting in its evaluation's docstring."""
     found = re.search(rf"^ +{setting}: (.*?)(?=\n +\w+: |\n*\Z)", inspect.getdoc(kind) or "", re.MULTILINE | re.DOTALL)
     return re.sub(r"\s+", " ", found.group(1)) if found else setting
 
@@ -67,7 +67,7 @@ def chosen_evaluation(task: str, options: Any) -> Evaluation:
 
 
 def converted(name: str, value: str | tuple[str, ...], kind: Any) -> Any:
-    """Text as a value of a setting's type; lists may be written `4k,64k` or `4k 64k`."""
+    """The value of a setting's type that a text gives; lists may be written `4k,64k` or `4k 64k`."""
     if typing.get_origin(kind) is tuple:
         parts = [part for word in value for part in word.split(",") if part]
         return tuple(converted(name, part, typing.get_args(kind)[0]) for part in parts)

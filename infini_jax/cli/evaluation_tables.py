@@ -1,4 +1,4 @@
-"""What evaluations found, for the terminal: at most 80 columns."""
+"""Tables of evaluations for the terminal, at most 80 columns wide."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from infini_jax.records.measures import Label, Measure
 
 
 def figures_table(found: Perplexity, title: str) -> Table:
-    """A line a condition."""
+    """A table with one line per condition: nats per token, word perplexity, bits per byte."""
     table = Table("memory", title=title, box=box.SIMPLE_HEAD)
-    for name in ("nats a token", "word perplexity", "bits a byte"):
+    for name in ("nats per token", "word perplexity", "bits per byte"):
         table.add_column(name, justify="right")
     for condition in found.conditions:
         figures = found.figures(condition)
@@ -25,8 +25,8 @@ def figures_table(found: Perplexity, title: str) -> Table:
 
 
 def position_table(found: Perplexity) -> Table:
-    """A line a range of places in the document."""
-    table = Table(title="nats a token by place in the document", box=box.SIMPLE_HEAD)
+    """A table with one line per range of places in the document: nats per token under each condition."""
+    table = Table(title="nats per token by place in the document", box=box.SIMPLE_HEAD)
     for name in ("from", "tokens", *found.conditions):
         table.add_column(name, justify="right")
     for place in found.by_position():
@@ -64,7 +64,7 @@ def _table(names: tuple[str, ...], part: Sequence[Measure], title: str) -> Table
     same = [f"{name.replace('_', ' ')} {_label(next(iter(values[name])))}" for name in names if name not in axes]
     counts = {one.count for one in part}
     same.append(
-        f"{min(counts):,} to {max(counts):,} answers a figure" if len(counts) > 1 else f"{min(counts):,} answers a figure"
+        f"{min(counts):,} to {max(counts):,} answers per figure" if len(counts) > 1 else f"{min(counts):,} answers per figure"
     )
     table.caption = ", ".join(same)
     return table
@@ -75,5 +75,5 @@ def _label(label: Label) -> str:
 
 
 def _figure(one: Measure) -> str:
-    """The value, with its interval where one is known."""
+    """The value of a figure as text, with its interval where one is known."""
     return f"{one.value:.3g}" if math.isnan(one.low) else f"{one.value:.3f} ({one.low:.2f}-{one.high:.2f})"

@@ -1,6 +1,6 @@
-"""The command line: `infini-jax COMMAND`; every command says with --help what it does.
+"""The command line: `infini-jax COMMAND`; `--help` describes each command.
 
-Only the command that is called is imported, so that `doctor` works where JAX does not.
+Only the called command is imported, so that `doctor` works where JAX does not.
 """
 
 import importlib
@@ -42,7 +42,7 @@ WHAT_NEXT = """infini-jax: what models recall, by the bytes that they may rememb
 
 
 def command(name: str) -> Callable[..., Any]:
-    """The function of a command, with what it needs. Raises `ConfigError` where that is not installed."""
+    """The function of a command, imported with what it needs. Raises `ConfigError` where that is not installed."""
     try:
         module = importlib.import_module(f"infini_jax.cli.{COMMANDS[name]}")
     except ImportError as error:
@@ -82,5 +82,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def how_to_go_on(arguments: list[str]) -> str:
-    """The command that does what is missing, where there is one, as the end of a line."""
+    """The command that does what is missing, as the end of a line; "" where there is none."""
     return f"; go on with: infini-jax {shlex.join(arguments)}" if arguments[0] in GOES_ON else ""

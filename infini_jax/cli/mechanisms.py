@@ -1,4 +1,4 @@
-"""`infini-jax mechanisms`: what each mechanism carries and costs."""
+"""`infini-jax mechanisms`: bytes, FLOPs and compression of each mechanism."""
 
 import dataclasses
 
@@ -18,9 +18,9 @@ def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str =
 
     Args:
       model: sizes of the transformer.
-      memory_bytes: size every memory to at most so many bytes a sequence; 0 keeps each one's default.
-      memory_axis: list only mechanisms whose memory grows along it, such as heads, and grow them so.
-      context: tokens that the full cache of the comparison holds.
+      memory_bytes: most bytes of memory per sequence, to which every mechanism is grown; 0 keeps each one's default.
+      memory_axis: axis along which memories grow, such as heads; only mechanisms that have it are listed.
+      context: number of tokens that the full cache of the comparison holds.
     """
     configs = [ModelConfig(memory=mechanism.Config(), **dataclasses.asdict(model)) for mechanism in MECHANISMS.values()]
     if memory_axis:

@@ -1,4 +1,4 @@
-"""The sizes of a model on the command line, and a memory of so many bytes in it."""
+"""Options of the command line for the sizes of a model and the bytes of its memory."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -18,6 +18,6 @@ else:
 
 
 def sized(model: ModelConfig, memory_bytes: int, memory_axis: str) -> ModelConfig:
-    """The model with its memory grown along an axis to so many bytes, or as it is where neither is named."""
+    """The model with its memory grown along an axis to `memory_bytes`, or as it is where neither is named."""
     require(not memory_axis or memory_bytes != 0, "memory axis", "nothing says how far to grow", "give --memory-bytes, too")
     return model.at_bytes(memory_bytes, memory_axis) if memory_bytes else model

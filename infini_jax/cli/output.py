@@ -1,4 +1,4 @@
-"""What commands tell scripts: exit codes, and JSON instead of tables."""
+"""Output of commands for scripts: exit codes, and JSON instead of tables."""
 
 import json
 from typing import Annotated, Any
@@ -10,5 +10,5 @@ AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # the option --json of com
 
 
 def print_json(value: Any) -> None:
-    """The value, indented, and nothing else."""
+    """Prints a value as indented JSON, and nothing else."""
     print(json.dumps(value, indent=2))

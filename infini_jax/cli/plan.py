@@ -1,4 +1,4 @@
-"""`infini-jax plan`: does a run fit, and how long will it take, before anybody queues for the devices."""
+"""`infini-jax plan`: whether a run fits, and how long it will take, before it is queued for the devices."""
 
 import contextlib
 import dataclasses
@@ -36,8 +36,8 @@ def plan(
 
     Args:
       config: a run's config.json, or a preset: 1b, 8b, or a run of the quick study, such as mqar-infini-linear-5k.
-      mechanism: of a preset; infini where none is named.
-      topology: v4, v5e, v5p or v6e and its shape, such as v5e:4x4; h100:8, or h100:2x8. None is the devices at hand.
+      mechanism: mechanism of a preset; infini where none is named.
+      topology: v4, v5e, v5p or v6e and its shape, such as v5e:4x4; h100:8, or h100:2x8. Without it, the devices at hand.
       sharding: how the devices share the work.
       as_json: prints one JSON object instead of tables.
     """
@@ -58,7 +58,8 @@ def plan(
     else:
         console.print(f"not compiled: {outcome.said}", markup=False, soft_wrap=True)
     if outcome.fits is not None:
-        console.print(f"fits into {human_bytes(where.chip.memory)} a device: {'yes' if outcome.fits else 'no'}", markup=False)
+        fits = "yes" if outcome.fits else "no"
+        console.print(f"fits into {human_bytes(where.chip.memory)} per device: {fits}", markup=False)
     if outcome.fits is False:
         console.print("what makes it smaller:", *(f"  {line}" for line in advice(run, sharding)), sep="\n", markup=False)
 

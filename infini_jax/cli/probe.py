@@ -1,7 +1,7 @@
-"""What `infini-jax doctor` tries in a process of its own, as it may raise, hang or crash: imports, and JAX's devices.
+"""The checks that `infini-jax doctor` makes in a process of their own, as they may raise, hang or crash: imports and devices.
 
-`python -m infini_jax.cli.probe jax devices` prints one JSON object per thing asked, in their order, with `problem`: what went
-wrong in one line, or "".
+`python -m infini_jax.cli.probe jax devices` prints one JSON object per argument, in their order, whose `problem` is one line,
+or "" without one.
 """
 
 import importlib
@@ -16,7 +16,7 @@ COMMANDS, DEVICES = "commands", "devices"  # all modules of this package that co
 
 
 def answer(asked: str) -> dict[str, Any]:
-    """What was found of a module, of `COMMANDS` or of `DEVICES`."""
+    """The findings about a module, `COMMANDS` or `DEVICES`."""
     found: dict[str, Any] = {"problem": ""}
     try:
         if asked == DEVICES:
@@ -46,7 +46,7 @@ def described(device: Any) -> dict[str, Any]:
 
 
 def main(asked: list[str]) -> None:
-    """Prints the answers; what packages print themselves goes to the errors."""
+    """Prints the answers; output of the packages themselves goes to standard error."""
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         for one in asked:

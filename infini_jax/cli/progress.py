@@ -1,4 +1,4 @@
-"""Progress bars: what is done, what is being done, how long it still takes."""
+"""Progress bars: the work done, the work at hand, the time left."""
 
 import contextlib
 import functools
@@ -37,9 +37,9 @@ _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(rati
 
 @contextlib.contextmanager
 def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], None]]:
-    """A bar of the whole study in FLOPs, those of its evaluations included, from the files that the runs write.
+    """A context with a bar of the whole study in FLOPs, evaluations included, from the files that the runs write.
 
-    Where nobody knows a run's FLOPs before its device was timed, every run counts the same instead.
+    Where a run's FLOPs are not known before its device is timed, every run counts the same instead.
     """
     plans = {run.name: spending_of(study, run) for run in study.runs}
     if any(plan.flops is None for plan in plans.values()):
@@ -56,7 +56,7 @@ def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], 
 
 
 def flops_done(desk: Desk, job: Job, plan: Spending) -> float:
-    """FLOPs done of the planned ones: all for a job that ended, else its share of training and the evaluations made."""
+    """The planned FLOPs that are done: all for a job that ended, else its share of training and the evaluations made."""
     if desk.is_finished(job) or desk.error(job) is not None:
         return plan.all_flops
     measured = [flops for evaluation, flops in plan.evaluations if is_whole(measure_file(desk.of(job), evaluation))]
@@ -64,7 +64,7 @@ def flops_done(desk: Desk, job: Job, plan: Spending) -> float:
 
 
 def share_logged(file: Path, job: Job) -> float:
-    """How much of a job the last line of its metrics says is done, 0 to 1."""
+    """The share of a job that is done by the last line of its metrics, 0 to 1."""
     line = newest_line(file)
     if not isinstance(job, RunConfig):
         return line.get("share", 0.0)
@@ -75,9 +75,9 @@ def share_logged(file: Path, job: Job) -> float:
 
 @contextlib.contextmanager
 def train_progress(run: RunConfig, folder: Path, console: Console) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A bar of one run in steps with what its newest metric line says; in a log file, one plain line for each of them.
+    """A context with a bar of one run in steps and its newest metric line; in a log file, one plain line per metric line.
 
-    How many steps a budget of seconds buys stands in the run's `folder` once it trains.
+    The number of steps of a budget in seconds stands in the run's `folder` once it trains.
     """
 
     @functools.cache
@@ -119,7 +119,7 @@ def seconds_left(line: dict[str, float], steps: int) -> float:
 
 @contextlib.contextmanager
 def corpus_progress(name: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar of what is being done to a corpus, in documents where they are counted."""
+    """A context with a bar of the preparation of a corpus, in documents where they are counted."""
     with _bars(console, MofNCompleteColumn()) as bars:
         tasks = {}
 
@@ -135,7 +135,10 @@ def corpus_progress(name: str, console: Console) -> Iterator[Callable[[str, int,
 
 @contextlib.contextmanager
 def reading_progress(what: str, total: int | None, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar of what is read, from (so many of `total`, tokens), with its rate; nothing where there is no terminal."""
+    """A context with a bar of what is read and its rate, fed with (number done of `total`, tokens).
+
+    It shows nothing without a terminal.
+    """
     if not console.is_terminal:
         yield lambda done, tokens: None
         return
@@ -152,7 +155,7 @@ def reading_progress(what: str, total: int | None, console: Console) -> Iterator
 
 @contextlib.contextmanager
 def waiting(what: str, console: Console) -> Iterator[None]:
-    """What goes on, and for how long, where nobody knows how far it is; nothing where there is no terminal."""
+    """A context with a spinner and the time so far, for work of unknown length; nothing without a terminal."""
     if not console.is_terminal:
         yield
         return
@@ -163,9 +166,9 @@ def waiting(what: str, console: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluation_progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar of an evaluation in tokens, or of a report in figures, from (how much is done, of how much).
+    """A context with a bar of an evaluation in tokens, or of a report in figures, fed with (number done, number of all).
 
-    Nothing where there is no terminal.
+    It shows nothing without a terminal.
     """
     if not console.is_terminal:
         yield lambda done, total: None

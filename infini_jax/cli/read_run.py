@@ -1,4 +1,4 @@
-"""What `infini-jax evaluate` and `infini-jax generate` do: they read a run and change nothing of it."""
+"""`infini-jax evaluate` and `infini-jax generate`, which read a run and change nothing of it."""
 
 import dataclasses
 import datetime
@@ -49,12 +49,12 @@ def evaluate(
 
     Args:
       run: the folder that `infini-jax train` left.
-      task: what is asked, by its name in the registry of evaluations.
+      task: name of the task in the registry of evaluations.
       options: settings of the task.
-      step: of the checkpoint; by default the newest.
+      step: step of the checkpoint; by default the newest.
       output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
         tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder.
-      as_json: prints what the JSON file holds instead of tables.
+      as_json: prints the content of the JSON file instead of tables.
     """
     evaluation, config = chosen_evaluation(task, options), saved_config(run)
     figures = output.with_suffix(".parquet") if output else RunFolder(run).measures_of(task)
@@ -78,7 +78,7 @@ def evaluate(
 
 
 def record_of(trained: Trained, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
-    """What was measured, of what, where and when, as JSON values."""
+    """The record of an evaluation as JSON values: run, checkpoint, settings, time, machine and versions."""
     return {
         "run": trained.run.name,
         "fingerprint": trained.run.fingerprint(),
@@ -95,7 +95,7 @@ Found = tuple[list[Measure], list[Table], dict[str, Any]]  # figures, what is sh
 
 
 def read_documents(evaluation: LanguageEvaluation, trained: Trained) -> Found:
-    """The perplexity, with what JSON holds beyond the figures: documents, and each one's loss."""
+    """The perplexity of held-out documents as tables, figures and JSON values, with the loss of each document."""
     title = f"{trained.run.name}, step {trained.step}, {evaluation.split}"
     reader = evaluation.reader(trained.run)
     with reading_progress(title, reader.tokens, Console(stderr=True)) as watch:
@@ -105,7 +105,7 @@ def read_documents(evaluation: LanguageEvaluation, trained: Trained) -> Found:
 
 
 def ask(evaluation: Evaluation, trained: Trained) -> Found:
-    """Any other task."""
+    """The figures of a task other than perplexity, as tables, figures and JSON values."""
     title = f"{trained.run.name}, step {trained.step}, {evaluation.name}"
     with evaluation_progress(title, Console(stderr=True)) as watch:
         measures = evaluation.measure(Subject(trained.run, trained.params), watch)
@@ -119,7 +119,7 @@ def plain_measure(one: Measure) -> dict[str, Any]:
 
 
 def write_json(record: dict[str, Any], file: Path) -> None:
-    """At once or not at all. Raises `ConfigError` where there can be no such file."""
+    """Writes a record to a file at once or not at all. Raises `ConfigError` where there can be no such file."""
     try:
         write_at_once(json.dumps(record, indent=1) + "\n", file)
     except OSError as error:
@@ -142,13 +142,13 @@ def generate(
 
     Args:
       run: the folder that `infini-jax train` left.
-      prompt_file: UTF-8 text, read in pieces.
-      prompt: the text itself.
-      tokens: to sample.
-      temperature: of the draws; 0 takes the likeliest token.
-      top_p: the likeliest tokens that have so much probability together may be drawn; 1 is all.
-      seed: of the draws.
-      step: of the checkpoint; by default the newest.
+      prompt_file: file with the prompt, UTF-8 text that is read in pieces.
+      prompt: the text of the prompt.
+      tokens: number of tokens to sample.
+      temperature: temperature of the softmax; 0 takes the likeliest token.
+      top_p: probability mass of the likeliest tokens that may be drawn (nucleus sampling); 1 is all.
+      seed: seed of the draws.
+      step: step of the checkpoint; by default the newest.
     """
     require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
     is_text = prompt is None or all(not 0xD800 <= ord(character) < 0xE000 for character in prompt)

@@ -17,7 +17,7 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
     Example: `infini-jax report results/quick`
 
     Args:
-      folders: where the studies' results lie.
+      folders: folders of the studies' results.
       output: folder that gets report.html and report-figures/; by default the study's, of several the one that holds them all.
     """
     from infini_jax.report import StudySource, terminal_table, write_report  # matplotlib takes a second to load

@@ -41,11 +41,11 @@ def study(
       scale: smoke (seconds, to see that it runs), cpu or accelerator, where the experiment has them.
       results: folder that gets <study>/ or <study>-<scale>/ with report.html, results.parquet, measures.parquet and the runs.
       jobs: workers at the same time; 0 is one for each of at most 4 CPU cores, and one where JAX finds an accelerator.
-      launch: where the workers run: on this machine, queued by SLURM, or on machines of a cloud, for which a file is written
-        and the command said; or by a launcher that the experiment's own file registers.
-      resources: of each worker that is not on this machine.
+      launch: launcher of the workers: on this machine, queued by SLURM, or on machines of a cloud, for which a file is written
+        and the command printed; or a launcher that the experiment's own file registers.
+      resources: resources of each worker that is not on this machine.
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
-      cancel: ends the workers that a scheduler has of this study, and stops.
+      cancel: ends this study's workers on a scheduler, and stops.
       as_json: with --dry-run, prints one JSON object instead of tables.
     """
     require(dry_run or not as_json, "json", "only a dry run is printed for scripts", "add --dry-run")

@@ -12,7 +12,7 @@ from infini_jax.units import human_bytes, human_count
 
 
 def mechanism_table(models: list[ModelConfig], context: int) -> Table:
-    """Bytes, compression against keys and values of all `context` tokens, and forward FLOPs of a token."""
+    """A table of bytes, compression against keys and values of all `context` tokens, and forward FLOPs per token."""
     table = Table(title=f"a sequence of {context} tokens, all layers together")
     table.add_column("mechanism")
     for name in ("memory", "compression", "attention FLOPs/token", "all FLOPs/token"):
@@ -33,7 +33,7 @@ def mechanism_table(models: list[ModelConfig], context: int) -> Table:
 
 
 def key_values(row: Row) -> Table:
-    """One run's row, a line a column."""
+    """A table of one run's row, with one line per column."""
     table = Table("column", "value")
     for name, value in dataclasses.asdict(row).items():
         table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))

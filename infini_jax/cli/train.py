@@ -53,23 +53,23 @@ def train(
     processes: Literal["alone", "job"] = "alone",
     results: Path = Path("results/runs"),
 ) -> None:
-    """Trains one model and scores it; a run that was stopped or killed goes on where it was saved. Example:
+    """Trains one model and scores it; a run that was stopped or killed goes on from its last checkpoint. Example:
     `infini-jax train infini mqar --memory.update delta --model.segment 16 --model.key-taps 2 --train.sequence 96`
 
     Args:
       memory: settings of the mechanism.
       data: settings of the task.
       model: sizes of the transformer.
-      train: how it is trained.
-      budget: what it may spend.
-      saving: when it is saved; its end always is.
-      evaluation: what is read of the held-out documents.
+      train: settings of training.
+      budget: limit of the run.
+      saving: times at which the run is saved; its end always is.
+      evaluation: settings of reading the held-out documents.
       mirrors: trackers that get a copy of the metrics.
       sharding: how the devices share the work.
-      name: of the run, and of its folder.
-      seed: of the parameters and of the order of the data.
-      memory_bytes: the largest memory of at most so many bytes a sequence, all layers together; 0 keeps the settings.
-      memory_axis: what grows to fill them, such as key_dim or heads; the mechanism's first axis where none is named.
+      name: name of the run, and of its folder.
+      seed: seed of the parameters and of the order of the data.
+      memory_bytes: most bytes of memory per sequence, all layers together, to which the memory is grown; 0 keeps the settings.
+      memory_axis: axis along which the memory grows, such as key_dim or heads; the mechanism's first where none is named.
       resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
       processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.
       results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.

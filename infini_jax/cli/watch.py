@@ -1,4 +1,4 @@
-"""`infini-jax watch`: how far runs are, from the files that they write. Nothing of a run is touched, not even its lock."""
+"""`infini-jax watch`: the progress of runs, from the files that they write. Nothing of a run is touched, not even its lock."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,12 @@ AROUND, LINES = 7, 2  # lines around the runs of a table, and of a run whose nam
 
 @dataclasses.dataclass(frozen=True)
 class Watched:
-    """A run that is looked at. Attributes: folder; desk and job of the study that it belongs to, None for a run alone."""
+    """A run that is watched.
+
+    Attributes:
+      folder: folder of the run.
+      desk, job: desk and job of the study that the run belongs to, None for a run alone.
+    """
 
     folder: RunFolder
     desk: Desk | None = None
@@ -49,7 +54,7 @@ class Watched:
         return self.unless_failed("training" if begun else "waiting")
 
     def unless_failed(self, state: State) -> State:
-        """A failure counts until a worker takes the run again, which writes its name into the lock."""
+        """The given state, or failed from a failure on until a worker claims the run again by its lock."""
         error, lock = self.folder.error, self.folder.lock
         if not error.exists():
             return state
@@ -58,8 +63,18 @@ class Watched:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A run at one moment. Attributes: name; state; step, and steps in all; loss of that step; tokens_per_second of late;
-    left, seconds of training; age, seconds since it wrote its log. None where nothing says."""
+    """A run at one moment; None stands for what is not known.
+
+    Attributes:
+      name: name of the run.
+      state: state of the run.
+      step: last step in its log.
+      steps: number of all steps.
+      loss: loss of the last step, in nats per scored token.
+      tokens_per_second: recent speed.
+      left: seconds of training left.
+      age: seconds since the log was written.
+    """
 
     name: str
     state: State
@@ -91,7 +106,7 @@ def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
 
 
 def looks(runs: list[Watched]) -> Iterator[list[Seen]]:
-    """All runs again and again, until none is left that goes on."""
+    """The states of all runs, once per second, until all are finished or have failed."""
     while True:
         found = [seen(run) for run in runs]
         yield found
@@ -114,7 +129,7 @@ def watched_in(path: Path) -> list[Watched]:
 
 
 def seen(run: Watched) -> Seen:
-    """What its files say now."""
+    """The state of a run by what its files say now."""
     name, state, log = run.folder.path.resolve().name, run.state(), run.folder.metrics
     line = newest_line(log)
     if not line:
@@ -127,14 +142,14 @@ def seen(run: Watched) -> Seen:
 
 @functools.cache
 def steps_of(folder: Path) -> int | None:
-    """Steps of a whole run; None where its settings do not say or are of another version."""
+    """The number of steps of a whole run; None where its settings do not say or are of another version."""
     with contextlib.suppress(ConfigError):
         return budget_steps(saved_config(folder))
     return None
 
 
 def seen_table(found: list[Seen], most: int | None = None) -> Table:
-    """At most `most` runs, those that ask for attention first; how many are in which state below them."""
+    """A table of at most `most` runs, those that ask for attention first, with the number of runs in each state below."""
     ordered = sorted(found, key=lambda one: ORDER.index(one.state))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")

@@ -1,1 +1,1 @@
-"""A memory layer alone, asked for codes that it learns, and update rules asked for random codes."""
+"""A memory layer alone that recalls codes trained for it, and update rules that recall random codes."""

@@ -3,7 +3,7 @@
 A pair is one token that carries a key and a value. n pairs are written segment by segment, then segments of questions are
 read: tokens with a query of their own, whose keys and values are the same neutral ones everywhere, so that local attention
 knows nothing. What the layer answers is scored against all values. Every mechanism of the registry is measured through the
-`Memory` interface only, see coded_layer.py; training and scoring are in learning.py.
+`Memory` interface only, see `infini_jax.codes.coded_layer`; `infini_jax.codes.learning` trains and scores.
 
 n is drawn log-uniformly while training and walks a grid when scored. Rows have fixed shapes: the last n pairs are the open
 document's, what stands before them belongs to another document, which every mechanism must forget.
@@ -28,26 +28,26 @@ class CapacityRun:
     """The capacity of one memory at one size, as a job of a study.
 
     Attributes:
-      name: of the job and of its folder.
-      version: raised where the same name should mean something new.
-      variant: what sets it apart from others of its mechanism in tables.
-      seed: of codes and pairs.
+      name: name of the job and of its folder.
+      version: version of the name; raise it when the same name should mean something new.
+      variant: name that tells the job from others of its mechanism in tables.
+      seed: seed of codes and pairs.
       memory: the mechanism and its settings.
-      heads: of the memory.
-      key_dim: entries of a key, per head.
-      value_dim: entries of a value, per head.
+      heads: number of heads of the memory.
+      key_dim: key dimension of one head.
+      value_dim: value dimension of one head.
       d_model: width of the layer's inputs and outputs, 0 for heads x value_dim.
-      segment: pairs that are written at once, and questions that are asked at once.
-      symbols: V, keys that exist and values that exist.
-      pairs: n is drawn from this range, ends included, and scored on a grid over it.
-      grid: numbers of pairs on that grid.
-      overwrites: how often every key was written before with other values, where overwriting is scored; 0 scores none. Codes
+      segment: number of pairs that are written at once, and of questions that are asked at once.
+      symbols: V, number of keys that exist and of values that exist.
+      pairs: range from which n is drawn, ends included; n is scored on a grid over it.
+      grid: number of n on that grid.
+      overwrites: number of earlier writes of every key with other values, where overwriting is scored; 0 scores none. Codes
         are always trained on keys that are written once: what overwriting does is the update rule's own doing.
-      batch: rows of a training step.
-      learning_rate: peak of Adam's, which rises for a twentieth of the steps and falls by a cosine to a tenth.
-      budget: steps, tokens or FLOPs of training.
-      rows: memories scored at each n.
-      questions: segments of questions to each of them.
+      batch: number of rows per training step.
+      learning_rate: peak of Adam's rate, which rises for a twentieth of the steps and falls by a cosine to a tenth.
+      budget: budget of training in steps, tokens or FLOPs.
+      rows: number of memories scored at each n.
+      questions: number of segments of questions per memory.
 
     Raises:
       ConfigError: sizes out of range, or a mechanism that cannot work without a transformer around it.
@@ -124,7 +124,7 @@ class CapacityRun:
 
     @property
     def mechanism(self) -> str:
-        """The memory's name in the registry."""
+        """The registry name of the memory."""
         return kind_of(self.memory, mechanism_configs())
 
     @property
@@ -138,7 +138,7 @@ class CapacityRun:
         return dataclasses.replace(self, memory=memory, key_dim=dims.key_dim, value_dim=dims.value_dim, heads=dims.heads)
 
     def with_learning_rate(self, rate: float) -> "CapacityRun":
-        """This run at another learning rate."""
+        """This job at another peak of the learning rate."""
         return dataclasses.replace(self, learning_rate=rate)
 
     def fingerprint(self) -> str:
@@ -156,7 +156,7 @@ class CapacityRun:
 
 
 def forward_flops(run: CapacityRun) -> tuple[float, float]:
-    """Forward FLOPs of (one pair written, one question asked), counted; landmarks are charged to the pairs they follow.
+    """(forward FLOPs of writing one pair, of asking one question), counted; landmarks are charged to the pairs they follow.
 
     A landmark's value is the mean of its block's, so that only pairs are projected.
     """
@@ -176,7 +176,7 @@ def step_flops(run: CapacityRun) -> float:
 
 
 def capacity_steps(run: CapacityRun) -> int:
-    """Training steps that the budget pays for.
+    """The number of training steps that the budget pays for.
 
     Raises `ConfigError` where it pays for none, or its unit does not exist for this job.
     """
@@ -189,5 +189,8 @@ def capacity_steps(run: CapacityRun) -> int:
 
 
 def planned_flops(run: CapacityRun) -> float:
-    """Forward and backward FLOPs of all training steps. Raises `ConfigError` as `capacity_steps` does."""
+    """Forward and backward FLOPs of all training steps.
+
+    Raises `ConfigError` where the budget pays for no step, or its unit does not exist for this job.
+    """
     return capacity_steps(run) * step_flops(run)

@@ -1,6 +1,6 @@
 """One memory layer between tables of trained codes: what stands in for a transformer's embeddings and projections.
 
-Letters as in segment.py, and V symbols (values), C symbols (keys); W segments of S pairs.
+Letters as in `infini_jax.layers.segment`, and V symbols (values), C symbols (keys); W segments of S pairs.
 """
 
 import jax
@@ -110,8 +110,9 @@ class CodedLayer(nn.Module):
 
 
 def with_landmarks(x_BxSx: jax.Array, documents_BxS: jax.Array, every: int) -> jax.Array:
-    """The tokens of S / `every` blocks with a landmark behind each: the mean of the tokens that are of its last one's
-    document.
+    """The tokens of S / `every` blocks with a landmark behind each block.
+
+    A landmark is the mean of the block's tokens of the document in which the block ends.
 
     In a network a landmark attends to its block in the layers below; alone, all landmarks would be the same and no block could
     be told from another.

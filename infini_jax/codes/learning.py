@@ -35,12 +35,12 @@ class Pairs:
     """Rows of W x S pairs, the newest last, and questions about them.
 
     Attributes:
-      keys: BxWS, symbols.
-      values: BxWS, symbols.
+      keys: BxWS, symbols of the keys.
+      values: BxWS, symbols of the values.
       documents: BxWS, `OPEN` for the last n pairs.
-      ages: BxQ, pairs written after the one that is asked for.
-      asked: BxQ, symbol of its key.
-      wanted: BxQ, symbol of its newest value.
+      ages: BxQ, number of pairs written after the one that is asked for.
+      asked: BxQ, symbol of the key that is asked.
+      wanted: BxQ, symbol of that key's newest value.
     """
 
     keys: np.ndarray
@@ -52,16 +52,16 @@ class Pairs:
 
 
 def draw(run: CapacityRun, random: np.random.Generator, questions: int, n_B: np.ndarray, distinct_B: np.ndarray) -> Pairs:
-    """One row of n pairs for each n.
+    """One row of n pairs for each n in `n_B`.
 
-    Drawn on the host: a sort per row is what XLA takes longest to compile.
+    Rows are drawn on the host: a sort per row is what XLA takes longest to compile.
 
     Args:
       run: sizes of the memory and of the codes.
       random: source of keys, values and questions.
-      questions: Q, asked of each row.
-      n_B: pairs of each row.
-      distinct_B: different keys of each row, which come again in the same order where n is more.
+      questions: Q, number of questions per row.
+      n_B: number of pairs of each row.
+      distinct_B: number of different keys of each row, which come again in the same order where n is more.
     """
     rows, tokens = len(n_B), run.segments * run.segment
     age_T = np.arange(tokens)[::-1]
@@ -90,7 +90,7 @@ def draw_steps(run: CapacityRun, random: np.random.Generator, steps: int) -> Pai
 
 
 def answers(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Writes all pairs, then asks: (answers BxQxD, mean of each metric). Each segment of questions meets the same memory."""
+    """(answers BxQxD, mean of each metric) after all pairs are written. Each segment of questions meets the same memory."""
     layer, rows = CodedLayer(run), pairs.keys.shape[0]
 
     def in_segments(x_BxT: Any) -> jax.Array:
@@ -172,11 +172,11 @@ class LearnedCodes:
 
     Attributes:
       params: parameters of the layer.
-      loss: nats, mean over the last call's steps.
+      loss: nats per question, mean over the last call's steps.
       accuracy: share of right answers over the last call's steps.
-      steps: steps that were done.
-      seconds: of training, without compiling.
-      compile_seconds: of compiling.
+      steps: number of steps that were done.
+      seconds: seconds of training, without compiling.
+      compile_seconds: seconds of compiling.
     """
 
     params: dict

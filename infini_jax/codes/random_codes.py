@@ -103,17 +103,17 @@ class RandomCodesRun:
     """One update rule at one size, as a job of a study that trains nothing.
 
     Attributes:
-      name: of the job and of its folder.
-      version: raised where the same name should mean something new.
-      variant: what sets it apart from others of its rule in tables.
-      seed: of codes and questions.
-      rule: how a pair is written.
-      key_dim: d_k, entries of a key.
-      value_dim: d_v, entries of a value.
-      symbols: candidates for a value.
-      pairs: n, the grid.
-      questions: asked at each n, of as many memories as it takes.
-      segment: pairs that elu_delta writes at once.
+      name: name of the job and of its folder.
+      version: version of the name; raise it when the same name should mean something new.
+      variant: name that tells the job from others of its rule in tables.
+      seed: seed of codes and questions.
+      rule: name of the update rule in `RULES`.
+      key_dim: d_k, number of entries of a key.
+      value_dim: d_v, number of entries of a value.
+      symbols: number of candidates for a value.
+      pairs: grid of n, the number of pairs.
+      questions: number of questions at each n, to as many memories as it takes.
+      segment: number of pairs that elu_delta writes at once.
 
     Raises:
       ConfigError: an unknown rule, or sizes out of range.
@@ -156,7 +156,7 @@ class RandomCodesRun:
 
     @property
     def mechanism(self) -> str:
-        """The rule: no mechanism of the registry is at work."""
+        """The name of the rule: no mechanism of the registry is at work."""
         return self.rule
 
     @property

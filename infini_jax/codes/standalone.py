@@ -1,6 +1,6 @@
-"""Doing the jobs that have no transformer: the codes of one memory layer are trained and scored, or random codes are asked.
+"""Execution of jobs without a transformer: the codes of one memory layer are trained and scored, or random codes are asked.
 
-Each leaves config.json, its figures and its row, and begins anew where it was stopped: it takes seconds.
+Each job leaves config.json, its figures and its row, and begins anew where it was stopped: it takes seconds.
 """
 
 import dataclasses
@@ -174,12 +174,12 @@ class Answered:
     """The scores of all questions at one n.
 
     Attributes:
-      pairs: n.
-      lost: BxQ, nats.
+      pairs: n, number of pairs.
+      lost: BxQ, cross-entropy in nats.
       right: BxQ, whether the answer is right.
-      ages: BxQ, pairs written after the one that is asked for.
+      ages: BxQ, number of pairs written after the one that is asked for.
       wanted: BxQ, symbol of the right value.
-      answers: BxQxD.
+      answers: BxQxD, outputs of the layer.
     """
 
     pairs: int

@@ -1,1 +1,1 @@
-"""What a trained model is asked, one task a file."""
+"""Evaluations of a trained model, one file per task."""

@@ -30,7 +30,7 @@ class Subject:
 
 
 class Evaluation(abc.ABC):
-    """Interface of an evaluation: a frozen dataclass of its settings, with a row in evals/registry.py.
+    """Interface of an evaluation: a frozen dataclass of its settings, with a row in `infini_jax.evals.registry.EVALUATIONS`.
 
     Attributes:
       name: name in the registry and in the figures' column `eval`.
@@ -44,7 +44,7 @@ class Evaluation(abc.ABC):
 
     @abc.abstractmethod
     def check(self, run: RunConfig) -> None:
-        """Checks the settings against a run. Raises `ConfigError` where the two cannot work together."""
+        """Checks the settings against a run: raises `ConfigError` where the two cannot work together."""
 
     @abc.abstractmethod
     def cost(self, run: RunConfig) -> float:
@@ -52,4 +52,4 @@ class Evaluation(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
-        """The figures of a run, the same for the same settings and parameters; `watch` gets how much is done, of how much."""
+        """The figures of a run, determined by settings and parameters; `watch` gets how much is done, of how much."""

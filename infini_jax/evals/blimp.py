@@ -44,8 +44,8 @@ class Blimp(Evaluation):
     """Accuracy on BLiMP's minimal pairs of sentences (Warstadt et al. 2020), by paradigm, by phenomenon and over all pairs.
 
     Attributes:
-      path: zip or folder of the JSONL files, or TFDS's folder; by default where they lie in the data folder.
-      pairs: of each paradigm, spread evenly; 0 is all.
+      path: zip or folder of the JSONL files, or TFDS's folder; by default their place in the data folder.
+      pairs: number of pairs per paradigm, spread evenly; 0 is all.
     """
 
     name: ClassVar[str] = "blimp"
@@ -61,7 +61,7 @@ class Blimp(Evaluation):
         return run.data.open_tokenizer() is not None and run.data.whole("train") is not None
 
     def check(self, run: RunConfig) -> None:
-        """Raises `ConfigError` where BLiMP's files are not at `path` or cannot be read."""
+        """Checks the settings: raises `ConfigError` where BLiMP's files are not at `path` or cannot be read."""
         blimp_pairs(self.path)
 
     def cost(self, run: RunConfig) -> float:

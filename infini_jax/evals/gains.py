@@ -5,8 +5,8 @@ memory of another document of the same age. Classes are of words and other units
 the tokenizer: the loss of a unit is the sum over its tokens, so that bytes and SentencePiece are compared on the same words.
 The first and the last unit of what is read of a document are left out, for they may be cut.
 
-  kind     as in words.py. Beside them, and overlapping with them, "copy > 512" and "copy > 8192": units that the copier of
-           `infini_jax.data.repeats` gets right from more than so many tokens back, white space passed over.
+  kind     as in `infini_jax.evals.words`. Beside them, and overlapping with them, "copy > 512" and "copy > 8192": units that
+           the copier of `infini_jax.data.repeats` gets right from more than 512 or 8192 tokens back, white space passed over.
   rarity   uses of a word or number per million, counted in the training split: "none", "<= 1", "<= 10" ... "> 10000".
   gap      tokens of the run from the last use of the same word or number to this one: "<= segment", "<= 512", "<= 8192",
            "> 8192", "never before" in the document. Upper and lower case are the same.
@@ -48,12 +48,12 @@ class Gains(Evaluation):
     """Gain from memory by class of word: the loss under each control minus the loss with the memory carried.
 
     Attributes:
-      split: whose documents are read.
-      documents: so many, spread evenly over the split; 0 is all.
-      tokens: of a document, from its first on; 0 is all.
-      rows: documents that are read side by side.
-      counted: tokens of the training split in which words are counted, spread evenly over its documents.
-      draws: of the bootstrap.
+      split: split whose documents are read.
+      documents: number of documents, spread evenly over the split; 0 is all.
+      tokens: number of tokens per document, from its first on; 0 is all.
+      rows: number of documents that are read side by side.
+      counted: number of tokens of the training split in which words are counted, spread evenly over its documents.
+      draws: number of draws of the bootstrap.
     """
 
     name: ClassVar[str] = "gains"
@@ -80,7 +80,7 @@ class Gains(Evaluation):
         return run.data.open_tokenizer() is not None and run.data.whole("train") is not None
 
     def check(self, run: RunConfig) -> None:
-        """Raises `ConfigError` where the split has no document of two tokens."""
+        """Checks the settings: raises `ConfigError` where the split has no document of two tokens."""
         self._reader(run)
 
     def cost(self, run: RunConfig) -> float:
@@ -207,7 +207,7 @@ class Tally:
         self._draws = draws
 
     def add(self, gain_T: np.ndarray, unit_T: np.ndarray, classes: dict[Class, np.ndarray]) -> None:
-        """Adds one document.
+        """Adds the gains of one document.
 
         Args:
           gain_T: gain of each scored token, in nats.

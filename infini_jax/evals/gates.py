@@ -1,4 +1,4 @@
-"""Gates: how much of what a head says comes from the memory, by layer and head, as the mechanism itself reports it."""
+"""Gates: the share of each head's output that comes from the memory, by layer and head, as the mechanism itself reports it."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ class GateEvaluation(Evaluation):
         return has_gates(run.model)
 
     def check(self, run: RunConfig) -> None:
-        """Raises `ConfigError` where the run's mechanism has no gates."""
+        """Checks a run: raises `ConfigError` where its mechanism has no gates."""
         require(has_gates(run.model), "run", f"{run.model.mechanism} has no gates", "choose a run of a mechanism that has")
 
     def cost(self, run: RunConfig) -> float:
@@ -51,7 +51,7 @@ class GateEvaluation(Evaluation):
 
 
 def gates(model: ModelConfig, params: dict) -> dict[int, jax.Array]:
-    """The gates of each layer that has some, H of them each, between 0 and 1, by the layer's number."""
+    """The H gates of each layer that has some, between 0 and 1, by the layer's number."""
     empty = jnp.zeros((1, model.segment), jnp.int32)
     _, _, metrics = forward_segments(model, params, init_carry(model, 1), empty, empty)
     found, layer = {}, 0

@@ -31,11 +31,11 @@ class HaystackEvaluation(ExampleEvaluation):
     """Needles in a haystack by kind and length. A run on a corpus finds facts among sentences of its validation split.
 
     Attributes:
-      lengths: tokens of an example; none is the length that the run was trained at.
+      lengths: numbers of tokens per example; none is the length that the run was trained at.
       kinds: kinds of needles; none is the run's own, and all for a run on a corpus.
-      examples: examples of each kind and length.
+      examples: number of examples per kind and length.
       seed: seed of the examples.
-      rows: examples that are read side by side.
+      rows: number of examples that are read side by side.
     """
 
     name: ClassVar[str] = "haystack"

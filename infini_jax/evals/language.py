@@ -1,4 +1,4 @@
-"""Language modelling: the streaming perplexity of held-out documents (evals/perplexity.py) as an evaluation."""
+"""Language modeling: the streaming perplexity of held-out documents (`infini_jax.evals.perplexity`) as an evaluation."""
 
 import dataclasses
 import math
@@ -25,10 +25,10 @@ class LanguageEvaluation(Evaluation):
 
     Attributes:
       documents: number of documents, spread evenly over the split; 0 is all.
-      tokens: tokens of a document, from its first on; 0 is all.
-      rows: documents that are read side by side.
+      tokens: number of tokens per document, from its first on; 0 is all.
+      rows: number of documents that are read side by side.
       conditions: conditions of the memory; each one costs as much again.
-      split: whose documents are read.
+      split: split whose documents are read.
     """
 
     name: ClassVar[str] = "perplexity"
@@ -51,7 +51,7 @@ class LanguageEvaluation(Evaluation):
         return not isinstance(run.data, ExampleConfig)
 
     def check(self, run: RunConfig) -> None:
-        """Raises `ConfigError` where the split has no documents that can be scored."""
+        """Checks a run: raises `ConfigError` where the split has no documents that can be scored."""
         self.reader(run)
 
     def cost(self, run: RunConfig) -> float:

@@ -18,12 +18,12 @@ class MqarEvaluation(ExampleEvaluation):
     """Accuracy at the questions of multi-query associative recall.
 
     Attributes:
-      lengths: tokens of an example; none is the length that the run was trained at.
-      pairs: pairs to remember; none is the number that the run was trained with.
-      overwrites: keys that get another value before they are asked; none is the run's own number.
-      examples: examples for each length, pairs and overwrites.
+      lengths: numbers of tokens per example; none is the length that the run was trained at.
+      pairs: numbers of pairs to remember; none is the number that the run was trained with.
+      overwrites: numbers of keys that get another value before they are asked; none is the run's own number.
+      examples: number of examples per length, pairs and overwrites.
       seed: seed of the examples.
-      rows: examples that are read side by side.
+      rows: number of examples that are read side by side.
     """
 
     name: ClassVar[str] = "mqar"

@@ -28,13 +28,13 @@ class PasskeyEvaluation(ExampleEvaluation):
     """Passkey retrieval by length, depth and novelty.
 
     Attributes:
-      lengths: tokens of an example; none is the length that the run was trained at.
-      depths: share of the filler that stands before the number.
-      novelty: different words of the filler; 0 is the papers' filler; none is the run's own setting.
+      lengths: numbers of tokens per example; none is the length that the run was trained at.
+      depths: shares of the filler before the number.
+      novelty: numbers of different words of the filler; 0 is the papers' filler; none is the run's own setting.
       formats: prompt formats by paper, infini or landmark; none is the run's own, and both for a run on a corpus.
-      examples: examples of each cell of the grid.
+      examples: number of examples per cell of the grid.
       seed: seed of the examples.
-      rows: examples that are read side by side.
+      rows: number of examples that are read side by side.
     """
 
     name: ClassVar[str] = "passkey"

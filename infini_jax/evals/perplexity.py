@@ -38,9 +38,9 @@ class Perplexity:
     """The losses of documents, as sums over the scored tokens of each document and of each range of places.
 
     Attributes:
-      conditions: C of them.
-      documents: D numbers in the split, longest first.
-      cut: how many of the documents were not read to their end.
+      conditions: C conditions of the memory.
+      documents: D, numbers of the documents in the split, longest first.
+      cut: number of documents that were not read to their end.
       tokens_D: scored tokens of each document.
       hits_D: scored tokens of each document that were the likeliest under `carried`.
       nats_CxD: loss of each document's tokens under each condition, in nats.
@@ -121,11 +121,11 @@ class Perplexity:
 
 
 class Reader:
-    """Reads the same documents, once for each set of parameters it is given. With a single document, `another` is left out.
+    """A reader of the same documents for any parameters. With a single document, the condition `another` is left out.
 
     Attributes:
-      model: the model that reads.
-      described: what the documents are from.
+      model: settings of the model that reads.
+      described: description of the documents' source.
       numbers_D: numbers of the documents in the split, longest first.
       lengths_D: tokens of each document that are read.
       conditions: conditions of the memory under which the documents are read.

@@ -1,8 +1,8 @@
-"""Reading texts side by side, each from a fresh memory: R rows, a piece of some segments a call, at constant memory.
+"""Reading texts side by side, each from a fresh memory: R rows, some segments per call, at constant memory.
 
-What is scored is where the text stands (teacher-forced: every place reads what the text has before it); `ExampleReader` also
-lets the model answer by itself (free-running: behind the prompt it reads its own likeliest tokens). Up to the segment in which
-the first prompt ends both read the same, once; from there the free run reads token by token.
+Scores are teacher-forced: every place reads what the text has before it. `ExampleReader` also lets the model answer by itself
+(free-running: behind the prompt it reads its own likeliest tokens). Up to the segment in which the first prompt ends both read
+the same, once; from there the free run reads token by token.
 
 A row is one document, and rows that end before the longest read on over padding that nobody scores: attention is causal.
 """
@@ -39,7 +39,7 @@ def score_segments(
     texts: tuple[jax.Array, jax.Array],
     segments: jax.Array,
 ) -> tuple[Carry, jax.Array, jax.Array]:
-    """Reads the first `segments` of W segments of `texts`: (tokens RxT, targets RxT) with T = W S.
+    """Scores the first `segments` of W segments of `texts`: (tokens RxT, targets RxT) with T = W S.
 
     Returns:
       (carry, nats CxRxT of the targets under C conditions, hits RxT: whether the likeliest token under `carried` is the
@@ -123,8 +123,8 @@ class Places:
     """The devices on which rows are read: all devices where these share the rows evenly, otherwise one.
 
     Attributes:
-      model: the model that reads.
-      rows: R, read side by side.
+      model: settings of the model that reads.
+      rows: R, number of rows that are read side by side.
       layout: how the devices share the rows, None for one device.
     """
 
@@ -152,12 +152,12 @@ class Reading:
     """The scores of one example, and the model's own answer where it was asked for one.
 
     Attributes:
-      labels: of the example.
+      labels: labels of the example.
       answer_N: the scored targets.
       nats_N: -ln p of each target.
       hits_N: whether the likeliest token was the target.
       said_M: tokens that the model said by itself behind the prompt; None where it was not asked.
-      references: of the example: what a right answer says in words.
+      references: the example's references: what a right answer says in words.
     """
 
     labels: tuple[tuple[str, Label], ...]
@@ -175,13 +175,13 @@ class Reading:
 
 
 class ExampleReader:
-    """Reads examples of any lengths with the programs of one model, compiled once for all of its tasks.
+    """A reader of examples of any lengths with the programs of one model, compiled once for all of its tasks.
 
     Attributes:
-      model: the model that reads.
-      rows: examples that are read side by side.
-      vocab: how many of the model's tokens may be said.
-      places: where the rows lie.
+      model: settings of the model that reads.
+      rows: number of examples that are read side by side.
+      vocab: number of the model's tokens that may be said.
+      places: devices of the rows.
     """
 
     def __init__(self, model: ModelConfig, rows: int, vocab: int = 0):
@@ -199,7 +199,7 @@ class ExampleReader:
         Args:
           params: the model's parameters.
           examples: the examples to read.
-          new: example -> tokens that the model says by itself behind its prompt; 0 does not ask it.
+          new: function from an example to the number of tokens that the model says by itself behind its prompt; 0 for none.
           watch: gets the number of tokens of each group of examples that was read.
         """
         examples = iter(examples)

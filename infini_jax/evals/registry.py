@@ -1,4 +1,4 @@
-"""The evaluations by name, and as JSON values. A new one is one file and one row here."""
+"""The evaluations by name, and as JSON values. A new evaluation is one file and one row here."""
 
 from typing import Any
 
@@ -27,6 +27,7 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
         GateEvaluation,
     )
 }
+"""Registry of evaluations: name on the command line and in results -> class. Add your own evaluation here."""
 
 
 def evaluation_to_plain(evaluation: Evaluation) -> dict[str, Any]:
@@ -37,6 +38,9 @@ def evaluation_to_plain(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def evaluation_from_plain(plain: dict[str, Any], where: str = "evaluations") -> Evaluation:
-    """The inverse of `evaluation_to_plain`. Raises `ConfigError` for an unknown name or field, with a suggestion."""
+    """The evaluation of JSON values, the inverse of `evaluation_to_plain`.
+
+    Raises `ConfigError` for an unknown name or field, with a suggestion.
+    """
     kind = lookup(f"{where}.kind", plain["kind"], EVALUATIONS)
     return from_plain(kind, {name: value for name, value in plain.items() if name != "kind"}, where)

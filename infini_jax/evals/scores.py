@@ -1,4 +1,4 @@
-"""From answers to figures: shares with their 95 % intervals, and the number in a text."""
+"""Figures from answers: shares with their 95 % intervals, and the number in a text."""
 
 import math
 import re

@@ -29,11 +29,11 @@ class SortingEvaluation(ExampleEvaluation):
     """Sorting of symbols by how often they occurred, by length, beside the ceilings of what can be known without memory.
 
     Attributes:
-      lengths: tokens of an example; none is the length that the run was trained at.
-      windows: symbols that a ceiling counts, the last ones; those that hold a whole example are left out.
-      examples: of each length.
-      seed: of the examples, and of the sequences of the ceilings.
-      rows: examples that are read side by side.
+      lengths: numbers of tokens per example; none is the length that the run was trained at.
+      windows: numbers of last symbols that a ceiling counts; those that hold a whole example are left out.
+      examples: number of examples per length.
+      seed: seed of the examples, and of the sequences of the ceilings.
+      rows: number of examples that are read side by side.
     """
 
     name: ClassVar[str] = "sorting"
@@ -49,7 +49,7 @@ class SortingEvaluation(ExampleEvaluation):
         return [Cell(self.own(run.data), length, {"length": length}) for length in lengths_or(self.lengths, run)]
 
     def check(self, run: RunConfig) -> None:
-        """Raises `ConfigError` where the run was not trained on sorting, or a window has no symbol."""
+        """Checks a run: raises `ConfigError` where it was not trained on sorting, or a window has no symbol."""
         super().check(run)
         for window in self.windows:
             require(window >= 1, "sorting.windows", f"{window} symbols tell nothing", "give at least 1")

@@ -1,4 +1,4 @@
-"""What evaluations on tasks made of examples have in common: whose examples, how many, who reads them, what they cost.
+"""The base of evaluations on tasks made of examples: their cells, examples, readings and costs.
 
 A run that was trained on the task is asked in the run's own settings, of which the evaluation changes what its grid names; a
 run on a corpus is asked in text, encoded by the run's own tokenizer. The examples of a cell of the grid are drawn from the
@@ -28,11 +28,11 @@ from infini_jax.records.measures import Label, Measure
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Examples that make one figure.
+    """A cell of an evaluation's grid: examples that make one figure.
 
     Attributes:
       config: settings of the examples, of the evaluation's `Config`.
-      tokens: length of each example.
+      tokens: number of tokens per example.
       labels: labels of the figure.
     """
 
@@ -42,16 +42,16 @@ class Cell:
 
 
 class ExampleEvaluation(Evaluation):
-    """An evaluation that reads examples; its dataclasses have these fields, and the members below.
+    """An evaluation that reads examples, the base of frozen dataclasses with these fields.
 
     Attributes:
-      Config: settings of the task, the data of runs that were trained on it.
+      Config: class of the task's settings, the data of runs that were trained on it.
       is_text: whether a run on a corpus can be asked, too.
       grid: labels that set the panels of recall against memory apart; none draws no such figure.
-      grid_metric: the metric that is drawn there.
-      examples: of each cell.
-      seed: of the examples.
-      rows: examples that are read side by side.
+      grid_metric: metric of that figure.
+      examples: number of examples per cell.
+      seed: seed of the examples.
+      rows: number of examples that are read side by side.
     """
 
     Config: ClassVar[type[ExampleConfig]]  # of the runs that were trained on it
@@ -82,7 +82,7 @@ class ExampleEvaluation(Evaluation):
 
     @classmethod
     def own(cls, data: DataConfig) -> Any:
-        """A run's settings of the task, or the task's own for a run on a corpus: of the class `Config`."""
+        """The task settings of a run, or the task's defaults for a run on a corpus: an object of the class `Config`."""
         return data if isinstance(data, cls.Config) else cls.Config()
 
     @classmethod
@@ -100,7 +100,7 @@ class ExampleEvaluation(Evaluation):
         return self.asks(run.data)
 
     def check(self, run: RunConfig) -> None:
-        """Raises `ConfigError` for settings out of range, and for a run whose task, text or vocabulary does not fit."""
+        """Checks a run: raises `ConfigError` for settings out of range, or a task, text or vocabulary that does not fit."""
         kinds = " or on a corpus" if self.is_text else ""
         problem = f"{self.name} cannot ask a run on {run.task}"
         require(self.applies(run), "task", problem, f"choose a run that was trained on {self.name}{kinds}")

@@ -1,4 +1,4 @@
-"""A text as words and other units, of which each character belongs to exactly one, with their kinds; tokens as parts of them.
+"""Words and other units of a text, with their kinds: each character belongs to exactly one unit; tokens are parts of units.
 
 A unit is a word, a number, a reference, a mark (any other character) or white space. The kinds are found by rules of spelling
 alone, in one pass over the text, so they hold for prose, LaTeX and code alike, and they are wrong now and then:
@@ -114,14 +114,14 @@ class SentenceStart:
     """A reader of units that knows whether the next word would begin a sentence.
 
     Attributes:
-      now: whether it would.
+      now: whether the next word would begin a sentence.
     """
 
     def __init__(self):
         self.now, self._word, self._quoted = True, "", False
 
     def pass_unit(self, unit: str, kind: str) -> None:
-        """Reads one unit of a kind on."""
+        """Reads one unit of the kind `kind`."""
         if kind == "space":
             self.now = (self.now and not self._quoted) or unit.count("\n") > 1
         elif kind == "mark" and unit in ENDS_SENTENCE:

@@ -1,1 +1,1 @@
-"""What a run holds and spends on devices that are not here: counted, and compiled."""
+"""Forecasts of what a run holds and spends on devices that are not here: counted, and compiled."""

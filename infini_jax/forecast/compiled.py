@@ -46,8 +46,8 @@ class Collective:
 
     Attributes:
       kind: XLA's name.
-      sites: places in the program, each of which may stand in a loop.
-      bytes: of the results of all sites.
+      sites: number of places in the program, each of which may stand in a loop.
+      bytes: bytes of the results of all sites.
     """
 
     kind: str
@@ -60,9 +60,9 @@ class Buffer:
     """A large intermediate result.
 
     Attributes:
-      type: type with its shape.
-      bytes: its size.
-      made_by: the operation in our program.
+      type: XLA's type with its shape.
+      bytes: size in bytes.
+      made_by: operation in our program that makes it.
     """
 
     type: str
@@ -75,10 +75,10 @@ class Compiled:
     """The compiler's figures of a training step, for one device.
 
     Attributes:
-      seconds: of compiling.
-      state_bytes: what lies on the device between steps.
-      temporary_bytes: what a step needs besides.
-      collectives: of the whole program, by kind.
+      seconds: seconds of compiling.
+      state_bytes: bytes on the device between steps.
+      temporary_bytes: bytes that a step needs besides.
+      collectives: collective operations of the whole program, by kind.
       buffers: intermediate results, the largest first.
     """
 
@@ -130,7 +130,7 @@ def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Comp
 
 @contextlib.contextmanager
 def refused(topology: Topology) -> Iterator[None]:
-    """Turns the compiler's errors into ours.
+    """A context that turns the compiler's errors into ours.
 
     Raises `DoesNotFit` for too little memory, `ConfigError` for operations that the chip does not have.
     """
@@ -147,7 +147,7 @@ def refused(topology: Topology) -> Iterator[None]:
 
 
 def instructions(text: str) -> Iterator[tuple[str, str, str]]:
-    """Each instruction whose result is an array in memory: (type, operation, line). Those inside a fusion have none."""
+    """(type, operation, line) of each instruction whose result is an array in memory, unlike those inside a fusion."""
     inside = False
     for line in text.splitlines():
         if line and not line[0].isspace():
@@ -159,7 +159,7 @@ def instructions(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def size_of(kind: str) -> int:
-    """Bytes of a type; of a tuple's largest member, as an asynchronous operation names its operands too."""
+    """Bytes of a type; for a tuple, of its largest member, as an asynchronous operation names its operands too."""
     sizes = [math.prod(map(int, filter(None, shape.split(",")))) * BYTES.get(of, 0) for of, shape in ARRAY.findall(kind)]
     return max(sizes, default=0)
 

@@ -1,4 +1,4 @@
-"""What a run will hold and spend on devices that are not here: counted, and where a compiler is installed, compiled."""
+"""Bytes, FLOPs and seconds of a run on devices that are not here: counted, and compiled where a compiler is installed."""
 
 import dataclasses
 import math
@@ -27,16 +27,16 @@ class Forecast:
       run: name of the run.
       devices: number of devices.
       parameters: number of parameters.
-      parameter_bytes: of all parameters.
-      optimiser_bytes: of the optimizer's state.
-      memory_bytes: carried by all rows.
-      device_bytes: of these three on one device, between two steps.
+      parameter_bytes: bytes of all parameters.
+      optimiser_bytes: bytes of the optimizer's state.
+      memory_bytes: bytes of memory of all rows.
+      device_bytes: bytes of these three on one device, between two steps.
       flops_per_token: forward FLOPs per token.
       flops_per_step: forward and backward FLOPs per step.
-      steps: that the budget pays for.
-      tokens: that the budget pays for.
+      steps: number of steps that the budget pays for.
+      tokens: number of tokens that the budget pays for.
       intensity: forward FLOPs per byte of parameters and memory, all of which a device reads once per segment.
-      step_seconds: at 40 % of the devices' peak; None where no topology is named.
+      step_seconds: seconds per step at 40 % of the devices' peak; None where no topology is named.
     """
 
     run: str
@@ -60,8 +60,8 @@ class Outcome:
 
     Attributes:
       compiled: the compiler's figures, or None.
-      said: why there are none.
-      fits: whether the step fits into memory, None where nobody knows.
+      said: the reason why there are none.
+      fits: whether the step fits into memory, None where it is not known.
     """
 
     compiled: Compiled | None
@@ -124,7 +124,7 @@ def advice(run: RunConfig, sharding: Sharding) -> list[str]:
     """Options of the command line that make a run smaller on a device, each with its effect, without those already set."""
     found = []
     if sharding.rules == "data":
-        found.append("--sharding.rules fsdp: parameters and optimiser in parts")
+        found.append("--sharding.rules fsdp: parameters and optimizer in parts")
     if sharding.rules != "fsdp+tensor":
         found.append("--sharding.rules fsdp+tensor --sharding.per-row 4: heads, MLP and vocabulary split, too")
     if run.train.rematerialise == "segment":
@@ -147,18 +147,18 @@ def forecast_table(found: Forecast, topology: Topology | None) -> Table:
         "devices": f"{found.devices}",
         "parameters": human_count(found.parameters),
         "bytes: parameters": human_bytes(found.parameter_bytes),
-        "bytes: optimiser": human_bytes(found.optimiser_bytes),
+        "bytes: optimizer": human_bytes(found.optimiser_bytes),
         "bytes: memory of all rows": human_bytes(found.memory_bytes),
         "bytes: these on one device": human_bytes(found.device_bytes),
-        "FLOPs a token, forward": human_count(found.flops_per_token),
-        "FLOPs a step": human_count(found.flops_per_step),
+        "FLOPs per token, forward": human_count(found.flops_per_token),
+        "FLOPs per step": human_count(found.flops_per_step),
         "steps in the budget": f"{found.steps:,}",
         "tokens in the budget": human_count(found.tokens),
-        "FLOPs a byte of parameters and memory": f"{found.intensity:.3g}",
+        "FLOPs per byte of parameters and memory": f"{found.intensity:.3g}",
     }
     if found.step_seconds is not None:
         hours = found.steps * found.step_seconds / 3600
-        lines |= {"seconds a step at 40 % of the peak": f"{found.step_seconds:.3g}", "hours for the budget": f"{hours:.3g}"}
+        lines |= {"seconds per step at 40 % of the peak": f"{found.step_seconds:.3g}", "hours for the budget": f"{hours:.3g}"}
     for name, value in lines.items():
         table.add_row(name, value)
     return table

@@ -1,6 +1,7 @@
 """Devices that are not here: their number, memory and peak, and what XLA needs to compile for them.
 
-Memory of a chip by the makers' sheets: Google, Cloud TPU system architecture, one page a version; NVIDIA H100 datasheet (SXM).
+Memory per chip is from the makers' sheets: Google, Cloud TPU system architecture, one page per version; NVIDIA H100 datasheet
+(SXM).
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ class Chip:
     """A kind of accelerator.
 
     Attributes:
-      platform: JAX's platform.
-      kind: JAX's name of the device.
-      memory: bytes.
+      platform: name of the platform in JAX.
+      kind: name of the device in JAX.
+      memory: bytes of memory per chip.
     """
 
     platform: str
@@ -71,7 +72,7 @@ class Topology:
     """Chips and how they are connected.
 
     Attributes:
-      name: such as v5e:4x4.
+      name: name of the topology, such as v5e:4x4.
       chip: the kind of chip.
       shape: chips along each axis; hosts and devices per host for GPUs.
     """

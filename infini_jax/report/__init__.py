@@ -2,15 +2,16 @@
 
 Every sentence and number on the page is computed from the rows and figures of the studies; the same ones give the same page.
 
-  found      what lies in the folders of one study or several
-  tasks      what tasks say of themselves: score, chance, ceiling
+  found      results in the folders of one study or several
+  tasks      score, chance and ceiling of tasks
   parts      figures that could be drawn, figures that could not, tables
-  sections   what the page says about one task: finding, score against bytes, numbers
-  figures/   F1 to F10, a question a file
+  sections   the page's section on one task: finding, score against bytes, numbers
+  figures/   F1 to F10, one file per question
   tables     passkey in the papers' format, BLiMP by phenomenon
-  trials     which learning rates were tried, and which was taken    verdicts  the predictions
+  trials     learning rates that were tried, and the one that was chosen
+  verdicts   verdicts on the predictions
   checks     whether the ceiling reached the top and the floor stayed at chance
-  page       puts it together
+  page       the page itself
 """
 
 from infini_jax.report.found import StudySource

@@ -68,7 +68,7 @@ class Asked:
 
     @property
     def is_told_by_row(self) -> bool:
-        """Whether the run's row has this figure, too: its accuracy at what it was trained on."""
+        """Whether the run's row has this figure, too: its accuracy on the task as trained."""
         same = self.settings == self.own and self.length == at(self.point.config, SEQUENCE)
         return same and self.metric == self.settings.row_metric
 
@@ -175,6 +175,6 @@ def questions(row: Row, found: Found) -> float:
 
 
 def reach(row: Row, found: Found) -> float:
-    """Tokens that a window alone can carry anything back: its length less one, per layer; infinite where it is not known."""
+    """Number of tokens that a window alone reaches back: its length less one, per layer; infinite where it is not known."""
     window, layers = window_of(row, found), at(found.configs.get(row.run, {}), "model.layers")
     return (window - 1) * layers if window and layers else float("inf")

@@ -1,4 +1,4 @@
-"""What lies in the folders of one study or several: rows, missing runs, settings, logs and the figures of evaluations."""
+"""Results in the folders of one study or several: rows, missing runs, settings, logs and the figures of evaluations."""
 
 import dataclasses
 import functools
@@ -25,11 +25,11 @@ class StudySource:
     """One study on the page.
 
     Attributes:
-      folder: of the study.
-      question: it asks.
-      held_equal: what it kept the same in all runs, name -> value.
-      command: the line that remakes it, by default `infini-jax study` with its name.
-      jobs: its runs' settings, for what rows do not tell.
+      folder: folder of the study.
+      question: question that the study asks.
+      held_equal: settings that the study kept the same in all runs, name -> value.
+      command: command that remakes the study, by default `infini-jax study` with its name.
+      jobs: jobs of the study, for settings that rows do not have.
     """
 
     folder: Path
@@ -44,13 +44,13 @@ class Found:
     """The contents of a study's folder.
 
     Attributes:
-      rows: of finished runs.
+      rows: rows of finished runs.
       missing: runs without a row.
       configs: saved settings by run name.
       metrics: lines of the training logs by run name.
-      measures: figures of evaluations: (run name, figure).
-      commands: the line that remakes each run, by run name.
-      jobs: of the study by run name, as far as known.
+      measures: (run name, figure) pairs of evaluations.
+      commands: command that remakes each run, by run name.
+      jobs: jobs of the study by run name, as far as known.
     """
 
     rows: list[Row]
@@ -97,7 +97,7 @@ class Point:
     """A figure of an evaluation beside its run.
 
     Attributes:
-      row: of the run.
+      row: row of the run.
       config: saved settings of the run, {} where they are lost.
       measure: the figure.
     """
@@ -122,7 +122,7 @@ class Point:
 
 
 def points(found: Found, evaluation: str, metric: str, **labels: Label) -> list[Point]:
-    """The figures of one metric of the finished runs that have these labels, in the order of the rows."""
+    """The figures of one metric of an evaluation that have these labels, of finished runs, in the order of the rows."""
     rows = {row.run: number for number, row in enumerate(found.rows)}
     kept = [
         Point(found.rows[rows[run]], found.configs.get(run, {}), measure)

@@ -1,4 +1,4 @@
-"""The page itself: what was found, figures, tables, what is missing, and how to remake it."""
+"""The page itself: findings, figures, tables, what is missing, and how to remake it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     Args:
       sources: the studies on the page; with several, runs of different studies are never pooled.
       folder: where the page is written.
-      watch: told how many figures are saved, of how many.
+      watch: function that gets the number of figures saved so far, and the number of all.
 
     Raises:
       ConfigError: a study's folder has no finished run.

@@ -1,4 +1,4 @@
-"""What the page is put together from: figures that could be drawn, figures that could not, and tables."""
+"""Parts of the page: figures that could be drawn, figures that could not, and tables."""
 
 import dataclasses
 import math
@@ -18,8 +18,8 @@ class Table:
     """A table of the page.
 
     Attributes:
-      caption: what it shows.
-      heads: of the columns.
+      caption: caption that says what the table shows.
+      heads: heads of the columns.
       lines: cells, each line beginning with its name.
       words: whether cells are prose.
     """
@@ -36,12 +36,12 @@ class Drawn:
 
     Attributes:
       identity: F1 to F10, with what sets it apart where there are several; a file name.
-      title: of the figure.
-      figure: as drawn.
-      caption: in sentences, what is drawn and what may be said of it.
-      alternative: the text for readers who cannot see it.
-      rows: of the runs behind it.
-      table: beside it.
+      title: title of the figure.
+      figure: the drawn figure.
+      caption: sentences on what is drawn and what may be said of it.
+      alternative: text for readers who cannot see the figure.
+      rows: rows of the runs behind the figure.
+      table: table beside the figure, or None.
     """
 
     identity: str
@@ -58,9 +58,9 @@ class NotMeasured:
     """A figure or table whose data do not exist.
 
     Attributes:
-      identity: such as F1.
-      title: of the figure or table.
-      needs: what would measure it.
+      identity: name of the figure or table, such as F1.
+      title: title of the figure or table.
+      needs: sentence on what would measure it.
     """
 
     identity: str

@@ -1,7 +1,7 @@
 """Figures of a study, as matplotlib figures and as SVG that belongs in a page. No global state: no pyplot, no rcParams set.
 
-Colours are those of Okabe and Ito (2008), told apart with every common form of colour blindness; each mechanism has its own
-marker too. Black is drawn in the page's own text colour, so that figures are readable on light and on dark paper.
+Colors are those of Okabe and Ito (2008), told apart with every common form of color blindness; each mechanism has its own
+marker too. Black is drawn in the page's own text color, so that figures are readable on light and on dark paper.
 """
 
 import dataclasses
@@ -60,9 +60,9 @@ class Score:
     """The score of a task.
 
     Attributes:
-      column: of the table of runs.
-      name: of the score.
-      unit: "" for a share.
+      column: column in the table of runs.
+      name: name of the score.
+      unit: unit of the score, "" for a share.
       higher_is_better: whether a higher score is better.
     """
 
@@ -94,8 +94,8 @@ class Style:
     """The look of a mechanism, the same in all figures of a study.
 
     Attributes:
-      colour: of its lines and markers.
-      marker: matplotlib's name of it.
+      colour: color of its lines and markers.
+      marker: matplotlib's name of its marker.
     """
 
     colour: str
@@ -278,7 +278,7 @@ def byte_axis(axes: Axes, sizes: Sequence[int], most: int = 7):
     none = [zero] if 0 in sizes else []
     axes.set_xticks([*none, *ticks], [*("0" for _ in none), *(human_bytes(2.0**tick) for tick in ticks)])
     axes.set_xlim((zero if none else min(low, first)) - 0.3, max(high, last) + 0.3)
-    axes.set_xlabel("memory a sequence, all layers")
+    axes.set_xlabel("memory per sequence, all layers")
     return lambda size: math.log2(size) if size else zero
 
 
@@ -293,7 +293,7 @@ def training_curves(
       rows: the runs of one task.
       metrics: run name -> lines of its log.
       column: the metric.
-      name: of the y axis.
+      name: name of the y axis.
       styles: the look of each mechanism and variant.
     """
     drawn = [series for series in styles if any(series_of(row) == series for row in rows)]

@@ -1,4 +1,4 @@
-"""The predictions P1 to P7 and what the figures say of each: predicted, measured, interval, verdict, reason.
+"""The predictions P1 to P7, judged by figures: predicted, measured, interval, verdict, reason.
 
 A prediction is a range for a number. It holds where the 95 % interval lies inside the range, fails where it lies outside, and
 is not decided where it crosses an edge or there is no interval: one seed, or no run that measures it.
@@ -33,12 +33,12 @@ class Prediction:
 
     Attributes:
       name: P1 to P7.
-      subject: the memory it is about.
+      subject: the memory that the prediction is about.
       predicted: the claim in words.
-      measured: the number, NaN without data.
-      interval: of 95 %, or None.
-      verdict: whether it holds.
-      reason: for the verdict, in one line.
+      measured: the measured number, NaN without data.
+      interval: 95 % interval of the number, or None.
+      verdict: whether the prediction holds.
+      reason: reason for the verdict, in one line.
     """
 
     name: str
@@ -74,9 +74,9 @@ class Evidence:
     """The results of studies that predictions are judged by.
 
     Attributes:
-      rows: of the chosen learning rates.
+      rows: rows of the chosen learning rates.
       measures: figures of evaluations by run name.
-      jobs: by run name, as far as known.
+      jobs: jobs by run name, as far as known.
     """
 
     rows: list[Row]
@@ -106,9 +106,9 @@ def predictions(rows: Sequence[Row], measures: Sequence[tuple[str, Measure]], jo
     """The table of predictions P1 to P7, in order.
 
     Args:
-      rows: of finished runs, all learning rates.
-      measures: figures of evaluations: (run name, figure).
-      jobs: sizes that rows do not tell (key dimension, number of symbols).
+      rows: rows of finished runs, all learning rates.
+      measures: (run name, figure) pairs of evaluations.
+      jobs: jobs with sizes that rows do not have (key dimension, number of symbols).
     """
     by_run: dict[str, list[Measure]] = {}
     for run, one in measures:

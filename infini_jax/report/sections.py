@@ -1,4 +1,4 @@
-"""What the page says about one task: the finding, the score against bytes, curves, and all numbers."""
+"""The page's section on one task: the finding, the score against bytes, curves, and all numbers."""
 
 import dataclasses
 import json
@@ -142,7 +142,7 @@ def loss_curves(task: str, rows: list[Row], found: Found, styles: dict[Series, S
         f"Training loss: {task}",
         training_curves(rows, found.metrics, "loss", "training loss, nats", styles),
         "Every run is one line. The thinner and paler a line, the smaller the memory.",
-        f"Training loss of every run of {task} against tokens trained on, one panel a mechanism.",
+        f"Training loss of every run of {task} against tokens trained on, one panel per mechanism.",
         tuple(rows),
     )
 
@@ -164,7 +164,7 @@ def range_of(rows: Sequence[Row], score: Score) -> str:
 
 
 def finding(rows: Sequence[Row], score: Score, chance: float | None) -> str:
-    """One sentence: the best score and who reached it, the sliding window's, and a guess's."""
+    """One sentence: the best score and its mechanism, the sliding window's score, and a guess's."""
     medians = [
         (value, f"{label_of(series)} at {human_bytes(size)}")
         for series, runs in by_series(rows).items()

@@ -1,6 +1,6 @@
-"""What the report asks of tasks: how they are scored, what a guess scores, what their figures were measured with.
+"""Tasks as the report sees them: how they are scored, what a guess scores, the settings of their figures.
 
-A task answers by its settings, see `DataConfig`; an evaluation by its class, see `ExampleEvaluation`. None is named here.
+A task answers by its settings, see `DataConfig`; an evaluation by its class, see `ExampleEvaluation`. No task is named here.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Trials of learning rates: figures and tables have the runs of the rate that was taken, the table of trials has them all."""
+"""Trials of learning rates: figures and tables have the runs of the chosen rate, the table of trials has them all."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What stands in the tables that `load` makes: name, unit and meaning of every column and of every metric of the curves."""
+"""Columns of the tables that `load` makes: name, unit and meaning of every column and of every metric of the curves."""
 
 import dataclasses
 import re
@@ -10,10 +10,10 @@ class Column:
     """A column of the tables that `load` makes, or a metric of the curves.
 
     Attributes:
-      table: it stands in, "metrics" for a name in the column `metric` of the curves.
-      name: of the column, where N is any whole number.
-      unit: "" for text and for what has none.
-      meaning: in words.
+      table: table that has the column, "metrics" for a name in the column `metric` of the curves.
+      name: name of the column, where N is any whole number.
+      unit: unit of the values, "" for text and for numbers without one.
+      meaning: meaning in words.
     """
 
     table: Literal["runs", "curves", "measures", "metrics"]
@@ -29,40 +29,40 @@ class Column:
 RUNS = (
     ("folder", "", "where the run was found: the study's folder, or the run's own"),
     ("run", "", "name of the run, one of its kind in its folder"),
-    ("version", "", "of the run: raised where the same name means something new"),
+    ("version", "", "version of the run's name, raised where the same name means something new"),
     ("fingerprint", "", "twelve hex digits of the settings that decide the result"),
-    ("seed", "", "of parameters and data"),
+    ("seed", "", "seed of parameters and data"),
     ("study", "", "name of the study, empty where the run was trained alone"),
     ("task", "", "data source, such as mqar"),
     ("mechanism", "", "name in the registry, such as infini"),
-    ("variant", "", "what sets it apart from the mechanism's defaults, or empty"),
-    ("memory_bytes", "bytes", "carried for one sequence, all layers together"),
-    ("parameters", "scalars", "that are learned"),
+    ("variant", "", "name that tells it from the mechanism's defaults, or empty"),
+    ("memory_bytes", "bytes", "memory per sequence, all layers together"),
+    ("parameters", "scalars", "number of learned scalars"),
     ("learning_rate", "", "peak of the schedule; null where nothing is learned"),
-    ("flops_per_token", "FLOPs", "of the forward pass for one raw token, counted"),
-    ("budget_unit", "", "what the budget is counted in"),
-    ("budget_amount", "budget_unit", "what the run might spend"),
+    ("flops_per_token", "FLOPs", "forward pass per raw token, counted"),
+    ("budget_unit", "", "unit of the budget"),
+    ("budget_amount", "budget_unit", "amount that the run may spend"),
     ("gives", "", "what gave way to meet the budget: steps, width or window"),
-    ("flops_planned", "FLOPs", "of training, three times the forward pass, for the planned steps"),
-    ("flops_actual", "FLOPs", "the same for the steps that were done"),
-    ("flops_executed", "FLOPs", "of the compiled steps, recomputation included"),
-    ("steps", "steps", "of the optimiser that were done"),
-    ("tokens", "tokens", "raw ones, trained on"),
-    ("seconds", "s", "of training, without compiling and without scoring held-out data"),
-    ("compile_seconds", "s", "of compiling"),
-    ("train_loss", "nats/token", "of the last logged step"),
-    ("loss", "nats/token", "of the scored tokens of the validation split"),
-    ("accuracy", "share", "of the scored tokens of the validation split whose top prediction is right"),
-    ("test_loss", "nats/token", "the same as loss of the test split, by which nothing is chosen; null without one"),
-    ("test_accuracy", "share", "the same as accuracy of the test split; null without one"),
+    ("flops_planned", "FLOPs", "training of the planned steps, three times the forward pass"),
+    ("flops_actual", "FLOPs", "training of the steps that were done, three times the forward pass"),
+    ("flops_executed", "FLOPs", "compiled steps that were done, recomputation included"),
+    ("steps", "steps", "optimizer steps that were done"),
+    ("tokens", "tokens", "raw tokens trained on"),
+    ("seconds", "s", "training time, without compiling and without scoring held-out data"),
+    ("compile_seconds", "s", "compile time"),
+    ("train_loss", "nats/token", "loss of the last logged step"),
+    ("loss", "nats/token", "loss over the scored tokens of the validation split"),
+    ("accuracy", "share", "scored tokens of the validation split whose top prediction is right"),
+    ("test_loss", "nats/token", "loss of the test split, by which nothing is chosen; null without one"),
+    ("test_accuracy", "share", "accuracy of the test split; null without one"),
     ("gate_mean", "share", "mean gate over heads and layers after training; null without gates"),
-    ("gate_spread", "share", "how far the gates lie apart; null without gates"),
-    ("corpus", "", "what the data was made from"),
-    ("python", "", "version"),
-    ("jax", "", "version"),
-    ("flax", "", "version"),
+    ("gate_spread", "share", "largest gate minus the smallest after training; null without gates"),
+    ("corpus", "", "description of the data"),
+    ("python", "", "version of Python"),
+    ("jax", "", "version of JAX"),
+    ("flax", "", "version of Flax"),
     ("package", "", "version of infini_jax"),
-    ("device", "", "that it ran on"),
+    ("device", "", "device that the run used"),
     ("finished", "", "UTC time, ISO 8601"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
@@ -70,10 +70,10 @@ RUNS = (
 CURVES = (
     ("folder", "", "as in runs"),
     ("run", "", "as in runs; runs that are not finished have curves, too"),
-    ("step", "steps", "of the optimiser so far"),
-    ("tokens", "tokens", "raw ones, trained on so far; null where the log does not say"),
+    ("step", "steps", "optimizer steps so far"),
+    ("tokens", "tokens", "raw tokens trained on so far; null where the log does not say"),
     ("metric", "", "what was measured, see metrics"),
-    ("value", "of the metric", "at this step"),
+    ("value", "of the metric", "value at this step"),
 )
 
 MEASURES = (
@@ -81,32 +81,32 @@ MEASURES = (
     ("run", "", "as in runs"),
     ("eval", "", "the evaluation, such as passkey"),
     ("metric", "", "what was measured, such as exact_match"),
-    ("value", "of the metric", "the figure: shares from 0 to 1, losses in nats a token"),
-    ("count", "", "trials or tokens behind it"),
-    ("low", "of the metric", "lower end of its 95 % interval, NaN where none is known"),
-    ("high", "of the metric", "upper end of it"),
-    ("labels", "", "what sets it apart from others of its metric (length, depth, layer, head ...), as JSON"),
+    ("value", "of the metric", "the figure: shares from 0 to 1, losses in nats per token"),
+    ("count", "", "number of trials or tokens behind the figure"),
+    ("low", "of the metric", "lower end of the 95 % interval, NaN where none is known"),
+    ("high", "of the metric", "upper end of the 95 % interval, NaN where none is known"),
+    ("labels", "", "labels that tell the figure from others of its metric (length, depth, layer, head ...), as JSON"),
 )
 
 METRICS = (
-    ("seconds", "s", "of training so far, over all restarts, without compiling"),
-    ("tokens_per_second", "tokens/s", "of the whole run so far"),
-    ("recent_tokens_per_second", "tokens/s", "since the line before, or since the restart"),
-    ("mfu", "share", "model FLOPs utilisation of those steps; only where the device's peak is known"),
-    ("loss", "nats/token", "of the scored tokens of this step"),
-    ("accuracy", "share", "of right predictions of this step"),
+    ("seconds", "s", "training time so far, over all restarts, without compiling"),
+    ("tokens_per_second", "tokens/s", "speed of the whole run so far"),
+    ("recent_tokens_per_second", "tokens/s", "speed since the line before, or since the restart"),
+    ("mfu", "share", "model FLOPs utilization since the line before; only where the device's peak is known"),
+    ("loss", "nats/token", "loss over the scored tokens of this step"),
+    ("accuracy", "share", "right predictions of this step"),
     ("gradient_norm", "", "Euclidean norm of the gradient before clipping"),
     ("gate_mean", "share", "mean over all memory gates"),
     ("gate_spread", "share", "largest gate minus the smallest"),
-    ("share", "share", "of the work that is done; of jobs that train no transformer"),
-    ("validation_loss", "nats/token", "of held-out documents, memory carried"),
-    ("validation_word_perplexity", "", "of them, the exponential of nats a word"),
-    ("validation_bits_per_byte", "bits/byte", "of them"),
-    ("validation_accuracy", "share", "of right predictions in them"),
-    ("validation_tokens", "tokens", "of them that were scored"),
-    ("validation_loss_reset", "nats/token", "of them, memory emptied at every segment"),
-    ("validation_loss_another", "nats/token", "of them, with another document's memory"),
-    ("validation_loss_from_N", "nats/token", "memory carried, from N to 2N - 1 tokens into the document"),
+    ("share", "share", "work that is done, for jobs that train no transformer"),
+    ("validation_loss", "nats/token", "loss of held-out documents, memory carried"),
+    ("validation_word_perplexity", "", "exponential of their nats per word, memory carried"),
+    ("validation_bits_per_byte", "bits/byte", "their bits per byte of text, memory carried"),
+    ("validation_accuracy", "share", "right predictions in held-out documents, memory carried"),
+    ("validation_tokens", "tokens", "scored tokens of held-out documents"),
+    ("validation_loss_reset", "nats/token", "loss of held-out documents, memory emptied at every segment"),
+    ("validation_loss_another", "nats/token", "loss of held-out documents, with another document's memory"),
+    ("validation_loss_from_N", "nats/token", "loss from N to 2N - 1 tokens into held-out documents, memory carried"),
 )
 
 TABLES: tuple[tuple[Any, tuple], ...] = (("runs", RUNS), ("curves", CURVES), ("measures", MEASURES), ("metrics", METRICS))

@@ -36,7 +36,7 @@ def recall_against_bytes(results: Results, task: str = "") -> Figure:
 
     Args:
       results: the tables of `load`.
-      task: one of `tasks(results)`; need not be named where there is one.
+      task: one of `tasks(results)`; may be left out where there is only one.
 
     Raises:
       ConfigError: the task is not there, or no run has a finite score.
@@ -49,7 +49,12 @@ def recall_against_bytes(results: Results, task: str = "") -> Figure:
 def loss_against_bytes(results: Results, task: str = "") -> Figure:
     """Held-out loss of the validation split, in nats per token, against bytes of memory.
 
-    Arguments and errors are those of `recall_against_bytes`.
+    Args:
+      results: the tables of `load`.
+      task: one of `tasks(results)`; may be left out where there is only one.
+
+    Raises:
+      ConfigError: the task is not there, or no run has a finite score.
     """
     found, rows = of_task(results, task)
     return against_bytes(found, rows, loss_of(rows[0].task))
@@ -60,8 +65,8 @@ def training_curves(results: Results, metric: str = "loss", task: str = "") -> F
 
     Args:
       results: the tables of `load`.
-      metric: such as loss or accuracy.
-      task: one of `tasks(results)`; need not be named where there is one.
+      metric: name of the metric, such as loss or accuracy.
+      task: one of `tasks(results)`; may be left out where there is only one.
 
     Raises:
       ConfigError: no run of the task has the metric, or the task is not there.
@@ -95,7 +100,7 @@ def tasks(results: Results) -> list[str]:
 def is_chosen(results: Results) -> list[bool]:
     """Whether validation chose the learning rate of each run in the table; only such runs are drawn.
 
-    Takes them out of a table of either library: `runs[is_chosen(found)]` or `runs.filter(is_chosen(found))`.
+    It selects rows of a table of either library: `runs[is_chosen(found)]` or `runs.filter(is_chosen(found))`.
     """
     lines = lines_of(results.runs)
     folders = by(lines, lambda line: line["folder"])
@@ -111,7 +116,7 @@ def against_bytes(found: Found, rows: Sequence[Row], score: Score) -> Figure:
 
 
 def of_task(results: Results, task: str) -> tuple[Found, list[Row]]:
-    """The runs of a task, or of the only one, and all that is known: (found, rows).
+    """(all that is known, rows of the task's runs), for the given task or the only one.
 
     Raises `ConfigError` where the task is not there, or there are several and none is named.
     """

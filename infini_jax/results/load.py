@@ -59,10 +59,10 @@ class Results:
     """Tables of one library, pandas or polars; `columns` says what stands in them.
 
     Attributes:
-      runs: one row per finished run.
-      curves: one row per run, step and metric, of all runs that left a log, also of those that are not finished.
-      measures: one row per figure of an evaluation.
-      columns: table, name, unit and meaning of every column and metric.
+      runs: table with one row per finished run.
+      curves: table with one row per run, step and metric, of all runs that left a log, finished or not.
+      measures: table with one row per figure of an evaluation.
+      columns: table of the name, unit and meaning of every column and metric.
     """
 
     runs: Any
@@ -76,8 +76,8 @@ class Place:
     """A folder that holds results.
 
     Attributes:
-      folder: its path.
-      is_study: whether it is a study's, otherwise a run's own.
+      folder: path of the folder.
+      is_study: whether the folder is a study's, otherwise a run's own.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -
 
     Args:
       path: a folder or several: of a study, of a run, or one that holds such folders.
-      library: of the tables, pandas or polars.
+      library: library of the tables, pandas or polars.
 
     Raises:
       ConfigError: there is no such folder, it holds no results, a file is damaged, or the library is missing.

@@ -17,7 +17,7 @@ DOTS = 96  # an inch: readable, and a notebook of ten figures stays small
 
 
 def use_look() -> None:
-    """Lets pyplot draw as reports do: the same colors, told apart with every common form of colour blindness."""
+    """Lets pyplot draw as reports do: the same colors, told apart with every common form of color blindness."""
     style.use({**LOOK, "axes.prop_cycle": cycler(color=COLOURS)})
 
 

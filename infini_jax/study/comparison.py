@@ -1,4 +1,4 @@
-"""What experiments share: the memories that are compared, at which bytes and learning rates, their floor and ceiling."""
+"""Parts that experiments share: the memories that are compared, their bytes and learning rates, their floor and ceiling."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ SMOKE_CODES = CapacityRun(  # a memory layer alone
 
 
 def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
-    """The settings of mechanisms as (variant, settings); of all in the registry between floor and ceiling where none is named.
+    """(variant, settings) of the named mechanisms; without names, of all in the registry between floor and ceiling.
 
     A mechanism that is added to the registry is compared too, with its default settings. Blocks and samples fit segments of
     `segment` tokens.
@@ -60,7 +60,7 @@ def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
 
 
 def code_memories() -> list[tuple[str, MemoryConfig]]:
-    """The settings of every mechanism in the registry as (variant, settings), for a memory layer alone that recalls codes."""
+    """(variant, settings) of every mechanism in the registry, for a memory layer alone that recalls codes."""
     settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
         "infini": (
             ("linear", InfiniConfig()),
@@ -77,26 +77,26 @@ def code_memories() -> list[tuple[str, MemoryConfig]]:
 
 
 def with_memory(base: RunConfig, memory: MemoryConfig, *names: str, variant: str = "") -> RunConfig:
-    """`base` with another memory, named after its task, mechanism, variant and `names`."""
+    """The run `base` with another memory, named after its task, mechanism, variant and `names`."""
     model = dataclasses.replace(base.model, memory=memory)
     name = "-".join(filter(None, (base.task, model.mechanism, variant, *names)))
     return dataclasses.replace(base, name=name, variant=variant, model=model)
 
 
 def at_window(base: RunConfig, window: int) -> RunConfig:
-    """`base` with a sliding window of `window` tokens."""
+    """The run `base` with a sliding window of `window` tokens, the floor."""
     return with_memory(base, LocalConfig(window=window), str(window))
 
 
 def at_ceiling(base: RunConfig, slots: int) -> RunConfig:
-    """`base` with full attention to the last `slots` tokens."""
+    """The run `base` with full attention to the last `slots` tokens, the ceiling."""
     return with_memory(base, FullConfig(slots=slots))
 
 
 def at_bytes(base: RunConfig, variant: str, memory: MemoryConfig, size: int, axis: str = "") -> RunConfig:
-    """`base` with the largest memory of at most `size` bytes per sequence, grown along `axis`.
+    """The run `base` with the largest memory of at most `size` bytes per sequence, grown along `axis`.
 
-    Raises `ConfigError` where none is so small, or the memory does not grow along `axis`.
+    Raises `ConfigError` where even the smallest memory does not fit, or the memory does not grow along `axis`.
     """
     run = with_memory(base, memory, axis, f"{size // 1024}k", variant=variant)
     return dataclasses.replace(run, model=run.model.at_bytes(size, axis))
@@ -109,10 +109,10 @@ class Comparison:
     Attributes:
       base: settings of all runs, without their memory and learning rate.
       sizes: bytes per sequence of the memories.
-      rates: learning rates, of which validation chooses.
-      window: tokens that the floor sees, fewer than what is asked about is away.
-      slots: tokens that the ceiling holds, as many as the longest text that is asked about.
-      seeds: number of seeds of every point.
+      rates: learning rates, among which validation chooses.
+      window: number of tokens that the floor sees, fewer than the distance to what is asked about.
+      slots: number of tokens that the ceiling holds, as many as the longest text that is asked about.
+      seeds: number of seeds per point.
     """
 
     base: RunConfig
@@ -124,12 +124,12 @@ class Comparison:
 
     @property
     def held_equal(self) -> tuple[tuple[str, str], ...]:
-        """The lines for the report about what all runs spend, and how their rates were chosen: (name, value)."""
+        """(name, value) lines for the report about what all runs spend, and how their rates were chosen."""
         budget, train = self.base.budget, self.base.train
         return (
-            ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens a step"),
+            ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens per step"),
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in self.rates)}, chosen on validation"),
-            ("optimiser", "AdamW, warm-up and cosine"),
+            ("optimizer", "AdamW, warm-up and cosine"),
         )
 
     def on(self, data: DataConfig) -> "Comparison":
@@ -138,7 +138,7 @@ class Comparison:
         return dataclasses.replace(self, base=dataclasses.replace(self.base, data=data, model=model))
 
     def runs(self, *names: str) -> tuple[RunConfig, ...]:
-        """The runs of the floor, of the ceiling, and of the named mechanisms, or of all."""
+        """The runs of the floor, of the ceiling, and of the named mechanisms; of all mechanisms where none is named."""
         compared = memories(self.base.model.segment, *names)
         sized = [at_bytes(self.base, variant, memory, size) for variant, memory in compared for size in self.sizes]
         points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]

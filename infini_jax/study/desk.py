@@ -1,4 +1,4 @@
-"""Where the jobs of a study lie and who is at which: folders, claims, failures.
+"""The desk of a study: the folders of its jobs, the claims of workers, failures.
 
 A job is done when its row.parquet is there, and finished when all that is measured of it is there too. A file that was cut
 short counts as missing. A claim is a lock that the system releases when its process dies, so that no two workers, of one
@@ -40,10 +40,10 @@ class Desk:
     """The place where the jobs of a study are worked on.
 
     Attributes:
-      folder: of the study.
-      study: name for the rows' column.
-      evaluations: of the study.
-      session: this call's mark on its failures.
+      folder: folder of the study.
+      study: name for the rows' column `study`.
+      evaluations: evaluations of the study.
+      session: mark of this call on its failures.
     """
 
     folder: Path
@@ -88,9 +88,9 @@ class Desk:
 
     @contextlib.contextmanager
     def claim(self, job: Job) -> Iterator[bool]:
-        """A context that holds the job's lock and tells whether the job is ours.
+        """A context that holds the job's lock; its value tells whether the job is this worker's to do.
 
-        It is where the job is not finished, has not failed in this call, and nobody else is at it.
+        It is unless the job is finished, has failed in this call, or is claimed by another worker.
         """
         self.of(job).path.mkdir(parents=True, exist_ok=True)
         with self.of(job).lock.open("a+") as lock:

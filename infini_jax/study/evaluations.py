@@ -1,4 +1,4 @@
-"""What is measured of a run once it is trained: which evaluations, in which files, and what of them is missing."""
+"""Evaluations of a study's trained runs: which apply, in which files their figures lie, and which are missing."""
 
 import hashlib
 import json

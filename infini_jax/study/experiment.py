@@ -1,4 +1,4 @@
-"""Finds an experiment: a module with a function `study()` that returns a `Study`, or `study(scale)` where it has scales."""
+"""Experiments by name or file: modules with a function `study()`, or `study(scale)`, that returns a `Study`."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""What a study is made of: jobs, each with settings, a folder and one row in the table. One row of `JOB_KINDS` a kind of job.
+"""Jobs, of which a study is made: each has settings, a folder and one row in the table. Each kind has a row in `JOB_KINDS`.
 
 A job is a frozen dataclass of everything that decides its result. Most are `RunConfig`, a transformer that is trained; others
 need no transformer: a memory layer alone, random codes without any training. A new kind is
@@ -29,13 +29,13 @@ class Job(Protocol):
     """The members that every kind of job has.
 
     Attributes:
-      name: of the job and of its folder, a file name that no other job of the study has.
-      version: raised where the same name should mean something new.
-      seed: of everything that is drawn.
-      variant: what sets it apart from others of its mechanism in tables, or "".
-      task: what it is asked, such as mqar or capacity.
-      mechanism: what it is asked of, such as infini.
-      memory_bytes: carried bytes per sequence, all layers.
+      name: name of the job and of its folder, a file name that no other job of the study has.
+      version: version of the name; raise it when the same name should mean something new.
+      seed: seed of everything that is drawn.
+      variant: name that tells the job from others of its mechanism in tables, or "".
+      task: name of the task, such as mqar or capacity.
+      mechanism: name of the mechanism, such as infini.
+      memory_bytes: bytes of memory per sequence, all layers together.
     """
 
     @property
@@ -73,7 +73,7 @@ class Job(Protocol):
         ...
 
     def with_learning_rate(self, rate: float) -> "Job":
-        """This job at another learning rate; asked of jobs that learn, and of no others."""
+        """This job at another learning rate; called for jobs that learn, and for no others."""
         ...
 
 
@@ -82,12 +82,12 @@ class JobKind:
     """A kind of job.
 
     Attributes:
-      settings: class of its settings.
-      execute: "module:function" that does it, imported by the worker that needs it.
+      settings: class of the job's settings.
+      execute: "module:function" that does the job, imported by the worker that needs it.
       planned_flops: training FLOPs that a job will spend (forward FLOPs where nothing is trained), counted; None where only
         its device can tell. Raises `ConfigError` where the job can spend nothing.
-      measures_itself: whether executing it also writes figures, to `RunFolder.own_measures`.
-      scored_by: what jobs whose `task` is the kind's name are compared by; for runs their data say it.
+      measures_itself: whether executing the job also writes figures, to `RunFolder.own_measures`.
+      scored_by: figure by which jobs whose `task` is the kind's name are compared; for runs their data say it.
     """
 
     settings: type
@@ -125,10 +125,9 @@ def kind_name(job: Job) -> str:
 
 
 def planned_flops(job: Job) -> float | None:
-    """Training FLOPs that a job will spend, counted; forward FLOPs where nothing is trained, None where only its device can
-    tell.
+    """Training FLOPs that a job will spend, counted; None where only its device can tell.
 
-    Raises `ConfigError` where the job can spend nothing.
+    Where nothing is trained they are forward FLOPs. Raises `ConfigError` where the job can spend nothing.
     """
     return JOB_KINDS[kind_name(job)].planned_flops(job)
 
@@ -139,12 +138,12 @@ def measures_itself(job: Job) -> bool:
 
 
 def execute_job(job: Job, folder: Path, study: str) -> Row:
-    """Does a job and returns its row; `study` is the name for the row's column.
+    """Does a job and returns its row; `study` is the name for the row's column `study`.
 
-    What its kind does with `RunFolder(folder)`: `write_config(job.to_dict())`; do the work, going on from what an earlier call
-    left if it can; leave figures of its own with `write_measures(job.name, found, own_measures)`; and write `write_rows([row],
-    row)` last, because a row says that all before it is there. metrics.jsonl, where it leaves one, has a line of JSON with
-    "step" and "share" (done, 0 to 1) for progress.
+    The function of the job's kind has these duties in `RunFolder(folder)`: `write_config(job.to_dict())`; do the work, going
+    on from what an earlier call left if it can; leave figures of its own with `write_measures(job.name, found, own_measures)`;
+    and `write_rows([row], row)` last, because a row says that all before it is there. Where it leaves a metrics.jsonl, each
+    line is a JSON object with "step" and "share" (done, 0 to 1) for progress.
 
     Raises `ConfigError`, `TrainingDiverged` or `CheckpointError` for what a user can mend.
     """
@@ -159,6 +158,6 @@ def job_to_plain(job: Job) -> dict[str, Any]:
 
 
 def job_from_plain(plain: dict[str, Any]) -> Job:
-    """The inverse of `job_to_plain`. Raises `ConfigError` for an unknown kind."""
+    """The job of JSON values, the inverse of `job_to_plain`. Raises `ConfigError` for an unknown kind."""
     settings = {name: value for name, value in plain.items() if name != "kind"}
     return lookup("kind", plain.get("kind", RUN), JOB_KINDS).settings.from_dict(settings)

@@ -1,4 +1,4 @@
-"""What a study will do and spend, before it runs."""
+"""The planned spending of a study: steps, tokens and FLOPs, before it runs."""
 
 import dataclasses
 from typing import Any
@@ -20,10 +20,10 @@ class Spending:
     """The planned spending of one job; None stands for what is not known before it runs, or what it does not have.
 
     Attributes:
-      steps: of training.
-      tokens: of training.
+      steps: number of training steps.
+      tokens: number of training tokens.
       flops: training FLOPs.
-      evaluations: each with its forward FLOPs.
+      evaluations: (evaluation, its forward FLOPs) pairs.
     """
 
     steps: int | None

@@ -1,8 +1,8 @@
-"""A study: a list of jobs -> finished results. Resumable, with jobs side by side in processes of their own.
+"""Studies: lists of jobs to finished results, resumable, with jobs side by side in processes of their own.
 
-Results live in `<folder>/runs/<name>/`; a job is finished when its row.parquet and all that is measured of it are there, and
-is then never done again. Workers claim a job by a lock that the system releases when they die, so that two of them, or two
-studies on one folder, never do the same one twice.
+Results live in `<folder>/runs/<name>/`; a job is finished when its row.parquet and the figures of its evaluations are there,
+and is then never done again. Workers claim a job by a lock that the system releases when they die, so that two workers, or two
+studies on one folder, never do the same job twice.
 """
 
 import contextlib
@@ -43,13 +43,13 @@ class Study:
     """The jobs that answer one question, and the evaluations of their models.
 
     Attributes:
-      name: of the question and its folder.
-      question: that the study answers.
-      runs: jobs of any kind, see jobs.py.
-      held_equal: what is the same in all runs, for the report: (name, value).
-      evaluations: what is measured of every run they apply to once it is trained.
-      scale: of an experiment that has several, or "".
-      own_code: the user's Python file that made the study and registers what it needs, or "".
+      name: name of the study and of its folder.
+      question: question that the study answers, for the report.
+      runs: jobs of any kind, see `infini_jax.study.jobs`.
+      held_equal: (name, value) pairs of what is the same in all runs, for the report.
+      evaluations: evaluations of trained runs, each made of every run to which it applies.
+      scale: scale of an experiment that has several, or "".
+      own_code: path of the user's Python file that made the study and registers what it needs, or "".
 
     Raises:
       ConfigError: no run, two of the same name, or settings that cannot work.
@@ -82,7 +82,7 @@ class Study:
 
     @property
     def command(self) -> str:
-        """The command that does the study, where it is one of experiments/."""
+        """The command that does the study, where it is one in experiments/."""
         return f"infini-jax study {self.name}" + (f" --scale {self.scale}" if self.scale else "")
 
     def evaluations_of(self, run: Job) -> tuple[Evaluation, ...]:
@@ -110,7 +110,7 @@ def save_study(study: Study, folder: Path) -> None:
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
-    """The study in a folder: (study, its rows so far, its failures). Raises `ConfigError` where there is none."""
+    """(study, its rows so far, its failures) of the study in a folder. Raises `ConfigError` where there is none."""
     file = StudyFolder(folder).study
     require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
     plain = json.loads(file.read_text())
@@ -131,7 +131,7 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
 
 @contextlib.contextmanager
 def errors_of(run: Job) -> Iterator[None]:
-    """Puts the run's name in front of a `ConfigError`."""
+    """A context that puts the run's name in front of a `ConfigError`."""
     try:
         yield
     except ConfigError as error:
@@ -140,9 +140,9 @@ def errors_of(run: Job) -> Iterator[None]:
 
 
 def check_same_settings(study: Study, desk: Desk) -> None:
-    """Checks that no finished run had other settings under the same name: results are never mixed.
+    """Checks that no finished run in the folder had other settings under the same name: results are never mixed.
 
-    Raises `ConfigError` where one had.
+    Raises `ConfigError` where a run had.
     """
     for run in study.runs:
         if desk.is_done(run):
@@ -189,7 +189,7 @@ def missing_of(study: Study, folder: Path) -> tuple[Job, ...]:
 
 
 def part_of(runs: tuple[Job, ...], number: int, count: int) -> tuple[Job, ...]:
-    """All runs, beginning with a worker's own part: those that share programs stand together."""
+    """All runs, beginning with the part of worker `number` of `count`; runs that share programs stand together."""
     begin = number * len(runs) // count
     return runs[begin:] + runs[:begin]
 
@@ -239,7 +239,7 @@ def do(desk: Desk, run: Job) -> None:
 
 
 def die_with_parent() -> None:
-    """Ends this process when the process that started it is gone, however that one ended: nobody would stop it any more."""
+    """Ends this process when its parent process is gone, however that ended, as nobody would stop it any more."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -252,10 +252,10 @@ def run_study(
     """Does what is missing of a study, writes results.parquet, measures.parquet and failed.json, and returns (rows, failures).
 
     Args:
-      study: what to do.
-      folder: of the study.
-      jobs: worker processes; on a CPU the cores are dealt to them.
-      watch: called twice a second with the desk, for progress.
+      study: the study.
+      folder: folder of the study.
+      jobs: number of worker processes; on a CPU the cores are dealt to them.
+      watch: function that is called twice per second with the desk, for progress.
 
     Raises:
       ConfigError: finished runs have other settings, or `jobs` is below one.
@@ -322,9 +322,9 @@ def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
 
 
 def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
-    """Writes the tables and the list of what is not finished: (rows, failures).
+    """Writes the tables and the list of unfinished runs: (rows, failures).
 
-    A run whose row is there but not all of its figures is in both.
+    A run with a row but without all of its figures is in both.
     """
     rows = write_tables(study, desk)
     missing = [run for run in study.runs if not desk.is_finished(run)]

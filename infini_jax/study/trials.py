@@ -1,6 +1,7 @@
-"""The learning rate of each point, chosen on validation; every trial is a run like any other and is counted.
+"""Trials of learning rates, among which validation chooses for each point; every trial is a run like any other and is counted.
 
-Memories that are recurrent over the document are narrow in it, so that one rate for all would compare rates, not memories.
+Memories that are recurrent over the document work at few learning rates, so that one rate for all would compare rates, not
+memories.
 """
 
 import dataclasses

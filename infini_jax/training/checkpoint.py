@@ -1,4 +1,4 @@
-"""Checkpoints of a run: parameters, optimiser, carried memory and place in the data, saved while training goes on.
+"""Checkpoints of a run: parameters, optimizer, carried memory and place in the data, saved while training goes on.
 
 The only file that imports orbax. A step's folder appears at once or not at all, so what is there is whole; what a disk or a
 person damages later is refused in one line, and the one before it is offered. `batch(step)` is a pure function, so the step is
@@ -50,10 +50,10 @@ class Saving:
     """The times at which a run is saved besides its end, and which checkpoints are kept.
 
     Attributes:
-      every_minutes: between two checkpoints; 0 saves none by time.
-      every_steps: between two checkpoints; 0 saves none by count.
-      keep: newest checkpoints kept; at least 2, so that a damaged one has a whole one before it.
-      keep_every: steps whose multiples are kept for good; 0 keeps none.
+      every_minutes: minutes between two checkpoints; 0 saves none by time.
+      every_steps: steps between two checkpoints; 0 saves none by count.
+      keep: number of newest checkpoints kept; at least 2, so that a damaged one has a whole one before it.
+      keep_every: number of steps whose multiples are kept for good; 0 keeps none.
     """
 
     every_minutes: float = 10.0
@@ -70,12 +70,12 @@ class Saving:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-      step: last step that was done.
-      seconds: of training, over all restarts.
-      compile_seconds: of compiling, over all restarts.
+      step: number of steps that were done.
+      seconds: seconds of training, over all restarts.
+      compile_seconds: seconds of compiling, over all restarts.
       last: last line of metrics.
     """
 
@@ -86,7 +86,7 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder; a context, which finishes the save under way before it closes."""
+    """The checkpoints of one run's folder; a context that finishes the save under way before it closes."""
 
     def __init__(self, run: RunConfig, folder: Path, saving: Saving = Saving()):
         self.run, self.folder, self.saving = run, RunFolder(folder).checkpoints.absolute(), saving
@@ -188,7 +188,10 @@ class Checkpoints:
         return self._progress(meta), found[STATE], found[MEMORY]
 
     def progress(self) -> Progress:
-        """The progress at the checkpoint to go on from, at step 0 without one. Raises `CheckpointError` as `restore` does."""
+        """The progress at the checkpoint to go on from, at step 0 without one.
+
+        Raises `CheckpointError` where the checkpoint is damaged, of another config, or of another format.
+        """
         step = self._newest()
         return Progress() if step is None else self._progress(self._meta(step))
 
@@ -284,9 +287,16 @@ class FinishedCheckpoints(Checkpoints):
         self._manager.close()
 
     def restore_part(self, part: str, shapes: Any, step: int | None = None) -> tuple[int, Any]:
-        """One of `LEARNED` without the rest of the state: (step, part).
+        """(step, part) of a checkpoint, by default the one to go on from, without the rest of the state.
 
-        Arguments and errors are those of `Checkpoints.restore`.
+        Args:
+          part: a name in `LEARNED`.
+          shapes: the part as `jax.ShapeDtypeStruct`, with the shardings that its arrays shall get.
+          step: step of the checkpoint, None for the one to go on from.
+
+        Raises:
+          CheckpointError: the checkpoint is damaged, of another config, or of another format.
+          ConfigError: the run has checkpoints, but none of `step`.
         """
         steps = self.steps()
         require(bool(steps), "run", f"{self.folder.parent} has no finished checkpoint", "wait for the first, or train it")
@@ -306,7 +316,7 @@ class FinishedCheckpoints(Checkpoints):
 
 
 def unless_closed(hook: Callable[[Any], None]) -> Callable[[Any], None]:
-    """An `unraisablehook` like `hook`, but silent about writes of a failed save for which orbax no longer waits."""
+    """The `unraisablehook` `hook`, silenced about writes of a failed save for which orbax no longer waits."""
     return lambda unraised: None if "Event loop is closed" in str(unraised.exc_value) else hook(unraised)
 
 

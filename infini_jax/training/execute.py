@@ -88,9 +88,9 @@ def execute(
 
 @contextlib.contextmanager
 def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
-    """The metrics log, opened to write behind its last line of at most `step`: later lines are written again.
+    """A context with the metrics log, opened behind its last line of at most `step`: later lines are written again.
 
-    So are the scores of held-out data at `step`, which come after its checkpoint.
+    The scores of held-out data at `step` are written again too, because they come after its checkpoint.
     """
 
     def is_kept(line: dict[str, float]) -> bool:
@@ -105,7 +105,7 @@ def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def nowhere() -> Iterator[TextIO]:
-    """An open file that keeps nothing, for the metrics of all processes but the first."""
+    """A context with an open file that keeps nothing, for the metrics of all processes but the first."""
     with open(os.devnull, "w") as opened:
         yield opened
 

@@ -19,9 +19,9 @@ class Scores:
     """Sums over scored tokens.
 
     Attributes:
-      loss: nats, weighted.
-      correct: right top-1 predictions, weighted.
-      tokens: scored tokens: the sum of their weights.
+      loss: sum of weighted nats.
+      correct: weighted number of right top-1 predictions.
+      tokens: number of scored tokens, the sum of their weights.
     """
 
     loss: jax.Array
@@ -35,7 +35,7 @@ class Scores:
 
 
 def score_tokens(logits_BxSxV: jax.Array, part: Batch) -> Scores:
-    """Cross-entropy and top-1 hits of the scored tokens."""
+    """The sums of cross-entropy, in nats, and of top-1 hits over the scored tokens."""
     nats_BxS = optax.softmax_cross_entropy_with_integer_labels(logits_BxSxV, part.targets)
     hit_BxS = logits_BxSxV.argmax(axis=-1) == part.targets
     return Scores(loss=(nats_BxS * part.weights).sum(), correct=(hit_BxS * part.weights).sum(), tokens=part.weights.sum())

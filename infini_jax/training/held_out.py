@@ -1,4 +1,4 @@
-"""What a run scores on held-out data: while it is trained, and at its end."""
+"""Scores of a run on held-out data, while it is trained and at its end."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,10 +16,10 @@ class HeldOutScores:
     """Scores of a run on held-out data.
 
     Attributes:
-      loss: nats per token of the validation split.
-      accuracy: share of right predictions there.
-      test_loss: nats per token of the test split, None without one.
-      test_accuracy: share of right predictions there, None without one.
+      loss: nats per scored token of the validation split.
+      accuracy: share of right predictions on the validation split.
+      test_loss: nats per scored token of the test split, None without one.
+      test_accuracy: share of right predictions on the test split, None without one.
     """
 
     loss: float

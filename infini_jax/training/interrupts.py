@@ -1,4 +1,4 @@
-"""Signals that end a run: it is saved first."""
+"""Signals that end a run after it is saved."""
 
 import contextlib
 import signal

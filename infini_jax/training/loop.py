@@ -30,9 +30,9 @@ class Finished:
     Attributes:
       state: the state after the last step.
       learned: the parameters to evaluate, whole on every device.
-      steps: steps that were done.
-      seconds: of training, without compiling and without examining.
-      compile_seconds: of compiling.
+      steps: number of steps that were done.
+      seconds: seconds of training, without compiling and without examining.
+      compile_seconds: seconds of compiling.
       last: last line of metrics.
     """
 
@@ -57,8 +57,8 @@ def train(
     Args:
       run: settings of the run.
       log: gets the metric lines.
-      checkpoints: where the run is saved, and where it goes on from if there is something; the end is always saved.
-      stop: asked after every step; the run is saved and `Stopped` raised where it says so.
+      checkpoints: checkpoints to which the run is saved, and from which it goes on if there are any; the end is always saved.
+      stop: function that is asked after every step; where it is true, the run is saved and `Stopped` is raised.
       examine: gets the step and the learned parameters every `train.evaluate_every` steps and at the last, behind the
         checkpoint of the step. A run that goes on from such a step begins with it, because it may have been stopped before it
         was done.
@@ -67,8 +67,8 @@ def train(
     Raises:
       ConfigError: the budget pays for no step, or the state cannot fit.
       TrainingDiverged: the loss is no longer finite; the last good checkpoint stays.
-      CheckpointError: one cannot be read or written.
-      Stopped: `stop` said so.
+      CheckpointError: a checkpoint cannot be read or written.
+      Stopped: `stop` was true.
     """
     layout = layout_of(run, sharding)
     training = Training(run, layout)
@@ -122,7 +122,7 @@ def is_examined(run: RunConfig, number: int, steps: int) -> bool:
 
 
 def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainState, Progress]:
-    """The state to go on from and the progress behind it: the newest checkpoint, or a fresh start."""
+    """(state to go on from, progress so far), from the newest checkpoint or a fresh start."""
     shapes = training.shapes
     found = checkpoints and checkpoints.restore(dataclasses.replace(shapes, carry=None), shapes.carry)
     if found:

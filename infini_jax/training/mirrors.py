@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Mirroring:
-    """The trackers that metrics are copied to. Not part of a run's identity: it does not change the run.
+    """Settings of the copies of metrics for trackers. They do not change the run and are no part of its identity.
 
     Attributes:
-      to: trackers, none by default; each needs the extra of its name, such as `pip install 'infini_jax[wandb]'`.
-      project: in the trackers, for the runs that belong together.
+      to: names of trackers, none by default; each needs the extra of its name, such as `pip install 'infini_jax[wandb]'`.
+      project: name of the project in the trackers, for runs that belong together.
     """
 
     to: tuple[Tracker, ...] = ()
@@ -50,7 +50,7 @@ class Mirroring:
         require_file_name("mirrors.project", self.project)
 
     def check(self) -> None:
-        """Raises `ConfigError` for a tracker that is not installed."""
+        """Checks the settings: raises `ConfigError` for a tracker that is not installed."""
         for name in self.to:
             missing = [module for module in TRACKERS[name].needs if importlib.util.find_spec(module) is None]
             require(not missing, "mirrors.to", f"{name} is not installed", installs(name))
@@ -86,7 +86,7 @@ class Mirrors:
 
 
 def identity(folder: Path, run: RunConfig) -> str:
-    """The run's id in all trackers, made once and kept in its folder, so that a run that goes on keeps it."""
+    """The id of a run in all trackers, made once and kept in its folder, so that a run that goes on keeps it."""
     file = folder / IDENTITY_FILE
     if not file.exists():
         write_at_once(json.dumps({"id": f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"}) + "\n", file)

@@ -1,6 +1,6 @@
-"""The optimiser of a run: one of `infini_jax.config.optimisers`, the memory's gates apart, with their own rate.
+"""The optimizer of a run: one of `infini_jax.config.optimisers`, with a learning rate of its own for the memory's gates.
 
-Schedules are linear in the rate, and so are the updates. The rates therefore stand in the optimiser's state and not in the
+Schedules are linear in the rate, and so are the updates. The rates therefore stand in the optimizer's state and not in the
 compiled step, which trials of several rates share.
 """
 
@@ -15,7 +15,7 @@ from infini_jax.model.transformer import memory_parameters
 
 
 def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
-    """Share of the learning rate by step, for a run of `steps`."""
+    """The share of the learning rate by step, for a run of `steps` steps."""
     return SCHEDULES[train.schedule](steps, max(1, round(train.warmup * steps)))
 
 
@@ -25,10 +25,10 @@ def names_of(path: tuple) -> tuple[str, ...]:
 
 
 def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.GradientTransformation:
-    """The optimizer of a run, behind a clip of the global gradient norm; gates apart, which never leave 0.5 at the common
-    rate.
+    """The optimizer of a run of `steps` steps, behind a clip of the global gradient norm.
 
-    Weight decay leaves out embedding, vectors, scalars, gates and the parameters that the mechanisms of `model` declare so.
+    Gates have their own rate, because they never leave 0.5 at the common one. Weight decay leaves out embedding, vectors,
+    scalars, gates and the parameters that the mechanisms of `model` declare in `no_decay`.
     """
     gates, no_decay = memory_parameters(model, "gates"), memory_parameters(model, "no_decay")
 

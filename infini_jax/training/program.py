@@ -1,4 +1,4 @@
-"""A run's training as one program: what is derived of its settings and of the devices, each once.
+"""A run's training as one program: all that follows from its settings and devices, each derived once.
 
 A step takes `train.sequence` tokens of every row through the segments; the memory goes on into the next step without
 gradient, so a document that is longer than the sequence is still read with its past.
@@ -30,11 +30,11 @@ class TrainState:
     """The state of training, on the devices.
 
     Attributes:
-      step: steps that were done, int32.
-      params: parameters.
+      step: number of steps that were done, int32.
+      params: parameters of the model.
       optimiser: state of the optimizer.
       average: moving average of the parameters, or None.
-      carry: what the streams of the rows carry into the next step.
+      carry: state that the rows' streams carry into the next step.
     """
 
     step: jax.Array
@@ -50,7 +50,7 @@ class TrainState:
 
 
 def rows_of(run: RunConfig, split: Split) -> Rows:
-    """The rows that a run reads of a split; held-out rows are the same whatever the seed, so that runs compare."""
+    """The rows that a run reads of a split; held-out rows do not depend on the seed, so that runs compare."""
     return Rows(run.train.batch, run.train.sequence, run.seed if split == "train" else 0, split)
 
 
@@ -76,7 +76,7 @@ class Program:
 
 
 class Training:
-    """The parts that training derives from a run's settings and the layout of its devices; each is made when it is asked for.
+    """The training of a run on a layout of devices: data, state, step and shardings, each made when it is asked for.
 
     Args:
       run: settings of the run; its budget must have a number of steps, see `infini_jax.training.timed_budget` for seconds.
@@ -185,7 +185,7 @@ class Training:
 
 @functools.lru_cache(maxsize=1)
 def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
-    """The compiled step, kept for the next run, which mostly has an equal program."""
+    """The compiled step of a program, cached for the next run with an equal program."""
     training = program.training
     return training.step.lower(training.shapes, program.batch).compile()
 

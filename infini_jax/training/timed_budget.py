@@ -1,4 +1,4 @@
-"""Seconds of the device at hand -> optimiser steps: timed once, kept in the run's folder, the same after every restart.
+"""Budgets in seconds as optimizer steps: timed once on the device at hand, kept in the run's folder for every restart.
 
 Schedules of the learning rate need the number of steps before the first one, so that a run cannot simply stop when its time
 is up. Seconds are those of `Row.seconds`: training with its data, without compiling and without scoring held-out data.
@@ -23,9 +23,9 @@ SHARE = 0.05  # of the budget that timing may take where a few steps take less
 
 
 def with_steps(run: RunConfig, folder: Path, sharding: Sharding = ROWS_ALONE) -> RunConfig:
-    """The run with its budget of seconds as steps: those of an earlier call in `folder`, or timed now; other runs unchanged.
+    """The run with its budget of seconds as steps: those of an earlier call in `folder`, or timed now.
 
-    Raises `ConfigError` where the seconds do not pay for one step.
+    A run with another budget is returned unchanged. Raises `ConfigError` where the seconds do not pay for one step.
     """
     if run.budget.unit != "seconds" or run.budget.steps:
         return run

@@ -21,11 +21,11 @@ class Origin:
 
     Attributes:
       id: the run's id in the trackers, the same whenever the run goes on.
-      name: of the run.
-      project: of the runs that belong together.
-      folder: of the run.
+      name: name of the run.
+      project: project of the runs that belong together.
+      folder: folder of the run.
       config: settings of the run as plain values.
-      after: the step it goes on from, 0 for a new run.
+      after: step from which the run goes on, 0 for a new run.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Mirror(Protocol):
 
 
 class TensorBoard:
-    """Event files in <run>/tensorboard, written by tensorboardX, which needs no TensorFlow."""
+    """The tracker TensorBoard: event files in <run>/tensorboard, written by tensorboardX, which needs no TensorFlow."""
 
     needs = ("tensorboardX",)
 
@@ -80,9 +80,9 @@ class TensorBoard:
 
 
 class WandB:
-    """Weights & Biases. Without a login or a network its files stay in <run>/wandb until `wandb sync` takes them.
+    """The tracker Weights & Biases. Without a login or a network its files stay in <run>/wandb until `wandb sync` sends them.
 
-    The environment variables of wandb hold (WANDB_MODE, WANDB_ENTITY, ...).
+    The environment variables of wandb (WANDB_MODE, WANDB_ENTITY, ...) apply.
     """
 
     needs = ("wandb",)
@@ -132,7 +132,7 @@ class WandB:
 
 
 class Trackio:
-    """trackio: a local database (TRACKIO_DIR), or a Space where TRACKIO_SPACE_ID names one."""
+    """The tracker trackio: a local database (TRACKIO_DIR), or a Space where TRACKIO_SPACE_ID names one."""
 
     needs = ("trackio",)
 
@@ -161,7 +161,7 @@ class Trackio:
 
 
 class MLflow:
-    """MLflow: the server in MLFLOW_TRACKING_URI, or the database mlflow.db in the folder that the command is called in."""
+    """The tracker MLflow: the server in MLFLOW_TRACKING_URI, or the database mlflow.db in the current folder."""
 
     needs = ("mlflow", "sqlalchemy", "alembic")
     TAG = "infini_jax.id"

@@ -1,4 +1,4 @@
-"""What a run left in its folder, for those who only read it: settings, parameters, tokenizer."""
+"""Settings, parameters and tokenizer of a trained run, read from its folder."""
 
 import contextlib
 import dataclasses
@@ -23,9 +23,9 @@ class Trained:
     """A run at one of its checkpoints.
 
     Attributes:
-      folder: of the run.
+      folder: folder of the run.
       run: settings of the run.
-      step: of the checkpoint.
+      step: step of the checkpoint.
       params: the parameters, those of the moving average if the run has one.
     """
 
@@ -88,7 +88,7 @@ def flattened(settings: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def unreadable_told(folder: Path) -> Iterator[None]:
-    """Turns errors of reading settings into one line. Raises `ConfigError`."""
+    """A context that turns errors of reading settings into a `ConfigError` of one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""The figures F1 to F10, each from whatever was measured; one whose data do not exist says what would measure it."""
+"""The figures F1 to F10, each from what was measured; a figure without data says what would measure it."""
 
 from collections.abc import Callable
 

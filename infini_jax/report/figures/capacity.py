@@ -159,7 +159,7 @@ def n50(found: Found, styles: dict[Series, Style]) -> Figures:
         ticks = sorted({2.0 ** round(math.log2(point.row.memory_bytes)) for point in measured})
         axes.set_xticks(ticks[:: math.ceil(len(ticks) / 7)], [human_bytes(t) for t in ticks[:: math.ceil(len(ticks) / 7)]])
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel("memory a sequence")
+        axes.set_xlabel("memory per sequence")
         axes.set_ylabel("n50, pairs")
         legend(figure, [key(styles[s], names[s]) for s in drawn])
     table = Table(

@@ -94,7 +94,7 @@ def after_training(tasks: dict[str, list[Row]], styles: dict[Series, Style]) -> 
                     gates = [row.gate_mean for row in mine if row.gate_mean is not None]
                     draw_seeds(axes, [place(row.memory_bytes) for row in mine], gates, styles[series])
         entries = [key(styles[series], label_of(series)) for series in drawn]
-        name_panels(figure, entries, "memory a sequence, all layers", "mean gate")
+        name_panels(figure, entries, "memory per sequence, all layers", "mean gate")
     return Drawn(
         "F10",
         "Mean gate after training",
@@ -112,8 +112,8 @@ def while_training(task: str, rows: list[Row], found: Found, styles: dict[Series
         f"F10-training-{task}",
         f"Mean gate during training: {task}",
         training_curves(rows, found.metrics, "gate_mean", "mean gate", styles),
-        f"Mean gate over heads and layers of every run, one line a seed. {MEANING} The thinner and paler a line, the smaller "
-        "the memory.",
-        f"Mean gate of every run of {task} against tokens trained on, one panel a mechanism.",
+        f"Mean gate over heads and layers of every run, one line per seed. {MEANING} The thinner and paler a line, the "
+        "smaller the memory.",
+        f"Mean gate of every run of {task} against tokens trained on, one panel per mechanism.",
         tuple(rows),
     )

@@ -137,7 +137,7 @@ def one_gain(identity: str, title: str, of: list[Point], styles: dict[Series, St
             for n, series in enumerate(drawn):
                 shift = (n - (len(drawn) - 1) / 2) * 0.8 / len(drawn)
                 draw_gains(axes, [point for point in group if point.series == series], classes[kind], shift, styles[series])
-        name_panels(figure, [key(styles[series], label_of(series)) for series in drawn], "gain, nats a token", "")
+        name_panels(figure, [key(styles[series], label_of(series)) for series in drawn], "gain, nats per token", "")
     return Drawn(
         identity,
         title,

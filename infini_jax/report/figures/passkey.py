@@ -1,6 +1,6 @@
 """F5, heat maps of what is found again: passkeys by length x novelty and length x depth, needles by length x kind.
 
-One panel a mechanism, the values in the cells.
+One panel per mechanism, with the values in the cells.
 """
 
 import statistics

@@ -59,7 +59,7 @@ def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles:
                 axes.axhline(chances[setting], color=INK, linestyle=(0, (2, 3)), linewidth=1.0, zorder=1)
         entries = [key(styles[series], label_of(series)) for series in drawn] + [rule("chance")] * bool(chances)
         score = of[0].measure.metric.replace("_", " ")
-        name_panels(figure, entries, "memory a sequence, all layers", f"{score}, %")
+        name_panels(figure, entries, "memory per sequence, all layers", f"{score}, %")
     rows = tuple({point.row.run: point.row for point in of}.values())
     is_equal, flops = equality(rows)
     left = len(settings) - len(chosen)

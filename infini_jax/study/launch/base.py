@@ -1,4 +1,4 @@
-"""The interface of a launcher, and what its workers get."""
+"""The interface of a launcher, and the resources of its workers."""
 
 import abc
 import dataclasses
@@ -16,13 +16,13 @@ class Resources:
     """The resources that a scheduler gives each worker of a study.
 
     Attributes:
-      cpus, gpus: counts.
-      memory_gb: 0 leaves it to the scheduler.
-      minutes: that a worker may take; one whose time is up is queued again and goes on.
-      partition: of the scheduler, "" for its default; with xpk the cluster.
-      accelerator: of a cloud's machine in its own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.
-      storage: where a cloud's machines find the study: a bucket's name (sky), an attached storage's (xpk).
-      package: what pip installs on a cloud's machine, with its extras (sky), or a container image that has it (xpk).
+      cpus, gpus: numbers of CPU cores and of GPUs per worker.
+      memory_gb: memory per worker in GB; 0 leaves it to the scheduler.
+      minutes: minutes that a worker may take; one whose time is up is queued again and goes on.
+      partition: partition of the scheduler, "" for its default; with xpk the cluster.
+      accelerator: accelerator of a cloud's machine in its own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.
+      storage: storage in which a cloud's machines find the study: name of a bucket (sky) or of an attached storage (xpk).
+      package: package that pip installs on a cloud's machine, with its extras (sky), or a container image that has it (xpk).
     """
 
     cpus: int = 1
@@ -42,7 +42,7 @@ class Resources:
 
 
 def cancelled(names: list[str]) -> str:
-    """One line about the workers that were ended."""
+    """One line about the workers `names` that were ended."""
     return f"cancelled: {', '.join(names) or 'there was none'}"
 
 
@@ -50,8 +50,8 @@ class Launcher(abc.ABC):
     """Starts workers on a study's folder.
 
     Attributes:
-      jobs: workers side by side, 0 for as many as suit.
-      resources: of each worker.
+      jobs: number of workers side by side, 0 for as many as suit.
+      resources: resources of each worker.
       uses: names of the resources that the launcher has a use for.
       needs: names of the resources without which it cannot work.
     """
@@ -60,7 +60,7 @@ class Launcher(abc.ABC):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, jobs: int, resources: Resources):
-        """Raises `ConfigError` for resources that the launcher has no use for, and where one that it needs is missing."""
+        """Checks the resources: raises `ConfigError` for one that the launcher does not use or that is needed and missing."""
         self.jobs, self.resources = jobs, resources
         name = type(self).__name__.lower()
         for field in dataclasses.fields(resources):
@@ -70,14 +70,14 @@ class Launcher(abc.ABC):
 
     @abc.abstractmethod
     def described(self, study: Study, folder: Path) -> str:
-        """The description of what would be submitted, in lines."""
+        """A description of what would be submitted, in lines."""
 
     @abc.abstractmethod
     def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
-        """Has everything done that is missing, and returns when no worker is left; `watch` is called now and then.
+        """Starts workers for all missing jobs, and returns when no worker is left; `watch` is called now and then.
 
         Called again, it starts workers for what is still missing. Returns what is left to the user to do, or "". Raises
-        `ConfigError` where it cannot start any.
+        `ConfigError` where it cannot start any worker.
         """
 
     @abc.abstractmethod

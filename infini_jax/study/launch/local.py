@@ -1,4 +1,4 @@
-"""This machine: worker processes side by side, which end with the command that started them."""
+"""The launcher local: worker processes on this machine side by side, which end with the command that started them."""
 
 import os
 import subprocess

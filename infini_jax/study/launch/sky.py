@@ -1,6 +1,6 @@
-"""SkyPilot: one machine of any cloud or Kubernetes cluster as a managed job, which is started again when it is preempted.
+"""The launcher sky, by SkyPilot: one machine of any cloud or Kubernetes cluster, started again when it is preempted.
 
-One machine, because a bucket has no locks between machines; its local workers share the study.
+It is one machine because a bucket has no locks between machines; its local workers share the study.
 """
 
 from pathlib import Path
@@ -35,11 +35,11 @@ class Sky(Written):
         return yaml.safe_dump(task, sort_keys=False)
 
     def command(self, file: Path, name: str) -> list[str]:
-        """`sky jobs launch` of the task."""
+        """The command `sky jobs launch` for the task."""
         return ["sky", "jobs", "launch", "--name", name, str(file)]
 
     def cancel_command(self, name: str) -> list[str]:
-        """`sky jobs cancel` of the task."""
+        """The command `sky jobs cancel` for the task."""
         return ["sky", "jobs", "cancel", "--name", name]
 
 

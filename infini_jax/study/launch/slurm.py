@@ -1,4 +1,4 @@
-"""SLURM, by submitit: an array of workers that SLURM queues again when their time is up or they are preempted.
+"""The launcher slurm, by submitit: an array of workers that SLURM queues again when their time is up or they are preempted.
 
 A worker that is told to end (SIGTERM) saves the run it is at; queued again, it goes on from there. submitit cannot tell a
 job's state without SLURM's accounting, so that what is done is read from the study's folder, and who is left from squeue.
@@ -31,10 +31,10 @@ class Worker:
     """The call that submitit makes on a node.
 
     Attributes:
-      folder: of the study.
-      number: of this worker.
+      folder: folder of the study.
+      number: number of this worker.
       count: number of all workers.
-      session: the workers' mark on their failures.
+      session: mark of the workers on their failures.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class Worker:
         work_on(self.folder, self.number, self.count, self.session)
 
     def checkpoint(self) -> Any:
-        """The submission that follows when the time is up, asked for by submitit: this worker again."""
+        """The submission that follows when the time is up, which submitit asks for: this worker again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -134,7 +134,7 @@ def noted(folder: Path) -> dict[str, Any]:
 
 
 def queued(folder: Path) -> list[str]:
-    """Ids of the folder's workers that SLURM still has, waiting or running."""
+    """The ids of the folder's workers that SLURM still has, waiting or running."""
     arrays = sorted({one.split("_")[0] for one in noted(folder)["jobs"]})
     if not arrays:
         return []

@@ -1,7 +1,7 @@
-"""Machines of a cloud: a launcher writes the file and says the command, and the user, whose account it is, runs it.
+"""The base of launchers for machines of a cloud: they write a file and the command that the owner of the account runs.
 
-The worker is `infini-jax study FOLDER`, which does what is missing of the study in a folder and goes on from checkpoints, so
-that whoever starts it again after a preemption needs to know nothing.
+The worker is `infini-jax study FOLDER`, which does the missing jobs of the study in a folder and goes on from checkpoints, so
+that it can simply be started again after a preemption.
 """
 
 import abc

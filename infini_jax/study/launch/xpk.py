@@ -1,4 +1,4 @@
-"""xpk: slices of TPUs in a GKE cluster as a JobSet, a worker a slice.
+"""The launcher xpk: slices of TPUs in a GKE cluster as a JobSet, one worker per slice.
 
 The study's folder lies on a storage that all slices see and that has locks, such as Filestore, which the cluster mounts at
 /study.
@@ -21,7 +21,7 @@ class Xpk(Written):
     needs = ("partition", "accelerator", "storage", "package")
 
     def text(self, study: Study, folder: Path) -> str:
-        """The script."""
+        """The text of the script."""
         asked, name = self.resources, name_of(folder)
         command = ["xpk", "workload", "create", "--cluster", asked.partition, "--workload", name]
         command += ["--tpu-type", asked.accelerator, "--num-slices", str(max(1, self.jobs)), "--max-restarts", str(RESTARTS)]
@@ -30,9 +30,9 @@ class Xpk(Written):
         return f'#!/bin/sh\n{where}{shlex.join(command)} "$@"\n'
 
     def command(self, file: Path, name: str) -> list[str]:
-        """The shell's call of the script."""
+        """The command that runs the script."""
         return ["sh", str(file)]
 
     def cancel_command(self, name: str) -> list[str]:
-        """`xpk workload delete` of the workload."""
+        """The command `xpk workload delete` for the workload."""
         return ["xpk", "workload", "delete", "--cluster", self.resources.partition, "--workload", name]
