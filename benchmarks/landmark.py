@@ -89,7 +89,7 @@ def inside_a_segment(sizes: Sizes) -> None:
 
 
 def from_the_cache(sizes: Sizes, cached: int) -> None:
-    """Random choices of `retrieved` blocks a query and head."""
+    """Random choices of `retrieved` blocks per query and head."""
     keys = jax.random.split(jax.random.key(1), 4)
     heads, length, tokens = sizes.heads, sizes.read_block, sizes.queries
     q = jax.random.normal(keys[0], (1, tokens, heads, sizes.size))

@@ -56,7 +56,7 @@ def inputs_of(module: Memory, sizes: Sizes) -> tuple[jax.Array, ...]:
 
 
 def stream(module: Memory, remake: bool, params: dict, inputs: tuple[jax.Array, ...]) -> jax.Array:
-    """Outputs of all segments in turn; `remake` rematerialises each for the gradient, as `stream.scan_segments` does."""
+    """Outputs of all segments in turn; `remake` rematerializes each for the gradient, as `stream.scan_segments` does."""
 
     def step(carry, arrays):
         memory, before_B = carry

@@ -2,8 +2,8 @@
 
 Command:  python -m benchmarks.models                     (about ten minutes on two free cores)
 Prints the machine, then for each mechanism tokens/s, the ratio to `local` (median and quartiles of the rounds' ratios), the
-same with all segments of a step taken at once where that has a form of its own, temporary memory a device, and at the default
-sizes what public code reached (PyTorch, on another two-core machine: compare the ratios, not the numbers).
+same with all segments of a step taken at once where that has a form of its own, temporary memory per device, and at the
+default sizes what public code reached (PyTorch, on another two-core machine: compare the ratios, not the numbers).
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ def run_of(case: Case, sizes: Sizes, segments_per_step: int) -> RunConfig:
 
 
 def program_of(run: RunConfig) -> Program:
-    """Loss and gradients of one batch, as `train` takes them, without the optimiser."""
+    """Loss and gradients of one batch, as `train` takes them, without the optimizer."""
     batch = run.data.open(rows_of(run, "train")).batch(0)
     params = jax.jit(lambda: init_params(run.model, jax.random.key(0)))()
 

@@ -44,7 +44,7 @@ class NaiveGatedDelta(GatedDelta):
 
 
 class NaiveMemorizing(Memorizing):
-    """All scores, one sort of all of them, and the values of the neighbours."""
+    """All scores, one sort of all of them, and the values of the neighbors."""
 
     def attend(self, memory, segment):
         ring, q_BxSxHxK, scale_H = jax.lax.stop_gradient(memory.ring), self.unit(segment.queries), jnp.abs(self.scale)

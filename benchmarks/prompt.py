@@ -1,8 +1,8 @@
 """Does reading a long prompt need more memory or time the longer it gets?
 
 Command:   python -m benchmarks.prompt                      (infini; --mechanisms infini landmark memorizing, or all)
-Measured:  resident memory of the process at each doubling of the prompt; tokens a second of the stretch since the last one,
-           and CPU time a token, which other programs on the machine disturb less.
+Measured:  resident memory of the process at each doubling of the prompt; tokens per second of the stretch since the last one,
+           and CPU time per token, which other programs on the machine disturb less.
            Then the time of segments behind the whole prompt over that behind 64K tokens, taken in turns: what tells on a busy
            machine.
 Expected:  memory does not grow from 64K tokens on, and the ratio is 1 within a tenth.

@@ -93,7 +93,7 @@ def crossed(sizes: Sizes, slots: int) -> None:
         "two_stage": Program.of(lambda scores: two_stage(scores, sizes.top_k), scores),
     }
     times = interleaved(programs, 30 * sizes.rounds)
-    print(f"{slots} scores a row: two stages {gain(times, 'lax', 'two_stage')} times lax.top_k", flush=True)
+    print(f"{slots} scores per row: two stages {gain(times, 'lax', 'two_stage')} times lax.top_k", flush=True)
 
 
 def main(sizes: Sizes) -> None:

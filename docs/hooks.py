@@ -1,13 +1,17 @@
-"""What the site needs beyond the pages in docs/: a reference page for each module, two pages of the top folder, and links.
+"""Generated parts of the site: a reference page per module, two pages of the top folder, and links.
 
 The pages are written to be read in the repository, so that they link to files beside docs/. Here such a link leads to the page
 that the site has of that file; of what it has none (folders, notebooks) the words stay and the link goes.
 """
 
 import ast
+import functools
+import itertools
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -19,14 +23,24 @@ PACKAGES = ("infini_jax", "experiments")
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
+def on_config(config: MkDocsConfig) -> None:
+    """Lists the rooms of the package and the experiments below the reference's entry in the navigation."""
+    for entry in config.nav or ():
+        if "Reference" in entry:
+            pages = {room: f"reference/infini_jax/{room}.md" for room in rooms()} | {"experiments": "reference/experiments.md"}
+            entry["Reference"] = ["reference/index.md", *({name: page} for name, page in pages.items())]
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are no files in docs/."""
     for name, page in TOP.items():
         files.append(File.generated(config, page, content=relinked((ROOT / name).read_text(), ".", page)))
     for module in modules():
         page = page_of(module)
-        title = f"# `{dotted(module)}`\n\n"
-        files.append(File.generated(config, page, content=f"{title}::: {dotted(module)}\n"))
+        text = f"# `{dotted(module)}`\n\n::: {dotted(module)}\n"
+        if module.name == "__init__.py":
+            text += f"\n## Modules\n\n{table(inside(module.parent), posixpath.dirname(page))}\n"
+        files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, "reference/index.md", content=index()))
     return files
 
@@ -82,18 +96,42 @@ def page_of(module: Path) -> str:
 
 
 def index() -> str:
-    """A line a module, by package, with the first sentence of its docstring."""
+    """The page that lists every module by room, in the order of the house, with the first line of its docstring."""
     lines = [
         "# Reference",
         "",
         "Every module, from its docstrings: shapes, units, errors, and the source behind each function.",
     ]
-    package = None
-    for module in sorted(modules(), key=lambda module: (module.parent, module.name != "__init__.py", module.name)):
-        if module.parent != package:
-            package = module.parent
-            lines += ["", f"## `{'.'.join(package.relative_to(ROOT).parts)}`", "", "| | |", "|---|---|"]
-        said = (ast.get_docstring(ast.parse(module.read_text())) or "").split("\n")[0].replace("|", "\\|")
-        link = posixpath.relpath(page_of(module), "reference")
-        lines.append(f"| [{dotted(module).split('.')[-1]}]({link}) | {said} |")
+    for package, group in itertools.groupby(sorted(modules(), key=place), key=lambda module: module.parent):
+        lines += ["", f"## `{'.'.join(package.relative_to(ROOT).parts)}`", "", table(group, "reference")]
     return "\n".join(lines) + "\n"
+
+
+def table(listed: Iterable[Path], folder: str) -> str:
+    """The modules with links from a page in `folder`, and the first line of each one's docstring."""
+    lines = ["| | |", "|---|---|"]
+    for module in listed:
+        said = (ast.get_docstring(ast.parse(module.read_text())) or "").split("\n")[0].replace("|", "\\|")
+        lines.append(f"| [{dotted(module).split('.')[-1]}]({posixpath.relpath(page_of(module), folder)}) | {said} |")
+    return "\n".join(lines)
+
+
+def inside(package: Path) -> list[Path]:
+    """The modules and packages directly in a package's folder, in their order in lists."""
+    found = [one for one in modules() if one.parent == package and one.name != "__init__.py"]
+    found += [one for one in modules() if one.parent.parent == package and one.name == "__init__.py"]
+    return sorted(found, key=place)
+
+
+def place(module: Path) -> tuple[Any, ...]:
+    """The place of a module in lists: by room in the order of the house, a package before its modules."""
+    package, room, *rest = module.relative_to(ROOT).with_suffix("").parts
+    order = rooms().index(room) if room in rooms() else -1
+    return PACKAGES.index(package), bool(rest), order, module.parent, module.name != "__init__.py", module.name
+
+
+@functools.cache
+def rooms() -> list[str]:
+    """The rooms of the package as docs/design.md lists them, ground first."""
+    listed = (ROOT / "docs" / "design.md").read_text().split("```text\n")[1].split("```")[0]
+    return [room for line in listed.splitlines() for room in re.findall(r"(\w+)(?:/|\.py)", line.split("   ")[0])]

@@ -1,1 +1,1 @@
-"""One file a question: its docstring states the question, the command, the cost and the expected result."""
+"""One file per question: its docstring states the question, the command, the cost and the expected result."""

@@ -4,9 +4,9 @@ Command:   infini-jax study capacity_law --scale cpu            (or smoke, accel
 Cost:      cpu 274 runs, 45 minutes measured on two cores that other work shared (73 minutes of one core in all); accelerator
            not measured. `--dry-run` counts both before anything runs.
 Expected:  without training, n50 of the sum rule is within 6 % of theory at both sizes; least squares recalls more, delta less
-           (old pairs wear off), elu + 1 with its normaliser a few pairs only. Trained codes bring the matrix memories to 0.7
-           to 1 bits a scalar, growing linearly with their scalars, and elu + 1 to about half or more of that. Slots recall
-           what they hold exactly: linear too, far fewer pairs a byte. The infinity-former stores smooth signals, not pairs,
+           (old pairs wear off), elu + 1 with its normalizer a few pairs only. Trained codes bring the matrix memories to 0.7
+           to 1 bits per scalar, growing linearly with their scalars, and elu + 1 to about half or more of that. Slots recall
+           what they hold exactly: linear too, far fewer pairs per byte. The infinity-former stores smooth signals, not pairs,
            and the window guesses.
 """
 

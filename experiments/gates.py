@@ -2,7 +2,7 @@
 
 Command:   infini-jax study gates --scale cpu                  (or smoke, accelerator)
 Cost:      cpu 48 runs in 7 min 13 s on two cores beside other work; accelerator 48 runs and 2.9e15 FLOPs:
-           at least 22 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never
+           at least 22 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
            ran to its end. `--dry-run` counts both.
 Expected:  at the common learning rate gates hardly leave 0.5 and memory is read as it was at first; a rate of their own, ten
            times as high, lets heads take sides. Sequences of few segments give the gate little to learn from.
@@ -122,7 +122,7 @@ def study(scale: str) -> Study:
         question="Do gate learning rate, weight decay and segments of a sequence decide whether a memory is used?",
         runs=found.runs(),
         held_equal=(
-            ("training", f"{found.base.budget.amount:.2g} {found.base.budget.unit}, as many tokens a step"),
+            ("training", f"{found.base.budget.amount:.2g} {found.base.budget.unit}, as many tokens per step"),
             ("memory", "Infini-attention, linear update, of the model's own key dimension"),
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
         ),

@@ -2,12 +2,12 @@
 
 Command:   infini-jax study head_to_head --scale cpu           (or smoke, accelerator)
 Cost:      cpu 60 runs in 65 min on two cores that other work kept busy; accelerator 60 runs and 1e16 FLOPs:
-           at least 50 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never
+           at least 50 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
            ran to its end. `--dry-run` counts both.
 Expected:  no mechanism wins everywhere: slots win where single tokens must come back exactly and fit, matrices where there are
-           many pairs a byte, what adds where there is something to count. Full attention is above all and the window below, on
-           every task that asks about more than the window. One learning rate for all: the experiments of single tasks choose
-           it; here a mechanism that is added to the registry, with its default settings, is seen on all of them.
+           many pairs per byte, what adds where there is something to count. Full attention is above all and the window below,
+           on every task that asks about more than the window. One learning rate for all: the experiments of single tasks
+           choose it; here a mechanism that is added to the registry, with its default settings, is seen on all of them.
 """
 
 import dataclasses

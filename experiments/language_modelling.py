@@ -1,10 +1,10 @@
-"""Language modelling: how does the loss on long documents fall with the bytes of memory, in books, code and formal proofs?
+"""Language modeling: how does the loss on long documents fall with the bytes of memory, in books, code and formal proofs?
 
 Command:   infini-jax study language_modelling --scale cpu     (or smoke, accelerator)
 Corpora:   smoke and cpu read the standard library's source code as bytes, which needs nothing else. accelerator also reads, of
            HOL Light, Metamath and a folder of books, what was prepared: infini-jax corpus prepare hol_light ...
 Cost:      cpu 78 runs in 55 min on two cores that other work kept busy; accelerator 42 runs a corpus and 2.5e16 FLOPs:
-           at least 95 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never
+           at least 95 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
            ran to its end. `--dry-run` counts both.
 Expected:  L + A m^-g in the bytes m of a mechanism. Code and formal proofs gain more than books, because more of their text
            copies what stands far back; names and words that were used long ago gain most. Nothing gains from the memory

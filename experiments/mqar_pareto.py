@@ -2,8 +2,8 @@
 
 Command:   infini-jax study mqar_pareto --scale cpu            (or smoke, accelerator)
 Cost:      cpu 78 runs, 12 minutes measured on two cores that other work shared; accelerator 54 runs and 1.1e16 FLOPs: at
-           least 50 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never ran to its
-           end. `--dry-run` counts both.
+           least 50 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never ran to
+           its end. `--dry-run` counts both.
 Expected:  full attention answers all that it was trained on and the window guesses, else task or training is wrong. Slots
            recall no more pairs than they hold, but exactly; matrices recall several times more a byte. Keys that are written
            again with another value, which no model was trained on, tell update rules that replace from those that add.

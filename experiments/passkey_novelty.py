@@ -2,7 +2,7 @@
 
 Command:   infini-jax study passkey_novelty --scale cpu        (or smoke, accelerator)
 Cost:      cpu 60 runs in 6 min 28 s on two cores beside other work; accelerator 54 runs and 5.4e15 FLOPs:
-           at least 30 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never
+           at least 30 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
            ran to its end. `--dry-run` counts both.
 Expected:  full attention finds the number wherever its filler fits and the window never. A memory that only adds loses it with
            the length. One that overwrites what its keys point at loses it with the number K of different words, once K is

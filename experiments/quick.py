@@ -49,6 +49,6 @@ def study() -> Study:
         held_equal=(
             ("training FLOPs of a task", f"MQAR {RECALL.budget.amount:.1e}, code {CODE.budget.amount:.1e}"),
             ("model", "one layer, width 64, one head, MLP 128; on MQAR keys of two taps"),
-            ("optimiser", "AdamW, warm-up and cosine, one learning rate for all"),
+            ("optimizer", "AdamW, warm-up and cosine, one learning rate for all"),
         ),
     )

@@ -2,7 +2,7 @@
 
 Command:   infini-jax study sorting --scale cpu                (or smoke, accelerator)
 Cost:      cpu 30 runs in 7 min 48 s on two cores beside other work; accelerator 30 runs and 9e15 FLOPs:
-           at least 40 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never
+           at least 40 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
            ran to its end. `--dry-run` counts both.
 Expected:  a sum over all tokens is what this task asks for, so memories that add or average (Infini-attention, the ∞-former)
            need few bytes for it, and those that keep single tokens count no more than they hold. Scores stand beside the

@@ -1,11 +1,11 @@
-"""At equal FLOPs a token, is a larger local window worth more than a larger memory?
+"""At equal FLOPs per token, is a larger local window worth more than a larger memory?
 
 Command:   infini-jax study window_vs_memory --scale cpu       (or smoke, accelerator)
 Cost:      cpu 48 runs in 9 min 41 s on two cores beside other work; accelerator 30 runs and 1.8e16 FLOPs:
-           at least 70 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s a run to compile. It never
+           at least 70 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
            ran to its end. `--dry-run` counts both.
 Expected:  a best split between the two: little memory beside a long window beats the window alone, and once a memory takes
-           most of the FLOPs what is near is no longer read well. Memories of few FLOPs a byte leave most for the window.
+           most of the FLOPs what is near is no longer read well. Memories of few FLOPs per byte leave most for the window.
 """
 
 import dataclasses
@@ -126,11 +126,11 @@ def study(scale: str) -> Study:
     budget, train = found.base.budget, found.base.train
     return Study(
         name="window_vs_memory",
-        question="At equal FLOPs a token, is a larger local window worth more than a larger memory?",
+        question="At equal FLOPs per token, is a larger local window worth more than a larger memory?",
         runs=found.runs(),
         held_equal=(
             ("FLOPs of a token", f"{found.flops:.3g} forward: the segment that fits beside the memory, the rest to the MLP"),
-            ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens a step"),
+            ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens per step"),
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
         ),
         evaluations=(READ[scale],),

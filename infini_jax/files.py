@@ -10,8 +10,10 @@ FOLDER_VARIABLE = "INFINI_JAX_DATA"
 
 @contextlib.contextmanager
 def replaced_at_once(file: Path) -> Iterator[Path]:
-    """A path to write to inside the block. Afterwards it becomes `file`; where the block raises or the process dies, `file`
-    stays as it was."""
+    """A context with a path to write to, which becomes `file` at the end.
+
+    Where the block raises or the process dies, `file` stays as it was.
+    """
     partial = file.with_name(f".{file.name}.partial")
     yield partial
     partial.replace(file)

@@ -48,7 +48,7 @@ def test_every_mechanisms_step_is_lowered_for_devices_that_are_not_here(name):
 @compiles
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_every_mechanisms_step_compiles_and_fits(name):
-    """A step of 512 tokens a row with heads of 128, as TPUs like them, so that their own attention kernel is compiled too."""
+    """A step of 512 tokens per row with heads of 128, as TPUs like them, so that their own attention kernel compiles too."""
     run = run_with(MECHANISMS[name].Config())
     found = compile_step(run, V5E, SPREAD)
     assert found.state_bytes > 0

@@ -36,7 +36,7 @@ def logit_of(params: dict):
 
 
 def expected(config, params, arrays, held_params, held):
-    """(outputs BxTxD, rows of (cache, compressed), auxiliary losses a segment) of the reference."""
+    """(outputs BxTxD, rows of (cache, compressed), auxiliary losses per segment) of the reference."""
     rows = [
         reference.stream(
             *([x[row] for x in inputs[1:]] for inputs in (arrays, held)),

@@ -1,4 +1,4 @@
-"""What every registered mechanism promises of its other forms: several segments a step, grouped queries. Dear to compile."""
+"""What every registered mechanism promises of its other forms: several segments per step, grouped queries. Dear to compile."""
 
 import jax
 import jax.numpy as jnp

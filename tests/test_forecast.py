@@ -51,7 +51,7 @@ def test_devices_hold_their_parts_and_a_step_takes_its_share_of_their_peak():
 
 
 def test_intensity_falls_with_the_rows_that_share_a_read():
-    """Parameters are read once a segment by all rows of a device."""
+    """Parameters are read once per segment by all rows of a device."""
     few = forecast(RUN, Sharding(), V5E).intensity
     many = forecast(dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, batch=64)), Sharding(), V5E).intensity
     assert few < many < 8 * few

@@ -19,7 +19,7 @@ def module_of(cached: int) -> InfiniteFormer:
 
 
 def expected(config, params, arrays, held_params, held, documents=ragged.DOCUMENTS, lengths=ragged.LENGTHS):
-    """(outputs BxTxD, rows of (B, cached inputs), auxiliary losses a segment) of the reference."""
+    """(outputs BxTxD, rows of (B, cached inputs), auxiliary losses per segment) of the reference."""
     rows = [
         reference.stream(
             *([x[row] for x in inputs] for inputs in (arrays, held)),

@@ -56,7 +56,7 @@ def test_the_best_are_those_of_a_sort(count):
 
 
 def test_equal_landmarks_give_the_newest_blocks():
-    """As in layer 0; random queries, one product a whole segment and one a token."""
+    """As in layer 0; random queries, one product a whole segment and one per token."""
     rng = np.random.default_rng(3)
     keys = np.broadcast_to(rng.normal(size=(1, 1, 2, 4, 16)).astype(np.float32), (1, 33, 2, 4, 16))
     queries = rng.normal(size=(1, 7, 2, 16)).astype(np.float32)

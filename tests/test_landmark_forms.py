@@ -62,7 +62,7 @@ def cache(rng, tokens, blocks=6, heads=2, length=4):
 @pytest.mark.parametrize("size", [1, 2, 8, 32])
 @pytest.mark.parametrize("tokens", [(24, 0), (14, 5)])  # full, empty; blocks that belong in part to an older document
 def test_reading_in_tiles_is_a_copy_for_each_pair(size, tokens):
-    """Two query heads a key head, some tokens that may not read, choices that crowd on one block and that leave others out."""
+    """Two query heads per key head, some tokens that may not read, choices that crowd on one block and leave others out."""
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
         memory, q = cache(rng, tokens), normal(rng, 2, 7, 4, 6)

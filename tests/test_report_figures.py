@@ -74,7 +74,7 @@ def test_every_figure_is_on_the_page_with_its_seeds_and_its_command(page):
     families = {re.match(r"F\d+", name).group() for name in figures}
     assert families == {f"F{number}" for number in range(1, 11)}
     for text in figures.values():
-        assert re.search(r"\d( to \d)? seeds? a point\. Remake it: <code>" + re.escape(COMMAND), text)
+        assert re.search(r"\d( to \d)? seeds? per point\. Remake it: <code>" + re.escape(COMMAND), text)
         assert re.search(r"<title[^>]*>[^<]+</title>\s*<desc[^>]*>[^<]+</desc>", text)
 
 

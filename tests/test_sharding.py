@@ -31,7 +31,7 @@ from tests.support.commands import on_devices
 from tests.support.streams import losses_of, tiny
 
 EVERY = "fsdp+tensor"  # what every mechanism is tried with; one is tried with all
-LAYOUTS = {  # rules, devices a row, whether the rows of a device are taken in two turns
+LAYOUTS = {  # rules, devices per row, whether the rows of a device are taken in two turns
     "data": ("data", 1, False),
     "fsdp": ("fsdp", 1, False),
     "fsdp+tensor": ("fsdp+tensor", 2, False),
@@ -140,11 +140,12 @@ def test_an_axis_that_the_devices_do_not_divide_stays_whole():
     ("rules", "per_row", "said"),
     [
         ("zero", 1, "sharding.rules: 'zero' is not known; choose one of data, fsdp, fsdp+sequence, fsdp+slots, fsdp+tensor"),
-        ("fsdp+tensor", 1, "sharding.per_row: 1 devices a row with fsdp+tensor; give at least 2"),
+        ("fsdp+tensor", 1, "sharding.per_row: 1 devices per row with fsdp+tensor; give at least 2"),
         (
             "data",
             2,
-            "sharding.per_row: 2 devices a row with data; leave it out, or choose fsdp+tensor or fsdp+slots or fsdp+sequence",
+            "sharding.per_row: 2 devices per row with data; leave it out, or choose fsdp+tensor or fsdp+slots or "
+            "fsdp+sequence",
         ),
     ],
 )

@@ -67,7 +67,7 @@ class Clock:
 
 
 def test_speed_is_of_all_steps_and_of_those_since_the_last_line(monkeypatch):
-    """A second a step whatever is logged: 8 rows of 32 tokens a second, in every line and overall."""
+    """A second a step whatever is logged: 8 rows of 32 tokens per second, in every line and overall."""
     clock, lines = Clock(monkeypatch), []
 
     def log(line):

@@ -61,7 +61,7 @@ def test_a_studys_runs_are_in_the_states_that_their_files_say(desk):
 
 
 def test_a_run_in_training_has_step_loss_speed_and_the_time_left(desk):
-    """75 of 100 steps of 64 tokens are left: 48 seconds at 100 tokens a second."""
+    """75 of 100 steps of 64 tokens are left: 48 seconds at 100 tokens per second."""
     found = seen(Watched(desk.of(run_of("going"))))
     assert (found.step, found.steps, found.loss, found.tokens_per_second, found.left) == (25, 100, 2.5, 100.0, 48.0)
     assert 0 <= found.age < 60

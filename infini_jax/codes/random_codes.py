@@ -96,6 +96,7 @@ RULES: dict[Rule, Callable[[np.ndarray, np.ndarray, int], Read]] = {
     "elu_sum": elu_summed,
     "elu_delta": elu_delta,
 }
+"""Registry of update rules: name -> function (keys, values, segment) -> read of the memory."""
 
 
 @dataclasses.dataclass(frozen=True)

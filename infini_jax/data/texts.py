@@ -220,7 +220,7 @@ def short_names(names: list[str]) -> list[str]:
 
 def listed(file: Path) -> list[str]:
     """The names in a list, one per line. Raises `ConfigError` where the file does not exist."""
-    require(file.is_file(), "splits", f"{file} does not exist", "give a file with one name a line")
+    require(file.is_file(), "splits", f"{file} does not exist", "give a file with one name per line")
     return [line.strip() for line in file.read_text().splitlines() if line.strip()]
 
 

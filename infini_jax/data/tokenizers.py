@@ -116,7 +116,7 @@ class SentencePiece:
         if self._splits_space and SPACE in text:
             encoded = [self._encode_with_space(line) for line in lines]
         else:
-            encoded = self._pieces.encode(lines, num_threads=1)  # callers have a process a core
+            encoded = self._pieces.encode(lines, num_threads=1)  # callers have one process per core
         tokens: list[int] = []
         for number, line in enumerate(encoded):
             if number and self._line_end is not None:

@@ -16,7 +16,7 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 SYLLABLES = [consonant + vowel for consonant in CONSONANTS for vowel in VOWELS]
 ENDINGS = [syllable for syllable in SYLLABLES if not syllable.endswith("e")]  # few English words end otherwise
 MADE_UP = len(SYLLABLES) * len(ENDINGS)
-STRIDE = 1873  # prime to their number, so that neighbours begin differently
+STRIDE = 1873  # prime to their number, so that neighbors begin differently
 
 
 class Words:

@@ -70,6 +70,7 @@ RULES = {
     "fsdp+slots": ShardingRules(embed="data", slots=SLOTS_AXIS),
     "fsdp+sequence": ShardingRules(embed="data", sequence=SEQUENCE_AXIS),
 }
+"""Registry of sharding rules: name -> rules."""
 if TYPE_CHECKING:
     Rules = str
 else:  # what the command line offers
@@ -96,7 +97,7 @@ class Sharding:
         check_choices("sharding", self, rules=RULES)
         splits = self.rules in SHARED_AXIS
         mend = "give at least 2" if splits else f"leave it out, or choose {' or '.join(SHARED_AXIS)}"
-        require((self.per_row > 1) == splits, "sharding.per_row", f"{self.per_row} devices a row with {self.rules}", mend)
+        require((self.per_row > 1) == splits, "sharding.per_row", f"{self.per_row} devices per row with {self.rules}", mend)
 
     def layout(self, rows: int, devices: Sequence[Any] | None = None) -> "Layout":
         """The layout of all devices, or of these. Raises `ConfigError` where they cannot be split so or share `rows`."""
@@ -105,7 +106,7 @@ class Sharding:
         try:
             mesh = jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
         except NotImplementedError as error:  # of TPUs, whose wires are a torus
-            problem = f"{self.per_row} devices a row are no whole axes of the devices' torus"
+            problem = f"{self.per_row} devices per row are no whole axes of the devices' torus"
             raise ConfigError("sharding.per_row", problem, "give a product of its axes") from error
         return Layout(mesh, RULES[self.rules])
 

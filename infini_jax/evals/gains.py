@@ -237,9 +237,7 @@ class Tally:
             yield Measure("gains", "gain", float(gain_D.sum() / count_D.sum()), int(count_D.sum()), low, high, labels)
 
     def _share(self, control: str, weights_NxD: np.ndarray) -> Iterator[Measure]:
-        """The share of tokens that makes up half of the total gain, with its interval; nothing where the total is not
-        positive.
-        """
+        """The share of tokens that makes up half of the total gain, with its interval; nothing without a positive total."""
         gain_T = np.concatenate(self._tokens)
         document_T = np.repeat(np.arange(len(self._tokens)), [len(part) for part in self._tokens])
         order_T = np.argsort(-gain_T, kind="stable")
@@ -252,10 +250,10 @@ class Tally:
 
 
 def half_share(gain_T: np.ndarray, weight_T: np.ndarray) -> float:
-    """The least share of tokens, most gained first, that makes up half of the total gain; NaN where the total is not above
-    zero.
+    """The least share of tokens, most gained first, that makes up half of the total gain.
 
-    `gain_T` falls; a token weighs as often as its document was drawn. Losses of other tokens count in the total.
+    NaN where the total is not above zero. `gain_T` falls; a token weighs as often as its document was drawn. Losses of other
+    tokens count in the total.
     """
     gained_T = np.cumsum(gain_T * weight_T)
     if not len(gained_T) or gained_T[-1] <= 0:

@@ -37,6 +37,7 @@ CHIPS = {
     "v6e": Chip("tpu", "TPU v6e", 32 * GIB),
     "h100": Chip("cuda", "NVIDIA H100 80GB HBM3", 80 * 10**9),
 }
+"""Kinds of accelerators by their name in a topology."""
 # By platform, which is also the name of the extra: any of these packages compiles for it.
 COMPILERS = {"tpu": ("libtpu",), "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin")}
 

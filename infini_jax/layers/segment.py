@@ -16,6 +16,7 @@ from flax import struct
 Tree = TypeVar("Tree")
 
 NO_DOCUMENT = -1
+"""The document before the first one of a stream."""
 NEVER_SEEN = -2  # the document of a key that no query may see: no query has it, not even in a new stream
 
 

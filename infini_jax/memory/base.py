@@ -266,8 +266,10 @@ class Memory(nn.Module):
 
 
 AUXILIARY = "aux/"
+"""Beginning of the names of metrics that are added to the loss."""
 GATE = "gate"
-KEPT = "kept"  # `checkpoint_name` of what rematerialisation keeps for the backward pass, because it is dear to find again
+"""Name of the metric with a mechanism's gates, between 0 and 1."""
+KEPT = "kept"  # `checkpoint_name` of what rematerialization keeps for the backward pass, because it is costly to find again
 
 
 def reported_gates(metrics: Mapping[str, jax.Array]) -> jax.Array | None:

@@ -48,6 +48,7 @@ def taylor2(x: jax.Array) -> jax.Array:
 
 FeatureMap = Literal["elu_plus_one", "unit", "dpfp", "taylor2"]
 SIGNED: tuple[FeatureMap, ...] = ("unit",)
+"""Names of the maps whose kernel has a sign: their reads cannot be normalized."""
 
 
 def feature_map(name: FeatureMap, nu: int) -> Callable[[jax.Array], jax.Array]:

@@ -147,7 +147,7 @@ class GatedDelta(Memory):
     """Memory of a key x value matrix per head that forgets, and that each token overwrites where its key points."""
 
     Config = GatedDeltaConfig
-    summary = "matrix memory, gated delta rule token by token, one gate a head"
+    summary = "matrix memory, gated delta rule token by token, one gate per head"
     paper = "arXiv 2412.06464"
     axes = ("key_dim", "value_dim", "heads")
     gates = (("gate",),)

@@ -211,7 +211,7 @@ class InfiniConfig(MemoryConfig):
         require(
             self.update == "linear" or self.normalises,
             "memory.update",
-            "the delta update diverges without a normaliser, which plain reads and the unit map lack",
+            "the delta update diverges without a normalizer, which plain reads and the unit map lack",
             "choose linear, or the gated_delta mechanism",
         )
         require(
@@ -236,7 +236,7 @@ class Infini(Memory):
     """Memory of a d_key x d_value matrix per head, read by linear attention and mixed with local attention by a gate."""
 
     Config = InfiniConfig
-    summary = "matrix memory, linear or delta update, one gate a head"
+    summary = "matrix memory, linear or delta update, one gate per head"
     paper = "arXiv 2404.07143v2"
     axes = ("key_dim", "value_dim", "heads", "feature_map")
     gates = (("gate",),)

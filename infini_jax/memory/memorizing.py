@@ -245,7 +245,7 @@ class MemorizingConfig(MemoryConfig):
         require(
             1 <= self.top_k <= self.slots,
             "memory.top_k",
-            f"{self.top_k} neighbours cannot come from {self.slots} slots",
+            f"{self.top_k} neighbors cannot come from {self.slots} slots",
             f"give 1 to {self.slots}",
         )
         require(self.cached >= 0, "memory.cached", f"{self.cached} is negative", "give 0 or more")

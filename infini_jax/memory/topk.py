@@ -17,9 +17,7 @@ import jax.numpy as jnp
 
 from infini_jax.layers.platforms import platform
 
-GROUPS_PAY = (
-    64  # scores a row for each of the k: measured on a CPU, groups win from 80 k on at k = 8, 70 k at 64 (benchmarks/topk.py)
-)
+GROUPS_PAY = 64  # scores per row for each of the k: on a CPU groups win from 80 k on at k = 8, 70 k at 64 (benchmarks/topk.py)
 
 
 def top_k(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,7 @@ from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import KEPT, MemoryConfig
 
-# What is made again for the gradient is all but what mechanisms name as too dear to find twice.
+# All is made again for the gradient but what mechanisms name as too costly to find twice.
 KEEP_FOUND = jax.checkpoint_policies.save_only_these_names(KEPT)
 
 # Logical axes of the parameters, by their path below the layer group, whose layers are stacked in front; the memory's own are
@@ -33,6 +33,7 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
     ("mlp", "up", "kernel"): ("embed", "mlp"),
     ("mlp", "down", "kernel"): ("mlp", "embed"),
 }
+"""Logical axes of the model's own parameters, by their path."""
 
 
 @struct.dataclass

@@ -76,9 +76,9 @@ def seeds_of(rows: Sequence[Row]) -> str:
     groups = by(rows, lambda row: (row.task, series_of(row), row.memory_bytes))
     counts = sorted({len({row.seed for row in group}) for group in groups.values()})
     return (
-        f"{counts[0]} seed{'s' if counts[0] != 1 else ''} a point"
+        f"{counts[0]} seed{'s' if counts[0] != 1 else ''} per point"
         if len(counts) == 1
-        else (f"{counts[0]} to {counts[-1]} seeds a point")
+        else (f"{counts[0]} to {counts[-1]} seeds per point")
     )
 
 

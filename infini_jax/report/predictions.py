@@ -158,13 +158,13 @@ def bits(evidence: Evidence) -> list[Prediction]:
     normalised = [one for one in subjects if one.startswith("infini") and "unit" not in one]
     for subject in (one for one in subjects if one not in normalised):
         mean, interval = mean_over_seeds(*evidence.points(subjects[subject], "capacity", "bits_per_scalar"))
-        found.append(judge("P2", subject, "0.7 to 1.0 bits a scalar", mean, interval, (0.7, 1.0)))
+        found.append(judge("P2", subject, "0.7 to 1.0 bits per scalar", mean, interval, (0.7, 1.0)))
     unit, _ = mean_over_seeds(*evidence.points(subjects.get("infini unit", []), "capacity", "bits_per_scalar"))
     for subject in normalised:
         mean, interval = mean_over_seeds(*evidence.points(subjects[subject], "capacity", "bits_per_scalar"))
         share = None if interval is None else (interval[0] / unit, interval[1] / unit)
         found.append(judge("P2", subject, "0.4 to 0.6 of the bits of unit keys", mean / unit, share, (0.4, 0.6)))
-    return _or_missing("P2", "matrix memories", "0.7 to 1.0 bits a scalar for unit keys, half for elu + 1", found)
+    return _or_missing("P2", "matrix memories", "0.7 to 1.0 bits per scalar for unit keys, half for elu + 1", found)
 
 
 def laws(evidence: Evidence) -> list[Prediction]:

@@ -199,9 +199,9 @@ def notes(rows: Sequence[Row], score: Score) -> list[str]:
         )
     counts = sorted({len(runs) for _, runs in groups(rows)})
     found.append(
-        "One seed a point: how much a score varies from seed to seed is not known."
+        "One seed per point: how much a score varies from seed to seed is not known."
         if counts == [1]
-        else f"{'–'.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds a point."
+        else f"{'–'.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds per point."
     )
     return found
 

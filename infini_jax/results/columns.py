@@ -111,6 +111,7 @@ METRICS = (
 
 TABLES: tuple[tuple[Any, tuple], ...] = (("runs", RUNS), ("curves", CURVES), ("measures", MEASURES), ("metrics", METRICS))
 COLUMNS = tuple(Column(table, *line) for table, lines in TABLES for line in lines)
+"""Every column of the tables of `load` and every metric of the curves."""
 
 
 def names_of(table: str) -> list[str]:

@@ -24,12 +24,18 @@ from infini_jax.study.trials import seeded, trials
 BOUNDS = ("local", "full")  # the floor and the ceiling
 # One layer and one head, so that a recall is one memory's doing; with key taps of two, one layer can bind a value to its key.
 ONE_LAYER = ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=16, key_taps=2)
-RATES = (3e-3, 1e-2, 3e-2)  # of small models
-AT_THE_END = EvaluationConfig(documents=8, tokens=2048, conditions=(CARRIED,))  # what the learning rate is chosen by
+"""Settings of a small model: one layer, one head, width 64, segments of 16 tokens."""
+RATES = (3e-3, 1e-2, 3e-2)
+"""Learning rates of small models, among which validation chooses."""
+AT_THE_END = EvaluationConfig(documents=8, tokens=2048, conditions=(CARRIED,))
+"""Settings of the reading of held-out documents by which the learning rate is chosen."""
 SMOKE = dataclasses.replace(ONE_LAYER, d_model=32, mlp_dim=32)
+"""Settings of the model at the scale smoke."""
 SMOKE_TRAIN = TrainConfig(batch=2, learning_rate=1e-2, evaluation_steps=1)
+"""Settings of training at the scale smoke."""
 SMOKE_STEPS = 3
-SMOKE_CODES = CapacityRun(  # a memory layer alone
+"""Number of training steps at the scale smoke."""
+SMOKE_CODES = CapacityRun(
     symbols=32,
     key_dim=8,
     value_dim=8,
@@ -41,6 +47,7 @@ SMOKE_CODES = CapacityRun(  # a memory layer alone
     questions=2,
     budget=Budget("steps", 4),
 )
+"""Settings of a memory layer alone at the scale smoke."""
 
 
 def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
@@ -145,7 +152,6 @@ class Comparison:
         return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))
 
 
-# A language model of bytes that two cores train in seconds, and what is read with it.
 SMALL_TEXT = Comparison(
     RunConfig(
         model=ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=64, vocab=256),
@@ -159,7 +165,9 @@ SMALL_TEXT = Comparison(
     window=64,
     slots=1024,
 )
+"""A comparison of language models of bytes that two cores train in seconds."""
 SMALL_READ: tuple[Evaluation, ...] = (
     LanguageEvaluation(documents=8, tokens=4096),
     Gains(documents=8, tokens=4096, counted=1 << 20, draws=200),
 )
+"""The evaluations of the models in `SMALL_TEXT`."""

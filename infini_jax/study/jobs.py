@@ -115,6 +115,7 @@ JOB_KINDS: dict[str, JobKind] = {
         scored_by="n50",
     ),
 }
+"""Registry of kinds of jobs: name in saved studies -> kind. Add your own kind here."""
 
 
 def kind_name(job: Job) -> str:

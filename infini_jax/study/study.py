@@ -164,7 +164,7 @@ def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int,
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=die_with_parent, daemon=True).start()
     if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread a core it may use
+        os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread per core that it may use
     try:
         do_all(desk, runs)
     except Stopped:  # saved

@@ -25,7 +25,7 @@ from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, disk_reason, one_line, require
 from infini_jax.records.folder import RunFolder
 
-FORMAT = 2  # raise it when what is written changes; 2: learning rates stand in the optimiser's state
+FORMAT = 2  # raise it when what is written changes; 2: learning rates stand in the optimizer's state
 STATE, MEMORY, META = "state", "memory", "meta"
 LEARNED = ("params", "average")  # parts of the state that can be read without the rest
 

@@ -29,8 +29,7 @@ class HeldOutScores:
 
 
 class HeldOut:
-    """Scores on held-out data: of whole documents while the run is trained, or of batches at its end for tasks without
-    documents.
+    """The scoring of a run on held-out data: whole documents while it is trained, or batches at its end without documents.
 
     The test split is read once, at the end, if it has something to score, and only the row hears of it.
 
@@ -47,7 +46,7 @@ class HeldOut:
         self.test_reader = Reader(run.model, *tested, carried) if tested and has_something(tested[0].lengths) else None
 
     def examine(self, step: int, params: dict) -> None:
-        """Reads the held-out documents and logs their figures; does nothing without documents."""
+        """Reads the held-out documents and logs their figures; does nothing for tasks without documents."""
         if self.reader:
             self.newest = self.reader.read(params)
             self.log({"step": step, "tokens": step * self.run.tokens_per_step, **self.newest.metrics()})

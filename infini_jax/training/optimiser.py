@@ -40,7 +40,7 @@ def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.
 
     shape = schedule(train, steps)
     weights = OPTIMISERS[train.optimiser](shape, train.weight_decay, matrices)
-    scale = optax.inject_hyperparams(optax.scale)  # by a number in the optimiser's state
+    scale = optax.inject_hyperparams(optax.scale)  # by a number in the optimizer's state
     groups: dict[Hashable, optax.GradientTransformation] = {
         "weights": optax.chain(weights, scale(step_size=train.learning_rate)),
         "gates": optax.chain(optax.adam(shape), scale(step_size=train.gate_learning_rate)),

@@ -204,3 +204,4 @@ def settings(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio, "mlflow": MLflow}
+"""Registry of trackers: name on the command line -> class."""

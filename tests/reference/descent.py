@@ -1,4 +1,4 @@
-"""The delta rule once a segment, in float64 NumPy loops: what a step of gradient descent on 1/2 ||K W - V||^2 must equal."""
+"""The delta rule once per segment, in float64 NumPy loops: what a step of gradient descent on 1/2 ||K W - V||^2 must equal."""
 
 import numpy as np
 

@@ -70,7 +70,7 @@ def parameters(module) -> dict:
     return jax.tree.map(lambda leaf: 0.5 * leaf, like(variables["params"], seed=3))
 
 
-# ---- ours: compiled once a module, lengths and types
+# ---- ours: compiled once per module, lengths and types
 
 
 @functools.partial(jax.jit, static_argnames=("module", "lengths"))

@@ -94,7 +94,7 @@ def decoded(model: ModelConfig, params: dict, tokens: jax.Array) -> jax.Array:
 
 
 def walked_flops(model: ModelConfig, batch: int = BATCH) -> float:
-    """FLOPs a raw token of the forward pass of one segment, as the walker counts the program."""
+    """FLOPs per raw token of the forward pass of one segment, as the walker counts the program."""
     tokens = jax.ShapeDtypeStruct((batch, model.segment), jnp.int32)
 
     def forward(params, carry, tokens):

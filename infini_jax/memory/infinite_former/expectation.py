@@ -157,7 +157,7 @@ def context(
     batch, heads, queries = mu_BxHxS.shape
     (count, d_model), (kv_heads, value_dim) = B_BxNxD.shape[1:], w_v_DxGxV.shape[1:]
     plan = order_of(queries, count, widths, d_model, heads, kv_heads, value_dim, B_BxNxD.dtype.name)
-    # The basis has every centre with every width in turn.
+    # The basis has every center with every width in turn.
     by_width = [B_BxNxD[:, place :: len(widths)] for place in range(len(widths))]
     merged = [
         einsum("jc,bcd->bjd", jnp.asarray(some.merge_JxC, B_BxNxD.dtype), B_BxCxD) if some.merges else B_BxCxD

@@ -15,7 +15,7 @@ from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
 from infini_jax.report.plots import Series, Style, label_of, name_panels, our_look, panels
 from infini_jax.units import human_bytes
 
-COLOURS = colormaps["cividis"]  # even in lightness, and the same with every common form of colour blindness
+COLOURS = colormaps["cividis"]  # even in lightness, and the same with every common form of color blindness
 DARK, LIGHT = "#010101", "#ffffff"
 SPLIT = 0.179  # relative luminance at which black and white text have the same contrast, 4.6
 METRICS = (("exact_match", "exact match"), ("token_accuracy", "token accuracy"))
