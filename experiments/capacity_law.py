@@ -38,7 +38,7 @@ class Scale:
       seeds: number of seeds.
       dims: key and value dimensions of the random codes.
       symbols: candidates for a value, of the random codes.
-      questions: asked of the random codes at each n.
+      questions: number of questions to the random codes at each n.
     """
 
     base: CapacityRun

@@ -39,8 +39,8 @@ class Contest:
     """The tasks, sizes and training that all mechanisms meet in.
 
     Attributes:
-      comparison: of one size and one learning rate; its base has the vocabulary of the largest task.
-      tasks: made of examples, all of the base's sequence.
+      comparison: comparison of one size and one learning rate, with the vocabulary of the largest task.
+      tasks: tasks made of examples, all of the base's sequence.
       text: tokens per sequence of the runs on source code, enough for a passkey spelled in bytes; tokens per step stay equal.
       capacity: settings of the memory layer alone, with the model's segment.
     """

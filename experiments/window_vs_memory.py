@@ -29,7 +29,7 @@ class Split:
       base: settings of all runs; its segment is that of the window alone.
       window: tokens of the window alone, whose FLOPs per token all runs get.
       sizes: bytes per sequence of the memories.
-      names: of the mechanisms; their segment is what is left for a window.
+      names: names of the mechanisms; their segment is what is left for a window.
       rates: learning rates, of which validation chooses.
     """
 

@@ -1,6 +1,7 @@
 """Docstrings of the package stand on their own: an API reference shows each of them without its neighbors."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import infini_jax
 PACKAGE = Path(infini_jax.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 NO_SUBJECT = ("Of ", "The same", "Those ", "As of", "As `", "As in", "Like those", "Also ", "Its ", "Their ", "See ")
+FRAGMENT = re.compile(r"^ +[a-z][\w, ]*: (?:of|in|to|that|at|from|which|whose|it|they|such as|so many|as in) .*", re.MULTILINE)
 
 
 def documented(node: ast.AST, name: str, public: bool = True) -> Iterator[tuple[str, bool, str | None]]:
@@ -27,7 +29,9 @@ def documented(node: ast.AST, name: str, public: bool = True) -> Iterator[tuple[
 def wrong_in(source: str, module: str) -> list[str]:
     """The docstrings of a module that an API reference cannot show alone."""
     found = documented(ast.parse(source), module)
-    return [f"{name}: {text[:60]}" for name, public, text in found if public and text and text.startswith(NO_SUBJECT)]
+    texts = [(name, text) for name, public, text in found if public and text]
+    fragments = [f"{name}: {line.strip()[:60]}" for name, text in texts for line in FRAGMENT.findall(text)]
+    return [f"{name}: {text[:60]}" for name, text in texts if text.startswith(NO_SUBJECT)] + fragments
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -43,6 +47,11 @@ def test_modules_and_public_classes_and_functions_have_one():
         if public and text is None and name.count(".") <= 2  # methods that a base class describes need none
     ]
     assert silent == []
+
+
+def test_an_attribute_without_a_subject_is_found():
+    source = 'class Run:\n    """A run.\n\n    Attributes:\n      name: of the run.\n      folder: its path.\n    """\n'
+    assert wrong_in(source, "planted") == ["planted.Run: name: of the run."]
 
 
 def test_a_docstring_without_a_subject_is_found():

@@ -3,7 +3,7 @@
 A row is `key value key value ... filler ... key key ...`; the target at an asked key is its value. Keys come from the lower
 half of the vocabulary and values from the upper half; token 0 is the filler. Only the asked keys are scored. Every key is
 asked `repeats` times, the questions in random order: the answers never stand in the row, so asking again gives nothing away.
-With `overwrites`, so many of the keys are written once more behind all pairs, each with another value, and the newer counts.
+With `overwrites`, that many keys are written once more behind all pairs, each with another value, and the newer value counts.
 DEVIATION: the original spreads the questions by a power law of the distance; here they all stand at the end, so that the
 distance, and with it the memory needed, is one number.
 """

@@ -165,7 +165,7 @@ class TextTask(ExampleConfig):
     tokenizer: Literal["words", "bytes"] = "words"
 
     def chance_of_number(self, digits: int) -> dict[str, float]:
-        """Score of a random number of so many digits without a leading 0, by metric.
+        """Score of a random number of `digits` digits without a leading 0, by metric.
 
         As bytes, the space in front of the number is known and scored with it.
         """

@@ -188,7 +188,7 @@ def may_begin_character(part: bytes) -> bool:
 def train_sentencepiece(texts: Iterable[str], vocab: int, algorithm: Algorithm = "bpe") -> bytes:
     """A SentencePiece model of `vocab` tokens, serialized; equal for equal texts.
 
-    Raises `ConfigError` where the texts do not yield so many tokens.
+    Raises `ConfigError` where the texts yield fewer tokens.
     """
     import sentencepiece
 

@@ -111,7 +111,7 @@ class Sharding:
         return Layout(mesh, RULES[self.rules])
 
     def counted_layout(self, rows: int, devices: int) -> "Layout":
-        """The layout of so many devices that are not here: arrays cannot lie on it, but how they would is known."""
+        """The layout of `devices` devices that are not here: arrays cannot lie on it, but their shardings are known."""
         shape, names = self._mesh(rows, devices)
         return Layout(AbstractMesh(shape, names, axis_types=(AxisType.Auto,) * len(shape)), RULES[self.rules])
 

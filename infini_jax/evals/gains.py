@@ -1,4 +1,4 @@
-"""Which tokens gain from memory: the loss under a control minus the loss with the memory carried, by class of word.
+"""Gains of tokens from memory: the loss under a control minus the loss with the memory carried, by class of word.
 
 Held-out documents are read once; the controls read in the same pass (`infini_jax.evals.perplexity`): an empty memory, and the
 memory of another document of the same age. Classes are of words and other units of text (`infini_jax.evals.words`), whatever
@@ -263,7 +263,7 @@ def half_share(gain_T: np.ndarray, weight_T: np.ndarray) -> float:
 
 
 def resampled(documents: int, draws: int) -> np.ndarray:
-    """How often each of D documents is in each of N draws with replacement: NxD, or 0xD for a single document."""
+    """The number of times that each of D documents is in each of N draws with replacement: NxD, 0xD for a single document."""
     random = np.random.default_rng(SEED)
     if documents < 2:
         return np.zeros((0, documents))

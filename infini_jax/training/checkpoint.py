@@ -254,7 +254,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint: {self.folder / str(step)} is damaged or incomplete; {mend}") from error
 
     def _instead(self, step: int) -> str:
-        """How to use an older checkpoint, in words."""
+        """The way to use an older checkpoint, in words."""
         return f"resume from step {step} with --resume {step}"
 
     @contextlib.contextmanager

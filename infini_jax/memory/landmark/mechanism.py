@@ -105,11 +105,11 @@ class LandmarkConfig(MemoryConfig):
     """Settings of landmark attention.
 
     Attributes:
-      block: raw tokens of a block; a landmark follows each group of so many (50 in the paper).
-      blocks: complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form. An unfinished block is
-        carried to the next segment in any case.
+      block: number of raw tokens per block, each followed by a landmark (50 in the paper).
+      blocks: number of complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form. An unfinished
+        block is carried to the next segment in any case.
       retrieved: number of blocks per query (k), at most `blocks` unless that is 0.
-      selection: who chooses them: each token and head (as trained in the paper), all heads of a token together, or all
+      selection: scope of a choice: each token and head (as trained in the paper), all heads of a token together, or all
         tokens of the segment together. `tokens` is one of the paper's cheap forms of inference and is not causal: a
         token's choice depends on later tokens of its segment, and decoding chooses by the tokens at hand only.
     """

@@ -59,7 +59,7 @@ class Slurm(Launcher):
     uses = ("cpus", "gpus", "memory_gb", "minutes", "partition")
 
     def workers(self, missing: int) -> int:
-        """The size of the array for so many missing runs."""
+        """The size of the array for `missing` runs."""
         return min(max(1, self.jobs), missing)
 
     def settings(self, missing: int) -> dict[str, Any]:
