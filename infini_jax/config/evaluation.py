@@ -7,7 +7,6 @@ from infini_jax.errors import check_choices, require
 
 Condition = Literal["carried", "reset", "another"]
 CARRIED, RESET, ANOTHER = CONDITIONS = get_args(Condition)
-"""The condition of the memory that a document is read with: its own, an empty one, or another document's."""
 
 
 @dataclasses.dataclass(frozen=True)
