@@ -1,26 +1,73 @@
-"""Files that a reader never sees half of, files that come with the package, and where prepared data lie."""
+"""Files that a reader never sees half of, JSON that may be damaged, files of the package, and where prepared data lie."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from infini_jax.errors import ConfigError, one_line
 
 FOLDER_VARIABLE = "INFINI_JAX_DATA"
 
 
 @contextlib.contextmanager
 def replaced_at_once(file: Path) -> Iterator[Path]:
-    """A path to write to inside the block. Afterwards it becomes `file`; where the block raises or the process dies, `file`
-    stays as it was."""
+    """A path to write to inside the block. Afterwards it becomes `file`; where the block raises, the process dies or the power
+    fails, `file` stays as it was."""
     partial = file.with_name(f".{file.name}.partial")
     yield partial
+    to_disk(partial)
     partial.replace(file)
+    with contextlib.suppress(OSError):  # some systems open no folders; the file itself is safe
+        to_disk(file.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk and not only in memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_at_once(text: str, file: Path) -> None:
     """Writes `text` to `file` whole or not at all, whenever the process dies."""
     with replaced_at_once(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object that a text is. Raises `ValueError` where it is anything else."""
+    value = json_value(text)
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value
+
+
+def json_value(text: str | bytes) -> Any:
+    """The JSON value that a text is. Raises `ValueError` where it is none."""
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode())
+    except RecursionError as error:
+        raise ValueError("brackets in brackets without end") from error
+
+
+def read_object(file: Path, field: str, mend: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises `ConfigError` of `field` with the file, and `mend`, where there is none."""
+    try:
+        return json_object(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(field, f"{file} is damaged ({one_line(error)})", mend) from error
+
+
+def object_or_none(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where the file is missing or damaged, so that it is made again."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json_object(file.read_bytes())
+    return None
 
 
 def shipped(folder: str) -> Path:

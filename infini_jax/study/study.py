@@ -24,7 +24,7 @@ from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
-from infini_jax.files import write_at_once
+from infini_jax.files import json_value, read_object, write_at_once
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import join_measures
 from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
@@ -110,23 +110,40 @@ def save_study(study: Study, folder: Path) -> None:
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
-    """The study in a folder: (study, its rows so far, its failures). Raises `ConfigError` where there is none."""
+    """The study in a folder: (study, its rows so far, its failures).
+
+    Raises `ConfigError` where there is none, or it is damaged.
+    """
     file = StudyFolder(folder).study
     require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
-    plain = json.loads(file.read_text())
-    load_once(plain.get("own_code", ""))
-    study = Study(
-        plain["name"],
-        plain["question"],
-        tuple(job_from_plain(run) for run in plain["runs"]),
-        tuple(tuple(pair) for pair in plain["held_equal"]),
-        tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
-        plain.get("scale", ""),
-        plain.get("own_code", ""),
-    )
-    failed = StudyFolder(folder).failed
-    failures = [Failure(**failure) for failure in json.loads(failed.read_text())] if failed.exists() else []
-    return study, finished_rows(study, study.desk(folder)), failures
+    mend = f"make it again with the command of the study, such as `infini-jax study {folder.name}`, or restore it"
+    plain = read_object(file, "study", mend)
+    own_code = plain.get("own_code", "")
+    require(isinstance(own_code, str), "study", f"{file} is damaged (own_code)", mend)
+    load_once(own_code)
+    try:
+        study = Study(
+            plain["name"],
+            plain["question"],
+            tuple(job_from_plain(run) for run in plain["runs"]),
+            tuple(tuple(pair) for pair in plain["held_equal"]),
+            tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
+            plain.get("scale", ""),
+            own_code,
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError("study", f"{file} is damaged ({one_line(error)})", mend) from error
+    return study, finished_rows(study, study.desk(folder)), noted_failures(folder)
+
+
+def noted_failures(folder: Path) -> list[Failure]:
+    """What the newest call left undone, by failed.json.
+
+    None where the file is missing or damaged: the next call writes it again.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        return [Failure(str(note["run"]), str(note["error"])) for note in json_value(StudyFolder(folder).failed.read_bytes())]
+    return []
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from infini_jax.model.cost import budget_steps, model_cost, parameter_count, tra
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import Row, write_rows
+from infini_jax.records.training_log import metrics_in, whole_lines
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.held_out import HeldOut, HeldOutScores
 from infini_jax.training.interrupts import terminated
@@ -26,6 +28,7 @@ from infini_jax.training.timed_budget import with_steps
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
 LEARNED = "loss"  # only in lines about training
+logger = logging.getLogger(__name__)
 
 
 def execute(
@@ -90,14 +93,18 @@ def execute(
 def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
     """The metrics log, opened to write behind its last line of at most `step`: later lines are written again.
 
-    So are the scores of held-out data at `step`, which come after its checkpoint.
+    So are the scores of held-out data at `step`, which come after its checkpoint. A damaged line is left out with a warning.
     """
 
-    def is_kept(line: dict[str, float]) -> bool:
-        return line["step"] < step or (line["step"] == step and LEARNED in line)
+    def is_kept(number: int, line: bytes) -> bool:
+        try:
+            found = metrics_in(line)
+        except ValueError:
+            logger.warning("metrics: line %d of %s is damaged and left out", number, file)
+            return False
+        return found["step"] < step or (found["step"] == step and LEARNED in found)
 
-    lines = file.read_text().splitlines() if file.exists() else []
-    kept = [line for line in lines if line.endswith("}") and is_kept(json.loads(line))]
+    kept = [line.decode() for number, line in enumerate(whole_lines(file), start=1) if is_kept(number, line)]
     write_at_once("".join(f"{line}\n" for line in kept), file)
     with file.open("a", buffering=1) as opened:
         yield opened
