@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,30 @@ def write_at_once(text: str, file: Path) -> None:
     """Writes `text` to `file` whole or not at all, whenever the process dies."""
     with replaced_at_once(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+    """Plain values as JSON. Numbers that are not finite, for which JSON has no words, become null."""
+    return json.dumps(without_nan(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def without_nan(value: Any) -> Any:
+    """Plain values with None in place of numbers that are not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: without_nan(one) for name, one in value.items()}
+    return [without_nan(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def with_nan(numbers: dict[str, float | None]) -> dict[str, float]:
+    """Numbers that were read from JSON, NaN in place of null."""
+    return {name: math.nan if value is None else value for name, value in numbers.items()}
+
+
+def write_json(value: Any, file: Path, indent: int | None = 2) -> None:
+    """Writes plain values to a file as JSON, whole or not at all."""
+    write_at_once(json_text(value, indent) + "\n", file)
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:

@@ -58,7 +58,8 @@ class Clock:
         return result
 
     def compiled_step(self, program):
-        measured = {name: np.float32(1.0) for name in ("loss", "accuracy", "gradient_norm")} | {"gates": np.zeros(0)}
+        measured = {name: np.float32(1.0) for name in ("loss", "accuracy", "gradient_norm")}
+        measured |= {"gates": np.zeros(0), "skipped": np.bool_(False)}
 
         def run_step(state, batch):
             return self.passes(1.0, (state.replace(step=state.step + 1), measured))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infini_jax.data.examples import Label
+from infini_jax.files import json_text
 from infini_jax.records.parquet import write_table
 
 
@@ -45,7 +46,7 @@ SCHEMA = pa.schema(
 
 def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
     """Writes the figures of a run to `file` at once or not at all."""
-    lines = [{"run": run, **dataclasses.asdict(one), "labels": json.dumps(one.labels, sort_keys=True)} for one in measures]
+    lines = [{"run": run, **dataclasses.asdict(one), "labels": json_text(one.labels, sort_keys=True)} for one in measures]
     file.parent.mkdir(parents=True, exist_ok=True)
     write_table(pa.Table.from_pylist(lines, schema=SCHEMA), file)
 

@@ -46,6 +46,7 @@ class Row:
       python, jax, flax, package: versions.
       device: that it ran on.
       finished: UTC time, ISO 8601.
+      skipped_steps: of `steps`, those that changed nothing, because their gradient was not finite.
     """
 
     run: str
@@ -84,11 +85,18 @@ class Row:
     package: str
     device: str
     finished: str
+    skipped_steps: int = 0
 
 
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), float | None: pa.float64()}
 SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fields(Row)])
-LATER = {"learning_rate": "null", "gives": "'steps'", "test_loss": "null", "test_accuracy": "null"}  # in tables before them
+LATER = {  # what tables from before these columns get
+    "learning_rate": "null",
+    "gives": "'steps'",
+    "test_loss": "null",
+    "test_accuracy": "null",
+    "skipped_steps": "0",
+}
 
 
 def is_whole(file: Path) -> bool:

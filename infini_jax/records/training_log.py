@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from infini_jax.errors import ConfigError
-from infini_jax.files import json_object
+from infini_jax.files import json_object, with_nan
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -22,8 +22,8 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 
 def metrics_in(line: bytes) -> dict[str, float]:
-    """The metrics of a line, its step among them. Raises `ValueError` where it is damaged."""
-    found = json_object(line)
+    """The metrics of a line, its step among them, NaN in place of null. Raises `ValueError` where it is damaged."""
+    found = with_nan(json_object(line))
     if not {"step"} <= {*found} or any(not isinstance(value, int | float) for value in found.values()):
         raise ValueError("no metrics of a step")
     return found

@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from infini_jax.errors import ConfigError, installs, one_line, require
-from infini_jax.files import read_object
+from infini_jax.files import json_text, read_object
 from infini_jax.records import measures
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.rows import SCHEMA, checked, is_whole, read_rows
@@ -37,7 +37,7 @@ CURVES = (
     LINES
     + """, metrics as (select *, unnest(json_keys(line)) as metric from lines)
 select folder, run, (line->>'step')::bigint as step, (line->>'tokens')::bigint as tokens, metric,
-       (line->>metric)::double as value
+       coalesce((line->>metric)::double, 'nan'::double) as value
 from metrics join sources using (filename)
 where metric not in ('step', 'tokens')
 order by number, place, metric
@@ -169,7 +169,7 @@ def settings_in(folder: RunFolder) -> str | None:
     file = folder.config
     if not file.exists():
         return None
-    return json.dumps(read_object(file, "path", "restore it, or leave its folder out"))
+    return json_text(read_object(file, "path", "restore it, or leave its folder out"))
 
 
 def curves_of(places: Sequence[Place]) -> pa.Table:

@@ -8,14 +8,13 @@ study or of two on the same folder, ever do the same job.
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from infini_jax.evals.base import Evaluation
-from infini_jax.files import object_or_none, write_at_once
+from infini_jax.files import object_or_none, write_json
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.rows import is_whole
 from infini_jax.study.evaluations import measure_files, own_files
@@ -81,7 +80,7 @@ class Desk:
         """Notes the failure of a job; the next call tries the job again."""
         self.of(job).path.mkdir(parents=True, exist_ok=True)
         note = {"session": self.session, "error": error, "details": details}
-        write_at_once(json.dumps(note, indent=2) + "\n", self.of(job).error)
+        write_json(note, self.of(job).error)
 
     @contextlib.contextmanager
     def claim(self, job: Job) -> Iterator[bool]:

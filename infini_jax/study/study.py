@@ -7,7 +7,6 @@ studies on one folder, never do the same one twice.
 
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import signal
@@ -24,7 +23,7 @@ from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
-from infini_jax.files import json_value, read_object, write_at_once
+from infini_jax.files import json_value, read_object, write_json
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import join_measures
 from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
@@ -106,7 +105,7 @@ def save_study(study: Study, folder: Path) -> None:
         "scale": study.scale,
         "own_code": study.own_code,
     }
-    write_at_once(json.dumps(plain, indent=2) + "\n", StudyFolder(folder).study)
+    write_json(plain, StudyFolder(folder).study)
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
@@ -350,7 +349,7 @@ def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
         for run in missing
     ]
     failed = [dataclasses.asdict(failure) for failure in failures]
-    write_at_once(json.dumps(failed, indent=2) + "\n", StudyFolder(desk.folder).failed)
+    write_json(failed, StudyFolder(desk.folder).failed)
     return rows, failures
 
 

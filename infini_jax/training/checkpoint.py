@@ -7,7 +7,6 @@ all that is needed of the data's position.
 
 import contextlib
 import dataclasses
-import json
 import logging
 import sys
 import time
@@ -21,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, disk_reason, one_line, require
+from infini_jax.files import json_text
 from infini_jax.records.folder import RunFolder
 from infini_jax.training import notes
 from infini_jax.training.digest import bit_sum, digests, named
@@ -309,7 +309,7 @@ def differences(old: Any, new: Any, path: str = "") -> str:
             for name in sorted({*old, *new}):
                 yield from walk(old.get(name), new.get(name), f"{path}.{name}" if path else name)
         elif old != new:
-            yield f"{path} was {json.dumps(old)}, is {json.dumps(new)}"
+            yield f"{path} was {json_text(old)}, is {json_text(new)}"
 
     found = list(walk(old, new, path))
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import TextIO
 from infini_jax.config import RunConfig
 from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding
-from infini_jax.files import write_at_once
+from infini_jax.files import json_text, write_at_once
 from infini_jax.model.cost import budget_steps, model_cost, parameter_count, training_flops_per_step
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
@@ -76,7 +75,7 @@ def execute(
         with metrics_after(place.metrics, reached.step) if is_first() else nowhere() as file:
 
             def log(line: dict[str, float]) -> None:
-                file.write(json.dumps(line) + "\n")
+                file.write(json_text(line) + "\n")
                 mirrors.log(line)
                 if LEARNED in line:
                     watch(line)
@@ -152,5 +151,6 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
         gate_spread=finished.last.get("gate_spread"),
         corpus=run.data.open(rows_of(run, "train")).corpus,
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        skipped_steps=finished.skipped,
         **environment(),
     )

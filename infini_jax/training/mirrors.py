@@ -8,7 +8,6 @@ tracker that is not installed is refused, before anything compiles.
 import collections
 import dataclasses
 import importlib.util
-import json
 import logging
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import check_choices, installs, require, require_file_name
-from infini_jax.files import object_or_none, write_at_once
+from infini_jax.files import object_or_none, write_json
 from infini_jax.training.trackers import TRACKERS, Mirror, Origin
 
 IDENTITY_FILE = "mirrors.json"
@@ -95,7 +94,7 @@ def identity(folder: Path, run: RunConfig) -> str:
     if isinstance(found, str):
         return found
     made = f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"
-    write_at_once(json.dumps({"id": made}) + "\n", file)
+    write_json({"id": made}, file, indent=None)
     return made
 
 

@@ -6,11 +6,11 @@ they are not read as older ones, which have neither a hash nor digests.
 
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 from infini_jax import __version__
 from infini_jax.config import RunConfig
+from infini_jax.files import json_text, with_nan, without_nan
 
 FORMAT = 3  # raise it when what is written changes; 2: learning rates stand in the optimiser's state; 3: digests and a hash
 READ = (2, FORMAT)
@@ -26,35 +26,42 @@ class Progress:
       seconds: of training, over all restarts.
       compile_seconds: of compiling, over all restarts.
       last: last line of metrics.
+      skipped: steps that changed nothing, because their gradient was not finite.
     """
 
     step: int = 0
     seconds: float = 0.0
     compile_seconds: float = 0.0
     last: dict[str, float] = dataclasses.field(default_factory=dict)
+    skipped: int = 0
 
 
 RUN_NAMES = {"format", "package", "fingerprint", "config"}
 PROGRESS_NAMES = {field.name for field in dataclasses.fields(Progress)}
-NAMES = {2: RUN_NAMES | PROGRESS_NAMES | {"checksum", "parts"}, FORMAT: RUN_NAMES | PROGRESS_NAMES | {"arrays", HASH}}
+NAMES = {
+    2: RUN_NAMES | PROGRESS_NAMES - {"skipped"} | {"checksum", "parts"},
+    FORMAT: RUN_NAMES | PROGRESS_NAMES | {"arrays", HASH},
+}
 
 
 def sealed(run: RunConfig, progress: Progress, arrays: dict[str, str]) -> dict[str, Any]:
     """The notes of a checkpoint as JSON values; `arrays` are the digests of its arrays by name."""
-    notes = {
-        "format": FORMAT,
-        "package": __version__,
-        "fingerprint": run.fingerprint(),
-        "config": run.to_dict(),
-        "arrays": arrays,
-        **dataclasses.asdict(progress),
-    }
+    notes = without_nan(
+        {
+            "format": FORMAT,
+            "package": __version__,
+            "fingerprint": run.fingerprint(),
+            "config": run.to_dict(),
+            "arrays": arrays,
+            **dataclasses.asdict(progress),
+        }
+    )
     return {**notes, HASH: hash_of(notes)}
 
 
 def hash_of(notes: dict[str, Any]) -> str:
     """BLAKE2b of all notes but the hash itself, 32 hex digits."""
-    text = json.dumps({name: value for name, value in notes.items() if name != HASH}, sort_keys=True)
+    text = json_text({name: value for name, value in notes.items() if name != HASH}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -80,4 +87,5 @@ def checked(notes: Any, step: int) -> dict[str, Any]:
 
 def progress_in(notes: dict[str, Any]) -> Progress:
     """The progress in checked notes."""
-    return Progress(**{name: notes[name] for name in PROGRESS_NAMES})
+    found = {name: notes[name] for name in PROGRESS_NAMES if name in notes}
+    return Progress(**{**found, "last": with_nan(notes["last"])})
