@@ -192,8 +192,7 @@ def folder_names(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    require(False, "folder", "the same folder is named twice", "name each once")
-    raise AssertionError
+    raise ConfigError("folder", "the same folder is named twice", "name each once")
 
 
 def renamed(row: Row, name: str, is_shared: bool) -> Row:

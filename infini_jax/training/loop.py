@@ -16,7 +16,7 @@ from infini_jax.devices.sharding import (
     Sharding,
     layout_of,
 )
-from infini_jax.errors import Stopped, TrainingDiverged
+from infini_jax.errors import Stopped, TrainingDiverged, instance
 from infini_jax.model.cost import check_fits, training_flops_per_step
 from infini_jax.model.stream import Carry
 from infini_jax.training.checkpoint import Checkpoints, Progress
@@ -76,12 +76,11 @@ def train(
     layout = layout_of(run, sharding)
     training = Training(run, layout)
     check_fits(run)
-    steps, mesh = training.steps, layout.mesh
+    steps, mesh = training.steps, instance(layout.mesh, jax.sharding.Mesh, "training is on devices that are here")
     state, behind = begin(training, checkpoints)
     began = time.perf_counter()
     batches, step = training.batches(range(behind.step, steps)), compiled_step(training.program)
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
-    assert isinstance(mesh, jax.sharding.Mesh), "of devices that are here"
     peak, agreed, skips = peak_flops(mesh.devices.flat), Agreement(mesh), Skips(behind.skipped)
     began = time.perf_counter() - behind.seconds
 

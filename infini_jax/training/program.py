@@ -18,6 +18,7 @@ from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.devices.processes import batch_shapes, placed_batches
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
+from infini_jax.errors import present
 from infini_jax.model.cost import budget_steps, program_flops
 from infini_jax.model.stream import Carry, init_carry, init_params
 from infini_jax.training.checkpoint import like
@@ -175,8 +176,7 @@ class Training:
 
     @property
     def _laid(self) -> Layout:
-        assert self.layout is not None, "only a training that has a layout lies on devices"
-        return self.layout
+        return present(self.layout, "only a training that has a layout lies on devices")
 
     @property
     def _rows(self) -> Batch:
