@@ -132,13 +132,25 @@ class Skipping(Clock):
 
 
 def test_skipped_steps_are_counted_over_restarts(tmp_path, monkeypatch):
-    steps, lines = Skipping(monkeypatch, {3, 4, 17, 25, 40}), []
+    steps, lines = Skipping(monkeypatch, {3, 4, 17, 19, 25, 40}), []
     with Checkpoints(RUN, tmp_path) as checkpoints, pytest.raises(Stopped):
         train(RUN, lines.append, checkpoints, stop=lambda: steps.now >= 110.0 + 17.0)
     with Checkpoints(RUN, tmp_path) as checkpoints:
         finished = train(RUN, lines.append, checkpoints)
-    assert [line["skipped_steps"] for line in lines] == [2, 3, 4, 5]
-    assert finished.skipped == 5
+    assert [line["skipped_steps"] for line in lines] == [2, 4, 5, 6]
+    assert finished.skipped == 6
+
+
+def test_skips_in_a_row_go_on_over_a_restart(tmp_path, monkeypatch):
+    steps = Skipping(monkeypatch, {16, 17, 18})
+    with Checkpoints(RUN, tmp_path) as checkpoints, pytest.raises(Stopped):
+        train(RUN, lambda line: None, checkpoints, stop=lambda: steps.now >= 110.0 + 17.0)
+    run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, log_every=1))
+    with (
+        Checkpoints(RUN, tmp_path) as checkpoints,
+        pytest.raises(TrainingDiverged, match=r"^gradient: not finite at step 18;"),
+    ):
+        train(run, lambda line: None, checkpoints)
 
 
 def test_a_run_without_a_skipped_step_does_not_speak_of_them(monkeypatch):
@@ -149,9 +161,9 @@ def test_a_run_without_a_skipped_step_does_not_speak_of_them(monkeypatch):
 
 
 def test_a_run_that_skips_step_after_step_is_stopped(monkeypatch):
-    Skipping(monkeypatch, set(range(15, 15 + MOST)))  # counted at steps 20 and 30; those since the 25th are good
+    Skipping(monkeypatch, set(range(15, 15 + MOST)))  # counted at step 20, and those since the 18th are good
     train(RUN, lambda line: None)
-    Skipping(monkeypatch, set(range(11, 11 + MOST)))
+    Skipping(monkeypatch, set(range(21 - MOST, 21)))
     with pytest.raises(
         TrainingDiverged, match=r"^gradient: not finite at step 20; lower train.learning_rate, now 0.01, under"
     ):
@@ -159,12 +171,16 @@ def test_a_run_that_skips_step_after_step_is_stopped(monkeypatch):
 
 
 def test_skips_in_a_row_are_those_one_after_the_other():
-    skips = Skips(7)
+    skips = Skips(7, 0)
     for skipped in [True] * (MOST - 1) + [False] + [True]:
         skips.add(jnp.bool_(skipped))
-    assert skips.count() == 7 + MOST
-    assert not skips.are_all
+    skips.count()
+    assert (skips.total, skips.in_row, skips.are_all) == (7 + MOST, 1, False)
     for _ in range(MOST - 1):
         skips.add(jnp.bool_(True))
-    assert skips.count() == 7 + 2 * MOST - 1
-    assert skips.are_all
+    skips.count()
+    assert (skips.total, skips.in_row, skips.are_all) == (7 + 2 * MOST - 1, MOST, True)
+    again = Skips(9, MOST - 1)  # behind a restart
+    again.add(jnp.bool_(True))
+    again.count()
+    assert again.are_all

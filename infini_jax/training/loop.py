@@ -81,7 +81,7 @@ def train(
     began = time.perf_counter()
     batches, step = training.batches(range(behind.step, steps)), compiled_step(training.program)
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
-    peak, agreed, skips = peak_flops(mesh.devices.flat), Agreement(mesh), Skips(behind.skipped)
+    peak, agreed, skips = peak_flops(mesh.devices.flat), Agreement(mesh), Skips(behind.skipped, behind.skipped_in_row)
     began = time.perf_counter() - behind.seconds
 
     def examined() -> float:
@@ -101,17 +101,17 @@ def train(
         logging = number % run.train.log_every == 0 or number == steps
         if saving or logging:
             check_finite(run, number, measured, state if saving else None)
-            skipped = skips.count()
+            skips.count()
             if skips.are_all:
                 raise diverged(run, number, "gradient")
             seconds = time.perf_counter() - began  # read behind the check, which waits for the device
         if logging:
             line = metric_line(run, number, measured, speeds(run, number, seconds, behind, peak))
-            line |= {"skipped_steps": skipped} if skipped else {}
-            behind = Progress(number, seconds, compile_seconds, line, skipped)
+            line |= {"skipped_steps": skips.total} if skips.total else {}
+            behind = Progress(number, seconds, compile_seconds, line, skips.total, skips.in_row)
             log(behind.last)
         if saving and checkpoints is not None:
-            progress = Progress(number, seconds, compile_seconds, behind.last, skipped)
+            progress = Progress(number, seconds, compile_seconds, behind.last, skips.total, skips.in_row)
             checkpoints.save(progress, dataclasses.replace(state, carry=None), state.carry)
         if stopping and number < steps:
             if checkpoints is not None:

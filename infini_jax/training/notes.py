@@ -27,6 +27,7 @@ class Progress:
       compile_seconds: of compiling, over all restarts.
       last: last line of metrics.
       skipped: steps that changed nothing, because their gradient was not finite.
+      skipped_in_row: of these, the last ones, with no other step between or behind them.
     """
 
     step: int = 0
@@ -34,12 +35,13 @@ class Progress:
     compile_seconds: float = 0.0
     last: dict[str, float] = dataclasses.field(default_factory=dict)
     skipped: int = 0
+    skipped_in_row: int = 0
 
 
 RUN_NAMES = {"format", "package", "fingerprint", "config"}
 PROGRESS_NAMES = {field.name for field in dataclasses.fields(Progress)}
 NAMES = {
-    2: RUN_NAMES | PROGRESS_NAMES - {"skipped"} | {"checksum", "parts"},
+    2: RUN_NAMES | PROGRESS_NAMES - {"skipped", "skipped_in_row"} | {"checksum", "parts"},
     FORMAT: RUN_NAMES | PROGRESS_NAMES | {"arrays", HASH},
 }
 
