@@ -140,6 +140,20 @@ def required(value: Value | None, field: str, problem: str, mend: str) -> Value:
     return value
 
 
+def present(value: Value | None, why: str) -> Value:
+    """`value` itself, which is never None, `why` says by what. Raises `RuntimeError` where it is; no flag takes this away."""
+    if value is None:
+        raise RuntimeError(f"missing: {why}")
+    return value
+
+
+def instance(value: Any, kind: type[Value], why: str) -> Value:
+    """`value` itself, which is always a `kind`, `why` says by what. Raises `TypeError` where it is not."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} is no {kind.__name__}: {why}")
+    return value
+
+
 def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
     """`table[name]`. Raises `ConfigError` with the nearest name where the table has no such entry."""
     require(name in table, field, f"'{name}' is not known", suggestion(name, table))

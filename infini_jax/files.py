@@ -1,9 +1,14 @@
-"""Files that a reader never sees half of, files that come with the package, and where prepared data lie."""
+"""Files that a reader never sees half of, JSON that may be damaged, files of the package, and where prepared data lie."""
 
 import contextlib
+import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from infini_jax.errors import ConfigError, one_line
 
 FOLDER_VARIABLE = "INFINI_JAX_DATA"
 
@@ -12,17 +17,84 @@ FOLDER_VARIABLE = "INFINI_JAX_DATA"
 def replaced_at_once(file: Path) -> Iterator[Path]:
     """A context with a path to write to, which becomes `file` at the end.
 
-    Where the block raises or the process dies, `file` stays as it was.
+    Where the block raises, the process dies or the power fails, `file` stays as it was.
     """
     partial = file.with_name(f".{file.name}.partial")
     yield partial
+    to_disk(partial)
     partial.replace(file)
+    with contextlib.suppress(OSError):  # some systems open no folders; the file itself is safe
+        to_disk(file.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk and not only in memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_at_once(text: str, file: Path) -> None:
     """Writes `text` to `file` whole or not at all, whenever the process dies."""
     with replaced_at_once(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+    """Plain values as JSON. Numbers that are not finite, for which JSON has no words, become null."""
+    return json.dumps(without_nan(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def without_nan(value: Any) -> Any:
+    """Plain values with None in place of numbers that are not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: without_nan(one) for name, one in value.items()}
+    return [without_nan(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def with_nan(numbers: dict[str, float | None]) -> dict[str, float]:
+    """Numbers that were read from JSON, NaN in place of null."""
+    return {name: math.nan if value is None else value for name, value in numbers.items()}
+
+
+def write_json(value: Any, file: Path, indent: int | None = 2) -> None:
+    """Writes plain values to a file as JSON, whole or not at all."""
+    write_at_once(json_text(value, indent) + "\n", file)
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object that a text is. Raises `ValueError` where it is anything else."""
+    value = json_value(text)
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value
+
+
+def json_value(text: str | bytes) -> Any:
+    """The JSON value that a text is. Raises `ValueError` where it is none."""
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode())
+    except RecursionError as error:
+        raise ValueError("brackets in brackets without end") from error
+
+
+def read_object(file: Path, field: str, mend: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises `ConfigError` of `field` with the file, and `mend`, where there is none."""
+    try:
+        return json_object(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(field, f"{file} is damaged ({one_line(error)})", mend) from error
+
+
+def object_or_none(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where the file is missing or damaged, so that it is made again."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json_object(file.read_bytes())
+    return None
 
 
 def shipped(folder: str) -> Path:

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import subprocess
 
 import jax
@@ -17,10 +18,11 @@ from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, ConfigError
 from infini_jax.records.folder import CHECKPOINTS_FOLDER
 from infini_jax.training import checkpoint
-from infini_jax.training.checkpoint import Checkpoints, Progress, Saving, checksum, differences
+from infini_jax.training.checkpoint import Checkpoints, FinishedCheckpoints, Progress, Saving, differences
+from infini_jax.training.notes import READ, checked
 
 RUN = RunConfig()
-STATE = {"params": {"kernel": np.arange(20_000, dtype=np.float32).reshape(100, 200)}, "step": np.int32(7)}
+STATE = {"params": {"kernel": np.arange(20_000, dtype=np.float32).reshape(100, 200)}, "step": np.int32(0)}
 CARRY = {"memory": np.linspace(0, 1, 999, dtype=np.float32), "open": np.array([3, 4], np.int32)}
 
 
@@ -90,20 +92,144 @@ def test_no_damage_is_read(tmp_path):
     assert_same(restored(tmp_path)[1:], numbered(3))
 
 
-def test_another_config_and_another_format_are_refused(tmp_path, monkeypatch):
+def test_another_config_and_another_format_are_refused(tmp_path):
     folder = filled(tmp_path)
     other = dataclasses.replace(RUN, seed=5)
     with pytest.raises(CheckpointError, match=r"3 is of another config \(seed was 0, is 5\); give the run a new name"):
         restored(tmp_path, other)
-    written, mend = checkpoint.FORMAT, "go on with the version that wrote it, or give the run a new name"
-    for own, said in (
-        (written - 1, f"newer than this version's {written - 1}; update infini_jax$"),
-        (written + 1, f"older than this version's {written + 1}; {mend}$"),
+    mend = "go on with the version that wrote it, or give the run a new name"
+    for written, said in (
+        (4, "newer than this version's 3; update infini_jax, or resume from step 2"),
+        (1, f"older than this version's 2; {mend}$"),
     ):
-        monkeypatch.setattr(checkpoint, "FORMAT", own)
+        noted(folder).write_text(json.dumps({"format": written}))
         with pytest.raises(CheckpointError, match=rf"3 has format {written}, {said}"):
             restored(tmp_path)
     assert (folder / "3").exists()
+
+
+def noted(folder, step=3):
+    """The file of the notes of a checkpoint."""
+    return folder / str(step) / "meta" / "metadata"
+
+
+def refused(tmp_path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        restored(tmp_path)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("names", [("step", 3, 2), ("seconds", 30.0, 20.0), ("last", {"loss": 2.0}, {"loss": 3.0})])
+def test_notes_that_were_altered_are_refused(tmp_path, names):
+    """One flipped bit turns a digit into another: the run would go on from another step."""
+    name, was, altered = names
+    folder = filled(tmp_path)
+    notes = json.loads(noted(folder).read_text())
+    assert notes[name] == was
+    noted(folder).write_text(json.dumps({**notes, name: altered}))
+    assert refused(tmp_path) == f"checkpoint: {folder / '3'} is damaged or incomplete; resume from step 2 with --resume 2"
+
+
+def test_a_checkpoint_in_the_folder_of_another_step_is_refused(tmp_path):
+    folder = filled(tmp_path)
+    (folder / "3").rename(folder / "4")
+    assert refused(tmp_path) == f"checkpoint: {folder / '4'} is damaged or incomplete; resume from step 2 with --resume 2"
+
+
+def test_a_state_of_another_step_than_its_notes_is_refused(tmp_path):
+    with Checkpoints(RUN, tmp_path) as checkpoints:
+        checkpoints.save(Progress(5), *numbered(4))
+    assert "5 is damaged or incomplete" in refused(tmp_path)
+
+
+def test_no_flipped_bit_of_the_notes_is_read_as_other_values(tmp_path):
+    """One bit of every byte, by the function that checks them; some of these through the whole reading too."""
+    file = noted(filled(tmp_path))
+    whole, random = file.read_bytes(), np.random.default_rng(0)
+    saved, same = checked(json.loads(whole), 3), 0
+    assert len(whole) > 1000
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(random.integers(8))
+        try:
+            found = checked(json.loads(bytes(flipped)), 3)
+            assert found == saved or found["format"] not in READ  # of another format nothing is read
+            same += 1
+        except ValueError:
+            pass
+    assert same < len(whole) / 100  # such as 1e-3 and 1E-3
+    with Checkpoints(RUN, tmp_path) as checkpoints:
+        for place in random.integers(len(whole), size=40):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << int(random.integers(8))
+            file.write_bytes(flipped)
+            try:
+                assert checkpoints.progress() == Progress(3, 30.0, 1.0, {"loss": 2.0})
+            except CheckpointError:
+                continue
+
+
+def other_blocks(array):
+    """The same numbers in another order: two halves of the array swapped."""
+    return jnp.roll(array, array.shape[0] // 2, axis=0)
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "kernel"), (1, "memory")])
+def test_swapped_blocks_of_an_array_are_refused(tmp_path, place, name):
+    """Notes of one checkpoint beside the arrays of another, whose words add up to the same."""
+    folder = filled(tmp_path)
+    notes = json.loads(noted(folder).read_text())
+    shutil.rmtree(tmp_path)
+    state, carry = numbered(3)
+    group = (state["params"], carry)[place]
+    group[name] = other_blocks(group[name])
+    with Checkpoints(RUN, tmp_path) as checkpoints:
+        checkpoints.save(Progress(3, 30.0, 1.0, {"loss": 2.0}), state, carry)
+    restored(tmp_path)
+    noted(folder).write_text(json.dumps(notes))
+    assert "3 is damaged or incomplete" in refused(tmp_path)
+    if place == 0:
+        with FinishedCheckpoints(RUN, tmp_path) as checkpoints, pytest.raises(CheckpointError, match="3 is damaged"):
+            checkpoints.restore_part("params", shapes()[0]["params"])
+
+
+def word_sum(tree) -> int:
+    """The checksum of format 2, written anew: all words added up."""
+    return sum(int(np.asarray(leaf).view(np.uint32).sum(dtype=np.uint64)) for leaf in jax.tree.leaves(tree)) % 2**32
+
+
+def in_format_2(folder, step=3):
+    """The notes of a checkpoint as they were written before there were digests and a hash."""
+    notes = json.loads(noted(folder, step).read_text())
+    state, carry = numbered(step)
+    names = ("package", "fingerprint", "config", "step", "seconds", "compile_seconds", "last")
+    sums = {"checksum": word_sum((state, carry)), "parts": {"params": word_sum(state["params"])}}
+    return {"format": 2, **{name: notes[name] for name in names}, **sums}
+
+
+def test_checkpoints_of_format_2_are_read_and_checked_by_their_own_sum(tmp_path):
+    folder = filled(tmp_path)
+    old = in_format_2(folder)
+    noted(folder).write_text(json.dumps(old))
+    progress, *found = restored(tmp_path)
+    assert progress == Progress(3, 30.0, 1.0, {"loss": 2.0})
+    assert_same(tuple(found), numbered(3))
+    with FinishedCheckpoints(RUN, tmp_path) as checkpoints:
+        assert_same(checkpoints.restore_part("params", shapes()[0]["params"]), (3, numbered(3)[0]["params"]))
+    for altered in ({"checksum": old["checksum"] ^ 1}, {"step": 2}):
+        noted(folder).write_text(json.dumps({**old, **altered}))
+        assert "3 is damaged or incomplete; resume from step 2" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("lost", [["hash"], ["hash", "arrays"], ["arrays"]])
+@pytest.mark.parametrize("called", [2, 3])
+def test_notes_that_lost_their_hash_are_not_read_as_older_ones(tmp_path, lost, called):
+    folder = filled(tmp_path)
+    notes = json.loads(noted(folder).read_text())
+    for name in lost:
+        notes[f"x{name}"] = notes.pop(name)
+    noted(folder).write_text(json.dumps({**notes, "format": called}))
+    assert "3 is damaged or incomplete" in refused(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
@@ -126,12 +252,6 @@ def test_a_full_disk_is_one_line_and_the_last_good_one_stays(tmp_path):
         assert_same(restored(tmp_path)[1:], numbered(1))
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def test_numbers_are_summed_wherever_they_are():
-    tree = {"a": jnp.arange(5.0), "b": jnp.array([-1, 2], jnp.int32), "c": jnp.ones(3, jnp.bfloat16)}
-    words = [np.arange(5, dtype=np.float32).view(np.uint32), np.array([-1, 2], np.int32).view(np.uint32), [0x3F80] * 3]
-    assert int(checksum(tree)) == sum(int(word) for part in words for word in part) % 2**32
 
 
 def test_differences_name_the_settings():

@@ -58,7 +58,8 @@ class Clock:
         return result
 
     def compiled_step(self, program):
-        measured = {name: np.float32(1.0) for name in ("loss", "accuracy", "gradient_norm")} | {"gates": np.zeros(0)}
+        measured = {name: np.float32(1.0) for name in ("loss", "accuracy", "gradient_norm")}
+        measured |= {"gates": np.zeros(0), "skipped": np.bool_(False)}
 
         def run_step(state, batch):
             return self.passes(1.0, (state.replace(step=state.step + 1), measured))
@@ -105,10 +106,10 @@ def test_time_goes_on_after_a_restart(tmp_path, monkeypatch):
     assert (finished.seconds, finished.compile_seconds) == (40.0, 20.0)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_one_line():
+def test_parameters_without_a_finite_gradient_stop_the_run_with_one_line():
     run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, learning_rate=1e30, log_every=5, warmup=0.0))
     with pytest.raises(
-        TrainingDiverged, match=r"^loss: not finite at step 5; lower train.learning_rate, now 1e\+30, under another"
+        TrainingDiverged, match=r"^gradient: not finite at step 5; lower train.learning_rate, now 1e\+30, under another"
     ):
         train(run, lambda line: None)
 

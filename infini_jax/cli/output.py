@@ -1,9 +1,10 @@
 """Output of commands for scripts: exit codes, and JSON instead of tables."""
 
-import json
 from typing import Annotated, Any
 
 import tyro
+
+from infini_jax.files import json_text
 
 REQUEUE = 75  # EX_TEMPFAIL: try again later; what a scheduler can requeue on
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # the option --json of commands whose tables a script would read
@@ -11,4 +12,4 @@ AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # the option --json of com
 
 def print_json(value: Any) -> None:
     """Prints a value as indented JSON, and nothing else."""
-    print(json.dumps(value, indent=2))
+    print(json_text(value, indent=2))

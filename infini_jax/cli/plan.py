@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -14,7 +13,8 @@ from infini_jax.cli.progress import waiting
 from infini_jax.config import RunConfig
 from infini_jax.config.presets import SIZES, checked_in, preset
 from infini_jax.devices.sharding import Sharding
-from infini_jax.errors import require
+from infini_jax.errors import ConfigError, one_line, require
+from infini_jax.files import read_object
 from infini_jax.forecast.counted import advice, compiled, compiled_table, forecast, forecast_table
 from infini_jax.forecast.topology import Topology
 from infini_jax.units import human_bytes
@@ -74,4 +74,8 @@ def run_of(config: str, mechanism: str) -> RunConfig:
     is_there = Path(config).is_file()
     mend = f"name a run's config.json, a run of the quick study, or one of {', '.join(SIZES)}"
     require(is_there, "config", f"there is no file {config}", mend)
-    return RunConfig.from_dict(json.loads(Path(config).read_text()))
+    plain = read_object(Path(config), "config", mend)
+    try:
+        return RunConfig.from_dict(plain)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError("config", f"{config} is no run's config.json ({one_line(error)})", mend) from error

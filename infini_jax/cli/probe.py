@@ -5,12 +5,12 @@ or "" without one.
 """
 
 import importlib
-import json
 import os
 import sys
 from typing import Any
 
 from infini_jax.errors import one_line
+from infini_jax.files import json_text
 
 COMMANDS, DEVICES = "commands", "devices"  # all modules of this package that commands need; what JAX runs on
 
@@ -50,7 +50,7 @@ def main(asked: list[str]) -> None:
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         for one in asked:
-            print(json.dumps(answer(one)), file=answers, flush=True)
+            print(json_text(answer(one)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

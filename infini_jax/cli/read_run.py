@@ -3,8 +3,6 @@
 import dataclasses
 import datetime
 import itertools
-import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -23,7 +21,7 @@ from infini_jax.devices.sharding import use_cores
 from infini_jax.errors import ConfigError, require
 from infini_jax.evals.base import Evaluation, Subject
 from infini_jax.evals.language import LanguageEvaluation, language_measures
-from infini_jax.files import write_at_once
+from infini_jax.files import write_json
 from infini_jax.model.generate import Sampling, continuation, read_prompt
 from infini_jax.model.prompt import PromptTokens, read_text
 from infini_jax.records.environment import environment
@@ -68,7 +66,7 @@ def evaluate(
     seconds = time.perf_counter() - began
     file = output or RunFolder(run).evaluation("" if is_language else task)
     record = record_of(trained, evaluation, seconds) | details
-    write_json(record, file)
+    write_record(record, file)
     write_measures(config.name, measures, figures)
     if as_json:
         print_json(record)
@@ -109,19 +107,13 @@ def ask(evaluation: Evaluation, trained: Trained) -> Found:
     title = f"{trained.run.name}, step {trained.step}, {evaluation.name}"
     with evaluation_progress(title, Console(stderr=True)) as watch:
         measures = evaluation.measure(Subject(trained.run, trained.params), watch)
-    return measures, measure_tables(measures, title), {"measures": [plain_measure(one) for one in measures]}
+    return measures, measure_tables(measures, title), {"measures": list(map(dataclasses.asdict, measures))}
 
 
-def plain_measure(one: Measure) -> dict[str, Any]:
-    """A figure as JSON values, which have no NaN."""
-    plain = dataclasses.asdict(one)
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
-
-
-def write_json(record: dict[str, Any], file: Path) -> None:
+def write_record(record: dict[str, Any], file: Path) -> None:
     """Writes a record to a file at once or not at all. Raises `ConfigError` where there can be no such file."""
     try:
-        write_at_once(json.dumps(record, indent=1) + "\n", file)
+        write_json(record, file, indent=1)
     except OSError as error:
         raise ConfigError("output", f"{file}: {error.strerror}", "give a file that can be written with --output") from error
 

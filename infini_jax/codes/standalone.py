@@ -6,7 +6,6 @@ Each job leaves config.json, its figures and its row, and begins anew where it w
 import dataclasses
 import datetime
 import functools
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from infini_jax.codes.learning import (
 )
 from infini_jax.codes.probe import read_out_error
 from infini_jax.codes.random_codes import RandomCodesRun, age_bins
+from infini_jax.files import json_text
 from infini_jax.memory.base import reported_gates
 from infini_jax.model.cost import program_flops
 from infini_jax.records.environment import environment
@@ -91,7 +91,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     """
     RunFolder(folder).write_config(run.to_dict())
     with RunFolder(folder).metrics.open("w", buffering=1) as log:
-        trained = train(run, lambda line: print(json.dumps(line), file=log))
+        trained = train(run, lambda line: print(json_text(line), file=log))
     scored = {split: [scored_at(run, trained.params, split, n) for n in grid(run)] for split in (VALIDATION, TEST)}
     loss, test_loss = (float(np.mean([one.lost.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
     accuracy, test_accuracy = (float(np.mean([one.right.mean() for one in scored[split]])) for split in (VALIDATION, TEST))

@@ -2,20 +2,20 @@
 
 import dataclasses
 import hashlib
-import json
 import typing
 from typing import Any
 
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.errors import lookup, require, suggestion
+from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
 
 
 def digest_of(science: dict[str, Any]) -> str:
     """Digest of plain JSON values, twelve hex digits of SHA-256."""
-    return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json_text(science, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def fingerprint_of(settings: Any) -> str:

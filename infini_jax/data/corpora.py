@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infini_jax.data.batch import Split
 from infini_jax.data.texts import Errors, Metamath, StandardLibrary, TextFiles, Texts, first_place
-from infini_jax.errors import lookup, require, required
+from infini_jax.errors import instance, lookup, require, required
 
 Lists = tuple[tuple[Split, Path], ...]
 
@@ -159,8 +159,7 @@ def own_texts(name: str, path: Path | None = None, errors: Errors | None = None,
 
     Raises `ConfigError` where it is not installed, or `lists` are given for a corpus that splits by name.
     """
-    corpus = CORPORA[name]
-    assert isinstance(corpus, Own)
+    corpus = instance(CORPORA[name], Own, "this package reads it itself")
     place = required(
         path or first_place(corpus.places()),
         "path" if name == "text_folder" else "corpus",

@@ -20,7 +20,7 @@ from infini_jax.data.batch import Split
 from infini_jax.data.documents import Documents
 from infini_jax.data.tokenizers import Bytes
 from infini_jax.errors import ConfigError, require, require_file_name, suggestion
-from infini_jax.files import FOLDER_VARIABLE, data_folder
+from infini_jax.files import FOLDER_VARIABLE, data_folder, json_text
 
 FORMAT = 1
 MANIFEST_FILE, MODEL_FILE = "manifest.json", "tokenizer.model"
@@ -98,11 +98,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest as JSON, with its content hash and a hash of all fields."""
-        return json.dumps({**dataclasses.asdict(self), "content": self.content, "sha256": self._sha256()}, indent=2) + "\n"
+        return json_text({**dataclasses.asdict(self), "content": self.content, "sha256": self._sha256()}, indent=2) + "\n"
 
     def _sha256(self) -> str:
         """Hash of all fields, so that a changed count is noticed too."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json_text(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def from_plain(plain: dict[str, Any]) -> "Manifest":

@@ -18,7 +18,7 @@ from typing import Any
 from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.corpora import CORPORA, BuiltIn
 from infini_jax.data.texts import Texts
-from infini_jax.errors import ConfigError, one_line, require
+from infini_jax.errors import ConfigError, instance, one_line, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,7 @@ def built_in_snapshot(name: str, folder: Path, path: Path | None = None) -> Snap
 
     Raises `ConfigError` where it cannot be downloaded, is no data set, or has no array_record files.
     """
-    corpus = CORPORA[name]
-    assert isinstance(corpus, BuiltIn)
+    corpus = instance(CORPORA[name], BuiltIn, "TFDS defines it")
     made = path or newest_version(folder / corpus.builder) or download(name, folder)
     require((made / "dataset_info.json").is_file(), "path", f"{made} is no TFDS data set", "name the folder of its version")
     sizes = [(file.name, file.stat().st_size) for file in sorted(made.iterdir()) if file.is_file()]
@@ -106,8 +105,7 @@ def download(name: str, folder: Path) -> Path:
 
     Raises `ConfigError` where a package is missing, the host cannot be reached, or TFDS fails.
     """
-    corpus = CORPORA[name]
-    assert isinstance(corpus, BuiltIn)
+    corpus = instance(CORPORA[name], BuiltIn, "TFDS defines it")
     for module, package in corpus.packages:
         require(
             importlib.util.find_spec(module) is not None,

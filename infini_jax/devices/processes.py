@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from infini_jax.data.batch import Batch, Source
 from infini_jax.data.serve import batches
-from infini_jax.errors import ConfigError, require
+from infini_jax.errors import ConfigError, instance, require
 
 SILENT_SECONDS = 60  # after which a process that says nothing is given up, and the run with it
 LOST = re.compile(
@@ -119,8 +119,7 @@ class Agreement:
         self._alone = jax.process_count() == 1
         if self._alone:
             return
-        assert isinstance(mesh, Mesh), "of devices that are here"
-        flat = Mesh(mesh.devices.ravel(), ("devices",))
+        flat = Mesh(instance(mesh, Mesh, "processes agree on devices that are here").devices.ravel(), ("devices",))
         self._places = NamedSharding(flat, PartitionSpec("devices"))
         self._own = len(self._places.addressable_devices)
         self._any = jax.jit(lambda answers: answers.any(axis=0), out_shardings=NamedSharding(flat, PartitionSpec()))

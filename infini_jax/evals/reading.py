@@ -22,7 +22,7 @@ from infini_jax.config import ModelConfig
 from infini_jax.config.evaluation import CARRIED, RESET, Condition
 from infini_jax.data.examples import Example, Label
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, data_mesh, on_own_rows, replicated
-from infini_jax.errors import require
+from infini_jax.errors import present, require
 from infini_jax.model.stream import Carry, decode, forward_segments, init_carry, init_decoder, logits_of
 
 DOCUMENT = 0  # of every token: a row is one document for as long as it is read
@@ -170,8 +170,7 @@ class Reading:
     @property
     def spoken_M(self) -> np.ndarray:
         """The tokens that the model said, for an evaluation that asks for new tokens."""
-        assert self.said_M is not None, "the evaluation asks for new tokens"
-        return self.said_M
+        return present(self.said_M, "the evaluation asks for new tokens")
 
 
 class ExampleReader:

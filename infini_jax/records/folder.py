@@ -5,11 +5,10 @@ runs themselves. No other module knows these names.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from infini_jax.files import write_at_once
+from infini_jax.files import write_json
 
 CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parquet"
 ERROR_FILE, LOCK_FILE = "error.json", "lock"
@@ -85,7 +84,7 @@ class RunFolder:
     def write_config(self, settings: dict[str, Any]) -> None:
         """Makes the folder and writes plain settings to its file."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_at_once(json.dumps(settings, indent=2) + "\n", self.config)
+        write_json(settings, self.config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infini_jax.data.examples import Label
-from infini_jax.files import replaced_at_once
+from infini_jax.files import json_text
+from infini_jax.records.parquet import write_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,9 @@ SCHEMA = pa.schema(
 
 def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
     """Writes the figures of a run to `file` at once or not at all."""
-    lines = [{"run": run, **dataclasses.asdict(one), "labels": json.dumps(one.labels, sort_keys=True)} for one in measures]
+    lines = [{"run": run, **dataclasses.asdict(one), "labels": json_text(one.labels, sort_keys=True)} for one in measures]
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_at_once(file) as partial:
-        pq.write_table(pa.Table.from_pylist(lines, schema=SCHEMA), partial)
+    write_table(pa.Table.from_pylist(lines, schema=SCHEMA), file)
 
 
 def join_measures(files: Sequence[Path], file: Path) -> None:
@@ -56,8 +56,7 @@ def join_measures(files: Sequence[Path], file: Path) -> None:
     if not files:
         file.unlink(missing_ok=True)
         return
-    with replaced_at_once(file) as partial:
-        pq.write_table(pa.concat_tables([pq.read_table(one, schema=SCHEMA) for one in files]), partial)
+    write_table(pa.concat_tables([pq.read_table(one, schema=SCHEMA) for one in files]), file)
 
 
 def read_measures(files: Sequence[Path]) -> list[tuple[str, Measure]]:

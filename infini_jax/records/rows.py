@@ -1,16 +1,14 @@
 """Rows of finished runs as Parquet: one row per run, columns with a meaning and a unit."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infini_jax.files import replaced_at_once
-
-PARQUET = b"PAR1"  # how a file of the format begins and ends
+from infini_jax.errors import require
+from infini_jax.records.parquet import holds_what_was_written, write_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Row:
       python, jax, flax, package: versions.
       device: the device that the run used.
       finished: UTC time, ISO 8601.
+      skipped_steps: of `steps`, those that changed nothing, because their gradient was not finite.
     """
 
     run: str
@@ -87,27 +86,35 @@ class Row:
     package: str
     device: str
     finished: str
+    skipped_steps: int = 0
 
 
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), float | None: pa.float64()}
 SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fields(Row)])
-LATER = {"learning_rate": "null", "gives": "'steps'", "test_loss": "null", "test_accuracy": "null"}  # in tables before them
+LATER = {  # what tables from before these columns get
+    "learning_rate": "null",
+    "gives": "'steps'",
+    "test_loss": "null",
+    "test_accuracy": "null",
+    "skipped_steps": "0",
+}
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a Parquet file is there to its end; one that was cut off lacks the mark that the format ends with."""
-    if not file.is_file() or file.stat().st_size < 2 * len(PARQUET):
-        return False
-    with file.open("rb") as opened:
-        opened.seek(-len(PARQUET), os.SEEK_END)
-        return opened.read() == PARQUET
+    """Whether a Parquet file is there and holds what was written. One that was cut off or altered counts as missing."""
+    return file.is_file() and holds_what_was_written(file)
+
+
+def checked(file: Path, field: str) -> Path:
+    """A Parquet file itself. Raises `ConfigError` of `field` where it is not whole."""
+    mend = f"make it again with the command of the study or `infini-jax report {file.parent}`, or restore it"
+    require(is_whole(file), field, f"{file} is damaged or no Parquet", mend)
+    return file
 
 
 def write_rows(rows: list[Row], file: Path) -> None:
     """Writes the table at once or not at all: a reader never sees half a file."""
-    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=SCHEMA)
-    with replaced_at_once(file) as partial:
-        pq.write_table(table, partial)
+    write_table(pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=SCHEMA), file)
 
 
 def read_rows(file: Path) -> list[Row]:

@@ -1,10 +1,10 @@
 """The log of a run: `metrics.jsonl`, one JSON object per line, written while it trains and read by those who watch it."""
 
 import contextlib
-import json
 from pathlib import Path
 
 from infini_jax.errors import ConfigError
+from infini_jax.files import json_object, with_nan
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -15,22 +15,30 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
     found = []
     for number, line in enumerate(whole_lines(file), start=1):
         try:
-            found.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
+            found.append(metrics_in(line))
+        except ValueError as error:
             raise damaged_line(file, number) from error
+    return found
+
+
+def metrics_in(line: bytes) -> dict[str, float]:
+    """The metrics of a line, its step among them, NaN in place of null. Raises `ValueError` where it is damaged."""
+    found = with_nan(json_object(line))
+    if not {"step"} <= {*found} or any(not isinstance(value, int | float) for value in found.values()):
+        raise ValueError("no metrics of a step")
     return found
 
 
 def newest_line(file: Path) -> dict[str, float]:
     """The last whole line of a log, read without the others; empty where there is none that can be read."""
-    with contextlib.suppress(ValueError, TypeError, IndexError):
-        return dict(json.loads(whole_lines(file)[-1]))
+    with contextlib.suppress(ValueError, IndexError):
+        return metrics_in(whole_lines(file)[-1])
     return {}
 
 
-def whole_lines(file: Path) -> list[str]:
-    """The lines of a log that are written to their end; the text behind the last line end is left out."""
-    return file.read_text().split("\n")[:-1] if file.exists() else []
+def whole_lines(file: Path) -> list[bytes]:
+    """The lines of a log that are written to their end; what stands behind the last line end is left out."""
+    return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
 
 def damaged_line(file: str | Path, number: int) -> ConfigError:

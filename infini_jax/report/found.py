@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ from infini_jax.config import RunConfig
 from infini_jax.config.plain import from_plain
 from infini_jax.data.base import DataConfig
 from infini_jax.errors import ConfigError, require
+from infini_jax.files import object_or_none
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.measures import Label, Measure, read_measures
-from infini_jax.records.rows import Row, read_rows
+from infini_jax.records.rows import Row, checked, read_rows
 from infini_jax.records.training_log import read_metrics
 from infini_jax.report.plots import Metrics, Series, series_of
 from infini_jax.study.jobs import Job
-from infini_jax.study.study import Failure
+from infini_jax.study.study import Failure, noted_failures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +192,7 @@ def folder_names(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    require(False, "folder", "the same folder is named twice", "name each once")
-    raise AssertionError
+    raise ConfigError("folder", "the same folder is named twice", "name each once")
 
 
 def renamed(row: Row, name: str, is_shared: bool) -> Row:
@@ -205,12 +204,14 @@ def renamed(row: Row, name: str, is_shared: bool) -> Row:
 def find_one(source: StudySource) -> Found:
     """Reads a study's folder. A run counts as missing where it is in failed.json, or has a folder, but no row.
 
-    Raises `ConfigError` where no run is finished.
+    A run with damaged settings counts as one that has lost them.
+
+    Raises `ConfigError` where no run is finished, or a table or a log is damaged.
     """
     folder = StudyFolder(source.folder)
-    table, noted, measured = folder.table, folder.failed, folder.measures
-    rows = read_rows(table) if table.exists() else []
-    errors = {note["run"]: note["error"] for note in json.loads(noted.read_text())} if noted.exists() else {}
+    table, measured = folder.table, folder.measures
+    rows = read_rows(checked(table, "study")) if table.exists() else []
+    errors = {note.run: note.error for note in noted_failures(folder.path)}
     require(
         bool(rows),
         "study",
@@ -223,9 +224,9 @@ def find_one(source: StudySource) -> Found:
     return Found(
         rows,
         [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
-        {run: json.loads(file.read_text()) for run, file in files(folder, done, lambda run: run.config)},
+        {run: plain for run, file in files(folder, done, lambda run: run.config) if (plain := object_or_none(file))},
         {run: read_metrics(file) for run, file in files(folder, done, lambda run: run.metrics)},
-        read_measures([measured] if measured.exists() else []),
+        read_measures([checked(measured, "study")] if measured.exists() else []),
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
         {job.name: job for job in source.jobs},
     )

@@ -1,7 +1,6 @@
 """The page's section on one task: the finding, the score against bytes, curves, and all numbers."""
 
 import dataclasses
-import json
 import math
 import statistics
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 from infini_jax.config import ModelConfig
 from infini_jax.config.plain import from_plain
 from infini_jax.errors import ConfigError
+from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, at, by_task, points
@@ -327,7 +327,7 @@ def plain(value: Any) -> str:
     """A setting as text."""
     if isinstance(value, float):
         return f"{value:g}" if abs(value) < 1e6 else flops_text(value)
-    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+    return value if isinstance(value, str) else "none" if value is None else json_text(value)
 
 
 def provenance(rows: Sequence[Row]) -> dict[str, str]:

@@ -64,6 +64,7 @@ RUNS = (
     ("package", "", "version of infini_jax"),
     ("device", "", "device that the run used"),
     ("finished", "", "UTC time, ISO 8601"),
+    ("skipped_steps", "steps", "that changed nothing, because their gradient was not finite"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 
@@ -96,6 +97,7 @@ METRICS = (
     ("loss", "nats/token", "loss over the scored tokens of this step"),
     ("accuracy", "share", "right predictions of this step"),
     ("gradient_norm", "", "Euclidean norm of the gradient before clipping"),
+    ("skipped_steps", "steps", "so far that changed nothing, because their gradient was not finite; only where there are any"),
     ("gate_mean", "share", "mean over all memory gates"),
     ("gate_spread", "share", "largest gate minus the smallest"),
     ("share", "share", "work that is done, for jobs that train no transformer"),

@@ -7,22 +7,24 @@ measures/), or holds folders of these kinds.
 import dataclasses
 import importlib.util
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infini_jax.errors import ConfigError, installs, one_line, require
+from infini_jax.files import json_text, read_object
 from infini_jax.records import measures
 from infini_jax.records.folder import RunFolder, StudyFolder
-from infini_jax.records.rows import SCHEMA, is_whole, read_rows
+from infini_jax.records.rows import SCHEMA, checked, is_whole, read_rows
 from infini_jax.records.training_log import damaged_line
 from infini_jax.results.columns import COLUMNS
 
 Library = Literal["pandas", "polars"]
+logger = logging.getLogger(__name__)
 
 LINES = """
 with logs as (select filename, string_split(content, chr(10))[:-2] as lines from read_text($files)),
@@ -35,7 +37,7 @@ CURVES = (
     LINES
     + """, metrics as (select *, unnest(json_keys(line)) as metric from lines)
 select folder, run, (line->>'step')::bigint as step, (line->>'tokens')::bigint as tokens, metric,
-       (line->>metric)::double as value
+       coalesce((line->>metric)::double, 'nan'::double) as value
 from metrics join sources using (filename)
 where metric not in ('step', 'tokens')
 order by number, place, metric
@@ -96,10 +98,17 @@ class Place:
         return StudyFolder(self.folder).runs if self.is_study else [RunFolder(self.folder)]
 
     def tables(self, whole: Path, of_run: Callable[[RunFolder], list[Path]]) -> list[Path]:
-        """The study's file `whole`, or the files of its runs where there is none yet, or of a run alone."""
+        """The study's file `whole`, or the files of its runs where there is none yet, or of a run alone.
+
+        A damaged file of a run counts as missing, as it does for its study. Raises `ConfigError` where `whole` is damaged.
+        """
         if self.is_study and whole.exists():
-            return [whole]
-        return [file for run in self.runs for file in of_run(run)]
+            return [checked(whole, "path")]
+        found = [file for run in self.runs for file in of_run(run) if file.exists()]
+        for file in found:
+            if not is_whole(file):
+                logger.warning("%s is damaged and left out; the command of its run or study makes it again", file)
+        return [file for file in found if is_whole(file)]
 
 
 File = tuple[Path, Path]  # a file, and the folder of the place that it belongs to
@@ -144,8 +153,8 @@ def runs_of(places: Sequence[Place]) -> pa.Table:
     lines = [
         {"folder": str(place.folder), **dataclasses.asdict(row), "config": config_of(place, row.run)}
         for place in places
-        for file in place.tables(StudyFolder(place.folder).table, lambda run: [run.row] if run.row.exists() else [])
-        for row in read_rows(checked(file))
+        for file in place.tables(StudyFolder(place.folder).table, lambda run: [run.row])
+        for row in read_rows(file)
     ]
     return pa.Table.from_pylist(lines, schema=pa.schema([("folder", pa.string()), *SCHEMA, ("config", pa.string())]))
 
@@ -160,10 +169,7 @@ def settings_in(folder: RunFolder) -> str | None:
     file = folder.config
     if not file.exists():
         return None
-    try:
-        return json.dumps(json.loads(file.read_text()))
-    except ValueError as error:
-        raise ConfigError("path", f"{file} is damaged ({error})", "restore it, or leave its folder out") from error
+    return json_text(read_object(file, "path", "restore it, or leave its folder out"))
 
 
 def curves_of(places: Sequence[Place]) -> pa.Table:
@@ -181,7 +187,7 @@ def curves_of(places: Sequence[Place]) -> pa.Table:
 def measures_of(places: Sequence[Place]) -> pa.Table:
     """The table of the figures of all evaluations. Raises `ConfigError` for a damaged file."""
     files = [
-        (checked(file), place.folder)
+        (file, place.folder)
         for place in places
         for file in place.tables(StudyFolder(place.folder).measures, lambda run: run.all_measures)
     ]
@@ -205,18 +211,4 @@ def selected(query: str, files: Sequence[File]) -> pa.Table:
 def run_of(log: Path, folder: Path) -> str:
     """The name of a log's run: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
     settings = settings_in(RunFolder(folder)) if log.parent == folder else None
-    return json.loads(settings)["name"] if settings else log.parent.resolve().name
-
-
-def checked(file: Path) -> Path:
-    """The file itself, after it was read to its end; DuckDB's own words do not name it.
-
-    Raises `ConfigError` where it is damaged or no Parquet.
-    """
-    try:
-        is_parquet = is_whole(file) and pq.read_table(file) is not None
-    except (OSError, pa.ArrowException):
-        is_parquet = False
-    mend = f"make it again with the command of the study or `infini-jax report {file.parent}`, or restore it"
-    require(is_parquet, "path", f"{file} is damaged or no Parquet", mend)
-    return file
+    return (json.loads(settings).get("name") if settings else None) or log.parent.resolve().name

@@ -8,14 +8,13 @@ study or of two on the same folder, ever do the same job.
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from infini_jax.evals.base import Evaluation
-from infini_jax.files import write_at_once
+from infini_jax.files import object_or_none, write_json
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.rows import is_whole
 from infini_jax.study.evaluations import measure_files, own_files
@@ -74,17 +73,14 @@ class Desk:
 
     def error(self, job: Job) -> str | None:
         """The error with which the job failed in this call, None if it did not."""
-        file = self.of(job).error
-        if not file.exists():
-            return None
-        found = json.loads(file.read_text())
-        return found["error"] if found["session"] == self.session else None
+        found = object_or_none(self.of(job).error) or {}
+        return str(found.get("error")) if found.get("session") == self.session else None
 
     def fail(self, job: Job, error: str, details: str = "") -> None:
         """Notes the failure of a job; the next call tries the job again."""
         self.of(job).path.mkdir(parents=True, exist_ok=True)
         note = {"session": self.session, "error": error, "details": details}
-        write_at_once(json.dumps(note, indent=2) + "\n", self.of(job).error)
+        write_json(note, self.of(job).error)
 
     @contextlib.contextmanager
     def claim(self, job: Job) -> Iterator[bool]:
@@ -107,5 +103,5 @@ class Desk:
     def claimed_by(self, job: Job) -> int | None:
         """The id of the process that last claimed the job, None without one."""
         file = self.of(job).lock
-        text = file.read_text() if file.exists() else ""
-        return int(text) if text else None
+        text = file.read_bytes() if file.exists() else b""
+        return int(text) if text.isdigit() else None

@@ -1,13 +1,13 @@
 """Evaluations of a study's trained runs: which apply, in which files their figures lie, and which are missing."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infini_jax.config import RunConfig
 from infini_jax.config.plain import to_plain
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.files import json_text
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import write_measures
 from infini_jax.records.rows import is_whole
@@ -22,7 +22,7 @@ def evaluations_of(evaluations: Sequence[Evaluation], job: Job) -> tuple[Evaluat
 
 def measure_file(folder: RunFolder, evaluation: Evaluation) -> Path:
     """The file of a run's figures of an evaluation, named after the evaluation and eight hex digits of its settings."""
-    settings = json.dumps(to_plain(evaluation), sort_keys=True)
+    settings = json_text(to_plain(evaluation), sort_keys=True)
     return folder.measures_of(f"{evaluation.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
 
 

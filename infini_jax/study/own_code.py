@@ -10,15 +10,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from infini_jax.errors import require
+from infini_jax.errors import ConfigError, require
 
 
 def loaded(file: Path) -> ModuleType:
     """The module of a Python file. Raises `ConfigError` where there is none."""
     require(file.is_file(), "experiment", f"there is no file {file}", "check the path")
     spec = importlib.util.spec_from_file_location(name_of(file), file)
-    assert spec is not None, "a file that ends with .py has one"
-    assert spec.loader is not None, "and Python's loader"
+    if spec is None or spec.loader is None:
+        raise ConfigError("experiment", f"{file} is no Python file", "give one whose name ends with .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look up annotations that are strings
     spec.loader.exec_module(module)

@@ -7,7 +7,6 @@ studies on one folder, never do the same job twice.
 
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import signal
@@ -24,7 +23,7 @@ from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
-from infini_jax.files import write_at_once
+from infini_jax.files import json_value, read_object, write_json
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import join_measures
 from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
@@ -106,27 +105,44 @@ def save_study(study: Study, folder: Path) -> None:
         "scale": study.scale,
         "own_code": study.own_code,
     }
-    write_at_once(json.dumps(plain, indent=2) + "\n", StudyFolder(folder).study)
+    write_json(plain, StudyFolder(folder).study)
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
-    """(study, its rows so far, its failures) of the study in a folder. Raises `ConfigError` where there is none."""
+    """(study, its rows so far, its failures) of the study in a folder.
+
+    Raises `ConfigError` where there is none, or it is damaged.
+    """
     file = StudyFolder(folder).study
     require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
-    plain = json.loads(file.read_text())
-    load_once(plain.get("own_code", ""))
-    study = Study(
-        plain["name"],
-        plain["question"],
-        tuple(job_from_plain(run) for run in plain["runs"]),
-        tuple(tuple(pair) for pair in plain["held_equal"]),
-        tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
-        plain.get("scale", ""),
-        plain.get("own_code", ""),
-    )
-    failed = StudyFolder(folder).failed
-    failures = [Failure(**failure) for failure in json.loads(failed.read_text())] if failed.exists() else []
-    return study, finished_rows(study, study.desk(folder)), failures
+    mend = f"make it again with the command of the study, such as `infini-jax study {folder.name}`, or restore it"
+    plain = read_object(file, "study", mend)
+    own_code = plain.get("own_code", "")
+    require(isinstance(own_code, str), "study", f"{file} is damaged (own_code)", mend)
+    load_once(own_code)
+    try:
+        study = Study(
+            plain["name"],
+            plain["question"],
+            tuple(job_from_plain(run) for run in plain["runs"]),
+            tuple(tuple(pair) for pair in plain["held_equal"]),
+            tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
+            plain.get("scale", ""),
+            own_code,
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError("study", f"{file} is damaged ({one_line(error)})", mend) from error
+    return study, finished_rows(study, study.desk(folder)), noted_failures(folder)
+
+
+def noted_failures(folder: Path) -> list[Failure]:
+    """What the newest call left undone, by failed.json.
+
+    None where the file is missing or damaged: the next call writes it again.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        return [Failure(str(note["run"]), str(note["error"])) for note in json_value(StudyFolder(folder).failed.read_bytes())]
+    return []
 
 
 @contextlib.contextmanager
@@ -333,7 +349,7 @@ def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
         for run in missing
     ]
     failed = [dataclasses.asdict(failure) for failure in failures]
-    write_at_once(json.dumps(failed, indent=2) + "\n", StudyFolder(desk.folder).failed)
+    write_json(failed, StudyFolder(desk.folder).failed)
     return rows, failures
 
 

@@ -7,7 +7,6 @@ all that is needed of the data's position.
 
 import contextlib
 import dataclasses
-import json
 import logging
 import sys
 import time
@@ -17,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from infini_jax import __version__
 from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, disk_reason, one_line, require
+from infini_jax.files import json_text
 from infini_jax.records.folder import RunFolder
+from infini_jax.training import notes
+from infini_jax.training.digest import bit_sum, digests, named
+from infini_jax.training.notes import FORMAT, Progress
 
-FORMAT = 2  # raise it when what is written changes; 2: learning rates stand in the optimizer's state
 STATE, MEMORY, META = "state", "memory", "meta"
-LEARNED = ("params", "average")  # parts of the state that can be read without the rest
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every step of every save; its errors reach us as such
 
@@ -66,23 +65,6 @@ class Saving:
             value = getattr(self, name)
             require(value >= 0, f"saving.{name}", f"{value} is negative", "give 0 to switch it off")
         require(self.keep >= 2, "saving.keep", f"{self.keep} leaves none to fall back to", "give at least 2")
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """The progress of a run.
-
-    Attributes:
-      step: number of steps that were done.
-      seconds: seconds of training, over all restarts.
-      compile_seconds: seconds of compiling, over all restarts.
-      last: last line of metrics.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    compile_seconds: float = 0.0
-    last: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Checkpoints:
@@ -144,15 +126,7 @@ class Checkpoints:
 
     def save(self, progress: Progress, state: Any, carry: Any) -> None:
         """Begins a save; arrays are copied before this returns, so that they may be donated. Raises `CheckpointError`."""
-        meta = {
-            "format": FORMAT,
-            "package": __version__,
-            "fingerprint": self.run.fingerprint(),
-            "config": self.run.to_dict(),
-            "checksum": int(checksum((state, carry))),
-            "parts": {name: int(checksum(getattr(state, name))) for name in LEARNED if getattr(state, name, None)},
-            **dataclasses.asdict(progress),
-        }
+        meta = notes.sealed(self.run, progress, digests(state, STATE) | digests(carry, MEMORY))
         items = {STATE: ocp.args.StandardSave(state), MEMORY: ocp.args.StandardSave(carry), META: ocp.args.JsonSave(meta)}
         self._saved_at = time.monotonic()
         with self._failures("could not be saved"):
@@ -181,11 +155,11 @@ class Checkpoints:
         items = {STATE: ocp.args.StandardRestore(state), MEMORY: ocp.args.StandardRestore(carry)}
         with self._damage(step):
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
-            assert int(checksum((found[STATE], found[MEMORY]))) == meta["checksum"], "other numbers than were saved"
+            check_arrays(found[STATE], found[MEMORY], meta)
         if step == self._begin_at:
             for newer in steps[steps.index(step) + 1 :]:
                 self._manager.delete(newer)
-        return self._progress(meta), found[STATE], found[MEMORY]
+        return notes.progress_in(meta), found[STATE], found[MEMORY]
 
     def progress(self) -> Progress:
         """The progress at the checkpoint to go on from, at step 0 without one.
@@ -193,11 +167,7 @@ class Checkpoints:
         Raises `CheckpointError` where the checkpoint is damaged, of another config, or of another format.
         """
         step = self._newest()
-        return Progress() if step is None else self._progress(self._meta(step))
-
-    @staticmethod
-    def _progress(meta: dict[str, Any]) -> Progress:
-        return Progress(*(meta[field.name] for field in dataclasses.fields(Progress)))
+        return Progress() if step is None else notes.progress_in(self._meta(step))
 
     def _meta(self, step: int) -> dict[str, Any]:
         """The notes beside a checkpoint's arrays.
@@ -213,10 +183,10 @@ class Checkpoints:
                 f"checkpoint: {where} has format {meta['format']}, newer than this version's {FORMAT}; update infini_jax"
                 + (f", or resume from step {older} with --resume {older}" if older is not None else "")
             )
-        if meta["format"] < FORMAT:
+        if meta["format"] not in notes.READ:
             raise CheckpointError(
-                f"checkpoint: {where} has format {meta['format']}, older than this version's {FORMAT}; go on with the version "
-                "that wrote it, or give the run a new name"
+                f"checkpoint: {where} has format {meta['format']}, older than this version's {notes.READ[0]}; go on with the "
+                "version that wrote it, or give the run a new name"
             )
         if meta["fingerprint"] != self.run.fingerprint():
             raise CheckpointError(
@@ -227,19 +197,15 @@ class Checkpoints:
 
     def _noted(self, step: int) -> dict[str, Any]:
         """The notes beside a checkpoint's arrays as they are on the disk. Damaged ones may raise any exception."""
-        meta = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
-        missing = {"format", "fingerprint", "config", "checksum", *(field.name for field in dataclasses.fields(Progress))} - {
-            *meta
-        }
-        assert meta["format"] > FORMAT or not missing, f"without {missing}"
-        return meta
+        found = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))
+        return notes.checked(found[META], step)
 
     def _older(self, step: int) -> int | None:
         """The newest step before `step` whose notes are readable and this run's, to offer in its place; None without one."""
         for older in sorted((one for one in self.steps() if one < step), reverse=True):
             with contextlib.suppress(Exception):
                 meta = self._noted(older)
-                if meta["format"] == FORMAT and meta["fingerprint"] == self.run.fingerprint():
+                if meta["format"] in notes.READ and meta["fingerprint"] == self.run.fingerprint():
                     return older
         return None
 
@@ -308,7 +274,7 @@ class FinishedCheckpoints(Checkpoints):
         with self._damage(step):
             wanted = ocp.args.PyTreeRestore(item=item, restore_args=places, partial_restore=True)
             found = self._manager.restore(step, args=ocp.args.Composite(**{STATE: wanted}))[STATE][part]
-            assert int(checksum(found)) == meta["parts"][part], "other numbers than were saved"
+            check_part(found, part, meta)
         return step, found
 
     def _instead(self, step: int) -> str:
@@ -320,18 +286,29 @@ def unless_closed(hook: Callable[[Any], None]) -> Callable[[Any], None]:
     return lambda unraised: None if "Event loop is closed" in str(unraised.exc_value) else hook(unraised)
 
 
-@jax.jit
-def checksum(tree: Any) -> jax.Array:
-    """The sum of all bits of a tree as unsigned words, uint32, the same wherever its arrays live.
+def check_arrays(state: Any, carry: Any, meta: dict[str, Any]) -> None:
+    """Checks what was read against the notes beside it. Raises `ValueError` where it is not what was saved."""
+    step = int(named(state)["step"])
+    if step != meta["step"]:
+        raise ValueError(f"a state of step {step}, notes of step {meta['step']}")
+    if meta["format"] == 2:
+        is_same = int(bit_sum((state, carry))) == meta["checksum"]
+    else:
+        is_same = digests(state, STATE) | digests(carry, MEMORY) == meta["arrays"]
+    if not is_same:
+        raise ValueError("other numbers than were saved")
 
-    Beside it the file format checks structure only.
-    """
 
-    def words(leaf: jax.Array) -> jax.Array:
-        kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
-        return jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32).sum(dtype=jnp.uint32)
-
-    return sum((words(leaf) for leaf in jax.tree.leaves(tree)), start=jnp.uint32(0))
+def check_part(found: Any, part: str, meta: dict[str, Any]) -> None:
+    """Checks a part of the state against the notes beside it. Raises `ValueError` where it is not what was saved."""
+    place = f"{STATE}/{part}"
+    if meta["format"] == 2:
+        is_same = int(bit_sum(found)) == meta["parts"][part]
+    else:
+        saved = {name: said for name, said in meta["arrays"].items() if name.startswith(f"{place}/")}
+        is_same = digests(found, place) == saved
+    if not is_same:
+        raise ValueError("other numbers than were saved")
 
 
 def differences(old: Any, new: Any, path: str = "") -> str:
@@ -342,7 +319,7 @@ def differences(old: Any, new: Any, path: str = "") -> str:
             for name in sorted({*old, *new}):
                 yield from walk(old.get(name), new.get(name), f"{path}.{name}" if path else name)
         elif old != new:
-            yield f"{path} was {json.dumps(old)}, is {json.dumps(new)}"
+            yield f"{path} was {json_text(old)}, is {json_text(new)}"
 
     found = list(walk(old, new, path))
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

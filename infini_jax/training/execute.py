@@ -2,7 +2,7 @@
 
 import contextlib
 import datetime
-import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import TextIO
 from infini_jax.config import RunConfig
 from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding
-from infini_jax.files import write_at_once
+from infini_jax.files import json_text, write_at_once
 from infini_jax.model.cost import budget_steps, model_cost, parameter_count, training_flops_per_step
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import Row, write_rows
+from infini_jax.records.training_log import metrics_in, whole_lines
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.held_out import HeldOut, HeldOutScores
 from infini_jax.training.interrupts import terminated
@@ -26,6 +27,7 @@ from infini_jax.training.timed_budget import with_steps
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
 LEARNED = "loss"  # only in lines about training
+logger = logging.getLogger(__name__)
 
 
 def execute(
@@ -73,7 +75,7 @@ def execute(
         with metrics_after(place.metrics, reached.step) if is_first() else nowhere() as file:
 
             def log(line: dict[str, float]) -> None:
-                file.write(json.dumps(line) + "\n")
+                file.write(json_text(line) + "\n")
                 mirrors.log(line)
                 if LEARNED in line:
                     watch(line)
@@ -90,14 +92,19 @@ def execute(
 def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
     """A context with the metrics log, opened behind its last line of at most `step`: later lines are written again.
 
-    The scores of held-out data at `step` are written again too, because they come after its checkpoint.
+    The scores of held-out data at `step` are written again too, because they come after its checkpoint. A damaged line is left
+    out with a warning.
     """
 
-    def is_kept(line: dict[str, float]) -> bool:
-        return line["step"] < step or (line["step"] == step and LEARNED in line)
+    def is_kept(number: int, line: bytes) -> bool:
+        try:
+            found = metrics_in(line)
+        except ValueError:
+            logger.warning("metrics: line %d of %s is damaged and left out", number, file)
+            return False
+        return found["step"] < step or (found["step"] == step and LEARNED in found)
 
-    lines = file.read_text().splitlines() if file.exists() else []
-    kept = [line for line in lines if line.endswith("}") and is_kept(json.loads(line))]
+    kept = [line.decode() for number, line in enumerate(whole_lines(file), start=1) if is_kept(number, line)]
     write_at_once("".join(f"{line}\n" for line in kept), file)
     with file.open("a", buffering=1) as opened:
         yield opened
@@ -145,5 +152,6 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
         gate_spread=finished.last.get("gate_spread"),
         corpus=run.data.open(rows_of(run, "train")).corpus,
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        skipped_steps=finished.skipped,
         **environment(),
     )

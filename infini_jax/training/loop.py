@@ -16,11 +16,12 @@ from infini_jax.devices.sharding import (
     Sharding,
     layout_of,
 )
-from infini_jax.errors import Stopped, TrainingDiverged
+from infini_jax.errors import Stopped, TrainingDiverged, instance
 from infini_jax.model.cost import check_fits, training_flops_per_step
 from infini_jax.model.stream import Carry
 from infini_jax.training.checkpoint import Checkpoints, Progress
 from infini_jax.training.program import Training, TrainState, compiled_step
+from infini_jax.training.skips import Skips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Finished:
       seconds: seconds of training, without compiling and without examining.
       compile_seconds: seconds of compiling.
       last: last line of metrics.
+      skipped: steps that changed nothing, because their gradient was not finite.
     """
 
     state: TrainState
@@ -42,6 +44,7 @@ class Finished:
     seconds: float
     compile_seconds: float
     last: dict[str, float]
+    skipped: int
 
 
 def train(
@@ -66,20 +69,19 @@ def train(
 
     Raises:
       ConfigError: the budget pays for no step, or the state cannot fit.
-      TrainingDiverged: the loss is no longer finite; the last good checkpoint stays.
+      TrainingDiverged: the loss is no longer finite, or gradients are not, step after step; the last good checkpoint stays.
       CheckpointError: a checkpoint cannot be read or written.
       Stopped: `stop` was true.
     """
     layout = layout_of(run, sharding)
     training = Training(run, layout)
     check_fits(run)
-    steps, mesh = training.steps, layout.mesh
+    steps, mesh = training.steps, instance(layout.mesh, jax.sharding.Mesh, "training is on devices that are here")
     state, behind = begin(training, checkpoints)
     began = time.perf_counter()
     batches, step = training.batches(range(behind.step, steps)), compiled_step(training.program)
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
-    assert isinstance(mesh, jax.sharding.Mesh), "of devices that are here"
-    peak, agreed = peak_flops(mesh.devices.flat), Agreement(mesh)
+    peak, agreed, skips = peak_flops(mesh.devices.flat), Agreement(mesh), Skips(behind.skipped, behind.skipped_in_row)
     began = time.perf_counter() - behind.seconds
 
     def examined() -> float:
@@ -93,18 +95,23 @@ def train(
         began += examined()
     for number, batch in enumerate(batches, start=behind.step + 1):
         state, measured = step(state, batch)
+        skips.add(measured["skipped"])
         stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
         saving = checkpoints is not None and (stopping or overdue or number == steps or checkpoints.is_due(number))
         logging = number % run.train.log_every == 0 or number == steps
         if saving or logging:
             check_finite(run, number, measured, state if saving else None)
+            skips.count()
+            if skips.are_all:
+                raise diverged(run, number, "gradient")
             seconds = time.perf_counter() - began  # read behind the check, which waits for the device
         if logging:
             line = metric_line(run, number, measured, speeds(run, number, seconds, behind, peak))
-            behind = Progress(number, seconds, compile_seconds, line)
+            line |= {"skipped_steps": skips.total} if skips.total else {}
+            behind = Progress(number, seconds, compile_seconds, line, skips.total, skips.in_row)
             log(behind.last)
         if saving and checkpoints is not None:
-            progress = dataclasses.replace(behind, step=number, seconds=seconds, compile_seconds=compile_seconds)
+            progress = Progress(number, seconds, compile_seconds, behind.last, skips.total, skips.in_row)
             checkpoints.save(progress, dataclasses.replace(state, carry=None), state.carry)
         if stopping and number < steps:
             if checkpoints is not None:
@@ -112,7 +119,8 @@ def train(
             raise Stopped(f"stopped after step {number} of {steps}")
         if is_examined(run, number, steps):
             began += examined()
-    return Finished(state, training.gathered(state.learned), steps, behind.seconds, behind.compile_seconds, behind.last)
+    learned = training.gathered(state.learned)
+    return Finished(state, learned, steps, behind.seconds, behind.compile_seconds, behind.last, behind.skipped)
 
 
 def is_examined(run: RunConfig, number: int, steps: int) -> bool:
@@ -141,10 +149,15 @@ def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], st
     if wrong is None and state is not None and not is_sound(state.learned, state.params, state.carry):
         wrong = "parameters or memory"
     if wrong:
-        raise TrainingDiverged(
-            f"{wrong}: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}, "
-            "under another name: the run begins anew, and the checkpoints of this one are kept"
-        )
+        raise diverged(run, number, wrong)
+
+
+def diverged(run: RunConfig, number: int, wrong: str) -> TrainingDiverged:
+    """The error for what was not finite at step `number`."""
+    return TrainingDiverged(
+        f"{wrong}: not finite at step {number}; lower train.learning_rate, now {run.train.learning_rate:g}, "
+        "under another name: the run begins anew, and the checkpoints of this one are kept"
+    )
 
 
 @jax.jit

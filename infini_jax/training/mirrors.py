@@ -8,7 +8,6 @@ tracker that is not installed is refused, before anything compiles.
 import collections
 import dataclasses
 import importlib.util
-import json
 import logging
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import check_choices, installs, require, require_file_name
-from infini_jax.files import write_at_once
+from infini_jax.files import object_or_none, write_json
 from infini_jax.training.trackers import TRACKERS, Mirror, Origin
 
 IDENTITY_FILE = "mirrors.json"
@@ -86,11 +85,17 @@ class Mirrors:
 
 
 def identity(folder: Path, run: RunConfig) -> str:
-    """The id of a run in all trackers, made once and kept in its folder, so that a run that goes on keeps it."""
+    """The id of a run in all trackers, made once and kept in its folder, so that a run that goes on keeps it.
+
+    A damaged file is made again, with a new id.
+    """
     file = folder / IDENTITY_FILE
-    if not file.exists():
-        write_at_once(json.dumps({"id": f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"}) + "\n", file)
-    return json.loads(file.read_text())["id"]
+    found = (object_or_none(file) or {}).get("id")
+    if isinstance(found, str):
+        return found
+    made = f"{run.name[:64]}-{uuid.uuid4().hex[:8]}"
+    write_json({"id": made}, file, indent=None)
+    return made
 
 
 class Relay:

@@ -12,6 +12,7 @@ import optax
 from infini_jax.config import ModelConfig, TrainConfig
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
 from infini_jax.model.transformer import memory_parameters
+from infini_jax.training.clipping import clip_by_global_norm
 
 
 def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
@@ -45,4 +46,4 @@ def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.
         "weights": optax.chain(weights, scale(step_size=train.learning_rate)),
         "gates": optax.chain(optax.adam(shape), scale(step_size=train.gate_learning_rate)),
     }
-    return optax.chain(optax.clip_by_global_norm(train.clip), optax.multi_transform(groups, labels))
+    return optax.chain(clip_by_global_norm(train.clip), optax.multi_transform(groups, labels))

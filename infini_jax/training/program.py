@@ -18,9 +18,11 @@ from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.devices.processes import batch_shapes, placed_batches
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
+from infini_jax.errors import present
 from infini_jax.model.cost import budget_steps, program_flops
 from infini_jax.model.stream import Carry, init_carry, init_params
 from infini_jax.training.checkpoint import like
+from infini_jax.training.clipping import global_norm, largest
 from infini_jax.training.gradient import gradient_function
 from infini_jax.training.optimiser import make_optimiser
 
@@ -127,7 +129,10 @@ class Training:
 
     @functools.cached_property
     def step(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-        """The jitted step: (state, batch) -> (state, metrics). The state is donated, and lies as `places` says."""
+        """The jitted step: (state, batch) -> (state, metrics). The state is donated, and lies as `places` says.
+
+        A gradient that is not finite changes nothing that is learned; the step counts, and the memory goes on.
+        """
         gradient_of, average_of = gradient_function(self.run, self.layout), self.run.train.average
         optimiser = self.optimiser
 
@@ -138,9 +143,12 @@ class Training:
             average: Any = state.average
             if average is not None:
                 average = optax.incremental_update(params, average, 1 - average_of)
+            is_finite, before = jnp.isfinite(largest(gradient)), (state.params, state.optimiser, state.average)
+            after = (params, new, average)
+            params, new, average = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
             loss, accuracy = scores.means()
-            measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(gradient), "gates": gates}
-            return TrainState(state.step + 1, params, new, average, carry), measured
+            measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(gradient), "gates": gates}
+            return TrainState(state.step + 1, params, new, average, carry), measured | {"skipped": ~is_finite}
 
         if self.layout is None:
             return jax.jit(step, donate_argnums=0)
@@ -168,8 +176,7 @@ class Training:
 
     @property
     def _laid(self) -> Layout:
-        assert self.layout is not None, "only a training that has a layout lies on devices"
-        return self.layout
+        return present(self.layout, "only a training that has a layout lies on devices")
 
     @property
     def _rows(self) -> Batch:

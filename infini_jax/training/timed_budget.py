@@ -5,7 +5,6 @@ is up. Seconds are those of `Row.seconds`: training with its data, without compi
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from infini_jax.config import Budget, RunConfig
 from infini_jax.devices.processes import is_first, of_the_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
 from infini_jax.errors import ConfigError, require
+from infini_jax.files import object_or_none
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.program import Training
 
@@ -43,14 +43,26 @@ def with_steps(run: RunConfig, folder: Path, sharding: Sharding = ROWS_ALONE) ->
 
 
 def kept_steps(run: RunConfig, folder: Path) -> int:
-    """The steps that config.json in `folder` has for the same run; 0 where there are none."""
-    file = RunFolder(folder).config
-    if not file.exists():
+    """The steps that config.json in `folder` has for the same run; 0 where there are none.
+
+    Raises `ConfigError` where the file is damaged and there are checkpoints, which are of these steps.
+    """
+    place = RunFolder(folder)
+    plain = object_or_none(place.config)
+    if plain is None:
+        is_saved = place.checkpoints.is_dir() and any(place.checkpoints.iterdir())
+        mend = f"restore it, or delete it and {place.checkpoints} to begin the run again"
+        require(
+            not (place.config.exists() and is_saved),
+            "run",
+            f"{place.config} is damaged, and the steps that its seconds buy stood there",
+            mend,
+        )
         return 0
     try:
-        kept = RunConfig.from_dict(json.loads(file.read_text()))
-    except (ValueError, KeyError, TypeError, ConfigError):  # of another version: whoever reads checkpoints says more
-        return 0
+        kept = RunConfig.from_dict(plain)
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
+        return 0  # of another version: whoever reads checkpoints says more
     return kept.budget.steps if kept.fingerprint() == run.fingerprint() else 0
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from infini_jax.config import RunConfig
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.devices.sharding import data_mesh, replicated
 from infini_jax.errors import ConfigError, require, required
+from infini_jax.files import json_object
 from infini_jax.model.stream import init_params
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.checkpoint import FinishedCheckpoints, like
@@ -74,7 +74,7 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     require(folder.is_dir(), "run", f"{folder} is no folder", mend)
     require(file.is_file(), "run", f"{folder} has no {file.name}", mend)
     with unreadable_told(folder):
-        return dict(json.loads(file.read_text()))
+        return json_object(file.read_bytes())
 
 
 def flattened(settings: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from infini_jax.errors import present
 from infini_jax.layers.attention import tiles_pay
 from infini_jax.layers.distances import rotary
 from infini_jax.layers.segment import NEVER_SEEN, Boundaries, Segment, whole
@@ -72,8 +73,7 @@ def products(places: int, length: int, key_dim: int, value_dim: int) -> float:
 
 def phase_of(bounds: Boundaries) -> jax.Array:
     """The phase p, which all rows share: int32 scalar."""
-    assert bounds.phase is not None, "segments are no whole blocks, so that the carry holds a phase"
-    return bounds.phase[0]
+    return present(bounds.phase, "segments are no whole blocks, so that the carry holds a phase")[0]
 
 
 def completed(bounds: Boundaries, length: int) -> tuple[jax.Array, jax.Array]:

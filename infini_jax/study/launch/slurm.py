@@ -5,7 +5,6 @@ job's state without SLURM's accounting, so that what is done is read from the st
 """
 
 import dataclasses
-import json
 import shutil
 import subprocess
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from infini_jax.errors import ConfigError, installs, require
-from infini_jax.files import write_at_once
+from infini_jax.files import read_object, write_json
 from infini_jax.study.desk import Desk
 from infini_jax.study.launch.base import Launcher, cancelled
 from infini_jax.study.study import Study, collect, missing_of, work_on
@@ -117,7 +116,7 @@ class Slurm(Launcher):
         with executor.batch():
             jobs = [executor.submit(Worker(folder.resolve(), number, count, session)) for number in range(count)]
         note = {"session": session, "jobs": [job.job_id for job in jobs]}
-        write_at_once(json.dumps(note) + "\n", folder / JOBS_FILE)
+        write_json(note, folder / JOBS_FILE, indent=None)
 
     def cancel(self, folder: Path) -> str:
         """Cancels the folder's workers and returns a line with their ids."""
@@ -128,9 +127,15 @@ class Slurm(Launcher):
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    """The note about the newest array: the mark on its failures, and its ids."""
+    """The note about the newest array: the mark on its failures, and its ids. Raises `ConfigError` where it is damaged."""
     file = folder / JOBS_FILE
-    return json.loads(file.read_text()) if file.exists() else {"session": "", "jobs": []}
+    if not file.exists():
+        return {"session": "", "jobs": []}
+    mend = "end the study's workers by scancel, where squeue shows any, and delete it"
+    found = read_object(file, "launch", mend)
+    is_whole = isinstance(found.get("session"), str) and isinstance(found.get("jobs"), list)
+    require(is_whole and all(isinstance(one, str) for one in found["jobs"]), "launch", f"{file} is damaged", mend)
+    return found
 
 
 def queued(folder: Path) -> list[str]:

@@ -1,0 +1,71 @@
+"""Digests of arrays: what is read from a disk is compared with what was saved, on whatever devices it lay then and lies now.
+
+A digest is a sum over an array's words, each mixed with its place. A sum needs no order, so that every device adds up its own
+part without a copy; the places make swapped parts count, and the mixing is one to one, so that any single changed word does.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = Any  # of NumPy or of JAX: the arithmetic is the same
+SMALL = 2**18  # bytes up to which an array is digested on the host, where nothing needs to be compiled
+STEP = 0x9E3779B1  # odd; its powers are the strides of the axes, in place of a linear index that repeats after 2^32 words
+
+
+def named(tree: Any) -> dict[str, Array]:
+    """The arrays of a tree by their paths, such as params/embedding."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def digests(tree: Any, prefix: str) -> dict[str, str]:
+    """Type, shape and digest of each array of a tree, by its path behind `prefix`."""
+    arrays = named(tree)
+    sums = jax.device_get({name: digest(array) for name, array in arrays.items()})
+    return {
+        f"{prefix}/{name}": f"{array.dtype}{list(array.shape)} {int(sums[name][0]):08x}{int(sums[name][1]):08x}"
+        for name, array in arrays.items()
+    }
+
+
+def digest(array: Array) -> tuple[Array, Array]:
+    """Two words, uint32, of the bits of an array and their places; of all of it, also where this process has only a part."""
+    is_here = not isinstance(array, jax.Array) or array.is_fully_addressable
+    return sums(np.asarray(jax.device_get(array))) if is_here and array.nbytes <= SMALL else sums_on_devices(array)
+
+
+def sums(array: Array) -> tuple[Array, Array]:
+    """The sums behind `digest`, in the arithmetic of the library of `array`."""
+    words, numpy = words_of(array), jnp if isinstance(array, jax.Array) else np
+    places = numpy.zeros(words.shape, np.uint32)
+    for axis, size in enumerate(words.shape):
+        along = [1] * axis + [size] + [1] * (words.ndim - axis - 1)
+        places += (numpy.arange(size, dtype=np.uint32) * np.uint32(pow(STEP, axis + 1, 2**32))).reshape(along)
+    places = mixed(places)
+    terms = mixed(words + places)
+    return terms.sum(dtype=np.uint32), (terms * (places | np.uint32(1))).sum(dtype=np.uint32)
+
+
+sums_on_devices = jax.jit(sums)
+
+
+def words_of(array: Array) -> Array:
+    """The bits of an array as unsigned words, uint32, with a last axis of the words of an entry."""
+    kind = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}[array.dtype.itemsize]
+    return array[..., None].view(kind).astype(np.uint32)
+
+
+def mixed(words: Array) -> Array:
+    """Words of uint32 mixed one to one: the finalizer of MurmurHash3 (Appleby, public domain)."""
+    words = (words ^ (words >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    words = (words ^ (words >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return words ^ (words >> np.uint32(16))
+
+
+@jax.jit
+def bit_sum(tree: Any) -> Array:
+    """The sum of all bits of a tree as unsigned words, uint32: what checkpoints of format 2 have in place of digests."""
+    return sum((words_of(leaf).sum(dtype=jnp.uint32) for leaf in jax.tree.leaves(tree)), start=jnp.zeros((), jnp.uint32))

@@ -1,0 +1,33 @@
+"""Steps whose gradient is not finite: they are skipped and counted, and a run that does nothing else is stopped."""
+
+import jax
+
+MOST = 3  # skipped steps one after the other that stop a run: one is chance, these are parameters that cannot be mended
+
+
+class Skips:
+    """Counts the skipped steps of a run over all restarts.
+
+    Attributes:
+      total: skipped steps so far.
+      in_row: of these, the newest that came one after the other.
+    """
+
+    def __init__(self, total: int, in_row: int):
+        self.total, self.in_row, self._waiting = total, in_row, []
+
+    def add(self, skipped: jax.Array) -> None:
+        """Takes what a step measured, a boolean; waits for nothing."""
+        self._waiting.append(skipped)
+
+    def count(self) -> None:
+        """Counts the steps that were added; waits for the device."""
+        for skipped in jax.device_get(self._waiting):
+            self.in_row = self.in_row + 1 if skipped else 0
+            self.total += int(skipped)
+        self._waiting.clear()
+
+    @property
+    def are_all(self) -> bool:
+        """Whether the newest `MOST` of the counted steps were skipped."""
+        return self.in_row >= MOST
