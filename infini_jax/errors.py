@@ -7,6 +7,7 @@ import functools
 import os
 import types
 import typing
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
@@ -126,6 +127,18 @@ def require_file_name(field: str, name: str) -> None:
     """Checks a name: raises `ConfigError` where it could not be a file's name on every system."""
     is_name = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
     require(is_name, field, f"'{name}' is no file name", "use letters, digits, '-', '_' and '.'")
+
+
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, lone halves of characters, ends of lines and paragraphs
+
+
+def require_one_line(field: str, text: str) -> None:
+    """Checks a text that goes into a script, a table or a file's name.
+
+    Raises `ConfigError` for characters that end lines or control a terminal, such as newline, NUL and ESC.
+    """
+    wrong = next((one for one in text if unicodedata.category(one) in CONTROL), None)
+    require(wrong is None, field, f"it holds the control character {wrong!a}", "leave it out")
 
 
 def required(value: Value | None, field: str, problem: str, mend: str) -> Value:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from infini_jax.errors import require
+from infini_jax.errors import require, require_one_line
 from infini_jax.study.desk import Desk
 from infini_jax.study.study import Study
 
@@ -23,6 +23,8 @@ class Resources:
       accelerator: of a cloud's machine in its own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.
       storage: where a cloud's machines find the study: a bucket's name (sky), an attached storage's (xpk).
       package: what pip installs on a cloud's machine, with its extras (sky), or a container image that has it (xpk).
+
+    Raises `ConfigError` for a count that is too small, a control character, and a text that a command would read as an option.
     """
 
     cpus: int = 1
@@ -39,6 +41,22 @@ class Resources:
             require(getattr(self, name) >= 0, f"resources.{name}", f"{getattr(self, name)} is below zero", "give 0 or more")
         for name in ("cpus", "minutes"):
             require(getattr(self, name) >= 1, f"resources.{name}", f"{getattr(self, name)} is below one", "give 1 or more")
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), str):
+                require_one_line(f"resources.{field.name}", value)
+                problem = f"'{value}' begins with '-', as options do"
+                require(not value.startswith("-"), f"resources.{field.name}", problem, "give a name")
+
+
+def place_of(folder: Path) -> Path:
+    """The whole path of a study's folder, as scripts and schedulers get it.
+
+    Raises `ConfigError` for control characters in it: a newline would begin another command.
+    """
+    require_one_line("results", str(folder))
+    place = folder.resolve()
+    require_one_line("results", str(place))  # where a link leads
+    return place
 
 
 def cancelled(names: list[str]) -> str:

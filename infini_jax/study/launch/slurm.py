@@ -17,7 +17,7 @@ from typing import Any
 from infini_jax.errors import ConfigError, installs, require
 from infini_jax.files import write_at_once
 from infini_jax.study.desk import Desk
-from infini_jax.study.launch.base import Launcher, cancelled
+from infini_jax.study.launch.base import Launcher, cancelled, place_of
 from infini_jax.study.study import Study, collect, missing_of, work_on
 
 JOBS_FILE = "slurm.json"  # in the study's folder: ids of the newest array
@@ -84,6 +84,7 @@ class Slurm(Launcher):
 
     def described(self, study: Study, folder: Path) -> str:
         """The array and its settings, in lines."""
+        place_of(folder)
         missing = len(missing_of(study, folder))
         first = f"a SLURM array of {self.workers(missing)} workers for {missing} runs, logs in {folder / LOGS}"
         settings = (f"  {name.removeprefix('slurm_')}: {value}" for name, value in self.settings(missing).items())
@@ -111,11 +112,12 @@ class Slurm(Launcher):
             import submitit
         except ImportError as error:
             raise ConfigError("launch", "submitit is not installed", installs("slurm")) from error
-        executor = submitit.AutoExecutor(folder=folder / LOGS, cluster="slurm", slurm_max_num_timeout=REQUEUES)
+        place = place_of(folder)
+        executor = submitit.AutoExecutor(folder=place / LOGS, cluster="slurm", slurm_max_num_timeout=REQUEUES)
         executor.update_parameters(**self.settings(missing))
         count, session = self.workers(missing), uuid.uuid4().hex
         with executor.batch():
-            jobs = [executor.submit(Worker(folder.resolve(), number, count, session)) for number in range(count)]
+            jobs = [executor.submit(Worker(place, number, count, session)) for number in range(count)]
         note = {"session": session, "jobs": [job.job_id for job in jobs]}
         write_at_once(json.dumps(note) + "\n", folder / JOBS_FILE)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infini_jax.files import write_at_once
 from infini_jax.study.desk import Desk
-from infini_jax.study.launch.base import Launcher
+from infini_jax.study.launch.base import Launcher, place_of
 from infini_jax.study.study import Study
 
 PLACE = "/study"  # the study's folder on the machines
@@ -54,7 +54,7 @@ class Written(Launcher):
         return f"cancel with: {shlex.join(self.cancel_command(name_of(folder)))}"
 
     def _said(self, folder: Path) -> str:
-        return f"start with: {shlex.join(self.command(folder / self.file, name_of(folder)))}"
+        return f"start with: {shlex.join(self.command(place_of(folder) / self.file, name_of(folder)))}"
 
 
 def name_of(folder: Path) -> str:
