@@ -5,6 +5,7 @@ import difflib
 import errno
 import functools
 import os
+import re
 import types
 import typing
 import unicodedata
@@ -123,10 +124,19 @@ def check_choice(field: str, value: Any, kind: Any) -> None:
             check_choice(field, value, others[0])
 
 
+LONGEST_NAME = 180  # bytes; file systems take 255, and files beside a run's folder have its name and more
+OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)  # devices, whatever the extension
+
+
 def require_file_name(field: str, name: str) -> None:
-    """Checks a name: raises `ConfigError` where it could not be a file's name on every system."""
+    """Checks a name: raises `ConfigError` where it could not be a file's name on every system, or reads as an option."""
     is_name = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
-    require(is_name, field, f"'{name}' is no file name", "use letters, digits, '-', '_' and '.'")
+    require(is_name, field, f"{name!r:.60} is no file name", "use letters, digits, '-', '_' and '.'")
+    size = len(name.encode())
+    require(size <= LONGEST_NAME, field, f"a name of {size} bytes is too long", f"give at most {LONGEST_NAME}")
+    is_open = name[0] not in "-." and name[-1] != "."
+    require(is_open, field, f"'{name}' reads as an option or a hidden file, or loses its end", "begin and end with a letter")
+    require(not OF_WINDOWS.fullmatch(name), field, f"'{name}' is a device of Windows", "give another name")
 
 
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, lone halves of characters, ends of lines and paragraphs

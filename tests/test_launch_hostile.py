@@ -60,7 +60,7 @@ def script_of(name: str, asked: Resources, folder: Path) -> tuple[str, list[str]
 def submitted(launcher, folder: Path) -> str:
     """The script that submitit gives to sbatch."""
     slurm = pytest.importorskip("submitit.slurm.slurm")
-    settings = {name.removeprefix("slurm_"): value for name, value in launcher.settings(2).items()}
+    settings = {name.removeprefix("slurm_"): value for name, value in launcher.settings(folder, 2).items()}
     return slurm._make_sbatch_string(command="infini-jax", folder=folder / "slurm", **settings)
 
 

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
+from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require, require_file_name
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import write_at_once
@@ -52,7 +53,7 @@ class Study:
       own_code: the user's Python file that made the study and registers what it needs, or "".
 
     Raises:
-      ConfigError: no run, two of the same name, or settings that cannot work.
+      ConfigError: no run, two of the same name (in small letters), no file name, or settings that cannot work.
     """
 
     name: str
@@ -64,8 +65,9 @@ class Study:
     own_code: str = ""
 
     def __post_init__(self):
-        names = [run.name for run in self.runs]
-        twice = {name for name in names if names.count(name) > 1}
+        require_file_name("study.name", self.label)
+        names = [run.name.lower() for run in self.runs]  # `A` and `a` are one folder where case does not tell files apart
+        twice = {name for name, count in Counter(names).items() if count > 1}
         require(bool(names), "study.runs", "there is none", "give at least one run")
         require(not twice, "study.runs", f"two runs are called '{min(twice, default='')}'", "give each its own name")
         for run in self.runs:

@@ -2,6 +2,8 @@
 
 import abc
 import dataclasses
+import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -57,6 +59,21 @@ def place_of(folder: Path) -> Path:
     place = folder.resolve()
     require_one_line("results", str(place))  # where a link leads
     return place
+
+
+LONGEST_JOB = 40  # letters that xpk and Kubernetes take
+MARK = 8  # hex digits that tell folders of like names apart
+
+
+def job_name(folder: Path) -> str:
+    """The name of a folder's job for schedulers and clouds, another one for every folder.
+
+    Small letters, digits and hyphens, at most `LONGEST_JOB`, begun by a letter. Raises `ConfigError` as `place_of` does.
+    """
+    place = place_of(folder)
+    mark = hashlib.sha256(str(place).encode()).hexdigest()[:MARK]
+    words = re.sub(r"[^a-z0-9]+", "-", f"infini-jax-{place.name.lower()}")
+    return f"{words[: LONGEST_JOB - MARK - 1].strip('-')}-{mark}"
 
 
 def cancelled(names: list[str]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from infini_jax.study.launch.base import Resources, place_of
-from infini_jax.study.launch.written import PLACE, WORK, Written, name_of
+from infini_jax.study.launch.base import Resources, job_name, place_of
+from infini_jax.study.launch.written import PLACE, WORK, Written
 from infini_jax.study.study import Study
 
 
@@ -27,7 +27,7 @@ class Sky(Written):
     def text(self, study: Study, folder: Path) -> str:
         """The task as YAML."""
         task = {
-            "name": name_of(folder),
+            "name": job_name(folder),
             "resources": machine(self.resources),
             "file_mounts": {PLACE: {"name": self.resources.storage, "source": str(place_of(folder)), "mode": "MOUNT"}},
             "setup": shlex.join(["pip", "install", self.resources.package]),
