@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from infini_jax import __version__
 from infini_jax.cli import probe
-from infini_jax.cli.output import AsJson, print_json
+from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.errors import installs
 from infini_jax.files import data_folder
 from infini_jax.forecast.topology import COMPILERS, is_installed
@@ -144,10 +142,10 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
-        console = Console()
+        console = terminal()
         console.print(versions_table(found), machine_table(found), parts_table(found), sep="\n")
         for line in found.wrong:
-            console.print(line, style="red", markup=False, soft_wrap=True)
+            console.print(line, style="red", soft_wrap=True)
     if found.wrong:
         sys.exit(1)
 
@@ -275,7 +273,7 @@ def versions_table(found: Health) -> Table:
     table = Table("package", "version", *(["what is wrong"] if found.problems else []), title="versions")
     for name, number in found.versions.items():
         problem = found.problems.get(name, "").partition(";")[0]
-        table.add_row(name, number or "–", *([escape(problem)] if found.problems else []), style="red" if problem else "")
+        table.add_row(name, number or "–", *([problem] if found.problems else []), style="red" if problem else "")
     return table
 
 
@@ -290,7 +288,7 @@ def machine_table(found: Health) -> Table:
         holds = "" if device.bytes is None else f", {human_bytes(device.bytes)}, {human_bytes(device.bytes_in_use or 0)} used"
         table.add_row(f"device {number}", f"{device.kind} ({device.platform}){holds}")
     if found.trouble:
-        table.add_row("devices", escape(f"none: {found.trouble}"))
+        table.add_row("devices", f"none: {found.trouble}")
     off = "not kept, but by studies in their own folders; JAX_COMPILATION_CACHE_DIR=FOLDER keeps them"
     table.add_row("compiled programs", f"{human_bytes(found.cache_bytes)} in {found.cache}" if found.cache else off)
     table.add_row("prepared corpora", found.data)
@@ -303,5 +301,5 @@ def parts_table(found: Health) -> Table:
     for head in ("part", "for", "here, or what installs it"):
         table.add_column(head, no_wrap=head != "for")
     for part in PARTS:
-        table.add_row(part.extra, part.use, "yes" if found.parts[part.extra] else escape(part.install))
+        table.add_row(part.extra, part.use, "yes" if found.parts[part.extra] else part.install)
     return table

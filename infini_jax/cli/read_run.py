@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from infini_jax.cli.evaluation_options import Options, chosen_evaluation
 from infini_jax.cli.evaluation_tables import figures_table, measure_tables, position_table
-from infini_jax.cli.output import AsJson, print_json
+from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress, reading_progress
 from infini_jax.config.plain import to_plain
 from infini_jax.devices.sharding import use_cores
@@ -73,7 +72,7 @@ def evaluate(
     if as_json:
         print_json(record)
         return
-    Console().print(*tables)
+    terminal().print(*tables)
     print(f"{file}: {evaluation.cost(config):.2g} FLOPs in {seconds:.1f} s, compiling included")
 
 
@@ -98,7 +97,7 @@ def read_documents(evaluation: LanguageEvaluation, trained: Trained) -> Found:
     """The perplexity, with what JSON holds beyond the figures: documents, and each one's loss."""
     title = f"{trained.run.name}, step {trained.step}, {evaluation.split}"
     reader = evaluation.reader(trained.run)
-    with reading_progress(title, reader.tokens, Console(stderr=True)) as watch:
+    with reading_progress(title, reader.tokens, terminal(stderr=True)) as watch:
         found = reader.read(trained.params, lambda done: watch(done, done))
     details = {"split": evaluation.split, "corpus": reader.described, **found.to_plain()}
     return language_measures(found), [figures_table(found, title), position_table(found)], details
@@ -107,7 +106,7 @@ def read_documents(evaluation: LanguageEvaluation, trained: Trained) -> Found:
 def ask(evaluation: Evaluation, trained: Trained) -> Found:
     """Any other task."""
     title = f"{trained.run.name}, step {trained.step}, {evaluation.name}"
-    with evaluation_progress(title, Console(stderr=True)) as watch:
+    with evaluation_progress(title, terminal(stderr=True)) as watch:
         measures = evaluation.measure(Subject(trained.run, trained.params), watch)
     return measures, measure_tables(measures, title), {"measures": [plain_measure(one) for one in measures]}
 
@@ -157,7 +156,7 @@ def generate(
     Sampling(temperature, top_p, seed).check()
     tokenizer, trained = run_tokenizer(saved_config(run)), Trained.open(run, step)
     size, done = prompt_file.stat().st_size if prompt_file and prompt_file.is_file() else None, [0, 0]
-    with reading_progress("prompt", size, Console(stderr=True)) as watch:
+    with reading_progress("prompt", size, terminal(stderr=True)) as watch:
 
         def watch_bytes(count: int) -> None:
             done[0] = count
