@@ -151,6 +151,17 @@ def require_one_line(field: str, text: str) -> None:
     require(wrong is None, field, f"it holds the control character {wrong!a}", "leave it out")
 
 
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # gs://, s3://, hdfs://; a Path has one slash of them left; no C:/
+
+
+def require_local(field: str, path: os.PathLike[str] | str) -> None:
+    """Checks a path: raises `ConfigError` for the address of a bucket, which would become a folder called `gs:`."""
+    address = ADDRESS.match(str(path))
+    if address:
+        whole = f"{address[1]}://{str(path)[address.end() :]}"
+        raise ConfigError(field, f"{whole} is no folder of this machine", "mount the bucket, or copy it, and give that folder")
+
+
 def required(value: Value | None, field: str, problem: str, mend: str) -> Value:
     """`value` itself. Raises `ConfigError` where it is None."""
     if value is None:

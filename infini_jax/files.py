@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from infini_jax.errors import ConfigError, require_local
+
 FOLDER_VARIABLE = "INFINI_JAX_DATA"
 
 
@@ -34,5 +36,15 @@ def shipped(folder: str) -> Path:
 
 
 def data_folder() -> Path:
-    """Where corpora lie: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "infini_jax")
+    """Where corpora lie: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings.
+
+    Raises `ConfigError` where the user has no home folder, as in a container with a user's number only, and for a bucket.
+    """
+    if given := os.environ.get(FOLDER_VARIABLE):
+        require_local(FOLDER_VARIABLE, given)
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "infini_jax"
+    except RuntimeError as error:
+        mend = f"set {FOLDER_VARIABLE} to a folder for corpora, or HOME"
+        raise ConfigError("data folder", "this user has no home folder", mend) from error

@@ -20,7 +20,7 @@ from rich.table import Table
 from infini_jax import __version__
 from infini_jax.cli import probe
 from infini_jax.cli.output import AsJson, print_json, terminal
-from infini_jax.errors import installs
+from infini_jax.errors import ConfigError, installs
 from infini_jax.files import data_folder
 from infini_jax.forecast.topology import COMPILERS, is_installed
 from infini_jax.records.environment import processor
@@ -105,7 +105,7 @@ class Health:
       processor; memory_bytes of this machine, and those that are free.
       devices, as JAX sees them; trouble, why it sees none and what to do, or "".
       cache: folder of compiled programs, "" where JAX keeps none; cache_bytes in it.
-      data: folder of prepared corpora.
+      data: folder of prepared corpora, "" without one; data_trouble, why there is none, or "".
       parts: name of an optional part -> whether it is here.
     """
 
@@ -119,6 +119,7 @@ class Health:
     cache: str
     cache_bytes: int
     data: str
+    data_trouble: str
     parts: dict[str, bool]
 
     @property
@@ -159,6 +160,7 @@ def examine() -> Health:
         problems["infini_jax"] = f"cannot be imported ({said}); pip install --force-reinstall infini_jax"
     started = answers[probe.DEVICES]
     cache = started.get("cache", "")
+    data, data_trouble = data_place()
     return Health(
         versions={
             "python": platform.python_version(),
@@ -173,9 +175,18 @@ def examine() -> Health:
         trouble=trouble_of(started["problem"]) if started["problem"] and "jax" not in problems else "",
         cache=cache,
         cache_bytes=bytes_in(Path(cache)) if cache else 0,
-        data=str(data_folder()),
+        data=data,
+        data_trouble=data_trouble,
         parts={part.extra: part.is_here for part in PARTS},
     )
+
+
+def data_place() -> tuple[str, str]:
+    """(folder of prepared corpora, "") or ("", why there is none)."""
+    try:
+        return str(data_folder()), ""
+    except ConfigError as error:
+        return "", str(error)
 
 
 def tried(asked: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -291,7 +302,7 @@ def machine_table(found: Health) -> Table:
         table.add_row("devices", f"none: {found.trouble}")
     off = "not kept, but by studies in their own folders; JAX_COMPILATION_CACHE_DIR=FOLDER keeps them"
     table.add_row("compiled programs", f"{human_bytes(found.cache_bytes)} in {found.cache}" if found.cache else off)
-    table.add_row("prepared corpora", found.data)
+    table.add_row("prepared corpora", found.data or f"none: {found.data_trouble}")
     return table
 
 

@@ -13,7 +13,7 @@ from infini_jax.cli.progress import waiting
 from infini_jax.config import RunConfig
 from infini_jax.config.presets import SIZES, checked_in, preset
 from infini_jax.devices.sharding import Sharding
-from infini_jax.errors import require
+from infini_jax.errors import require, require_local
 from infini_jax.forecast.counted import advice, compiled, compiled_table, forecast, forecast_table
 from infini_jax.forecast.topology import Topology
 from infini_jax.units import human_bytes
@@ -64,6 +64,7 @@ def plan(
 
 def run_of(config: str, mechanism: str) -> RunConfig:
     """The run of a file or of a preset. Raises `ConfigError` where there is none, or where it has a mechanism of its own."""
+    require_local("config", config)
     if config in SIZES:
         return preset(config, mechanism or "infini")
     require(not mechanism, "mechanism", "a run has its own", f"leave it out, or name one of {', '.join(SIZES)}")

@@ -8,7 +8,7 @@ import tyro
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import study_progress
 from infini_jax.cli.report import report
-from infini_jax.errors import lookup, require
+from infini_jax.errors import lookup, require, require_local
 from infini_jax.records.folder import StudyFolder
 from infini_jax.study.experiment import load_experiment
 from infini_jax.study.launch import LAUNCHERS, Resources
@@ -48,6 +48,7 @@ def study(
       as_json: with --dry-run, prints one JSON object instead of tables.
     """
     require(dry_run or not as_json, "json", "only a dry run is printed for scripts", "add --dry-run")
+    require_local("experiment", experiment)
     console = terminal()
     if StudyFolder(Path(experiment)).study.exists():
         require(not scale, "scale", f"the study in {experiment} has its own", "leave --scale out")

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from infini_jax.errors import require_local
 from infini_jax.files import write_at_once
 
 CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parquet"
@@ -25,9 +26,14 @@ class RunFolder:
 
     Attributes:
       path: of the folder, which ends in the run's name.
+
+    Raises `ConfigError` for the address of a bucket.
     """
 
     path: Path
+
+    def __post_init__(self):
+        require_local("folder", self.path)
 
     @property
     def config(self) -> Path:
@@ -94,9 +100,14 @@ class StudyFolder:
 
     Attributes:
       path: of the folder.
+
+    Raises `ConfigError` for the address of a bucket.
     """
 
     path: Path
+
+    def __post_init__(self):
+        require_local("folder", self.path)
 
     @property
     def study(self) -> Path:

@@ -98,6 +98,7 @@ class Study:
 
 def save_study(study: Study, folder: Path) -> None:
     """Writes study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
+    file = StudyFolder(folder).study
     folder.mkdir(parents=True, exist_ok=True)
     plain = {
         "name": study.name,
@@ -108,7 +109,7 @@ def save_study(study: Study, folder: Path) -> None:
         "scale": study.scale,
         "own_code": study.own_code,
     }
-    write_at_once(json.dumps(plain, indent=2) + "\n", StudyFolder(folder).study)
+    write_at_once(json.dumps(plain, indent=2) + "\n", file)
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
