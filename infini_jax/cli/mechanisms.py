@@ -21,6 +21,7 @@ def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str =
       memory_axis: list only mechanisms whose memory grows along it, such as heads, and grow them so.
       context: tokens that the full cache of the comparison holds.
     """
+    require(context >= 1, "context", f"{context} tokens fill no cache", "give at least 1")
     configs = [ModelConfig(memory=mechanism.Config(), **dataclasses.asdict(model)) for mechanism in MECHANISMS.values()]
     if memory_axis:
         configs = [config for config in configs if memory_axis in MECHANISMS[config.mechanism].axes]

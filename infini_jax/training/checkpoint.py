@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from infini_jax import __version__
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, disk_reason, one_line, require
+from infini_jax.errors import CheckpointError, check_fields, disk_reason, one_line, require
 from infini_jax.records.folder import RunFolder
 
 FORMAT = 2  # raise it when what is written changes; 2: learning rates stand in the optimiser's state
@@ -62,6 +62,7 @@ class Saving:
     keep_every: int = 0
 
     def __post_init__(self):
+        check_fields("saving", self)
         for name in ("every_minutes", "every_steps", "keep_every"):
             value = getattr(self, name)
             require(value >= 0, f"saving.{name}", f"{value} is negative", "give 0 to switch it off")

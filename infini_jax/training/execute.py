@@ -62,6 +62,7 @@ def execute(
     """
     place = RunFolder(folder)
     run = with_steps(run, folder, sharding)
+    budget_steps(run)  # a budget that no run has is told before anything is written
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
     folder.mkdir(parents=True, exist_ok=True)
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:

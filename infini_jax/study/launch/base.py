@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from infini_jax.errors import require, require_one_line
+from infini_jax.errors import check_fields, check_value, require, require_not_negative, require_one_line
 from infini_jax.study.desk import Desk
 from infini_jax.study.study import Study
 
@@ -39,6 +39,7 @@ class Resources:
     package: str = ""
 
     def __post_init__(self):
+        check_fields("resources", self)
         for name in ("gpus", "memory_gb"):
             require(getattr(self, name) >= 0, f"resources.{name}", f"{getattr(self, name)} is below zero", "give 0 or more")
         for name in ("cpus", "minutes"):
@@ -95,7 +96,9 @@ class Launcher(abc.ABC):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, jobs: int, resources: Resources):
-        """Raises `ConfigError` for resources that the launcher has no use for, and where one that it needs is missing."""
+        """Raises `ConfigError` for negative jobs, for resources without a use here, and where one that it needs is missing."""
+        check_value("jobs", jobs, int)
+        require_not_negative("", jobs=jobs)
         self.jobs, self.resources = jobs, resources
         name = type(self).__name__.lower()
         for field in dataclasses.fields(resources):
