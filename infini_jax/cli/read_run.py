@@ -19,7 +19,7 @@ from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress, reading_progress
 from infini_jax.config.plain import to_plain
 from infini_jax.devices.sharding import use_cores
-from infini_jax.errors import LARGEST, ConfigError, require
+from infini_jax.errors import ConfigError, check_value, require, require_not_negative
 from infini_jax.evals.base import Evaluation, Subject
 from infini_jax.evals.language import LanguageEvaluation, language_measures
 from infini_jax.files import write_at_once
@@ -152,7 +152,8 @@ def generate(
     require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
     is_text = prompt is None or all(not 0xD800 <= ord(character) < 0xE000 for character in prompt)
     require(is_text, "prompt", "it is no UTF-8", "give text, or a file with --prompt-file")
-    require(0 <= tokens <= LARGEST, "tokens", f"{tokens} cannot be sampled", f"give 0 to {LARGEST}")
+    check_value("tokens", tokens, int)
+    require_not_negative("", tokens=tokens)
     Sampling(temperature, top_p, seed).check()
     tokenizer, trained = run_tokenizer(saved_config(run)), Trained.open(run, step)
     size, done = prompt_file.stat().st_size if prompt_file and prompt_file.is_file() else None, [0, 0]
