@@ -1,12 +1,17 @@
 """Errors that a user can mend: one line that names the field and the mend."""
 
+import contextlib
 import dataclasses
 import difflib
 import errno
 import functools
+import math
+import numbers
 import os
+import re
 import types
 import typing
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
@@ -86,51 +91,141 @@ def require_positive(owner: str, **values: float) -> None:
         require(value > 0, f"{owner}.{name}", f"{value} is not above zero", "give at least 1")
 
 
+def require_not_negative(owner: str, **values: float) -> None:
+    """Checks numbers of one owner: raises `ConfigError` for the first of `values` that is below zero."""
+    for name, value in values.items():
+        require(value >= 0, f"{owner}.{name}" if owner else name, f"{value} is negative", "give 0 or more")
+
+
+LARGEST = 2**31 - 1  # whole number: sizes, counts and seeds have 32 bits in JAX
+LARGEST_FLOAT = 3.4028234e38  # number: settings become float32
+WORDS: dict[type, tuple[str, str]] = {  # what a value of a type is called, and an example
+    bool: ("truth value", "True or False"),
+    int: ("whole number", "a number such as 8"),
+    float: ("number", "a number such as 0.5"),
+    str: ("text", "a text"),
+    tuple: ("tuple", "one such as (1, 2)"),
+    dict: ("table of settings", "names with their values"),
+}
+ABSTRACT: dict[type, type] = {int: numbers.Integral, float: numbers.Real}  # NumPy's numbers are some, too
 hints_of = functools.cache(typing.get_type_hints)
 
 
-def check_choices(owner: str, settings: Any, **tables: dict[str, Any]) -> None:
-    """Checks a dataclass: raises `ConfigError` for the first field with a value that its type does not name.
+def check_fields(owner: str, settings: Any, **tables: dict[str, Any]) -> None:
+    """Checks every field of a dataclass against its type: raises `ConfigError` for the first with another value.
 
-    Checked types are `Literal`, tuples of it, and both beside None.
+    Whole numbers, which are no bools and have 32 bits, may stand for numbers, which are finite; a `Literal` names its choices;
+    tuples are checked one by one.
 
     Args:
-      owner: name of the dataclass in messages, such as train.
+      owner: name of the dataclass in messages, such as train; "" for settings without one.
       settings: the dataclass.
       tables: registries by field, for fields whose values are names in a registry.
     """
     kinds = hints_of(type(settings))
     for field in dataclasses.fields(settings):
-        value, name = getattr(settings, field.name), f"{owner}.{field.name}"
+        value, name = getattr(settings, field.name), f"{owner}.{field.name}" if owner else field.name
         if field.name in tables:
-            for one in value if typing.get_origin(kinds[field.name]) is tuple else (value,):
+            is_tuple = typing.get_origin(kinds[field.name]) is tuple
+            if is_tuple:
+                check_value(name, value, tuple)
+            for one in value if is_tuple else (value,):
                 lookup(name, one, tables[field.name])
         else:
-            check_choice(name, value, kinds[field.name])
+            check_value(name, value, kinds[field.name])
 
 
-def check_choice(field: str, value: Any, kind: Any) -> None:
-    """Checks a value: raises `ConfigError` unless it is in a `Literal` or a tuple of those; other types have no choices."""
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) is Literal:
+def check_value(field: str, value: Any, kind: Any) -> None:
+    """Checks a value: raises `ConfigError` unless it is of a field's type; types that are no classes are not looked at."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
         known = [str(one) for one in inner]
         among = ", ".join(known[:-1]) + f" or {known[-1]}" if len(known) > 1 else known[0]
         is_known = any(value == one and type(value) is type(one) for one in inner)  # True is not 1
-        require(is_known, field, f"'{value}' is not known", f"choose {among}")
-    elif typing.get_origin(kind) is tuple and isinstance(value, tuple):
+        require(is_known, field, f"'{shown(value)}' is not known", f"choose {among}")
+    elif origin is tuple:
+        check_value(field, value, tuple)
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
-        for one, its_kind in zip(value, kinds, strict=False):
-            check_choice(field, one, its_kind)
-    elif typing.get_origin(kind) in (typing.Union, types.UnionType) and value is not None:
+        require(len(value) == len(kinds), field, f"{shown(value)} has not {len(kinds)} values", "give as many")
+        for one, its_kind in zip(value, kinds, strict=True):
+            check_value(field, one, its_kind)
+    elif origin in (typing.Union, types.UnionType):
         others = [one for one in inner if one is not type(None)]
-        if len(others) == 1:
-            check_choice(field, value, others[0])
+        if value is not None or len(others) == len(inner):
+            check_one_of(field, value, others)
+    elif isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
+        check_class(field, value, kind)
+
+
+def check_one_of(field: str, value: Any, kinds: list[Any]) -> None:
+    """Raises `ConfigError`, that of the last kind, where the value is of none of them."""
+    *others, last = kinds
+    for kind in others:
+        with contextlib.suppress(ConfigError):
+            return check_value(field, value, kind)
+    return check_value(field, value, last)
+
+
+def check_class(field: str, value: Any, kind: type) -> None:
+    """Raises `ConfigError` for a value that is no instance of `kind`, or a number out of the range of settings."""
+    word, example = WORDS.get(kind, (kind.__name__, f"a {kind.__name__}"))
+    is_one = isinstance(value, ABSTRACT.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+    require(is_one, field, f"{shown(value)} is no {word}", f"give {example}")
+    if kind in ABSTRACT:
+        most = LARGEST if kind is int else LARGEST_FLOAT
+        require(value == value and abs(value) != math.inf, field, f"{shown(value)} is no finite number", f"give {example}")
+        require(abs(value) <= most, field, f"{shown(value)} is too large", f"give at most {most:,}")
+
+
+def shown(value: Any) -> str:
+    """A value as short text; Python writes no numbers of thousands of digits."""
+    try:
+        text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+LONGEST_NAME = 180  # bytes; file systems take 255, and files beside a run's folder have its name and more
+OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)  # devices, whatever the extension
 
 
 def require_file_name(field: str, name: str) -> None:
-    """Checks a name: raises `ConfigError` where it could not be a file's name on every system."""
+    """Checks a name: raises `ConfigError` where it could not be a file's name on every system, or reads as an option."""
+    check_value(field, name, str)
     is_name = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
-    require(is_name, field, f"'{name}' is no file name", "use letters, digits, '-', '_' and '.'")
+    require(is_name, field, f"{name!r:.60} is no file name", "use letters, digits, '-', '_' and '.'")
+    size = len(name.encode())
+    require(size <= LONGEST_NAME, field, f"a name of {size} bytes is too long", f"give at most {LONGEST_NAME}")
+    is_open = name[0] not in "-." and name[-1] != "."
+    require(is_open, field, f"'{name}' reads as an option or a hidden file, or loses its end", "begin and end with a letter")
+    require(not OF_WINDOWS.fullmatch(name), field, f"'{name}' is a device of Windows", "give another name")
+
+
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, lone halves of characters, ends of lines and paragraphs
+
+
+def require_one_line(field: str, text: str) -> None:
+    """Checks a text that goes into a script, a table or a file's name.
+
+    Raises `ConfigError` for characters that end lines or control a terminal, such as newline, NUL and ESC.
+    """
+    wrong = next((one for one in text if unicodedata.category(one) in CONTROL), None)
+    require(wrong is None, field, f"it holds the control character {wrong!a}", "leave it out")
+
+
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # gs://, s3://, hdfs://; a Path has one slash of them left; no C:/
+
+
+def require_local(field: str, path: os.PathLike[str] | str) -> None:
+    """Checks a path: raises `ConfigError` for the address of a bucket, which would become a folder called `gs:`, and for names
+    that no file system takes."""
+    parts = [len(os.fsencode(part)) for part in str(path).split("/")]
+    require(max(parts) <= 255, field, f"it has a name of {max(parts)} bytes", "give names of at most 255")
+    address = ADDRESS.match(str(path))
+    if address:
+        whole = f"{address[1]}://{str(path)[address.end() :]}"
+        raise ConfigError(field, f"{whole} is no folder of this machine", "mount the bucket, or copy it, and give that folder")
 
 
 def required(value: Value | None, field: str, problem: str, mend: str) -> Value:
@@ -156,7 +251,8 @@ def instance(value: Any, kind: type[Value], why: str) -> Value:
 
 def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
     """`table[name]`. Raises `ConfigError` with the nearest name where the table has no such entry."""
-    require(name in table, field, f"'{name}' is not known", suggestion(name, table))
+    is_known = isinstance(name, str) and name in table
+    require(is_known, field, f"'{shown(name)}' is not known", suggestion(shown(name), table))
     return table[name]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from infini_jax.errors import ConfigError, one_line
+from infini_jax.errors import ConfigError, one_line, require_local
 
 FOLDER_VARIABLE = "INFINI_JAX_DATA"
 
@@ -108,5 +108,15 @@ def shipped(folder: str) -> Path:
 
 
 def data_folder() -> Path:
-    """The path of the folder of corpora: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "infini_jax")
+    """The path of the folder of corpora: $INFINI_JAX_DATA, else the user's cache. Never part of a run's settings.
+
+    Raises `ConfigError` where the user has no home folder, as in a container with a user's number only, and for a bucket.
+    """
+    if given := os.environ.get(FOLDER_VARIABLE):
+        require_local(FOLDER_VARIABLE, given)
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "infini_jax"
+    except RuntimeError as error:
+        mend = f"set {FOLDER_VARIABLE} to a folder for corpora, or HOME"
+        raise ConfigError("data folder", "this user has no home folder", mend) from error

@@ -3,6 +3,8 @@
 import datetime
 import math
 
+CENTURY = 3_155_760_000  # seconds
+
 
 def human_bytes(size: float) -> str:
     """A number of bytes as text with a binary prefix: 512 B, 3.9 KiB, 64 KiB."""
@@ -17,7 +19,9 @@ def human_count(count: float) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """A number of seconds as text in hours, minutes and seconds: 0:02:05."""
+    """A number of seconds as text in hours, minutes and seconds: 0:02:05; in years where they are many."""
+    if not seconds < CENTURY:  # nor a number
+        return f"{seconds / CENTURY * 100:.3g} years"
     return str(datetime.timedelta(seconds=round(seconds)))
 
 

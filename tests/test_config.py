@@ -13,7 +13,7 @@ from infini_jax.data import SOURCES
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.devices.sharding import Sharding
-from infini_jax.errors import ConfigError, check_choices
+from infini_jax.errors import ConfigError, check_fields
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.landmark.mechanism import LandmarkConfig
@@ -168,7 +168,7 @@ class Chosen:
 def test_choices_are_told_by_the_type_or_by_a_registry(changes, said):
     found = ""
     try:
-        check_choices("it", Chosen(**changes), named={"x": 0, "y": 1})
+        check_fields("it", Chosen(**changes), named={"x": 0, "y": 1})
     except ConfigError as error:
         found = str(error)
     assert found == said

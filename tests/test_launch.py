@@ -1,9 +1,11 @@
 """What launchers say before they start anything, what they write, and what they refuse."""
 
 import importlib.util
+import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +14,7 @@ from infini_jax.cli.main import main
 from infini_jax.errors import ConfigError
 from infini_jax.records.rows import read_rows
 from infini_jax.study.launch import LAUNCHERS, Resources
+from infini_jax.study.launch.base import job_name
 from infini_jax.study.launch.slurm import Worker
 from infini_jax.study.study import Study, save_study
 from tests.support.commands import spawned, told
@@ -80,12 +83,13 @@ def written(name: str, folder) -> tuple[str, str]:
 def test_a_task_for_skypilot_mounts_the_study_and_does_what_is_missing_of_it(tmp_path):
     text, left = written("sky", tmp_path / "A_study-cpu")
     task = yaml.safe_load(text)
-    assert task["name"] == "infini-jax-a-study-cpu"
+    name = task["name"]
+    assert re.fullmatch("infini-jax-a-study-cpu-[0-9a-f]{8}", name)
     assert task["resources"] == {"cpus": "8+", "use_spot": True, "memory": "32+", "accelerators": "tpu-v5e-8"}
     assert task["file_mounts"] == {"/study": {"name": "my-study", "source": str(tmp_path / "A_study-cpu"), "mode": "MOUNT"}}
     assert task["setup"] == "pip install 'infini_jax[tpu]'"
     assert task["run"] == "infini-jax study /study --jobs 2"
-    assert left == f"start with: sky jobs launch --name infini-jax-a-study-cpu {tmp_path}/A_study-cpu/sky.yaml"
+    assert left == f"start with: sky jobs launch --name {name} {tmp_path}/A_study-cpu/sky.yaml"
 
 
 def test_what_a_machine_is_told_to_do_does_what_is_missing(tmp_path, capsys):
@@ -111,10 +115,38 @@ def test_a_script_for_xpk_starts_a_worker_on_each_slice(tmp_path):
 
 def test_cancelling_in_a_cloud_is_said(tmp_path):
     said = [LAUNCHERS[name](1, ASKED[name]).cancel(tmp_path / "study") for name in ASKED]
+    name = job_name(tmp_path / "study")
     assert said == [
-        "cancel with: sky jobs cancel --name infini-jax-study",
-        "cancel with: xpk workload delete --cluster my-cluster --workload infini-jax-study",
+        f"cancel with: sky jobs cancel --name {name}",
+        f"cancel with: xpk workload delete --cluster my-cluster --workload {name}",
     ]
+
+
+FOLDERS = ["a_b", "a-b", "A_b", "a b", "a.b", "x" * 60, "x" * 61, "study", "研究", "研", "---", "1"]
+
+
+def test_each_folder_has_a_job_name_of_its_own_that_clouds_take(tmp_path):
+    """Of at most 40 letters, the most that xpk takes."""
+    folders = [tmp_path / inner / name for inner in ("", "other") for name in FOLDERS]
+    names = [job_name(folder) for folder in folders]
+    assert len(set(names)) == len(folders)
+    assert all(re.fullmatch(r"infini-jax(-[a-z0-9]+)*-[0-9a-f]{8}", name) and len(name) <= 40 for name in names)
+
+
+def test_a_folder_has_one_job_name_wherever_it_is_called_from(tmp_path, monkeypatch):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "study")
+    monkeypatch.chdir(tmp_path)
+    assert job_name(Path("study")) == job_name(Path("link")) == job_name(tmp_path / "other" / ".." / "study")
+
+
+@pytest.mark.parametrize("name", ["sky", "xpk", "slurm"])
+def test_what_cancels_a_study_names_no_other_one(name, tmp_path):
+    """`a_b` and `a-b` in two folders of results: neither's job is the other's."""
+    asked = ASKED.get(name, Resources())
+    one, other = (LAUNCHERS[name](2, asked).described(STUDY, tmp_path / folder) for folder in ("a_b", "a-b"))
+    assert job_name(tmp_path / "a_b") in one
+    assert job_name(tmp_path / "a_b") not in other
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("sky"), reason="needs SkyPilot: pip install skypilot")
@@ -123,7 +155,7 @@ def test_skypilot_reads_the_task(tmp_path):
 
     text, _ = written("sky", tmp_path / "study")
     task = sky.Task.from_yaml_config(yaml.safe_load(text))
-    assert task.name == "infini-jax-study"
+    assert task.name == job_name(tmp_path / "study")
 
 
 @pytest.mark.skipif(not shutil.which("xpk"), reason="needs xpk: pip install xpk")
@@ -131,7 +163,7 @@ def test_xpk_takes_the_command(tmp_path):
     text, _ = written("xpk", tmp_path / "study")
     command = shlex.split(text.splitlines()[-1])[:-1]
     done = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False, timeout=120)
-    assert "infini-jax-study" in done.stdout
+    assert job_name(tmp_path / "study") in done.stdout
     assert "unrecognized arguments" not in done.stderr
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from infini_jax.cli.output import AsJson, print_json
+from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import is_whole, read_rows
 from infini_jax.records.training_log import read_metrics
@@ -57,8 +56,8 @@ def compare(
     if as_json:
         print_json(dataclasses.asdict(found))
         return
-    console = Console()
-    console.print(f"first: {first}", f"second: {second}", sep="\n", markup=False, highlight=False, soft_wrap=True)
+    console = terminal()
+    console.print(f"first: {first}", f"second: {second}", sep="\n", highlight=False, soft_wrap=True)
     console.print(settings_table(found) if found.settings else "the settings are the same")
     for title, pairs in (("results", found.results), (f"log, step {found.step}", found.log)):
         if pairs:

@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from infini_jax.cli.output import AsJson, print_json
+from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import corpus_progress
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import CORPORA, Lists
@@ -84,7 +83,7 @@ def corpus(
     Args:
       action: what to do.
     """
-    console = Console()
+    console = terminal()
     if isinstance(action, ListCorpora):
         if action.as_json:
             print_json(corpora_plain())

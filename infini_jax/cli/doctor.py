@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from infini_jax import __version__
 from infini_jax.cli import probe
-from infini_jax.cli.output import AsJson, print_json
-from infini_jax.errors import installs
+from infini_jax.cli.output import AsJson, print_json, terminal
+from infini_jax.errors import ConfigError, installs
 from infini_jax.files import data_folder
 from infini_jax.forecast.topology import COMPILERS, is_installed
 from infini_jax.records.environment import processor
@@ -120,7 +118,8 @@ class Health:
       trouble: reason why JAX sees no device, with the mend, or "".
       cache: folder of compiled programs, "" where JAX keeps none.
       cache_bytes: bytes in that folder.
-      data: folder of prepared corpora.
+      data: folder of prepared corpora, "" without one.
+      data_trouble: reason why there is none, or "".
       parts: name of an optional part -> whether it is here.
     """
 
@@ -134,6 +133,7 @@ class Health:
     cache: str
     cache_bytes: int
     data: str
+    data_trouble: str
     parts: dict[str, bool]
 
     @property
@@ -157,10 +157,10 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
-        console = Console()
+        console = terminal()
         console.print(versions_table(found), machine_table(found), parts_table(found), sep="\n")
         for line in found.wrong:
-            console.print(line, style="red", markup=False, soft_wrap=True)
+            console.print(line, style="red", soft_wrap=True)
     if found.wrong:
         sys.exit(1)
 
@@ -174,6 +174,7 @@ def examine() -> Health:
         problems["infini_jax"] = f"cannot be imported ({said}); pip install --force-reinstall infini_jax"
     started = answers[probe.DEVICES]
     cache = started.get("cache", "")
+    data, data_trouble = data_place()
     return Health(
         versions={
             "python": platform.python_version(),
@@ -188,9 +189,18 @@ def examine() -> Health:
         trouble=trouble_of(started["problem"]) if started["problem"] and "jax" not in problems else "",
         cache=cache,
         cache_bytes=bytes_in(Path(cache)) if cache else 0,
-        data=str(data_folder()),
+        data=data,
+        data_trouble=data_trouble,
         parts={part.extra: part.is_here for part in PARTS},
     )
+
+
+def data_place() -> tuple[str, str]:
+    """(folder of prepared corpora, "") or ("", why there is none)."""
+    try:
+        return str(data_folder()), ""
+    except ConfigError as error:
+        return "", str(error)
 
 
 def tried(asked: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -288,7 +298,7 @@ def versions_table(found: Health) -> Table:
     table = Table("package", "version", *(["what is wrong"] if found.problems else []), title="versions")
     for name, number in found.versions.items():
         problem = found.problems.get(name, "").partition(";")[0]
-        table.add_row(name, number or "–", *([escape(problem)] if found.problems else []), style="red" if problem else "")
+        table.add_row(name, number or "–", *([problem] if found.problems else []), style="red" if problem else "")
     return table
 
 
@@ -303,10 +313,10 @@ def machine_table(found: Health) -> Table:
         holds = "" if device.bytes is None else f", {human_bytes(device.bytes)}, {human_bytes(device.bytes_in_use or 0)} used"
         table.add_row(f"device {number}", f"{device.kind} ({device.platform}){holds}")
     if found.trouble:
-        table.add_row("devices", escape(f"none: {found.trouble}"))
+        table.add_row("devices", f"none: {found.trouble}")
     off = "not kept, but by studies in their own folders; JAX_COMPILATION_CACHE_DIR=FOLDER keeps them"
     table.add_row("compiled programs", f"{human_bytes(found.cache_bytes)} in {found.cache}" if found.cache else off)
-    table.add_row("prepared corpora", found.data)
+    table.add_row("prepared corpora", found.data or f"none: {found.data_trouble}")
     return table
 
 
@@ -316,5 +326,5 @@ def parts_table(found: Health) -> Table:
     for head in ("part", "for", "here, or what installs it"):
         table.add_column(head, no_wrap=head != "for")
     for part in PARTS:
-        table.add_row(part.extra, part.use, "yes" if found.parts[part.extra] else escape(part.install))
+        table.add_row(part.extra, part.use, "yes" if found.parts[part.extra] else part.install)
     return table

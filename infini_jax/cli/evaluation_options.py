@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from infini_jax.errors import ConfigError, check_choice, lookup, require
+from infini_jax.errors import ConfigError, check_value, lookup, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.units import whole_number
@@ -72,7 +72,7 @@ def converted(name: str, value: str | tuple[str, ...], kind: Any) -> Any:
         parts = [part for word in value for part in word.split(",") if part]
         return tuple(converted(name, part, typing.get_args(kind)[0]) for part in parts)
     if typing.get_origin(kind) is Literal:
-        check_choice(name, value, kind)
+        check_value(name, value, kind)
         return value
     try:
         return {int: whole_number, float: float, str: str}[kind](value)

@@ -3,17 +3,21 @@
 Only the called command is imported, so that `doctor` works where JAX does not.
 """
 
+import dataclasses
+import functools
 import importlib
+import io
 import os
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
 
 from infini_jax.cli.output import REQUEUE
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault, one_line
+from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault, one_line, require_local
 
 COMMANDS = {  # name -> module of this folder
     "study": "study",
@@ -47,11 +51,43 @@ def command(name: str) -> Callable[..., Any]:
         module = importlib.import_module(f"infini_jax.cli.{COMMANDS[name]}")
     except ImportError as error:
         raise ConfigError("installation", one_line(error), "say infini-jax doctor to see what is missing or broken") from error
-    return getattr(module, name)
+    return with_local_paths(getattr(module, name))
+
+
+def with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command, which refuses addresses of buckets in its paths before it does anything."""
+
+    @functools.wraps(function)
+    def checked(**options: Any) -> Any:
+        for name, value in options.items():
+            check_paths(name, value)
+        return function(**options)
+
+    return checked
+
+
+def check_paths(name: str, value: Any) -> None:
+    """Raises `ConfigError` for a path, alone or in settings or a tuple, that is no folder of this machine."""
+    if isinstance(value, Path):
+        require_local(name, value)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            check_paths(field.name, getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for one in value:
+            check_paths(name, one)
+
+
+def show_all_text() -> None:
+    """Has text that a terminal's encoding lacks written as escapes, where Python would stop in the middle of it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or "utf" not in stream.encoding.lower()):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command, or says what to do next without one; a mistake in the settings ends with one line and code 2."""
+    show_all_text()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         print(WHAT_NEXT)

@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from rich.console import Console
-
 from infini_jax.cli.model_options import Shape, sized
+from infini_jax.cli.output import terminal
 from infini_jax.cli.tables import mechanism_table
 from infini_jax.config import ModelConfig
 from infini_jax.errors import require, suggestion
@@ -22,9 +21,10 @@ def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str =
       memory_axis: axis along which memories grow, such as heads; only mechanisms that have it are listed.
       context: number of tokens that the full cache of the comparison holds.
     """
+    require(context >= 1, "context", f"{context} tokens fill no cache", "give at least 1")
     configs = [ModelConfig(memory=mechanism.Config(), **dataclasses.asdict(model)) for mechanism in MECHANISMS.values()]
     if memory_axis:
         configs = [config for config in configs if memory_axis in MECHANISMS[config.mechanism].axes]
         known = {axis for mechanism in MECHANISMS.values() for axis in mechanism.axes}
         require(bool(configs), "memory axis", f"no mechanism grows along '{memory_axis}'", suggestion(memory_axis, known))
-    Console().print(mechanism_table([sized(config, memory_bytes, memory_axis) for config in configs], context))
+    terminal().print(mechanism_table([sized(config, memory_bytes, memory_axis) for config in configs], context))

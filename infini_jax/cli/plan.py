@@ -6,14 +6,13 @@ from pathlib import Path
 
 import jax
 import tyro
-from rich.console import Console
 
-from infini_jax.cli.output import AsJson, print_json
+from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import waiting
 from infini_jax.config import RunConfig
 from infini_jax.config.presets import SIZES, checked_in, preset
 from infini_jax.devices.sharding import Sharding
-from infini_jax.errors import ConfigError, one_line, require
+from infini_jax.errors import ConfigError, one_line, require, require_local
 from infini_jax.files import read_object
 from infini_jax.forecast.counted import advice, compiled, compiled_table, forecast, forecast_table
 from infini_jax.forecast.topology import Topology
@@ -44,28 +43,29 @@ def plan(
     jax.config.update("jax_platforms", "cpu")  # nothing runs: devices at hand are left to who uses them
     run, where = run_of(config, mechanism), Topology.parse(topology) if topology else None
     counted = forecast(run, sharding, where)
-    with waiting(f"compiling for {topology}", Console(stderr=True)) if where else contextlib.nullcontext():
+    with waiting(f"compiling for {topology}", terminal(stderr=True)) if where else contextlib.nullcontext():
         outcome = compiled(run, sharding, where) if where else None
     if as_json:
         print_json(dataclasses.asdict(counted) | {"outcome": outcome and dataclasses.asdict(outcome)})
         return
-    console = Console()
+    console = terminal()
     console.print(forecast_table(counted, where))
     if outcome is None or where is None:
         return
     if outcome.compiled:
         console.print(compiled_table(outcome.compiled, where))
     else:
-        console.print(f"not compiled: {outcome.said}", markup=False, soft_wrap=True)
+        console.print(f"not compiled: {outcome.said}", soft_wrap=True)
     if outcome.fits is not None:
         fits = "yes" if outcome.fits else "no"
-        console.print(f"fits into {human_bytes(where.chip.memory)} per device: {fits}", markup=False)
+        console.print(f"fits into {human_bytes(where.chip.memory)} per device: {fits}")
     if outcome.fits is False:
-        console.print("what makes it smaller:", *(f"  {line}" for line in advice(run, sharding)), sep="\n", markup=False)
+        console.print("what makes it smaller:", *(f"  {line}" for line in advice(run, sharding)), sep="\n")
 
 
 def run_of(config: str, mechanism: str) -> RunConfig:
     """The run of a file or of a preset. Raises `ConfigError` where there is none, or where it has a mechanism of its own."""
+    require_local("config", config)
     if config in SIZES:
         return preset(config, mechanism or "infini")
     require(not mechanism, "mechanism", "a run has its own", f"leave it out, or name one of {', '.join(SIZES)}")

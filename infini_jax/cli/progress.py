@@ -32,6 +32,7 @@ from infini_jax.study.study import Study
 from infini_jax.training.trained import saved_config
 from infini_jax.units import human_count, human_time
 
+_NAME = TextColumn("{task.description}", markup=False)
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
 
 
@@ -44,7 +45,7 @@ def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], 
     plans = {run.name: spending_of(study, run) for run in study.runs}
     if any(plan.flops is None for plan in plans.values()):
         plans = {name: Spending(None, None, 1.0, ()) for name in plans}
-    with _bars(console, TextColumn("{task.fields[runs]}")) as bars:
+    with _bars(console, TextColumn("{task.fields[runs]}", markup=False)) as bars:
         task = bars.add_task(study.label, total=sum(plan.all_flops for plan in plans.values()), runs="")
 
         def watch(desk: Desk) -> None:
@@ -87,13 +88,11 @@ def train_progress(run: RunConfig, folder: Path, console: Console) -> Iterator[C
     if not console.is_terminal:
 
         def say(text: str) -> None:
-            console.print(f"{run.name}: {text}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{run.name}: {text}", highlight=False, soft_wrap=True)
 
         yield lambda line: say(f"step {line['step']:,}/{steps():,}, {live_line(line, steps())}")
         return
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), _LINE, console=console, expand=True
-    ) as bars:
+    with Progress(_NAME, BarColumn(10), MofNCompleteColumn(), _LINE, console=console, expand=True) as bars:
         task = bars.add_task(run.name, total=None, line="compiling")
         yield lambda line: bars.update(task, total=steps(), completed=line["step"], line=live_line(line, steps()))
 
@@ -143,7 +142,7 @@ def reading_progress(what: str, total: int | None, console: Console) -> Iterator
         yield lambda done, tokens: None
         return
     began = time.perf_counter()
-    with _bars(console, TextColumn("{task.fields[rate]}")) as bars:
+    with _bars(console, TextColumn("{task.fields[rate]}", markup=False)) as bars:
         task = bars.add_task(what, total=total, rate="compiling")
 
         def watch(done: int, tokens: int) -> None:
@@ -159,7 +158,7 @@ def waiting(what: str, console: Console) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bars:
+    with Progress(SpinnerColumn(), _NAME, TimeElapsedColumn(), console=console) as bars:
         bars.add_task(what, total=None)
         yield
 
@@ -187,7 +186,7 @@ class RateColumn(ProgressColumn):
 
 def _bars(console: Console, *columns) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        _NAME,
         BarColumn(None),
         *columns,
         RateColumn(),

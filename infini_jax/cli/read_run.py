@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from infini_jax.cli.evaluation_options import Options, chosen_evaluation
 from infini_jax.cli.evaluation_tables import figures_table, measure_tables, position_table
-from infini_jax.cli.output import AsJson, print_json
+from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress, reading_progress
 from infini_jax.config.plain import to_plain
 from infini_jax.devices.sharding import use_cores
-from infini_jax.errors import ConfigError, require
+from infini_jax.errors import ConfigError, check_value, require, require_not_negative
 from infini_jax.evals.base import Evaluation, Subject
 from infini_jax.evals.language import LanguageEvaluation, language_measures
 from infini_jax.files import write_json
@@ -71,7 +70,7 @@ def evaluate(
     if as_json:
         print_json(record)
         return
-    Console().print(*tables)
+    terminal().print(*tables)
     print(f"{file}: {evaluation.cost(config):.2g} FLOPs in {seconds:.1f} s, compiling included")
 
 
@@ -96,7 +95,7 @@ def read_documents(evaluation: LanguageEvaluation, trained: Trained) -> Found:
     """The perplexity of held-out documents as tables, figures and JSON values, with the loss of each document."""
     title = f"{trained.run.name}, step {trained.step}, {evaluation.split}"
     reader = evaluation.reader(trained.run)
-    with reading_progress(title, reader.tokens, Console(stderr=True)) as watch:
+    with reading_progress(title, reader.tokens, terminal(stderr=True)) as watch:
         found = reader.read(trained.params, lambda done: watch(done, done))
     details = {"split": evaluation.split, "corpus": reader.described, **found.to_plain()}
     return language_measures(found), [figures_table(found, title), position_table(found)], details
@@ -105,7 +104,7 @@ def read_documents(evaluation: LanguageEvaluation, trained: Trained) -> Found:
 def ask(evaluation: Evaluation, trained: Trained) -> Found:
     """The figures of a task other than perplexity, as tables, figures and JSON values."""
     title = f"{trained.run.name}, step {trained.step}, {evaluation.name}"
-    with evaluation_progress(title, Console(stderr=True)) as watch:
+    with evaluation_progress(title, terminal(stderr=True)) as watch:
         measures = evaluation.measure(Subject(trained.run, trained.params), watch)
     return measures, measure_tables(measures, title), {"measures": list(map(dataclasses.asdict, measures))}
 
@@ -145,11 +144,12 @@ def generate(
     require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
     is_text = prompt is None or all(not 0xD800 <= ord(character) < 0xE000 for character in prompt)
     require(is_text, "prompt", "it is no UTF-8", "give text, or a file with --prompt-file")
-    require(tokens >= 0, "tokens", f"{tokens} is negative", "give 0 or more")
+    check_value("tokens", tokens, int)
+    require_not_negative("", tokens=tokens)
     Sampling(temperature, top_p, seed).check()
     tokenizer, trained = run_tokenizer(saved_config(run)), Trained.open(run, step)
     size, done = prompt_file.stat().st_size if prompt_file and prompt_file.is_file() else None, [0, 0]
-    with reading_progress("prompt", size, Console(stderr=True)) as watch:
+    with reading_progress("prompt", size, terminal(stderr=True)) as watch:
 
         def watch_bytes(count: int) -> None:
             done[0] = count

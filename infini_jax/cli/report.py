@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
+from infini_jax.cli.output import terminal
 from infini_jax.cli.progress import evaluation_progress
 from infini_jax.errors import require
 from infini_jax.study.study import saved_study, write_tables
@@ -23,7 +23,7 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
     from infini_jax.report import StudySource, terminal_table, write_report  # matplotlib takes a second to load
 
     require(bool(folders), "folders", "there is none", "name the folder of a study, such as results/quick")
-    console, sources, rows, failures = Console(), [], [], []
+    console, sources, rows, failures = terminal(), [], [], []
     for folder in folders:
         asked, finished, failed = saved_study(folder)
         write_tables(asked, asked.desk(folder))  # a study that was stopped has finished rows and no table yet
@@ -35,5 +35,5 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
     for finished in rows:
         console.print(terminal_table(finished))
     for failure in failures:
-        console.print(f"failed: {failure.run}: {failure.error}", style="red", markup=False)
+        console.print(f"failed: {failure.run}: {failure.error}", style="red")
     console.print(f"report: {page}", soft_wrap=True)

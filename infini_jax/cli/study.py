@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
-from infini_jax.cli.output import AsJson, print_json
+from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import study_progress
 from infini_jax.cli.report import report
-from infini_jax.errors import lookup, require
+from infini_jax.errors import lookup, require, require_local
 from infini_jax.records.folder import StudyFolder
 from infini_jax.study.experiment import load_experiment
 from infini_jax.study.launch import LAUNCHERS, Resources
@@ -49,7 +48,8 @@ def study(
       as_json: with --dry-run, prints one JSON object instead of tables.
     """
     require(dry_run or not as_json, "json", "only a dry run is printed for scripts", "add --dry-run")
-    console = Console()
+    require_local("experiment", experiment)
+    console = terminal()
     if StudyFolder(Path(experiment)).study.exists():
         require(not scale, "scale", f"the study in {experiment} has its own", "leave --scale out")
         found, folder = saved_study(Path(experiment))[0], Path(experiment)
@@ -58,21 +58,21 @@ def study(
         folder = results / found.label
     launcher = lookup("launch", launch, LAUNCHERS)(jobs, resources)
     if cancel:
-        console.print(launcher.cancel(folder), markup=False, soft_wrap=True)
+        console.print(launcher.cancel(folder), soft_wrap=True)
         return
     if as_json:
         print_json({"study": found.label, "runs": spending_plain(found), "workers": launcher.described(found, folder)})
         return
     if dry_run:
         console.print(spending_table(found))
-        console.print(launcher.described(found, folder), markup=False, soft_wrap=True)
+        console.print(launcher.described(found, folder), soft_wrap=True)
         return
     save_study(found, folder)
     for file in cut_short(found, folder):
-        console.print(f"{file} was cut short and is made again", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"{file} was cut short and is made again", style="yellow", soft_wrap=True)
     with study_progress(found, console) as watch:
         left = launcher.run(found, folder, watch)
     if left:
-        console.print(left, markup=False, soft_wrap=True)
+        console.print(left, soft_wrap=True)
         return
     report((folder,))

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
-from rich.console import Console
 
 from infini_jax.cli import tables
 from infini_jax.cli.model_options import Shape, sized
-from infini_jax.cli.output import REQUEUE
+from infini_jax.cli.output import REQUEUE, terminal
 from infini_jax.cli.progress import train_progress
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.evaluation import EvaluationConfig
@@ -80,7 +79,7 @@ def train(
         join_job()
     else:
         use_cores(train.batch // train.accumulate)
-    console = Console(quiet=not is_first())
+    console = terminal(quiet=not is_first())
     with ended_with_the_job(REQUEUE), train_progress(run, results / name, console) as watch:
         row = execute(
             run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding

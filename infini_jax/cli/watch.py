@@ -10,10 +10,10 @@ from typing import Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from infini_jax.cli.output import terminal
 from infini_jax.cli.progress import seconds_left
 from infini_jax.errors import ConfigError, require
 from infini_jax.model.cost import budget_steps
@@ -96,7 +96,7 @@ def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
       path: folder of a study or of a run, or one that holds runs.
       once: prints one table and stops.
     """
-    runs, console = watched_in(path), Console()
+    runs, console = watched_in(path), terminal()
     if once:
         console.print(seen_table([seen(run) for run in runs]))
         return

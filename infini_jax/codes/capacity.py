@@ -14,10 +14,19 @@ from typing import Any
 
 from infini_jax.config import Budget
 from infini_jax.config.plain import fingerprint_of, from_plain, kind_of, mechanism_configs, to_plain
-from infini_jax.errors import ConfigError, require, require_file_name, require_positive
+from infini_jax.errors import (
+    LARGEST,
+    ConfigError,
+    check_fields,
+    require,
+    require_file_name,
+    require_not_negative,
+    require_one_line,
+    require_positive,
+)
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
 
 NAME = "capacity"
@@ -75,10 +84,13 @@ class CapacityRun:
 
     def __post_init__(self):
         require_file_name("name", self.name)
+        check_fields(NAME, self)
+        require_one_line("variant", self.variant)
+        require_not_negative(NAME, version=self.version, seed=self.seed, d_model=self.d_model, overwrites=self.overwrites)
         sizes = ("heads", "key_dim", "value_dim", "segment", "symbols", "batch", "learning_rate", "rows", "questions")
         require_positive(NAME, **{field: getattr(self, field) for field in sizes})
-        require(self.d_model >= 0, f"{NAME}.d_model", f"{self.d_model} is negative", "give a width, or 0")
-        require(self.overwrites >= 0, f"{NAME}.overwrites", f"{self.overwrites} is negative", "give 0 or more")
+        long = f"{self.segment} are too many"
+        require(self.segment <= LONGEST_SEGMENT, f"{NAME}.segment", long, f"give at most {LONGEST_SEGMENT}")
         low, high = self.pairs
         require(
             1 <= low < high <= self.symbols,
@@ -184,6 +196,7 @@ def capacity_steps(run: CapacityRun) -> int:
     unit = run.budget.unit
     require(unit in prices, "budget.unit", f"{unit} are not counted here", f"choose {', '.join(prices)}")
     steps = int(run.budget.amount // prices[unit])
+    require(steps <= LARGEST, "budget.amount", f"{run.budget.amount:g} {unit} are {steps:.3g} steps", "lower it")
     require(steps >= 1, "budget.amount", f"{run.budget.amount:g} {unit} do not pay for one step", "raise it")
     return steps
 

@@ -23,7 +23,14 @@ from scipy.linalg import solve_triangular
 from infini_jax.analysis.fits import half_point, half_point_interval, wilson
 from infini_jax.codes.probe import read_out_error
 from infini_jax.config.plain import fingerprint_of, from_plain, to_plain
-from infini_jax.errors import check_choices, require, require_file_name, require_positive
+from infini_jax.errors import (
+    check_fields,
+    require,
+    require_file_name,
+    require_not_negative,
+    require_one_line,
+    require_positive,
+)
 from infini_jax.records.measures import Label, Measure
 
 Rule = Literal["least_squares", "sum", "delta", "elu_sum", "elu_delta"]
@@ -134,7 +141,9 @@ class RandomCodesRun:
 
     def __post_init__(self):
         require_file_name("name", self.name)
-        check_choices(NAME, self)
+        check_fields(NAME, self)
+        require_one_line("variant", self.variant)
+        require_not_negative(NAME, version=self.version, seed=self.seed)
         require_positive(NAME, key_dim=self.key_dim, value_dim=self.value_dim, segment=self.segment)
         require(self.symbols >= 2, f"{NAME}.symbols", f"{self.symbols} leave nothing to choose", "give at least 2")
         require(

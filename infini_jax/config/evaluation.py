@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
-from infini_jax.errors import check_choices, require
+from infini_jax.errors import check_fields, require
 
 Condition = Literal["carried", "reset", "another"]
 CARRIED, RESET, ANOTHER = CONDITIONS = get_args(Condition)
@@ -26,7 +26,7 @@ class EvaluationConfig:
     conditions: tuple[Condition, ...] = CONDITIONS
 
     def __post_init__(self):
-        check_choices("evaluation", self)
+        check_fields("evaluation", self)
         require(self.documents >= 0, "evaluation.documents", f"{self.documents} is negative", "give 0 for all of them")
         require(
             self.tokens == 0 or self.tokens >= 2,

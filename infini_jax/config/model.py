@@ -3,13 +3,15 @@
 import dataclasses
 
 from infini_jax.config.plain import kind_of, mechanism_configs
-from infini_jax.errors import ConfigError, check_choices, require, require_positive
+from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.segment_only import SegmentOnlyConfig
+
+MOST_LAYERS = 10_000  # each of which is counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ModelConfig:
     compute: Compute = "float32"
 
     def __post_init__(self):
-        check_choices("model", self)
+        check_fields("model", self)
         require_positive(
             "model",
             vocab=self.vocab,
@@ -56,6 +58,9 @@ class ModelConfig:
             segment=self.segment,
             key_taps=self.key_taps,
         )
+        long = f"{self.segment} are too many"
+        require(self.segment <= LONGEST_SEGMENT, "model.segment", long, f"give at most {LONGEST_SEGMENT}")
+        require(self.layers <= MOST_LAYERS, "model.layers", f"{self.layers} are too many", f"give at most {MOST_LAYERS}")
         require(
             self.kv_heads >= 0 and self.heads % (self.kv_heads or 1) == 0,
             "model.kv_heads",

@@ -7,7 +7,7 @@ from typing import Any
 
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
-from infini_jax.errors import lookup, require, suggestion
+from infini_jax.errors import check_value, lookup, require, suggestion
 from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
@@ -51,10 +51,11 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
     """
     for base, table in ((MemoryConfig, mechanism_configs()), (DataConfig, SOURCES)):
         if kind is base:
-            return from_plain(
-                lookup(f"{where}.kind", plain["kind"], table), {k: v for k, v in plain.items() if k != "kind"}, where
-            )
+            check_value(where, plain, dict)
+            settings = lookup(f"{where}.kind", plain.get("kind"), table)
+            return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        check_value(where, plain, dict)
         types_of = typing.get_type_hints(kind)
         for name in plain:
             require(name in types_of, f"{where}.{name}", "is no setting", suggestion(name, types_of))

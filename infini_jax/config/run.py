@@ -14,7 +14,7 @@ from infini_jax.config.train import Budget, TrainConfig
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import require, require_file_name
+from infini_jax.errors import check_fields, require, require_file_name, require_not_negative, require_one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,11 @@ class RunConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self):
-        sequence, segment = self.train.sequence, self.model.segment
+        check_fields("", self)
         require_file_name("name", self.name)
+        require_one_line("variant", self.variant)
+        require_not_negative("", version=self.version, seed=self.seed)
+        sequence, segment = self.train.sequence, self.model.segment
         require(
             segment <= sequence,
             "model.segment",
@@ -65,13 +68,13 @@ class RunConfig:
             f"give a divisor of {sequence // segment}",
         )
         self.model.check_at_once(self.train.segments_per_step)
+        self.data.check(sequence)
         require(
             self.data.vocab <= self.model.vocab,
             "model.vocab",
             f"{self.model.vocab} symbols, but the data has {self.data.vocab}",
             f"give at least {self.data.vocab}",
         )
-        self.data.check(sequence)
 
     @property
     def task(self) -> str:

@@ -4,10 +4,11 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
-from infini_jax.errors import check_choices, require, require_positive
+from infini_jax.errors import LARGEST, check_fields, require, require_positive
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]
 Gives = Literal["steps", "width", "window"]
+MOST: dict[Unit, float] = {"flops": 1e28, "tokens": 1e18, "steps": LARGEST, "seconds": 1e9}  # beyond what anything runs for
 if TYPE_CHECKING:
     Optimiser = Schedule = str
 else:  # what the command line offers; an experiment may register more
@@ -34,8 +35,10 @@ class Budget:
     steps: int = 0
 
     def __post_init__(self):
-        check_choices("budget", self)
+        check_fields("budget", self)
         require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} buy nothing", "give a positive number")
+        most = MOST[self.unit]
+        require(self.amount <= most, "budget.amount", f"{self.amount:g} {self.unit} are too many", f"give at most {most:g}")
         require(
             self.steps == 0 or (self.steps > 0 and self.unit == "seconds"),
             "budget.steps",
@@ -90,7 +93,7 @@ class TrainConfig:
     log_every: int = 20
 
     def __post_init__(self):
-        check_choices("train", self, optimiser=OPTIMISERS, schedule=SCHEDULES)
+        check_fields("train", self, optimiser=OPTIMISERS, schedule=SCHEDULES)
         require_positive(
             "train",
             batch=self.batch,

@@ -7,7 +7,7 @@ from infini_jax.data.batch import Rows, Source, Split
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.errors import check_choices, required
+from infini_jax.errors import check_fields, required
 
 Scored = Literal["accuracy", "loss", "n50"]  # what runs of a task are compared by; n50: pairs of which half are recalled
 
@@ -31,7 +31,7 @@ class DataConfig(abc.ABC):
     has_ceiling: ClassVar[bool] = False
 
     def __post_init__(self):
-        check_choices("data", self)
+        check_fields("data", self)
 
     @property
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from infini_jax.data.batch import Rows, Split
 from infini_jax.data.documents import DocumentRows, Documents
 from infini_jax.data.prepared import Counts, Prepared, checked_model, existing_folder, read_manifest
 from infini_jax.data.tokenizers import Bytes, Tokenizer, load_tokenizer
-from infini_jax.errors import require
+from infini_jax.errors import require, require_file_name, require_not_negative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class CorpusConfig(DataConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        require_file_name("data.name", self.name)
+        require_not_negative("data", symbols=self.symbols)
         if self.tokenizer and self.symbols and self.content:
             return  # a saved run is read where its corpus is not, too
         manifest = Prepared.open(self.name).manifest

@@ -33,7 +33,7 @@ from infini_jax.data.prepared import (
 from infini_jax.data.snapshots import Snapshot, built_in_snapshot, own_snapshot
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
-from infini_jax.errors import ConfigError, require, require_positive
+from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.files import data_folder
 
 SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
@@ -58,6 +58,10 @@ class TokenizerSettings:
     vocab: int = 8192
     algorithm: Algorithm = "bpe"
     model: Path | None = None
+
+    def __post_init__(self):
+        check_fields("", self)
+        require(self.vocab >= 1, "vocab", f"{self.vocab} tokens are none", "give at least 1, such as 8192")
 
     @property
     def label(self) -> str:

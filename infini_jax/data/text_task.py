@@ -21,6 +21,7 @@ from infini_jax.data.words import Words
 from infini_jax.errors import require
 
 Encode = Callable[[str], np.ndarray]
+LONGEST_ROW = 1 << 24  # tokens that are laid out at once
 CHARACTERS_A_TOKEN = 8  # of a book that are taken; where they are not enough tokens they are repeated
 
 FILLER = ("The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again.")
@@ -205,6 +206,7 @@ class TextTask(ExampleConfig):
 
     def check(self, tokens: int) -> None:
         self.check_settings()
+        require(tokens <= LONGEST_ROW, "length", f"{tokens} tokens are too many", f"give at most {LONGEST_ROW}")
         random = np.random.default_rng(0)
         self._lay_out(self.longest_story(random), random, tokens)
 

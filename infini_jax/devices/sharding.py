@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.data.batch import Batch
-from infini_jax.errors import ConfigError, check_choices, require
+from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.layers.heads import SEQUENCE_AXIS, SLOTS_AXIS, by_hand
 from infini_jax.layers.segment import with_leaves
 from infini_jax.memory import memory_of
@@ -94,10 +94,11 @@ class Sharding:
     per_row: int = 1
 
     def __post_init__(self):
-        check_choices("sharding", self, rules=RULES)
+        check_fields("sharding", self, rules=RULES)
         splits = self.rules in SHARED_AXIS
         mend = "give at least 2" if splits else f"leave it out, or choose {' or '.join(SHARED_AXIS)}"
         require((self.per_row > 1) == splits, "sharding.per_row", f"{self.per_row} devices per row with {self.rules}", mend)
+        require_positive("sharding", per_row=self.per_row)
 
     def layout(self, rows: int, devices: Sequence[Any] | None = None) -> "Layout":
         """The layout of all devices, or of these. Raises `ConfigError` where they cannot be split so or share `rows`."""

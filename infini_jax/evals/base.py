@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from infini_jax.config import RunConfig
+from infini_jax.errors import check_fields
 from infini_jax.records.measures import Measure
 
 
@@ -37,6 +38,9 @@ class Evaluation(abc.ABC):
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self):
+        check_fields(self.name, self)
 
     @abc.abstractmethod
     def applies(self, run: RunConfig) -> bool:

@@ -28,7 +28,7 @@ from infini_jax.data.batch import Batch
 from infini_jax.data.minimal_pairs import Pair, blimp_pairs
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.devices.sharding import Layout, batch_sharding, data_mesh, on_own_rows, replicated
-from infini_jax.errors import require
+from infini_jax.errors import require, require_local, require_one_line
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.reading import nats_of
 from infini_jax.model.cost import model_cost
@@ -54,6 +54,9 @@ class Blimp(Evaluation):
     pairs: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
+        require_one_line("blimp.path", self.path)
+        require_local("blimp.path", self.path)
         require(self.pairs >= 0, "blimp.pairs", f"{self.pairs} is negative", "give 0 for all of them")
 
     def applies(self, run: RunConfig) -> bool:

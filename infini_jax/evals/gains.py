@@ -66,6 +66,7 @@ class Gains(Evaluation):
     draws: int = 1000
 
     def __post_init__(self):
+        super().__post_init__()
         self.reading  # noqa: B018  refuses what cannot be read
         require(self.counted >= PIECES, "gains.counted", f"{self.counted} tokens are too few", f"give at least {PIECES}")
         require(self.draws >= 1, "gains.draws", f"{self.draws} draws give no interval", "give at least 1, such as 1000")

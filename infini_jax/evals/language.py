@@ -39,6 +39,7 @@ class LanguageEvaluation(Evaluation):
     split: Split = "validation"
 
     def __post_init__(self):
+        super().__post_init__()
         self.settings  # noqa: B018  checked when made
 
     @property

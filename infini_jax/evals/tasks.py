@@ -19,7 +19,8 @@ from infini_jax.config import RunConfig
 from infini_jax.data.base import DataConfig, tokenizer_of
 from infini_jax.data.batch import Rows, generator
 from infini_jax.data.examples import Example, ExampleConfig
-from infini_jax.errors import check_choices, require, require_positive
+from infini_jax.data.text_task import LONGEST_ROW
+from infini_jax.errors import require, require_positive
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.reading import ExampleReader, Reading, spoken_behind
 from infini_jax.model.cost import model_cost
@@ -104,7 +105,6 @@ class ExampleEvaluation(Evaluation):
         kinds = " or on a corpus" if self.is_text else ""
         problem = f"{self.name} cannot ask a run on {run.task}"
         require(self.applies(run), "task", problem, f"choose a run that was trained on {self.name}{kinds}")
-        check_choices(self.name, self)
         require_positive(self.name, examples=self.examples, rows=self.rows)
         require(self.seed >= 0, f"{self.name}.seed", f"{self.seed} is negative", "give 0 or more")
         for cell in self.cells(run):
@@ -177,4 +177,5 @@ def lengths_or(lengths: tuple[int, ...], run: RunConfig) -> tuple[int, ...]:
     """
     for length in lengths:
         require(length >= 1, "lengths", f"{length} tokens are no example", "give at least 1")
+        require(length <= LONGEST_ROW, "lengths", f"{length} tokens are too many", f"give at most {LONGEST_ROW}")
     return tuple(sorted(set(lengths))) or (run.train.sequence,)

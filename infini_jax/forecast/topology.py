@@ -91,7 +91,7 @@ class Topology:
         chip, _, shape = name.partition(":")
         require(chip in CHIPS, "topology", f"'{chip}' is no chip that is known", suggestion(chip, CHIPS))
         numbers = shape.split("x")
-        is_shape = all(number.isdigit() and int(number) > 0 for number in numbers)
+        is_shape = all(number.isdecimal() and int(number) > 0 for number in numbers)
         is_shape = is_shape and (len(numbers) < 3 or CHIPS[chip].platform == "tpu")
         require(is_shape, "topology", f"'{shape}' is no shape", f"give one such as {chip}:{'8' if chip == 'h100' else '4x4'}")
         return cls(name, CHIPS[chip], tuple(map(int, numbers)))

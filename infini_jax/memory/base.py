@@ -9,10 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from infini_jax.errors import ConfigError, check_choices, require
+from infini_jax.errors import ConfigError, check_fields, require
 from infini_jax.layers.precision import Policy, policy_of
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
 
+LONGEST_SEGMENT = 1 << 20  # tokens, all of which attend to each other
+MOST_GROWN = 1 << 28  # size along an axis: settings made of it have 32 bits
 Promise = Literal["reads_without_a_copy"]
 
 
@@ -65,7 +67,7 @@ class MemoryConfig:
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        check_choices("memory", self)
+        check_fields("memory", self)
 
     @property
     def landmark_every(self) -> int | None:
@@ -258,7 +260,11 @@ class Memory(nn.Module):
         low, high = 1, 2
         while bytes_at(high) <= layer_bytes:
             low, high = high, 2 * high
-            require(high < 2**40, "memory bytes", f"{cls.__name__} does not grow with its {axis}", "choose another axis")
+            if high > MOST_GROWN:
+                if bytes_at(low) == bytes_at(1):
+                    raise ConfigError("memory bytes", f"{cls.__name__} does not grow with its {axis}", "choose another axis")
+                problem = f"{layer_bytes} a layer are more than {cls.__name__} can have"
+                raise ConfigError("memory bytes", problem, f"ask for at most {bytes_at(low)} a layer")
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if bytes_at(middle) <= layer_bytes else (low, middle)

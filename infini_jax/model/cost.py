@@ -15,7 +15,7 @@ import jax
 from jax.extend import core
 
 from infini_jax.config import ModelConfig, RunConfig
-from infini_jax.errors import ConfigError, require
+from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import Cost
 from infini_jax.model.stream import init_carry, init_params
@@ -81,6 +81,8 @@ def budget_steps(run: RunConfig) -> int:
         return run.budget.steps
     price = {"flops": training_flops_per_step(run), "tokens": run.tokens_per_step, "steps": 1}[run.budget.unit]
     steps = int(run.budget.amount // price)
+    problem = f"{run.budget.amount:g} {run.budget.unit} are {steps:.3g} steps"
+    require(steps <= LARGEST, "budget.amount", problem, f"give at most {LARGEST * price:.3g}")
     require(
         steps >= 1,
         "budget.amount",

@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 
 from infini_jax.config import ModelConfig
-from infini_jax.errors import require, required
+from infini_jax.errors import check_fields, require, require_not_negative, required
 from infini_jax.model.stream import Carry, Decoder, decode, forward_segments, init_carry, init_decoder, logits_of
 
 DOCUMENT = 0  # a prompt and its continuation are one document
@@ -36,6 +36,8 @@ class Sampling:
 
     def check(self) -> None:
         """Checks the settings: raises `ConfigError` where they draw nothing."""
+        check_fields("", self)
+        require_not_negative("", vocab=self.vocab)
         require(self.temperature >= 0, "temperature", f"{self.temperature} is negative", "give 0 for the likeliest, or more")
         require(self.seed >= 0, "seed", f"{self.seed} is negative", "give 0 or more")
         require(0 < self.top_p <= 1, "top_p", f"{self.top_p} keeps nothing", "give above 0 to 1")

@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from infini_jax.errors import require_local
 from infini_jax.files import write_json
 
 CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parquet"
@@ -24,9 +25,15 @@ class RunFolder:
 
     Attributes:
       path: path of the folder, which ends in the run's name.
+
+    Raises:
+      ConfigError: the path is the address of a bucket.
     """
 
     path: Path
+
+    def __post_init__(self):
+        require_local("folder", self.path)
 
     @property
     def config(self) -> Path:
@@ -93,9 +100,15 @@ class StudyFolder:
 
     Attributes:
       path: path of the folder.
+
+    Raises:
+      ConfigError: the path is the address of a bucket.
     """
 
     path: Path
+
+    def __post_init__(self):
+        require_local("folder", self.path)
 
     @property
     def study(self) -> Path:

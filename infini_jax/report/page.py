@@ -1,5 +1,6 @@
 """The page itself: findings, figures, tables, what is missing, and how to remake it."""
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,17 +84,17 @@ class Pictures:
     """
 
     def __init__(self, folder: Path, found: Found, watch: Callable[[int], None]):
-        self.folder, self.found, self.watch, self.saved = folder, found, watch, 0
+        self.folder, self.found, self.watch, self.names = folder, found, watch, set[str]()
 
     def __call__(self, drawn: Drawn) -> dict[str, Any]:
         """Saves a figure as SVG and PDF and returns its variables for the page's template."""
-        name = slug(drawn.identity)
+        name = unlike(slug(drawn.identity), self.names)
         self.folder.mkdir(parents=True, exist_ok=True)
         text = drawing(drawn.figure)
         (self.folder / f"{name}.svg").write_text(text, encoding="utf-8")
         save_pdf(drawn.figure, self.folder / f"{name}.pdf")
-        self.saved += 1
-        self.watch(self.saved)
+        self.names.add(name)
+        self.watch(len(self.names))
         return {
             "identity": name,
             "title": drawn.title,
@@ -109,6 +110,13 @@ class Pictures:
 def slug(text: str) -> str:
     """A text as a name for an element of the page and for a file."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")
+
+
+def unlike(name: str, taken: set[str]) -> str:
+    """A name that no other has, also where case does not tell files apart: itself, or with the first number that is free."""
+    small = {one.lower() for one in taken}
+    each = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(one for one in each if one.lower() not in small)
 
 
 def held_equal(sources: Sequence[StudySource]) -> dict[str, str]:

@@ -52,6 +52,7 @@ LOOK = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK),
 }
 WIDTH = 4.8  # inches: text stays readable when a phone shrinks the figure to its width
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_POINTS = 300  # of one drawn curve
 
 
@@ -133,8 +134,8 @@ def medians_of(rows: Sequence[Row], score: Score) -> dict[int, float]:
 
 @contextmanager
 def our_look() -> Iterator[None]:
-    """A context with the settings under which figures are made and saved."""
-    with style.context(["default", LOOK]):
+    """A context with the settings under which figures are made and saved: no text is read as mathematics, whoever wrote it."""
+    with style.context(["default", LOOK, {"text.parse_math": False}]):
         yield
 
 
@@ -209,6 +210,18 @@ def legend(figure: Figure, handles: Sequence[Artist], where: Where = "outside lo
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     room = 72 * WIDTH / 2 - 30  # points of a column beside its marker
     figure.legend(handles=handles, loc=where, ncols=2, fontsize=min(LETTERS, room / (0.55 * longest)))
+
+
+def octave_axis(axes: Axes) -> None:
+    """Makes x a logarithmic axis to base 2, labeled in powers such as 2⁻³."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: power_of_two(value))
+
+
+def power_of_two(value: float) -> str:
+    """A number as a power of two, where it is one; matplotlib writes powers as mathematics, which our texts are not."""
+    exponent = math.log2(value) if value > 0 else math.nan
+    return f"2{str(int(exponent)).translate(SUPERSCRIPTS)}" if exponent.is_integer() else f"{value:g}"
 
 
 def share_axis(axes: Axes) -> None:
@@ -328,8 +341,11 @@ def thinned(lines: Metrics) -> Metrics:
 
 def svg(text: str, identity: str, title: str, description: str) -> str:
     """An SVG file from `drawing` as an element of a page, with alternative text, and with ids that start with `identity`."""
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{identity}-", text)
+
+    def in_page(tag: re.Match[str]) -> str:  # what lies between tags is anybody's text
+        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{identity}-", tag[0].replace(INK, "currentColor"))
+
+    text = re.sub(r"<[^>]*>", in_page, text[text.index("<svg") :])
     named = f' role="img" aria-labelledby="{identity}-title" aria-describedby="{identity}-description">\n '
     said = f'<title id="{identity}-title">{html.escape(title)}</title>\n <desc id="{identity}-description">'
     head, rest = text.split(">", 1)

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import by_task
@@ -26,8 +27,8 @@ def terminal_table(rows: Sequence[Row]) -> Table:
         for number, (series, runs) in enumerate(groups(of_task)):
             values = [score.of(row) for row in runs]
             table.add_row(
-                "" if number else task,
-                label_of(series),
+                Text("" if number else task),  # text for any console, also one that reads markup
+                Text(label_of(series)),
                 human_bytes(runs[0].memory_bytes),
                 score.number(statistics.median(values)) + ("" if score.unit else " %"),
                 *([spread(values, score.number)] if several else []),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 
-from infini_jax.errors import ConfigError, installs, one_line, require
+from infini_jax.errors import ConfigError, installs, one_line, require, require_local
 from infini_jax.files import json_text, read_object
 from infini_jax.records import measures
 from infini_jax.records.folder import RunFolder, StudyFolder
@@ -140,6 +140,7 @@ def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -
 def places_in(folder: Path) -> list[Place]:
     """The places in a folder, by name: the folder itself, or those that it holds. Raises `ConfigError` where there is none."""
     mend = "name a study's folder, such as results/quick, a run's, or one that holds such folders"
+    require_local("path", folder)
     require(folder.is_dir(), "path", f"there is no folder {folder}", mend)
     if (itself := Place.at(folder)) is not None:
         return [itself]

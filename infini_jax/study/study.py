@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
+from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require, require_file_name
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import json_value, read_object, write_json
@@ -51,7 +52,7 @@ class Study:
       own_code: path of the user's Python file that made the study and registers what it needs, or "".
 
     Raises:
-      ConfigError: no run, two of the same name, or settings that cannot work.
+      ConfigError: no run, two of the same name (in small letters), no file name, or settings that cannot work.
     """
 
     name: str
@@ -63,8 +64,9 @@ class Study:
     own_code: str = ""
 
     def __post_init__(self):
-        names = [run.name for run in self.runs]
-        twice = {name for name in names if names.count(name) > 1}
+        require_file_name("study.name", self.label)
+        names = [run.name.lower() for run in self.runs]  # `A` and `a` are one folder where case does not tell files apart
+        twice = {name for name, count in Counter(names).items() if count > 1}
         require(bool(names), "study.runs", "there is none", "give at least one run")
         require(not twice, "study.runs", f"two runs are called '{min(twice, default='')}'", "give each its own name")
         for run in self.runs:
@@ -95,6 +97,7 @@ class Study:
 
 def save_study(study: Study, folder: Path) -> None:
     """Writes study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
+    file = StudyFolder(folder).study
     folder.mkdir(parents=True, exist_ok=True)
     plain = {
         "name": study.name,
@@ -105,7 +108,7 @@ def save_study(study: Study, folder: Path) -> None:
         "scale": study.scale,
         "own_code": study.own_code,
     }
-    write_json(plain, StudyFolder(folder).study)
+    write_json(plain, file)
 
 
 def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:

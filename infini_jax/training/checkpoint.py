@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, disk_reason, one_line, require
+from infini_jax.errors import CheckpointError, check_fields, disk_reason, one_line, require
 from infini_jax.files import json_text
 from infini_jax.records.folder import RunFolder
 from infini_jax.training import notes
@@ -61,6 +61,7 @@ class Saving:
     keep_every: int = 0
 
     def __post_init__(self):
+        check_fields("saving", self)
         for name in ("every_minutes", "every_steps", "keep_every"):
             value = getattr(self, name)
             require(value >= 0, f"saving.{name}", f"{value} is negative", "give 0 to switch it off")

@@ -62,7 +62,9 @@ def execute(
       TrainingDiverged: the loss is no longer finite.
       CheckpointError: a checkpoint cannot be read or written.
     """
-    run, place = with_steps(run, folder, sharding), RunFolder(folder)
+    place = RunFolder(folder)
+    run = with_steps(run, folder, sharding)
+    budget_steps(run)  # a budget that no run has is told before anything is written
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
     folder.mkdir(parents=True, exist_ok=True)
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:

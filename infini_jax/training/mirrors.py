@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import check_choices, installs, require, require_file_name
+from infini_jax.errors import check_fields, installs, require, require_file_name
 from infini_jax.files import object_or_none, write_json
 from infini_jax.training.trackers import TRACKERS, Mirror, Origin
 
@@ -45,7 +45,7 @@ class Mirroring:
     project: str = "infini_jax"
 
     def __post_init__(self):
-        check_choices("mirrors", self, to=TRACKERS)
+        check_fields("mirrors", self, to=TRACKERS)
         require_file_name("mirrors.project", self.project)
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ import jax
 from infini_jax.config import Budget, RunConfig
 from infini_jax.devices.processes import is_first, of_the_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
-from infini_jax.errors import ConfigError, require
+from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.files import object_or_none
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.program import Training
@@ -32,7 +32,7 @@ def with_steps(run: RunConfig, folder: Path, sharding: Sharding = ROWS_ALONE) ->
     steps = of_the_first(kept_steps(run, folder) if is_first() else 0)
     if not steps:
         seconds = seconds_per_step(run, sharding)
-        steps = of_the_first(int(run.budget.amount // seconds))
+        steps = of_the_first(min(int(run.budget.amount // seconds), LARGEST))
         require(
             steps >= 1,
             "budget.amount",

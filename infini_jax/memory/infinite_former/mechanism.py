@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from infini_jax.errors import require, require_positive
+from infini_jax.errors import require, require_not_negative, require_positive
 from infini_jax.layers.attention import attend_segment
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
 from infini_jax.memory import window
@@ -156,6 +156,7 @@ class InfiniteFormerConfig(MemoryConfig):
             f"give a positive multiple of {len(self.widths)}",
         )
         require_positive("memory", samples=self.samples)
+        require_not_negative("memory", seed=self.seed)
         require(self.cached >= 0, "memory.cached", f"{self.cached} tokens are none", "give 0 for no cache")
         require(0 < self.tau < 1, "memory.tau", f"{self.tau} leaves no room for past or present", "give a number in (0, 1)")
         for name, value in (("ridge", self.ridge), ("kl_sigma", self.kl_sigma)):

@@ -123,8 +123,11 @@ class LandmarkConfig(MemoryConfig):
     def landmark_every(self) -> int:
         return self.block
 
-    def check(self, dims: Dims) -> None:
+    def __post_init__(self):
+        super().__post_init__()
         require_positive("memory", block=self.block, retrieved=self.retrieved)
+
+    def check(self, dims: Dims) -> None:
         require(self.blocks >= 0, "memory.blocks", f"{self.blocks} is negative", "give a number of blocks, or 0 to carry none")
         require(
             self.blocks == 0 or self.retrieved <= self.blocks,

@@ -22,6 +22,7 @@ from infini_jax.report.plots import (
     label_of,
     legend,
     name_panels,
+    octave_axis,
     our_look,
     panels,
     rule,
@@ -58,7 +59,7 @@ def collapse(found: Found, styles: dict[Series, Style]) -> Figures:
         figure, each = panels(len(groups), 1.6, len(octaves) + 1)
         for axes, (name, group) in zip(each, groups, strict=True):
             axes.set_title(name, loc="left")
-            axes.set_xscale("log", base=2)
+            octave_axis(axes)
             share_axis(axes)
             for size, of_size in by(group, size_of).items():
                 look = shades[octave_of(size)]

@@ -2,11 +2,13 @@
 
 import abc
 import dataclasses
+import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from infini_jax.errors import require
+from infini_jax.errors import check_fields, check_value, require, require_not_negative, require_one_line
 from infini_jax.study.desk import Desk
 from infini_jax.study.study import Study
 
@@ -23,6 +25,9 @@ class Resources:
       accelerator: accelerator of a cloud's machine in its own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.
       storage: storage in which a cloud's machines find the study: name of a bucket (sky) or of an attached storage (xpk).
       package: package that pip installs on a cloud's machine, with its extras (sky), or a container image that has it (xpk).
+
+    Raises:
+      ConfigError: a count is too small, or a text has a control character or would be read as an option by a command.
     """
 
     cpus: int = 1
@@ -35,10 +40,42 @@ class Resources:
     package: str = ""
 
     def __post_init__(self):
+        check_fields("resources", self)
         for name in ("gpus", "memory_gb"):
             require(getattr(self, name) >= 0, f"resources.{name}", f"{getattr(self, name)} is below zero", "give 0 or more")
         for name in ("cpus", "minutes"):
             require(getattr(self, name) >= 1, f"resources.{name}", f"{getattr(self, name)} is below one", "give 1 or more")
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), str):
+                require_one_line(f"resources.{field.name}", value)
+                problem = f"'{value}' begins with '-', as options do"
+                require(not value.startswith("-"), f"resources.{field.name}", problem, "give a name")
+
+
+def place_of(folder: Path) -> Path:
+    """The whole path of a study's folder, as scripts and schedulers get it.
+
+    Raises `ConfigError` for control characters in it: a newline would begin another command.
+    """
+    require_one_line("results", str(folder))
+    place = folder.resolve()
+    require_one_line("results", str(place))  # where a link leads
+    return place
+
+
+LONGEST_JOB = 40  # letters that xpk and Kubernetes take
+MARK = 8  # hex digits that tell folders of like names apart
+
+
+def job_name(folder: Path) -> str:
+    """The name of a folder's job for schedulers and clouds, another one for every folder.
+
+    Small letters, digits and hyphens, at most `LONGEST_JOB`, begun by a letter. Raises `ConfigError` as `place_of` does.
+    """
+    place = place_of(folder)
+    mark = hashlib.sha256(str(place).encode()).hexdigest()[:MARK]
+    words = re.sub(r"[^a-z0-9]+", "-", f"infini-jax-{place.name.lower()}")
+    return f"{words[: LONGEST_JOB - MARK - 1].strip('-')}-{mark}"
 
 
 def cancelled(names: list[str]) -> str:
@@ -60,7 +97,9 @@ class Launcher(abc.ABC):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, jobs: int, resources: Resources):
-        """Checks the resources: raises `ConfigError` for one that the launcher does not use or that is needed and missing."""
+        """Checks the resources: raises `ConfigError` for negative jobs and a resource without use or missing."""
+        check_value("jobs", jobs, int)
+        require_not_negative("", jobs=jobs)
         self.jobs, self.resources = jobs, resources
         name = type(self).__name__.lower()
         for field in dataclasses.fields(resources):

@@ -3,13 +3,14 @@
 It is one machine because a bucket has no locks between machines; its local workers share the study.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from infini_jax.study.launch.base import Resources
-from infini_jax.study.launch.written import PLACE, WORK, Written, name_of
+from infini_jax.study.launch.base import Resources, job_name, place_of
+from infini_jax.study.launch.written import PLACE, WORK, Written
 from infini_jax.study.study import Study
 
 
@@ -26,10 +27,10 @@ class Sky(Written):
     def text(self, study: Study, folder: Path) -> str:
         """The task as YAML."""
         task = {
-            "name": name_of(folder),
+            "name": job_name(folder),
             "resources": machine(self.resources),
-            "file_mounts": {PLACE: {"name": self.resources.storage, "source": str(folder.resolve()), "mode": "MOUNT"}},
-            "setup": f"pip install '{self.resources.package}'",
+            "file_mounts": {PLACE: {"name": self.resources.storage, "source": str(place_of(folder)), "mode": "MOUNT"}},
+            "setup": shlex.join(["pip", "install", self.resources.package]),
             "run": WORK + (f" --jobs {self.jobs}" if self.jobs else ""),
         }
         return yaml.safe_dump(task, sort_keys=False)

@@ -16,7 +16,7 @@ from typing import Any
 from infini_jax.errors import ConfigError, installs, require
 from infini_jax.files import read_object, write_json
 from infini_jax.study.desk import Desk
-from infini_jax.study.launch.base import Launcher, cancelled
+from infini_jax.study.launch.base import Launcher, cancelled, job_name, place_of
 from infini_jax.study.study import Study, collect, missing_of, work_on
 
 JOBS_FILE = "slurm.json"  # in the study's folder: ids of the newest array
@@ -61,11 +61,11 @@ class Slurm(Launcher):
         """The size of the array for `missing` runs."""
         return min(max(1, self.jobs), missing)
 
-    def settings(self, missing: int) -> dict[str, Any]:
+    def settings(self, folder: Path, missing: int) -> dict[str, Any]:
         """The array's settings in submitit's words."""
         r = self.resources
         found = {
-            "slurm_job_name": "infini-jax",
+            "slurm_job_name": job_name(folder),
             "slurm_time": r.minutes,
             "slurm_cpus_per_task": r.cpus,
             "slurm_ntasks_per_node": 1,
@@ -85,7 +85,7 @@ class Slurm(Launcher):
         """The array and its settings, in lines."""
         missing = len(missing_of(study, folder))
         first = f"a SLURM array of {self.workers(missing)} workers for {missing} runs, logs in {folder / LOGS}"
-        settings = (f"  {name.removeprefix('slurm_')}: {value}" for name, value in self.settings(missing).items())
+        settings = (f"  {name.removeprefix('slurm_')}: {value}" for name, value in self.settings(folder, missing).items())
         return "\n".join((first, *settings))
 
     def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
@@ -110,11 +110,12 @@ class Slurm(Launcher):
             import submitit
         except ImportError as error:
             raise ConfigError("launch", "submitit is not installed", installs("slurm")) from error
-        executor = submitit.AutoExecutor(folder=folder / LOGS, cluster="slurm", slurm_max_num_timeout=REQUEUES)
-        executor.update_parameters(**self.settings(missing))
+        place = place_of(folder)
+        executor = submitit.AutoExecutor(folder=place / LOGS, cluster="slurm", slurm_max_num_timeout=REQUEUES)
+        executor.update_parameters(**self.settings(folder, missing))
         count, session = self.workers(missing), uuid.uuid4().hex
         with executor.batch():
-            jobs = [executor.submit(Worker(folder.resolve(), number, count, session)) for number in range(count)]
+            jobs = [executor.submit(Worker(place, number, count, session)) for number in range(count)]
         note = {"session": session, "jobs": [job.job_id for job in jobs]}
         write_json(note, folder / JOBS_FILE, indent=None)
 

@@ -5,14 +5,13 @@ that it can simply be started again after a preemption.
 """
 
 import abc
-import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from infini_jax.files import write_at_once
 from infini_jax.study.desk import Desk
-from infini_jax.study.launch.base import Launcher
+from infini_jax.study.launch.base import Launcher, job_name, place_of
 from infini_jax.study.study import Study
 
 PLACE = "/study"  # the study's folder on the machines
@@ -51,12 +50,7 @@ class Written(Launcher):
 
     def cancel(self, folder: Path) -> str:
         """The command that ends the workers, for the user to run."""
-        return f"cancel with: {shlex.join(self.cancel_command(name_of(folder)))}"
+        return f"cancel with: {shlex.join(self.cancel_command(job_name(folder)))}"
 
     def _said(self, folder: Path) -> str:
-        return f"start with: {shlex.join(self.command(folder / self.file, name_of(folder)))}"
-
-
-def name_of(folder: Path) -> str:
-    """A name for a job that clouds take: small letters, digits, hyphens."""
-    return "infini-jax-" + re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")
+        return f"start with: {shlex.join(self.command(place_of(folder) / self.file, job_name(folder)))}"

@@ -7,7 +7,8 @@ The study's folder lies on a storage that all slices see and that has locks, suc
 import shlex
 from pathlib import Path
 
-from infini_jax.study.launch.written import WORK, Written, name_of
+from infini_jax.study.launch.base import job_name, place_of
+from infini_jax.study.launch.written import WORK, Written
 from infini_jax.study.study import Study
 
 RESTARTS = 100  # of a slice that was preempted
@@ -22,11 +23,11 @@ class Xpk(Written):
 
     def text(self, study: Study, folder: Path) -> str:
         """The text of the script."""
-        asked, name = self.resources, name_of(folder)
+        asked, name = self.resources, job_name(folder)
         command = ["xpk", "workload", "create", "--cluster", asked.partition, "--workload", name]
         command += ["--tpu-type", asked.accelerator, "--num-slices", str(max(1, self.jobs)), "--max-restarts", str(RESTARTS)]
         command += ["--docker-image", asked.package, "--storage", asked.storage, "--command", WORK]
-        where = f"# {folder.resolve()} must lie on {asked.storage}, which the cluster mounts at /study\n"
+        where = f"# {place_of(folder)} must lie on {asked.storage}, which the cluster mounts at /study\n"
         return f'#!/bin/sh\n{where}{shlex.join(command)} "$@"\n'
 
     def command(self, file: Path, name: str) -> list[str]:
