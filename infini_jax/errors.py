@@ -33,6 +33,10 @@ class Stopped(RuntimeError):
     """A run was asked to stop, and was saved; the same command goes on from there."""
 
 
+class EvaluationFailed(RuntimeError):
+    """An evaluation of a trained run failed. Its row is written without it; the same command makes the evaluation again."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C asked a run to stop, and it was saved."""
 
@@ -67,6 +71,13 @@ def disk_fault(error: BaseException) -> str | None:
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
     return (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def named_line(error: BaseException) -> str:
+    """One line for an error that nobody expected: its kind, and the first line of what it says."""
+    said = one_line(error)
+    kind = type(error).__name__
+    return said if isinstance(error, ConfigError) or said == kind else f"{kind}: {said}"
 
 
 def installs(extra: str) -> str:

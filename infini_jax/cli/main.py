@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from infini_jax.cli.output import REQUEUE
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault, one_line
+from infini_jax.errors import CheckpointError, ConfigError, EvaluationFailed, Stopped, TrainingDiverged, disk_fault, one_line
 
 COMMANDS = {  # name -> module of this folder
     "study": "study",
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             called, prog="infini-jax", args=arguments, config=(tyro.conf.CascadeSubcommandArgs,)
         )
-    except (ConfigError, TrainingDiverged, CheckpointError) as error:
+    except (ConfigError, TrainingDiverged, CheckpointError, EvaluationFailed) as error:
         print(f"infini-jax: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except Stopped as error:

@@ -30,7 +30,7 @@ from infini_jax.study.jobs import Job
 from infini_jax.study.spending import Spending, spending_of
 from infini_jax.study.study import Study
 from infini_jax.training.trained import saved_config
-from infini_jax.units import human_count, human_time
+from infini_jax.units import human_count, human_time, ratio
 
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
 
@@ -114,7 +114,7 @@ def live_line(line: dict[str, float], steps: int) -> str:
 
 def seconds_left(line: dict[str, float], steps: int) -> float:
     """Seconds that the remaining tokens take at the recent speed."""
-    return (steps / line["step"] - 1) * line["tokens"] / line["recent_tokens_per_second"]
+    return (ratio(steps, line["step"]) - 1) * ratio(line["tokens"], line["recent_tokens_per_second"])
 
 
 @contextlib.contextmanager
@@ -144,7 +144,7 @@ def reading_progress(what: str, total: int | None, console: Console) -> Iterator
         task = bars.add_task(what, total=total, rate="compiling")
 
         def watch(done: int, tokens: int) -> None:
-            rate = tokens / (time.perf_counter() - began)
+            rate = ratio(tokens, time.perf_counter() - began)
             bars.update(task, completed=done, rate=f"{tokens:,} tokens, {rate:,.0f}/s")
 
         yield watch

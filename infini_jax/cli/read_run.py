@@ -113,9 +113,9 @@ def ask(evaluation: Evaluation, trained: Trained) -> Found:
 
 
 def plain_measure(one: Measure) -> dict[str, Any]:
-    """A figure as JSON values, which have no NaN."""
+    """A figure as JSON values, which have neither NaN nor infinity."""
     plain = dataclasses.asdict(one)
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in plain.items()}
 
 
 def write_json(record: dict[str, Any], file: Path) -> None:

@@ -221,7 +221,7 @@ def figures(run: CapacityRun, params: dict, scored: list[Answered]) -> list[Meas
     scalars = run.memory_bytes / SCALAR
     for name, scale in (
         ("n50", 1.0),
-        ("bits_per_scalar", bits_per_scalar(1.0, scalars, run.symbols) if scalars else math.nan),
+        ("bits_per_scalar", bits_per_scalar(1.0, scalars, run.symbols)),
     ):
         low, high = (scale * bound for bound in interval)
         found.append(figure(name, scale * fitted.n50, int(asked_RxN.sum()), low, high))

@@ -12,7 +12,7 @@ from typing import Any
 from infini_jax.files import write_at_once
 
 CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parquet"
-ERROR_FILE, LOCK_FILE = "error.json", "lock"
+ERROR_FILE, LOCK_FILE, UNSCORED_FILE = "error.json", "lock", "unscored.json"
 CHECKPOINTS_FOLDER, MEASURES_FOLDER, OWN_FILE = "checkpoints", "measures", "own.parquet"
 STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json", "results.parquet", "measures.parquet"
 RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
@@ -48,6 +48,11 @@ class RunFolder:
     def error(self) -> Path:
         """The file that says how the run failed, there only if it did."""
         return self.path / ERROR_FILE
+
+    @property
+    def unscored(self) -> Path:
+        """The file that says which figures the row lacks because their evaluation failed, there only if one did."""
+        return self.path / UNSCORED_FILE
 
     @property
     def lock(self) -> Path:

@@ -1,8 +1,8 @@
 """Where the jobs of a study lie and who is at which: folders, claims, failures.
 
-A job is done when its row.parquet is there, and finished when all that is measured of it is there too. A file that was cut
-short counts as missing. A claim is a lock that the system releases when its process dies, so that no two workers, of one
-study or of two on the same folder, ever do the same job.
+A job is done when its row.parquet is there and lacks no figure, and finished when all that is measured of it is there too. A
+file that was cut short counts as missing. A claim is a lock that the system releases when its process dies, so that no two
+workers, of one study or of two on the same folder, ever do the same job.
 """
 
 import contextlib
@@ -59,9 +59,13 @@ class Desk:
         """All files of evaluations' figures that the job must have."""
         return measure_files(self.of(job), job, self.evaluations)
 
-    def is_done(self, job: Job) -> bool:
-        """Whether the job need not be executed again: its row is there, and the figures that it makes itself."""
+    def has_row(self, job: Job) -> bool:
+        """Whether the job's row is there, and the figures that it makes itself."""
         return all(map(is_whole, [self.of(job).row, *own_files(self.of(job), job)]))
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the job need not be executed again: its row is there and lacks no figure whose evaluation failed."""
+        return self.has_row(job) and not self.of(job).unscored.exists()
 
     def is_finished(self, job: Job) -> bool:
         """Whether the job's row and all of its figures are there."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require
+from infini_jax.errors import CheckpointError, ConfigError, EvaluationFailed, Stopped, TrainingDiverged, named_line, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import write_at_once
@@ -145,7 +145,7 @@ def check_same_settings(study: Study, desk: Desk) -> None:
     Raises `ConfigError` where one had.
     """
     for run in study.runs:
-        if desk.is_done(run):
+        if desk.has_row(run):
             (row,) = read_rows(desk.of(run).row)
             require(
                 row.fingerprint == run.fingerprint(),
@@ -224,14 +224,19 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
 
 def do(desk: Desk, run: Job) -> None:
     """Does what is missing of a run: the run itself, then its evaluations."""
-    if not desk.is_done(run):
-        execute_job(run, desk.of(run).path, desk.study)
     wrong = []
 
-    def fail(evaluation: Evaluation, error: Exception) -> None:
-        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-        wrong.append((f"evaluation {evaluation.name}: {kind}{one_line(error)}", "".join(traceback.format_exception(error))))
+    def note(said: str, error: Exception) -> None:
+        wrong.append((said, "".join(traceback.format_exception(error))))
 
+    def fail(evaluation: Evaluation, error: Exception) -> None:
+        note(f"evaluation {evaluation.name}: {named_line(error)}", error)
+
+    if not desk.is_done(run):
+        try:
+            execute_job(run, desk.of(run).path, desk.study)
+        except EvaluationFailed as error:  # the run is trained: its other evaluations are made
+            note(str(error), error)
     measure_missing(desk.of(run), run, desk.evaluations, fail)
     if wrong:
         (error, details), *others = wrong
@@ -342,7 +347,7 @@ def write_tables(study: Study, desk: Desk) -> list[Row]:
     rows = finished_rows(study, desk)
     if rows:
         write_rows(rows, StudyFolder(desk.folder).table)
-    files = [file for run in study.runs if desk.is_done(run) for file in desk.measure_files(run) if is_whole(file)]
+    files = [file for run in study.runs if desk.has_row(run) for file in desk.measure_files(run) if is_whole(file)]
     join_measures(files, StudyFolder(desk.folder).measures)
     return rows
 
@@ -355,4 +360,4 @@ def cut_short(study: Study, folder: Path) -> list[Path]:
 
 def finished_rows(study: Study, desk: Desk) -> list[Row]:
     """The rows that are there, in the order of the study's runs."""
-    return [row for run in study.runs if desk.is_done(run) for row in read_rows(desk.of(run).row)]
+    return [row for run in study.runs if desk.has_row(run) for row in read_rows(desk.of(run).row)]
