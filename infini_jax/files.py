@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,14 @@ FOLDER_VARIABLE = "INFINI_JAX_DATA"
 @contextlib.contextmanager
 def replaced_at_once(file: Path) -> Iterator[Path]:
     """A path to write to inside the block. Afterwards it becomes `file`; where the block raises or the process dies, `file`
-    stays as it was."""
-    partial = file.with_name(f".{file.name}.partial")
-    yield partial
-    partial.replace(file)
+    stays as it was. Of several writers at once the last one counts."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        yield partial
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_at_once(text: str, file: Path) -> None:

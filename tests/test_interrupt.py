@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from infini_jax.errors import Interrupted, Stopped
+from infini_jax.locks import holder
 from infini_jax.records.folder import LOCK_FILE
 from infini_jax.study.study import GRACE, saved_study
 from infini_jax.training.interrupts import terminated
@@ -110,6 +111,13 @@ def saved_step(run: Path) -> int:
     return max(int(folder.name) for folder in (run / "checkpoints").iterdir() if folder.name.isdigit())
 
 
+def process_of(lock: Path) -> int:
+    """The process that holds a lock."""
+    found = holder(lock)
+    assert found is not None
+    return found.pid
+
+
 def lines_in(log: Path) -> int:
     return len(log.read_text().splitlines()) if log.exists() else 0
 
@@ -159,7 +167,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_hangs(tmp_path):
     file.write_text(LONG)
     with started(["study", str(file), "--results", str(tmp_path), "--jobs", "1"]) as process:
         wait_until(lambda: lines_in(long / "metrics.jsonl") > 3, process)
-        worker = int((long / LOCK_FILE).read_text())
+        worker = process_of(long / LOCK_FILE)
         os.kill(worker, signal.SIGSTOP)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)

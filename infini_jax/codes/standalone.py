@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,21 @@ from infini_jax.records.rows import Row, write_rows
 SCALAR = 4  # bytes: memories are float32
 
 
+Execute = Callable[[Any, Path, str], Row]
+
+
+def only_writer(execute: Execute) -> Execute:
+    """The function, which then refuses a folder that another process writes into."""
+
+    @functools.wraps(execute)
+    def alone(run: Any, folder: Path, study: str) -> Row:
+        with RunFolder(folder).only_writer():
+            return execute(run, folder, study)
+
+    return alone
+
+
+@only_writer
 def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
     """Asks random codes and returns the run's row, with the accuracy over the grid and no loss, as nothing is trained."""
     RunFolder(folder).write_config(run.to_dict())
@@ -83,6 +98,7 @@ def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
     )
 
 
+@only_writer
 def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     """Trains the codes, scores them and returns the run's row.
 

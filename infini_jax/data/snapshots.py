@@ -11,7 +11,7 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,13 @@ from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.corpora import CORPORA, BuiltIn
 from infini_jax.data.texts import Texts
 from infini_jax.errors import ConfigError, one_line, require
+from infini_jax.locks import awaited
+
+Tell = Callable[[str], None]
+
+
+def untold(line: str) -> None:
+    """Tells nobody."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,32 +63,44 @@ class Snapshot:
         return ConfigError("corpus", f"{self.folder} cannot be read ({one_line(error)})", "delete it and prepare again")
 
 
-def own_snapshot(name: str, texts: Texts, folder: Path) -> Snapshot:
+def own_snapshot(name: str, texts: Texts, folder: Path, tell: Tell = untold) -> Snapshot:
     """The texts as a TFDS data set below `folder`, written unless it is there.
 
-    Raises `ConfigError` where the texts changed while they were read.
+    What another process writes at the same time is waited for, and `tell` gets a line that names it. Raises `ConfigError`
+    where the texts changed while they were read.
     """
-    with quiet_tfds():
+    with awaited(lock_of(folder, name), tell), quiet_tfds():
         from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig  # loads TFDS
 
         config = TextsConfig.of(texts)
         builder = BUILDERS[name](data_dir=folder, config=config, file_format=FILE_FORMAT)
+        is_new = not builder.data_path.exists()
         builder.download_and_prepare()
-    if texts.digest() != config.name:
-        shutil.rmtree(builder.data_path)
-        raise ConfigError("path", f"the files of {name} changed while they were read", "run the command again")
+        if texts.digest() != config.name:
+            if is_new:
+                shutil.rmtree(builder.data_path)
+            raise ConfigError("path", f"the files of {name} changed while they were read", "run the command again")
     made: tuple[tuple[Split, str], ...] = tuple((split, split) for split in SPLIT_NUMBER if split in builder.info.splits)
     return Snapshot(str(builder.data_path), "book_text", made, config.name)
 
 
-def built_in_snapshot(name: str, folder: Path, path: Path | None = None) -> Snapshot:
+def lock_of(folder: Path, name: str) -> Path:
+    """The lock of whoever makes data sets called `name` below `folder`: TFDS itself knows no other process."""
+    return folder / f".{name}.lock"
+
+
+def built_in_snapshot(name: str, folder: Path, path: Path | None = None, tell: Tell = untold) -> Snapshot:
     """A data set that TFDS defines: the one in `path`, the one prepared below `folder`, or else downloaded.
 
-    Raises `ConfigError` where it cannot be downloaded, is no data set, or has no array_record files.
+    A download of another process is waited for, and `tell` gets a line that names it. Raises `ConfigError` where it cannot be
+    downloaded, is no data set, or has no array_record files.
     """
     corpus = CORPORA[name]
     assert isinstance(corpus, BuiltIn)
-    made = path or newest_version(folder / corpus.builder) or download(name, folder)
+    made = path or newest_version(folder / corpus.builder)
+    if made is None:
+        with awaited(lock_of(folder, corpus.builder), tell):
+            made = newest_version(folder / corpus.builder) or download(name, folder)
     require((made / "dataset_info.json").is_file(), "path", f"{made} is no TFDS data set", "name the folder of its version")
     sizes = [(file.name, file.stat().st_size) for file in sorted(made.iterdir()) if file.is_file()]
     digest = hashlib.sha256(repr((corpus.feature, corpus.splits, sizes)).encode()).hexdigest()[:16]

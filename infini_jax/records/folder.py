@@ -4,12 +4,14 @@ A run's folder holds its settings, log, checkpoints, figures and row; a study's 
 runs themselves. No other module knows these names.
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from infini_jax.files import write_at_once
+from infini_jax.locks import only_writer
 
 CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parquet"
 ERROR_FILE, LOCK_FILE, UNSCORED_FILE = "error.json", "lock", "unscored.json"
@@ -56,8 +58,12 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """The file that a process holds while it works on the run."""
+        """The file that a process holds while it works on the run, see locks.py."""
         return self.path / LOCK_FILE
+
+    def only_writer(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which nobody else writes into the folder. Raises `ConfigError` where another process does."""
+        return only_writer(self.lock, "name", str(self.path), "wait until it is done, or give another name")
 
     @property
     def checkpoints(self) -> Path:

@@ -7,15 +7,14 @@ workers, of one study or of two on the same folder, ever do the same job.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from infini_jax.evals.base import Evaluation
 from infini_jax.files import write_at_once
+from infini_jax.locks import Holder, claimed, holder
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.rows import is_whole
 from infini_jax.study.evaluations import measure_files, own_files
@@ -96,20 +95,9 @@ class Desk:
 
         It is where the job is not finished, has not failed in this call, and nobody else is at it.
         """
-        self.of(job).path.mkdir(parents=True, exist_ok=True)
-        with self.of(job).lock.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield not self.is_finished(job) and self.error(job) is None
+        with claimed(self.of(job).lock) as ours:
+            yield ours and not self.is_finished(job) and self.error(job) is None
 
-    def claimed_by(self, job: Job) -> int | None:
-        """The id of the process that last claimed the job, None without one."""
-        file = self.of(job).lock
-        text = file.read_text() if file.exists() else ""
-        return int(text) if text else None
+    def claimed_by(self, job: Job) -> Holder | None:
+        """The process that last claimed the job, None without one."""
+        return holder(self.of(job).lock)

@@ -25,6 +25,7 @@ from infini_jax.errors import CheckpointError, ConfigError, EvaluationFailed, St
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import write_at_once
+from infini_jax.locks import Holder
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import join_measures
 from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
@@ -318,7 +319,8 @@ def dealt_cores(number: int, jobs: int) -> tuple[int, ...]:
 
 def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
     """Notes a dead worker's run as failed; False where it had none, so that a new worker could not start either."""
-    at = [run for run in runs if desk.claimed_by(run) == worker.pid and not desk.is_finished(run) and desk.error(run) is None]
+    dead = Holder.here(worker.pid or 0)
+    at = [run for run in runs if desk.claimed_by(run) == dead and not desk.is_finished(run) and desk.error(run) is None]
     for run in at:
         code = worker.exitcode or 0
         why = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -60,13 +60,27 @@ def execute(
       EvaluationFailed: the run is trained and its row written, without the figures of an evaluation that failed.
       Stopped: SIGTERM came; the run is saved.
       Interrupted: Ctrl-C was pressed; the run is saved.
-      ConfigError: the settings, the data or the trackers are not usable here.
+      ConfigError: the settings, the data or the trackers are not usable here, or another process is at the run.
       TrainingDiverged: the loss is no longer finite.
       CheckpointError: a checkpoint cannot be read or written.
     """
-    run, place = with_steps(run, folder, sharding), RunFolder(folder)
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
-    folder.mkdir(parents=True, exist_ok=True)
+    with RunFolder(folder).only_writer() if is_first() else contextlib.nullcontext():
+        return execute_alone(with_steps(run, folder, sharding), folder, study, watch, saving, resume, mirrors, sharding)
+
+
+def execute_alone(
+    run: RunConfig,
+    folder: Path,
+    study: str,
+    watch: Callable[[dict[str, float]], None],
+    saving: Saving,
+    resume: int | None,
+    mirrors: Mirrors,
+    sharding: Sharding,
+) -> Row:
+    """The body of `execute`, in which nobody else writes into `folder`."""
+    place = RunFolder(folder)
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
         if resume is not None:
             checkpoints.go_back_to(resume)

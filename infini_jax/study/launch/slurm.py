@@ -16,11 +16,12 @@ from typing import Any
 
 from infini_jax.errors import ConfigError, installs, require
 from infini_jax.files import write_at_once
+from infini_jax.locks import only_writer
 from infini_jax.study.desk import Desk
 from infini_jax.study.launch.base import Launcher, cancelled
 from infini_jax.study.study import Study, collect, missing_of, work_on
 
-JOBS_FILE = "slurm.json"  # in the study's folder: ids of the newest array
+JOBS_FILE, LOCK_FILE = "slurm.json", "slurm.lock"  # in the study's folder: ids of the newest array, and who queues it
 LOGS = "slurm"
 POLL = 2.0  # seconds
 REQUEUES = 100  # after a time limit
@@ -95,8 +96,9 @@ class Slurm(Launcher):
         Raises `ConfigError` where SLURM or submitit is not here.
         """
         require(shutil.which("sbatch") is not None, "launch", "there is no sbatch here", "log in to a SLURM machine")
-        if not queued(folder) and (missing := missing_of(study, folder)):
-            self.submit(folder, len(missing))
+        with only_writer(folder / LOCK_FILE, "launch", str(folder), "wait until its workers are queued"):
+            if not queued(folder) and (missing := missing_of(study, folder)):
+                self.submit(folder, len(missing))
         desk = dataclasses.replace(study.desk(folder), session=noted(folder)["session"])
         while queued(folder):
             watch(desk)
