@@ -30,7 +30,13 @@ class TrainingDiverged(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """A run was asked to stop, and was saved; the same command goes on from there."""
+    """A run was asked to stop, and was saved; the same command goes on from there.
+
+    Attributes:
+      signal: number of the signal that asked, None where it was something else.
+    """
+
+    signal: int | None = None
 
 
 class EvaluationFailed(RuntimeError):
@@ -39,6 +45,10 @@ class EvaluationFailed(RuntimeError):
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C asked a run to stop, and it was saved."""
+
+
+class Announced(KeyboardInterrupt):
+    """A signal announced the end of a process that had nothing to save itself. `str(error)` is the signal's name."""
 
 
 class CheckpointError(RuntimeError):

@@ -13,7 +13,16 @@ from typing import Any
 import tyro
 
 from infini_jax.cli.output import REQUEUE
-from infini_jax.errors import CheckpointError, ConfigError, EvaluationFailed, Stopped, TrainingDiverged, disk_fault, one_line
+from infini_jax.errors import (
+    Announced,
+    CheckpointError,
+    ConfigError,
+    EvaluationFailed,
+    Stopped,
+    TrainingDiverged,
+    disk_fault,
+    one_line,
+)
 
 COMMANDS = {  # name -> module of this folder
     "study": "study",
@@ -75,6 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"infini-jax: {line}", file=sys.stderr)
         sys.exit(1)
+    except Announced:
+        print(f"infini-jax: stopped; what was finished or saved is kept{how_to_go_on(arguments)}", file=sys.stderr)
+        sys.exit(REQUEUE)
     except KeyboardInterrupt as error:
         what = str(error) or "stopped; what was finished or saved is kept"
         print(f"infini-jax: {what}{how_to_go_on(arguments)}", file=sys.stderr)

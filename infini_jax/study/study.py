@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, ConfigError, EvaluationFailed, Stopped, TrainingDiverged, named_line, require
+from infini_jax.errors import (
+    Announced,
+    CheckpointError,
+    ConfigError,
+    EvaluationFailed,
+    Stopped,
+    TrainingDiverged,
+    named_line,
+    require,
+)
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import write_at_once
@@ -33,6 +42,7 @@ from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import evaluations_of, measure_missing
 from infini_jax.study.jobs import Job, execute_job, job_from_plain, job_to_plain, planned_flops
 from infini_jax.study.own_code import OwnCode, load_once
+from infini_jax.training.interrupts import announced
 
 USUAL = "out of memory is the usual cause"
 NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
@@ -157,7 +167,7 @@ def check_same_settings(study: Study, desk: Desk) -> None:
 
 
 def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
-    """Does every run that nobody else does: the body of a worker process, which saves its current run on SIGTERM.
+    """Does every run that nobody else does: the body of a worker process. It saves its run when its end is announced.
 
     `own_code` loads the user's file where it is unpickled, before the runs are. `cores` are the CPU cores that the worker may
     use, all of them where none are given.
@@ -167,8 +177,9 @@ def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int,
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread a core it may use
     try:
-        do_all(desk, runs)
-    except Stopped:  # saved
+        with announced():
+            do_all(desk, runs)
+    except (Stopped, Announced):  # saved, or nothing was to be saved
         sys.exit(os.EX_TEMPFAIL)
 
 
@@ -245,10 +256,15 @@ def do(desk: Desk, run: Job) -> None:
 
 
 def die_with_parent() -> None:
-    """Ends this process when the process that started it is gone, however that one ended: nobody would stop it any more."""
+    """Ends this process when the process that started it is gone, however that one ended: nobody would stop it any more.
+
+    The run under way has `GRACE` seconds to be saved.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
     os._exit(1)
 
 
@@ -265,24 +281,26 @@ def run_study(
 
     Raises:
       ConfigError: finished runs have other settings, or `jobs` is below one.
+      Announced: a signal announced the end; the runs under way are saved.
     """
     require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
     desk = study.desk(folder)
     check_same_settings(study, desk)
     missing = missing_of(study, folder)
     workers = {}
-    try:
-        for number in range(min(jobs, len(missing))):
-            workers[number] = start(study.own_code, desk, missing, number, jobs)
-        while any(worker.is_alive() for worker in workers.values()):
+    with announced():
+        try:
+            for number in range(min(jobs, len(missing))):
+                workers[number] = start(study.own_code, desk, missing, number, jobs)
+            while any(worker.is_alive() for worker in workers.values()):
+                watch(desk)
+                for number, worker in workers.items():
+                    worker.join(0.5 / len(workers))
+                    if worker.exitcode and note_death(desk, missing, worker):
+                        workers[number] = start(study.own_code, desk, missing, number, jobs)
             watch(desk)
-            for number, worker in workers.items():
-                worker.join(0.5 / len(workers))
-                if worker.exitcode and note_death(desk, missing, worker):
-                    workers[number] = start(study.own_code, desk, missing, number, jobs)
-        watch(desk)
-    finally:
-        stop(list(workers.values()))
+        finally:
+            stop(list(workers.values()))
     return collect(study, desk)
 
 
@@ -300,7 +318,8 @@ def stop(workers: list[BaseProcess]) -> None:
     end = time.monotonic() + GRACE
     try:
         if under_way:
-            print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # of a terminal that is gone
+                print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
         for worker in under_way:
             worker.terminate()
         for worker in under_way:

@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -58,7 +59,7 @@ def execute(
 
     Raises:
       EvaluationFailed: the run is trained and its row written, without the figures of an evaluation that failed.
-      Stopped: SIGTERM came; the run is saved.
+      Stopped: a signal that announces the end came, or nobody reads the output any more; the run is saved.
       Interrupted: Ctrl-C was pressed; the run is saved.
       ConfigError: the settings, the data or the trackers are not usable here, or another process is at the run.
       TrainingDiverged: the loss is no longer finite.
@@ -80,7 +81,7 @@ def execute_alone(
     sharding: Sharding,
 ) -> Row:
     """The body of `execute`, in which nobody else writes into `folder`."""
-    place = RunFolder(folder)
+    place, unwatched = RunFolder(folder), threading.Event()
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
         if resume is not None:
             checkpoints.go_back_to(resume)
@@ -93,11 +94,17 @@ def execute_alone(
             def log(line: dict[str, float]) -> None:
                 file.write(json.dumps(line) + "\n")
                 mirrors.log(line)
-                if LEARNED in line:
-                    watch(line)
+                if LEARNED in line and not unwatched.is_set():
+                    try:
+                        watch(line)
+                    except OSError:  # of a terminal or a pipe that is gone, as after a connection: its end was announced
+                        unwatched.set()
+
+            def stopping() -> bool:
+                return stop() or unwatched.is_set()
 
             held_out, planned = HeldOut(run, log, sharding), planned_row(run, study)
-            finished = train(run, log, checkpoints, stop, held_out.examine, sharding)
+            finished = train(run, log, checkpoints, stopping, held_out.examine, sharding)
     row = finished_row(planned, finished, held_out.scores(finished.learned))
     if is_first():
         leave(row, place, held_out.failed)

@@ -1,12 +1,15 @@
 """SLURM, by submitit: an array of workers that SLURM queues again when their time is up or they are preempted.
 
-A worker that is told to end (SIGTERM) saves the run it is at; queued again, it goes on from there. submitit cannot tell a
-job's state without SLURM's accounting, so that what is done is read from the study's folder, and who is left from squeue.
+A worker that is told to end saves the run it is at; queued again, it goes on from there. SLURM sends SIGTERM where it preempts
+and queues again itself. Some time before the limit it sends the signal that submitit asked for, at which submitit queues the
+worker again: a worker that is training answers once the run is saved. submitit cannot tell a job's state without SLURM's
+accounting, so that what is done is read from the study's folder, and who is left from squeue.
 """
 
 import dataclasses
 import json
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -14,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from infini_jax.errors import ConfigError, installs, require
+from infini_jax.errors import ConfigError, Stopped, installs, require
 from infini_jax.files import write_at_once
 from infini_jax.locks import only_writer
 from infini_jax.study.desk import Desk
@@ -25,6 +28,8 @@ JOBS_FILE, LOCK_FILE = "slurm.json", "slurm.lock"  # in the study's folder: ids 
 LOGS = "slurm"
 POLL = 2.0  # seconds
 REQUEUES = 100  # after a time limit
+SAVING = 120  # seconds before the limit at which workers are told to save
+SHARE = 0.25  # of the time there is, at most, for that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +49,13 @@ class Worker:
     session: str
 
     def __call__(self) -> None:
-        """Does the runs that are missing."""
-        work_on(self.folder, self.number, self.count, self.session)
+        """Does the runs that are missing. What tells of the time limit is answered once the run is saved: by submitit."""
+        try:
+            work_on(self.folder, self.number, self.count, self.session)
+        except Stopped as stopped:
+            if stopped.signal in (None, signal.SIGTERM) or not callable(signal.getsignal(stopped.signal)):
+                raise
+            signal.raise_signal(stopped.signal)
 
     def checkpoint(self) -> Any:
         """The submission that follows when the time is up, asked for by submitit: this worker again."""
@@ -72,6 +82,7 @@ class Slurm(Launcher):
             "slurm_cpus_per_task": r.cpus,
             "slurm_ntasks_per_node": 1,
             "slurm_array_parallelism": self.workers(missing),
+            "slurm_signal_delay_s": round(min(SAVING, SHARE * 60 * r.minutes)),
             "slurm_additional_parameters": {"requeue": True},
             "slurm_srun_args": [f"--cpus-per-task={r.cpus}"],
         }
