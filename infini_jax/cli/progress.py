@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Column
 
 from infini_jax.config import RunConfig
+from infini_jax.data.prepare import TokenizerSettings, load_packages
 from infini_jax.model.cost import budget_steps
 from infini_jax.records.rows import is_whole
 from infini_jax.records.training_log import newest_line
@@ -118,8 +119,12 @@ def seconds_left(line: dict[str, float], steps: int) -> float:
 
 
 @contextlib.contextmanager
-def corpus_progress(name: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar of what is being done to a corpus, in documents where they are counted."""
+def corpus_progress(name: str, settings: TokenizerSettings, console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar of what is being done to a corpus, in documents where they are counted; a thread of its own draws it.
+
+    Raises `ConfigError` where a package is missing: all are imported before there is a thread.
+    """
+    load_packages(name, settings)
     with _bars(console, MofNCompleteColumn()) as bars:
         tasks = {}
 

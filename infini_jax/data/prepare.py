@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import importlib.util
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ from infini_jax.data.prepared import (
     Prepared,
     prepared_folder,
 )
-from infini_jax.data.snapshots import Snapshot, built_in_snapshot, own_snapshot
+from infini_jax.data.snapshots import Snapshot, built_in_snapshot, load_tfds, own_snapshot
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError, require, require_positive
@@ -172,9 +173,7 @@ def prepare(
       ConfigError: the corpus is not here, a file cannot be read, the name is taken by something else or is being prepared.
     """
     kind = lookup_corpus(corpus)
-    for module in ("tensorflow_datasets", "array_record", "importlib_resources", settings.tokenizer):
-        here = module == "bytes" or importlib.util.find_spec(module) is not None
-        require(here, "corpus", f"{module} is not installed and preparing needs it", f"pip install {module.replace('_', '-')}")
+    load_packages(corpus, settings)
     require(
         settings.model is None or settings.tokenizer == "sentencepiece",
         "model",
@@ -203,6 +202,23 @@ def prepare(
         tokenizer = settings.make(snapshot)
         write_prepared(folder, corpus, snapshot, settings.described(), tokenizer, jobs or cores(), watch)
         return Prepared.read(folder), True
+
+
+def load_packages(corpus: str, settings: TokenizerSettings) -> None:
+    """Imports all that preparing a corpus needs, before threads begin, see `load_tfds`.
+
+    Raises `ConfigError` for a package that is missing and a corpus that nobody knows.
+    """
+    kind = lookup_corpus(corpus)
+    for module in ("tensorflow_datasets", "array_record", "importlib_resources", settings.tokenizer):
+        here = module == "bytes" or importlib.util.find_spec(module) is not None
+        require(here, "corpus", f"{module} is not installed and preparing needs it", f"pip install {module.replace('_', '-')}")
+    if settings.tokenizer != "bytes":
+        importlib.import_module(settings.tokenizer)
+    load_tfds()
+    if isinstance(kind, BuiltIn):
+        with contextlib.suppress(Exception):  # who downloads it imports it again, and says what is wrong
+            importlib.import_module(kind.module)
 
 
 def default_name(corpus: str, path: Path | None, settings: TokenizerSettings) -> str:

@@ -1,10 +1,11 @@
 """The documents of a corpus as a TFDS data set of array_record files: made, found or downloaded.
 
-TFDS is imported inside the functions that need it, and TensorFlow never: training reads prepared corpora only.
+TFDS is imported by `load_tfds` alone, when it is needed, and TensorFlow never: training reads prepared corpora only.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -28,6 +29,18 @@ def untold(line: str) -> None:
     """Tells nobody."""
 
 
+@functools.cache
+def load_tfds() -> Any:
+    """TFDS and all that is read or made by it.
+
+    While it is imported it has an `__import__` of its own in the place of Python's, in all threads, where whatever else is
+    imported fails. So who draws or works in threads calls this before they begin.
+    """
+    importlib.import_module("array_record.python.array_record_data_source")
+    importlib.import_module("infini_jax.data.builders")
+    return importlib.import_module("tensorflow_datasets")
+
+
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
     """Documents as a TFDS data set on disk; small enough to send to another process.
@@ -46,10 +59,9 @@ class Snapshot:
 
     def documents(self, split: Split) -> Sequence[dict]:
         """The examples of a split with random access. Raises `ConfigError` where the data set is damaged."""
-        import tensorflow_datasets as tfds
-
+        tfds = load_tfds()
         try:
-            builder: Any = tfds.builder_from_directory(self.folder)  # its decorators hide its arguments
+            builder = tfds.builder_from_directory(self.folder)
             return builder.as_data_source(split=dict(self.splits)[split])
         except Exception as error:  # TFDS raises whatever its files do
             raise self.damaged(error) from error
@@ -70,7 +82,8 @@ def own_snapshot(name: str, texts: Texts, folder: Path, tell: Tell = untold) -> 
     where the texts changed while they were read.
     """
     with awaited(lock_of(folder, name), tell), quiet_tfds():
-        from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig  # loads TFDS
+        load_tfds()
+        from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig
 
         config = TextsConfig.of(texts)
         builder = BUILDERS[name](data_dir=folder, config=config, file_format=FILE_FORMAT)
@@ -137,8 +150,7 @@ def download(name: str, folder: Path) -> Path:
     mend = f"{name} needs {corpus.get}; prepare it there and copy {folder / corpus.builder}"
     require(reachable(corpus.host), "corpus", f"{name} comes from {corpus.host}, which cannot be reached", mend)
     try:
-        import tensorflow_datasets as tfds
-
+        tfds = load_tfds()
         importlib.import_module(corpus.module)  # registers it: TFDS does so itself only where TensorFlow is
         builder = tfds.builder(corpus.builder, data_dir=folder, file_format="array_record")
         builder.download_and_prepare()
@@ -159,10 +171,9 @@ def reachable(host: str) -> bool:
 @contextlib.contextmanager
 def quiet_tfds():
     """Context in which TFDS shows no progress bars and no log; errors come through."""
-    import tensorflow_datasets as tfds
     from absl import logging
 
-    tfds.disable_progress_bar()
+    load_tfds().disable_progress_bar()
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
