@@ -165,16 +165,17 @@ def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: A
 
 
 def learned_gates(run: CapacityRun, params: dict) -> np.ndarray:
-    """The gates that the layer learned, empty where it has none. They depend on no text: one question tells."""
+    """The gates that the layer learned, empty where it has none."""
+    return np.asarray(asked_gates(program_key(run), params))
 
-    @jax.jit
-    def asked(params: dict) -> jax.Array:
-        question = jnp.zeros((1, run.segment), jnp.int32)
-        found: Any = CodedLayer(run).apply({"params": params}, empty_memory(run, 1), question, method="ask")
-        gates = reported_gates(found[1])
-        return jnp.zeros(0) if gates is None else gates
 
-    return np.asarray(asked(params))
+@functools.partial(jax.jit, static_argnums=0)
+def asked_gates(run: CapacityRun, params: dict) -> jax.Array:
+    """The gates of a layer. They depend on no text: one question tells."""
+    question = jnp.zeros((1, run.segment), jnp.int32)
+    found: Any = CodedLayer(run).apply({"params": params}, empty_memory(run, 1), question, method="ask")
+    gates = reported_gates(found[1])
+    return jnp.zeros(0) if gates is None else gates
 
 
 def executed_step_flops(run: CapacityRun) -> float:
