@@ -56,6 +56,7 @@ class CheckpointError(RuntimeError):
 
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+TFDS_IS_FULL = "Not enough disk space"  # what TFDS says where nothing at all is free
 DISK = (*FULL_OR_LOCKED, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -64,6 +65,8 @@ def disk_reason(error: BaseException) -> str | None:
 
     None for any other error.
     """
+    if TFDS_IS_FULL in str(error):
+        return os.strerror(errno.ENOSPC)
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in DISK else None
     return next((words for words in map(os.strerror, FULL_OR_LOCKED) if words in str(error)), None)
