@@ -35,11 +35,25 @@ class TrainingDiverged(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """A run was asked to stop, and was saved; the same command goes on from there."""
+    """A run was asked to stop, and was saved; the same command goes on from there.
+
+    Attributes:
+      signal: number of the signal that asked, None where it was something else.
+    """
+
+    signal: int | None = None
+
+
+class EvaluationFailed(RuntimeError):
+    """An evaluation of a trained run failed. Its row is written without it; the same command makes the evaluation again."""
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C asked a run to stop, and it was saved."""
+
+
+class Announced(KeyboardInterrupt):
+    """A signal announced the end of a process that had nothing to save itself. `str(error)` is the signal's name."""
 
 
 class CheckpointError(RuntimeError):
@@ -47,6 +61,7 @@ class CheckpointError(RuntimeError):
 
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+TFDS_IS_FULL = "Not enough disk space"  # what TFDS says where nothing at all is free
 DISK = (*FULL_OR_LOCKED, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -55,6 +70,8 @@ def disk_reason(error: BaseException) -> str | None:
 
     None for any other error.
     """
+    if TFDS_IS_FULL in str(error):
+        return os.strerror(errno.ENOSPC)
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in DISK else None
     return next((words for words in map(os.strerror, FULL_OR_LOCKED) if words in str(error)), None)
@@ -72,6 +89,13 @@ def disk_fault(error: BaseException) -> str | None:
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
     return (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def named_line(error: BaseException) -> str:
+    """One line for an error that nobody expected: its kind, and the first line of what it says."""
+    said = one_line(error)
+    kind = type(error).__name__
+    return said if isinstance(error, ConfigError) or said == kind else f"{kind}: {said}"
 
 
 def installs(extra: str) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ FOLDER_VARIABLE = "INFINI_JAX_DATA"
 def replaced_at_once(file: Path) -> Iterator[Path]:
     """A context with a path to write to, which becomes `file` at the end.
 
-    Where the block raises, the process dies or the power fails, `file` stays as it was.
+    Where the block raises, the process dies or the power fails, `file` stays as it was. Of several writers at once the last
+    one counts.
     """
-    partial = file.with_name(f".{file.name}.partial")
-    yield partial
-    to_disk(partial)
-    partial.replace(file)
+    partial = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        yield partial
+        to_disk(partial)
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     with contextlib.suppress(OSError):  # some systems open no folders; the file itself is safe
         to_disk(file.parent)
 

@@ -1,20 +1,27 @@
-"""Ctrl-C: a run is saved, a study keeps what is finished, and one line names the command that goes on."""
+"""What announces the end, such as Ctrl-C: a run is saved, a study keeps what is finished, a line names what goes on."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
 
-from infini_jax.errors import Interrupted, Stopped
+from infini_jax.errors import Announced, Interrupted, Stopped
+from infini_jax.locks import holder
 from infini_jax.records.folder import LOCK_FILE
 from infini_jax.study.study import GRACE, saved_study
-from infini_jax.training.interrupts import terminated
+from infini_jax.training.execute import execute
+from infini_jax.training.interrupts import ANNOUNCING, announced, terminated
 from tests.support.commands import TINY
+from tests.test_study import GOOD
 
 ROOT = Path(__file__).parents[1]
 LONG = """
@@ -53,8 +60,60 @@ def stopped_by(*numbers: signal.Signals) -> None:
 def test_a_run_that_was_saved_says_who_stopped_it():
     with pytest.raises(Interrupted, match="stopped after step 3 of 9 and saved"):
         stopped_by(signal.SIGINT)
-    with pytest.raises(Stopped):
-        stopped_by(signal.SIGTERM)
+
+
+def test_what_announces_the_end_is_named():
+    assert {signal.Signals(one).name for one in ANNOUNCING} == {"SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}
+
+
+@pytest.mark.parametrize("number", ANNOUNCING)
+def test_every_signal_that_announces_the_end_saves(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped:
+        stopped_by(number)
+    assert stopped.value.signal == number
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", ANNOUNCING)
+def test_the_first_announcement_ends_who_has_nothing_to_save_and_later_ones_cut_nothing_short(number):
+    cleaned_up = []
+
+    def work() -> None:
+        with announced():
+            try:
+                signal.raise_signal(number)
+            finally:
+                for again in ANNOUNCING:
+                    signal.raise_signal(again)
+                cleaned_up.append(True)
+
+    with pytest.raises(Announced, match=f"^{signal.Signals(number).name}$"):
+        work()
+    assert cleaned_up == [True]
+
+
+def test_a_signal_that_is_ignored_stays_so_as_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminated() as stop, announced():
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_output_nobody_reads_any_more_is_saved(tmp_path):
+    """As of a pipe behind a connection that is gone, before or without a signal."""
+
+    def say(line: dict[str, float]) -> None:
+        if line["step"] == 2:
+            raise BrokenPipeError
+
+    with pytest.raises(Stopped, match="stopped after step 3 of 5"):
+        execute(GOOD, tmp_path, "", watch=say)
+    assert saved_step(tmp_path) == 3  # behind the step under way
 
 
 def test_a_second_ctrl_c_does_not_wait(capsys):
@@ -86,8 +145,9 @@ def test_a_worker_that_leaves_ctrl_c_to_its_parent_goes_on_ignoring_it():
 
 def started(arguments: list[str]) -> subprocess.Popen:
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "infini_jax", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "infini_jax", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
 
 
 def wait_until(is_under_way, process: subprocess.Popen) -> None:
@@ -96,11 +156,11 @@ def wait_until(is_under_way, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def interrupted(arguments: list[str], is_under_way) -> subprocess.CompletedProcess:
-    """The command in a process of its own, with Ctrl-C once it is under way."""
+def interrupted(arguments: list[str], is_under_way, number: int = signal.SIGINT) -> subprocess.CompletedProcess:
+    """The command in a process of its own, with Ctrl-C, or another signal, once it is under way."""
     with started(arguments) as process:
         wait_until(is_under_way, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, error = process.communicate(timeout=120)
     return subprocess.CompletedProcess(arguments, process.returncode, out, error)
 
@@ -108,6 +168,13 @@ def interrupted(arguments: list[str], is_under_way) -> subprocess.CompletedProce
 def saved_step(run: Path) -> int:
     """Of the newest checkpoint."""
     return max(int(folder.name) for folder in (run / "checkpoints").iterdir() if folder.name.isdigit())
+
+
+def process_of(lock: Path) -> int:
+    """The process that holds a lock."""
+    found = holder(lock)
+    assert found is not None
+    return found.pid
 
 
 def lines_in(log: Path) -> int:
@@ -159,7 +226,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_hangs(tmp_path):
     file.write_text(LONG)
     with started(["study", str(file), "--results", str(tmp_path), "--jobs", "1"]) as process:
         wait_until(lambda: lines_in(long / "metrics.jsonl") > 3, process)
-        worker = int((long / LOCK_FILE).read_text())
+        worker = process_of(long / LOCK_FILE)
         os.kill(worker, signal.SIGSTOP)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -169,3 +236,50 @@ def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_hangs(tmp_path):
     assert time.monotonic() - began < GRACE / 2
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+@pytest.mark.slow
+def test_a_study_whose_end_is_announced_lets_its_runs_save(tmp_path):
+    file, folder = tmp_path / "two.py", tmp_path / "two"
+    file.write_text(LONG)
+    arguments = ["study", str(file), "--results", str(tmp_path), "--jobs", "1"]
+    log = folder / "runs" / "long" / "metrics.jsonl"
+    done = interrupted(arguments, lambda: lines_in(log) > 3, signal.SIGUSR1)
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == (
+        f"infini-jax: stopped; what was finished or saved is kept; go on with: infini-jax {' '.join(arguments)}"
+    )
+    assert saved_step(folder / "runs" / "long") == lines_in(log)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["train", "study"])
+def test_a_terminal_that_is_closed_saves(kind, tmp_path):
+    """The whole session gets SIGHUP, and what is written from then on is an error."""
+    file = tmp_path / "two.py"
+    file.write_text(LONG)
+    run = tmp_path / "run" if kind == "train" else tmp_path / "two" / "runs" / "long"
+    alone = [*MQAR, "--train.log-every", "1", "--budget.amount", "1000000"]
+    arguments = [*(alone if kind == "train" else ["study", str(file), "--jobs", "1"]), "--results", str(tmp_path)]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infini_jax", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    os.set_blocking(ours, False)
+
+    def is_under_way() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            os.read(ours, 1 << 16)  # a full terminal would make it wait
+        return lines_in(run / "metrics.jsonl") > 3
+
+    wait_until(is_under_way, process)
+    os.close(ours)
+    process.wait(timeout=120)
+    assert saved_step(run) == lines_in(run / "metrics.jsonl") > 3

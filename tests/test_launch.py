@@ -28,10 +28,23 @@ def test_what_would_be_submitted_is_shown_and_nothing_is_written(tmp_path):
     launcher = LAUNCHERS["slurm"](5, Resources(cpus=3, gpus=1, memory_gb=8, minutes=30, partition="short"))
     said = launcher.described(STUDY, tmp_path)
     assert said.startswith("a SLURM array of 2 workers for 2 runs, ")
-    for line in ("time: 30", "cpus_per_task: 3", "gpus_per_node: 1", "mem: 8GB", "partition: short", "'requeue': True"):
+    for line in (
+        "time: 30",
+        "cpus_per_task: 3",
+        "gpus_per_node: 1",
+        "mem: 8GB",
+        "partition: short",
+        "'requeue': True",
+        "signal_delay_s: 120",
+    ):
         assert line in said
     assert LAUNCHERS["local"](3, Resources()).described(STUDY, tmp_path) == "3 processes on this machine for 2 runs"
     assert not list(tmp_path.iterdir())
+
+
+def test_workers_with_little_time_are_told_to_save_within_a_quarter_of_it():
+    delays = [LAUNCHERS["slurm"](1, Resources(minutes=n)).settings(1)["slurm_signal_delay_s"] for n in (4, 8, 240)]
+    assert delays == [60, 120, 120]
 
 
 def test_a_dry_run_names_the_array(tmp_path, capsys):

@@ -1,10 +1,10 @@
 """Prepared corpora: made once, whole or not at all, and never another than the run names."""
 
 import dataclasses
-import fcntl
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -21,6 +21,7 @@ from infini_jax.data.prepared import MANIFEST_FILE, MODEL_FILE, Counts, Manifest
 from infini_jax.data.tokenizers import Bytes, load_tokenizer
 from infini_jax.errors import ConfigError
 from infini_jax.training.execute import execute
+from tests.support.commands import held_by_another
 from tests.support.corpora import STORIES, write_stories
 
 BYTES = TokenizerSettings()
@@ -202,10 +203,13 @@ def test_a_name_is_not_taken_from_another_preparation(data, stories):
 
 def test_two_processes_do_not_prepare_the_same(data, stories):
     prepared, _ = make(stories)
-    with (prepared.folder.parent / f".{prepared.folder.name}.lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match=r"^name: 'stories-bytes' is being prepared by another process"):
+    with held_by_another(prepared.folder.parent / f".{prepared.folder.name}.lock") as first:
+        with pytest.raises(ConfigError) as refused:
             make(stories)
+        who = f"process {first.pid} on {socket.gethostname()}"
+    assert str(refused.value) == (
+        f"name: 'stories-bytes' is being written by {who}; wait until it is done, or give another --name"
+    )
 
 
 @pytest.mark.parametrize(

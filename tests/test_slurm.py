@@ -90,6 +90,27 @@ def test_a_preempted_worker_is_queued_again_and_ends_with_the_same_numbers(slurm
     assert losses(folder) == losses(tmp_path / "local")
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_told_of_its_time_limit_saves_and_is_queued_again(slurm, tmp_path):
+    """`scancel --signal` sends now what SLURM sends before the limit; nothing else saves this run."""
+    study, folder = study_of(run_of("long", 10**7)), tmp_path / "slurm"
+    run = folder / "runs" / "long"
+    save_study(study, folder)
+    launcher = LAUNCHERS["slurm"](1, Resources(minutes=10, partition="low"))
+    launcher.submit(folder, missing=1)
+    wait_for(lambda: (run / METRICS_FILE).exists() and len((run / METRICS_FILE).read_text().splitlines()) > 20, 120, "a run")
+    (worker,) = queued(folder)
+    assert "TimeLimit=00:10:00" in told("scontrol", "show", "job", worker)
+    told("scancel", "--signal=USR2", worker)
+    wait_for(lambda: "Restarts=1" in told("scontrol", "show", "job", worker), 60, "a second start")
+    saved = [int(one.name) for one in (run / "checkpoints").iterdir() if one.name.isdigit()]
+    last = json.loads((run / METRICS_FILE).read_text().splitlines()[-1])["step"]
+    assert len(saved) == 1
+    assert last <= saved[0] < last + 10
+    launcher.cancel(folder)
+    wait_for(lambda: not queued(folder), 60, "an empty queue")
+
+
 def test_two_tasks_of_a_job_train_one_run(slurm, tmp_path):
     """`--processes job` reads what SLURM says; the losses are those of one process but for the order of sums."""
     rows = ["--data.pairs", "2", "--train.batch", "2", "--train.sequence", "16", "--train.log-every", "1"]

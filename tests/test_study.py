@@ -15,6 +15,7 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import ConfigError
+from infini_jax.locks import Holder
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE, TABLE_FILE
 from infini_jax.records.rows import read_rows
@@ -115,7 +116,7 @@ def long_is_training(desk: Desk) -> bool:
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_reported_and_another_goes_on(tmp_path):
     def kill(desk):
-        os.kill(desk.claimed_by(LONG), signal.SIGKILL)
+        os.kill(desk.claimed_by(LONG).pid, signal.SIGKILL)
 
     rows, failures = run_study(study_of(LONG, GOOD), tmp_path, jobs=1, watch=watching(long_is_training, kill))
     assert [row.run for row in rows] == ["good"]
@@ -170,7 +171,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
     with desk.claim(GOOD) as ours, rival.claim(GOOD) as theirs:
         assert ours
         assert not theirs
-        assert int(desk.of(GOOD).lock.read_text()) == os.getpid()
+        assert desk.claimed_by(GOOD) == rival.claimed_by(GOOD) == Holder.here(os.getpid())
     with rival.claim(GOOD) as theirs:
         assert theirs
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
+from infini_jax.units import exponential
+
 RESAMPLES, SEED = 400, 0
 MIDDLE = (0.2, 0.8)  # accuracies where a recall curve is nearly a logistic
 SLOPES, NEWTON_STEPS = (0.05, 60.0), 60
@@ -155,7 +157,7 @@ def log_log(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     if len(np.unique(x)) < 2:
         return math.nan, math.nan
     exponent, intercept = np.polyfit(np.log(x), np.log(y), 1)
-    return float(exponent), float(math.exp(intercept))
+    return float(exponent), exponential(float(intercept))
 
 
 def power_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> PowerLaw:
@@ -237,7 +239,7 @@ def wilson(right: float, asked: float) -> Interval:
     """The 95 % interval of a share (Wilson 1927), for trials that need not be whole numbers; None where nothing was asked."""
     if asked <= 0:
         return None
-    z, share = float(special.ndtri(0.975)), right / asked
+    z, share = float(special.ndtri(0.975)), float(np.clip(right / asked, 0.0, 1.0))  # sums of shares miss 1 by a rounding
     middle = (share + z**2 / (2 * asked)) / (1 + z**2 / asked)
     half = z / (1 + z**2 / asked) * math.sqrt(share * (1 - share) / asked + z**2 / (4 * asked**2))
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -273,9 +275,11 @@ class Decay:
 def decay(age: Sequence[float], value: Sequence[float], count: Sequence[float]) -> Decay:
     """The fit of an exponential decay by least squares weighted by counts; the interval is from the curvature.
 
-    All NaN with fewer than four ages or no decay.
+    All NaN with fewer than four ages or no decay. What is not finite or was never asked has no part.
     """
     a, y, m = (np.asarray(x, float) for x in (age, value, count))
+    kept = np.isfinite(a) & np.isfinite(y) & (m > 0)
+    a, y, m = a[kept], y[kept], m[kept]
     if len(np.unique(a)) < 4:
         return Decay(math.nan, math.nan, math.nan, None)
 
@@ -289,5 +293,6 @@ def decay(age: Sequence[float], value: Sequence[float], count: Sequence[float]) 
         return Decay(math.nan, math.nan, math.nan, None)
     explained = 1.0 - np.sum(m * (curve(a, *found) - y) ** 2) / np.sum(m * (y - np.average(y, weights=m)) ** 2)
     half = 1.96 * math.sqrt(covariance[1, 1])
-    interval = (math.exp(found[1] - half), math.exp(found[1] + half)) if math.isfinite(half) and half < 5 else None
-    return Decay(float(found[0]), math.exp(found[1]), float(explained), interval)
+    log_constant = float(found[1])
+    interval = (exponential(log_constant - half), exponential(log_constant + half)) if half < 5 else None
+    return Decay(float(found[0]), exponential(log_constant), float(explained), interval)

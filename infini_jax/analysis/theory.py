@@ -21,6 +21,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import optimize, special
 
+from infini_jax.units import ratio
+
 NODES, SPREAD_NODES = 64, 16  # of the Gauss-Hermite rules over z and |r|; twice as many give the same n50 to 0.3 %
 Interference = Literal["mean", "spread"]
 
@@ -69,13 +71,13 @@ def top1_n50(key_dim: int, value_dim: int, symbols: int, interference: Interfere
 
 
 def top1_n50_large(key_dim: float, value_dim: float, symbols: int) -> float:
-    """n50 of the top-1 law in the limit of large dimensions: d_k d_v / (2 ln V) pairs."""
-    return key_dim * value_dim / (2.0 * math.log(symbols))
+    """n50 of the top-1 law in the limit of large dimensions: d_k d_v / (2 ln V) pairs; NaN for a single symbol."""
+    return ratio(key_dim * value_dim, 2.0 * math.log(symbols))
 
 
 def bits_per_scalar(n50: float, scalars: float, symbols: int) -> float:
-    """Bits per scalar of the memory at half recall: n50 log2 V / scalars, with V = `symbols`."""
-    return n50 * math.log2(symbols) / scalars
+    """Bits per scalar of the memory at half recall: n50 log2 V / scalars, with V = `symbols`; NaN where nothing is carried."""
+    return ratio(n50 * math.log2(symbols), scalars)
 
 
 def delta_survival(age: np.ndarray | float, key_dim: float) -> np.ndarray:

@@ -52,12 +52,16 @@ class PrepareCorpus:
     test: Path | None = None
     jobs: int = 0
 
+    @property
+    def settings(self) -> TokenizerSettings:
+        """What is asked for of the tokenizer."""
+        return TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
+
     def run(self, watch: WatchPreparing) -> tuple[Prepared, bool]:
         """(the prepared corpus, whether it was made now). Raises `ConfigError` as `infini_jax.data.prepare.prepare` does."""
-        settings = TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
         named: tuple[tuple[Split, Path | None], ...] = (("validation", self.validation), ("test", self.test))
         lists: Lists = tuple((split, file) for split, file in named if file)
-        return prepare(self.corpus, settings, self.name, self.path, self.errors, lists, self.jobs, watch)
+        return prepare(self.corpus, self.settings, self.name, self.path, self.errors, lists, self.jobs, watch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,7 @@ def corpus(
             return
         console.print(corpora_table(), prepared_table())
         return
-    with corpus_progress(action.corpus, console) as watch:
+    with corpus_progress(action.corpus, action.settings, console) as watch:
         prepared, is_new = action.run(watch)
     console.print(counts_table(prepared))
     if not is_new:

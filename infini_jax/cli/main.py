@@ -17,7 +17,17 @@ from typing import Any
 import tyro
 
 from infini_jax.cli.output import REQUEUE
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, disk_fault, one_line, require_local
+from infini_jax.errors import (
+    Announced,
+    CheckpointError,
+    ConfigError,
+    EvaluationFailed,
+    Stopped,
+    TrainingDiverged,
+    disk_fault,
+    one_line,
+    require_local,
+)
 
 COMMANDS = {  # name -> module of this folder
     "study": "study",
@@ -97,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             called, prog="infini-jax", args=arguments, config=(tyro.conf.CascadeSubcommandArgs,)
         )
-    except (ConfigError, TrainingDiverged, CheckpointError) as error:
+    except (ConfigError, TrainingDiverged, CheckpointError, EvaluationFailed) as error:
         print(f"infini-jax: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except Stopped as error:
@@ -111,6 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"infini-jax: {line}", file=sys.stderr)
         sys.exit(1)
+    except Announced:
+        print(f"infini-jax: stopped; what was finished or saved is kept{how_to_go_on(arguments)}", file=sys.stderr)
+        sys.exit(REQUEUE)
     except KeyboardInterrupt as error:
         what = str(error) or "stopped; what was finished or saved is kept"
         print(f"infini-jax: {what}{how_to_go_on(arguments)}", file=sys.stderr)

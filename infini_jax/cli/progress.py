@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Column
 
 from infini_jax.config import RunConfig
+from infini_jax.data.prepare import TokenizerSettings, load_packages
 from infini_jax.model.cost import budget_steps
 from infini_jax.records.rows import is_whole
 from infini_jax.records.training_log import newest_line
@@ -30,7 +31,7 @@ from infini_jax.study.jobs import Job
 from infini_jax.study.spending import Spending, spending_of
 from infini_jax.study.study import Study
 from infini_jax.training.trained import saved_config
-from infini_jax.units import human_count, human_time
+from infini_jax.units import human_count, human_time, ratio
 
 _NAME = TextColumn("{task.description}", markup=False)
 _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True))  # what room is left
@@ -113,12 +114,16 @@ def live_line(line: dict[str, float], steps: int) -> str:
 
 def seconds_left(line: dict[str, float], steps: int) -> float:
     """Seconds that the remaining tokens take at the recent speed."""
-    return (steps / line["step"] - 1) * line["tokens"] / line["recent_tokens_per_second"]
+    return (ratio(steps, line["step"]) - 1) * ratio(line["tokens"], line["recent_tokens_per_second"])
 
 
 @contextlib.contextmanager
-def corpus_progress(name: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A context with a bar of the preparation of a corpus, in documents where they are counted."""
+def corpus_progress(name: str, settings: TokenizerSettings, console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A context with a bar of the preparation of a corpus, in documents where they are counted; a thread of its own draws it.
+
+    Raises `ConfigError` where a package is missing: all are imported before there is a thread.
+    """
+    load_packages(name, settings)
     with _bars(console, MofNCompleteColumn()) as bars:
         tasks = {}
 
@@ -146,7 +151,7 @@ def reading_progress(what: str, total: int | None, console: Console) -> Iterator
         task = bars.add_task(what, total=total, rate="compiling")
 
         def watch(done: int, tokens: int) -> None:
-            rate = tokens / (time.perf_counter() - began)
+            rate = ratio(tokens, time.perf_counter() - began)
             bars.update(task, completed=done, rate=f"{tokens:,} tokens, {rate:,.0f}/s")
 
         yield watch

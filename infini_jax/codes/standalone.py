@@ -8,7 +8,7 @@ import datetime
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,21 @@ from infini_jax.records.rows import Row, write_rows
 SCALAR = 4  # bytes: memories are float32
 
 
+Execute = Callable[[Any, Path, str], Row]
+
+
+def only_writer(execute: Execute) -> Execute:
+    """The function, which then refuses a folder that another process writes into."""
+
+    @functools.wraps(execute)
+    def alone(run: Any, folder: Path, study: str) -> Row:
+        with RunFolder(folder).only_writer():
+            return execute(run, folder, study)
+
+    return alone
+
+
+@only_writer
 def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
     """Asks random codes and returns the run's row, with the accuracy over the grid and no loss, as nothing is trained."""
     RunFolder(folder).write_config(run.to_dict())
@@ -83,6 +98,7 @@ def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
     )
 
 
+@only_writer
 def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     """Trains the codes, scores them and returns the run's row.
 
@@ -149,16 +165,17 @@ def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: A
 
 
 def learned_gates(run: CapacityRun, params: dict) -> np.ndarray:
-    """The gates that the layer learned, empty where it has none. They depend on no text: one question tells."""
+    """The gates that the layer learned, empty where it has none."""
+    return np.asarray(asked_gates(program_key(run), params))
 
-    @jax.jit
-    def asked(params: dict) -> jax.Array:
-        question = jnp.zeros((1, run.segment), jnp.int32)
-        found: Any = CodedLayer(run).apply({"params": params}, empty_memory(run, 1), question, method="ask")
-        gates = reported_gates(found[1])
-        return jnp.zeros(0) if gates is None else gates
 
-    return np.asarray(asked(params))
+@functools.partial(jax.jit, static_argnums=0)
+def asked_gates(run: CapacityRun, params: dict) -> jax.Array:
+    """The gates of a layer. They depend on no text: one question tells."""
+    question = jnp.zeros((1, run.segment), jnp.int32)
+    found: Any = CodedLayer(run).apply({"params": params}, empty_memory(run, 1), question, method="ask")
+    gates = reported_gates(found[1])
+    return jnp.zeros(0) if gates is None else gates
 
 
 def executed_step_flops(run: CapacityRun) -> float:
@@ -221,7 +238,7 @@ def figures(run: CapacityRun, params: dict, scored: list[Answered]) -> list[Meas
     scalars = run.memory_bytes / SCALAR
     for name, scale in (
         ("n50", 1.0),
-        ("bits_per_scalar", bits_per_scalar(1.0, scalars, run.symbols) if scalars else math.nan),
+        ("bits_per_scalar", bits_per_scalar(1.0, scalars, run.symbols)),
     ):
         low, high = (scale * bound for bound in interval)
         found.append(figure(name, scale * fitted.n50, int(asked_RxN.sum()), low, high))

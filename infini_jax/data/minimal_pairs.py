@@ -10,10 +10,9 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from infini_jax.data.prepared import SNAPSHOTS
-from infini_jax.data.snapshots import newest_version
+from infini_jax.data.snapshots import load_tfds, newest_version
 from infini_jax.errors import ConfigError, one_line, require, required
 from infini_jax.files import FOLDER_VARIABLE, data_folder
 
@@ -97,8 +96,7 @@ def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
 
     Raises `ConfigError` for a data set that is damaged or has no array_record files.
     """
-    import tensorflow_datasets as tfds
-
+    tfds = load_tfds()
     for folder in sorted(filter(None, map(newest_version, place.iterdir()))):
         require(
             any(folder.glob("*.array_record*")),
@@ -107,7 +105,7 @@ def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
             "convert it: python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record",
         )
         try:
-            builder: Any = tfds.builder_from_directory(folder)  # its decorators hide its arguments
+            builder = tfds.builder_from_directory(folder)
             examples: Sequence[dict] = builder.as_data_source(split="train")
             for number in range(len(examples)):
                 fields = {name: value for name, value in examples[number].items() if name in FIELDS}

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import importlib.util
 import multiprocessing
 import os
@@ -30,11 +31,12 @@ from infini_jax.data.prepared import (
     Prepared,
     prepared_folder,
 )
-from infini_jax.data.snapshots import Snapshot, built_in_snapshot, own_snapshot
+from infini_jax.data.snapshots import Snapshot, built_in_snapshot, load_tfds, own_snapshot
 from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.files import data_folder
+from infini_jax.locks import only_writer
 
 SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
 SAMPLE_PARTS = 64  # at least so many documents share it
@@ -172,12 +174,10 @@ def prepare(
       watch: called with the work at hand, its parts done and their number.
 
     Raises:
-      ConfigError: the corpus is not here, a file cannot be read, the name is taken by something else.
+      ConfigError: the corpus is not here, a file cannot be read, the name is taken by something else or is being prepared.
     """
     kind = lookup_corpus(corpus)
-    for module in ("tensorflow_datasets", "array_record", "importlib_resources", settings.tokenizer):
-        here = module == "bytes" or importlib.util.find_spec(module) is not None
-        require(here, "corpus", f"{module} is not installed and preparing needs it", f"pip install {module.replace('_', '-')}")
+    load_packages(corpus, settings)
     require(
         settings.model is None or settings.tokenizer == "sentencepiece",
         "model",
@@ -187,11 +187,12 @@ def prepare(
     folder = prepared_folder(name or default_name(corpus, path, settings))
     folder.parent.mkdir(parents=True, exist_ok=True)
     snapshots = data_folder() / SNAPSHOTS
-    with only_one(folder):
+    lock = folder.with_name(f".{folder.name}.lock")
+    with only_writer(lock, "name", f"'{folder.name}'", "wait until it is done, or give another --name"):
         watch("reading the texts", 0, 0)
         if isinstance(kind, BuiltIn):
             require(not lists, "splits", f"{corpus} has splits of its own", "leave the lists out")
-            snapshot = built_in_snapshot(corpus, snapshots, path)
+            snapshot = built_in_snapshot(corpus, snapshots, path, lambda what: watch(what, 0, 0))
             source = snapshot.digest
         else:
             texts = own_texts(corpus, path, errors, lists)
@@ -200,11 +201,28 @@ def prepare(
         if done:
             return done, False
         if not isinstance(kind, BuiltIn):
-            snapshot = own_snapshot(corpus, texts, snapshots)
+            snapshot = own_snapshot(corpus, texts, snapshots, lambda what: watch(what, 0, 0))
         watch("learning the tokenizer", 0, 0)
         tokenizer = settings.make(snapshot)
         write_prepared(folder, corpus, snapshot, settings.described(), tokenizer, jobs or cores(), watch)
         return Prepared.read(folder), True
+
+
+def load_packages(corpus: str, settings: TokenizerSettings) -> None:
+    """Imports all that preparing a corpus needs, before threads begin, see `load_tfds`.
+
+    Raises `ConfigError` for a package that is missing and a corpus that nobody knows.
+    """
+    kind = lookup_corpus(corpus)
+    for module in ("tensorflow_datasets", "array_record", "importlib_resources", settings.tokenizer):
+        here = module == "bytes" or importlib.util.find_spec(module) is not None
+        require(here, "corpus", f"{module} is not installed and preparing needs it", f"pip install {module.replace('_', '-')}")
+    if settings.tokenizer != "bytes":
+        importlib.import_module(settings.tokenizer)
+    load_tfds()
+    if isinstance(kind, BuiltIn):
+        with contextlib.suppress(Exception):  # who downloads it imports it again, and says what is wrong
+            importlib.import_module(kind.module)
 
 
 def default_name(corpus: str, path: Path | None, settings: TokenizerSettings) -> str:
@@ -337,24 +355,6 @@ def workers(jobs: int) -> Iterator[Callable]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-@contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """A context that holds the lock of a preparation, which ends with the process.
-
-    Raises `ConfigError` while another process prepares the same corpus.
-    """
-    import fcntl
-
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                "name", f"'{folder.name}' is being prepared by another process", "wait until it is done"
-            ) from error
-        yield
 
 
 def cores() -> int:

@@ -21,6 +21,7 @@ from infini_jax.data.documents import Documents
 from infini_jax.data.tokenizers import Bytes
 from infini_jax.errors import ConfigError, require, require_file_name, suggestion
 from infini_jax.files import FOLDER_VARIABLE, data_folder, json_text
+from infini_jax.units import exponential, ratio
 
 FORMAT = 1
 MANIFEST_FILE, MODEL_FILE = "manifest.json", "tokenizer.model"
@@ -53,12 +54,15 @@ class Counts:
     starts_sha256: str
 
     def word_perplexity(self, nats: float) -> float:
-        """Perplexity per word, exp(nats per token x tokens / words): comparable between tokenizers."""
-        return math.exp(nats * self.tokens / self.words)
+        """Perplexity per word, exp(nats per token x tokens / words): comparable between tokenizers.
+
+        Infinite beyond the largest float, as of text without white space, which is a single word; NaN without a word.
+        """
+        return exponential(ratio(nats * self.tokens, self.words))
 
     def bits_per_byte(self, nats: float) -> float:
         """Bits per byte of text, nats per token x tokens / bytes / ln 2: comparable between tokenizers."""
-        return nats * self.tokens / self.bytes / math.log(2)
+        return ratio(nats * self.tokens, self.bytes) / math.log(2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,18 @@
 """The documents of a corpus as a TFDS data set of array_record files: made, found or downloaded.
 
-TFDS is imported inside the functions that need it, and TensorFlow never: training reads prepared corpora only.
+TFDS is imported by `load_tfds` alone, when it is needed, and TensorFlow never: training reads prepared corpora only.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,25 @@ from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.corpora import CORPORA, BuiltIn
 from infini_jax.data.texts import Texts
 from infini_jax.errors import ConfigError, instance, one_line, require
+from infini_jax.locks import awaited
+
+Tell = Callable[[str], None]
+
+
+def untold(line: str) -> None:
+    """Tells nobody."""
+
+
+@functools.cache
+def load_tfds() -> Any:
+    """TFDS and all that is read or made by it.
+
+    While it is imported it has an `__import__` of its own in the place of Python's, in all threads, where whatever else is
+    imported fails. So who draws or works in threads calls this before they begin.
+    """
+    importlib.import_module("array_record.python.array_record_data_source")
+    importlib.import_module("infini_jax.data.builders")
+    return importlib.import_module("tensorflow_datasets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +59,9 @@ class Snapshot:
 
     def documents(self, split: Split) -> Sequence[dict]:
         """The examples of a split with random access. Raises `ConfigError` where the data set is damaged."""
-        import tensorflow_datasets as tfds
-
+        tfds = load_tfds()
         try:
-            builder: Any = tfds.builder_from_directory(self.folder)  # its decorators hide its arguments
+            builder = tfds.builder_from_directory(self.folder)
             return builder.as_data_source(split=dict(self.splits)[split])
         except Exception as error:  # TFDS raises whatever its files do
             raise self.damaged(error) from error
@@ -56,31 +75,44 @@ class Snapshot:
         return ConfigError("corpus", f"{self.folder} cannot be read ({one_line(error)})", "delete it and prepare again")
 
 
-def own_snapshot(name: str, texts: Texts, folder: Path) -> Snapshot:
+def own_snapshot(name: str, texts: Texts, folder: Path, tell: Tell = untold) -> Snapshot:
     """The texts as a TFDS data set below `folder`, written unless it is there.
 
-    Raises `ConfigError` where the texts changed while they were read.
+    What another process writes at the same time is waited for, and `tell` gets a line that names it. Raises `ConfigError`
+    where the texts changed while they were read.
     """
-    with quiet_tfds():
-        from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig  # loads TFDS
+    with awaited(lock_of(folder, name), tell), quiet_tfds():
+        load_tfds()
+        from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig
 
         config = TextsConfig.of(texts)
         builder = BUILDERS[name](data_dir=folder, config=config, file_format=FILE_FORMAT)
+        is_new = not builder.data_path.exists()
         builder.download_and_prepare()
-    if texts.digest() != config.name:
-        shutil.rmtree(builder.data_path)
-        raise ConfigError("path", f"the files of {name} changed while they were read", "run the command again")
+        if texts.digest() != config.name:
+            if is_new:
+                shutil.rmtree(builder.data_path)
+            raise ConfigError("path", f"the files of {name} changed while they were read", "run the command again")
     made: tuple[tuple[Split, str], ...] = tuple((split, split) for split in SPLIT_NUMBER if split in builder.info.splits)
     return Snapshot(str(builder.data_path), "book_text", made, config.name)
 
 
-def built_in_snapshot(name: str, folder: Path, path: Path | None = None) -> Snapshot:
+def lock_of(folder: Path, name: str) -> Path:
+    """The lock of whoever makes data sets called `name` below `folder`: TFDS itself knows no other process."""
+    return folder / f".{name}.lock"
+
+
+def built_in_snapshot(name: str, folder: Path, path: Path | None = None, tell: Tell = untold) -> Snapshot:
     """A data set that TFDS defines: the one in `path`, the one prepared below `folder`, or else downloaded.
 
-    Raises `ConfigError` where it cannot be downloaded, is no data set, or has no array_record files.
+    A download of another process is waited for, and `tell` gets a line that names it. Raises `ConfigError` where it cannot be
+    downloaded, is no data set, or has no array_record files.
     """
     corpus = instance(CORPORA[name], BuiltIn, "TFDS defines it")
-    made = path or newest_version(folder / corpus.builder) or download(name, folder)
+    made = path or newest_version(folder / corpus.builder)
+    if made is None:
+        with awaited(lock_of(folder, corpus.builder), tell):
+            made = newest_version(folder / corpus.builder) or download(name, folder)
     require((made / "dataset_info.json").is_file(), "path", f"{made} is no TFDS data set", "name the folder of its version")
     sizes = [(file.name, file.stat().st_size) for file in sorted(made.iterdir()) if file.is_file()]
     digest = hashlib.sha256(repr((corpus.feature, corpus.splits, sizes)).encode()).hexdigest()[:16]
@@ -116,8 +148,7 @@ def download(name: str, folder: Path) -> Path:
     mend = f"{name} needs {corpus.get}; prepare it there and copy {folder / corpus.builder}"
     require(reachable(corpus.host), "corpus", f"{name} comes from {corpus.host}, which cannot be reached", mend)
     try:
-        import tensorflow_datasets as tfds
-
+        tfds = load_tfds()
         importlib.import_module(corpus.module)  # registers it: TFDS does so itself only where TensorFlow is
         builder = tfds.builder(corpus.builder, data_dir=folder, file_format="array_record")
         builder.download_and_prepare()
@@ -138,10 +169,9 @@ def reachable(host: str) -> bool:
 @contextlib.contextmanager
 def quiet_tfds():
     """Context in which TFDS shows no progress bars and no log; errors come through."""
-    import tensorflow_datasets as tfds
     from absl import logging
 
-    tfds.disable_progress_bar()
+    load_tfds().disable_progress_bar()
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

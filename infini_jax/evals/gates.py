@@ -41,7 +41,7 @@ class GateEvaluation(Evaluation):
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
         """One figure per layer and head, labeled with both."""
-        found = jax.jit(functools.partial(gates, subject.run.model))(subject.params)
+        found = gates(subject.run.model, subject.params)
         watch(1, 1)
         return [
             Measure(self.name, "gate", float(gate), 1, labels={"layer": layer, "head": head})
@@ -50,6 +50,7 @@ class GateEvaluation(Evaluation):
         ]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def gates(model: ModelConfig, params: dict) -> dict[int, jax.Array]:
     """The H gates of each layer that has some, between 0 and 1, by the layer's number."""
     empty = jnp.zeros((1, model.segment), jnp.int32)

@@ -119,6 +119,13 @@ def speak(
     return said_RxT if layout is None else jax.lax.with_sharding_constraint(said_RxT, replicated(layout.mesh))
 
 
+@functools.lru_cache(maxsize=4)
+def carry_maker(model: ModelConfig, rows: int, layout: Layout | None) -> Callable[[], Carry]:
+    """The function that makes a fresh carry, compiled once and kept for all that read such rows."""
+    where = layout and carry_sharding(model, layout.mesh)
+    return jax.jit(functools.partial(init_carry, model, rows), out_shardings=where)
+
+
 class Places:
     """The devices on which rows are read: all devices where these share the rows evenly, otherwise one.
 
@@ -131,12 +138,10 @@ class Places:
     def __init__(self, model: ModelConfig, rows: int):
         self.model, self.rows = model, rows
         self.layout = None if rows % jax.device_count() else Layout(data_mesh(rows))
-        where = self.layout and carry_sharding(model, self.layout.mesh)
-        self._fresh = jax.jit(functools.partial(init_carry, model, rows), out_shardings=where)
 
     def fresh(self) -> Carry:
         """The carry of R rows that have read nothing."""
-        return self._fresh()
+        return carry_maker(self.model, self.rows, self.layout)()
 
     def put(self, text: np.ndarray) -> Any:
         """An array with rows in front, placed on the rows' devices."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from infini_jax.analysis.fits import wilson
 from infini_jax.records.measures import Label, Measure
+from infini_jax.units import ratio
 
 
 def ratio_variance(sums_E: np.ndarray, counts_E: np.ndarray) -> float:
@@ -24,8 +25,8 @@ def effective_trials(right_E: np.ndarray, asked_E: np.ndarray) -> float:
     answers are right, or none, nothing tells that those of one example are independent, and each example counts once.
     """
     examples, asked = len(asked_E), float(asked_E.sum())
-    share = float(right_E.sum()) / asked
-    if examples == 1 or share in (0.0, 1.0):
+    share = ratio(float(right_E.sum()), asked)
+    if examples <= 1 or share in (0.0, 1.0):
         return float(examples)
     variance = ratio_variance(right_E, asked_E)
     return min(asked, max(float(examples), share * (1 - share) / variance)) if variance else asked
@@ -38,7 +39,7 @@ def share_measure(evaluation: str, metric: str, hits: Sequence[np.ndarray | bool
     """
     right_E = np.array([np.sum(one) for one in hits], float)
     asked_E = np.array([np.size(one) for one in hits], float)
-    share = float(right_E.sum() / asked_E.sum())
+    share = ratio(float(right_E.sum()), float(asked_E.sum()))
     trials = effective_trials(right_E, asked_E)
     low, high = wilson(share * trials, trials) or (math.nan, math.nan)
     return Measure(evaluation, metric, share, int(asked_E.sum()), low, high, labels)

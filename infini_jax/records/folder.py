@@ -4,15 +4,17 @@ A run's folder holds its settings, log, checkpoints, figures and row; a study's 
 runs themselves. No other module knows these names.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 from infini_jax.errors import require_local
 from infini_jax.files import write_json
+from infini_jax.locks import only_writer
 
 CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parquet"
-ERROR_FILE, LOCK_FILE = "error.json", "lock"
+ERROR_FILE, LOCK_FILE, UNSCORED_FILE = "error.json", "lock", "unscored.json"
 CHECKPOINTS_FOLDER, MEASURES_FOLDER, OWN_FILE = "checkpoints", "measures", "own.parquet"
 STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json", "results.parquet", "measures.parquet"
 RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
@@ -56,9 +58,18 @@ class RunFolder:
         return self.path / ERROR_FILE
 
     @property
+    def unscored(self) -> Path:
+        """The file that says which figures the row lacks because their evaluation failed, there only if one did."""
+        return self.path / UNSCORED_FILE
+
+    @property
     def lock(self) -> Path:
-        """The file that a process holds while it works on the run."""
+        """The file that a process holds while it works on the run, see locks.py."""
         return self.path / LOCK_FILE
+
+    def only_writer(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which nobody else writes into the folder. Raises `ConfigError` where another process does."""
+        return only_writer(self.lock, "name", str(self.path), "wait until it is done, or give another name")
 
     @property
     def checkpoints(self) -> Path:

@@ -14,6 +14,7 @@ from infini_jax.report.found import Found, Point, at, by, by_task, points
 from infini_jax.report.parts import NotMeasured, middle, percent
 from infini_jax.report.plots import BASELINE
 from infini_jax.report.tasks import chance_of, example_evaluations, has_ceiling, own_settings, score_of
+from infini_jax.units import ratio
 
 CEILING, SOLVED = "full", 0.9
 SEQUENCE = "train.sequence"
@@ -133,7 +134,7 @@ def floor_warnings(found: Found) -> list[str]:
         chance = chance_of(rows, found, score_of(rows[0].task))
         if outside and chance is not None:
             asked = sum(questions(row, found) for row in outside)
-            share = sum(row.accuracy * questions(row, found) for row in outside) / asked
+            share = ratio(sum(row.accuracy * questions(row, found) for row in outside), asked)
             found_wrong += above(task, share, wilson(share * asked, asked), chance)
     outside = [
         one
@@ -144,9 +145,8 @@ def floor_warnings(found: Found) -> list[str]:
         outside, lambda one: (one.point.measure.eval, one.length, one.metric, one.chance)
     ).items():
         asked = sum(one.point.measure.count for one in of)
-        if asked:
-            share = sum(one.point.value * one.point.measure.count for one in of) / asked
-            found_wrong += above(f"{of[0].name} ({words(metric)})", share, wilson(share * asked, asked), chance)
+        share = ratio(sum(one.point.value * one.point.measure.count for one in of), asked)
+        found_wrong += above(f"{of[0].name} ({words(metric)})", share, wilson(share * asked, asked), chance)
     return found_wrong
 
 

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from infini_jax.evals.base import Watch, unwatched
-from infini_jax.files import write_at_once
+from infini_jax.files import replaced_at_once, write_at_once
 from infini_jax.records.folder import StudyFolder
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures import FIGURES
@@ -91,8 +91,9 @@ class Pictures:
         name = unlike(slug(drawn.identity), self.names)
         self.folder.mkdir(parents=True, exist_ok=True)
         text = drawing(drawn.figure)
-        (self.folder / f"{name}.svg").write_text(text, encoding="utf-8")
-        save_pdf(drawn.figure, self.folder / f"{name}.pdf")
+        write_at_once(text, self.folder / f"{name}.svg")
+        with replaced_at_once(self.folder / f"{name}.pdf") as partial:
+            save_pdf(drawn.figure, partial)
         self.names.add(name)
         self.watch(len(self.names))
         return {

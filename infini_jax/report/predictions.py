@@ -20,6 +20,7 @@ from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
 from infini_jax.study.jobs import Job
 from infini_jax.study.trials import chosen
+from infini_jax.units import ratio
 
 Verdict = Literal["holds", "fails", "not decided"]
 MATRICES, SLOTS = ("infini", "gated_delta"), ("full", "transformer_xl", "memorizing", "landmark")
@@ -162,8 +163,8 @@ def bits(evidence: Evidence) -> list[Prediction]:
     unit, _ = mean_over_seeds(*evidence.points(subjects.get("infini unit", []), "capacity", "bits_per_scalar"))
     for subject in normalised:
         mean, interval = mean_over_seeds(*evidence.points(subjects[subject], "capacity", "bits_per_scalar"))
-        share = None if interval is None else (interval[0] / unit, interval[1] / unit)
-        found.append(judge("P2", subject, "0.4 to 0.6 of the bits of unit keys", mean / unit, share, (0.4, 0.6)))
+        share = None if interval is None else (ratio(interval[0], unit), ratio(interval[1], unit))
+        found.append(judge("P2", subject, "0.4 to 0.6 of the bits of unit keys", ratio(mean, unit), share, (0.4, 0.6)))
     return _or_missing("P2", "matrix memories", "0.7 to 1.0 bits per scalar for unit keys, half for elu + 1", found)
 
 
@@ -210,10 +211,10 @@ def fading(evidence: Evidence) -> list[Prediction]:
         if row.task == "random_codes" and row.mechanism == "delta":
             points = evidence.of(row, "random_codes", "survival_by_age")
             fitted, dim = _decay_of(points), _key_dim(evidence, row)
-            interval = fitted.interval and (fitted.interval[0] / dim, fitted.interval[1] / dim)
+            interval = fitted.interval and (ratio(fitted.interval[0], dim), ratio(fitted.interval[1], dim))
             claim = "e^(-age / (c d_k)), c = 1.0 +- 0.1"
             subject = f"random codes, delta, d_k {dim:g}"
-            found.append(judge("P4", subject, claim, fitted.constant / dim if dim else math.nan, interval, (0.9, 1.1)))
+            found.append(judge("P4", subject, claim, ratio(fitted.constant, dim), interval, (0.9, 1.1)))
     for subject, rows in evidence.subjects("capacity", ("gated_delta",)).items():
         fits = []
         for row in rows:
@@ -278,7 +279,7 @@ def fraction(evidence: Evidence) -> list[Prediction]:
             n50 = _n50_of(points)
             if symbols and math.isfinite(n50):
                 scalars.append(row.memory_bytes / 4)
-                etas.append(n50 / theory.top1_n50_large(row.memory_bytes / 4, 1, symbols))
+                etas.append(ratio(n50, theory.top1_n50_large(row.memory_bytes / 4, 1, symbols)))
                 seeds.append(row.seed)
         mean, interval = mean_over_seeds(scalars, etas, seeds)
         reason = "" if etas else "no half-way point between the numbers of pairs measured, or settings unknown"

@@ -1,20 +1,19 @@
 """The desk of a study: the folders of its jobs, the claims of workers, failures.
 
-A job is done when its row.parquet is there, and finished when all that is measured of it is there too. A file that was cut
-short counts as missing. A claim is a lock that the system releases when its process dies, so that no two workers, of one
-study or of two on the same folder, ever do the same job.
+A job is done when its row.parquet is there and lacks no figure, and finished when all that is measured of it is there too. A
+file that was cut short counts as missing. A claim is a lock that the system releases when its process dies, so that no two
+workers, of one study or of two on the same folder, ever do the same job.
 """
 
 import contextlib
 import dataclasses
-import fcntl
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from infini_jax.evals.base import Evaluation
 from infini_jax.files import object_or_none, write_json
+from infini_jax.locks import Holder, claimed, holder
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.rows import is_whole
 from infini_jax.study.evaluations import measure_files, own_files
@@ -58,9 +57,13 @@ class Desk:
         """All files of evaluations' figures that the job must have."""
         return measure_files(self.of(job), job, self.evaluations)
 
-    def is_done(self, job: Job) -> bool:
-        """Whether the job need not be executed again: its row is there, and the figures that it makes itself."""
+    def has_row(self, job: Job) -> bool:
+        """Whether the job's row is there, and the figures that it makes itself."""
         return all(map(is_whole, [self.of(job).row, *own_files(self.of(job), job)]))
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the job need not be executed again: its row is there and lacks no figure whose evaluation failed."""
+        return self.has_row(job) and not self.of(job).unscored.exists()
 
     def is_finished(self, job: Job) -> bool:
         """Whether the job's row and all of its figures are there."""
@@ -88,20 +91,9 @@ class Desk:
 
         It is unless the job is finished, has failed in this call, or is claimed by another worker.
         """
-        self.of(job).path.mkdir(parents=True, exist_ok=True)
-        with self.of(job).lock.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield not self.is_finished(job) and self.error(job) is None
+        with claimed(self.of(job).lock) as ours:
+            yield ours and not self.is_finished(job) and self.error(job) is None
 
-    def claimed_by(self, job: Job) -> int | None:
-        """The id of the process that last claimed the job, None without one."""
-        file = self.of(job).lock
-        text = file.read_bytes() if file.exists() else b""
-        return int(text) if text.isdigit() else None
+    def claimed_by(self, job: Job) -> Holder | None:
+        """The process that last claimed the job, None without one."""
+        return holder(self.of(job).lock)

@@ -21,10 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, ConfigError, Stopped, TrainingDiverged, one_line, require, require_file_name
+from infini_jax.errors import (
+    Announced,
+    CheckpointError,
+    ConfigError,
+    EvaluationFailed,
+    Stopped,
+    TrainingDiverged,
+    named_line,
+    one_line,
+    require,
+    require_file_name,
+)
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import json_value, read_object, write_json
+from infini_jax.locks import Holder
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import join_measures
 from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
@@ -32,6 +44,7 @@ from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import evaluations_of, measure_missing
 from infini_jax.study.jobs import Job, execute_job, job_from_plain, job_to_plain, planned_flops
 from infini_jax.study.own_code import OwnCode, load_once
+from infini_jax.training.interrupts import announced
 
 USUAL = "out of memory is the usual cause"
 NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
@@ -164,7 +177,7 @@ def check_same_settings(study: Study, desk: Desk) -> None:
     Raises `ConfigError` where a run had.
     """
     for run in study.runs:
-        if desk.is_done(run):
+        if desk.has_row(run):
             (row,) = read_rows(desk.of(run).row)
             require(
                 row.fingerprint == run.fingerprint(),
@@ -175,7 +188,7 @@ def check_same_settings(study: Study, desk: Desk) -> None:
 
 
 def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
-    """Does every run that nobody else does: the body of a worker process, which saves its current run on SIGTERM.
+    """Does every run that nobody else does: the body of a worker process. It saves its run when its end is announced.
 
     `own_code` loads the user's file where it is unpickled, before the runs are. `cores` are the CPU cores that the worker may
     use, all of them where none are given.
@@ -185,8 +198,9 @@ def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int,
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread per core that it may use
     try:
-        do_all(desk, runs)
-    except Stopped:  # saved
+        with announced():
+            do_all(desk, runs)
+    except (Stopped, Announced):  # saved, or nothing was to be saved
         sys.exit(os.EX_TEMPFAIL)
 
 
@@ -243,14 +257,19 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
 
 def do(desk: Desk, run: Job) -> None:
     """Does what is missing of a run: the run itself, then its evaluations."""
-    if not desk.is_done(run):
-        execute_job(run, desk.of(run).path, desk.study)
     wrong = []
 
-    def fail(evaluation: Evaluation, error: Exception) -> None:
-        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-        wrong.append((f"evaluation {evaluation.name}: {kind}{one_line(error)}", "".join(traceback.format_exception(error))))
+    def note(said: str, error: Exception) -> None:
+        wrong.append((said, "".join(traceback.format_exception(error))))
 
+    def fail(evaluation: Evaluation, error: Exception) -> None:
+        note(f"evaluation {evaluation.name}: {named_line(error)}", error)
+
+    if not desk.is_done(run):
+        try:
+            execute_job(run, desk.of(run).path, desk.study)
+        except EvaluationFailed as error:  # the run is trained: its other evaluations are made
+            note(str(error), error)
     measure_missing(desk.of(run), run, desk.evaluations, fail)
     if wrong:
         (error, details), *others = wrong
@@ -258,10 +277,15 @@ def do(desk: Desk, run: Job) -> None:
 
 
 def die_with_parent() -> None:
-    """Ends this process when its parent process is gone, however that ended, as nobody would stop it any more."""
+    """Ends this process when its parent process is gone, however that ended, as nobody would stop it any more.
+
+    The run under way has `GRACE` seconds to be saved.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
     os._exit(1)
 
 
@@ -278,24 +302,26 @@ def run_study(
 
     Raises:
       ConfigError: finished runs have other settings, or `jobs` is below one.
+      Announced: a signal announced the end; the runs under way are saved.
     """
     require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
     desk = study.desk(folder)
     check_same_settings(study, desk)
     missing = missing_of(study, folder)
     workers = {}
-    try:
-        for number in range(min(jobs, len(missing))):
-            workers[number] = start(study.own_code, desk, missing, number, jobs)
-        while any(worker.is_alive() for worker in workers.values()):
+    with announced():
+        try:
+            for number in range(min(jobs, len(missing))):
+                workers[number] = start(study.own_code, desk, missing, number, jobs)
+            while any(worker.is_alive() for worker in workers.values()):
+                watch(desk)
+                for number, worker in workers.items():
+                    worker.join(0.5 / len(workers))
+                    if worker.exitcode and note_death(desk, missing, worker):
+                        workers[number] = start(study.own_code, desk, missing, number, jobs)
             watch(desk)
-            for number, worker in workers.items():
-                worker.join(0.5 / len(workers))
-                if worker.exitcode and note_death(desk, missing, worker):
-                    workers[number] = start(study.own_code, desk, missing, number, jobs)
-        watch(desk)
-    finally:
-        stop(list(workers.values()))
+        finally:
+            stop(list(workers.values()))
     return collect(study, desk)
 
 
@@ -313,7 +339,8 @@ def stop(workers: list[BaseProcess]) -> None:
     end = time.monotonic() + GRACE
     try:
         if under_way:
-            print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # of a terminal that is gone
+                print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
         for worker in under_way:
             worker.terminate()
         for worker in under_way:
@@ -332,7 +359,8 @@ def dealt_cores(number: int, jobs: int) -> tuple[int, ...]:
 
 def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
     """Notes a dead worker's run as failed; False where it had none, so that a new worker could not start either."""
-    at = [run for run in runs if desk.claimed_by(run) == worker.pid and not desk.is_finished(run) and desk.error(run) is None]
+    dead = Holder.here(worker.pid or 0)
+    at = [run for run in runs if desk.claimed_by(run) == dead and not desk.is_finished(run) and desk.error(run) is None]
     for run in at:
         code = worker.exitcode or 0
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -361,7 +389,7 @@ def write_tables(study: Study, desk: Desk) -> list[Row]:
     rows = finished_rows(study, desk)
     if rows:
         write_rows(rows, StudyFolder(desk.folder).table)
-    files = [file for run in study.runs if desk.is_done(run) for file in desk.measure_files(run) if is_whole(file)]
+    files = [file for run in study.runs if desk.has_row(run) for file in desk.measure_files(run) if is_whole(file)]
     join_measures(files, StudyFolder(desk.folder).measures)
     return rows
 
@@ -374,4 +402,4 @@ def cut_short(study: Study, folder: Path) -> list[Path]:
 
 def finished_rows(study: Study, desk: Desk) -> list[Row]:
     """The rows that are there, in the order of the study's runs."""
-    return [row for run in study.runs if desk.is_done(run) for row in read_rows(desk.of(run).row)]
+    return [row for run in study.runs if desk.has_row(run) for row in read_rows(desk.of(run).row)]

@@ -5,6 +5,7 @@ memories.
 """
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar
@@ -67,11 +68,14 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
 
 
 def best_rate(rows: Sequence[Row]) -> float | None:
-    """The learning rate with the lowest median validation loss over the seeds of one point, None for rows without a rate."""
+    """The learning rate with the lowest median validation loss over the seeds of one point, None for rows without a rate.
+
+    A run whose evaluation failed has no loss and no say; a rate without any loss is the last to be taken.
+    """
     losses: dict[float | None, list[float]] = {}
     for row in rows:
-        losses.setdefault(row.learning_rate, []).append(row.loss)
-    return min(losses, key=lambda rate: (statistics.median(losses[rate]), rate or 0.0))
+        losses.setdefault(row.learning_rate, []).extend([row.loss] if math.isfinite(row.loss) else [])
+    return min(losses, key=lambda rate: (statistics.median(losses[rate] or [math.inf]), rate or 0.0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,18 +1,22 @@
 """One run from its config to its row in the table: train, score, count, write."""
 
 import contextlib
+import dataclasses
 import datetime
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from infini_jax.config import RunConfig
 from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding
-from infini_jax.files import json_text, write_at_once
-from infini_jax.model.cost import budget_steps, model_cost, parameter_count, training_flops_per_step
+from infini_jax.errors import EvaluationFailed, named_line
+from infini_jax.files import json_text, write_at_once, write_json
+from infini_jax.model.cost import budget_steps, model_cost, parameter_count, planned_flops, training_flops_per_step
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import Row, write_rows
@@ -56,17 +60,31 @@ def execute(
       sharding: how the devices share the work.
 
     Raises:
-      Stopped: SIGTERM came; the run is saved.
+      EvaluationFailed: the run is trained and its row written, without the figures of an evaluation that failed.
+      Stopped: a signal that announces the end came, or nobody reads the output any more; the run is saved.
       Interrupted: Ctrl-C was pressed; the run is saved.
-      ConfigError: the settings, the data or the trackers are not usable here.
+      ConfigError: the settings, the data or the trackers are not usable here, or another process is at the run.
       TrainingDiverged: the loss is no longer finite.
       CheckpointError: a checkpoint cannot be read or written.
     """
-    place = RunFolder(folder)
-    run = with_steps(run, folder, sharding)
-    budget_steps(run)  # a budget that no run has is told before anything is written
+    planned_flops(run)  # a budget that no run has is told before anything is written
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
-    folder.mkdir(parents=True, exist_ok=True)
+    with RunFolder(folder).only_writer() if is_first() else contextlib.nullcontext():
+        return execute_alone(with_steps(run, folder, sharding), folder, study, watch, saving, resume, mirrors, sharding)
+
+
+def execute_alone(
+    run: RunConfig,
+    folder: Path,
+    study: str,
+    watch: Callable[[dict[str, float]], None],
+    saving: Saving,
+    resume: int | None,
+    mirrors: Mirrors,
+    sharding: Sharding,
+) -> Row:
+    """The body of `execute`, in which nobody else writes into `folder`."""
+    place, unwatched = RunFolder(folder), threading.Event()
     with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
         if resume is not None:
             checkpoints.go_back_to(resume)
@@ -79,15 +97,34 @@ def execute(
             def log(line: dict[str, float]) -> None:
                 file.write(json_text(line) + "\n")
                 mirrors.log(line)
-                if LEARNED in line:
-                    watch(line)
+                if LEARNED in line and not unwatched.is_set():
+                    try:
+                        watch(line)
+                    except OSError:  # of a terminal or a pipe that is gone, as after a connection: its end was announced
+                        unwatched.set()
 
-            held_out = HeldOut(run, log, sharding)
-            finished = train(run, log, checkpoints, stop, held_out.examine, sharding)
-    row = make_row(run, study, finished, held_out.scores(finished.learned))
+            def stopping() -> bool:
+                return stop() or unwatched.is_set()
+
+            held_out, planned = HeldOut(run, log, sharding), planned_row(run, study)
+            finished = train(run, log, checkpoints, stopping, held_out.examine, sharding)
+    row = finished_row(planned, finished, held_out.scores(finished.learned))
     if is_first():
-        write_rows([row], place.row)
+        leave(row, place, held_out.failed)
+    if held_out.failed:
+        failed = "; ".join(f"evaluation {split}: {named_line(error)}" for split, error in held_out.failed.items())
+        first = next(iter(held_out.failed.values()))
+        raise EvaluationFailed(f"{failed}; {place.row} is written without it; call again to try it again") from first
     return row
+
+
+def leave(row: Row, place: RunFolder, failed: Mapping[Any, Exception]) -> None:
+    """Writes a run's row, and beside it what it lacks because an evaluation failed; a row that lacks nothing stands alone."""
+    if failed:
+        write_json({split: named_line(error) for split, error in failed.items()}, place.unscored, indent=None)
+    write_rows([row], place.row)
+    if not failed:
+        place.unscored.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -119,9 +156,12 @@ def nowhere() -> Iterator[TextIO]:
         yield opened
 
 
-def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScores) -> Row:
-    """The row of a finished run, with all that was counted and measured."""
-    step_flops = training_flops_per_step(run)
+def planned_row(run: RunConfig, study: str) -> Row:
+    """The row of a run with all that is known before it is trained; counting it cannot fail any more once it is.
+
+    A row is only left of a run that did all of its steps.
+    """
+    steps, step_flops = budget_steps(run), training_flops_per_step(run)
     return Row(
         run=run.name,
         version=run.version,
@@ -138,22 +178,37 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
         budget_unit=run.budget.unit,
         budget_amount=float(run.budget.amount),
         gives=run.budget.gives,
-        flops_planned=budget_steps(run) * step_flops,
-        flops_actual=finished.steps * step_flops,
-        flops_executed=finished.steps * executed_flops(Training(run).program),
-        steps=finished.steps,
-        tokens=finished.steps * run.tokens_per_step,
+        flops_planned=steps * step_flops,
+        flops_actual=steps * step_flops,
+        flops_executed=steps * executed_flops(Training(run).program),
+        steps=steps,
+        tokens=steps * run.tokens_per_step,
+        seconds=math.nan,
+        compile_seconds=math.nan,
+        train_loss=math.nan,
+        loss=math.nan,
+        accuracy=math.nan,
+        test_loss=None,
+        test_accuracy=None,
+        gate_mean=None,
+        gate_spread=None,
+        corpus=run.data.open(rows_of(run, "train")).corpus,
+        finished="",
+        skipped_steps=0,
+        **environment(),
+    )
+
+
+def finished_row(planned: Row, finished: Finished, scores: HeldOutScores) -> Row:
+    """The row of a finished run, with all that was measured."""
+    return dataclasses.replace(
+        planned,
         seconds=finished.seconds,
         compile_seconds=finished.compile_seconds,
         train_loss=finished.last["loss"],
-        loss=scores.loss,
-        accuracy=scores.accuracy,
-        test_loss=scores.test_loss,
-        test_accuracy=scores.test_accuracy,
         gate_mean=finished.last.get("gate_mean"),
         gate_spread=finished.last.get("gate_spread"),
-        corpus=run.data.open(rows_of(run, "train")).corpus,
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         skipped_steps=finished.skipped,
-        **environment(),
+        **dataclasses.asdict(scores),
     )

@@ -1,14 +1,24 @@
 """Scores of a run on held-out data, while it is trained and at its end."""
 
 import dataclasses
+import logging
+import math
 from collections.abc import Callable
+from typing import TypeVar
+
+import jax
 
 from infini_jax.config import RunConfig
 from infini_jax.config.evaluation import CARRIED
+from infini_jax.data.batch import Split
 from infini_jax.devices.sharding import Sharding
-from infini_jax.evals.perplexity import Reader, has_something
+from infini_jax.errors import named_line
+from infini_jax.evals.perplexity import Perplexity, Reader, has_something
 from infini_jax.model.cost import budget_steps
 from infini_jax.training.scoring import make_evaluate
+
+Found = TypeVar("Found")
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +26,7 @@ class HeldOutScores:
     """Scores of a run on held-out data.
 
     Attributes:
-      loss: nats per scored token of the validation split.
+      loss: nats per scored token of the validation split, NaN where it could not be read.
       accuracy: share of right predictions on the validation split.
       test_loss: nats per scored token of the test split, None without one.
       test_accuracy: share of right predictions on the test split, None without one.
@@ -31,7 +41,11 @@ class HeldOutScores:
 class HeldOut:
     """The scoring of a run on held-out data: whole documents while it is trained, or batches at its end without documents.
 
-    The test split is read once, at the end, if it has something to score, and only the row hears of it.
+    The test split is read once, at the end, if it has something to score, and only the row hears of it. An evaluation that
+    fails costs its figures and nothing else: it is told in one line, and training and the other evaluations go on.
+
+    Attributes:
+      failed: split -> error of its last evaluation, for splits whose last evaluation failed.
 
     Raises:
       ConfigError: there is no data to validate on; raised when this is made, not at the end of training.
@@ -39,23 +53,54 @@ class HeldOut:
 
     def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None], sharding: Sharding):
         documents = run.data.whole("validation")
-        self.run, self.log, self.sharding, self.newest = run, log, sharding, None
-        self.reader = documents and Reader(run.model, *documents, run.evaluation)
+        self.run, self.log, self.sharding = run, log, sharding
+        self.newest: Perplexity | None = None
+        self.failed: dict[Split, Exception] = {}
+        self.reader = Reader(run.model, *documents, run.evaluation) if documents else None
         carried = dataclasses.replace(run.evaluation, conditions=(CARRIED,))
         tested = run.data.whole("test") if run.data.has("test") else None
         self.test_reader = Reader(run.model, *tested, carried) if tested and has_something(tested[0].lengths) else None
 
     def examine(self, step: int, params: dict) -> None:
         """Reads the held-out documents and logs their figures; does nothing for tasks without documents."""
-        if self.reader:
-            self.newest = self.reader.read(params)
-            self.log({"step": step, "tokens": step * self.run.tokens_per_step, **self.newest.metrics()})
+        reader, self.newest = self.reader, None
+        if reader and (found := self._tried("validation", lambda: with_metrics(reader.read(params)))):
+            self.newest, metrics = found
+            self.log({"step": step, "tokens": step * self.run.tokens_per_step, **metrics})
 
     def scores(self, params: dict) -> HeldOutScores:
         """The scores at the end of training."""
-        if not self.newest:
+        if not self.reader:
             evaluate = make_evaluate(self.run.program(budget_steps(self.run)), self.sharding)
-            return HeldOutScores(*evaluate(params, "validation"), *evaluate(params, "test"))
-        tested = self.test_reader and self.test_reader.read(params)
-        found = (tested.loss(), tested.accuracy) if tested else (None, None)
-        return HeldOutScores(self.newest.loss(), self.newest.accuracy, *found)
+            found = self._tried("validation", lambda: evaluate(params, "validation"))
+            tested = self._tried("test", lambda: evaluate(params, "test"))
+        else:
+            found = self.newest and means_of(self.newest)
+            test_reader = self.test_reader
+            tested = self._tried("test", lambda: means_of(test_reader.read(params))) if test_reader else None
+        return HeldOutScores(*(found or (math.nan, math.nan)), *(tested or (None, None)))
+
+    def _tried(self, split: Split, evaluation: Callable[[], Found]) -> Found | None:
+        """The result of an evaluation of a split, None where it fails.
+
+        With several processes the error is raised: one that went on alone would meet the others in the wrong computation.
+        """
+        self.failed.pop(split, None)
+        try:
+            return evaluation()
+        except Exception as error:  # whatever went wrong, what was trained is worth more
+            if jax.process_count() > 1:
+                raise
+            self.failed[split] = error
+            logger.warning("evaluation %s: %s; the run goes on without its figures", split, named_line(error))
+            return None
+
+
+def means_of(found: Perplexity) -> tuple[float, float]:
+    """(nats per token, accuracy) of documents that were read."""
+    return found.loss(), found.accuracy
+
+
+def with_metrics(found: Perplexity) -> tuple[Perplexity, dict[str, float]]:
+    """What was read and its metric line, which is derived from it and may fail as reading may."""
+    return found, found.metrics()

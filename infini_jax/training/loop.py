@@ -22,6 +22,7 @@ from infini_jax.model.stream import Carry
 from infini_jax.training.checkpoint import Checkpoints, Progress
 from infini_jax.training.program import Training, TrainState, compiled_step
 from infini_jax.training.skips import Skips
+from infini_jax.units import ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,10 +176,10 @@ def speeds(run: RunConfig, number: int, seconds: float, behind: Progress, peak: 
     the restart. mfu is there where the devices' `peak` is known, in FLOPs per second: the model's own FLOPs, without
     recomputation (Chowdhery et al. 2022, appendix B).
     """
-    rate = (number - behind.step) / (seconds - behind.seconds)
+    rate = ratio(number - behind.step, seconds - behind.seconds)  # a coarse clock may have stood still
     line = {
         "seconds": seconds,
-        "tokens_per_second": number * run.tokens_per_step / seconds,
+        "tokens_per_second": ratio(number * run.tokens_per_step, seconds),
         "recent_tokens_per_second": rate * run.tokens_per_step,
     }
     return line if peak is None else {**line, "mfu": rate * training_flops_per_step(run) / peak}

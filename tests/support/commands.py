@@ -93,3 +93,27 @@ def disk(folder: Path, size: str, options: str = "rw") -> Iterator[Path]:
 def largest_file(size: int) -> str:
     """Python for `spawned`: no file may grow beyond `size` bytes; what a full disk does, where none can be mounted."""
     return f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from infini_jax.locks import claimed
+with claimed(Path(sys.argv[1])) as ours:
+    print(ours, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another(lock: Path) -> Iterator[subprocess.Popen]:
+    """A process that holds a lock."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -13,6 +13,7 @@ ROOMS = (
     "errors",
     "units",
     "files",
+    "locks",
     "data",
     "records",
     "layers",

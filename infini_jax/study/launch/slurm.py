@@ -1,11 +1,14 @@
 """The launcher slurm, by submitit: an array of workers that SLURM queues again when their time is up or they are preempted.
 
-A worker that is told to end (SIGTERM) saves the run it is at; queued again, it goes on from there. submitit cannot tell a
-job's state without SLURM's accounting, so that what is done is read from the study's folder, and who is left from squeue.
+A worker that is told to end saves the run it is at; queued again, it goes on from there. SLURM sends SIGTERM where it preempts
+and queues again itself. Some time before the limit it sends the signal that submitit asked for, at which submitit queues the
+worker again: a worker that is training answers once the run is saved. submitit cannot tell a job's state without SLURM's
+accounting, so that what is done is read from the study's folder, and who is left from squeue.
 """
 
 import dataclasses
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -13,16 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from infini_jax.errors import ConfigError, installs, require
+from infini_jax.errors import ConfigError, Stopped, installs, require
 from infini_jax.files import read_object, write_json
+from infini_jax.locks import only_writer
 from infini_jax.study.desk import Desk
 from infini_jax.study.launch.base import Launcher, cancelled, job_name, place_of
 from infini_jax.study.study import Study, collect, missing_of, work_on
 
-JOBS_FILE = "slurm.json"  # in the study's folder: ids of the newest array
+JOBS_FILE, LOCK_FILE = "slurm.json", "slurm.lock"  # in the study's folder: ids of the newest array, and who queues it
 LOGS = "slurm"
 POLL = 2.0  # seconds
 REQUEUES = 100  # after a time limit
+SAVING = 120  # seconds before the limit at which workers are told to save
+SHARE = 0.25  # of the time there is, at most, for that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +48,13 @@ class Worker:
     session: str
 
     def __call__(self) -> None:
-        """Does the runs that are missing."""
-        work_on(self.folder, self.number, self.count, self.session)
+        """Does the runs that are missing. What tells of the time limit is answered once the run is saved: by submitit."""
+        try:
+            work_on(self.folder, self.number, self.count, self.session)
+        except Stopped as stopped:
+            if stopped.signal in (None, signal.SIGTERM) or not callable(signal.getsignal(stopped.signal)):
+                raise
+            signal.raise_signal(stopped.signal)
 
     def checkpoint(self) -> Any:
         """The submission that follows when the time is up, which submitit asks for: this worker again."""
@@ -70,6 +81,7 @@ class Slurm(Launcher):
             "slurm_cpus_per_task": r.cpus,
             "slurm_ntasks_per_node": 1,
             "slurm_array_parallelism": self.workers(missing),
+            "slurm_signal_delay_s": round(min(SAVING, SHARE * 60 * r.minutes)),
             "slurm_additional_parameters": {"requeue": True},
             "slurm_srun_args": [f"--cpus-per-task={r.cpus}"],
         }
@@ -94,8 +106,9 @@ class Slurm(Launcher):
         Raises `ConfigError` where SLURM or submitit is not here.
         """
         require(shutil.which("sbatch") is not None, "launch", "there is no sbatch here", "log in to a SLURM machine")
-        if not queued(folder) and (missing := missing_of(study, folder)):
-            self.submit(folder, len(missing))
+        with only_writer(folder / LOCK_FILE, "launch", str(folder), "wait until its workers are queued"):
+            if not queued(folder) and (missing := missing_of(study, folder)):
+                self.submit(folder, len(missing))
         desk = dataclasses.replace(study.desk(folder), session=noted(folder)["session"])
         while queued(folder):
             watch(desk)
