@@ -1,7 +1,9 @@
 """Files that a reader never sees half of, files that come with the package, and where prepared data lie."""
 
 import contextlib
+import io
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,20 @@ def write_at_once(text: str, file: Path) -> None:
     """Writes `text` to `file` whole or not at all, whenever the process dies."""
     with replaced_at_once(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def open_regular(file: Path) -> io.BufferedReader:
+    """A regular file opened for reading; links are followed.
+
+    Raises OSError for anything else: reading a pipe or a device may wait for ever or never come to an end.
+    """
+    if stat.S_ISREG(os.stat(file).st_mode):  # opening a device may already do something
+        no_waiting = getattr(os, "O_NONBLOCK", 0)  # for a pipe that was put in its place since
+        opened = os.fdopen(os.open(file, os.O_RDONLY | no_waiting | getattr(os, "O_BINARY", 0)), "rb")
+        if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            return opened
+        opened.close()
+    raise OSError("is no regular file")
 
 
 def shipped(folder: str) -> Path:

@@ -23,7 +23,7 @@ PG19 = ["book_text", "book_id", "book_title", "publication_date", "book_link"]
 
 def everything(texts) -> dict[str, dict[str, str]]:
     """Split -> name -> text."""
-    return {split: dict(texts.documents(split)) for split in SPLIT_NUMBER}
+    return {split: {name: "".join(text) for name, text in texts.documents(split)} for split in SPLIT_NUMBER}
 
 
 def pack(folder: Path, archive: Path) -> Path:

@@ -13,9 +13,9 @@ from infini_jax.cli.output import AsJson, print_json
 from infini_jax.cli.progress import corpus_progress
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import CORPORA, Lists
+from infini_jax.data.decoding import Errors
 from infini_jax.data.prepare import TokenizerSettings, WatchPreparing, prepare
 from infini_jax.data.prepared import Prepared, prepared_folders
-from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm
 from infini_jax.errors import ConfigError
 from infini_jax.files import data_folder

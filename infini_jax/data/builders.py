@@ -64,7 +64,7 @@ class Books(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield (
                 name,
                 {
-                    "book_text": text,
+                    "book_text": "".join(text),
                     "book_id": number,
                     "book_title": re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1]),
                     "publication_date": "",

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infini_jax.data.batch import Split
-from infini_jax.data.texts import Errors, Metamath, StandardLibrary, TextFiles, Texts, first_place
+from infini_jax.data.decoding import Errors
+from infini_jax.data.texts import Metamath, StandardLibrary, TextFiles, Texts, first_place
 from infini_jax.errors import lookup, require, required
 
 Lists = tuple[tuple[Split, Path], ...]

@@ -20,6 +20,7 @@ import numpy as np
 
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import BuiltIn, Lists, lookup_corpus, own_texts
+from infini_jax.data.decoding import Errors
 from infini_jax.data.prepared import (
     FORMAT,
     MANIFEST_FILE,
@@ -31,7 +32,6 @@ from infini_jax.data.prepared import (
     prepared_folder,
 )
 from infini_jax.data.snapshots import Snapshot, built_in_snapshot, own_snapshot
-from infini_jax.data.texts import Errors
 from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError, require, require_positive
 from infini_jax.files import data_folder

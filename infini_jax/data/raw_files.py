@@ -1,0 +1,214 @@
+"""Named files of a folder or an archive, read in blocks: regular ones only, and none beyond a limit.
+
+What a user's folder or an archive from elsewhere holds is foreign: a pipe or device would be read for ever, and an archive of
+a few megabytes can hold terabytes. So sizes are checked before anything is read, and bytes are counted while they are: what an
+archive says of its own sizes may be wrong.
+"""
+
+import abc
+import contextlib
+import functools
+import hashlib
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from infini_jax.errors import ConfigError, one_line, require
+from infini_jax.files import open_regular
+
+LARGEST_DOCUMENT = 1 << 30  # bytes of a file, unpacked
+BLOCK = 1 << 20  # bytes that are read at once
+DAMAGED = (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error)
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
+
+
+class Files(abc.ABC):
+    """Named byte strings: a folder or an archive. Names are relative, with '/'.
+
+    Attributes:
+      path: of the folder or archive.
+      field: setting that gave the path, named in errors.
+    """
+
+    def __init__(self, path: Path, field: str = "path"):
+        self.path, self.field = path, field
+
+    @abc.abstractmethod
+    def names(self) -> list[str]:
+        """The names of all files."""
+        ...
+
+    @abc.abstractmethod
+    def size(self, name: str) -> int:
+        """The bytes of a file as the folder or archive declares them."""
+
+    @abc.abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """A file opened for reading. Raises OSError for what is no regular file."""
+
+    @abc.abstractmethod
+    def digest(self, suffixes: tuple[str, ...]) -> bytes:
+        """SHA-256 of the names and contents of the files with these endings."""
+
+    def ending(self, suffixes: tuple[str, ...]) -> list[str]:
+        """The names of the files with these endings, in any case."""
+        return [name for name in self.names() if name.lower().endswith(suffixes)]
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The content of a file, some bytes at a time.
+
+        Raises `ConfigError` with its name where it cannot be read or holds more than `LARGEST_DOCUMENT`, whatever size it
+        declares.
+        """
+        with naming(name, self.field):
+            check_size(name, self.size(name), self.field)
+            with self.open(name) as opened:
+                yield from counted_blocks(opened, name, self.field)
+
+
+def counted_blocks(opened: BinaryIO, name: str, field: str) -> Iterator[bytes]:
+    """The bytes of an open file called `name`. Raises `ConfigError` as soon as they are more than `LARGEST_DOCUMENT`."""
+    size = 0
+    while block := opened.read(BLOCK):
+        size += len(block)
+        check_size(name, size, field)
+        yield block
+
+
+def check_size(name: str, size: int, field: str) -> None:
+    """Raises `ConfigError` where `size` bytes are more than a document may hold."""
+    require(
+        size <= LARGEST_DOCUMENT,
+        field,
+        f"{name} holds {max(size, LARGEST_DOCUMENT + 1):,} bytes or more, and a document at most {LARGEST_DOCUMENT:,}",
+        "split it into smaller files, or leave it out",
+    )
+
+
+@contextlib.contextmanager
+def naming(name: str, field: str) -> Iterator[None]:
+    """Context that turns what reading raises into a `ConfigError` with the file's name."""
+    try:
+        yield
+    except (*DAMAGED, KeyError, RuntimeError) as error:
+        raise ConfigError(field, f"{name} cannot be read ({one_line(error)})", "mend or remove it") from error
+
+
+class Folder(Files):
+    """Files below a folder in order of their names; also entries that are no files, so that reading them shows it.
+
+    Links to folders are followed. Raises `ConfigError` for a folder that cannot be listed: its documents would be missing.
+    """
+
+    def names(self) -> list[str]:
+        return sorted(name.relative_to(self.path).as_posix() for name in self._below(self.path, ()))
+
+    def _below(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+        here = folder.resolve()
+        shown = folder.relative_to(self.path).as_posix()
+        require(here not in above, self.field, f"{shown} leads back to a folder that it lies in", "remove the link")
+        try:
+            entries = [(entry, entry.is_dir()) for entry in folder.iterdir()]
+        except OSError as error:
+            raise ConfigError(self.field, f"{shown} cannot be listed ({one_line(error)})", "mend or remove it") from error
+        for entry, is_folder in entries:
+            is_text = not any(0xD800 <= ord(letter) < 0xE000 for letter in entry.name)  # bytes that are no UTF-8
+            require(is_text, self.field, f"the name {entry.name!a} is no UTF-8", "rename it")
+            yield entry
+            if is_folder:
+                yield from self._below(entry, (*above, here))
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+    def open(self, name: str) -> BinaryIO:
+        return open_regular(self.path / name)
+
+    def digest(self, suffixes: tuple[str, ...]) -> bytes:
+        whole = hashlib.sha256()
+        for name in self.ending(suffixes):
+            content = hashlib.sha256()
+            for block in self.blocks(name):
+                content.update(block)
+            whole.update(hashlib.sha256(name.encode()).digest() + content.digest())
+        return whole.digest()
+
+
+class Archive(Files):
+    """Files of a zip or tar archive, in the archive's order: a compressed tar is then read from front to back.
+
+    Raises `ConfigError` where the archive is damaged.
+    """
+
+    @functools.cached_property
+    def _open(self) -> zipfile.ZipFile | tarfile.TarFile:
+        file = open_regular(self.path)
+        if zipfile.is_zipfile(file):
+            return zipfile.ZipFile(file)
+        file.seek(0)
+        return tarfile.open(fileobj=file)
+
+    @functools.cached_property
+    def _members(self) -> dict[str, Any]:
+        """The entries by name; a compressed tar is read to its end. Raises `ConfigError` where the archive is damaged."""
+        try:
+            if isinstance(self._open, zipfile.ZipFile):
+                return {info.filename: info for info in self._open.infolist() if not info.is_dir()}
+            return {info.name: info for info in self._open.getmembers() if not info.isdir()}
+        except DAMAGED as error:
+            kinds = ", ".join(ARCHIVES)
+            raise ConfigError(
+                self.field, f"{self.path} is no whole archive ({one_line(error)})", f"give a whole {kinds}"
+            ) from error
+
+    def names(self) -> list[str]:
+        return list(self._members)
+
+    def size(self, name: str) -> int:
+        member = self._members[name]
+        return member.file_size if isinstance(member, zipfile.ZipInfo) else member.size
+
+    def open(self, name: str) -> BinaryIO:
+        member = self._members[name]
+        if isinstance(self._open, zipfile.ZipFile):
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise OSError("is a link")  # a zip holds only the name that it leads to
+            return cast(BinaryIO, self._open.open(member))
+        file = self._open.extractfile(member)  # follows links inside the archive
+        if file is None:
+            raise OSError("is no regular file")
+        return cast(BinaryIO, file)
+
+    def digest(self, suffixes: tuple[str, ...]) -> bytes:
+        with naming(self.path.name, self.field), open_regular(self.path) as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+
+def open_files(path: Path, field: str = "path") -> Files:
+    """The files of a folder or an archive. Raises `ConfigError` where `path` does not exist or is neither.
+
+    Args:
+      path: of the folder or archive.
+      field: setting that gave it, named in errors.
+    """
+    require(path.exists(), field, f"{path} does not exist", "give a folder or an archive")
+    require(path.is_dir() or path.is_file(), field, f"{path} is no regular file", "give a folder or an archive")
+    return Folder(path, field) if path.is_dir() else Archive(path, field)
+
+
+def read_foreign(file: Path, field: str = "path") -> bytes:
+    """The content of a file from elsewhere. Raises `ConfigError` for what is no regular file, or too large to be one document.
+
+    Args:
+      file: to read; links are followed.
+      field: setting that gave it, named in errors.
+    """
+    with naming(str(file), field):
+        check_size(str(file), file.stat().st_size, field)
+        with open_regular(file) as opened:
+            return b"".join(counted_blocks(opened, str(file), field))
