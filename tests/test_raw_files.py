@@ -33,7 +33,7 @@ class Zeros(io.RawIOBase):
 class Small(Files):
     """One file that declares a single byte."""
 
-    def names(self):
+    def entries(self):
         return ["bomb.txt"]
 
     def size(self, name):

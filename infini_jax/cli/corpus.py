@@ -1,6 +1,7 @@
 """`infini-jax corpus`: lists and prepares corpora."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,12 +53,12 @@ class PrepareCorpus:
     test: Path | None = None
     jobs: int = 0
 
-    def run(self, watch: WatchPreparing) -> tuple[Prepared, bool]:
+    def run(self, watch: WatchPreparing, tell: Callable[[str], None]) -> tuple[Prepared, bool]:
         """The prepared corpus, and whether it was made now. Raises `ConfigError`."""
         settings = TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
         named: tuple[tuple[Split, Path | None], ...] = (("validation", self.validation), ("test", self.test))
         lists: Lists = tuple((split, file) for split, file in named if file)
-        return prepare(self.corpus, settings, self.name, self.path, self.errors, lists, self.jobs, watch)
+        return prepare(self.corpus, settings, self.name, self.path, self.errors, lists, self.jobs, watch, tell)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,12 @@ def corpus(
             return
         console.print(corpora_table(), prepared_table())
         return
+    told: list[str] = []
     with corpus_progress(action.corpus, console) as watch:
-        prepared, is_new = action.run(watch)
+        prepared, is_new = action.run(watch, told.append)
     console.print(counts_table(prepared))
+    for line in told:
+        console.print(line, markup=False, soft_wrap=True)
     if not is_new:
         console.print("was prepared already: nothing to do")
     console.print(f"train on it: infini-jax train infini corpus --data.name {prepared.folder.name} ...", soft_wrap=True)

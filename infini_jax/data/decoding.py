@@ -9,37 +9,52 @@ from infini_jax.errors import ConfigError
 
 Errors = Literal["refuse", "replace", "latin-1"]
 PIECE = 16 << 20  # characters: what is longer is cut
+MARKS = (  # of byte orders, with what follows them; the longer ones first, as two begin alike
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
-def decoded(read: Callable[[], Iterator[bytes]], name: str, errors: Errors) -> Iterator[str]:
-    """The text of a document as it stands, line ends included, some of it at a time.
+def decoded(read: Callable[[], Iterator[bytes]], name: str, errors: Errors, field: str = "path") -> Iterator[str]:
+    """The text of a document as it stands, line ends included, some of it at a time. A byte order mark is taken off.
 
     Args:
       read: function that begins to read its bytes; called twice where they are many and may be Latin-1.
       name: of the document, for errors.
-      errors: treatment of bytes that are no UTF-8.
+      errors: treatment of bytes that are no UTF-8, or not of the encoding that a mark names.
+      field: setting that gave the document, named in errors.
 
-    Raises `ConfigError` with the place of the first byte that is no UTF-8 where `errors` is refuse.
+    Raises `ConfigError` with the place of the first byte that is none of the encoding where `errors` is refuse.
     """
     blocks = read()
     start = first_bytes(blocks, PIECE)
-    encoding = "utf-8"
-    if errors == "latin-1" and not is_text(itertools.chain([start], read() if len(start) >= PIECE else ()), encoding):
-        encoding = "latin-1"
+    encoding, done = marked(start)  # done: bytes before those at hand
+    if errors == "latin-1" and encoding == "utf-8":
+        whole = read() if len(start) >= PIECE else [start]
+        encoding = "utf-8" if is_text(whole, "utf-8-sig") else "latin-1"
     decoder = codecs.getincrementaldecoder(encoding)("replace" if errors == "replace" else "strict")
-    done = 0  # bytes before the block at hand
-    for block in itertools.chain([start], blocks, [b""]):
+    for block in itertools.chain([start[done:]], blocks, [b""]):
         held = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
+            others = "--errors replace or --errors latin-1" if encoding == "utf-8" else "--errors replace"
+            shown = encoding.upper().removesuffix("-LE").removesuffix("-BE")
             raise ConfigError(
-                "path",
-                f"{name} is not UTF-8 at byte {done - held + error.start} (0x{error.object[error.start]:02x})",
-                "mend the file, or read it with --errors replace or --errors latin-1",
+                field,
+                f"{name} is not {shown} at byte {done - held + error.start} (0x{error.object[error.start]:02x})",
+                f"mend the file, or read it with {others}",
             ) from error
         done += len(block)
         yield text
+
+
+def marked(start: bytes) -> tuple[str, int]:
+    """The encoding that a byte order mark at the start of a text names, and the mark's length; UTF-8 and 0 without one."""
+    return next(((encoding, len(mark)) for mark, encoding in MARKS if start.startswith(mark)), ("utf-8", 0))
 
 
 def first_bytes(blocks: Iterator[bytes], least: int) -> bytes:

@@ -154,6 +154,7 @@ def prepare(
     lists: Lists = (),
     jobs: int = 0,
     watch: WatchPreparing = lambda what, done, total: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[Prepared, bool]:
     """Prepares a corpus unless that is done; returns it and whether there was anything to do.
 
@@ -166,6 +167,7 @@ def prepare(
       lists: files that list the held-out documents.
       jobs: number of processes; 0 is one per core.
       watch: called with the work at hand, its parts done and their number.
+      tell: called with a line for the user.
 
     Raises:
       ConfigError: the corpus is not here, a file cannot be read, the name is taken by something else.
@@ -192,6 +194,7 @@ def prepare(
         else:
             texts = own_texts(corpus, path, errors, lists)
             source = texts.digest()
+            tell_left_out(texts.left_out(), tell)
         done = finished(folder, corpus, source, settings.described())
         if done:
             return done, False
@@ -201,6 +204,13 @@ def prepare(
         tokenizer = settings.make(snapshot)
         write_prepared(folder, corpus, snapshot, settings.described(), tokenizer, jobs or cores(), watch)
         return Prepared.read(folder), True
+
+
+def tell_left_out(names: list[str], tell: Callable[[str], None]) -> None:
+    """Tells in one line what was left out, where anything was."""
+    if names:
+        more = ", ..." if len(names) > 3 else ""
+        tell(f"left out as hidden or junk: {len(names)} ({', '.join(map(ascii, names[:3]))}{more})")
 
 
 def default_name(corpus: str, path: Path | None, settings: TokenizerSettings) -> str:

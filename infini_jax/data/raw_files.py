@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from infini_jax.errors import ConfigError, one_line, require
@@ -23,7 +23,8 @@ from infini_jax.files import open_regular
 
 LARGEST_DOCUMENT = 1 << 30  # bytes of a file, unpacked
 BLOCK = 1 << 20  # bytes that are read at once
-DAMAGED = (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error)
+DAMAGED = (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error, UnicodeError)
+JUNK = ("__macosx", "thumbs.db", "desktop.ini")  # what systems put beside files, beside what begins with a dot
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 
 
@@ -39,9 +40,28 @@ class Files(abc.ABC):
         self.path, self.field = path, field
 
     @abc.abstractmethod
+    def entries(self) -> list[str]:
+        """The names of all files; below what is hidden there may be none."""
+
+    @functools.cached_property
+    def _sorted_out(self) -> tuple[list[str], list[str]]:
+        kept: list[str] = []
+        left: dict[str, None] = {}
+        for name in self.entries():
+            out = hidden(name)
+            if out is None:
+                kept.append(name)
+            else:
+                left[out] = None
+        return kept, sorted(left)
+
     def names(self) -> list[str]:
-        """The names of all files."""
-        ...
+        """The names of all files that are neither hidden nor junk of a system."""
+        return self._sorted_out[0]
+
+    def left_out(self) -> list[str]:
+        """The hidden and junk files and folders, the outermost of each."""
+        return self._sorted_out[1]
 
     @abc.abstractmethod
     def size(self, name: str) -> int:
@@ -56,8 +76,12 @@ class Files(abc.ABC):
         """SHA-256 of the names and contents of the files with these endings."""
 
     def ending(self, suffixes: tuple[str, ...]) -> list[str]:
-        """The names of the files with these endings, in any case."""
-        return [name for name in self.names() if name.lower().endswith(suffixes)]
+        """The names of the files with these endings, in any case. Raises `ConfigError` for a name that is no UTF-8."""
+        names = [name for name in self.names() if name.lower().endswith(suffixes)]
+        for name in names:
+            is_text = not any(0xD800 <= ord(letter) < 0xE000 for letter in name)  # bytes that are no UTF-8
+            require(is_text, self.field, f"the name {name!a} is no UTF-8", "rename it")
+        return names
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The content of a file, some bytes at a time.
@@ -69,6 +93,15 @@ class Files(abc.ABC):
             check_size(name, self.size(name), self.field)
             with self.open(name) as opened:
                 yield from counted_blocks(opened, name, self.field)
+
+
+def hidden(name: str) -> str | None:
+    """The outermost file or folder on the way to a name that is hidden or junk of a system; None where nothing is."""
+    parts = PurePosixPath(name).parts
+    for number, part in enumerate(parts, 1):
+        if (part.startswith(".") and part != "..") or part.lower() in JUNK:
+            return "/".join(parts[:number])
+    return None
 
 
 def counted_blocks(opened: BinaryIO, name: str, field: str) -> Iterator[bytes]:
@@ -105,7 +138,7 @@ class Folder(Files):
     Links to folders are followed. Raises `ConfigError` for a folder that cannot be listed: its documents would be missing.
     """
 
-    def names(self) -> list[str]:
+    def entries(self) -> list[str]:
         return sorted(name.relative_to(self.path).as_posix() for name in self._below(self.path, ()))
 
     def _below(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
@@ -117,10 +150,8 @@ class Folder(Files):
         except OSError as error:
             raise ConfigError(self.field, f"{shown} cannot be listed ({one_line(error)})", "mend or remove it") from error
         for entry, is_folder in entries:
-            is_text = not any(0xD800 <= ord(letter) < 0xE000 for letter in entry.name)  # bytes that are no UTF-8
-            require(is_text, self.field, f"the name {entry.name!a} is no UTF-8", "rename it")
             yield entry
-            if is_folder:
+            if is_folder and hidden(entry.name) is None:
                 yield from self._below(entry, (*above, here))
 
     def size(self, name: str) -> int:
@@ -166,7 +197,7 @@ class Archive(Files):
                 self.field, f"{self.path} is no whole archive ({one_line(error)})", f"give a whole {kinds}"
             ) from error
 
-    def names(self) -> list[str]:
+    def entries(self) -> list[str]:
         return list(self._members)
 
     def size(self, name: str) -> int:

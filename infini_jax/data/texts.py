@@ -18,6 +18,7 @@ from infini_jax.data.stdlib import packages_below, split_of
 from infini_jax.errors import require, suggestion
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
+READING = 2  # version of how files become text, part of the digests: 2 leaves out hidden files and takes off byte order marks
 SHARE = 20  # one file in so many is held out, for each of them
 
 
@@ -34,6 +35,10 @@ class Texts(abc.ABC):
 
         Raises `ConfigError` for a file that cannot be read, when it is read.
         """
+
+    def left_out(self) -> list[str]:
+        """The hidden and junk files and folders beside the documents."""
+        return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +58,17 @@ class TextFiles(Texts):
     lists: tuple[tuple[Split, Path], ...] = ()
 
     def digest(self) -> str:
-        rules = (type(self).__name__, self.suffixes, self.errors, [(split, listed(file)) for split, file in self.lists])
+        rules = (
+            READING,
+            type(self).__name__,
+            self.suffixes,
+            self.errors,
+            [(split, listed(file)) for split, file in self.lists],
+        )
         return hashlib.sha256(open_files(self.path).digest(self.suffixes) + repr(rules).encode()).hexdigest()[:16]
+
+    def left_out(self) -> list[str]:
+        return open_files(self.path).left_out()
 
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         files = open_files(self.path)
@@ -83,7 +97,8 @@ def short_names(names: list[str]) -> list[str]:
 def listed(file: Path) -> list[str]:
     """The names in a list, one per line. Raises `ConfigError` where the file does not exist."""
     require(file.is_file(), "splits", f"{file} does not exist", "give a file with one name a line")
-    return [line.strip() for line in read_foreign(file, "splits").decode().splitlines() if line.strip()]
+    text = "".join(decoded(lambda: iter([read_foreign(file, "splits")]), str(file), "refuse", "splits"))
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def split_folder(name: str) -> Split | None:
@@ -156,7 +171,7 @@ class StandardLibrary(Texts):
     errors: Errors = "latin-1"
 
     def digest(self) -> str:
-        whole = hashlib.sha256(repr((type(self).__name__, self.errors)).encode())
+        whole = hashlib.sha256(repr((READING, type(self).__name__, self.errors)).encode())
         for name, files in packages_below(self.path).items():
             whole.update(name.encode() + b"\0" + b"".join(hashlib.sha256(read_foreign(file)).digest() for file in files))
         return whole.hexdigest()[:16]
