@@ -9,11 +9,10 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from infini_jax.data.prepared import SNAPSHOTS
 from infini_jax.data.raw_files import open_files
-from infini_jax.data.snapshots import newest_version
+from infini_jax.data.snapshots import newest_version, trusted_builder
 from infini_jax.errors import ConfigError, one_line, require, required
 from infini_jax.files import FOLDER_VARIABLE, data_folder
 
@@ -91,8 +90,6 @@ def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
 
     Raises `ConfigError` for a data set that is damaged or has no array_record files.
     """
-    import tensorflow_datasets as tfds
-
     for folder in sorted(filter(None, map(newest_version, place.iterdir()))):
         require(
             any(folder.glob("*.array_record*")),
@@ -101,8 +98,7 @@ def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
             "convert it: python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record",
         )
         try:
-            builder: Any = tfds.builder_from_directory(folder)  # its decorators hide its arguments
-            examples: Sequence[dict] = builder.as_data_source(split="train")
+            examples: Sequence[dict] = trusted_builder(folder).as_data_source(split="train")
             for number in range(len(examples)):
                 fields = {name: value for name, value in examples[number].items() if name in FIELDS}
                 yield f"{folder.parent.name} pair {number}", {name: value.decode() for name, value in fields.items()}

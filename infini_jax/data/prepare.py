@@ -21,6 +21,7 @@ import numpy as np
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import BuiltIn, Lists, lookup_corpus, own_texts
 from infini_jax.data.decoding import Errors
+from infini_jax.data.long_documents import Places, whole_lines
 from infini_jax.data.prepared import (
     FORMAT,
     MANIFEST_FILE,
@@ -38,6 +39,7 @@ from infini_jax.files import data_folder
 
 SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
 SAMPLE_PARTS = 64  # at least so many documents share it
+AT_ONCE = 1 << 20  # characters that a tokenizer gets at once, and then the rest of the line
 TASKS, LARGEST_TASK = 256, 1024  # parts of a split that processes work on, and documents of one at most
 
 WatchPreparing = Callable[[str, int, int], None]  # (what is done, so many, of so many)
@@ -100,6 +102,7 @@ class SplitPart(NamedTuple):
     Attributes:
       tokens: of all documents behind one another.
       lengths: tokens of each document that is not empty.
+      continues: whether the first length belongs to the last document of the part before.
       empty: number of documents without text.
       words: parts between white space.
       bytes: of the text in UTF-8.
@@ -107,6 +110,7 @@ class SplitPart(NamedTuple):
 
     tokens: np.ndarray
     lengths: list[int]
+    continues: bool
     empty: int
     words: int
     bytes: int
@@ -122,27 +126,32 @@ def _examples(snapshot: Snapshot, split: Split) -> Sequence[dict]:
     return snapshot.documents(split)
 
 
-def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, numbers: range) -> SplitPart:
-    """Tokens of the documents `numbers` of a split; runs in a process of its own.
+def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, places: Places) -> SplitPart:
+    """Tokens of the documents at these places of a split; runs in a process of its own.
 
     Raises `ConfigError` for a damaged data set.
     """
-    tokenizer, parts, empty, words, size = _tokenizer(model), [], 0, 0, 0
+    tokenizer, parts, lengths, empty, words, size = _tokenizer(model), [], [], 0, 0, 0
     examples = _examples(snapshot, split)
-    for number in numbers:
+    for number, continues, may_be_blank in zip(*places[:3], strict=True):
         try:
-            text = snapshot.text(examples[number])
+            text = snapshot.text(examples[int(number)])
         except Exception as error:  # array_record raises whatever its checksums find
             raise snapshot.damaged(error) from error
-        tokens = tokenizer.encode(text) if text.strip() else np.zeros(0, np.int64)
-        if not len(tokens):
+        found = [tokenizer.encode(lines).astype(dtype) for lines in whole_lines(text, AT_ONCE)]
+        tokens = sum(map(len, found))
+        if may_be_blank and not (tokens and text.strip()):
             empty += 1
             continue
-        parts.append(tokens.astype(dtype))
-        words += len(text.split())
-        size += len(text.encode())
+        if continues and lengths:
+            lengths[-1] += tokens
+        else:
+            lengths.append(tokens)
+        parts += found
+        words += sum(len(lines.split()) for lines in whole_lines(text, AT_ONCE))
+        size += sum(len(lines.encode()) for lines in whole_lines(text, AT_ONCE))
     joined = np.concatenate(parts) if parts else np.zeros(0, dtype)
-    return SplitPart(joined, [len(part) for part in parts], empty, words, size)
+    return SplitPart(joined, lengths, bool(places.continues[:1].any()), empty, words, size)
 
 
 def prepare(
@@ -269,8 +278,9 @@ def write_whole(
     splits = {}
     with workers(jobs) as run:
         for split, _ in snapshot.splits:
+            places = snapshot.places(split)
             work = functools.partial(tokenise, snapshot, model, blank.dtype.str, split)
-            counts = write_split(partial, split, run(work, chunks(len(snapshot.documents(split)))), watch)
+            counts = write_split(partial, split, run(work, places, chunks(len(places.numbers))), watch, places.blank)
             if counts.documents:
                 splits[split] = counts
     require(
@@ -282,7 +292,9 @@ def write_whole(
         os.fsync(file.fileno())
 
 
-def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, SplitPart]], watch: WatchPreparing) -> Counts:
+def write_split(
+    folder: Path, split: Split, parts: Iterator[tuple[range, int, SplitPart]], watch: WatchPreparing, empty: int = 0
+) -> Counts:
     """Appends the parts of a split in order to its files on disk and returns its counts.
 
     Args:
@@ -290,15 +302,21 @@ def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, Sp
       split: that the parts belong to.
       parts: (numbers of the documents, documents in all, their tokens) each.
       watch: called after each part.
+      empty: number of empty documents that are in none of the parts.
     """
     hashes = hashlib.sha256(), hashlib.sha256()
-    lengths, empty, words, size = [], 0, 0, 0
+    lengths, words, size = [], 0, 0
     with (folder / f"{split}.tokens").open("wb") as file:
         for numbers, total, part in parts:
             raw = part.tokens.tobytes()
             file.write(raw)
             hashes[0].update(raw)
-            lengths.append(np.array(part.lengths, np.int64))
+            new = np.array(part.lengths, np.int64)
+            if part.continues:
+                lengths[-1][-1] += new[0]
+                new = new[1:]
+            if len(new):
+                lengths.append(new)
             empty, words, size = empty + part.empty, words + part.words, size + part.bytes
             watch(f"tokenising the {split} split", numbers.stop, total)
         file.flush()
@@ -322,20 +340,22 @@ def chunks(documents: int) -> list[range]:
 
 @contextlib.contextmanager
 def workers(jobs: int) -> Iterator[Callable]:
-    """Context of so many processes: run(work, chunks) iterates over (numbers, documents, result) in order.
+    """Context of so many processes: run(work, places, chunks) iterates over (numbers, documents, result) in order.
 
     At most two parts per process are read ahead.
     """
     if jobs == 1:
-        yield lambda work, parts: ((part, parts[-1].stop, work(part)) for part in parts)
+        yield lambda work, places, parts: ((part, parts[-1].stop, work(places.part(part))) for part in parts)
         return
     with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
 
-        def run(work: Callable[[range], SplitPart], parts: list[range]) -> Iterator[tuple[range, int, SplitPart]]:
+        def run(
+            work: Callable[[Places], SplitPart], places: Places, parts: list[range]
+        ) -> Iterator[tuple[range, int, SplitPart]]:
             waiting: list[concurrent.futures.Future] = []
             for number, part in enumerate(parts):
                 while len(waiting) < 2 * jobs and number + len(waiting) < len(parts):
-                    waiting.append(pool.submit(work, parts[number + len(waiting)]))
+                    waiting.append(pool.submit(work, places.part(parts[number + len(waiting)])))
                 yield part, parts[-1].stop, waiting.pop(0).result()
 
         try:

@@ -182,9 +182,8 @@ class Prepared:
             f"{self.manifest.corpus} {split}: {counts.documents} documents, {counts.tokens} tokens "
             f"({self.manifest.tokenizer}), content {self.manifest.content}"
         )
-        return Documents(
-            text, starts, described, functools.partial(check_unchanged, files, [state_of(file) for file in files])
-        )
+        check = functools.partial(check_unchanged, files, [state_of(file) for file in files])
+        return Documents(text, starts, described, check, f"'{self.folder.name}' ({split} split)")
 
 
 def state_of(file: BinaryIO) -> tuple[int, int]:
