@@ -13,10 +13,11 @@ from rich.table import Table
 from infini_jax.cli.output import AsJson, print_json
 from infini_jax.cli.progress import corpus_progress
 from infini_jax.data.batch import Split
-from infini_jax.data.corpora import CORPORA, Lists
+from infini_jax.data.corpora import CORPORA
 from infini_jax.data.decoding import Errors
 from infini_jax.data.prepare import TokenizerSettings, WatchPreparing, prepare
 from infini_jax.data.prepared import Prepared, prepared_folders
+from infini_jax.data.texts import Lists
 from infini_jax.data.tokenizers import Algorithm
 from infini_jax.errors import ConfigError
 from infini_jax.files import data_folder
@@ -29,7 +30,10 @@ class PrepareCorpus:
 
     Attributes:
       corpus: a name that `infini-jax corpus list` shows.
-      path: of a folder, zip or tar with the texts; not needed where a package installs them.
+      path: of a folder, zip or tar with the texts; not needed where a package installs them. For text_folder also one large
+        file, which is split by share and cut into rows, as enwik8 is.
+      column: with the text, where the documents are rows of .jsonl, .jsonl.gz, .parquet or .arrow files (a folder of
+        datasets.save_to_disk); without it those of .txt, .md, .txt.gz and .md.gz are read, a document each.
       tokenizer: bytes, or SentencePiece.
       vocab: tokens of a SentencePiece model that is trained.
       algorithm: it is trained with.
@@ -43,6 +47,7 @@ class PrepareCorpus:
 
     corpus: Annotated[str, tyro.conf.Positional]
     path: Path | None = None
+    column: str = ""
     tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
     vocab: int = 8192
     algorithm: Algorithm = "bpe"
@@ -58,7 +63,7 @@ class PrepareCorpus:
         settings = TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
         named: tuple[tuple[Split, Path | None], ...] = (("validation", self.validation), ("test", self.test))
         lists: Lists = tuple((split, file) for split, file in named if file)
-        return prepare(self.corpus, settings, self.name, self.path, self.errors, lists, self.jobs, watch, tell)
+        return prepare(self.corpus, settings, self.name, self.path, self.errors, lists, self.jobs, self.column, watch, tell)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from infini_jax.data.batch import Split
-from infini_jax.data.corpora import BuiltIn, Lists, lookup_corpus, own_texts
+from infini_jax.data.corpora import BuiltIn, lookup_corpus, own_texts
 from infini_jax.data.decoding import Errors
 from infini_jax.data.long_documents import Places, whole_lines
 from infini_jax.data.prepared import (
@@ -33,6 +33,7 @@ from infini_jax.data.prepared import (
     prepared_folder,
 )
 from infini_jax.data.snapshots import Snapshot, built_in_snapshot, own_snapshot
+from infini_jax.data.texts import Lists
 from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError, require, require_positive
 from infini_jax.files import data_folder
@@ -162,6 +163,7 @@ def prepare(
     errors: Errors | None = None,
     lists: Lists = (),
     jobs: int = 0,
+    column: str = "",
     watch: WatchPreparing = lambda what, done, total: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[Prepared, bool]:
@@ -175,6 +177,7 @@ def prepare(
       errors: treatment of bytes that are no UTF-8.
       lists: files that list the held-out documents.
       jobs: number of processes; 0 is one per core.
+      column: with the text, where documents are rows of files.
       watch: called with the work at hand, its parts done and their number.
       tell: called with a line for the user.
 
@@ -198,10 +201,11 @@ def prepare(
         watch("reading the texts", 0, 0)
         if isinstance(kind, BuiltIn):
             require(not lists, "splits", f"{corpus} has splits of its own", "leave the lists out")
+            require(not column, "column", f"{corpus} has its own", "leave it out")
             snapshot = built_in_snapshot(corpus, snapshots, path)
             source = snapshot.digest
         else:
-            texts = own_texts(corpus, path, errors, lists)
+            texts = own_texts(corpus, path, errors, lists, column)
             source = texts.digest()
             tell_left_out(texts.left_out(), tell)
         done = finished(folder, corpus, source, settings.described())

@@ -8,6 +8,7 @@ archive says of its own sizes may be wrong.
 import abc
 import contextlib
 import functools
+import gzip
 import hashlib
 import lzma
 import stat
@@ -16,16 +17,25 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from infini_jax.errors import ConfigError, one_line, require
 from infini_jax.files import open_regular
 
 LARGEST_DOCUMENT = 1 << 30  # bytes of a file, unpacked
+NO_LIMIT = 1 << 62  # of files that are no single document
 BLOCK = 1 << 20  # bytes that are read at once
 DAMAGED = (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error, UnicodeError)
 JUNK = ("__macosx", "thumbs.db", "desktop.ini")  # what systems put beside files, beside what begins with a dot
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
+
+
+class Readable(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes, none at the end."""
+        ...
 
 
 class Files(abc.ABC):
@@ -72,8 +82,8 @@ class Files(abc.ABC):
         """A file opened for reading. Raises OSError for what is no regular file."""
 
     @abc.abstractmethod
-    def digest(self, suffixes: tuple[str, ...]) -> bytes:
-        """SHA-256 of the names and contents of the files with these endings."""
+    def digest(self, suffixes: tuple[str, ...], most: int = LARGEST_DOCUMENT) -> bytes:
+        """SHA-256 of the names and contents of the files with these endings, which hold at most so many bytes each."""
 
     def ending(self, suffixes: tuple[str, ...]) -> list[str]:
         """The names of the files with these endings, in any case. Raises `ConfigError` for a name that is no UTF-8."""
@@ -83,16 +93,18 @@ class Files(abc.ABC):
             require(is_text, self.field, f"the name {name!a} is no UTF-8", "rename it")
         return names
 
-    def blocks(self, name: str) -> Iterator[bytes]:
-        """The content of a file, some bytes at a time.
+    def blocks(self, name: str, most: int = LARGEST_DOCUMENT) -> Iterator[bytes]:
+        """The content of a file, some bytes at a time, unpacked where its name ends in .gz.
 
-        Raises `ConfigError` with its name where it cannot be read or holds more than `LARGEST_DOCUMENT`, whatever size it
-        declares.
+        Raises `ConfigError` with its name where it cannot be read or holds more than `most` bytes, whatever size it declares.
         """
         with naming(name, self.field):
-            check_size(name, self.size(name), self.field)
-            with self.open(name) as opened:
-                yield from counted_blocks(opened, name, self.field)
+            check_size(name, self.size(name), self.field, most)
+            with contextlib.ExitStack() as closing:
+                opened = closing.enter_context(self.open(name))
+                if name.lower().endswith(".gz"):
+                    opened = closing.enter_context(gzip.GzipFile(fileobj=opened))
+                yield from counted_blocks(opened, name, self.field, most)
 
 
 def hidden(name: str) -> str | None:
@@ -104,21 +116,21 @@ def hidden(name: str) -> str | None:
     return None
 
 
-def counted_blocks(opened: BinaryIO, name: str, field: str) -> Iterator[bytes]:
-    """The bytes of an open file called `name`. Raises `ConfigError` as soon as they are more than `LARGEST_DOCUMENT`."""
+def counted_blocks(opened: Readable, name: str, field: str, most: int = LARGEST_DOCUMENT) -> Iterator[bytes]:
+    """The bytes of an open file called `name`. Raises `ConfigError` as soon as they are more than `most`."""
     size = 0
     while block := opened.read(BLOCK):
         size += len(block)
-        check_size(name, size, field)
+        check_size(name, size, field, most)
         yield block
 
 
-def check_size(name: str, size: int, field: str) -> None:
+def check_size(name: str, size: int, field: str, most: int = LARGEST_DOCUMENT) -> None:
     """Raises `ConfigError` where `size` bytes are more than a document may hold."""
     require(
-        size <= LARGEST_DOCUMENT,
+        size <= most,
         field,
-        f"{name} holds {max(size, LARGEST_DOCUMENT + 1):,} bytes or more, and a document at most {LARGEST_DOCUMENT:,}",
+        f"{name} holds {max(size, most + 1):,} bytes or more, and a document at most {most:,}",
         "split it into smaller files, or leave it out",
     )
 
@@ -160,11 +172,11 @@ class Folder(Files):
     def open(self, name: str) -> BinaryIO:
         return open_regular(self.path / name)
 
-    def digest(self, suffixes: tuple[str, ...]) -> bytes:
+    def digest(self, suffixes: tuple[str, ...], most: int = LARGEST_DOCUMENT) -> bytes:
         whole = hashlib.sha256()
         for name in self.ending(suffixes):
             content = hashlib.sha256()
-            for block in self.blocks(name):
+            for block in self.blocks(name, most):
                 content.update(block)
             whole.update(hashlib.sha256(name.encode()).digest() + content.digest())
         return whole.digest()
@@ -215,21 +227,43 @@ class Archive(Files):
             raise OSError("is no regular file")
         return cast(BinaryIO, file)
 
-    def digest(self, suffixes: tuple[str, ...]) -> bytes:
+    def digest(self, suffixes: tuple[str, ...], most: int = LARGEST_DOCUMENT) -> bytes:
         with naming(self.path.name, self.field), open_regular(self.path) as file:
             return hashlib.file_digest(file, "sha256").digest()
 
 
+class OneFile(Folder):
+    """A single file as a folder that holds nothing else; `path` is the file's."""
+
+    def entries(self) -> list[str]:
+        return [self.path.name]
+
+    def size(self, name: str) -> int:
+        return self.path.stat().st_size
+
+    def open(self, name: str) -> BinaryIO:
+        return open_regular(self.path)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive, by its name (a damaged one is one, too) or else by its content."""
+    with open_regular(path) as file:
+        return path.name.lower().endswith(ARCHIVES) or zipfile.is_zipfile(file) or tarfile.is_tarfile(path)
+
+
 def open_files(path: Path, field: str = "path") -> Files:
-    """The files of a folder or an archive. Raises `ConfigError` where `path` does not exist or is neither.
+    """The files of a folder or an archive, or a single one. Raises `ConfigError` where `path` does not exist or is no file.
 
     Args:
-      path: of the folder or archive.
+      path: of the folder, archive or file.
       field: setting that gave it, named in errors.
     """
     require(path.exists(), field, f"{path} does not exist", "give a folder or an archive")
     require(path.is_dir() or path.is_file(), field, f"{path} is no regular file", "give a folder or an archive")
-    return Folder(path, field) if path.is_dir() else Archive(path, field)
+    if path.is_dir():
+        return Folder(path, field)
+    with naming(str(path), field):
+        return Archive(path, field) if is_archive(path) else OneFile(path, field)
 
 
 def read_foreign(file: Path, field: str = "path") -> bytes:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.decoding import Errors, decoded
@@ -17,13 +18,20 @@ from infini_jax.data.raw_files import open_files, read_foreign
 from infini_jax.data.stdlib import packages_below, split_of
 from infini_jax.errors import require, suggestion
 
+Lists = tuple[tuple[Split, Path], ...]
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 READING = 2  # version of how files become text, part of the digests: 2 leaves out hidden files and takes off byte order marks
 SHARE = 20  # one file in so many is held out, for each of them
 
 
 class Texts(abc.ABC):
-    """A source of documents as text."""
+    """A source of documents as text.
+
+    Attributes:
+      takes_lists: whether the held-out documents can be listed.
+    """
+
+    takes_lists: ClassVar[bool] = False
 
     @abc.abstractmethod
     def digest(self) -> str:
@@ -55,7 +63,8 @@ class TextFiles(Texts):
     path: Path
     suffixes: tuple[str, ...] = (".txt", ".md")
     errors: Errors = "refuse"
-    lists: tuple[tuple[Split, Path], ...] = ()
+    lists: Lists = ()
+    takes_lists = True
 
     def digest(self) -> str:
         rules = (
@@ -106,7 +115,7 @@ def split_folder(name: str) -> Split | None:
     return next((split for part in PurePosixPath(name).parts[:-1] for split in SPLIT_NUMBER if part == split), None)
 
 
-def splits_of(names: list[str], lists: tuple[tuple[Split, Path], ...]) -> dict[str, Split]:
+def splits_of(names: list[str], lists: Lists) -> dict[str, Split]:
     """The split of every file: by lists, else by folders called train, validation and test, else by name.
 
     By name, the twentieth with the smallest hashes is for validation and the next twentieth for test, at least one each, so
@@ -138,6 +147,7 @@ class Metamath(TextFiles):
     """Texts of Metamath databases: a document begins at each heading between lines of '=-=-' (the style of set.mm)."""
 
     suffixes: tuple[str, ...] = (".mm",)
+    takes_lists = False
 
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         files = open_files(self.path)
