@@ -5,6 +5,7 @@ than documents), both little-endian without a header; `tokenizer.model` for Sent
 The folder gets its name only when it is whole. Opening it compares sizes and checksums, so that damage is never trained on.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -177,6 +178,8 @@ class Prepared:
         """
         counts = self.counts(split)
         files: list[BinaryIO] = [(self.folder / f"{split}.{kind}").open("rb") for kind in ("tokens", "starts")]
+        for file in files:
+            hold(file)
         text, starts = np.memmap(files[0], self.manifest.dtype, "r"), np.memmap(files[1], "<i8", "r")
         described = (
             f"{self.manifest.corpus} {split}: {counts.documents} documents, {counts.tokens} tokens "
@@ -184,6 +187,17 @@ class Prepared:
         )
         check = functools.partial(check_unchanged, files, [state_of(file) for file in files])
         return Documents(text, starts, described, check, f"'{self.folder.name}' ({split} split)")
+
+
+def hold(file: BinaryIO) -> None:
+    """Locks a file that is read, shared with other readers, until it is closed: `corpus remove` refuses it meanwhile.
+
+    Where the system has no such locks, nothing is held.
+    """
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def state_of(file: BinaryIO) -> tuple[int, int]:
