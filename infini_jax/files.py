@@ -1,9 +1,11 @@
 """Files that a reader never sees half of, JSON that may be damaged, files of the package, and where prepared data lie."""
 
 import contextlib
+import io
 import json
 import math
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +103,20 @@ def object_or_none(file: Path) -> dict[str, Any] | None:
     with contextlib.suppress(FileNotFoundError, ValueError):
         return json_object(file.read_bytes())
     return None
+
+
+def open_regular(file: Path) -> io.BufferedReader:
+    """A regular file opened for reading; links are followed.
+
+    Raises OSError for anything else: reading a pipe or a device may wait for ever or never come to an end.
+    """
+    if stat.S_ISREG(os.stat(file).st_mode):  # opening a device may already do something
+        no_waiting = getattr(os, "O_NONBLOCK", 0)  # for a pipe that was put in its place since
+        opened = os.fdopen(os.open(file, os.O_RDONLY | no_waiting | getattr(os, "O_BINARY", 0)), "rb")
+        if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            return opened
+        opened.close()
+    raise OSError("is no regular file")
 
 
 def shipped(folder: str) -> Path:

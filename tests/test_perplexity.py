@@ -164,8 +164,10 @@ def test_limits_take_documents_from_all_over_the_split_and_their_beginnings():
     np.testing.assert_array_equal(chosen_documents(lengths, 0), [0, 2, 3, 4, 5, 6])
     np.testing.assert_array_equal(chosen_documents(lengths, 3), [0, 3, 5])
     np.testing.assert_array_equal(chosen_documents(lengths, 99), chosen_documents(lengths, 0))
-    with pytest.raises(ConfigError, match="no held-out document has two tokens"):
-        chosen_documents(np.array([1, 1]), 0)
+    with pytest.raises(
+        ConfigError, match=r"^data: no document of 'tiny' \(test split\) has two tokens, .*; prepare longer .* --test"
+    ):
+        chosen_documents(np.array([1, 1]), 0, "'tiny' (test split)")
     model = streams.tiny("local", layers=1)
     reader = Reader(model, documents_of(model.vocab, tuple(lengths)), COUNTS, EvaluationConfig(documents=0, tokens=5))
     assert sorted(reader.lengths_D) == [3, 4, 5, 5, 5, 5]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from infini_jax.cli.main import main
+from infini_jax.data.raw_files import LARGEST_DOCUMENT
 from tests.support.commands import disk, killed_at, largest_file, spawned, told
 from tests.support.corpora import STORIES, write_stories
 
@@ -42,9 +43,31 @@ def name_that_is_no_text(stories: Path) -> None:
         file.write(b"text")
 
 
+def holed(file: Path, size: int) -> None:
+    """A file of so many bytes that takes no place on disk."""
+    with file.open("wb") as opened:
+        opened.truncate(size)
+
+
 FAULTS = {
     "a link to nowhere": (lambda folder: (folder / "bad.txt").symlink_to("nowhere"), "path: bad.txt cannot be read ("),
     "a folder called as a file": (lambda folder: (folder / "bad.md").mkdir(), "path: bad.md cannot be read ("),
+    "a pipe": (
+        lambda folder: os.mkfifo(folder / "bad.txt"),
+        "path: bad.txt cannot be read (is no regular file); mend or remove it",
+    ),
+    "a link to a device": (
+        lambda folder: (folder / "bad.txt").symlink_to("/dev/zero"),
+        "path: bad.txt cannot be read (is no regular file); mend or remove it",
+    ),
+    "a file beyond the limit": (
+        lambda folder: holed(folder / "bad.txt", LARGEST_DOCUMENT + 1),
+        "path: bad.txt holds 1,073,741,825 bytes or more, and a document at most 1,073,741,824; split it into",
+    ),
+    "a pipe in the folder's place": (
+        lambda folder: [shutil.rmtree(folder), os.mkfifo(folder)],
+        "path: {} is no regular file; give a folder or an archive",
+    ),
     "no UTF-8": (
         lambda folder: (folder / "deep" / "bad.txt").write_bytes(b"good \xe9"),
         "path: deep/bad.txt is not UTF-8 at byte 5 (0xe9); mend the file, or read it with --errors replace or",

@@ -1,23 +1,29 @@
-"""`infini-jax corpus`: lists and prepares corpora."""
+"""`infini-jax corpus`: lists, prepares and removes corpora."""
 
 import dataclasses
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import corpus_progress
 from infini_jax.data.batch import Split
-from infini_jax.data.corpora import CORPORA, Lists
+from infini_jax.data.corpora import CORPORA
+from infini_jax.data.decoding import Errors
 from infini_jax.data.prepare import TokenizerSettings, WatchPreparing, prepare
 from infini_jax.data.prepared import Prepared, prepared_folders
-from infini_jax.data.texts import Errors
+from infini_jax.data.removal import bytes_on_disk, removable, remove
+from infini_jax.data.texts import Lists
 from infini_jax.data.tokenizers import Algorithm
-from infini_jax.errors import ConfigError
+from infini_jax.errors import ConfigError, require
 from infini_jax.files import data_folder
+from infini_jax.units import human_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +33,10 @@ class PrepareCorpus:
 
     Attributes:
       corpus: a name that `infini-jax corpus list` shows.
-      path: folder, zip or tar with the texts; not needed where a package installs them.
+      path: folder, zip or tar with the texts; not needed where a package installs them. For text_folder also one large file,
+        which is split by share and cut into rows, as enwik8 is.
+      column: column with the text, where the documents are rows of .jsonl, .jsonl.gz, .parquet or .arrow files (a folder of
+        datasets.save_to_disk); without it .txt, .md, .txt.gz and .md.gz files are read, one document per file.
       tokenizer: bytes, or SentencePiece.
       vocab: number of tokens of a SentencePiece model that is trained.
       algorithm: algorithm by which the SentencePiece model is trained.
@@ -42,6 +51,7 @@ class PrepareCorpus:
 
     corpus: Annotated[str, tyro.conf.Positional]
     path: Path | None = None
+    column: str = ""
     tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
     vocab: int = 8192
     algorithm: Algorithm = "bpe"
@@ -57,16 +67,44 @@ class PrepareCorpus:
         """What is asked for of the tokenizer."""
         return TokenizerSettings(self.tokenizer, self.vocab, self.algorithm, self.model)
 
-    def run(self, watch: WatchPreparing) -> tuple[Prepared, bool]:
+    def run(self, watch: WatchPreparing, tell: Callable[[str], None]) -> tuple[Prepared, bool]:
         """(the prepared corpus, whether it was made now). Raises `ConfigError` as `infini_jax.data.prepare.prepare` does."""
         named: tuple[tuple[Split, Path | None], ...] = (("validation", self.validation), ("test", self.test))
         lists: Lists = tuple((split, file) for split, file in named if file)
-        return prepare(self.corpus, self.settings, self.name, self.path, self.errors, lists, self.jobs, watch)
+        return prepare(
+            self.corpus, self.settings, self.name, self.path, self.errors, lists, self.jobs, self.column, watch, tell
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveCorpus:
+    """Removes a prepared corpus, not the texts it was made of. Refuses one that a process prepares or reads, and a folder that
+    holds anything else. Example: `infini-jax corpus remove books-bytes`
+
+    Attributes:
+      name: name that `infini-jax corpus list` shows as prepared.
+      yes: removes it without asking.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+
+    def run(self, console: Console) -> None:
+        """Asks, and removes the corpus. Raises `ConfigError` where it may not be removed, or nobody can be asked."""
+        folder = removable(self.name)
+        if not self.yes:
+            require(sys.stdin.isatty(), "yes", f"'{self.name}' is not removed without an answer", "add --yes")
+            console.print(f"remove {folder} ({human_bytes(bytes_on_disk(folder))})? [y/N] ", end="", soft_wrap=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                console.print("nothing was removed")
+                return
+        size = remove(self.name)
+        console.print(f"removed {self.name}: {human_bytes(size)}", soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class ListCorpora:
-    """Shows the corpora, how to get each, and what is prepared. Examples: `infini-jax corpus list`,
+    """Shows the corpora, how to get each, and what is prepared, with its size. Examples: `infini-jax corpus list`,
     `infini-jax corpus list --json`
 
     Attributes:
@@ -78,10 +116,12 @@ class ListCorpora:
 
 def corpus(
     action: tyro.conf.OmitArgPrefixes[
-        Annotated[PrepareCorpus, tyro.conf.subcommand("prepare")] | Annotated[ListCorpora, tyro.conf.subcommand("list")]
+        Annotated[PrepareCorpus, tyro.conf.subcommand("prepare")]
+        | Annotated[ListCorpora, tyro.conf.subcommand("list")]
+        | Annotated[RemoveCorpus, tyro.conf.subcommand("remove")]
     ],
 ) -> None:
-    """Lists and prepares corpora. Examples: `infini-jax corpus list`,
+    """Lists, prepares and removes corpora. Examples: `infini-jax corpus list`,
     `infini-jax corpus prepare python_stdlib --tokenizer sentencepiece`
 
     Args:
@@ -94,9 +134,15 @@ def corpus(
             return
         console.print(corpora_table(), prepared_table())
         return
+    if isinstance(action, RemoveCorpus):
+        action.run(console)
+        return
+    told: list[str] = []
     with corpus_progress(action.corpus, action.settings, console) as watch:
-        prepared, is_new = action.run(watch)
+        prepared, is_new = action.run(watch, told.append)
     console.print(counts_table(prepared))
+    for line in told:
+        console.print(line, soft_wrap=True)
     if not is_new:
         console.print("was prepared already: nothing to do")
     console.print(f"train on it: infini-jax train infini corpus --data.name {prepared.folder.name} ...", soft_wrap=True)
@@ -110,10 +156,11 @@ def corpora_plain() -> dict[str, Any]:
     ]
     prepared = []
     for made in prepared_folders():
+        known = {"name": made.name, "bytes_on_disk": bytes_on_disk(made)}
         try:
-            prepared.append({"name": made.name, **dataclasses.asdict(Prepared.read(made).manifest), "trouble": ""})
+            prepared.append({**known, **dataclasses.asdict(Prepared.read(made).manifest), "trouble": ""})
         except ConfigError as error:
-            prepared.append({"name": made.name, "trouble": str(error)})
+            prepared.append({**known, "trouble": str(error)})
     return {"folder": str(data_folder()), "corpora": corpora, "prepared": prepared}
 
 
@@ -127,14 +174,21 @@ def corpora_table() -> Table:
 
 def prepared_table() -> Table:
     """A table with one line per prepared corpus, damaged ones included."""
-    table = Table("prepared", "tokenizer", "vocabulary", "training tokens", title=f"in {data_folder()}")
+    table = Table(title=f"in {data_folder()}")
+    table.add_column("prepared", no_wrap=True)  # to be typed
+    table.add_column("tokenizer")
+    for column in ("vocabulary", "documents", "tokens", "on disk"):
+        table.add_column(column, justify="right")
     for made in prepared_folders():
+        size = human_bytes(bytes_on_disk(made))
         try:
             manifest = Prepared.read(made).manifest
         except ConfigError as error:
-            table.add_row(made.name, str(error).split(": ", 1)[1])
+            table.add_row(made.name, str(error).split(": ", 1)[1], "-", "-", "-", size)
             continue
-        table.add_row(made.name, manifest.tokenizer, str(manifest.vocab), f"{manifest.splits['train'].tokens:,}")
+        splits = manifest.splits.values()
+        counts = (manifest.vocab, sum(one.documents for one in splits), sum(one.tokens for one in splits))
+        table.add_row(made.name, manifest.tokenizer, *(f"{number:,}" for number in counts), size)
     return table
 
 

@@ -7,12 +7,15 @@ TensorFlow.
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.corpora import CORPORA, own_texts
+from infini_jax.data.decoding import pieces
+from infini_jax.data.long_documents import LONG, in_parts
 from infini_jax.data.texts import Texts
 
 FILE_FORMAT = "array_record"
@@ -43,6 +46,7 @@ class Books(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=CORPORA[self.name].about,
+            metadata=tfds.core.MetadataDict(),
             features=tfds.features.FeaturesDict(
                 {
                     "book_text": tfds.features.Text(),
@@ -61,16 +65,25 @@ class Books(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, texts: Texts, split: Split) -> Iterator[tuple[str, dict]]:
         for number, (name, text) in enumerate(texts.documents(split)):
-            yield (
-                name,
-                {
-                    "book_text": text,
-                    "book_id": number,
-                    "book_title": re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1]),
-                    "publication_date": "",
-                    "book_link": name,
-                },
-            )
+            for key, link, piece in in_parts(name, pieces(text)):
+                if key != name:  # so the document has several
+                    self._note_long(split, number)
+                yield (
+                    key,
+                    {
+                        "book_text": piece,
+                        "book_id": number,
+                        "book_title": re.sub(r"\.\w+$", "", name.rsplit("/", 1)[-1]),
+                        "publication_date": "",
+                        "book_link": link,
+                    },
+                )
+
+    def _note_long(self, split: Split, number: int) -> None:
+        metadata: Any = self.info.metadata  # the one made in _info
+        noted = metadata.setdefault(LONG, {}).setdefault(split, [])
+        if number not in noted[-1:]:
+            noted.append(number)
 
 
 class TextFolder(Books):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infini_jax.data.batch import Split
-from infini_jax.data.texts import Errors, Metamath, StandardLibrary, TextFiles, Texts, first_place
+from infini_jax.data.decoding import Errors
+from infini_jax.data.row_texts import open_texts
+from infini_jax.data.texts import Lists, Metamath, StandardLibrary, TextFiles, Texts, first_place
 from infini_jax.errors import instance, lookup, require, required
-
-Lists = tuple[tuple[Split, Path], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ DOWNLOAD = "a machine with a network"
 
 CORPORA: dict[str, Own | BuiltIn] = {
     "text_folder": Own(
-        "any folder, zip or tar of .txt and .md files, one per document", "--path FOLDER", text_reader(".txt", ".md")
+        "any folder, zip or tar of text files, of rows (--column), or one large file", "--path PATH", open_texts
     ),
     "python_stdlib": Own(
         "source code of the running Python's library, a package a document",
@@ -154,8 +154,10 @@ CORPORA: dict[str, Own | BuiltIn] = {
 """Registry of corpora: name on the command line -> way to get and read it. Add your own corpus here."""
 
 
-def own_texts(name: str, path: Path | None = None, errors: Errors | None = None, lists: Lists = ()) -> Texts:
+def own_texts(name: str, path: Path | None = None, errors: Errors | None = None, lists: Lists = (), column: str = "") -> Texts:
     """The texts of a corpus that this package reads itself, `name` in `CORPORA`.
+
+    `column` names the one with the text where documents are rows of files.
 
     Raises `ConfigError` where it is not installed, or `lists` are given for a corpus that splits by name.
     """
@@ -166,11 +168,13 @@ def own_texts(name: str, path: Path | None = None, errors: Errors | None = None,
         f"{name} is not here",
         f"give --path FOLDER, or get it first: {corpus.get}" if name != "text_folder" else "give --path FOLDER",
     )
-    texts = corpus.reader(place, errors or corpus.errors, lists)
+    require(not column or name == "text_folder", "column", f"{name} has no rows", "leave it out")
+    errors = errors or corpus.errors
+    texts = open_texts(place, errors, lists, column) if column else corpus.reader(place, errors, lists)
     require(
-        not lists or type(texts) is TextFiles,
+        not lists or texts.takes_lists,
         "splits",
-        f"{name} is split by the names of its documents",
+        f"{name} is split by the names of its documents, or one file by share",
         "leave the lists out",
     )
     return texts

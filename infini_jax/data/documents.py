@@ -27,22 +27,24 @@ class Documents:
       starts: int64, the place where each document begins, and the end of the last.
       described: description in one line, for the table of results.
       check: function that raises `ConfigError` where the data on disk has changed since it was opened.
+      name: the corpus and split in errors.
     """
 
     text: np.ndarray
     starts: np.ndarray
     described: str
     check: Callable[[], None] = lambda: None
+    name: str = "the corpus"
 
     @staticmethod
-    def join(documents: list[bytes]) -> "Documents":
+    def join(documents: list[bytes], name: str = "the corpus") -> "Documents":
         """The bytes of these documents as tokens. Raises `ConfigError` where no document has any byte."""
         documents = [document for document in documents if document]
         require(bool(documents), "data", "the corpus is empty", "name a corpus with at least one non-empty document")
         starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
         text = np.frombuffer(b"".join(documents), np.uint8)
         digest = hashlib.sha256(text.data).hexdigest()[:12]
-        return Documents(text, starts, f"{len(documents)} documents, {len(text)} bytes, sha256 {digest}")
+        return Documents(text, starts, f"{len(documents)} documents, {len(text)} bytes, sha256 {digest}", name=name)
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:

@@ -7,12 +7,12 @@ or folder of its JSONL files, or TFDS's `blimp/<paradigm>` in array_record files
 import dataclasses
 import functools
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from infini_jax.data.prepared import SNAPSHOTS
-from infini_jax.data.snapshots import load_tfds, newest_version
+from infini_jax.data.raw_files import open_files
+from infini_jax.data.snapshots import newest_version, trusted_builder
 from infini_jax.errors import ConfigError, one_line, require, required
 from infini_jax.files import FOLDER_VARIABLE, data_folder
 
@@ -62,23 +62,17 @@ def blimp_pairs(path: str = "") -> dict[str, list[Pair]]:
 
 def read_fields(place: Path) -> Iterator[tuple[str, dict]]:
     """(place in the source, fields) of every pair below `place`. Raises `ConfigError` for a file that cannot be read."""
-    if place.is_file():
-        try:
-            with zipfile.ZipFile(place) as opened:
-                names = [name for name in sorted(opened.namelist()) if is_jsonl(Path(name))]
-                for name in names:
-                    yield from read_lines(f"{place.name}/{name}", opened.read(name))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ConfigError("blimp.path", f"{place} cannot be read ({one_line(error)})", GET) from error
-    elif any(place.glob("*/*/dataset_info.json")):
+    if any(place.glob("*/*/dataset_info.json")):
         yield from read_prepared(place)
-    else:
-        for file in sorted(filter(is_jsonl, place.rglob("*.jsonl"))):
-            yield from read_lines(str(file), file.read_bytes())
+        return
+    files = open_files(place, "blimp.path")
+    for name in sorted(filter(is_jsonl, files.names())):
+        yield from read_lines(f"{place.name}/{name}", b"".join(files.blocks(name)))
 
 
-def is_jsonl(file: Path) -> bool:
+def is_jsonl(name: str) -> bool:
     """Whether a file is JSONL, the hidden files left out that a Mac adds to its archives."""
+    file = PurePosixPath(name)
     return file.suffix == ".jsonl" and not file.name.startswith(".")
 
 
@@ -87,7 +81,7 @@ def read_lines(name: str, lines: bytes) -> Iterator[tuple[str, dict]]:
     for number, line in enumerate(lines.splitlines(), 1):
         try:
             yield f"{name} line {number}", json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError("blimp.path", f"{name} line {number} is no JSON", "get the file again") from error
 
 
@@ -96,7 +90,6 @@ def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
 
     Raises `ConfigError` for a data set that is damaged or has no array_record files.
     """
-    tfds = load_tfds()
     for folder in sorted(filter(None, map(newest_version, place.iterdir()))):
         require(
             any(folder.glob("*.array_record*")),
@@ -105,8 +98,7 @@ def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:
             "convert it: python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record",
         )
         try:
-            builder = tfds.builder_from_directory(folder)
-            examples: Sequence[dict] = builder.as_data_source(split="train")
+            examples: Sequence[dict] = trusted_builder(folder).as_data_source(split="train")
             for number in range(len(examples)):
                 fields = {name: value for name, value in examples[number].items() if name in FIELDS}
                 yield f"{folder.parent.name} pair {number}", {name: value.decode() for name, value in fields.items()}

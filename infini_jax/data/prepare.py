@@ -20,7 +20,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from infini_jax.data.batch import Split
-from infini_jax.data.corpora import BuiltIn, Lists, lookup_corpus, own_texts
+from infini_jax.data.corpora import BuiltIn, lookup_corpus, own_texts
+from infini_jax.data.decoding import Errors
+from infini_jax.data.long_documents import Places, whole_lines
 from infini_jax.data.prepared import (
     FORMAT,
     MANIFEST_FILE,
@@ -29,17 +31,18 @@ from infini_jax.data.prepared import (
     Counts,
     Manifest,
     Prepared,
+    only_preparer,
     prepared_folder,
 )
 from infini_jax.data.snapshots import Snapshot, built_in_snapshot, load_tfds, own_snapshot
-from infini_jax.data.texts import Errors
+from infini_jax.data.texts import Lists
 from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.files import data_folder
-from infini_jax.locks import only_writer
 
 SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
 SAMPLE_PARTS = 64  # at least so many documents share it
+AT_ONCE = 1 << 20  # characters that a tokenizer gets at once, and then the rest of the line
 TASKS, LARGEST_TASK = 256, 1024  # parts of a split that processes work on, and documents of one at most
 
 WatchPreparing = Callable[[str, int, int], None]  # (what is done, so many, of so many)
@@ -106,6 +109,7 @@ class SplitPart(NamedTuple):
     Attributes:
       tokens: tokens of all documents behind one another.
       lengths: tokens of each document that is not empty.
+      continues: whether the first length belongs to the last document of the part before.
       empty: number of documents without text.
       words: number of parts between white space.
       bytes: size of the text in UTF-8.
@@ -113,6 +117,7 @@ class SplitPart(NamedTuple):
 
     tokens: np.ndarray
     lengths: list[int]
+    continues: bool
     empty: int
     words: int
     bytes: int
@@ -128,27 +133,32 @@ def _examples(snapshot: Snapshot, split: Split) -> Sequence[dict]:
     return snapshot.documents(split)
 
 
-def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, numbers: range) -> SplitPart:
-    """Tokens of the documents `numbers` of a split; runs in a process of its own.
+def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, places: Places) -> SplitPart:
+    """Tokens of the documents at these places of a split; runs in a process of its own.
 
     Raises `ConfigError` for a damaged data set.
     """
-    tokenizer, parts, empty, words, size = _tokenizer(model), [], 0, 0, 0
+    tokenizer, parts, lengths, empty, words, size = _tokenizer(model), [], [], 0, 0, 0
     examples = _examples(snapshot, split)
-    for number in numbers:
+    for number, continues, may_be_blank in zip(*places[:3], strict=True):
         try:
-            text = snapshot.text(examples[number])
+            text = snapshot.text(examples[int(number)])
         except Exception as error:  # array_record raises whatever its checksums find
             raise snapshot.damaged(error) from error
-        tokens = tokenizer.encode(text) if text.strip() else np.zeros(0, np.int64)
-        if not len(tokens):
+        found = [tokenizer.encode(lines).astype(dtype) for lines in whole_lines(text, AT_ONCE)]
+        tokens = sum(map(len, found))
+        if may_be_blank and not (tokens and text.strip()):
             empty += 1
             continue
-        parts.append(tokens.astype(dtype))
-        words += len(text.split())
-        size += len(text.encode())
+        if continues and lengths:
+            lengths[-1] += tokens
+        else:
+            lengths.append(tokens)
+        parts += found
+        words += sum(len(lines.split()) for lines in whole_lines(text, AT_ONCE))
+        size += sum(len(lines.encode()) for lines in whole_lines(text, AT_ONCE))
     joined = np.concatenate(parts) if parts else np.zeros(0, dtype)
-    return SplitPart(joined, [len(part) for part in parts], empty, words, size)
+    return SplitPart(joined, lengths, bool(places.continues[:1].any()), empty, words, size)
 
 
 def prepare(
@@ -159,7 +169,9 @@ def prepare(
     errors: Errors | None = None,
     lists: Lists = (),
     jobs: int = 0,
+    column: str = "",
     watch: WatchPreparing = lambda what, done, total: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[Prepared, bool]:
     """Prepares a corpus unless that is done: (the prepared corpus, whether there was anything to do).
 
@@ -171,7 +183,9 @@ def prepare(
       errors: treatment of bytes that are no UTF-8.
       lists: files that list the held-out documents.
       jobs: number of processes; 0 is one per core.
+      column: with the text, where documents are rows of files.
       watch: called with the work at hand, its parts done and their number.
+      tell: called with a line for the user.
 
     Raises:
       ConfigError: the corpus is not here, a file cannot be read, the name is taken by something else or is being prepared.
@@ -187,16 +201,17 @@ def prepare(
     folder = prepared_folder(name or default_name(corpus, path, settings))
     folder.parent.mkdir(parents=True, exist_ok=True)
     snapshots = data_folder() / SNAPSHOTS
-    lock = folder.with_name(f".{folder.name}.lock")
-    with only_writer(lock, "name", f"'{folder.name}'", "wait until it is done, or give another --name"):
+    with only_preparer(folder):
         watch("reading the texts", 0, 0)
         if isinstance(kind, BuiltIn):
             require(not lists, "splits", f"{corpus} has splits of its own", "leave the lists out")
+            require(not column, "column", f"{corpus} has its own", "leave it out")
             snapshot = built_in_snapshot(corpus, snapshots, path, lambda what: watch(what, 0, 0))
             source = snapshot.digest
         else:
-            texts = own_texts(corpus, path, errors, lists)
+            texts = own_texts(corpus, path, errors, lists, column)
             source = texts.digest()
+            tell_left_out(texts.left_out(), tell)
         done = finished(folder, corpus, source, settings.described())
         if done:
             return done, False
@@ -223,6 +238,13 @@ def load_packages(corpus: str, settings: TokenizerSettings) -> None:
     if isinstance(kind, BuiltIn):
         with contextlib.suppress(Exception):  # who downloads it imports it again, and says what is wrong
             importlib.import_module(kind.module)
+
+
+def tell_left_out(names: list[str], tell: Callable[[str], None]) -> None:
+    """Tells in one line what was left out, where anything was."""
+    if names:
+        more = ", ..." if len(names) > 3 else ""
+        tell(f"left out as hidden or junk: {len(names)} ({', '.join(map(ascii, names[:3]))}{more})")
 
 
 def default_name(corpus: str, path: Path | None, settings: TokenizerSettings) -> str:
@@ -281,8 +303,9 @@ def write_whole(
     splits = {}
     with workers(jobs) as run:
         for split, _ in snapshot.splits:
+            places = snapshot.places(split)
             work = functools.partial(tokenise, snapshot, model, blank.dtype.str, split)
-            counts = write_split(partial, split, run(work, chunks(len(snapshot.documents(split)))), watch)
+            counts = write_split(partial, split, run(work, places, chunks(len(places.numbers))), watch, places.blank)
             if counts.documents:
                 splits[split] = counts
     require(
@@ -294,7 +317,9 @@ def write_whole(
         os.fsync(file.fileno())
 
 
-def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, SplitPart]], watch: WatchPreparing) -> Counts:
+def write_split(
+    folder: Path, split: Split, parts: Iterator[tuple[range, int, SplitPart]], watch: WatchPreparing, empty: int = 0
+) -> Counts:
     """Appends the parts of a split in order to its files on disk and returns its counts.
 
     Args:
@@ -302,15 +327,21 @@ def write_split(folder: Path, split: Split, parts: Iterator[tuple[range, int, Sp
       split: split of the parts.
       parts: (numbers of the documents, documents in all, their tokens) each.
       watch: called after each part.
+      empty: number of empty documents that are in none of the parts.
     """
     hashes = hashlib.sha256(), hashlib.sha256()
-    lengths, empty, words, size = [], 0, 0, 0
+    lengths, words, size = [], 0, 0
     with (folder / f"{split}.tokens").open("wb") as file:
         for numbers, total, part in parts:
             raw = part.tokens.tobytes()
             file.write(raw)
             hashes[0].update(raw)
-            lengths.append(np.array(part.lengths, np.int64))
+            new = np.array(part.lengths, np.int64)
+            if part.continues:
+                lengths[-1][-1] += new[0]
+                new = new[1:]
+            if len(new):
+                lengths.append(new)
             empty, words, size = empty + part.empty, words + part.words, size + part.bytes
             watch(f"tokenizing the {split} split", numbers.stop, total)
         file.flush()
@@ -334,20 +365,22 @@ def chunks(documents: int) -> list[range]:
 
 @contextlib.contextmanager
 def workers(jobs: int) -> Iterator[Callable]:
-    """A context with `jobs` processes: run(work, chunks) iterates over (numbers, documents, result) in order.
+    """A context with `jobs` processes: run(work, places, chunks) iterates over (numbers, documents, result) in order.
 
     At most two parts per process are read ahead.
     """
     if jobs == 1:
-        yield lambda work, parts: ((part, parts[-1].stop, work(part)) for part in parts)
+        yield lambda work, places, parts: ((part, parts[-1].stop, work(places.part(part))) for part in parts)
         return
     with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
 
-        def run(work: Callable[[range], SplitPart], parts: list[range]) -> Iterator[tuple[range, int, SplitPart]]:
+        def run(
+            work: Callable[[Places], SplitPart], places: Places, parts: list[range]
+        ) -> Iterator[tuple[range, int, SplitPart]]:
             waiting: list[concurrent.futures.Future] = []
             for number, part in enumerate(parts):
                 while len(waiting) < 2 * jobs and number + len(waiting) < len(parts):
-                    waiting.append(pool.submit(work, parts[number + len(waiting)]))
+                    waiting.append(pool.submit(work, places.part(parts[number + len(waiting)])))
                 yield part, parts[-1].stop, waiting.pop(0).result()
 
         try:

@@ -5,12 +5,14 @@ than documents), both little-endian without a header; `tokenizer.model` for Sent
 The folder gets its name only when it is whole. Opening it compares sizes and checksums, so that damage is never trained on.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +23,7 @@ from infini_jax.data.documents import Documents
 from infini_jax.data.tokenizers import Bytes
 from infini_jax.errors import ConfigError, require, require_file_name, suggestion
 from infini_jax.files import FOLDER_VARIABLE, data_folder, json_text
+from infini_jax.locks import only_writer
 from infini_jax.units import exponential, ratio
 
 FORMAT = 1
@@ -181,14 +184,26 @@ class Prepared:
         """
         counts = self.counts(split)
         files: list[BinaryIO] = [(self.folder / f"{split}.{kind}").open("rb") for kind in ("tokens", "starts")]
+        for file in files:
+            hold(file)
         text, starts = np.memmap(files[0], self.manifest.dtype, "r"), np.memmap(files[1], "<i8", "r")
         described = (
             f"{self.manifest.corpus} {split}: {counts.documents} documents, {counts.tokens} tokens "
             f"({self.manifest.tokenizer}), content {self.manifest.content}"
         )
-        return Documents(
-            text, starts, described, functools.partial(check_unchanged, files, [state_of(file) for file in files])
-        )
+        check = functools.partial(check_unchanged, files, [state_of(file) for file in files])
+        return Documents(text, starts, described, check, f"'{self.folder.name}' ({split} split)")
+
+
+def hold(file: BinaryIO) -> None:
+    """Locks a file that is read, shared with other readers, until it is closed: `corpus remove` refuses it meanwhile.
+
+    Where the system has no such locks, nothing is held.
+    """
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def state_of(file: BinaryIO) -> tuple[int, int]:
@@ -205,6 +220,12 @@ def check_unchanged(files: list[BinaryIO], opened: list[tuple[int, int]]) -> Non
     for file, state in zip(files, opened, strict=True):
         name = Path(file.name)
         require(state_of(file) == state, "data.name", f"{name.parent.name}/{name.name} was changed while it was read", MEND)
+
+
+def only_preparer(folder: Path) -> AbstractContextManager[None]:
+    """A context in which no other process prepares or removes a corpus. Raises `ConfigError` while one does, with its name."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    return only_writer(lock, "name", f"'{folder.name}'", "wait until it is done, or give another --name")
 
 
 def existing_folder(name: str) -> Path:

@@ -18,8 +18,11 @@ from typing import Any
 
 from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.corpora import CORPORA, BuiltIn
+from infini_jax.data.long_documents import LONG, Places, all_whole, places_of
+from infini_jax.data.spilled import sorting_on_disk
 from infini_jax.data.texts import Texts
 from infini_jax.errors import ConfigError, instance, one_line, require
+from infini_jax.files import json_value
 from infini_jax.locks import awaited
 
 Tell = Callable[[str], None]
@@ -41,6 +44,23 @@ def load_tfds() -> Any:
     return importlib.import_module("tensorflow_datasets")
 
 
+TYPE_KEYS = ("type", "pythonClassName", "python_class_name")  # of a features.json, then and now
+JSON_KEYS = ("json", "content")  # hold more of it as text
+FEATURES = tuple(
+    f"tensorflow_datasets.core.features.{kind}"
+    for kind in (
+        "features_dict.FeaturesDict",
+        "text_feature.Text",
+        "tensor_feature.Tensor",
+        "feature.Tensor",
+        "scalar.Scalar",
+        "class_label_feature.ClassLabel",
+        "sequence_feature.Sequence",
+        "dataset_feature.Dataset",
+    )
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
     """Documents as a TFDS data set on disk; small enough to send to another process.
@@ -59,11 +79,18 @@ class Snapshot:
 
     def documents(self, split: Split) -> Sequence[dict]:
         """The examples of a split with random access. Raises `ConfigError` where the data set is damaged."""
-        tfds = load_tfds()
         try:
-            builder = tfds.builder_from_directory(self.folder)
-            return builder.as_data_source(split=dict(self.splits)[split])
+            return trusted_builder(Path(self.folder)).as_data_source(split=dict(self.splits)[split])
         except Exception as error:  # TFDS raises whatever its files do
+            raise self.damaged(error) from error
+
+    def places(self, split: Split) -> Places:
+        """The examples of a split in the order of its documents. Raises `ConfigError` where the data set is damaged."""
+        examples = self.documents(split)
+        try:
+            long = (trusted_builder(Path(self.folder)).info.metadata or {}).get(LONG, {}).get(split, [])
+            return places_of(examples, self.text, long) if long else all_whole(len(examples))
+        except Exception as error:  # as above
             raise self.damaged(error) from error
 
     def text(self, example: dict) -> str:
@@ -75,13 +102,38 @@ class Snapshot:
         return ConfigError("corpus", f"{self.folder} cannot be read ({one_line(error)})", "delete it and prepare again")
 
 
+def trusted_builder(folder: Path) -> Any:
+    """TFDS's builder of the data set in a folder.
+
+    Raises `ValueError` where the data set has features of other types than `FEATURES`: TFDS would import their modules.
+    """
+    tfds = load_tfds()
+    check_features(json_value((folder / "features.json").read_bytes()))
+    return tfds.builder_from_directory(folder)
+
+
+def check_features(plain: Any) -> None:
+    """Checks the values of a features.json: raises `ValueError` for a type that is not in `FEATURES`, wherever it stands."""
+    if isinstance(plain, list):
+        for value in plain:
+            check_features(value)
+    if not isinstance(plain, dict):
+        return
+    for key, value in plain.items():
+        if key in TYPE_KEYS and isinstance(value, str) and value not in FEATURES:
+            raise ValueError(f"its features.json has the type '{value}', which is no feature of text")
+        if key in JSON_KEYS and isinstance(value, str):
+            value = json_value(value)
+        check_features(value)
+
+
 def own_snapshot(name: str, texts: Texts, folder: Path, tell: Tell = untold) -> Snapshot:
     """The texts as a TFDS data set below `folder`, written unless it is there.
 
     What another process writes at the same time is waited for, and `tell` gets a line that names it. Raises `ConfigError`
     where the texts changed while they were read.
     """
-    with awaited(lock_of(folder, name), tell), quiet_tfds():
+    with awaited(lock_of(folder, name), tell), quiet_tfds(), sorting_on_disk():
         load_tfds()
         from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig
 

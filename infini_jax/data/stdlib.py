@@ -58,7 +58,8 @@ def stdlib_documents(split: Split, root: str | None = None) -> Documents:
         f"no Python source for the {split} split in {folder.name}",
         "install Python with its library sources",
     )
-    return Documents.join([b"".join(file.read_bytes() for file in packages[name]) for name in sorted(packages)])
+    texts = [b"".join(file.read_bytes() for file in packages[name]) for name in sorted(packages)]
+    return Documents.join(texts, f"'python_stdlib' ({split} split)")
 
 
 @functools.cache

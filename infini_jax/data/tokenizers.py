@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from infini_jax.data.raw_files import read_foreign
 from infini_jax.errors import ConfigError, require
 
 Algorithm = Literal["bpe", "unigram"]
@@ -237,5 +238,5 @@ def load_tokenizer(model: Path | bytes | None) -> Tokenizer:
         return Bytes()
     if isinstance(model, Path):
         require(model.is_file(), "model", f"{model} does not exist", "give a SentencePiece .model file")
-        model = model.read_bytes()
+        model = read_foreign(model, "model")
     return SentencePiece(model)

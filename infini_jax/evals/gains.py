@@ -119,7 +119,7 @@ class Gains(Evaluation):
 def training_words(data: DataConfig, counted: int) -> tuple[collections.Counter[str], int]:
     """(uses of each word, uses of all words) in about `counted` tokens of the training split."""
     documents, tokenizer = documents_of(data, "train")[0], tokenizer_of(data)
-    numbers = chosen_documents(documents.lengths, PIECES)
+    numbers = chosen_documents(documents.lengths, PIECES, documents.name)
     starts, ends = documents.starts[numbers], documents.starts[numbers + 1]
     ends = np.minimum(ends, starts + counted // len(numbers))
     uses = count_words(tokenizer.decode(documents.text[a:b]) for a, b in zip(starts, ends, strict=True))

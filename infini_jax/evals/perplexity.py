@@ -136,7 +136,7 @@ class Reader:
 
     def __init__(self, model: ModelConfig, documents: Documents, counts: Counts, settings: EvaluationConfig):
         self.model, self.counts, self.text, self.described = model, counts, documents.text, documents.described
-        numbers_D = chosen_documents(documents.lengths, settings.documents)
+        numbers_D = chosen_documents(documents.lengths, settings.documents, documents.name)
         whole_D = documents.lengths[numbers_D]
         lengths_D = np.minimum(whole_D, settings.tokens) if settings.tokens else whole_D
         longest_first = np.argsort(-lengths_D, kind="stable")
@@ -220,12 +220,17 @@ def has_something(lengths: np.ndarray) -> bool:
     return bool((lengths >= 2).any())
 
 
-def chosen_documents(lengths: np.ndarray, count: int) -> np.ndarray:
+def chosen_documents(lengths: np.ndarray, count: int, name: str = "the corpus") -> np.ndarray:
     """Numbers of `count` documents of at least two tokens, spread evenly; of all such documents for 0.
 
-    Raises `ConfigError` where no document has two tokens.
+    Raises `ConfigError` with the `name` of the corpus and split where no document has two tokens.
     """
     usable = np.flatnonzero(lengths >= 2)
-    require(has_something(lengths), "data", "no held-out document has two tokens", "prepare a corpus with longer documents")
+    require(
+        has_something(lengths),
+        "data",
+        f"no document of {name} has two tokens, and the first of each is never predicted",
+        "prepare longer documents for it: infini-jax corpus prepare with --validation and --test, or folders of these names",
+    )
     count = min(count, len(usable)) or len(usable)
     return usable[np.arange(count) * len(usable) // count]

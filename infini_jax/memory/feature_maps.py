@@ -19,8 +19,12 @@ def elu_plus_one(x: jax.Array) -> jax.Array:
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """x / |x|, with the Memorizing Transformer's 1e-6 under the root: F = K, the kernel is the cosine and has a sign."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)
+    """x / |x|, with the Memorizing Transformer's 1e-6 under the root: F = K, the kernel is the cosine and has a sign.
+
+    NaN where |x|^2 overflows: divided by infinity, the longest vectors would be zero.
+    """
+    square = jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6
+    return x * jax.lax.rsqrt(jnp.where(jnp.isfinite(square), square, jnp.nan))
 
 
 def dpfp(x: jax.Array, nu: int) -> jax.Array:

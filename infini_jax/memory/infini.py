@@ -48,12 +48,17 @@ class InfiniMemory:
 
 
 def normalised(features_BxSxHxF: jax.Array, z_BxGxF: jax.Array | None) -> jax.Array:
-    """sigma(Q) / (sigma(Q) z) BxSxHxF, zero where nothing was written; the features as they are without z."""
+    """sigma(Q) / (sigma(Q) z) BxSxHxF, zero where nothing was written; the features as they are without z.
+
+    A z that overflowed gives NaN: a division by infinity would read as an empty memory.
+    """
     if z_BxGxF is None:
         return features_BxSxHxF
     z_BxHxF = repeat_heads(z_BxGxF, features_BxSxHxF.shape[2])
     mass_BxSxHx1 = jnp.einsum("bshf,bhf->bsh", features_BxSxHxF, z_BxHxF)[..., None]
-    return jnp.where(mass_BxSxHx1 > 0, features_BxSxHxF / jnp.where(mass_BxSxHx1 > 0, mass_BxSxHx1, 1.0), 0.0)
+    mass_BxSxHx1 = jnp.where(jnp.isfinite(mass_BxSxHx1), mass_BxSxHx1, jnp.nan)
+    is_empty_BxSxHx1 = mass_BxSxHx1 <= 0  # not so where it is NaN
+    return jnp.where(is_empty_BxSxHx1, 0.0, features_BxSxHxF / jnp.where(is_empty_BxSxHx1, 1.0, mass_BxSxHx1))
 
 
 def retrieve(memory: InfiniMemory, features_BxSxHxF: jax.Array) -> jax.Array:

@@ -99,7 +99,8 @@ def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.
     over_slots = by_slots(of_part, slots)
     nearest_of_all = functools.partial(nearest, k=k, find=find) if over_slots is None else over_slots
     best_BxGxQxk, slot_BxGxQxk = nearest_of_all(ring.keys, ring.held_B, q_BxGxQxK)
-    return jnp.where(jnp.isfinite(best_BxGxQxk), slot_BxGxQxk, -1).reshape(batch, heads, queries, k)
+    is_missing_BxGxQxk = best_BxGxQxk == -jnp.inf  # products that overflow or are no number are read, and seen
+    return jnp.where(is_missing_BxGxQxk, -1, slot_BxGxQxk).reshape(batch, heads, queries, k)
 
 
 def nearest(

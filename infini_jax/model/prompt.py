@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from infini_jax.data.decoding import marked
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import ConfigError
 
@@ -17,7 +18,8 @@ def read_text(file: Path, watch: Callable[[int], None] = lambda size: None) -> I
     """The text of a file, some whole lines at a time; `watch` gets the number of bytes read so far.
 
     Tokenizers encode by line, so pieces of whole lines have the tokens of the whole text. A line longer than `LONGEST_LINE` is
-    cut in front of its last space, where a tokenizer whose pieces cross spaces may split it otherwise.
+    cut in front of its last space, where a tokenizer whose pieces cross spaces may split it otherwise. A byte order mark is
+    taken off.
 
     Raises `ConfigError` where the file cannot be read or is no UTF-8.
     """
@@ -25,6 +27,9 @@ def read_text(file: Path, watch: Callable[[int], None] = lambda size: None) -> I
     try:
         with file.open("rb") as opened:
             while part := opened.read(BYTES_A_READ):
+                if not done:
+                    encoding, mark = marked(part)
+                    decoder, part, done = codecs.getincrementaldecoder(encoding)(), part[mark:], mark
                 held = len(decoder.getstate()[0])
                 line += decoder.decode(part)
                 done += len(part)

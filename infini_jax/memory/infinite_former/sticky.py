@@ -23,7 +23,7 @@ def attention_histogram(mu_BxHxS: jax.Array, sigma_sq_BxHxS: jax.Array, counted_
     """Share of the mass of all heads' and counted queries' Gaussians in each bin: BxG, rows sum to 1.
 
     The outermost edges stand 1e-6 outside, as in the released code; mass beyond them is left out. A row without a counted
-    query has equal shares.
+    query has equal shares, one with attention that is no number none that are.
     """
     edges_G1 = bin_edges(bins)
     edges_G1[0], edges_G1[-1] = -1e-6, 1.0 + 1e-6
@@ -31,7 +31,8 @@ def attention_histogram(mu_BxHxS: jax.Array, sigma_sq_BxHxS: jax.Array, counted_
     mass_BxHxSxG = jnp.maximum(jnp.diff(jax.scipy.special.ndtr(standard), axis=-1), 0.0)
     mass_BxG = jnp.where(counted_BxS[:, None, :, None], mass_BxHxSxG, 0.0).sum(axis=(1, 2))
     total_Bx1 = mass_BxG.sum(axis=-1, keepdims=True)
-    return jnp.where(total_Bx1 > 0, mass_BxG / jnp.where(total_Bx1 > 0, total_Bx1, 1.0), 1.0 / bins)
+    is_empty_Bx1 = total_Bx1 <= 0  # not so where it is NaN
+    return jnp.where(is_empty_Bx1, 1.0 / bins, mass_BxG / jnp.where(is_empty_Bx1, 1.0, total_Bx1))
 
 
 def draw_times(

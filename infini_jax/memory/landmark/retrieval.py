@@ -80,16 +80,19 @@ def retrieved_slots(chosen: jax.Array, blocks: int) -> jax.Array:
 def best_newest(scores_xNxS: jax.Array, count: int) -> jax.Array:
     """Ascending places (..., count, S) of the highest of `scores` (..., N, S) along N; the last place wins a tie.
 
+    Scores that are no number are the highest: their blocks are read, so that they are seen.
+
     Equal means equal up to rounding: products with equal keys may differ in their last bits, by the shape of the
     product, and a decoded token must choose as the whole segment does. Places stand before the S tokens, so that the
     passes over them run along the vector.
     """
-    size = jnp.where(scores_xNxS > MASKED / 2, jnp.abs(scores_xNxS), 0.0).max(axis=-2, keepdims=True)
+    counts_xNxS = (scores_xNxS > MASKED / 2) & (scores_xNxS < jnp.inf)
+    size = jnp.where(counts_xNxS, jnp.abs(scores_xNxS), 0.0).max(axis=-2, keepdims=True)
     slack = 32 * jnp.finfo(scores_xNxS.dtype).eps * size
     places_Nx1 = jnp.arange(scores_xNxS.shape[-2])[:, None]
 
     def take(scores_xNxS, _):
-        near_xNxS = scores_xNxS >= scores_xNxS.max(axis=-2, keepdims=True) - slack
+        near_xNxS = (scores_xNxS >= scores_xNxS.max(axis=-2, keepdims=True) - slack) | jnp.isnan(scores_xNxS)
         place_xS = jnp.where(near_xNxS, places_Nx1, -1).max(axis=-2)
         return jnp.where(places_Nx1 == place_xS[..., None, :], -jnp.inf, scores_xNxS), place_xS
 
