@@ -19,7 +19,7 @@ class Budget:
     """Limit of a run.
 
     Attributes:
-      unit: FLOPs of training (three times the forward pass), raw tokens, optimizer steps, or seconds of training on the
+      unit: FLOPs of training (without recomputation), raw tokens, optimizer steps, or seconds of training on the
         device at hand, without compiling. Seconds become a number of steps before the first one, see
         `infini_jax.training.timed_budget`.
       amount: of that unit.
@@ -63,7 +63,8 @@ class TrainConfig:
       gate_learning_rate: peak for the memory gates, which also have no weight decay.
       weight_decay: of matrices, apart from those that a mechanism declares in `no_decay`.
       warmup: share of the steps with a rising rate.
-      average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
+      average: decay of the moving average of the parameters that is evaluated and kept, which is shorter in the first tenth of
+        its horizon; 0 keeps the parameters themselves.
       clip: largest norm of the gradient.
       evaluation_steps: batches of held-out data scored at the end, where the task is not made of documents.
       evaluate_every: steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at the end.

@@ -21,7 +21,7 @@ from infini_jax.training.held_out import HeldOut, HeldOutScores
 from infini_jax.training.interrupts import terminated
 from infini_jax.training.loop import Finished, train
 from infini_jax.training.mirrors import Mirroring, Mirrors
-from infini_jax.training.program import Training, executed_flops, rows_of
+from infini_jax.training.program import Training, counted_flops, rows_of
 from infini_jax.training.timed_budget import with_steps
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
@@ -112,7 +112,7 @@ def nowhere() -> Iterator[TextIO]:
 
 def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScores) -> Row:
     """The row of a finished run, with all that was counted and measured."""
-    step_flops = training_flops_per_step(run)
+    step_flops, counted = training_flops_per_step(run), counted_flops(Training(run).program)
     return Row(
         run=run.name,
         version=run.version,
@@ -131,7 +131,8 @@ def make_row(run: RunConfig, study: str, finished: Finished, scores: HeldOutScor
         gives=run.budget.gives,
         flops_planned=budget_steps(run) * step_flops,
         flops_actual=finished.steps * step_flops,
-        flops_executed=finished.steps * executed_flops(Training(run).program),
+        flops_counted=finished.steps * counted.work,
+        flops_executed=finished.steps * counted.executed,
         steps=finished.steps,
         tokens=finished.steps * run.tokens_per_step,
         seconds=finished.seconds,
