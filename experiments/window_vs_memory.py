@@ -41,8 +41,8 @@ class Split:
 
     @property
     def flops(self) -> float:
-        """Forward FLOPs per token of every run."""
-        return model_cost(at_window(self.base, self.window).model).flops
+        """Training FLOPs per token of every run."""
+        return model_cost(at_window(self.base, self.window).model).training_flops
 
     def runs(self) -> tuple[RunConfig, ...]:
         """The runs of the window alone and of each memory at each size, all with the same FLOPs per token."""
@@ -65,7 +65,8 @@ def filled_up(run: RunConfig, flops: float) -> RunConfig:
     def wider(more: int) -> ModelConfig:
         return dataclasses.replace(run.model, mlp_dim=run.model.mlp_dim + more)
 
-    left, unit = flops - model_cost(run.model).flops, model_cost(wider(1)).flops - model_cost(run.model).flops
+    cost = model_cost(run.model).training_flops
+    left, unit = flops - cost, model_cost(wider(1)).training_flops - cost
     return dataclasses.replace(run, model=wider(int(left // unit)))
 
 

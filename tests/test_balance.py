@@ -25,7 +25,7 @@ def with_memory(memory, **changes) -> RunConfig:
 
 
 def flops(run: RunConfig) -> float:
-    return model_cost(run.model).flops
+    return model_cost(run.model).training_flops
 
 
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if name != "full"])
@@ -48,7 +48,7 @@ def test_a_wider_mlp_or_model_would_cost_more_than_asked():
     target = 0.7 * flops(RUN)
     found = fit_to_flops(RUN, target, "width").model
     more = [dataclasses.replace(found, mlp_dim=found.mlp_dim + 1), dataclasses.replace(found, d_model=found.d_model + 4)]
-    assert all(model_cost(model).flops > target for model in more)
+    assert all(model_cost(model).training_flops > target for model in more)
 
 
 def test_heads_whose_sizes_are_not_given_shrink_with_the_width_and_stay_even():
@@ -85,7 +85,7 @@ def test_the_segment_gives_way_to_memory_at_equal_flops():
     assert all(run.train.sequence % run.model.segment == 0 for run in found)
     assert all(gap(run, target) >= 0 for run in found)
     longer = dataclasses.replace(found[-1].model, segment=min(size for size in divisors(480) if size > segments[-1]))
-    assert model_cost(longer).flops > target
+    assert model_cost(longer).training_flops > target
 
 
 def divisors(number: int) -> list[int]:

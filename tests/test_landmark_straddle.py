@@ -270,7 +270,7 @@ def test_cost_counts_tiles_of_the_span():
     documents, zeros = jnp.zeros((1, dims.segment), int), jnp.zeros(1, int)
     segment, memory = Segment(*arrays, whole(documents, zeros, zeros)), module.init_memory(1)
     params = {"params": {"out": {"kernel": jnp.asarray(kernel_of(), jnp.float32)}}}
-    walked = program_flops(partial(module.apply, params, method="attend"), memory, segment)
+    walked = program_flops(partial(module.apply, params, method="attend"), memory, segment).executed
     expected = dims.segment * (module.cost(dims.segment).flops + 2 * kernel_of().size)
     assert walked == pytest.approx(expected, rel=1e-12)
 

@@ -121,9 +121,7 @@ def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
     params = jax.tree.map(jnp.ones_like, init_params(MODEL, jax.random.key(0)))
 
     def first_move(gradient):
-        state, move = optimiser.init(params), None
-        for _ in range(2):  # the schedule begins at zero
-            move, state = optimiser.update(gradient, state, params)
+        move, _ = optimiser.update(gradient, optimiser.init(params), params)
         return jax.tree_util.tree_leaves_with_path(move)
 
     for path, move in first_move(jax.tree.map(jnp.zeros_like, params)):
@@ -144,9 +142,8 @@ def test_trials_of_several_rates_share_one_program_and_move_in_proportion(optimi
         training = Training(run)
         state = training.fresh()
         program = training.step.lower(state, source.batch(0)).as_text()
-        gradient, memory = jax.tree.map(jnp.ones_like, state.params), state.optimiser
-        for _ in range(2):  # the schedule begins at zero
-            moves, memory = training.optimiser.update(gradient, memory, state.params)
+        gradient = jax.tree.map(jnp.ones_like, state.params)
+        moves, _ = training.optimiser.update(gradient, state.optimiser, state.params)
         return program, moves
 
     source = RUN.data.open(rows_of(RUN, "train"))

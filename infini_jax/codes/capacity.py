@@ -26,7 +26,7 @@ from infini_jax.errors import (
 )
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.base import BACKWARD, LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
 
 NAME = "capacity"
@@ -183,8 +183,10 @@ def forward_flops(run: CapacityRun) -> tuple[float, float]:
 
 def step_flops(run: CapacityRun) -> float:
     """Forward and backward FLOPs of one training step, with one segment of questions per row."""
-    written, asked = forward_flops(run)
-    return 3.0 * run.batch * run.segment * (run.segments * written + asked)
+    cost, places = memory_of(run.memory, run.dims).cost(run.dims.segment), run.dims.segment / run.segment
+    written, asked = ((1.0 + BACKWARD) * flops for flops in forward_flops(run))
+    written, asked = written - places * cost.write_saved, asked - places * cost.read_saved
+    return run.batch * run.segment * (run.segments * written + asked)
 
 
 def capacity_steps(run: CapacityRun) -> int:

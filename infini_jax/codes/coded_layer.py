@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from infini_jax.codes.capacity import CapacityRun
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, insert_landmarks, whole
 from infini_jax.memory import memory_of
 
@@ -33,17 +34,17 @@ class CodedLayer(nn.Module):
             return jnp.repeat(self.keys, d.heads // d.kv_heads, axis=1)
 
         self.memory = memory_of(run.memory, d)
-        self.key_inputs = self.param("key_inputs", normal, (run.symbols, d.d_model))
-        self.value_inputs = self.param("value_inputs", normal, (run.symbols, d.d_model))
-        self.keys = self.param("keys", normal, (run.symbols, d.kv_heads, d.key_dim))
+        self.key_inputs = self.param("key_inputs", normal, (run.symbols, d.d_model), PARAMETERS)
+        self.value_inputs = self.param("value_inputs", normal, (run.symbols, d.d_model), PARAMETERS)
+        self.keys = self.param("keys", normal, (run.symbols, d.kv_heads, d.key_dim), PARAMETERS)
         self.queries = self.param("queries", as_keys)
         self.values = nn.DenseGeneral((d.kv_heads, d.value_dim), use_bias=False)
-        self.answers = self.param("answers", nn.initializers.normal(d.d_model**-0.5), (run.symbols, d.d_model))
+        self.answers = self.param("answers", nn.initializers.normal(d.d_model**-0.5), (run.symbols, d.d_model), PARAMETERS)
         # a question's input and key; what a landmark adds to the codes of its block
-        self.neutral_input = self.param("neutral_input", normal, (d.d_model,))
-        self.neutral_key = self.param("neutral_key", small, (d.kv_heads, d.key_dim))
-        self.landmark_input = self.param("landmark_input", small, (d.d_model,))
-        self.landmark_key = self.param("landmark_key", small, (d.kv_heads, d.key_dim))
+        self.neutral_input = self.param("neutral_input", normal, (d.d_model,), PARAMETERS)
+        self.neutral_key = self.param("neutral_key", small, (d.kv_heads, d.key_dim), PARAMETERS)
+        self.landmark_input = self.param("landmark_input", small, (d.d_model,), PARAMETERS)
+        self.landmark_key = self.param("landmark_key", small, (d.kv_heads, d.key_dim), PARAMETERS)
 
     def __call__(self, symbols_BxS: jax.Array, memory) -> tuple:
         """Logits and memory after one segment of questions, in a call that touches every parameter: it initializes them."""

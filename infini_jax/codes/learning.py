@@ -145,7 +145,7 @@ def loss(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, jax.A
 def rates(run: CapacityRun, steps: int) -> np.ndarray:
     """The learning rate of every step: up for a twentieth of them, then down to a tenth by a cosine."""
     shape = schedule(TrainConfig(warmup=(steps // 20) / steps), steps)
-    return run.learning_rate * np.asarray(shape(np.arange(1, steps + 1)), np.float32)
+    return run.learning_rate * np.asarray(shape(np.arange(steps)), np.float32)
 
 
 # Not the optimizer of a run, whose steps own their rates: here they are an argument, so that all trials share one program.

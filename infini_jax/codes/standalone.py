@@ -39,7 +39,7 @@ from infini_jax.codes.probe import read_out_error
 from infini_jax.codes.random_codes import RandomCodesRun, age_bins
 from infini_jax.files import json_text
 from infini_jax.memory.base import reported_gates
-from infini_jax.model.cost import program_flops
+from infini_jax.model.cost import ProgramFlops, program_flops
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, write_measures
@@ -82,6 +82,7 @@ def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
         budget_amount=float(asked),
         flops_planned=flops,
         flops_actual=flops,
+        flops_counted=flops,
         flops_executed=flops,
         steps=0,
         tokens=asked,
@@ -111,7 +112,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     scored = {split: [scored_at(run, trained.params, split, n) for n in grid(run)] for split in (VALIDATION, TEST)}
     loss, test_loss = (float(np.mean([one.lost.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
     accuracy, test_accuracy = (float(np.mean([one.right.mean() for one in scored[split]])) for split in (VALIDATION, TEST))
-    written, asked = capacity.forward_flops(run)
+    (written, asked), counted = capacity.forward_flops(run), counted_step_flops(run)
     tokens_per_row = run.segment * (run.segments + 1)
     gates = learned_gates(run, trained.params)
     return leave(
@@ -126,7 +127,8 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
         budget_amount=float(run.budget.amount),
         flops_planned=capacity.planned_flops(run),
         flops_actual=trained.steps * capacity.step_flops(run),
-        flops_executed=trained.steps * executed_step_flops(run),
+        flops_counted=trained.steps * counted.work,
+        flops_executed=trained.steps * counted.executed,
         steps=trained.steps,
         tokens=trained.steps * run.batch * tokens_per_row,
         seconds=trained.seconds,
@@ -175,15 +177,15 @@ def asked_gates(run: CapacityRun, params: dict) -> jax.Array:
     question = jnp.zeros((1, run.segment), jnp.int32)
     found: Any = CodedLayer(run).apply({"params": params}, empty_memory(run, 1), question, method="ask")
     gates = reported_gates(found[1])
-    return jnp.zeros(0) if gates is None else gates
+    return jnp.zeros(0, jnp.float32) if gates is None else gates
 
 
-def executed_step_flops(run: CapacityRun) -> float:
-    """FLOPs of the compiled program of one training step."""
+def counted_step_flops(run: CapacityRun) -> ProgramFlops:
+    """The FLOPs of the program of one training step."""
     params = jax.eval_shape(lambda: init_layer(run, jax.random.key(0)))
     state = (params, jax.eval_shape(ADAM.init, params))
     batch = draw_steps(run, np.random.default_rng(0), 1)
-    return program_flops(functools.partial(train_steps, run), state, batch, jnp.zeros(1))
+    return program_flops(functools.partial(train_steps, run), state, batch, jnp.zeros(1, jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)

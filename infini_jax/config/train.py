@@ -20,7 +20,7 @@ class Budget:
     """Limit of a run.
 
     Attributes:
-      unit: FLOPs of training (three times the forward pass), raw tokens, optimizer steps, or seconds of training on the
+      unit: FLOPs of training (without recomputation), raw tokens, optimizer steps, or seconds of training on the
         device at hand, without compiling. Seconds become a number of steps before the first one, see
         `infini_jax.training.timed_budget`.
       amount: amount of the unit.
@@ -66,7 +66,8 @@ class TrainConfig:
       gate_learning_rate: peak learning rate of the memory gates, which have no weight decay.
       weight_decay: weight decay of matrices, apart from those that a mechanism declares in `no_decay`.
       warmup: share of the steps with a rising learning rate.
-      average: decay of the moving average of the parameters that is evaluated and kept; 0 keeps the parameters themselves.
+      average: decay of the moving average of the parameters that is evaluated and kept, which is shorter in the first tenth of
+        its horizon; 0 keeps the parameters themselves.
       clip: largest global norm of the gradient; a larger one is scaled down to it.
       evaluation_steps: number of held-out batches scored at the end, where the task is not made of documents.
       evaluate_every: number of steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at

@@ -17,6 +17,7 @@ from jax.core import ShapedArray
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.config.optimisers import GROUP
 from infini_jax.data.batch import Batch
 from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.layers.heads import SEQUENCE_AXIS, SLOTS_AXIS, by_hand
@@ -325,7 +326,7 @@ def parameter_axes(model: ModelConfig) -> dict:
 
     def axes_of(path: tuple, leaf: jax.ShapeDtypeStruct) -> Axes:
         names = tuple(key.key for key in path)
-        stacked = names[0].startswith("groups_")
+        stacked = names[0].startswith(GROUP)
         found = declared.get(names[1:] if stacked else names) or (None,) * (leaf.ndim - stacked)
         return ("layers", *found) if stacked else found
 

@@ -73,7 +73,7 @@ def score_segments(
         nats_CxRxT = jax.lax.dynamic_update_slice_in_dim(nats_CxRxT, found_CxRxS, number * size, axis=2)
         return carry, nats_CxRxT, jax.lax.dynamic_update_slice_in_dim(hits_RxT, hits_RxS, number * size, axis=1)
 
-    blank = (jnp.zeros((len(conditions), rows, length)), jnp.zeros((rows, length), bool))
+    blank = (jnp.zeros((len(conditions), rows, length), model.dims.policy.output), jnp.zeros((rows, length), bool))
     carry, *found = jax.lax.fori_loop(0, segments, step, (carry, *blank))
     if layout is not None:  # every process must be able to read them
         found = jax.lax.with_sharding_constraint(found, replicated(layout.mesh))

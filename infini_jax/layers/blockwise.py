@@ -26,6 +26,7 @@ from infini_jax.layers.segment import Sight, within
 TILE = 128
 BANDS = 8  # at most about so many loop bodies: (BANDS + 1) / (2 BANDS) of the square is computed
 MASKED = -1e30  # finite, so that gradients of fully masked rows stay finite
+MADE_AGAIN = "made_again"  # scope of what a gradient rule computes once more instead of keeping it, for counting FLOPs
 NO_QUERY = -3  # the document of padded queries: no key has it
 
 
@@ -241,7 +242,8 @@ def _backward_row(plan: Tiling, places, scale, bias_J, q_LxK, k_JxK, v_JxV, kT_K
         q_PxK, dy_PxV, lse_P, D_P = (_cut(x, tile * plan.tile, plan.tile) for x in (q_LxK, dy_LxV, lse_L, D_L))
         k_CxK, v_CxV = _cut(k_JxK, low, width), _cut(v_JxV, low, width)
         kT_KxC = _cut(kT_KxJ, low, width, axis=1)
-        scores_CxP = _scores(plan, width, tile, low, places, scale, q_PxK, k_CxK, bias_J)
+        with jax.named_scope(MADE_AGAIN):
+            scores_CxP = _scores(plan, width, tile, low, places, scale, q_PxK, k_CxK, bias_J)
         weights_CxP = jnp.exp(scores_CxP - jnp.where(lse_P > MASKED, lse_P, 0.0))
         dweights_CxP = jnp.einsum("cv,pv->cp", v_CxV, dy_PxV, preferred_element_type=wide)
         dscores_CxP = weights_CxP * (dweights_CxP - D_P)

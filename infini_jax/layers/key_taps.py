@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import NO_DOCUMENT, Boundaries
 
 
@@ -26,7 +27,8 @@ class KeyTaps(nn.Module):
     def __call__(self, inputs_BxTxD: jax.Array, bounds: Boundaries) -> jax.Array:
         """The mixes of the S query tokens, which begin at `bounds.start`: BxSxD."""
         width, back = inputs_BxTxD.shape[-1], self.taps - 1
-        kernel_IxD = self.param("kernel", nn.initializers.constant(1 / self.taps), (self.taps, width)).astype(self.dtype)
+        mean = nn.initializers.constant(1 / self.taps)
+        kernel_IxD = self.param("kernel", mean, (self.taps, width), PARAMETERS).astype(self.dtype)
         queries = bounds.query_documents.shape[1]
 
         def recent(sequence: jax.Array, fill: int) -> jax.Array:

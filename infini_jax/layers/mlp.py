@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from infini_jax.layers.precision import PARAMETERS
+
 
 @jax.custom_vjp
 def gelu_mlp(x_BxSxD: jax.Array, up_DxF: jax.Array, down_FxD: jax.Array) -> jax.Array:
@@ -46,7 +48,7 @@ class Matrix(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        return self.param("kernel", nn.initializers.lecun_normal(), (self.rows, self.columns)).astype(self.dtype)
+        return self.param("kernel", nn.initializers.lecun_normal(), (self.rows, self.columns), PARAMETERS).astype(self.dtype)
 
 
 class MLP(nn.Module):

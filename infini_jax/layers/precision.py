@@ -17,6 +17,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 Compute = Literal["float32", "bfloat16"]
+PARAMETERS = jnp.float32  # stated where a parameter is made: the default of initializers is float64 under JAX_ENABLE_X64
 
 
 def wide(dtype: Any) -> jnp.dtype:
@@ -43,4 +44,4 @@ class Policy:
 
 def policy_of(compute: str) -> Policy:
     """The policy of a compute type, given by its name."""
-    return Policy(jnp.dtype(jnp.float32), jnp.dtype(compute), memory=wide(compute), output=wide(compute))
+    return Policy(jnp.dtype(PARAMETERS), jnp.dtype(compute), memory=wide(compute), output=wide(compute))

@@ -24,6 +24,7 @@ from flax import struct
 
 from infini_jax.errors import require, require_positive
 from infini_jax.layers.attention import attention_flops, dense
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment
 from infini_jax.memory import window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
@@ -149,11 +150,11 @@ class Compression(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxExGxK: jax.Array) -> jax.Array:
-        def mean(_: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            return jnp.broadcast_to(jnp.eye(self.features) / self.ratio, shape)
+        def mean(_: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+            return jnp.broadcast_to(jnp.eye(self.features, dtype=dtype) / self.ratio, shape)
 
-        kernel_RxFxF = self.param("kernel", mean, (self.ratio, self.features, self.features))
-        offset = self.param("offset", nn.initializers.zeros, (self.features,)) if self.has_offset else 0.0
+        kernel_RxFxF = self.param("kernel", mean, (self.ratio, self.features, self.features), PARAMETERS)
+        offset = self.param("offset", nn.initializers.zeros, (self.features,), PARAMETERS) if self.has_offset else 0.0
         return f_c(x_BxExGxK, kernel_RxFxF, offset)
 
 
@@ -214,10 +215,15 @@ class Compressive(Memory):
         d, c = self.dims, self.config
         carried, groups = c.slots + c.compressed, -(-segment_length // c.ratio)
         squares = (d.kv_heads * d.key_dim) ** 2 + (d.kv_heads * d.value_dim) ** 2
+        attention = positioned_cost(c.positions, d, carried, segment_length)
+        compression = 2.0 * groups * c.ratio * squares / segment_length
+        over_old = attention_flops(groups * c.ratio, d.heads, d.key_dim, d.value_dim)
+        # no gradient reaches the memory's compression, the attention over old entries, their compression's input, the queries
+        stopped = 2 * compression + 2 * over_old + compression + 2.0 * groups * d.heads * d.key_dim
         return dataclasses.replace(
-            positioned_cost(c.positions, d, carried, segment_length),
-            write=2 * 2.0 * groups * c.ratio * squares / segment_length
-            + attention_flops(groups * (c.ratio + 1), d.heads, d.key_dim, d.value_dim),
+            attention,
+            write=2 * compression + over_old + attention_flops(groups, d.heads, d.key_dim, d.value_dim),
+            write_saved=stopped,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,
         )
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from infini_jax.layers.attention import attend_flops
 from infini_jax.layers.grouped_heads import by_key_head
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new
 from infini_jax.memory.base import GATE, Cost, Dims, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.feature_maps import unit
@@ -155,11 +156,11 @@ class GatedDelta(Memory):
     def setup(self):
         super().setup()
         d = self.dims
-        self.gate = self.param("gate", nn.initializers.constant(self.config.gate_init), (d.heads,))
+        self.gate = self.param("gate", nn.initializers.constant(self.config.gate_init), (d.heads,), PARAMETERS)
         self.strength = nn.Dense(d.kv_heads, use_bias=False, dtype=d.memory_dtype)
         if self.config.decay == "learned":
             self.forget = nn.Dense(d.kv_heads, dtype=d.memory_dtype, bias_init=self._spread)
-            self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.kv_heads,))
+            self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.kv_heads,), PARAMETERS)
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         """softplus^-1 of one over the tokens that each head first remembers for."""

@@ -27,6 +27,7 @@ from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops, attend_segment
 from infini_jax.layers.grouped_heads import by_key_head, repeat_heads
 from infini_jax.layers.heads import SEQUENCE_AXIS, shares_sequence
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
 from infini_jax.memory.base import GATE, Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
@@ -249,7 +250,7 @@ class Infini(Memory):
 
     def setup(self):
         super().setup()
-        self.gate = self.param("gate", nn.initializers.constant(self.config.gate_init), (self.dims.heads,))
+        self.gate = self.param("gate", nn.initializers.constant(self.config.gate_init), (self.dims.heads,), PARAMETERS)
 
     @property
     def feature_size(self) -> int:

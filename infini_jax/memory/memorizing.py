@@ -27,6 +27,7 @@ from infini_jax.layers.attention import attend_flops, masked_softmax
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.heads import SLOTS_AXIS, by_slots
 from infini_jax.layers.platforms import platform
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Boundaries, Segment, with_leaves
 from infini_jax.memory import window
 from infini_jax.memory.base import GATE, KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
@@ -271,9 +272,9 @@ class Memorizing(Memory):
     def setup(self):
         super().setup()
         heads = self.dims.heads
-        self.gate = self.param("gate", nn.initializers.zeros, (heads,))
-        self.scale = self.param("scale", nn.initializers.constant(self.config.scale_init), (heads,))
-        self.bias = self.param("bias", nn.initializers.normal(0.02), (T5_BUCKETS, heads))
+        self.gate = self.param("gate", nn.initializers.zeros, (heads,), PARAMETERS)
+        self.scale = self.param("scale", nn.initializers.constant(self.config.scale_init), (heads,), PARAMETERS)
+        self.bias = self.param("bias", nn.initializers.normal(0.02), (T5_BUCKETS, heads), PARAMETERS)
 
     def init_memory(self, batch: int) -> MemorizingMemory:
         d, c = self.dims, self.config
@@ -344,11 +345,13 @@ class Memorizing(Memory):
         attended, local = attend_flops(*sizes, prefix=c.cached), attend_flops(*sizes)
         stride = -(-segment_length // RECALL_QUERIES)
         asked = 0.0 if c.search == "exact" else math.ceil(segment_length / stride) / segment_length
-        retrieved = 2.0 * d.heads * ((1.0 + asked) * c.slots * d.key_dim + c.top_k * (d.key_dim + d.value_dim))
+        searched = 2.0 * d.heads * (1.0 + asked) * c.slots * d.key_dim
+        found = 2.0 * d.heads * c.top_k * (d.key_dim + d.value_dim)
         written = memory_bytes(self) * min(1.0, segment_length / (c.slots + c.cached)) / segment_length
         return Cost(
             local=min(local, attended),
-            read=retrieved + attended - min(local, attended),
+            read=searched + found + attended - min(local, attended),
+            read_saved=2 * searched + found,  # which slots are found has no gradient, and what they hold has none
             bytes_moved=memory_bytes(self) / segment_length + written,
         )
 

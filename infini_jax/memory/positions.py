@@ -18,6 +18,7 @@ from infini_jax.layers import precision
 from infini_jax.layers.attention import attend, attend_flops, attention_flops, masked_softmax
 from infini_jax.layers.distances import rotary, t5_distance_bias
 from infini_jax.layers.grouped_heads import repeat_heads
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.memory.base import Cost, Dims
 from infini_jax.memory.window import View
 
@@ -92,23 +93,24 @@ class PositionedAttention(nn.Module):
         if self.positions == "rotary":
             return attend_rotary(q_BxSxHxK, seen)
         if self.positions == "t5":
-            return attend_t5(q_BxSxHxK, seen, self.param("bias", small, (T5_BUCKETS, d.heads)))
+            return attend_t5(q_BxSxHxK, seen, self.param("bias", small, (T5_BUCKETS, d.heads), PARAMETERS))
         w_r = nn.DenseGeneral((d.heads, d.key_dim), use_bias=False, dtype=d.dtype, name="w_r")
-        u_HxK, v_HxK = (self.param(name, small, (d.heads, d.key_dim)).astype(d.dtype) for name in ("u", "v"))
+        u_HxK, v_HxK = (self.param(name, small, (d.heads, d.key_dim), PARAMETERS).astype(d.dtype) for name in ("u", "v"))
         return attend_relative(q_BxSxHxK, seen, w_r(sinusoids(falling_distances(seen), d.d_model)), u_HxK, v_HxK)
 
 
 def positioned_cost(positions: Positions, dims: Dims, carried: int, segment_length: int) -> Cost:
     """Cost per token of `PositionedAttention` over `carried` entries and the segment.
 
-    Relative positions add W_r R, made once per segment, and its products with the queries; they hold all scores, as those are
-    shifted, and take no tiles. W_r R serves all rows; it is counted for a batch of one, as a row's cost must not depend on
-    the others.
+    Relative positions add W_r R, made once per segment for all rows, and its products with the queries; they hold all scores,
+    as those are shifted, and take no tiles.
     """
     keys, sizes = carried + segment_length, (dims.heads, dims.key_dim, dims.value_dim)
     if positions == "relative":
         sines = dims.d_model + dims.d_model % 2
         extra = 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length)
-        return Cost(local=attention_flops(segment_length, *sizes), read=attention_flops(carried, *sizes) + extra)
+        local, read = attention_flops(segment_length, *sizes), attention_flops(carried, *sizes) + extra
+        made = 2.0 * keys * dims.heads * dims.key_dim * sines / segment_length
+        return Cost(local=local, read=read, read_saved=made, shared=2 * made)  # no gradient reaches R
     total, local = attend_flops(segment_length, *sizes, prefix=carried), attend_flops(segment_length, *sizes)
     return Cost(local=min(local, total), read=total - min(local, total))

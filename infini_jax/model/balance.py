@@ -11,17 +11,17 @@ from collections.abc import Callable
 from infini_jax.config import Gives, ModelConfig, RunConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.memory.local import LocalConfig
-from infini_jax.model.cost import BACKWARD, model_cost
+from infini_jax.model.cost import model_cost
 
 LARGEST = 2**20  # width or window that is tried
 
 
 def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_bytes: int = 0) -> RunConfig:
-    """The run with the largest size whose forward pass costs at most `flops_per_token`, counted.
+    """The run with the largest size whose training costs at most `flops_per_token`, counted.
 
     Args:
       run: settings whose model is resized.
-      flops_per_token: forward FLOPs per raw token.
+      flops_per_token: forward and backward FLOPs per raw token, `ModelCost.training_flops`.
       gives: the size that gives way. `width` is d_model, in multiples that keep the heads even, and the MLP in proportion;
         then the MLP takes up the rest. Sizes of heads that are given stay. `window` is the window of a sliding window,
         otherwise the segment, of lengths that divide the sequence into whole steps. `steps` changes nothing.
@@ -49,17 +49,17 @@ def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_by
 
 def gap(run: RunConfig, flops_per_token: float) -> float:
     """Share of `flops_per_token` by which the run costs less per token; below zero where it costs more."""
-    return 1.0 - model_cost(run.model).flops / flops_per_token
+    return 1.0 - model_cost(run.model).training_flops / flops_per_token
 
 
 def affordable(run: RunConfig, steps: int) -> float:
-    """Forward FLOPs per token that the run's budget of FLOPs pays for in `steps` optimizer steps.
+    """Training FLOPs per token that the run's budget of FLOPs pays for in `steps` optimizer steps.
 
     Raises `ConfigError` for a budget in another unit.
     """
     require(run.budget.unit == "flops", "budget.unit", f"{run.budget.unit} are no FLOPs", "give the budget in flops")
     require(steps >= 1, "steps", f"{steps} steps train nothing", "give at least 1")
-    return run.budget.amount / (steps * run.tokens_per_step * (1.0 + BACKWARD))
+    return run.budget.amount / (steps * run.tokens_per_step)
 
 
 Sizing = Callable[[ModelConfig], ModelConfig]
@@ -94,7 +94,7 @@ def _fitting_segment(run: RunConfig, flops: float, at_bytes: Sizing) -> ModelCon
     for size in (size for size in range(steps, 0, -1) if steps % size == 0):
         with contextlib.suppress(ConfigError):  # some mechanisms do not take every length
             model = at_bytes(dataclasses.replace(run.model, segment=size))
-            costs[size] = model_cost(model).flops
+            costs[size] = model_cost(model).training_flops
             if costs[size] <= flops:
                 return model
     require(bool(costs), "model.segment", "no divisor of the sequence works", "give another train.sequence")
@@ -109,7 +109,7 @@ def _largest(sized: Callable[[int], ModelConfig], flops: float, field: str, star
     costs: dict[int, float] = {}
 
     def fits(size: int) -> bool:
-        costs[size] = model_cost(sized(size)).flops
+        costs[size] = model_cost(sized(size)).training_flops
         return costs[size] <= flops
 
     low = high = start

@@ -16,11 +16,12 @@ from jax.extend import core
 
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.errors import LARGEST, ConfigError, require
+from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.memory import memory_of
-from infini_jax.memory.base import Cost
+from infini_jax.memory.base import BACKWARD, Cost
 from infini_jax.model.stream import init_carry, init_params
 
-BACKWARD = 2.0  # a backward pass has two products for each of the forward pass; recomputation is not counted as work done
+RECOMPUTED = ("rematted_computation", MADE_AGAIN)  # scopes, JAX's own and ours, of recomputation, which is no work done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,11 @@ class ModelCost:
         """Forward FLOPs per raw token, all parts together."""
         return self.projections + self.attention.flops + self.head
 
+    @property
+    def training_flops(self) -> float:
+        """Forward and backward FLOPs per raw token in a batch of one row."""
+        return (1.0 + BACKWARD) * (self.projections + self.head) + self.attention.training_flops
+
 
 @functools.lru_cache(maxsize=1024)
 def model_cost(model: ModelConfig) -> ModelCost:
@@ -62,8 +68,9 @@ def model_cost(model: ModelConfig) -> ModelCost:
 
 
 def training_flops_per_step(run: RunConfig) -> float:
-    """Forward and backward FLOPs of one optimizer step."""
-    return run.tokens_per_step * (1.0 + BACKWARD) * model_cost(run.model).flops
+    """Forward and backward FLOPs of one optimizer step, recomputation left out."""
+    cost = model_cost(run.model)
+    return run.tokens_per_step * (cost.training_flops - cost.attention.shared * (1 - 1 / run.train.batch))
 
 
 def budget_steps(run: RunConfig) -> int:
@@ -126,35 +133,64 @@ def check_fits(run: RunConfig) -> None:
     )
 
 
-def program_flops(function: Callable, *args: Any) -> float:
-    """FLOPs of the matrix products and convolutions that `function(*args)` runs; scan bodies times their length.
+@dataclasses.dataclass(frozen=True)
+class ProgramFlops:
+    """FLOPs of the matrix products and convolutions of a program.
+
+    Attributes:
+      work: those that are no recomputation.
+      executed: all that the program runs.
+    """
+
+    work: float = 0.0
+    executed: float = 0.0
+
+    def __add__(self, other: "ProgramFlops") -> "ProgramFlops":
+        return ProgramFlops(self.work + other.work, self.executed + other.executed)
+
+    def __mul__(self, times: float) -> "ProgramFlops":
+        return ProgramFlops(self.work * times, self.executed * times)
+
+
+def program_flops(function: Callable, *args: Any) -> ProgramFlops:
+    """The FLOPs that `function(*args)` runs; scan bodies times their length, the dearest branch of a choice.
 
     `args` may be shapes (`jax.ShapeDtypeStruct`). Raises `ConfigError` for a loop whose length the program does not tell.
     """
     return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _jaxpr_flops(jaxpr: core.Jaxpr) -> float:
-    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+def _jaxpr_flops(jaxpr: core.Jaxpr) -> ProgramFlops:
+    return sum((_equation_flops(equation) for equation in jaxpr.eqns), start=ProgramFlops())
 
 
-def _equation_flops(equation: Any) -> float:
+def _equation_flops(equation: Any) -> ProgramFlops:
+    inner = _inner_flops(equation)
+    scope = str(equation.source_info.name_stack)
+    return ProgramFlops(0.0, inner.executed) if any(name in scope for name in RECOMPUTED) else inner
+
+
+def _inner_flops(equation: Any) -> ProgramFlops:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * summed
+        return _product(2.0 * math.prod(equation.outvars[0].aval.shape) * summed)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs_axis = params["dimension_numbers"].rhs_spec[0]
         taps = math.prod(size for axis, size in enumerate(kernel) if axis != outputs_axis)
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps / params["batch_group_count"]
+        return _product(2.0 * math.prod(equation.outvars[0].aval.shape) * taps / params["batch_group_count"])
     if name == "cond":
-        return max(_jaxpr_flops(branch.jaxpr) for branch in params["branches"])
-    inner = sum(_jaxpr_flops(jaxpr) for jaxpr in _jaxprs_in(params.values()))
-    if name == "while" and inner:
+        return max((_jaxpr_flops(branch.jaxpr) for branch in params["branches"]), key=lambda branch: branch.executed)
+    inner = sum((_jaxpr_flops(jaxpr) for jaxpr in _jaxprs_in(params.values())), start=ProgramFlops())
+    if name == "while" and inner.executed:
         raise ConfigError("program", "a while loop with matrix products has no countable length", "use lax.scan")
     return inner * params["length"] if name == "scan" else inner
+
+
+def _product(flops: float) -> ProgramFlops:
+    return ProgramFlops(flops, flops)
 
 
 def _jaxprs_in(values: Iterable[Any]) -> Iterator[core.Jaxpr]:

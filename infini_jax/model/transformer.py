@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.config import ModelConfig
+from infini_jax.config.optimisers import GROUP
 from infini_jax.layers.key_taps import KeyTaps
 from infini_jax.layers.mlp import MLP
 from infini_jax.layers.segment import Boundaries, Segment
@@ -150,7 +151,7 @@ def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
 def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) -> frozenset[tuple[str, ...]]:
     """Paths of the parameters that the layers' mechanisms declare as gates or `no_decay`, see `Memory`."""
     declared = [getattr(memory_of(config, model.dims), kind) for config, _ in layer_groups(model)]
-    return frozenset((f"groups_{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
+    return frozenset((f"{GROUP}{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
 
 
 def init_memory(model: ModelConfig, batch: int) -> tuple:
@@ -235,8 +236,8 @@ class Transformer(nn.Module):
 
     def close(self, memory: tuple, opened: tuple, bounds: Boundaries) -> tuple:
         """The memory after the open segment, which is full."""
-        states = zip(memory, opened, strict=True)
-        return tuple(group.close(jnp.zeros(()), state, bounds)[1] for group, state in zip(self.groups, states, strict=True))
+        states, nothing = zip(memory, opened, strict=True), jnp.zeros((), self.model.dims.dtype)
+        return tuple(group.close(nothing, state, bounds)[1] for group, state in zip(self.groups, states, strict=True))
 
     def head(self, x_BxSxD: jax.Array) -> jax.Array:
         """Logits BxSxV over raw tokens, float32; inserted tokens are never predicted."""

@@ -30,8 +30,9 @@ class Row:
       flops_per_token: forward FLOPs of one raw token, counted.
       budget_unit, budget_amount: the run's budget.
       gives: the quantity that gave way to meet the budget: steps, width or window.
-      flops_planned: training FLOPs of the planned steps, three times the forward FLOPs.
-      flops_actual: training FLOPs of the steps really done, three times the forward FLOPs.
+      flops_planned: training FLOPs of the planned steps, forward and backward, by the mechanism's formulas.
+      flops_actual: training FLOPs of the steps really done, by the same formulas.
+      flops_counted: FLOPs of these steps counted in the program, recomputation left out; None in old tables.
       flops_executed: FLOPs of the compiled step's program, recomputation included, times the steps done.
       steps: optimizer steps done.
       tokens: raw tokens trained on.
@@ -67,6 +68,7 @@ class Row:
     gives: str
     flops_planned: float
     flops_actual: float
+    flops_counted: float | None
     flops_executed: float
     steps: int
     tokens: int
@@ -91,11 +93,9 @@ class Row:
 
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), float | None: pa.float64()}
 SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fields(Row)])
-LATER = {  # what tables from before these columns get
-    "learning_rate": "null",
+# Columns that old tables lack, with what stands for them.
+LATER = dict.fromkeys(("learning_rate", "flops_counted", "test_loss", "test_accuracy"), "null") | {
     "gives": "'steps'",
-    "test_loss": "null",
-    "test_accuracy": "null",
     "skipped_steps": "0",
 }
 

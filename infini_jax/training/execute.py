@@ -26,7 +26,7 @@ from infini_jax.training.held_out import HeldOut, HeldOutScores
 from infini_jax.training.interrupts import terminated
 from infini_jax.training.loop import Finished, train
 from infini_jax.training.mirrors import Mirroring, Mirrors
-from infini_jax.training.program import Training, executed_flops, rows_of
+from infini_jax.training.program import Training, counted_flops, rows_of
 from infini_jax.training.timed_budget import with_steps
 
 OFTEN_ENOUGH, NOWHERE = Saving(), Mirroring()
@@ -161,7 +161,7 @@ def planned_row(run: RunConfig, study: str) -> Row:
 
     A row is only left of a run that did all of its steps.
     """
-    steps, step_flops = budget_steps(run), training_flops_per_step(run)
+    steps, step_flops, counted = budget_steps(run), training_flops_per_step(run), counted_flops(Training(run).program)
     return Row(
         run=run.name,
         version=run.version,
@@ -180,7 +180,8 @@ def planned_row(run: RunConfig, study: str) -> Row:
         gives=run.budget.gives,
         flops_planned=steps * step_flops,
         flops_actual=steps * step_flops,
-        flops_executed=steps * executed_flops(Training(run).program),
+        flops_counted=steps * counted.work,
+        flops_executed=steps * counted.executed,
         steps=steps,
         tokens=steps * run.tokens_per_step,
         seconds=math.nan,

@@ -50,7 +50,7 @@ def auxiliary_loss(metrics: tuple) -> jax.Array:
 def gates_of(metrics: tuple) -> jax.Array:
     """Gates of all layers and heads as one vector (empty where the mechanism has none); the same in every segment."""
     gates = [found[0].ravel() for group in metrics if (found := reported_gates(group)) is not None]
-    return jnp.concatenate(gates) if gates else jnp.zeros(0)
+    return jnp.concatenate(gates) if gates else jnp.zeros(0, jnp.float32)
 
 
 def split_rows(batch: Batch, parts: int) -> Batch:

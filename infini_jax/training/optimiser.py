@@ -5,8 +5,10 @@ compiled step, which trials of several rates share.
 """
 
 from collections.abc import Hashable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from infini_jax.config import ModelConfig, TrainConfig
@@ -16,13 +18,22 @@ from infini_jax.training.clipping import clip_by_global_norm
 
 
 def schedule(train: TrainConfig, steps: int) -> optax.Schedule:
-    """The share of the learning rate by step, for a run of `steps` steps."""
+    """The share of the learning rate by the count of updates done, for a run of `steps`; a warm-up has at least one update."""
     return SCHEDULES[train.schedule](steps, max(1, round(train.warmup * steps)))
 
 
 def names_of(path: tuple) -> tuple[str, ...]:
     """The keys of JAX's path to a parameter."""
     return tuple(key.key for key in path)
+
+
+def averaged(average: Any, params: Any, step: jax.Array, decay: float) -> Any:
+    """The moving average of the parameters after update `step`, the first of which has the number 1.
+
+    The newest parameters weigh max(1 - decay, 10 / (9 + step)): all at first, so that the initial ones are left out; then the
+    average is over a tenth of what was done, until that is longer than the decay's own horizon.
+    """
+    return optax.incremental_update(params, average, jnp.maximum(1 - decay, 10 / (9 + step)))
 
 
 def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.GradientTransformation:

@@ -19,12 +19,12 @@ from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.devices.processes import batch_shapes, placed_batches
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
 from infini_jax.errors import present
-from infini_jax.model.cost import budget_steps, program_flops
+from infini_jax.model.cost import ProgramFlops, budget_steps, program_flops
 from infini_jax.model.stream import Carry, init_carry, init_params
 from infini_jax.training.checkpoint import like
 from infini_jax.training.clipping import global_norm, largest
 from infini_jax.training.gradient import gradient_function
-from infini_jax.training.optimiser import make_optimiser
+from infini_jax.training.optimiser import averaged, make_optimiser
 
 
 @struct.dataclass
@@ -133,7 +133,7 @@ class Training:
 
         A gradient that is not finite changes nothing that is learned; the step counts, and the memory goes on.
         """
-        gradient_of, average_of = gradient_function(self.run, self.layout), self.run.train.average
+        gradient_of, decay = gradient_function(self.run, self.layout), self.run.train.average
         optimiser = self.optimiser
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -142,7 +142,7 @@ class Training:
             params: Any = optax.apply_updates(state.params, updates)
             average: Any = state.average
             if average is not None:
-                average = optax.incremental_update(params, average, 1 - average_of)
+                average = averaged(average, params, state.step + 1, decay)
             is_finite, before = jnp.isfinite(largest(gradient)), (state.params, state.optimiser, state.average)
             after = (params, new, average)
             params, new, average = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
@@ -198,7 +198,7 @@ def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
 
 
 @functools.lru_cache(maxsize=1)
-def executed_flops(program: Program) -> float:
-    """FLOPs of the program of one training step, recomputation included."""
+def counted_flops(program: Program) -> ProgramFlops:
+    """The FLOPs of the program of one training step."""
     training = program.training
     return program_flops(training.step, training.shapes, program.batch)

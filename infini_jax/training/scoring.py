@@ -42,7 +42,7 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
 
     def evaluate(params: dict, split: Split) -> tuple[float, float]:
-        source, carry, total = run.data.open(rows_of(run, split)), begin(), Scores(*jnp.zeros(3))
+        source, carry, total = run.data.open(rows_of(run, split)), begin(), Scores(*jnp.zeros(3, jnp.float32))
         for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
             scores, carry = score(carry, batch, params)
             total = jax.tree.map(lambda a, b: a + b, total, scores)

@@ -48,6 +48,7 @@ def row_of(task: str, mechanism: str, variant: str, size: int, seed: int) -> Row
         gives="steps",
         flops_planned=2.99e11 + 1e8 * rank,
         flops_actual=2.99e11 + 1e8 * rank,
+        flops_counted=2.98e11 + 1e8 * rank,
         flops_executed=3.7e11 + 1e9 * rank,
         steps=400 - 10 * rank,
         tokens=(400 - 10 * rank) * 4096,

@@ -102,7 +102,7 @@ def walked_flops(model: ModelConfig, batch: int = BATCH) -> float:
         return carry, head_of(model, params, x)
 
     shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, batch)))
-    return program_flops(forward, *shapes, tokens) / (batch * model.segment)
+    return program_flops(forward, *shapes, tokens).executed / (batch * model.segment)
 
 
 def length_of(model: ModelConfig) -> int:

@@ -39,6 +39,7 @@ from flax import struct
 
 from infini_jax.errors import require, require_not_negative, require_positive
 from infini_jax.layers.attention import attend_segment
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
 from infini_jax.memory import window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
@@ -186,13 +187,13 @@ class InfiniteFormer(Memory):
         c, d = self.config, self.dims
         # At the start z is small (|B| is about 0.03 for inputs of size 1), so mu is near 1/2 and sigma^2 near ln 2 for every
         # query: c is about half the integral of the value signal, well below 1, and training begins as short-term attention.
-        self.w_mu = self.param("w_mu", nn.initializers.normal(c.basis**-0.5), (c.basis,))
-        self.w_sigma = self.param("w_sigma", nn.initializers.normal(c.basis**-0.5), (c.basis,))
+        self.w_mu = self.param("w_mu", nn.initializers.normal(c.basis**-0.5), (c.basis,), PARAMETERS)
+        self.w_sigma = self.param("w_sigma", nn.initializers.normal(c.basis**-0.5), (c.basis,), PARAMETERS)
         heads_last = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
-        self.w_k = self.param("w_k", heads_last, (d.d_model, d.kv_heads, d.key_dim))
-        self.w_v = self.param("w_v", heads_last, (d.d_model, d.kv_heads, d.value_dim))
-        self.gate_kernel = self.param("gate_kernel", nn.initializers.lecun_normal(), (3, d.d_model, d.d_model))
-        self.gate_bias = self.param("gate_bias", nn.initializers.zeros, (d.d_model,))
+        self.w_k = self.param("w_k", heads_last, (d.d_model, d.kv_heads, d.key_dim), PARAMETERS)
+        self.w_v = self.param("w_v", heads_last, (d.d_model, d.kv_heads, d.value_dim), PARAMETERS)
+        self.gate_kernel = self.param("gate_kernel", nn.initializers.lecun_normal(), (3, d.d_model, d.d_model), PARAMETERS)
+        self.gate_bias = self.param("gate_bias", nn.initializers.zeros, (d.d_model,), PARAMETERS)
         self.long_out = nn.DenseGeneral(d.d_model, axis=(-2, -1), use_bias=False, dtype=d.dtype)
 
     def init_memory(self, batch: int) -> InfiniteMemory:
@@ -299,16 +300,21 @@ class InfiniteFormer(Memory):
         c, d = self.config, self.dims
         density = 4.0 * d.heads * d.key_dim + 4.0 * d.d_model * (c.basis + d.kv_heads * d.key_dim) / segment_length
         sizes = (d.d_model, d.heads, d.kv_heads, d.value_dim)
-        context = expectation.order_of(segment_length, c.basis, c.widths, *sizes, d.memory_dtype.name).flops
+        context = expectation.order_of(segment_length, c.basis, c.widths, *sizes, d.memory_dtype.name)
         own_output = 2.0 * d.heads * d.value_dim * d.d_model
         even = c.sampling == "even"
         contracted = 2.0 * d.d_model * c.basis * (min(c.basis, 2 * c.samples) if even else 2 * c.samples) / segment_length
         short_term = positioned_cost("rotary", d, c.cached, segment_length)
+        fit, looked = 2.0 * c.basis * d.d_model, 0.0 if even else density  # where sticky memories look
+        merged = sum(2.0 * some.count * some.merges * d.d_model for some in context.functions) / segment_length
         return Cost(
             local=short_term.local,
-            read=short_term.read + density + context / segment_length + own_output,
-            # the gate; the new vectors and their fit; the old signal; where sticky memories look
-            write=6.0 * d.d_model**2 + 4.0 * c.basis * d.d_model + contracted + (0.0 if even else density),
+            read=short_term.read + density + context.flops / segment_length + own_output,
+            # the gate; the fit of the new vectors, and how good it is; the old signal
+            write=6.0 * d.d_model**2 + 2 * fit + contracted + looked,
+            # matrices of the fit and of thinned functions are constant; no gradient reaches R^2, the old signal, the histogram
+            read_saved=merged,
+            write_saved=fit + 2 * (fit + contracted + looked),
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )
 

@@ -186,7 +186,7 @@ class Landmark(Memory):
     def attend(self, memory: Any, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         if self.config.blocks == 0:
             y_BxSxHxV, _ = self._near(memory, segment)
-            return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads)}
+            return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads, jnp.float32)}
         y_BxSxHxV, found = self._both(memory, segment)
         live_S = straddle.live_S(segment.bounds, self.length) if self.straddles else None
         mass_H = found.mass.sum(axis=-1).mean(axis=(0, 2), where=live_S)
@@ -302,9 +302,11 @@ class Landmark(Memory):
         landmark_bytes = c.blocks * d.kv_heads * d.key_dim * item
         moved = copied + landmark_bytes + 2.0 * memory_bytes(self)  # the shift reads and writes the whole cache
         pairs = tiles * places / segment_length
+        chosen = 2.0 * d.heads * c.blocks * d.key_dim
         return Cost(
             local=local,
-            read=2.0 * (d.heads * c.blocks * d.key_dim + d.kv_heads * pairs * block_products),
+            read=chosen + 2.0 * d.kv_heads * pairs * block_products,
+            read_saved=2 * chosen,  # the choice has no gradient
             bytes_moved=moved / segment_length,
         )
 

@@ -27,6 +27,7 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.layers.attention import MASKED
+from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.layers.distances import rotary
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.platforms import platform
@@ -268,7 +269,8 @@ def _backward_row(q_XxK, keys_NxPxK, values_NxbxV, layout: PairLayout, held_ExP,
     the landmark's score is given.
     """
     dtype, wide, scale = q_XxK.dtype, keys_NxPxK.dtype, q_XxK.shape[-1] ** -0.5
-    q_ExCxK, p_ExbxC, _ = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
+    with jax.named_scope(MADE_AGAIN):
+        q_ExCxK, p_ExbxC, _ = _scores(q_XxK, keys_NxPxK, layout, held_ExP)
     dy_ExCxV = layout.to_tiles(dy_XxV)
     D_ExC, dscores_ExC = (layout.to_tiles(x_X[:, None])[..., 0] for x_X in (D_X, dscores_X))
     readable_E = held_ExP[:, :-1].any(axis=1) & held_ExP[:, -1]

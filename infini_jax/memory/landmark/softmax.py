@@ -27,7 +27,7 @@ import numpy as np
 
 from infini_jax.layers import attention, precision
 from infini_jax.layers.attention import MASKED, masked_softmax, tiles_pay
-from infini_jax.layers.blockwise import BANDS, NO_QUERY, TILE
+from infini_jax.layers.blockwise import BANDS, MADE_AGAIN, NO_QUERY, TILE
 from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import Boundaries
@@ -314,7 +314,8 @@ def _backward_row(plan: BlockTiling, documents, q_LxK, k_TxK, v_TxV, kT_KxT, dy_
     def tile_of(blocks: int, sums, tile):
         keys = blocks * plan.length
         q_QxK, dy_QxV, lse_Q, D_Q = (_cut(x, plan, tile) for x in (q_LxK, dy_LxV, lse_L, D_L))
-        part = _scores(plan, blocks, tile, documents, q_QxK, k_TxK)
+        with jax.named_scope(MADE_AGAIN):
+            part = _scores(plan, blocks, tile, documents, q_QxK, k_TxK)
         outer_CxQ = jnp.exp(part.z - jnp.where(lse_Q > MASKED, lse_Q, 0.0))
         weights_CxPxQ = part.exp * (outer_CxQ / part.sums)[:, None]
         dweights_JxQ = jnp.einsum("tv,qv->tq", v_TxV[:keys], dy_QxV, preferred_element_type=wide)
