@@ -188,7 +188,8 @@ from infini_jax.config import Budget
 from infini_jax.memory.gated_delta import GatedDeltaConfig
 from infini_jax.results import load, recall_against_bytes
 from infini_jax.results.notebook import show
-from infini_jax.study.study import Study, do, save_study, write_tables
+from infini_jax.study.study import Study, save_study, write_tables
+from infini_jax.study.workers import do
 
 base = CapacityRun(symbols=64, key_dim=8, value_dim=8, segment=8, batch=8, rows=16, grid=6, budget=Budget("steps", 150))
 memories = [dataclasses.replace(base, memory=memory) for memory in (FadingConfig(), GatedDeltaConfig())]

@@ -24,8 +24,9 @@ from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row, read_rows
 from infini_jax.report.predictions import predictions
 from infini_jax.report.terminal import terminal_table
-from infini_jax.study.study import Study, collect, do
+from infini_jax.study.study import Study, collect
 from infini_jax.study.trials import chosen
+from infini_jax.study.workers import do
 from infini_jax.training.execute import execute
 from infini_jax.units import exponential, human_bytes, human_count, human_time, ratio
 from tests.support.commands import training

@@ -17,7 +17,8 @@ import pytest
 from infini_jax.errors import Announced, Interrupted, Stopped
 from infini_jax.locks import holder
 from infini_jax.records.folder import LOCK_FILE
-from infini_jax.study.study import GRACE, saved_study
+from infini_jax.study.study import saved_study
+from infini_jax.study.workers import GRACE
 from infini_jax.training.execute import execute
 from infini_jax.training.interrupts import ANNOUNCING, announced, terminated
 from tests.support.commands import TINY

@@ -21,8 +21,9 @@ from infini_jax.records.rows import Row, write_rows
 from infini_jax.study.evaluations import measure_file
 from infini_jax.study.jobs import JOB_KINDS, JobKind, job_from_plain, job_to_plain, kind_name
 from infini_jax.study.spending import spending_of, spending_table
-from infini_jax.study.study import Study, collect, cut_short, do, save_study, saved_study
+from infini_jax.study.study import Study, collect, cut_short, save_study, saved_study
 from infini_jax.study.trials import trials
+from infini_jax.study.workers import do
 from tests.test_measuring import Norm
 from tests.test_report import row_of
 from tests.test_study import GOOD

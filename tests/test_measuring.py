@@ -16,7 +16,8 @@ from infini_jax.records.folder import MEASURES_FILE, ROW_FILE, STUDY_FILE, Study
 from infini_jax.records.measures import Measure, read_measures, write_measures
 from infini_jax.records.rows import is_whole, read_rows, write_rows
 from infini_jax.study.evaluations import measure_file
-from infini_jax.study.study import Study, collect, cut_short, do, run_study, save_study, saved_study
+from infini_jax.study.study import Study, collect, cut_short, save_study, saved_study
+from infini_jax.study.workers import do, run_study
 from infini_jax.training.scoring import make_evaluate
 from infini_jax.training.trained import Trained
 from tests.test_study import GOOD

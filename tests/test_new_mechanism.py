@@ -8,7 +8,8 @@ from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.records.folder import MEASURES_FILE
 from infini_jax.records.measures import read_measures
 from infini_jax.report import StudySource, write_report
-from infini_jax.study.study import Study, do, save_study, saved_study, write_tables
+from infini_jax.study.study import Study, save_study, saved_study, write_tables
+from infini_jax.study.workers import do
 from tests.support import streams
 from tests.test_capacity import Tally
 

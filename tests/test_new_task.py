@@ -26,7 +26,8 @@ from infini_jax.report.figures.recall import pareto
 from infini_jax.report.found import Found, find
 from infini_jax.report.plots import styles_of
 from infini_jax.report.sections import task_view
-from infini_jax.study.study import Study, do, write_tables
+from infini_jax.study.study import Study, write_tables
+from infini_jax.study.workers import do
 from infini_jax.training.execute import execute
 from tests.support.made_results import SIZES, fill, row_of, share
 

@@ -14,7 +14,8 @@ from infini_jax.records.folder import FAILED_FILE, METRICS_FILE, TABLE_FILE
 from infini_jax.records.rows import read_rows
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.launch.slurm import queued
-from infini_jax.study.study import Study, run_study, save_study
+from infini_jax.study.study import Study, save_study
+from infini_jax.study.workers import run_study
 from tests.support.commands import PAIRS, PROGRAM
 from tests.support.slurm_node import node, told, wait_for, why_not
 

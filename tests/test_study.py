@@ -20,7 +20,8 @@ from infini_jax.memory.infini import InfiniConfig
 from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE, TABLE_FILE
 from infini_jax.records.rows import read_rows
 from infini_jax.study.desk import Desk
-from infini_jax.study.study import Study, run_study, save_study, saved_study
+from infini_jax.study.study import Study, save_study, saved_study
+from infini_jax.study.workers import run_study
 
 GOOD = RunConfig(
     name="good",

@@ -13,7 +13,8 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.records.folder import FAILED_FILE, METRICS_FILE, TABLE_FILE
 from infini_jax.records.rows import read_rows
-from infini_jax.study.study import Study, do_all, run_study, save_study, saved_study
+from infini_jax.study.study import Study, save_study, saved_study
+from infini_jax.study.workers import do_all, run_study
 from tests.support.commands import disk
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,8 @@ def runner(folder: Path, before: str = "") -> subprocess.Popen:
 {before}
 import sys
 from pathlib import Path
-from infini_jax.study.study import run_study, saved_study
+from infini_jax.study.study import saved_study
+from infini_jax.study.workers import run_study
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     run_study(saved_study(folder)[0], folder, jobs=1)
@@ -71,7 +73,7 @@ def test_a_thread_that_does_not_start_is_told_with_its_usual_cause(tmp_path, mon
     def full(*_) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("infini_jax.study.study.do", full)
+    monkeypatch.setattr("infini_jax.study.workers.do", full)
     desk = study_of(GOOD).desk(tmp_path)
     do_all(desk, (GOOD,))
     assert desk.error(GOOD) == "RuntimeError: can't start new thread (out of memory is the usual cause)"
@@ -101,13 +103,13 @@ def test_two_runners_do_no_run_twice_and_lose_none(tmp_path):
     folder = tmp_path / "study"
     save_study(study_of(*runs), folder)
     noted = f"""
-import infini_jax.study.study
-done = infini_jax.study.study.execute_job
+import infini_jax.study.workers
+done = infini_jax.study.workers.execute_job
 def execute(run, *more):
     with open({str(tmp_path / "done")!r}, "a") as file:
         file.write(run.name + "\\n")
     return done(run, *more)
-infini_jax.study.study.execute_job = execute
+infini_jax.study.workers.execute_job = execute
 """
     for one in [runner(folder, noted) for _ in range(2)]:
         _, err = one.communicate(timeout=300)

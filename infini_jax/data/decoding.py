@@ -23,7 +23,7 @@ def decoded(read: Callable[[], Iterator[bytes]], name: str, errors: Errors, fiel
 
     Args:
       read: function that begins to read its bytes; called twice where they are many and may be Latin-1.
-      name: of the document, for errors.
+      name: name of the document, for errors.
       errors: treatment of bytes that are no UTF-8, or not of the encoding that a mark names.
       field: setting that gave the document, named in errors.
 

@@ -18,7 +18,7 @@ class Places(NamedTuple):
     """Examples of a split in the order of documents.
 
     Attributes:
-      numbers: of the examples.
+      numbers: numbers of the examples.
       continues: whether each goes on with the document of the one before.
       may_be_blank: whether each is a whole document, which is left out where it has no text.
       blank: number of long documents without any text, left out already.
@@ -46,7 +46,7 @@ def places_of(examples: Sequence[dict], text: Callable[[dict], str], long: Itera
     A long document stands where its first piece does.
 
     Args:
-      examples: of the split; all are read once.
+      examples: examples of the split, all of which are read once.
       text: function that gives an example's text.
       long: numbers of the documents, the examples' `book_id`.
     """

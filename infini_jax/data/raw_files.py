@@ -42,7 +42,7 @@ class Files(abc.ABC):
     """Named byte strings: a folder or an archive. Names are relative, with '/'.
 
     Attributes:
-      path: of the folder or archive.
+      path: path of the folder or archive.
       field: setting that gave the path, named in errors.
     """
 
@@ -255,7 +255,7 @@ def open_files(path: Path, field: str = "path") -> Files:
     """The files of a folder or an archive, or a single one. Raises `ConfigError` where `path` does not exist or is no file.
 
     Args:
-      path: of the folder, archive or file.
+      path: path of the folder, archive or file.
       field: setting that gave it, named in errors.
     """
     require(path.exists(), field, f"{path} does not exist", "give a folder or an archive")
@@ -270,7 +270,7 @@ def read_foreign(file: Path, field: str = "path") -> bytes:
     """The content of a file from elsewhere. Raises `ConfigError` for what is no regular file, or too large to be one document.
 
     Args:
-      file: to read; links are followed.
+      file: file to read; links are followed.
       field: setting that gave it, named in errors.
     """
     with naming(str(file), field):

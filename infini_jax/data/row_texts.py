@@ -29,7 +29,7 @@ class Tables(Texts):
 
     Attributes:
       path: a folder, an archive or one file.
-      column: that holds the text.
+      column: column that holds the text.
       errors: treatment of bytes that are no UTF-8.
       lists: (split, file with one name of a file per line) for the held-out splits; all other files are for training.
     """
@@ -90,7 +90,7 @@ class CutFile(Texts):
     one has fewer. A row ends between characters, so it may be some bytes longer.
 
     Attributes:
-      path: of the file, packed by gzip where it ends in .gz, or of an archive of one file.
+      path: path of the file, packed by gzip where it ends in .gz, or of an archive of one file.
       errors: treatment of bytes that are no UTF-8.
     """
 

@@ -48,7 +48,7 @@ class Row:
       python, jax, flax, package: versions.
       device: the device that the run used.
       finished: UTC time, ISO 8601.
-      skipped_steps: of `steps`, those that changed nothing, because their gradient was not finite.
+      skipped_steps: number of steps that changed nothing, because their gradient was not finite.
     """
 
     run: str

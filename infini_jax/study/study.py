@@ -1,4 +1,4 @@
-"""Studies: lists of jobs to finished results, resumable, with jobs side by side in processes of their own.
+"""Studies: lists of jobs to finished results, resumable; workers.py does the jobs side by side in processes of their own.
 
 Results live in `<folder>/runs/<name>/`; a job is finished when its row.parquet and the figures of its evaluations are there,
 and is then never done again. Workers claim a job by a lock that the system releases when they die, so that two workers, or two
@@ -7,28 +7,13 @@ studies on one folder, never do the same job twice.
 
 import contextlib
 import dataclasses
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from infini_jax.config import RunConfig
 from infini_jax.errors import (
-    Announced,
-    CheckpointError,
     ConfigError,
-    EvaluationFailed,
-    Stopped,
-    TrainingDiverged,
-    named_line,
     one_line,
     require,
     require_file_name,
@@ -36,19 +21,13 @@ from infini_jax.errors import (
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import json_value, read_object, write_json
-from infini_jax.locks import Holder
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import join_measures
 from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
 from infini_jax.study.desk import Desk, Failure
-from infini_jax.study.evaluations import evaluations_of, measure_missing
-from infini_jax.study.jobs import Job, execute_job, job_from_plain, job_to_plain, planned_flops
-from infini_jax.study.own_code import OwnCode, load_once
-from infini_jax.training.interrupts import announced
-
-USUAL = "out of memory is the usual cause"
-NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
-GRACE = 30.0  # seconds that runs under way have to be saved when their study is stopped
+from infini_jax.study.evaluations import evaluations_of
+from infini_jax.study.jobs import Job, job_from_plain, job_to_plain, planned_flops
+from infini_jax.study.own_code import load_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,34 +166,6 @@ def check_same_settings(study: Study, desk: Desk) -> None:
             )
 
 
-def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
-    """Does every run that nobody else does: the body of a worker process. It saves its run when its end is announced.
-
-    `own_code` loads the user's file where it is unpickled, before the runs are. `cores` are the CPU cores that the worker may
-    use, all of them where none are given.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread per core that it may use
-    try:
-        with announced():
-            do_all(desk, runs)
-    except (Stopped, Announced):  # saved, or nothing was to be saved
-        sys.exit(os.EX_TEMPFAIL)
-
-
-def work_on(folder: Path, number: int, count: int, session: str) -> None:
-    """Does a study's missing runs, as worker `number` of `count` that a scheduler started.
-
-    `session` is the common mark on the failures of these workers. Raises `Stopped` where it was told to end, after the run is
-    saved.
-    """
-    study = saved_study(folder)[0]
-    desk = dataclasses.replace(study.desk(folder), session=session)
-    do_all(desk, part_of(missing_of(study, folder), number, count))
-
-
 def missing_of(study: Study, folder: Path) -> tuple[Job, ...]:
     """The runs of a study that are not finished in `folder`."""
     desk = study.desk(folder)
@@ -225,147 +176,6 @@ def part_of(runs: tuple[Job, ...], number: int, count: int) -> tuple[Job, ...]:
     """All runs, beginning with the part of worker `number` of `count`; runs that share programs stand together."""
     begin = number * len(runs) // count
     return runs[begin:] + runs[:begin]
-
-
-def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
-    """Does every run that nobody else does, one after the other."""
-    import jax
-
-    settings: Any = jax.config  # its options are attributes made at run time
-    if settings.jax_compilation_cache_dir is None:  # a user's own is kept
-        jax.config.update("jax_compilation_cache_dir", str(StudyFolder(desk.folder).compiled))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    before = None
-    for run in runs:
-        with desk.claim(run) as ours:
-            if not ours:
-                continue
-            memory = (run.mechanism, run.variant, run.memory_bytes)
-            if memory != before:  # trials and tasks share their programs; all programs of a study would fill the memory
-                jax.clear_caches()
-            before = memory
-            try:
-                do(desk, run)
-            except (ConfigError, TrainingDiverged, CheckpointError) as error:
-                desk.fail(run, str(error))
-            except Stopped:  # nothing failed
-                raise
-            except Exception as error:  # the other runs must finish whatever went wrong in this one
-                said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                desk.fail(run, f"{said} ({USUAL})" if NO_THREAD in said else said, traceback.format_exc())
-
-
-def do(desk: Desk, run: Job) -> None:
-    """Does what is missing of a run: the run itself, then its evaluations."""
-    wrong = []
-
-    def note(said: str, error: Exception) -> None:
-        wrong.append((said, "".join(traceback.format_exception(error))))
-
-    def fail(evaluation: Evaluation, error: Exception) -> None:
-        note(f"evaluation {evaluation.name}: {named_line(error)}", error)
-
-    if not desk.is_done(run):
-        try:
-            execute_job(run, desk.of(run).path, desk.study)
-        except EvaluationFailed as error:  # the run is trained: its other evaluations are made
-            note(str(error), error)
-    measure_missing(desk.of(run), run, desk.evaluations, fail)
-    if wrong:
-        (error, details), *others = wrong
-        desk.fail(run, error + (f" (and {len(others)} more)" if others else ""), details)
-
-
-def die_with_parent() -> None:
-    """Ends this process when its parent process is gone, however that ended, as nobody would stop it any more.
-
-    The run under way has `GRACE` seconds to be saved.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE)
-    os._exit(1)
-
-
-def run_study(
-    study: Study, folder: Path, jobs: int, watch: Callable[[Desk], None] = lambda desk: None
-) -> tuple[list[Row], list[Failure]]:
-    """Does what is missing of a study, writes results.parquet, measures.parquet and failed.json, and returns (rows, failures).
-
-    Args:
-      study: the study.
-      folder: folder of the study.
-      jobs: number of worker processes; on a CPU the cores are dealt to them.
-      watch: function that is called twice per second with the desk, for progress.
-
-    Raises:
-      ConfigError: finished runs have other settings, or `jobs` is below one.
-      Announced: a signal announced the end; the runs under way are saved.
-    """
-    require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
-    desk = study.desk(folder)
-    check_same_settings(study, desk)
-    missing = missing_of(study, folder)
-    workers = {}
-    with announced():
-        try:
-            for number in range(min(jobs, len(missing))):
-                workers[number] = start(study.own_code, desk, missing, number, jobs)
-            while any(worker.is_alive() for worker in workers.values()):
-                watch(desk)
-                for number, worker in workers.items():
-                    worker.join(0.5 / len(workers))
-                    if worker.exitcode and note_death(desk, missing, worker):
-                        workers[number] = start(study.own_code, desk, missing, number, jobs)
-            watch(desk)
-        finally:
-            stop(list(workers.values()))
-    return collect(study, desk)
-
-
-def start(own_code: str, desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProcess:
-    """Starts worker `number` of `jobs` on the runs."""
-    arguments = (OwnCode(own_code), desk, part_of(runs, number, jobs), dealt_cores(number, jobs))
-    worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
-    worker.start()
-    return worker
-
-
-def stop(workers: list[BaseProcess]) -> None:
-    """Ends workers; the runs under way have `GRACE` seconds to be saved, unless Ctrl-C comes again."""
-    under_way = [worker for worker in workers if worker.is_alive()]
-    end = time.monotonic() + GRACE
-    try:
-        if under_way:
-            with contextlib.suppress(OSError):  # of a terminal that is gone
-                print("saving the runs under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
-        for worker in under_way:
-            worker.terminate()
-        for worker in under_way:
-            worker.join(max(0.0, end - time.monotonic()))
-    finally:
-        for worker in under_way:
-            worker.kill()
-            worker.join()
-
-
-def dealt_cores(number: int, jobs: int) -> tuple[int, ...]:
-    """Every `jobs`-th CPU core from `number` on; none where there are fewer cores than workers."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return tuple(cores[number::jobs])
-
-
-def note_death(desk: Desk, runs: tuple[Job, ...], worker: BaseProcess) -> bool:
-    """Notes a dead worker's run as failed; False where it had none, so that a new worker could not start either."""
-    dead = Holder.here(worker.pid or 0)
-    at = [run for run in runs if desk.claimed_by(run) == dead and not desk.is_finished(run) and desk.error(run) is None]
-    for run in at:
-        code = worker.exitcode or 0
-        why = f"signal {-code}" if code < 0 else f"exit code {code}"
-        desk.fail(run, f"the process died ({why}; {USUAL})")
-    return bool(at)
 
 
 def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:

@@ -26,8 +26,8 @@ class Progress:
       seconds: seconds of training, over all restarts.
       compile_seconds: seconds of compiling, over all restarts.
       last: last line of metrics.
-      skipped: steps that changed nothing, because their gradient was not finite.
-      skipped_in_row: of these, the last ones, with no other step between or behind them.
+      skipped: number of steps that changed nothing, because their gradient was not finite.
+      skipped_in_row: number of the newest of these, with no other step between or behind them.
     """
 
     step: int = 0

@@ -10,7 +10,7 @@ class Skips:
 
     Attributes:
       total: skipped steps so far.
-      in_row: of these, the newest that came one after the other.
+      in_row: number of the newest of these that came one after the other.
     """
 
     def __init__(self, total: int, in_row: int):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from infini_jax.study.desk import Desk
 from infini_jax.study.launch.base import Launcher, cancelled
-from infini_jax.study.study import Study, missing_of, run_study
+from infini_jax.study.study import Study, missing_of
+from infini_jax.study.workers import run_study
 
 
 class Local(Launcher):

@@ -21,7 +21,8 @@ from infini_jax.files import read_object, write_json
 from infini_jax.locks import only_writer
 from infini_jax.study.desk import Desk
 from infini_jax.study.launch.base import Launcher, cancelled, job_name, place_of
-from infini_jax.study.study import Study, collect, missing_of, work_on
+from infini_jax.study.study import Study, collect, missing_of
+from infini_jax.study.workers import work_on
 
 JOBS_FILE, LOCK_FILE = "slurm.json", "slurm.lock"  # in the study's folder: ids of the newest array, and who queues it
 LOGS = "slurm"
