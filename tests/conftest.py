@@ -6,6 +6,8 @@ Tests compile far more than they run: without LLVM's optimisation XLA compiles i
 import os
 from pathlib import Path
 
+import pytest
+
 ACCELERATOR = os.environ.get("TESTS_ON", "")
 os.environ["JAX_PLATFORMS"] = ACCELERATOR or "cpu"
 if ACCELERATOR:
@@ -18,3 +20,12 @@ os.environ.setdefault("XLA_FLAGS", f"{quickly} --xla_force_host_platform_device_
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_forgotten():
+    """A worker that keeps all programs of a whole suite holds gigabytes, and more mappings than Linux gives one process."""
+    yield
+    import jax  # after the settings above
+
+    jax.clear_caches()

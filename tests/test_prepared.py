@@ -234,6 +234,15 @@ def test_a_fault_of_the_texts_is_one_line_and_leaves_nothing(change, said, data,
     assert not list((data / "prepared").glob("[!.]*"))
 
 
+def test_a_corpus_in_which_nothing_is_scored_is_refused_before_it_is_trained_on(data, stories):
+    for name in STORIES:
+        (stories / name).write_text("a")
+    prepared, _ = make(stories)
+    said = r"^data: no document of the train split of stories-bytes has two tokens, and the first of each is never predicted; "
+    with pytest.raises(ConfigError, match=said):
+        CorpusConfig(prepared.folder.name).open(Rows(1, 8, 0))
+
+
 def test_preparing_without_its_packages_names_them(data, stories, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(ConfigError, match=r"^corpus: sentencepiece is not installed .+; pip install sentencepiece$"):

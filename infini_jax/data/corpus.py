@@ -4,7 +4,7 @@ import dataclasses
 
 from infini_jax.data.base import DataConfig
 from infini_jax.data.batch import Rows, Split
-from infini_jax.data.documents import DocumentRows, Documents
+from infini_jax.data.documents import DocumentRows, Documents, require_something
 from infini_jax.data.prepared import Counts, Prepared, checked_model, existing_folder, read_manifest
 from infini_jax.data.tokenizers import Bytes, Tokenizer, load_tokenizer
 from infini_jax.errors import require, require_file_name, require_not_negative
@@ -52,7 +52,9 @@ class CorpusConfig(DataConfig):
 
         Raises `ConfigError` where the corpus is not here, is damaged, or is not the one that these settings name.
         """
-        return DocumentRows(self.whole(rows.split)[0], rows)
+        documents, _ = self.whole(rows.split)
+        require_something(documents.lengths, f"the {rows.split} split of {self.name}")
+        return DocumentRows(documents, rows)
 
     def whole(self, split: Split) -> tuple[Documents, Counts]:
         """The documents of a split and their counts.

@@ -62,6 +62,21 @@ class Documents:
         return self._dealt[rows]
 
 
+def has_something(lengths: np.ndarray) -> bool:
+    """Whether any of the documents of these lengths has a token that can be scored: a second one."""
+    return bool((lengths >= 2).any())
+
+
+def require_something(lengths: np.ndarray, name: str) -> None:
+    """Checks the lengths of documents: raises `ConfigError` with the `name` of their corpus where nothing can be scored."""
+    require(
+        has_something(lengths),
+        "data",
+        f"no document of {name} has two tokens, and the first of each is never predicted",
+        "prepare longer documents for it: infini-jax corpus prepare with --validation and --test, or folders of these names",
+    )
+
+
 class DocumentRows:
     """Source of batches that deals documents to rows: about as many tokens for each row, one row for each document.
 

@@ -27,9 +27,8 @@ import numpy as np
 
 from infini_jax.config import ModelConfig
 from infini_jax.config.evaluation import ANOTHER, CARRIED, Condition, EvaluationConfig
-from infini_jax.data.documents import Documents
+from infini_jax.data.documents import Documents, require_something
 from infini_jax.data.prepared import Counts
-from infini_jax.errors import require
 from infini_jax.evals.reading import SEGMENTS_A_CALL, Places, score_segments
 
 
@@ -215,22 +214,12 @@ class Reader:
         return np.stack([self.text[places_T] for places_T in places_RxT]).astype(np.int32)
 
 
-def has_something(lengths: np.ndarray) -> bool:
-    """Whether any of the documents of these lengths has a token that can be scored: a second one."""
-    return bool((lengths >= 2).any())
-
-
 def chosen_documents(lengths: np.ndarray, count: int, name: str = "the corpus") -> np.ndarray:
     """Numbers of `count` documents of at least two tokens, spread evenly; of all such documents for 0.
 
     Raises `ConfigError` with the `name` of the corpus and split where no document has two tokens.
     """
     usable = np.flatnonzero(lengths >= 2)
-    require(
-        has_something(lengths),
-        "data",
-        f"no document of {name} has two tokens, and the first of each is never predicted",
-        "prepare longer documents for it: infini-jax corpus prepare with --validation and --test, or folders of these names",
-    )
+    require_something(lengths, name)
     count = min(count, len(usable)) or len(usable)
     return usable[np.arange(count) * len(usable) // count]

@@ -11,9 +11,10 @@ import jax
 from infini_jax.config import RunConfig
 from infini_jax.config.evaluation import CARRIED
 from infini_jax.data.batch import Split
+from infini_jax.data.documents import has_something
 from infini_jax.devices.sharding import Sharding
 from infini_jax.errors import named_line
-from infini_jax.evals.perplexity import Perplexity, Reader, has_something
+from infini_jax.evals.perplexity import Perplexity, Reader
 from infini_jax.model.cost import budget_steps
 from infini_jax.training.scoring import make_evaluate
 
