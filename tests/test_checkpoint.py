@@ -26,9 +26,9 @@ STATE = {"params": {"kernel": np.arange(20_000, dtype=np.float32).reshape(100, 2
 CARRY = {"memory": np.linspace(0, 1, 999, dtype=np.float32), "open": np.array([3, 4], np.int32)}
 
 
-def filled(folder, steps=(1, 2, 3)):
+def filled(folder, steps=(1, 2, 3), run=RUN):
     """Checkpoints of these steps, each with its own numbers."""
-    with Checkpoints(RUN, folder) as checkpoints:
+    with Checkpoints(run, folder) as checkpoints:
         for step in steps:
             checkpoints.save(Progress(step, 10.0 * step, 1.0, {"loss": 2.0}), *numbered(step))
     return folder / CHECKPOINTS_FOLDER
@@ -219,6 +219,17 @@ def test_checkpoints_of_format_2_are_read_and_checked_by_their_own_sum(tmp_path)
     for altered in ({"checksum": old["checksum"] ^ 1}, {"step": 2}):
         noted(folder).write_text(json.dumps({**old, **altered}))
         assert "3 is damaged or incomplete; resume from step 2" in refused(tmp_path)
+
+
+def test_adafactor_of_format_2_does_not_go_on_and_is_evaluated(tmp_path):
+    """Its moments were factored over the stacked layers."""
+    run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, optimiser="adafactor"))
+    folder = filled(tmp_path, run=run)
+    noted(folder).write_text(json.dumps(in_format_2(folder)))
+    with FinishedCheckpoints(run, tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match="has Adafactor's moments of all layers at once"):
+            checkpoints.restore(*shapes())
+        assert_same(checkpoints.restore_part("params", shapes()[0]["params"]), (3, numbered(3)[0]["params"]))
 
 
 @pytest.mark.parametrize("lost", [["hash"], ["hash", "arrays"], ["arrays"]])
