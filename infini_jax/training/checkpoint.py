@@ -155,8 +155,8 @@ class Checkpoints:
         meta = self._meta(step)
         if meta["format"] == 2 and self.run.train.optimiser == "adafactor":
             raise CheckpointError(
-                f"checkpoint: {self.folder / str(step)} has Adafactor's moments of all layers at once, as in format 2; go on with "
-                "the version that wrote it, or give the run a new name; what it learned can be evaluated"
+                f"checkpoint: {self.folder / str(step)} has Adafactor's moments of all layers at once, as in format 2; "
+                "go on with the version that wrote it, or give the run a new name; what it learned can be evaluated"
             )
         items = {STATE: ocp.args.StandardRestore(state), MEMORY: ocp.args.StandardRestore(carry)}
         with self._damage(step):
