@@ -41,7 +41,8 @@ class Holder:
 
 def holder(file: Path) -> Holder | None:
     """The process that holds a lock, or held it last; None where nobody ever did, or has not said so yet."""
-    pid, _, host = (file.read_text() if file.exists() else "").strip().partition(" ")
+    said = file.read_bytes().decode(errors="replace") if file.exists() else ""
+    pid, _, host = said.strip().partition(" ")
     return Holder(int(pid), host) if pid.isdecimal() and host else None
 
 

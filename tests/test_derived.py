@@ -52,9 +52,10 @@ def test_what_is_not_finite_is_a_dash_as_text(text, value):
     assert text(value) == "-"
 
 
-def test_more_days_than_a_calendar_holds_are_a_dash():
-    assert human_time(1e9 * 86400) == "-"
-    assert human_time(1e6 * 86400) == "1000000 days, 0:00:00"
+def test_more_days_than_a_calendar_holds_are_years():
+    assert human_time(1e9 * 86400) == "2.74e+06 years"
+    assert human_time(1e4 * 86400) == "10000 days, 0:00:00"
+    assert human_time(math.inf) == human_time(math.nan) == "-"
 
 
 def test_a_live_line_of_a_run_whose_clock_stood_still_is_shown():

@@ -233,8 +233,11 @@ def test_options_are_converted_to_the_types_of_the_task():
 
 def test_every_option_has_the_words_of_its_setting():
     told = str(inspect.get_annotations(Options))
-    assert "share of the filler that stands before the number. (passkey)" in told
-    assert "tokens of an example; none is the length that the run was trained at. (mqar, passkey, haystack, sorting)" in told
+    assert "shares of the filler before the number. (passkey)" in told
+    assert (
+        "numbers of tokens per example; none is the length that the run was trained at. (mqar, passkey, haystack, sorting)"
+        in told
+    )
 
 
 TINY = ["--model.vocab", "64", "--model.layers", "1", "--model.d-model", "16", "--model.segment", "8"]

@@ -43,7 +43,7 @@ def test_what_would_be_submitted_is_shown_and_nothing_is_written(tmp_path):
 
 
 def test_workers_with_little_time_are_told_to_save_within_a_quarter_of_it():
-    delays = [LAUNCHERS["slurm"](1, Resources(minutes=n)).settings(1)["slurm_signal_delay_s"] for n in (4, 8, 240)]
+    delays = [LAUNCHERS["slurm"](1, Resources(minutes=n)).settings(Path("x"), 1)["slurm_signal_delay_s"] for n in (4, 8, 240)]
     assert delays == [60, 120, 120]
 
 

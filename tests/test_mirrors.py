@@ -152,10 +152,14 @@ def test_a_tracker_that_hangs_costs_the_run_no_time_but_a_short_end(tmp_path, tr
     with Mirrors(mirroring) as opened:
         opened.begin(RUN, tmp_path, 0)
         began = time.perf_counter()
-        for line in lines(1, 3 * QUEUE):
+        (relay,) = opened._relays
+        first, *others = lines(1, 3 * QUEUE)
+        opened.log(first)
+        while relay._lines:  # until it has taken the line that it hangs with
+            time.sleep(0.01)
+        for line in others:
             opened.log(line)
         assert time.perf_counter() - began < 2.0  # it takes milliseconds; the machine may be busy
-        (relay,) = opened._relays
         waiting = [line["step"] for line in relay._lines]
         assert waiting == list(range(2 * QUEUE + 1, 3 * QUEUE + 1))  # the oldest made room
         began = time.perf_counter()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from infini_jax.cli.main import main
-from infini_jax.data.prepare import TokenizerSettings, only_one, prepare
+from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.data.prepared import Prepared
 from infini_jax.data.removal import bytes_on_disk, remove
 from infini_jax.errors import ConfigError
-from tests.support.commands import told
+from tests.support.commands import held_by_another, told
 from tests.support.corpora import write_stories
 
 
@@ -84,7 +84,8 @@ def test_one_that_another_process_reads_is_refused(made):
 
 
 def test_one_that_is_being_prepared_is_refused(made):
-    with only_one(made.folder), pytest.raises(ConfigError, match="'tales-bytes' is being prepared by another process"):
+    lock = made.folder.with_name(f".{made.folder.name}.lock")
+    with held_by_another(lock), pytest.raises(ConfigError, match="'tales-bytes' is being written by process"):
         remove("tales-bytes")
     assert made.folder.exists()
 

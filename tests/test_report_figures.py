@@ -298,7 +298,7 @@ def test_passkey_within_reach_of_a_window_is_no_leak():
     row = runs("python_stdlib", SERIES[:1], SIZES[:1], SEEDS[:1])[0]
 
     def found(depth: float) -> Found:
-        labels = {"length": 1024, "depth": depth, "novelty": 0.0}
+        labels = {"length": 1024, "depth": depth, "novelty": 0}
         return found_of([row], [(row.run, Measure("passkey", "exact_match", 0.2, 50, 0.11, 0.33, labels))])
 
     assert warnings(found(1.0)) == []

@@ -112,12 +112,3 @@ def test_gradients_added_up_in_parts_are_those_of_the_whole_batch():
     assert second.last["gradient_norm"] == pytest.approx(first.last["gradient_norm"], rel=1e-4)
     for a, b in zip(jax.tree.leaves(first.state.carry), jax.tree.leaves(second.state.carry), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-
-
-def test_the_average_of_the_parameters_follows_them():
-    run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, average=0.5), budget=Budget("steps", 1))
-    state = train(run, lambda line: None).state
-    before = train(dataclasses.replace(run, train=dataclasses.replace(run.train, learning_rate=1e-12)), lambda line: None)
-    start = before.state.params  # so small a step leaves them where they were
-    for average, params, initial in zip(*map(jax.tree.leaves, (state.learned, state.params, start)), strict=True):
-        np.testing.assert_allclose(average, 0.5 * (params + initial), atol=1e-3)

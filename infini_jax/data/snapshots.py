@@ -133,8 +133,9 @@ def own_snapshot(name: str, texts: Texts, folder: Path, tell: Tell = untold) -> 
     What another process writes at the same time is waited for, and `tell` gets a line that names it. Raises `ConfigError`
     where the texts changed while they were read.
     """
-    with awaited(lock_of(folder, name), tell), quiet_tfds(), sorting_on_disk():
-        load_tfds()
+    load_tfds()
+    shuffle = importlib.import_module("tensorflow_datasets.core.shuffle")
+    with awaited(lock_of(folder, name), tell), quiet_tfds(), sorting_on_disk(shuffle):
         from infini_jax.data.builders import BUILDERS, FILE_FORMAT, TextsConfig
 
         config = TextsConfig.of(texts)

@@ -5,6 +5,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 IN_MEMORY = 64 << 20  # bytes of a split that are sorted in memory
 HEAD = struct.Struct("=16sQ")  # the hash of an example's key, and the example's length
@@ -42,13 +43,11 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def sorting_on_disk() -> Iterator[None]:
-    """Context in which TFDS holds at most `IN_MEMORY` bytes of a split that it writes, and the rest in `Bucket`s.
+def sorting_on_disk(shuffle: Any) -> Iterator[None]:
+    """A context in which TFDS holds at most `IN_MEMORY` bytes of a split that it writes, and the rest in `Bucket`s.
 
-    The order of examples, and so each file, is the same as without.
+    `shuffle` is TFDS's module `core.shuffle`. The order of examples, and so each file, is the same as without.
     """
-    from tensorflow_datasets.core import shuffle
-
     before = shuffle.MAX_MEM_BUFFER_SIZE, shuffle._Bucket
     shuffle.MAX_MEM_BUFFER_SIZE, shuffle._Bucket = IN_MEMORY, Bucket
     try:
