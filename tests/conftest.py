@@ -22,10 +22,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def programs_are_forgotten():
-    """A worker that keeps all programs of a whole suite holds gigabytes, and more mappings than Linux gives one process."""
-    yield
-    import jax  # after the settings above
+MAPPINGS = Path("/proc/self/maps")  # Linux gives a process 65 530, and each compiled program takes some
 
-    jax.clear_caches()
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_forgotten_where_they_are_many():
+    """A worker that keeps the programs of a whole suite runs out of mappings, and dies while it reads another program."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > 25_000:
+        import jax  # after the settings above
+
+        jax.clear_caches()
