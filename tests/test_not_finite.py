@@ -22,6 +22,7 @@ def is_floating(leaf: jax.Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_each_part_of_a_memory_that_is_not_finite_is_seen_in_what_is_read(name):
     """One array of the memory after the other, the others being as they were written."""

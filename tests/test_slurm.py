@@ -51,6 +51,7 @@ def losses(folder: Path) -> dict[str, float]:
     return {row.run: row.loss for row in read_rows(folder / TABLE_FILE)}
 
 
+@pytest.mark.slow
 def test_an_array_does_a_study_and_what_failed_is_tried_again(slurm, tmp_path):
     """A rate that no training stands fails, is told, and costs the others nothing; another call does what is missing."""
     good = [run_of("one", 20), run_of("two", 20, 2e-2), run_of("three", 20, 3e-2)]
@@ -66,6 +67,7 @@ def test_an_array_does_a_study_and_what_failed_is_tried_again(slurm, tmp_path):
     assert not queued(tmp_path / "slurm")
 
 
+@pytest.mark.slow
 def test_a_preempted_worker_is_queued_again_and_ends_with_the_same_numbers(slurm, tmp_path):
     """A job of the higher partition takes the node in the middle of the run."""
     study, folder = study_of(run_of("long", 1500)), tmp_path / "slurm"
@@ -112,6 +114,7 @@ def test_a_worker_that_is_told_of_its_time_limit_saves_and_is_queued_again(slurm
     wait_for(lambda: not queued(folder), 60, "an empty queue")
 
 
+@pytest.mark.slow
 def test_two_tasks_of_a_job_train_one_run(slurm, tmp_path):
     """`--processes job` reads what SLURM says; the losses are those of one process but for the order of sums."""
     rows = ["--data.pairs", "2", "--train.batch", "2", "--train.sequence", "16", "--train.log-every", "1"]
