@@ -127,9 +127,10 @@ def test_counted_flops_are_those_of_the_program(name):
 
 @pytest.mark.parametrize("name", mechanisms())
 def test_the_plan_counts_what_a_training_step_computes_without_recomputation(name):
+    """Where no gradient reaches what is written, none reaches the values that codes are projected to; the plan has them."""
     counted, planned = counted_step_flops(of(name)).work, step_flops(of(name))
-    if name == "compressive":  # as above
-        assert counted < planned < 1.2 * counted
+    if name in ("compressive", "transformer_xl", "memorizing", "infinite_former"):
+        assert counted < planned < 1.3 * counted
     else:
         assert counted == pytest.approx(planned, rel=0.02)
 
