@@ -67,16 +67,24 @@ def test_a_run_that_has_no_memory_is_reported_and_the_others_finish(tmp_path):
     assert any(words in failure["error"] for words in ("RESOURCE_EXHAUSTED", "memory")), failure
 
 
-def test_a_thread_that_does_not_start_is_told_with_its_usual_cause(tmp_path, monkeypatch):
-    """Where memory is nearly used up, Python may be the first to notice."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"),
+        ImportError("/somewhere/a.so: failed to map segment from shared object"),
+    ],
+    ids=["thread", "library"],
+)
+def test_what_finds_no_room_is_told_with_its_usual_cause(tmp_path, monkeypatch, error):
+    """Where memory is nearly used up, Python or the loader of libraries may be the first to notice."""
 
     def full(*_) -> None:
-        raise RuntimeError("can't start new thread")
+        raise error
 
     monkeypatch.setattr("infini_jax.study.workers.do", full)
     desk = study_of(GOOD).desk(tmp_path)
     do_all(desk, (GOOD,))
-    assert desk.error(GOOD) == "RuntimeError: can't start new thread (out of memory is the usual cause)"
+    assert desk.error(GOOD) == f"{type(error).__name__}: {error} (out of memory is the usual cause)"
 
 
 def test_a_disk_that_is_full_ends_the_study_and_with_room_it_goes_on(tmp_path):

@@ -36,7 +36,8 @@ from infini_jax.study.study import Study, check_same_settings, collect, missing_
 from infini_jax.training.interrupts import announced
 
 USUAL = "out of memory is the usual cause"
-NO_THREAD = "can't start new thread"  # what Python says where there is no room for a thread's stack
+# What Python and the loader of libraries say where there is no room for a thread's stack or a library.
+NO_ROOM = ("can't start new thread", "failed to map segment")
 GRACE = 30.0  # seconds that runs under way have to be saved when their study is stopped
 
 
@@ -93,7 +94,9 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
                 raise
             except Exception as error:  # the other runs must finish whatever went wrong in this one
                 said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                desk.fail(run, f"{said} ({USUAL})" if NO_THREAD in said else said, traceback.format_exc())
+                desk.fail(
+                    run, f"{said} ({USUAL})" if any(words in said for words in NO_ROOM) else said, traceback.format_exc()
+                )
 
 
 def do(desk: Desk, run: Job) -> None:
