@@ -227,7 +227,7 @@ def planted(q_BxSxK, w_Kx2K, few_BxT, gate_Bx1, top_k):
     y_BxSx2K = q_BxSxK @ w_Kx2K
     row_SxK = jax.vmap(lambda x_BxK: x_BxK + 1)(q_BxSxK)
     pair_BxS = (q_BxSxK, q_BxSxK)
-    sums = [part_S.sum() + top_k.sum() for part_S in pair_BxS]
+    sums = sum(part_S.sum() + top_k.sum() for part_S in pair_BxS)  # from Python 3.12 on, a list's has no frame of its own
     return sums, y_BxSx2K, few_BxT, gate_Bx1, row_SxK, mean_B(q_BxSxK)
 
 
@@ -241,11 +241,11 @@ def test_a_planted_lie_is_told_in_one_line():
     with shape_suffixes.checked(Path(__file__)) as found:
         planted(*map(jnp.zeros, shapes))
     file = "tests/test_shape_suffixes.py: "
-    assert list(found.wrong.values()) == [
-        file + "planted.<locals>.<listcomp>: part_S is (5, 3, 4), 1 axes are named",
+    assert set(found.wrong.values()) == {
+        file + "planted.<locals>.<genexpr>: part_S is (5, 3, 4), 1 axes are named",
         file + "mean_B: mean_B is (5, 4), 1 axes are named",
         file + "planted: few_BxT is (6, 3), B is 5 elsewhere in the function",
         file + "planted: gate_Bx1 is (5, 2), the axis 1 is of size 2",
         file + "planted: row_SxK is (5, 3, 4), 2 axes are named",
-    ]
+    }
     assert planted.__code__ is code
