@@ -166,11 +166,11 @@ def check_value(field: str, value: Any, kind: Any) -> None:
         known = [str(one) for one in inner]
         among = ", ".join(known[:-1]) + f" or {known[-1]}" if len(known) > 1 else known[0]
         is_known = any(value == one and type(value) is type(one) for one in inner)  # True is not 1
-        require(is_known, field, f"'{shown(value)}' is not known", f"choose {among}")
+        require(is_known, field, f"'{quoted(value)}' is not known", f"choose {among}")
     elif origin is tuple:
         check_value(field, value, tuple)
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
-        require(len(value) == len(kinds), field, f"{shown(value)} has not {len(kinds)} values", "give as many")
+        require(len(value) == len(kinds), field, f"{quoted(value)} has not {len(kinds)} values", "give as many")
         for one, its_kind in zip(value, kinds, strict=True):
             check_value(field, one, its_kind)
     elif origin in (typing.Union, types.UnionType):
@@ -194,14 +194,14 @@ def check_class(field: str, value: Any, kind: type) -> None:
     """Raises `ConfigError` for a value that is no instance of `kind`, or a number out of the range of settings."""
     word, example = WORDS.get(kind, (kind.__name__, f"a {kind.__name__}"))
     is_one = isinstance(value, ABSTRACT.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
-    require(is_one, field, f"{shown(value)} is no {word}", f"give {example}")
+    require(is_one, field, f"{quoted(value)} is no {word}", f"give {example}")
     if kind in ABSTRACT:
         most = LARGEST if kind is int else LARGEST_FLOAT
-        require(value == value and abs(value) != math.inf, field, f"{shown(value)} is no finite number", f"give {example}")
-        require(abs(value) <= most, field, f"{shown(value)} is too large", f"give at most {most:,}")
+        require(value == value and abs(value) != math.inf, field, f"{quoted(value)} is no finite number", f"give {example}")
+        require(abs(value) <= most, field, f"{quoted(value)} is too large", f"give at most {most:,}")
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value as short text; Python writes no numbers of thousands of digits."""
     try:
         text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
@@ -276,7 +276,7 @@ def instance(value: Any, kind: type[Value], why: str) -> Value:
 def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
     """`table[name]`. Raises `ConfigError` with the nearest name where the table has no such entry."""
     is_known = isinstance(name, str) and name in table
-    require(is_known, field, f"'{shown(name)}' is not known", suggestion(shown(name), table))
+    require(is_known, field, f"'{quoted(name)}' is not known", suggestion(quoted(name), table))
     return table[name]
 
 

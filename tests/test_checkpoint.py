@@ -19,7 +19,7 @@ from infini_jax.errors import CheckpointError, ConfigError
 from infini_jax.records.folder import CHECKPOINTS_FOLDER
 from infini_jax.training import checkpoint
 from infini_jax.training.checkpoint import Checkpoints, FinishedCheckpoints, Progress, Saving, differences
-from infini_jax.training.notes import READ, checked
+from infini_jax.training.notes import READ, checked_notes
 
 RUN = RunConfig()
 STATE = {"params": {"kernel": np.arange(20_000, dtype=np.float32).reshape(100, 200)}, "step": np.int32(0)}
@@ -146,13 +146,13 @@ def test_no_flipped_bit_of_the_notes_is_read_as_other_values(tmp_path):
     """One bit of every byte, by the function that checks them; some of these through the whole reading too."""
     file = noted(filled(tmp_path))
     whole, random = file.read_bytes(), np.random.default_rng(0)
-    saved, same = checked(json.loads(whole), 3), 0
+    saved, same = checked_notes(json.loads(whole), 3), 0
     assert len(whole) > 1000
     for place in range(len(whole)):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << int(random.integers(8))
         try:
-            found = checked(json.loads(bytes(flipped)), 3)
+            found = checked_notes(json.loads(bytes(flipped)), 3)
             assert found == saved or found["format"] not in READ  # of another format nothing is read
             same += 1
         except ValueError:

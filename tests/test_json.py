@@ -3,7 +3,6 @@
 import ast
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +14,10 @@ from infini_jax.records.measures import Measure
 from infini_jax.records.training_log import newest_line, read_metrics
 from infini_jax.results.load import load
 from infini_jax.training.checkpoint import Checkpoints, Progress
-from infini_jax.training.notes import checked, progress_in, sealed
+from infini_jax.training.notes import checked_notes, progress_in, sealed
+from tests.support import sources
 from tests.test_checkpoint import RUN, numbered, restored
 
-ROOT = Path(__file__).parents[1]
 LINE = {"step": 3, "loss": 2.5, "gradient_norm": math.inf, "accuracy": math.nan, "mfu": -math.inf}
 
 
@@ -67,7 +66,7 @@ def test_logs_of_earlier_versions_with_words_of_their_own_are_read(tmp_path):
 def test_the_last_line_in_a_checkpoint_is_json_and_comes_back(tmp_path):
     notes = json_value(json_text(sealed(RUN, Progress(3, last=LINE), {})))
     assert strict(json.dumps(notes))["last"]["gradient_norm"] is None
-    assert math.isnan(progress_in(checked(notes, 3)).last["gradient_norm"])
+    assert math.isnan(progress_in(checked_notes(notes, 3)).last["gradient_norm"])
     with Checkpoints(RUN, tmp_path) as checkpoints:
         checkpoints.save(Progress(3, last=LINE), *numbered(3))
     found = restored(tmp_path)[0].last
@@ -89,10 +88,8 @@ def test_null_is_nan_among_numbers():
 def test_nothing_but_one_function_makes_json():
     """`json.dumps` has words that no JSON has; it is called in infini_jax/files.py alone."""
     calls = [
-        f"{file.relative_to(ROOT)}:{node.lineno}"
-        for folder in ("infini_jax", "experiments", "configs")
-        for file in sorted((ROOT / folder).rglob("*.py"))
-        for node in ast.walk(ast.parse(file.read_text()))
+        place
+        for place, node in sources.nodes()
         if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps") and isinstance(node.value, ast.Name)
     ]
     assert len(calls) == 1

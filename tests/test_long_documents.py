@@ -8,7 +8,7 @@ import pytest
 
 from infini_jax.data import spilled
 from infini_jax.data.decoding import PIECE, pieces
-from infini_jax.data.long_documents import PART, in_parts, places_of, whole_lines
+from infini_jax.data.long_documents import PART, in_parts, parts_of_lines, places_of
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.data.snapshots import own_snapshot
 from infini_jax.data.texts import TextFiles
@@ -54,10 +54,10 @@ def test_the_pieces_of_a_long_document_come_in_order_where_its_first_one_stands(
 def test_lines_given_at_once_join_to_the_text_and_end_behind_line_ends():
     text = "a\nbb\n\nccc\n" * 7 + "no end"
     for size in range(1, 40):
-        parts = list(whole_lines(text, size))
+        parts = list(parts_of_lines(text, size))
         assert "".join(parts) == text
         assert all(part.endswith("\n") and len(part) >= size for part in parts[:-1])
-    assert list(whole_lines("", 5)) == []
+    assert list(parts_of_lines("", 5)) == []
 
 
 def test_a_long_document_has_the_tokens_and_counts_of_the_whole(data, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.codes.learning import rates
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.config.optimisers import by_layer
+from infini_jax.config.optimisers import each_layer_alone
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.devices.sharding import ROWS_ALONE
 from infini_jax.model.stream import init_params
@@ -118,7 +118,7 @@ def test_adafactor_moves_each_stacked_layer_as_a_model_of_that_layer_alone(layer
     params, gradients = stacked_and_alone(layers, *shape, sizes=sizes)
     table = jnp.ones((40, 48))
     ours = moves(
-        by_layer(plain),
+        each_layer_alone(plain),
         {"groups_0": {"kernel": params}, "embedding": table},
         [{"groups_0": {"kernel": gradient}, "embedding": table} for gradient in gradients],
     )

@@ -11,6 +11,7 @@ import pytest
 
 from infini_jax.errors import ConfigError, instance, present
 from infini_jax.study.own_code import loaded
+from tests.support import sources
 from tests.test_checkpoint import filled, in_format_2, noted
 
 ROOT = Path(__file__).parents[1]
@@ -63,10 +64,8 @@ def test_altered_checkpoints_are_refused_without_asserts(tmp_path):
 def test_there_is_no_assert_in_the_package():
     """What the linter's S101 says too, here beside the reason."""
     found = [
-        f"{file.relative_to(ROOT)}:{node.lineno}"
-        for folder in ("infini_jax", "experiments", "configs")
-        for file in sorted((ROOT / folder).rglob("*.py"))
-        for node in ast.walk(ast.parse(file.read_text()))
+        place
+        for place, node in sources.nodes()
         if isinstance(node, ast.Assert) or (isinstance(node, ast.Name) and node.id in ("__debug__", "AssertionError"))
     ]
     assert found == []

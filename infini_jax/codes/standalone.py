@@ -51,7 +51,7 @@ SCALAR = 4  # bytes: memories are float32
 Execute = Callable[[Any, Path, str], Row]
 
 
-def only_writer(execute: Execute) -> Execute:
+def alone_in_folder(execute: Execute) -> Execute:
     """The function, which then refuses a folder that another process writes into."""
 
     @functools.wraps(execute)
@@ -62,7 +62,7 @@ def only_writer(execute: Execute) -> Execute:
     return alone
 
 
-@only_writer
+@alone_in_folder
 def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
     """Asks random codes and returns the run's row, with the accuracy over the grid and no loss, as nothing is trained."""
     RunFolder(folder).write_config(run.to_dict())
@@ -99,7 +99,7 @@ def execute_random_codes(run: RandomCodesRun, folder: Path, study: str) -> Row:
     )
 
 
-@only_writer
+@alone_in_folder
 def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
     """Trains the codes, scores them and returns the run's row.
 

@@ -12,7 +12,7 @@ A schedule gives the share of the learning rate for a count of updates that were
 that share; the rate itself is multiplied on behind, see `infini_jax.training.optimiser`.
 
 Layers are stacked: below a key that begins with `GROUP`, a parameter has the layers as its first axis. An optimizer that looks
-at more than one number at a time goes through `by_layer`, which shows it one layer after the other.
+at more than one number at a time goes through `each_layer_alone`, which shows it one layer after the other.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def constant(steps: int, warm: int) -> optax.Schedule:
     return lambda done: jnp.minimum(1.0, (done + 1) / warm)
 
 
-def by_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+def each_layer_alone(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
     """The transformation with each layer of a stack on its own, as it would be in a model of that layer alone.
 
     It must treat each parameter alone, as factored moments and clips by a parameter's own size do. The trees must be dicts
@@ -76,7 +76,7 @@ def adafactor(share: optax.Schedule, weight_decay: float, mask: Mask) -> optax.G
     Optax's own decay takes no schedule: decay is decoupled and scheduled here, like AdamW's.
     """
     return optax.chain(
-        by_layer(optax.adafactor(learning_rate=None, min_dim_size_to_factor=32)),
+        each_layer_alone(optax.adafactor(learning_rate=None, min_dim_size_to_factor=32)),
         optax.add_decayed_weights(-weight_decay, mask=mask),
         optax.scale_by_schedule(share),
     )

@@ -14,7 +14,7 @@ LONG = "long_documents"  # in a data set's metadata: split -> numbers of the doc
 PART = "#part="
 
 
-class Places(NamedTuple):
+class ExamplePlaces(NamedTuple):
     """Examples of a split in the order of documents.
 
     Attributes:
@@ -29,18 +29,18 @@ class Places(NamedTuple):
     may_be_blank: np.ndarray
     blank: int = 0
 
-    def part(self, span: range) -> "Places":
+    def part(self, span: range) -> "ExamplePlaces":
         """The places of a range."""
         kept = slice(span.start, span.stop)
-        return Places(self.numbers[kept], self.continues[kept], self.may_be_blank[kept])
+        return ExamplePlaces(self.numbers[kept], self.continues[kept], self.may_be_blank[kept])
 
 
-def all_whole(count: int) -> Places:
+def all_whole(count: int) -> ExamplePlaces:
     """The places of a split in which each example is a document."""
-    return Places(np.arange(count), np.zeros(count, bool), np.ones(count, bool))
+    return ExamplePlaces(np.arange(count), np.zeros(count, bool), np.ones(count, bool))
 
 
-def places_of(examples: Sequence[dict], text: Callable[[dict], str], long: Iterable[int]) -> Places:
+def places_of(examples: Sequence[dict], text: Callable[[dict], str], long: Iterable[int]) -> ExamplePlaces:
     """The places of a split in which the documents with the numbers `long` are several examples each.
 
     A long document stands where its first piece does.
@@ -72,7 +72,7 @@ def places_of(examples: Sequence[dict], text: Callable[[dict], str], long: Itera
         elif document in has_text:
             rows += [(parts[document][part], part > 0, False) for part in sorted(parts[document])]
     table = np.array(rows, np.int64).reshape(-1, 3)
-    return Places(table[:, 0], table[:, 1] > 0, table[:, 2] > 0, len(parts) - len(has_text))
+    return ExamplePlaces(table[:, 0], table[:, 1] > 0, table[:, 2] > 0, len(parts) - len(has_text))
 
 
 def in_parts(name: str, pieces: Iterator[str]) -> Iterator[tuple[str, str, str]]:
@@ -88,7 +88,7 @@ def in_parts(name: str, pieces: Iterator[str]) -> Iterator[tuple[str, str, str]]
         number, more = number + 1, next(pieces, None)
 
 
-def whole_lines(text: str, size: int) -> Iterator[str]:
+def parts_of_lines(text: str, size: int) -> Iterator[str]:
     """The text in parts of at least `size` characters that end behind a line end; the last one may be shorter."""
     start = 0
     while start < len(text):

@@ -22,7 +22,7 @@ import numpy as np
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import BuiltIn, lookup_corpus, own_texts
 from infini_jax.data.decoding import Errors
-from infini_jax.data.long_documents import Places, whole_lines
+from infini_jax.data.long_documents import ExamplePlaces, parts_of_lines
 from infini_jax.data.prepared import (
     FORMAT,
     MANIFEST_FILE,
@@ -133,7 +133,7 @@ def _examples(snapshot: Snapshot, split: Split) -> Sequence[dict]:
     return snapshot.documents(split)
 
 
-def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, places: Places) -> SplitPart:
+def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, places: ExamplePlaces) -> SplitPart:
     """Tokens of the documents at these places of a split; runs in a process of its own.
 
     Raises `ConfigError` for a damaged data set.
@@ -145,7 +145,7 @@ def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, 
             text = snapshot.text(examples[int(number)])
         except Exception as error:  # array_record raises whatever its checksums find
             raise snapshot.damaged(error) from error
-        found = [tokenizer.encode(lines).astype(dtype) for lines in whole_lines(text, AT_ONCE)]
+        found = [tokenizer.encode(lines).astype(dtype) for lines in parts_of_lines(text, AT_ONCE)]
         tokens = sum(map(len, found))
         if may_be_blank and not (tokens and text.strip()):
             empty += 1
@@ -155,8 +155,8 @@ def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, 
         else:
             lengths.append(tokens)
         parts += found
-        words += sum(len(lines.split()) for lines in whole_lines(text, AT_ONCE))
-        size += sum(len(lines.encode()) for lines in whole_lines(text, AT_ONCE))
+        words += sum(len(lines.split()) for lines in parts_of_lines(text, AT_ONCE))
+        size += sum(len(lines.encode()) for lines in parts_of_lines(text, AT_ONCE))
     joined = np.concatenate(parts) if parts else np.zeros(0, dtype)
     return SplitPart(joined, lengths, bool(places.continues[:1].any()), empty, words, size)
 
@@ -375,7 +375,7 @@ def workers(jobs: int) -> Iterator[Callable]:
     with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
 
         def run(
-            work: Callable[[Places], SplitPart], places: Places, parts: list[range]
+            work: Callable[[ExamplePlaces], SplitPart], places: ExamplePlaces, parts: list[range]
         ) -> Iterator[tuple[range, int, SplitPart]]:
             waiting: list[concurrent.futures.Future] = []
             for number, part in enumerate(parts):

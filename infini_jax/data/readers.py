@@ -25,7 +25,7 @@ RowReader = Callable[[Files, str, str, Errors], Iterator[str | None]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class FileReader:
     """What of a file is a document.
 
     Attributes:
@@ -135,21 +135,21 @@ def checked_text(value: object, place: str, errors: Errors, field: str) -> str |
     return value
 
 
-READERS: dict[str, Reader] = {
-    ".txt": Reader("one document"),
-    ".md": Reader("one document"),
-    ".txt.gz": Reader("one document, unpacked"),
-    ".md.gz": Reader("one document, unpacked"),
-    ".jsonl": Reader("a document a line: a column of its JSON object", json_rows),
-    ".jsonl.gz": Reader("a document a line, unpacked", json_rows),
-    ".parquet": Reader("a document a row: a column of strings", parquet_rows),
-    ".arrow": Reader("a document a row: a folder of datasets.save_to_disk", arrow_rows),
+READERS: dict[str, FileReader] = {
+    ".txt": FileReader("one document"),
+    ".md": FileReader("one document"),
+    ".txt.gz": FileReader("one document, unpacked"),
+    ".md.gz": FileReader("one document, unpacked"),
+    ".jsonl": FileReader("a document a line: a column of its JSON object", json_rows),
+    ".jsonl.gz": FileReader("a document a line, unpacked", json_rows),
+    ".parquet": FileReader("a document a row: a column of strings", parquet_rows),
+    ".arrow": FileReader("a document a row: a folder of datasets.save_to_disk", arrow_rows),
 }
 WHOLE = tuple(suffix for suffix, reader in READERS.items() if reader.rows is None)
 OF_ROWS = tuple(suffix for suffix, reader in READERS.items() if reader.rows is not None)
 
 
-def rows_of(files: Files, name: str, column: str, errors: Errors) -> Iterator[str | None]:
+def texts_of_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[str | None]:
     """The text of each row of a file whose ending is in `OF_ROWS`."""
     suffix = max((suffix for suffix in OF_ROWS if name.lower().endswith(suffix)), key=len)
     reader = present(READERS[suffix].rows, "these suffixes are those of rows")

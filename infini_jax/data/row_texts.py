@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.decoding import Errors, decoded
 from infini_jax.data.raw_files import LARGEST_DOCUMENT, NO_LIMIT, Archive, OneFile, open_files
-from infini_jax.data.readers import OF_ROWS, WHOLE, rows_of
+from infini_jax.data.readers import OF_ROWS, WHOLE, texts_of_rows
 from infini_jax.data.stdlib import split_of
 from infini_jax.data.texts import READING, SHARE, Lists, TextFiles, Texts, short_names, split_folder, splits_of
 from infini_jax.errors import ConfigError, require
@@ -70,7 +70,7 @@ class Tables(Texts):
         for name, title in zip(names, short_names(names), strict=True):
             if place and place[title] != split:
                 continue
-            for number, text in enumerate(rows_of(files, name, self.column, self.errors)):
+            for number, text in enumerate(texts_of_rows(files, name, self.column, self.errors)):
                 row = f"{title}/{number}"
                 if place or split_of(row) == split:
                     yield row, iter([text or ""])

@@ -18,7 +18,7 @@ from typing import Any
 
 from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.corpora import CORPORA, BuiltIn
-from infini_jax.data.long_documents import LONG, Places, all_whole, places_of
+from infini_jax.data.long_documents import LONG, ExamplePlaces, all_whole, places_of
 from infini_jax.data.spilled import sorting_on_disk
 from infini_jax.data.texts import Texts
 from infini_jax.errors import ConfigError, instance, one_line, require
@@ -84,7 +84,7 @@ class Snapshot:
         except Exception as error:  # TFDS raises whatever its files do
             raise self.damaged(error) from error
 
-    def places(self, split: Split) -> Places:
+    def places(self, split: Split) -> ExamplePlaces:
         """The examples of a split in the order of its documents. Raises `ConfigError` where the data set is damaged."""
         examples = self.documents(split)
         try:

@@ -25,7 +25,7 @@ def write_table(table: pa.Table, file: Path) -> None:
             writer.add_key_value_metadata({KEY: MARK + EMPTY.decode()})
         content = partial.read_bytes()
         place = place_of_digest(content)
-        partial.write_bytes(content[:place] + digest_of(content, place) + content[place + len(EMPTY) :])
+        partial.write_bytes(content[:place] + digest_without(content, place) + content[place + len(EMPTY) :])
 
 
 def holds_what_was_written(file: Path) -> bool:
@@ -35,7 +35,7 @@ def holds_what_was_written(file: Path) -> bool:
     if place < 0:
         state = file.stat()
         return can_be_decoded(file, state.st_size, state.st_mtime_ns, state.st_ino)
-    return content[place : place + len(EMPTY)] == digest_of(content, place)
+    return content[place : place + len(EMPTY)] == digest_without(content, place)
 
 
 def place_of_digest(content: bytes) -> int:
@@ -44,7 +44,7 @@ def place_of_digest(content: bytes) -> int:
     return found + len(MARK) if found >= 0 else -1
 
 
-def digest_of(content: bytes, place: int) -> bytes:
+def digest_without(content: bytes, place: int) -> bytes:
     """BLAKE2b of a file's bytes without the digest at `place`, 32 hex digits."""
     found = hashlib.blake2b(content[:place], digest_size=16)
     found.update(content[place + len(EMPTY) :])

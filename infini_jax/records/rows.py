@@ -105,7 +105,7 @@ def is_whole(file: Path) -> bool:
     return file.is_file() and holds_what_was_written(file)
 
 
-def checked(file: Path, field: str) -> Path:
+def checked_table(file: Path, field: str) -> Path:
     """A Parquet file itself. Raises `ConfigError` of `field` where it is not whole."""
     mend = f"make it again with the command of the study or `infini-jax report {file.parent}`, or restore it"
     require(is_whole(file), field, f"{file} is damaged or no Parquet", mend)

@@ -13,7 +13,7 @@ from infini_jax.errors import ConfigError, require
 from infini_jax.files import object_or_none
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.measures import Label, Measure, read_measures
-from infini_jax.records.rows import Row, checked, read_rows
+from infini_jax.records.rows import Row, checked_table, read_rows
 from infini_jax.records.training_log import read_metrics
 from infini_jax.report.plots import Metrics, Series, series_of
 from infini_jax.study.jobs import Job
@@ -210,7 +210,7 @@ def find_one(source: StudySource) -> Found:
     """
     folder = StudyFolder(source.folder)
     table, measured = folder.table, folder.measures
-    rows = read_rows(checked(table, "study")) if table.exists() else []
+    rows = read_rows(checked_table(table, "study")) if table.exists() else []
     errors = {note.run: note.error for note in noted_failures(folder.path)}
     require(
         bool(rows),
@@ -226,7 +226,7 @@ def find_one(source: StudySource) -> Found:
         [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
         {run: plain for run, file in files(folder, done, lambda run: run.config) if (plain := object_or_none(file))},
         {run: read_metrics(file) for run, file in files(folder, done, lambda run: run.metrics)},
-        read_measures([checked(measured, "study")] if measured.exists() else []),
+        read_measures([checked_table(measured, "study")] if measured.exists() else []),
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
         {job.name: job for job in source.jobs},
     )

@@ -19,7 +19,7 @@ from infini_jax.errors import ConfigError, installs, one_line, require, require_
 from infini_jax.files import json_text, read_object
 from infini_jax.records import measures
 from infini_jax.records.folder import RunFolder, StudyFolder
-from infini_jax.records.rows import SCHEMA, checked, is_whole, read_rows
+from infini_jax.records.rows import SCHEMA, checked_table, is_whole, read_rows
 from infini_jax.records.training_log import damaged_line
 from infini_jax.results.columns import COLUMNS
 
@@ -103,7 +103,7 @@ class Place:
         A damaged file of a run counts as missing, as it does for its study. Raises `ConfigError` where `whole` is damaged.
         """
         if self.is_study and whole.exists():
-            return [checked(whole, "path")]
+            return [checked_table(whole, "path")]
         found = [file for run in self.runs for file in of_run(run) if file.exists()]
         for file in found:
             if not is_whole(file):

@@ -94,9 +94,8 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
                 raise
             except Exception as error:  # the other runs must finish whatever went wrong in this one
                 said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                desk.fail(
-                    run, f"{said} ({USUAL})" if any(words in said for words in NO_ROOM) else said, traceback.format_exc()
-                )
+                cause = f" ({USUAL})" if any(words in said for words in NO_ROOM) else ""
+                desk.fail(run, said + cause, traceback.format_exc())
 
 
 def do(desk: Desk, run: Job) -> None:

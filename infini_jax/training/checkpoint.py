@@ -204,7 +204,7 @@ class Checkpoints:
     def _noted(self, step: int) -> dict[str, Any]:
         """The notes beside a checkpoint's arrays as they are on the disk. Damaged ones may raise any exception."""
         found = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))
-        return notes.checked(found[META], step)
+        return notes.checked_notes(found[META], step)
 
     def _older(self, step: int) -> int | None:
         """The newest step before `step` whose notes are readable and this run's, to offer in its place; None without one."""

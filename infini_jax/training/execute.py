@@ -110,7 +110,7 @@ def execute_alone(
             finished = train(run, log, checkpoints, stopping, held_out.examine, sharding)
     row = finished_row(planned, finished, held_out.scores(finished.learned))
     if is_first():
-        leave(row, place, held_out.failed)
+        leave_row(row, place, held_out.failed)
     if held_out.failed:
         failed = "; ".join(f"evaluation {split}: {named_line(error)}" for split, error in held_out.failed.items())
         first = next(iter(held_out.failed.values()))
@@ -118,7 +118,7 @@ def execute_alone(
     return row
 
 
-def leave(row: Row, place: RunFolder, failed: Mapping[Any, Exception]) -> None:
+def leave_row(row: Row, place: RunFolder, failed: Mapping[Any, Exception]) -> None:
     """Writes a run's row, and beside it what it lacks because an evaluation failed; a row that lacks nothing stands alone."""
     if failed:
         write_json({split: named_line(error) for split, error in failed.items()}, place.unscored, indent=None)

@@ -67,7 +67,7 @@ def hash_of(notes: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def checked(notes: Any, step: int) -> dict[str, Any]:
+def checked_notes(notes: Any, step: int) -> dict[str, Any]:
     """The notes themselves, as they were read from the folder of `step`.
 
     Nothing is known of the notes of other formats than those in `READ`, and nothing of them is checked.

@@ -52,7 +52,7 @@ class Resources:
                 require(not value.startswith("-"), f"resources.{field.name}", problem, "give a name")
 
 
-def place_of(folder: Path) -> Path:
+def resolved_folder(folder: Path) -> Path:
     """The whole path of a study's folder, as scripts and schedulers get it.
 
     Raises `ConfigError` for control characters in it: a newline would begin another command.
@@ -70,9 +70,11 @@ MARK = 8  # hex digits that tell folders of like names apart
 def job_name(folder: Path) -> str:
     """The name of a folder's job for schedulers and clouds, another one for every folder.
 
-    Small letters, digits and hyphens, at most `LONGEST_JOB`, begun by a letter. Raises `ConfigError` as `place_of` does.
+    Small letters, digits and hyphens, at most `LONGEST_JOB`, begun by a letter.
+
+    Raises `ConfigError` as `resolved_folder` does.
     """
-    place = place_of(folder)
+    place = resolved_folder(folder)
     mark = hashlib.sha256(str(place).encode()).hexdigest()[:MARK]
     words = re.sub(r"[^a-z0-9]+", "-", f"infini-jax-{place.name.lower()}")
     return f"{words[: LONGEST_JOB - MARK - 1].strip('-')}-{mark}"

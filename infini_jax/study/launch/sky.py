@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from infini_jax.study.launch.base import Resources, job_name, place_of
+from infini_jax.study.launch.base import Resources, job_name, resolved_folder
 from infini_jax.study.launch.written import PLACE, WORK, Written
 from infini_jax.study.study import Study
 
@@ -29,7 +29,7 @@ class Sky(Written):
         task = {
             "name": job_name(folder),
             "resources": machine(self.resources),
-            "file_mounts": {PLACE: {"name": self.resources.storage, "source": str(place_of(folder)), "mode": "MOUNT"}},
+            "file_mounts": {PLACE: {"name": self.resources.storage, "source": str(resolved_folder(folder)), "mode": "MOUNT"}},
             "setup": shlex.join(["pip", "install", self.resources.package]),
             "run": WORK + (f" --jobs {self.jobs}" if self.jobs else ""),
         }

@@ -20,7 +20,7 @@ from infini_jax.errors import ConfigError, Stopped, installs, require
 from infini_jax.files import read_object, write_json
 from infini_jax.locks import only_writer
 from infini_jax.study.desk import Desk
-from infini_jax.study.launch.base import Launcher, cancelled, job_name, place_of
+from infini_jax.study.launch.base import Launcher, cancelled, job_name, resolved_folder
 from infini_jax.study.study import Study, collect, missing_of
 from infini_jax.study.workers import work_on
 
@@ -124,7 +124,7 @@ class Slurm(Launcher):
             import submitit
         except ImportError as error:
             raise ConfigError("launch", "submitit is not installed", installs("slurm")) from error
-        place = place_of(folder)
+        place = resolved_folder(folder)
         executor = submitit.AutoExecutor(folder=place / LOGS, cluster="slurm", slurm_max_num_timeout=REQUEUES)
         executor.update_parameters(**self.settings(folder, missing))
         count, session = self.workers(missing), uuid.uuid4().hex

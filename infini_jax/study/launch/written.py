@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infini_jax.files import write_at_once
 from infini_jax.study.desk import Desk
-from infini_jax.study.launch.base import Launcher, job_name, place_of
+from infini_jax.study.launch.base import Launcher, job_name, resolved_folder
 from infini_jax.study.study import Study
 
 PLACE = "/study"  # the study's folder on the machines
@@ -53,4 +53,4 @@ class Written(Launcher):
         return f"cancel with: {shlex.join(self.cancel_command(job_name(folder)))}"
 
     def _said(self, folder: Path) -> str:
-        return f"start with: {shlex.join(self.command(place_of(folder) / self.file, job_name(folder)))}"
+        return f"start with: {shlex.join(self.command(resolved_folder(folder) / self.file, job_name(folder)))}"

@@ -7,7 +7,7 @@ The study's folder lies on a storage that all slices see and that has locks, suc
 import shlex
 from pathlib import Path
 
-from infini_jax.study.launch.base import job_name, place_of
+from infini_jax.study.launch.base import job_name, resolved_folder
 from infini_jax.study.launch.written import WORK, Written
 from infini_jax.study.study import Study
 
@@ -27,7 +27,7 @@ class Xpk(Written):
         command = ["xpk", "workload", "create", "--cluster", asked.partition, "--workload", name]
         command += ["--tpu-type", asked.accelerator, "--num-slices", str(max(1, self.jobs)), "--max-restarts", str(RESTARTS)]
         command += ["--docker-image", asked.package, "--storage", asked.storage, "--command", WORK]
-        where = f"# {place_of(folder)} must lie on {asked.storage}, which the cluster mounts at /study\n"
+        where = f"# {resolved_folder(folder)} must lie on {asked.storage}, which the cluster mounts at /study\n"
         return f'#!/bin/sh\n{where}{shlex.join(command)} "$@"\n'
 
     def command(self, file: Path, name: str) -> list[str]:
