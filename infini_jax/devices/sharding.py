@@ -24,7 +24,7 @@ from infini_jax.layers.heads import SEQUENCE_AXIS, SLOTS_AXIS, by_hand
 from infini_jax.layers.segment import with_leaves
 from infini_jax.memory import memory_of
 from infini_jax.memory.offload import HOST, PINNED
-from infini_jax.model.stream import Carry, init_params
+from infini_jax.model.stream import Carry, parameter_shapes
 from infini_jax.model.transformer import PARAMETER_AXES, init_memory, layer_groups
 
 Axes = tuple[str | None, ...]
@@ -330,18 +330,16 @@ def parameter_axes(model: ModelConfig) -> dict:
         found = declared.get(names[1:] if stacked else names) or (None,) * (leaf.ndim - stacked)
         return ("layers", *found) if stacked else found
 
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    return jax.tree_util.tree_map_with_path(axes_of, shapes)
+    return jax.tree_util.tree_map_with_path(axes_of, parameter_shapes(model))
 
 
 def parameter_sharding(model: ModelConfig, layout: Layout) -> dict:
     """The sharding of each parameter, in the structure of the parameters."""
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
     def place(leaf: jax.ShapeDtypeStruct, names: Axes) -> NamedSharding:
         return NamedSharding(layout.mesh, layout.rules.spec(names, leaf.shape, layout.mesh))
 
-    return jax.tree.map(place, shapes, parameter_axes(model))
+    return jax.tree.map(place, parameter_shapes(model), parameter_axes(model))
 
 
 def sharding_like(tree: Any, params: Any, places: dict) -> dict:

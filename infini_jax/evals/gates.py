@@ -13,7 +13,7 @@ from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.memory.base import reported_gates
 from infini_jax.model.cost import model_cost
-from infini_jax.model.stream import forward_segments, init_carry, init_params
+from infini_jax.model.stream import forward_segments, init_carry, parameter_shapes
 from infini_jax.model.transformer import layer_groups
 from infini_jax.records.measures import Measure
 
@@ -67,5 +67,4 @@ def gates(model: ModelConfig, params: dict) -> dict[int, jax.Array]:
 @functools.cache
 def has_gates(model: ModelConfig) -> bool:
     """Whether any layer of a model reports gates; found from shapes, without computing anything."""
-    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    return bool(jax.eval_shape(functools.partial(gates, model), params))
+    return bool(jax.eval_shape(functools.partial(gates, model), parameter_shapes(model)))

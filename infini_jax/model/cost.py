@@ -19,7 +19,7 @@ from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import BACKWARD, Cost
-from infini_jax.model.stream import init_carry, init_params
+from infini_jax.model.stream import init_carry, parameter_shapes
 
 RECOMPUTED = ("rematted_computation", MADE_AGAIN)  # scopes, JAX's own and ours, of recomputation, which is no work done
 
@@ -109,8 +109,7 @@ def planned_flops(run: RunConfig) -> float | None:
 @functools.lru_cache(maxsize=64)
 def parameter_count(model: ModelConfig) -> int:
     """Number of scalars in the parameters, measured on shapes."""
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(model)))
 
 
 def state_bytes(run: RunConfig) -> int:
@@ -157,10 +156,11 @@ def program_flops(function: Callable, *args: Any) -> ProgramFlops:
 
     `args` may be shapes (`jax.ShapeDtypeStruct`). Raises `ConfigError` for a loop whose length the program does not tell.
     """
-    return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+    return jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _jaxpr_flops(jaxpr: core.Jaxpr) -> ProgramFlops:
+def jaxpr_flops(jaxpr: core.Jaxpr) -> ProgramFlops:
+    """The FLOPs of a traced program, as `program_flops` counts them."""
     return sum((_equation_flops(equation) for equation in jaxpr.eqns), start=ProgramFlops())
 
 
@@ -182,8 +182,8 @@ def _inner_flops(equation: Any) -> ProgramFlops:
         taps = math.prod(size for axis, size in enumerate(kernel) if axis != outputs_axis)
         return _product(2.0 * math.prod(equation.outvars[0].aval.shape) * taps / params["batch_group_count"])
     if name == "cond":
-        return max((_jaxpr_flops(branch.jaxpr) for branch in params["branches"]), key=lambda branch: branch.executed)
-    inner = sum((_jaxpr_flops(jaxpr) for jaxpr in _jaxprs_in(params.values())), start=ProgramFlops())
+        return max((jaxpr_flops(branch.jaxpr) for branch in params["branches"]), key=lambda branch: branch.executed)
+    inner = sum((jaxpr_flops(jaxpr) for jaxpr in _jaxprs_in(params.values())), start=ProgramFlops())
     if name == "while" and inner.executed:
         raise ConfigError("program", "a while loop with matrix products has no countable length", "use lax.scan")
     return inner * params["length"] if name == "scan" else inner

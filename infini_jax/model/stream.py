@@ -54,6 +54,12 @@ def _phase_after(model: ModelConfig, phase: jax.Array | None, segments: int | ja
     return None if phase is None or every is None else (phase + segments * model.segment) % every
 
 
+@functools.lru_cache(maxsize=64)
+def parameter_shapes(model: ModelConfig) -> dict:
+    """The parameters of a model as `jax.ShapeDtypeStruct`s."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+
 def init_params(model: ModelConfig, key: jax.Array) -> dict:
     """Fresh parameters of a model, float32, as a nested dict."""
     length = model.dims.segment

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from infini_jax.config import RunConfig
 from infini_jax.devices.processes import is_first
-from infini_jax.devices.sharding import ROWS_ALONE, Sharding
+from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
 from infini_jax.errors import EvaluationFailed, named_line
 from infini_jax.files import json_text, write_at_once, write_json
 from infini_jax.model.cost import budget_steps, model_cost, parameter_count, planned_flops, training_flops_per_step
@@ -106,7 +106,7 @@ def execute_alone(
             def stopping() -> bool:
                 return stop() or unwatched.is_set()
 
-            held_out, planned = HeldOut(run, log, sharding), planned_row(run, study)
+            held_out, planned = HeldOut(run, log, sharding), planned_row(run, study, sharding)
             finished = train(run, log, checkpoints, stopping, held_out.examine, sharding)
     row = finished_row(planned, finished, held_out.scores(finished.learned))
     if is_first():
@@ -156,12 +156,13 @@ def nowhere() -> Iterator[TextIO]:
         yield opened
 
 
-def planned_row(run: RunConfig, study: str) -> Row:
+def planned_row(run: RunConfig, study: str, sharding: Sharding) -> Row:
     """The row of a run with all that is known before it is trained; counting it cannot fail any more once it is.
 
     A row is only left of a run that did all of its steps.
     """
-    steps, step_flops, counted = budget_steps(run), training_flops_per_step(run), counted_flops(Training(run).program)
+    steps, step_flops, layout = budget_steps(run), training_flops_per_step(run), layout_of(run, sharding)
+    counted = counted_flops(Training(run, layout if layout.token_parts == 1 else None).program)
     return Row(
         run=run.name,
         version=run.version,

@@ -19,8 +19,8 @@ from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.devices.processes import batch_shapes, placed_batches
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
 from infini_jax.errors import present
-from infini_jax.model.cost import ProgramFlops, budget_steps, program_flops
-from infini_jax.model.stream import Carry, init_carry, init_params
+from infini_jax.model.cost import ProgramFlops, budget_steps, jaxpr_flops
+from infini_jax.model.stream import Carry, init_carry, init_params, parameter_shapes
 from infini_jax.training.checkpoint import like
 from infini_jax.training.clipping import global_norm, largest
 from infini_jax.training.gradient import gradient_function
@@ -172,7 +172,7 @@ class Training:
 
     @functools.cached_property
     def _unplaced(self) -> TrainState:
-        return jax.eval_shape(self._init)
+        return jax.eval_shape(self._state, parameter_shapes(self.run.model))
 
     @property
     def _laid(self) -> Layout:
@@ -183,22 +183,29 @@ class Training:
         return batch_sharding(self._laid.mesh, self._laid.rules)
 
     def _init(self) -> TrainState:
+        return self._state(init_params(self.run.model, jax.random.key(self.run.seed)))
+
+    def _state(self, params: dict) -> TrainState:
         run = self.run
-        params = init_params(run.model, jax.random.key(run.seed))
         average = jax.tree.map(jnp.copy, params) if run.train.average else None  # copied: the state is donated
         carry = init_carry(run.model, run.train.batch)
         return TrainState(jnp.int32(0), params, self.optimiser.init(params), average, carry)
 
 
 @functools.lru_cache(maxsize=1)
+def _traced_step(program: Program) -> Any:
+    """The step's `jax.stages.Traced`, to be counted and compiled: a small model is traced as long as compiled."""
+    training = program.training
+    return training.step.trace(training.shapes, program.batch)
+
+
+@functools.lru_cache(maxsize=1)
 def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
     """The compiled step of a program, cached for the next run with an equal program."""
-    training = program.training
-    return training.step.lower(training.shapes, program.batch).compile()
+    return _traced_step(program).lower().compile()
 
 
 @functools.lru_cache(maxsize=1)
 def counted_flops(program: Program) -> ProgramFlops:
-    """The FLOPs of the program of one training step."""
-    training = program.training
-    return program_flops(training.step, training.shapes, program.batch)
+    """The FLOPs of the program of one training step, of all devices where their layout does not split the tokens."""
+    return jaxpr_flops(_traced_step(program).jaxpr.jaxpr)

@@ -13,7 +13,7 @@ from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.devices.sharding import data_mesh, replicated
 from infini_jax.errors import ConfigError, require, required
 from infini_jax.files import json_object
-from infini_jax.model.stream import init_params
+from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.checkpoint import FinishedCheckpoints, like
 
@@ -43,7 +43,7 @@ class Trained:
           CheckpointError: the checkpoint is damaged.
         """
         run = saved_config(folder)
-        shapes = jax.eval_shape(lambda: init_params(run.model, jax.random.key(0)))
+        shapes = parameter_shapes(run.model)
         everywhere = replicated(data_mesh(jax.device_count()))
         placed = like(shapes, jax.tree.map(lambda _: everywhere, shapes))
         with FinishedCheckpoints(run, folder) as checkpoints:
