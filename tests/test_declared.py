@@ -20,7 +20,7 @@ from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Memory
 from infini_jax.memory.infini import Infini, InfiniConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
-from infini_jax.model.stream import init_params
+from infini_jax.model.stream import init_params, parameter_shapes
 from infini_jax.training.loop import train
 from infini_jax.training.optimiser import make_optimiser, names_of, schedule
 from tests.support.streams import MODEL, tiny
@@ -87,8 +87,8 @@ def moves_without_gradient(model, optimiser: str = "adamw") -> dict[tuple[str, .
     """Whether weight decay moves each parameter."""
     settings = TrainConfig(warmup=0.0, weight_decay=0.5, learning_rate=0.1, optimiser=optimiser)
     made = make_optimiser(settings, 10, model)
-    params = jax.tree.map(jnp.ones_like, init_params(model, jax.random.key(0)))
-    moves, _ = made.update(jax.tree.map(jnp.zeros_like, params), made.init(params), params)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), parameter_shapes(model))
+    moves = jax.jit(lambda params: made.update(jax.tree.map(jnp.zeros_like, params), made.init(params), params)[0])(params)
     return {names_of(path): bool(np.any(move)) for path, move in jax.tree_util.tree_leaves_with_path(moves)}
 
 
