@@ -4,8 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SITE := $(VENV)/.site
+FLOORS := $(VENV)-floors
+# What other packages do for us: command lines, checkpoints, corpora, tables, figures, trackers, notebooks.
+FLOOR_TESTS := $(patsubst %,tests/test_%.py,versions cli checkpoint commands results mirrors notebooks launch_hostile)
 
-.PHONY: setup study test test-slow lint types docs notebooks
+.PHONY: setup study test test-slow test-floors lint types docs notebooks
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -23,6 +26,13 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n auto -m slow
+
+test-floors: $(READY)
+	$(BIN)/uv venv --quiet --clear --python 3.11 $(FLOORS)
+	$(BIN)/uv pip install --quiet --resolution lowest-direct --python $(FLOORS)/bin/python -e '.[dev,mirrors,docs]'
+	$(FLOORS)/bin/ruff check .
+	$(FLOORS)/bin/mkdocs build --quiet --site-dir $(FLOORS)/site
+	LOWEST_VERSIONS=1 $(FLOORS)/bin/python -m pytest -n auto -m "not slow" $(FLOOR_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
