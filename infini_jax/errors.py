@@ -275,8 +275,8 @@ def instance(value: Any, kind: type[Value], why: str) -> Value:
 
 def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
     """`table[name]`. Raises `ConfigError` with the nearest name where the table has no such entry."""
-    is_known = isinstance(name, str) and name in table
-    require(is_known, field, f"'{quoted(name)}' is not known", suggestion(quoted(name), table))
+    if not isinstance(name, str) or name not in table:  # the nearest name is not looked for in vain
+        raise ConfigError(field, f"'{quoted(name)}' is not known", suggestion(quoted(name), table))
     return table[name]
 
 
