@@ -32,7 +32,7 @@ from infini_jax.cli import watch as watch_command
 from infini_jax.files import json_text
 from infini_jax.model.cost import budget_steps, planned_flops
 from infini_jax.records.environment import environment
-from infini_jax.records.folder import StudyFolder
+from infini_jax.records.folder import REMEMBERED_FILE, StudyFolder
 from infini_jax.records.measures import Measure, write_measures
 from infini_jax.records.rows import Row, write_rows
 from infini_jax.report import page, sections
@@ -130,7 +130,7 @@ def paths(folder: Path) -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     name = str(folder)
     return {
-        "study --dry-run": lambda: study_command.study(name, dry_run=True),
+        "study --dry-run": lambda: study_command.study(name, jobs=2, dry_run=True),
         "watch --once": lambda: watch_command.watch(folder, once=True),
         "load(study)": lambda: load(folder),
         "load(study/runs)": lambda: load(folder / "runs"),
@@ -193,6 +193,7 @@ def timed(folder: Path, only: tuple[str, ...]) -> None:
 
 def forget(folder: Path) -> None:
     """Removes what is remembered of the folder."""
+    (StudyFolder(folder).all_runs / REMEMBERED_FILE).unlink(missing_ok=True)
 
 
 def in_new_process(folder: Path, name: str) -> Spent:

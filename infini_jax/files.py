@@ -52,7 +52,10 @@ def write_at_once(text: str, file: Path) -> None:
 
 def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
     """Plain values as JSON. Numbers that are not finite, for which JSON has no words, become null."""
-    return json.dumps(without_nan(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+    except ValueError:  # it holds such a number, which is rare: looking for one takes longer than writing
+        return json.dumps(without_nan(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
 
 
 def without_nan(value: Any) -> Any:

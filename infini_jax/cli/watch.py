@@ -165,8 +165,8 @@ def all_seen(runs: list[Watched]) -> list[Seen]:
 
 def seen(run: Watched) -> Seen:
     """The state of a run by what its files say."""
-    name, state, log = run.folder.path.resolve().name, run.state(), run.folder.metrics
-    line = run.newest_line()
+    name = run.job.name if run.job is not None else run.folder.path.resolve().name
+    state, log, line = run.state(), run.folder.metrics, run.newest_line()
     if not line:
         return Seen(name, state)
     step, share, speed = int(line["step"]), line.get("share"), line.get("recent_tokens_per_second")

@@ -52,11 +52,10 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
 
     `where` is its path in messages. Raises `ConfigError` with the nearest name for an unknown field or registry name.
     """
-    for base, table in ((MemoryConfig, mechanism_configs()), (DataConfig, SOURCES)):
-        if kind is base:
-            check_value(where, plain, dict)
-            settings = lookup(f"{where}.kind", plain.get("kind"), table)
-            return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
+    if kind is MemoryConfig or kind is DataConfig:
+        check_value(where, plain, dict)
+        settings = lookup(f"{where}.kind", plain.get("kind"), mechanism_configs() if kind is MemoryConfig else SOURCES)
+        return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         made = _made.get()
         if made is None:

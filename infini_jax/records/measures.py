@@ -64,7 +64,7 @@ def write_joined(tables: Sequence[pa.Table], file: Path) -> None:
 
 def as_measures(table: pa.Table) -> pa.Table:
     """The table with the columns of `SCHEMA`. Raises `KeyError` where one is missing."""
-    return table.select(SCHEMA.names).cast(SCHEMA)
+    return table if table.schema.equals(SCHEMA) else table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def read_measures(files: Sequence[Path]) -> list[tuple[str, Measure]]:

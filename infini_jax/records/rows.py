@@ -135,6 +135,8 @@ def in_order(table: pa.Table) -> pa.Table:
 
 def with_later(table: pa.Table) -> pa.Table:
     """The table with the columns of `SCHEMA`, those in `LATER` filled up. Raises `KeyError` where another is missing."""
+    if table.schema.equals(SCHEMA):
+        return table
     for name in SCHEMA.names:
         if name in LATER and name not in table.column_names:
             table = table.append_column(name, pa.array([LATER[name]] * table.num_rows, SCHEMA.field(name).type))

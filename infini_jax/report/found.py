@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infini_jax.config import RunConfig
-from infini_jax.config.plain import from_plain
+from infini_jax.config.plain import each_made_once, from_plain
 from infini_jax.data.base import DataConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.files import object_in
@@ -65,7 +65,8 @@ class Found:
     @functools.cached_property
     def data(self) -> dict[str, DataConfig]:
         """The data that each run was trained on, by run name, for the runs whose settings are known and can be read."""
-        each = {row.run: data_of(self.configs.get(row.run), self.jobs.get(row.run)) for row in self.rows}
+        with each_made_once():
+            each = {row.run: data_of(self.configs.get(row.run), self.jobs.get(row.run)) for row in self.rows}
         return {run: data for run, data in each.items() if data is not None}
 
     @property

@@ -52,7 +52,6 @@ NO_CURVES = pa.schema(
     + [(name, pa.int64()) for name in ("step", "tokens")]
     + [("metric", pa.string()), ("value", pa.float64())]
 ).empty_table()
-NO_MEASURES = pa.schema([("folder", pa.string()), *measures.SCHEMA]).empty_table()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +96,11 @@ class Place:
     def runs(self) -> list[RunFolder]:
         """The runs' own folders, by name."""
         return StudyFolder(self.folder).runs if self.is_study else [RunFolder(self.folder)]
+
+    @functools.cached_property
+    def settings(self) -> str | None:
+        """The settings of a run's own folder, see `settings_in`."""
+        return settings_in(RunFolder(self.folder), self.files)
 
     def tables(self, whole: Path, of_run: Callable[[RunFolder], list[Path]]) -> list[pa.Table]:
         """The study's table `whole`, or the tables of its runs where there is none yet, or of a run alone.
@@ -164,24 +168,27 @@ def in_one_pass(place: Place, passes: contextlib.ExitStack) -> Place:
 
 def runs_of(places: Sequence[Place]) -> pa.Table:
     """The table of finished runs, each with its folder and its settings. Raises `ConfigError` for a damaged file."""
-    tables = []
-    for place in places:
-        for table in place.tables(StudyFolder(place.folder).table, lambda run: [run.row]):
-            rows = in_order(with_later(table))
-            settings = [config_of(place, run) for run in rows.column("run").to_pylist()]
-            folders = [str(place.folder)] * rows.num_rows
-            tables.append(
-                rows.add_column(0, "folder", pa.array(folders, pa.string())).append_column(
-                    "config", pa.array(settings, pa.string())
-                )
-            )
-    schema = pa.schema([("folder", pa.string()), *SCHEMA, ("config", pa.string())])
-    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+    tables = [
+        (place, in_order(with_later(table)))
+        for place in places
+        for table in place.tables(StudyFolder(place.folder).table, lambda run: [run.row])
+    ]
+    rows = with_folders(SCHEMA, tables)
+    names = iter(rows.column("run").to_pylist())
+    settings = [config_of(place, next(names)) for place, table in tables for _ in range(table.num_rows)]
+    return rows.append_column("config", pa.array(settings, pa.string()))
+
+
+def with_folders(schema: pa.Schema, tables: Sequence[tuple[Place, pa.Table]]) -> pa.Table:
+    """Tables of several places as one, with each place's folder as the first column."""
+    folders = [str(place.folder) for place, table in tables for _ in range(table.num_rows)]
+    whole = pa.concat_tables([schema.empty_table(), *(table for _, table in tables)]).combine_chunks()
+    return whole.add_column(0, "folder", pa.array(folders, pa.string()))
 
 
 def config_of(place: Place, run: str) -> str | None:
     """The settings of a run as JSON, None where its folder is not there. Raises `ConfigError` where they are damaged."""
-    return settings_in(StudyFolder(place.folder).run(run) if place.is_study else RunFolder(place.folder), place.files)
+    return settings_in(StudyFolder(place.folder).run(run), place.files) if place.is_study else place.settings
 
 
 def settings_in(folder: RunFolder, files: Disk) -> str | None:
@@ -205,6 +212,7 @@ def curves_of(places: Sequence[Place]) -> pa.Table:
         "text": pa.array(texts, pa.large_string()),
     }
     with duckdb.connect() as connection:
+        connection.execute("set enable_progress_bar = false")
         connection.register("logs", pa.table(table))
         connection.execute(DAMAGED)
         if (damaged := connection.fetchone()) is not None:
@@ -225,14 +233,15 @@ def text_of(log: Path, files: Disk) -> str:
 def measures_of(places: Sequence[Place]) -> pa.Table:
     """The table of the figures of all evaluations. Raises `ConfigError` for a damaged file."""
     tables = [
-        as_measures(table).add_column(0, "folder", pa.array([str(place.folder)] * table.num_rows, pa.string()))
+        (place, as_measures(table))
         for place in places
-        for table in place.tables(StudyFolder(place.folder).measures, lambda run, place=place: place.files.figures(run))
+        for table in place.tables(StudyFolder(place.folder).measures, place.files.figures)
     ]
-    return pa.concat_tables([NO_MEASURES, *tables]).combine_chunks()
+    return with_folders(measures.SCHEMA, tables)
 
 
 def run_of(log: Path, place: Place) -> str:
     """The name of a log's run: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
-    settings = None if place.is_study else settings_in(RunFolder(place.folder), place.files)
-    return (json.loads(settings).get("name") if settings else None) or log.parent.resolve().name
+    if place.is_study:
+        return log.parent.name
+    return (json.loads(place.settings).get("name") if place.settings else None) or log.parent.resolve().name
