@@ -106,7 +106,7 @@ class Seen:
 def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
     """Shows how far the runs of a study are, or a run alone, until all are finished or have failed.
 
-    It reads the files that runs write and touches nothing; Ctrl-C ends the watching and no run.
+    It reads the files that runs write and touches no run; Ctrl-C ends the watching and no run.
     Examples: `infini-jax watch results/quick`, `infini-jax watch results/runs/code --once`
 
     Args:
