@@ -194,11 +194,14 @@ def check_class(field: str, value: Any, kind: type) -> None:
     """Raises `ConfigError` for a value that is no instance of `kind`, or a number out of the range of settings."""
     word, example = WORDS.get(kind, (kind.__name__, f"a {kind.__name__}"))
     is_one = isinstance(value, ABSTRACT.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
-    require(is_one, field, f"{quoted(value)} is no {word}", f"give {example}")
+    if not is_one:  # texts of errors are made for errors only: a study checks hundreds of thousands of values
+        raise ConfigError(field, f"{quoted(value)} is no {word}", f"give {example}")
     if kind in ABSTRACT:
         most = LARGEST if kind is int else LARGEST_FLOAT
-        require(value == value and abs(value) != math.inf, field, f"{quoted(value)} is no finite number", f"give {example}")
-        require(abs(value) <= most, field, f"{quoted(value)} is too large", f"give at most {most:,}")
+        if value != value or abs(value) == math.inf:
+            raise ConfigError(field, f"{quoted(value)} is no finite number", f"give {example}")
+        if abs(value) > most:
+            raise ConfigError(field, f"{quoted(value)} is too large", f"give at most {most:,}")
 
 
 def quoted(value: Any) -> str:
@@ -244,7 +247,9 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # gs://, s3://, hdfs://; 
 def require_local(field: str, path: os.PathLike[str] | str) -> None:
     """Checks a path: raises `ConfigError` for the address of a bucket, which would become a folder called `gs:`, and for names
     that no file system takes."""
-    parts = [len(os.fsencode(part)) for part in str(path).split("/")]
+    if ":" not in (text := str(path)) and len(text) < 64:  # at most 252 bytes; most paths of a study are so short
+        return
+    parts = [len(os.fsencode(part)) for part in text.split("/")]
     require(max(parts) <= 255, field, f"it has a name of {max(parts)} bytes", "give names of at most 255")
     address = ADDRESS.match(str(path))
     if address:
@@ -275,8 +280,8 @@ def instance(value: Any, kind: type[Value], why: str) -> Value:
 
 def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
     """`table[name]`. Raises `ConfigError` with the nearest name where the table has no such entry."""
-    is_known = isinstance(name, str) and name in table
-    require(is_known, field, f"'{quoted(name)}' is not known", suggestion(quoted(name), table))
+    if not isinstance(name, str) or name not in table:  # the nearest name is not looked for in vain
+        raise ConfigError(field, f"'{quoted(name)}' is not known", suggestion(quoted(name), table))
     return table[name]
 
 

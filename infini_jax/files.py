@@ -52,7 +52,10 @@ def write_at_once(text: str, file: Path) -> None:
 
 def json_text(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
     """Plain values as JSON. Numbers that are not finite, for which JSON has no words, become null."""
-    return json.dumps(without_nan(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+    except ValueError:  # it holds such a number, which is rare: looking for one takes longer than writing
+        return json.dumps(without_nan(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
 
 
 def without_nan(value: Any) -> Any:
@@ -93,15 +96,31 @@ def json_value(text: str | bytes) -> Any:
 def read_object(file: Path, field: str, mend: str) -> dict[str, Any]:
     """The JSON object in a file. Raises `ConfigError` of `field` with the file, and `mend`, where there is none."""
     try:
-        return json_object(file.read_bytes())
-    except (OSError, ValueError) as error:
+        text = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(field, f"{file} is damaged ({one_line(error)})", mend) from error
+    return checked_object(text, file, field, mend)
+
+
+def checked_object(text: bytes, file: Path, field: str, mend: str) -> dict[str, Any]:
+    """The JSON object that the text of a file is. Raises `ConfigError` of `field` with the file, and `mend`, otherwise."""
+    try:
+        return json_object(text)
+    except ValueError as error:
         raise ConfigError(field, f"{file} is damaged ({one_line(error)})", mend) from error
 
 
 def object_or_none(file: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where the file is missing or damaged, so that it is made again."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return json_object(file.read_bytes())
+    with contextlib.suppress(FileNotFoundError):
+        return object_in(file.read_bytes())
+    return None
+
+
+def object_in(text: bytes) -> dict[str, Any] | None:
+    """The JSON object that the text of a file is; None where it is damaged."""
+    with contextlib.suppress(ValueError):
+        return json_object(text)
     return None
 
 

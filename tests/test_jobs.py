@@ -18,6 +18,7 @@ from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.records.folder import MEASURES_FILE, METRICS_FILE, OWN_FILE, ROW_FILE
 from infini_jax.records.measures import Measure, read_measures, write_measures
 from infini_jax.records.rows import Row, write_rows
+from infini_jax.records.training_log import newest_line
 from infini_jax.study.evaluations import measure_file
 from infini_jax.study.jobs import JOB_KINDS, JobKind, job_from_plain, job_to_plain, kind_name
 from infini_jax.study.spending import spending_of, spending_table
@@ -156,7 +157,7 @@ def test_a_bar_counts_runs_where_seconds_are_not_measured_yet(study, tmp_path):
         watch(study.desk(tmp_path))
     assert "1/2 runs" in file.getvalue()
     (tmp_path / METRICS_FILE).write_text('{"step": 2, "seconds": 2.5}\n')
-    assert share_logged(tmp_path / METRICS_FILE, timed) == 0.25
+    assert share_logged(newest_line(tmp_path / METRICS_FILE), timed) == 0.25
 
 
 def test_a_job_of_no_kind_is_refused_in_one_line():

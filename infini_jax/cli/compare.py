@@ -9,7 +9,8 @@ from rich.table import Table
 
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.records.folder import RunFolder
-from infini_jax.records.rows import is_whole, read_rows
+from infini_jax.records.parquet import read_table
+from infini_jax.records.rows import rows_in
 from infini_jax.records.training_log import read_metrics
 from infini_jax.training.trained import flattened, saved_settings
 
@@ -87,10 +88,10 @@ def paired(first: dict[str, Any], second: dict[str, Any]) -> SideBySide:
 
 def results_of(run: Path) -> dict[str, float]:
     """The numbers of a finished run's row, and its speed; empty for one that is not finished."""
-    file = RunFolder(run).row
-    if not is_whole(file):
+    table = read_table(RunFolder(run).row)
+    if table is None:
         return {}
-    (row,) = read_rows(file)
+    (row,) = rows_in(table)
     numbers: dict[str, float] = {
         name: value for name, value in dataclasses.asdict(row).items() if isinstance(value, int | float)
     }

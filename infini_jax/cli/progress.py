@@ -23,12 +23,11 @@ from rich.table import Column
 from infini_jax.config import RunConfig
 from infini_jax.data.prepare import TokenizerSettings, load_packages
 from infini_jax.model.cost import budget_steps
-from infini_jax.records.rows import is_whole
-from infini_jax.records.training_log import newest_line
+from infini_jax.records.training_log import newest_of
 from infini_jax.study.desk import Desk
 from infini_jax.study.evaluations import measure_file
 from infini_jax.study.jobs import Job
-from infini_jax.study.spending import Spending, spending_of
+from infini_jax.study.spending import Spending, spendings
 from infini_jax.study.study import Study
 from infini_jax.training.trained import saved_config
 from infini_jax.units import human_count, human_time, ratio
@@ -43,15 +42,16 @@ def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], 
 
     Where a run's FLOPs are not known before its device is timed, every run counts the same instead.
     """
-    plans = {run.name: spending_of(study, run) for run in study.runs}
+    plans = {run.name: plan for run, plan in zip(study.runs, spendings(study), strict=True)}
     if any(plan.flops is None for plan in plans.values()):
         plans = {name: Spending(None, None, 1.0, ()) for name in plans}
     with _bars(console, TextColumn("{task.fields[runs]}", markup=False)) as bars:
         task = bars.add_task(study.label, total=sum(plan.all_flops for plan in plans.values()), runs="")
 
         def watch(desk: Desk) -> None:
-            ended = sum(desk.is_finished(run) or desk.error(run) is not None for run in study.runs)
-            done = sum(flops_done(desk, run, plans[run.name]) for run in study.runs)
+            with desk.looked_at() as now:
+                ended = sum(now.is_finished(run) or now.error(run) is not None for run in study.runs)
+                done = sum(flops_done(now, run, plans[run.name]) for run in study.runs)
             bars.update(task, completed=done, runs=f"{ended}/{len(study.runs)} runs")
 
         yield watch
@@ -61,13 +61,14 @@ def flops_done(desk: Desk, job: Job, plan: Spending) -> float:
     """The planned FLOPs that are done: all for a job that ended, else its share of training and the evaluations made."""
     if desk.is_finished(job) or desk.error(job) is not None:
         return plan.all_flops
-    measured = [flops for evaluation, flops in plan.evaluations if is_whole(measure_file(desk.of(job), evaluation))]
-    return (plan.flops or 0.0) * (1.0 if desk.is_done(job) else share_logged(desk.of(job).metrics, job)) + sum(measured)
+    folder, files = desk.of(job), desk.files
+    measured = [flops for evaluation, flops in plan.evaluations if files.is_whole(measure_file(folder, evaluation))]
+    share = 1.0 if desk.is_done(job) else share_logged(newest_of(files.text(folder.metrics)), job)
+    return (plan.flops or 0.0) * share + sum(measured)
 
 
-def share_logged(file: Path, job: Job) -> float:
+def share_logged(line: dict[str, float], job: Job) -> float:
     """The share of a job that is done by the last line of its metrics, 0 to 1."""
-    line = newest_line(file)
     if not isinstance(job, RunConfig):
         return line.get("share", 0.0)
     if job.budget.unit == "seconds":

@@ -8,7 +8,7 @@ import tyro
 from infini_jax.cli.output import terminal
 from infini_jax.cli.progress import evaluation_progress
 from infini_jax.errors import require
-from infini_jax.study.study import saved_study, write_tables
+from infini_jax.study.study import noted_failures, study_in, write_tables
 
 
 def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = None) -> None:
@@ -25,11 +25,11 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
     require(bool(folders), "folders", "there is none", "name the folder of a study, such as results/quick")
     console, sources, rows, failures = terminal(), [], [], []
     for folder in folders:
-        asked, finished, failed = saved_study(folder)
-        write_tables(asked, asked.desk(folder))  # a study that was stopped has finished rows and no table yet
+        asked = study_in(folder)
+        with asked.desk(folder).looked_at() as desk:
+            rows.append(write_tables(asked, desk))  # a study that was stopped has finished rows and no table yet
         sources.append(StudySource(folder, asked.question, dict(asked.held_equal), asked.command, asked.runs))
-        rows.append(finished)
-        failures.extend(failed)
+        failures.extend(noted_failures(folder))
     with evaluation_progress("report", console) as watch:
         page = write_report(sources, output or Path(os.path.commonpath(folders)), watch)
     for finished in rows:

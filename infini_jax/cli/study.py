@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from infini_jax.cli.output import AsJson, print_json, terminal
+from infini_jax.cli.output import AsJson, print_json, print_table, terminal
 from infini_jax.cli.progress import study_progress
 from infini_jax.cli.report import report
 from infini_jax.errors import lookup, require, require_local
@@ -13,7 +13,7 @@ from infini_jax.records.folder import StudyFolder
 from infini_jax.study.experiment import load_experiment
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.spending import spending_plain, spending_table
-from infini_jax.study.study import cut_short, save_study, saved_study
+from infini_jax.study.study import cut_short, save_study, study_in
 
 LauncherName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(LAUNCHERS) + "}")]  # an experiment's file may add its own
 
@@ -52,7 +52,7 @@ def study(
     console = terminal()
     if StudyFolder(Path(experiment)).study.exists():
         require(not scale, "scale", f"the study in {experiment} has its own", "leave --scale out")
-        found, folder = saved_study(Path(experiment))[0], Path(experiment)
+        found, folder = study_in(Path(experiment)), Path(experiment)
     else:
         found = load_experiment(experiment, scale)
         folder = results / found.label
@@ -64,7 +64,7 @@ def study(
         print_json({"study": found.label, "runs": spending_plain(found), "workers": launcher.described(found, folder)})
         return
     if dry_run:
-        console.print(spending_table(found))
+        print_table(console, spending_table(found))
         console.print(launcher.described(found, folder), soft_wrap=True)
         return
     save_study(found, folder)

@@ -1,9 +1,13 @@
-"""`infini-jax watch`: the progress of runs, from the files that they write. Nothing of a run is touched, not even its lock."""
+"""`infini-jax watch`: the progress of runs, from the files that they write. Nothing of a run is touched, not even its lock.
+
+What was read of a folder of runs is remembered beside them, see records/inventory.py.
+"""
 
 import contextlib
 import dataclasses
 import functools
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -13,16 +17,17 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from infini_jax.cli.output import terminal
+from infini_jax.cli.output import print_table, terminal
 from infini_jax.cli.progress import seconds_left
+from infini_jax.config import RunConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.model.cost import budget_steps
 from infini_jax.records.folder import RunFolder, StudyFolder, runs_below
-from infini_jax.records.rows import is_whole
-from infini_jax.records.training_log import newest_line
+from infini_jax.records.inventory import NOW, Disk, looked_at
+from infini_jax.records.training_log import newest_of
 from infini_jax.study.desk import Desk
 from infini_jax.study.jobs import Job
-from infini_jax.study.study import saved_study
+from infini_jax.study.study import study_in
 from infini_jax.training.trained import saved_config
 from infini_jax.units import human_time
 
@@ -40,25 +45,37 @@ class Watched:
     Attributes:
       folder: folder of the run.
       desk, job: desk and job of the study that the run belongs to, None for a run alone.
+      files: the files of runs as they are now, or as one pass found them.
     """
 
     folder: RunFolder
     desk: Desk | None = None
     job: Job | None = None
+    files: Disk = NOW
 
     def state(self) -> State:
-        if is_whole(self.folder.row):
+        if self.files.is_whole(self.folder.row):
             is_over = self.desk is None or self.job is None or self.desk.is_finished(self.job)
             return "finished" if is_over else self.unless_failed("measuring")
-        begun = newest_line(self.folder.metrics) or self.folder.lock.exists() or self.desk is None
+        begun = self.newest_line() or self.files.exists(self.folder.lock) or self.desk is None
         return self.unless_failed("training" if begun else "waiting")
 
     def unless_failed(self, state: State) -> State:
         """The given state, or failed from a failure on until a worker claims the run again by its lock."""
-        error, lock = self.folder.error, self.folder.lock
-        if not error.exists():
+        error, lock, files = self.folder.error, self.folder.lock, self.files
+        if not files.exists(error):
             return state
-        return state if lock.exists() and lock.stat().st_mtime > error.stat().st_mtime else "failed"
+        return state if files.exists(lock) and files.modified(lock) > files.modified(error) else "failed"
+
+    def newest_line(self) -> dict[str, float]:
+        """The last line of the run's log, empty where there is none that can be read."""
+        return newest_of(self.files.text(self.folder.metrics))
+
+    def steps(self) -> int | None:
+        """The number of steps of the whole run; None where its settings do not say or are of another version."""
+        if isinstance(self.job, RunConfig) and self.job.budget.unit != "seconds":
+            return budget_steps(self.job)
+        return steps_of(self.folder.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +106,7 @@ class Seen:
 def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
     """Shows how far the runs of a study are, or a run alone, until all are finished or have failed.
 
-    It reads the files that runs write and touches nothing; Ctrl-C ends the watching and no run.
+    It reads the files that runs write and touches no run; Ctrl-C ends the watching and no run.
     Examples: `infini-jax watch results/quick`, `infini-jax watch results/runs/code --once`
 
     Args:
@@ -98,7 +115,7 @@ def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
     """
     runs, console = watched_in(path), terminal()
     if once:
-        console.print(seen_table([seen(run) for run in runs]))
+        print_table(console, seen_table(all_seen(runs)))
         return
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, transient=False) as live:
         for found in looks(runs):
@@ -108,7 +125,7 @@ def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
 def looks(runs: list[Watched]) -> Iterator[list[Seen]]:
     """The states of all runs, once per second, until all are finished or have failed."""
     while True:
-        found = [seen(run) for run in runs]
+        found = all_seen(runs)
         yield found
         if all(one.state in OVER for one in found):
             return
@@ -120,7 +137,7 @@ def watched_in(path: Path) -> list[Watched]:
     mend = "name a study's folder, such as results/quick, or a run's"
     require(path.is_dir(), "path", f"there is no folder {path}", mend)
     if StudyFolder(path).study.exists():
-        study, _, _ = saved_study(path)
+        study = study_in(path)
         desk = study.desk(path)
         return [Watched(desk.of(job), desk, job) for job in study.runs]
     runs = [Watched(folder) for folder in runs_below(path)]
@@ -128,16 +145,34 @@ def watched_in(path: Path) -> list[Watched]:
     return runs
 
 
+def all_seen(runs: list[Watched]) -> list[Seen]:
+    """The states of runs, whose folders are looked at in one pass; a run alone is looked at by itself."""
+    beside = Counter(run.folder.path.parent for run in runs)
+    with contextlib.ExitStack() as stack:
+        passes: dict[Path, Disk] = {
+            folder: stack.enter_context(looked_at(folder)) for folder, count in beside.items() if count > 1
+        }
+        desks = {id(run.desk): run.desk for run in runs}
+        found = []
+        for run in runs:
+            files = passes.get(run.folder.path.parent, NOW)
+            desk = desks[id(run.desk)]
+            if desk is not None and desk.files is not files:
+                desk = desks[id(run.desk)] = dataclasses.replace(desk, files=files)
+            found.append(seen(dataclasses.replace(run, desk=desk, files=files)))
+        return found
+
+
 def seen(run: Watched) -> Seen:
-    """The state of a run by what its files say now."""
-    name, state, log = run.folder.path.resolve().name, run.state(), run.folder.metrics
-    line = newest_line(log)
+    """The state of a run by what its files say."""
+    name = run.job.name if run.job is not None else run.folder.path.resolve().name
+    state, log, line = run.state(), run.folder.metrics, run.newest_line()
     if not line:
         return Seen(name, state)
     step, share, speed = int(line["step"]), line.get("share"), line.get("recent_tokens_per_second")
-    steps = round(step / share) if share else steps_of(run.folder.path)
+    steps = round(step / share) if share else run.steps()
     left = seconds_left(line, steps) if steps and speed and state == "training" else None
-    return Seen(name, state, step, steps, line.get("loss"), speed, left, time.time() - log.stat().st_mtime)
+    return Seen(name, state, step, steps, line.get("loss"), speed, left, time.time() - run.files.modified(log))
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Settings of the transformer, its memory included. Impossible values raise `ConfigError` before anything compiles."""
 
 import dataclasses
+import functools
 
 from infini_jax.config.plain import kind_of, mechanism_configs
 from infini_jax.errors import ConfigError, check_fields, require, require_positive
@@ -138,7 +139,7 @@ class ModelConfig:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory per sequence, all layers together, measured on shapes."""
-        return self.memory_layers * memory_bytes(memory_of(self.memory, self.dims))
+        return self.memory_layers * layer_bytes(self.memory, self.dims)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes per sequence of a cache of all keys and values of `tokens` tokens, all layers: what memories compress.
@@ -169,3 +170,9 @@ class ModelConfig:
             key_dim=dims.key_dim,
             value_dim=dims.value_dim,
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def layer_bytes(memory: MemoryConfig, dims: Dims) -> int:
+    """Bytes of memory per sequence of one layer, measured on shapes once."""
+    return memory_bytes(memory_of(memory, dims))

@@ -1,13 +1,16 @@
 """Settings as plain JSON values and back, and their digest. Members of a registry carry their name there under `kind`."""
 
+import contextlib
+import contextvars
 import dataclasses
 import hashlib
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
-from infini_jax.errors import check_value, lookup, require, suggestion
+from infini_jax.errors import ConfigError, check_value, hints_of, lookup, suggestion
 from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
@@ -49,18 +52,45 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
 
     `where` is its path in messages. Raises `ConfigError` with the nearest name for an unknown field or registry name.
     """
-    for base, table in ((MemoryConfig, mechanism_configs()), (DataConfig, SOURCES)):
-        if kind is base:
-            check_value(where, plain, dict)
-            settings = lookup(f"{where}.kind", plain.get("kind"), table)
-            return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+    if kind is MemoryConfig or kind is DataConfig:
         check_value(where, plain, dict)
-        types_of = typing.get_type_hints(kind)
-        for name in plain:
-            require(name in types_of, f"{where}.{name}", "is no setting", suggestion(name, types_of))
-        return kind(**{name: from_plain(types_of[name], value, f"{where}.{name}") for name, value in plain.items()})
+        settings = lookup(f"{where}.kind", plain.get("kind"), mechanism_configs() if kind is MemoryConfig else SOURCES)
+        return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        made = _made.get()
+        if made is None:
+            return settings_from_plain(kind, plain, where)
+        text = (kind, where, repr(plain))
+        if text not in made:
+            made[text] = settings_from_plain(kind, plain, where)
+        return made[text]
     if isinstance(plain, list):
         inner, *_ = typing.get_args(kind) or (None,)  # of tuple[inner, ...]
         return tuple(from_plain(inner, one, where) for one in plain)
     return plain
+
+
+def settings_from_plain(kind: Any, plain: Any, where: str) -> Any:
+    """The dataclass `kind` from plain JSON values, see `from_plain`."""
+    check_value(where, plain, dict)
+    types_of = hints_of(kind)
+    for name in plain:
+        if name not in types_of:
+            raise ConfigError(f"{where}.{name}", "is no setting", suggestion(name, types_of))
+    return kind(**{name: from_plain(types_of[name], value, f"{where}.{name}") for name, value in plain.items()})
+
+
+_made: contextvars.ContextVar[dict[Any, Any] | None] = contextvars.ContextVar("made", default=None)
+
+
+@contextlib.contextmanager
+def each_made_once() -> Iterator[None]:
+    """A context in which `from_plain` makes settings of the same values one object, checked once: for many runs of a study.
+
+    Registries stay as they are in it.
+    """
+    token = _made.set({})
+    try:
+        yield
+    finally:
+        _made.reset(token)

@@ -48,7 +48,10 @@ class Evaluation(abc.ABC):
 
     @abc.abstractmethod
     def check(self, run: RunConfig) -> None:
-        """Checks the settings against a run: raises `ConfigError` where the two cannot work together."""
+        """Checks the settings against a run: raises `ConfigError` where the two cannot work together.
+
+        Runs that differ in nothing but name, version, variant and seed are alike here and in `cost`; one of them is asked.
+        """
 
     @abc.abstractmethod
     def cost(self, run: RunConfig) -> float:

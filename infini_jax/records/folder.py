@@ -19,6 +19,7 @@ CHECKPOINTS_FOLDER, MEASURES_FOLDER, OWN_FILE = "checkpoints", "measures", "own.
 STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json", "results.parquet", "measures.parquet"
 RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
 REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
+REMEMBERED_FILE = ".remembered.parquet"  # beside the runs, see inventory.py; may be deleted at any time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,21 +84,21 @@ class RunFolder:
 
     def measures_of(self, name: str) -> Path:
         """The file of figures of one evaluation, as Parquet."""
-        return self.path / MEASURES_FOLDER / f"{name}.parquet"
+        return self.all_measures / f"{name}.parquet"
 
     def evaluation(self, task: str = "") -> Path:
         """The JSON file of `infini-jax evaluate`: of a task, or by default of the documents that the run is trained on."""
         return self.path / (f"evaluation-{task}.json" if task else "evaluation.json")
 
     @property
-    def all_measures(self) -> list[Path]:
-        """The files of figures of all evaluations that are there, by name."""
-        return sorted((self.path / MEASURES_FOLDER).glob("*.parquet"))
+    def all_measures(self) -> Path:
+        """The folder of the files of figures of all evaluations."""
+        return self.path / MEASURES_FOLDER
 
     @property
-    def is_there(self) -> bool:
-        """Whether the folder is a run's: it has settings or a row."""
-        return self.config.exists() or self.row.exists()
+    def signs(self) -> tuple[Path, Path]:
+        """The files of which a run's folder has one at least: settings and row."""
+        return self.config, self.row
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Makes the folder and writes plain settings to its file."""
@@ -156,19 +157,24 @@ class StudyFolder:
         """The folder of the report's figures, as SVG and PDF."""
         return self.path / FIGURES_FOLDER
 
+    @property
+    def all_runs(self) -> Path:
+        """The folder that holds the folders of all runs."""
+        return self.path / RUNS_FOLDER
+
     def run(self, name: str) -> RunFolder:
         """The folder of the run with this name."""
-        return RunFolder(self.path / RUNS_FOLDER / name)
+        return RunFolder(self.all_runs / name)
 
     @property
     def runs(self) -> list[RunFolder]:
         """The folders of all runs, by name."""
-        return [RunFolder(path) for path in sorted((self.path / RUNS_FOLDER).glob("*/"))]
+        return [RunFolder(path) for path in sorted(self.all_runs.glob("*/"))]
 
     @property
-    def is_there(self) -> bool:
-        """Whether the folder is a study's: it has a table or settings."""
-        return self.table.exists() or self.study.exists()
+    def signs(self) -> tuple[Path, Path]:
+        """The files of which a study's folder has one at least: table and settings."""
+        return self.table, self.study
 
 
 def runs_below(path: Path) -> list[RunFolder]:

@@ -5,9 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -53,22 +51,30 @@ def write_measures(run: str, measures: Sequence[Measure], file: Path) -> None:
 
 def join_measures(files: Sequence[Path], file: Path) -> None:
     """Writes the figures of several files as one table, at once or not at all; removes `file` where there are none."""
-    if not files:
+    write_joined([pq.ParquetFile(one).read() for one in files], file)
+
+
+def write_joined(tables: Sequence[pa.Table], file: Path) -> None:
+    """Writes figures as one table, at once or not at all; removes `file` where there are none."""
+    if tables:
+        write_table(pa.concat_tables([as_measures(one) for one in tables]).combine_chunks(), file)
+    else:
         file.unlink(missing_ok=True)
-        return
-    write_table(pa.concat_tables([pq.read_table(one, schema=SCHEMA) for one in files]), file)
+
+
+def as_measures(table: pa.Table) -> pa.Table:
+    """The table with the columns of `SCHEMA`. Raises `KeyError` where one is missing."""
+    return table if table.schema.equals(SCHEMA) else table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def read_measures(files: Sequence[Path]) -> list[tuple[str, Measure]]:
     """(run, figure) of all lines of the files, in their order."""
-    if not files:
-        return []
-    found: list[Any] = duckdb.sql(
-        "select run, eval, metric, value, count, low, high, labels from read_parquet($files)",
-        params={"files": [str(file) for file in files]},
-    ).fetchall()
-    columns = ("eval", "metric", "value", "count", "low", "high")
-    return [
-        (run, Measure(**dict(zip(columns, figures, strict=True)), labels=json.loads(labels)))
-        for run, *figures, labels in found
-    ]
+    return [line for file in files for line in measures_in(pq.ParquetFile(file).read())]
+
+
+def measures_in(table: pa.Table) -> list[tuple[str, Measure]]:
+    """(run, figure) of all lines of a table, in their order."""
+    runs, *columns, labels = (column.to_pylist() for column in as_measures(table).columns)
+    known: dict[str, dict[str, Label]] = {}  # most lines have labels that others have, too
+    named = ({**(known.get(text) or known.setdefault(text, json.loads(text)))} for text in labels)
+    return [(run, Measure(*values, labels=its)) for run, its, *values in zip(runs, named, *columns, strict=True)]

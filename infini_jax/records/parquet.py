@@ -4,7 +4,6 @@ The format finds a file that was cut, not every flipped bit. A file's footer the
 none is, in a file of an earlier version, only what cannot be decoded is found.
 """
 
-import functools
 import hashlib
 from pathlib import Path
 
@@ -30,12 +29,33 @@ def write_table(table: pa.Table, file: Path) -> None:
 
 def holds_what_was_written(file: Path) -> bool:
     """Whether a file is the Parquet that it was when it was written."""
-    content = file.read_bytes()
+    return is_as_written(file.read_bytes())
+
+
+def is_as_written(content: bytes) -> bool:
+    """Whether the bytes of a file are the Parquet that was written."""
     place = place_of_digest(content)
     if place < 0:
-        state = file.stat()
-        return can_be_decoded(file, state.st_size, state.st_mtime_ns, state.st_ino)
+        return decoded(content) is not None
     return content[place : place + len(EMPTY)] == digest_without(content, place)
+
+
+def table_in(content: bytes) -> pa.Table | None:
+    """The table that the bytes of a file are; None where they are not what was written. Nothing is read twice."""
+    return decoded(content) if is_as_written(content) else None
+
+
+def read_table(file: Path) -> pa.Table | None:
+    """The table in a file, which is read once; None where it is missing, damaged or no Parquet."""
+    return table_in(file.read_bytes()) if file.is_file() else None
+
+
+def decoded(content: bytes) -> pa.Table | None:
+    """The table that the bytes of a file are; None where they cannot be read as Parquet."""
+    try:
+        return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # starting threads takes longer than a row
+    except (OSError, pa.ArrowException):
+        return None
 
 
 def place_of_digest(content: bytes) -> int:
@@ -49,13 +69,3 @@ def digest_without(content: bytes, place: int) -> bytes:
     found = hashlib.blake2b(content[:place], digest_size=16)
     found.update(content[place + len(EMPTY) :])
     return found.hexdigest().encode()
-
-
-@functools.lru_cache(maxsize=2**14)
-def can_be_decoded(file: Path, *state: int) -> bool:
-    """Whether a file can be read as Parquet, cached for a state (size, time, inode)."""
-    del state
-    try:
-        return pq.read_table(file) is not None
-    except (OSError, pa.ArrowException):
-        return False

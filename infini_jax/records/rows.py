@@ -2,13 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infini_jax.errors import require
-from infini_jax.records.parquet import holds_what_was_written, write_table
+from infini_jax.errors import required
+from infini_jax.records.parquet import holds_what_was_written, read_table, write_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Row:
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), float | None: pa.float64()}
 SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fields(Row)])
 # Columns that old tables lack, with what stands for them.
-LATER = dict.fromkeys(("learning_rate", "flops_counted", "test_loss", "test_accuracy"), "null") | {
-    "gives": "'steps'",
-    "skipped_steps": "0",
+LATER: dict[str, Any] = dict.fromkeys(("learning_rate", "flops_counted", "test_loss", "test_accuracy")) | {
+    "gives": "steps",
+    "skipped_steps": 0,
 }
 
 
@@ -105,11 +105,10 @@ def is_whole(file: Path) -> bool:
     return file.is_file() and holds_what_was_written(file)
 
 
-def checked_table(file: Path, field: str) -> Path:
-    """A Parquet file itself. Raises `ConfigError` of `field` where it is not whole."""
+def checked_table(file: Path, field: str) -> pa.Table:
+    """The table in a Parquet file. Raises `ConfigError` of `field` where it is not whole."""
     mend = f"make it again with the command of the study or `infini-jax report {file.parent}`, or restore it"
-    require(is_whole(file), field, f"{file} is damaged or no Parquet", mend)
-    return file
+    return required(read_table(file), field, f"{file} is damaged or no Parquet", mend)
 
 
 def write_rows(rows: list[Row], file: Path) -> None:
@@ -119,10 +118,26 @@ def write_rows(rows: list[Row], file: Path) -> None:
 
 def read_rows(file: Path) -> list[Row]:
     """The rows of a table by task, mechanism, variant, bytes and seed. An old table may lack the columns in `LATER`."""
-    there = pq.read_schema(file).names
-    columns = [f"{LATER[name]} as {name}" if name in LATER and name not in there else name for name in SCHEMA.names]
-    found = duckdb.sql(
-        f"select {', '.join(columns)} from read_parquet($file) order by task, mechanism, variant, memory_bytes, seed",
-        params={"file": str(file)},
-    )
-    return [Row(*values) for values in found.fetchall()]
+    return rows_in(pq.ParquetFile(file).read())
+
+
+def rows_in(table: pa.Table) -> list[Row]:
+    """The rows of a table, which may lack the columns in `LATER`, by task, mechanism, variant, bytes and seed."""
+    columns = [column.to_pylist() for column in in_order(with_later(table)).columns]
+    return [Row(*values) for values in zip(*columns, strict=True)]
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """The rows of a table by task, mechanism, variant, bytes and seed."""
+    order = [(name, "ascending") for name in ("task", "mechanism", "variant", "memory_bytes", "seed")]
+    return table.sort_by(order) if table.num_rows > 1 else table
+
+
+def with_later(table: pa.Table) -> pa.Table:
+    """The table with the columns of `SCHEMA`, those in `LATER` filled up. Raises `KeyError` where another is missing."""
+    if table.schema.equals(SCHEMA):
+        return table
+    for name in SCHEMA.names:
+        if name in LATER and name not in table.column_names:
+            table = table.append_column(name, pa.array([LATER[name]] * table.num_rows, SCHEMA.field(name).type))
+    return table.select(SCHEMA.names).cast(SCHEMA)

@@ -12,8 +12,13 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
     Raises `ConfigError` for any other line that is no JSON object.
     """
+    return metrics_of(log_text(file), file)
+
+
+def metrics_of(text: bytes, file: Path) -> list[dict[str, float]]:
+    """`read_metrics` of the text of a log; `file` is its name in errors."""
     found = []
-    for number, line in enumerate(whole_lines(file), start=1):
+    for number, line in enumerate(whole_lines(text), start=1):
         try:
             found.append(metrics_in(line))
         except ValueError as error:
@@ -31,14 +36,25 @@ def metrics_in(line: bytes) -> dict[str, float]:
 
 def newest_line(file: Path) -> dict[str, float]:
     """The last whole line of a log, read without the others; empty where there is none that can be read."""
-    with contextlib.suppress(ValueError, IndexError):
-        return metrics_in(whole_lines(file)[-1])
+    return newest_of(log_text(file))
+
+
+def newest_of(text: bytes) -> dict[str, float]:
+    """`newest_line` of the text of a log."""
+    end = text.rfind(b"\n")
+    with contextlib.suppress(ValueError):
+        return metrics_in(text[text.rfind(b"\n", 0, max(end, 0)) + 1 : max(end, 0)])
     return {}
 
 
-def whole_lines(file: Path) -> list[bytes]:
+def log_text(file: Path) -> bytes:
+    """The text of a log, b"" where there is none."""
+    return file.read_bytes() if file.exists() else b""
+
+
+def whole_lines(text: bytes) -> list[bytes]:
     """The lines of a log that are written to their end; what stands behind the last line end is left out."""
-    return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    return text.split(b"\n")[:-1]
 
 
 def damaged_line(file: str | Path, number: int) -> ConfigError:

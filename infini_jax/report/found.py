@@ -2,19 +2,20 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from infini_jax.config import RunConfig
-from infini_jax.config.plain import from_plain
+from infini_jax.config.plain import each_made_once, from_plain
 from infini_jax.data.base import DataConfig
 from infini_jax.errors import ConfigError, require
-from infini_jax.files import object_or_none
-from infini_jax.records.folder import RunFolder, StudyFolder
-from infini_jax.records.measures import Label, Measure, read_measures
-from infini_jax.records.rows import Row, checked_table, read_rows
-from infini_jax.records.training_log import read_metrics
+from infini_jax.files import object_in
+from infini_jax.records.folder import StudyFolder
+from infini_jax.records.inventory import looked_at
+from infini_jax.records.measures import Label, Measure, measures_in
+from infini_jax.records.rows import Row, checked_table, rows_in
+from infini_jax.records.training_log import metrics_of
 from infini_jax.report.plots import Metrics, Series, series_of
 from infini_jax.study.jobs import Job
 from infini_jax.study.study import Failure, noted_failures
@@ -64,7 +65,8 @@ class Found:
     @functools.cached_property
     def data(self) -> dict[str, DataConfig]:
         """The data that each run was trained on, by run name, for the runs whose settings are known and can be read."""
-        each = {row.run: data_of(self.configs.get(row.run), self.jobs.get(row.run)) for row in self.rows}
+        with each_made_once():
+            each = {row.run: data_of(self.configs.get(row.run), self.jobs.get(row.run)) for row in self.rows}
         return {run: data for run, data in each.items() if data is not None}
 
     @property
@@ -159,7 +161,12 @@ def find(sources: Sequence[StudySource]) -> Found:
 
     Raises `ConfigError` where a folder has no finished run.
     """
-    return joined([source.folder for source in sources], [find_one(source) for source in sources])
+    return joined([source.folder for source in sources], find_each(sources))
+
+
+def find_each(sources: Sequence[StudySource]) -> list[Found]:
+    """Reads the folder of each study. Raises `ConfigError` where one has no finished run."""
+    return [find_one(source) for source in sources]
 
 
 def joined(folders: Sequence[Path], each: Sequence[Found]) -> Found:
@@ -210,7 +217,7 @@ def find_one(source: StudySource) -> Found:
     """
     folder = StudyFolder(source.folder)
     table, measured = folder.table, folder.measures
-    rows = read_rows(checked_table(table, "study")) if table.exists() else []
+    rows = rows_in(checked_table(table, "study")) if table.exists() else []
     errors = {note.run: note.error for note in noted_failures(folder.path)}
     require(
         bool(rows),
@@ -219,14 +226,19 @@ def find_one(source: StudySource) -> Found:
         "run the study first" if not errors else "mend that and run it again",
     )
     done = {row.run for row in rows}
-    begun = {run.path.name for run in folder.runs if run.config.exists()}
+    with looked_at(folder.all_runs) as files:
+        begun = {run.path.name for run in folder.runs if files.exists(run.config)}
+        known = {run: folder.run(run) for run in sorted(done)}
+        configs = {run: object_in(files.text(place.config)) for run, place in known.items()}
+        logs = {run: place.metrics for run, place in known.items() if files.exists(place.metrics)}
+        metrics = {run: metrics_of(files.text(file), file) for run, file in logs.items()}
     unfinished = dict.fromkeys(sorted(begun - done), "not finished, and no error was noted")
     return Found(
         rows,
         [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
-        {run: plain for run, file in files(folder, done, lambda run: run.config) if (plain := object_or_none(file))},
-        {run: read_metrics(file) for run, file in files(folder, done, lambda run: run.metrics)},
-        read_measures([checked_table(measured, "study")] if measured.exists() else []),
+        {run: plain for run, plain in configs.items() if plain is not None},
+        metrics,
+        measures_in(checked_table(measured, "study")) if measured.exists() else [],
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
         {job.name: job for job in source.jobs},
     )
@@ -236,12 +248,6 @@ def first_line(errors: dict[str, str]) -> str:
     """The first error with its run, in one line."""
     run, error = next(iter(errors.items()))
     return f"{run}: {' '.join(error.split())}"
-
-
-def files(folder: StudyFolder, runs: Iterable[str], of: Callable[[RunFolder], Path]) -> Iterable[tuple[str, Path]]:
-    """The runs that have a file, each with it: (run, file)."""
-    each = ((run, of(folder.run(run))) for run in sorted(runs))
-    return ((run, file) for run, file in each if file.exists())
 
 
 def by_task(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str, list[Row]]:

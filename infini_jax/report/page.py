@@ -14,7 +14,7 @@ from infini_jax.files import replaced_at_once, write_at_once
 from infini_jax.records.folder import StudyFolder
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures import FIGURES
-from infini_jax.report.found import Found, StudySource, by_task, find
+from infini_jax.report.found import Found, StudySource, by_task, find_each, joined
 from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
 from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
@@ -38,13 +38,14 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     Raises:
       ConfigError: a study's folder has no finished run.
     """
-    tried, place = find(sources), StudyFolder(folder)
+    each, place = find_each(sources), StudyFolder(folder)
+    tried = joined([source.folder for source in sources], each)
     found = only_chosen(tried)
     styles = styles_of(found.rows)
     tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
     made = [one for figure in FIGURES for one in figure(found, styles)]
     tables = [*passkey_tables(found), blimp_table(found)]
-    trials, predicted = trials_table(tried), predictions_table(sources)
+    trials, predicted = trials_table(tried), predictions_table(sources, each)
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
     shown = Pictures(place.figures, found, lambda done: watch(done, count))
     environment = jinja2.Environment(

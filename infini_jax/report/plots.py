@@ -153,8 +153,10 @@ def marks(look: Style) -> dict:
 
 def draw_seeds(axes: Axes, places: Sequence[float], values: Sequence[float], look: Style, joined: bool = True) -> None:
     """Draws a marker for every seed, and where `joined` a line through the medians of the values at each place."""
-    at = dict(sorted((place, [v for p, v in zip(places, values, strict=True) if p == place]) for place in set(places)))
     if joined:
+        at: dict[float, list[float]] = {}
+        for place, value in sorted(zip(places, values, strict=True), key=lambda pair: pair[0]):
+            at.setdefault(place, []).append(value)
         axes.plot(list(at), [statistics.median(group) for group in at.values()], color=look.colour, linewidth=1.4, zorder=2)
     axes.plot(places, values, **marks(look), linestyle="none", clip_on=False, zorder=3)
 

@@ -3,14 +3,18 @@
 import math
 from collections.abc import Sequence
 
-from infini_jax.report.found import StudySource, find_one, folder_names
+from infini_jax.report.found import Found, StudySource, folder_names
 from infini_jax.report.parts import NotMeasured, Table, estimate
-from infini_jax.report.predictions import Prediction, predictions
+from infini_jax.report.predictions import predictions
 
 
-def predictions_table(sources: Sequence[StudySource]) -> Table | NotMeasured:
-    """The table of predictions: a line for each and its memory, study by study; those that nothing measures have one line."""
-    named = zip(folder_names([source.folder for source in sources]), map(judged, sources), strict=True)
+def predictions_table(sources: Sequence[StudySource], each: Sequence[Found]) -> Table | NotMeasured:
+    """The table of predictions: a line for each and its memory, study by study; those that nothing measures have one line.
+
+    `each` has what was found of each source.
+    """
+    judged = (predictions(found.rows, found.measures, source.jobs) for source, found in zip(sources, each, strict=True))
+    named = zip(folder_names([source.folder for source in sources]), judged, strict=True)
     all_lines = [(name, line) for name, lines in named for line in lines]
     measured = [(name, line) for name, line in all_lines if math.isfinite(line.measured)]
     if not measured:
@@ -36,9 +40,3 @@ def predictions_table(sources: Sequence[StudySource]) -> Table | NotMeasured:
         ),
         words=True,
     )
-
-
-def judged(source: StudySource) -> list[Prediction]:
-    """The predictions judged by one study."""
-    found = find_one(source)
-    return predictions(found.rows, found.measures, source.jobs)

@@ -4,7 +4,9 @@ A folder is a study's (results.parquet, measures.parquet, runs/), a run's own (c
 measures/), or holds folders of these kinds.
 """
 
+import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import logging
@@ -16,10 +18,12 @@ import duckdb
 import pyarrow as pa
 
 from infini_jax.errors import ConfigError, installs, one_line, require, require_local
-from infini_jax.files import json_text, read_object
+from infini_jax.files import checked_object, json_text
 from infini_jax.records import measures
 from infini_jax.records.folder import RunFolder, StudyFolder
-from infini_jax.records.rows import SCHEMA, checked_table, is_whole, read_rows
+from infini_jax.records.inventory import NOW, Disk, looked_at
+from infini_jax.records.measures import as_measures
+from infini_jax.records.rows import SCHEMA, checked_table, in_order, with_later
 from infini_jax.records.training_log import damaged_line
 from infini_jax.results.columns import COLUMNS
 
@@ -27,33 +31,27 @@ Library = Literal["pandas", "polars"]
 logger = logging.getLogger(__name__)
 
 LINES = """
-with logs as (select filename, string_split(content, chr(10))[:-2] as lines from read_text($files)),
-     lines as (select filename, unnest(lines) as line, generate_subscripts(lines, 1) as place from logs)
+with lines as (select number, unnest(lines) as line, generate_subscripts(lines, 1) as place
+               from (select number, string_split(text, chr(10))[:-2] as lines from logs))
 """  # what stands behind the last end of a line is still being written
 DAMAGED = (
-    LINES + "select filename, place from lines where not json_valid(line) or json_type(line) != 'OBJECT' order by all limit 1"
+    LINES + "select number, place from lines where not json_valid(line) or json_type(line) != 'OBJECT' order by all limit 1"
 )
 CURVES = (
     LINES
-    + """, metrics as (select *, unnest(json_keys(line)) as metric from lines)
-select folder, run, (line->>'step')::bigint as step, (line->>'tokens')::bigint as tokens, metric,
-       coalesce((line->>metric)::double, 'nan'::double) as value
-from metrics join sources using (filename)
+    + """, metrics as (select *, from_json_strict(line, '"MAP(VARCHAR, DOUBLE)"') as metrics from lines)
+select folder, run, step, tokens, entry.key as metric, coalesce(entry.value, 'nan'::double) as value
+from (select number, place, metrics['step']::bigint as step, metrics['tokens']::bigint as tokens,
+             unnest(map_entries(metrics)) as entry from metrics) join logs using (number)
 where metric not in ('step', 'tokens')
 order by number, place, metric
 """
 )
-MEASURES = """
-select folder, m.run, eval, metric, value, count, low, high, labels
-from read_parquet($files, filename = true, file_row_number = true) m join sources using (filename)
-order by number, file_row_number
-"""
 NO_CURVES = pa.schema(
     [(name, pa.string()) for name in ("folder", "run")]
     + [(name, pa.int64()) for name in ("step", "tokens")]
     + [("metric", pa.string()), ("value", pa.float64())]
 ).empty_table()
-NO_MEASURES = pa.schema([("folder", pa.string()), *measures.SCHEMA]).empty_table()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,38 +78,43 @@ class Place:
     Attributes:
       folder: path of the folder.
       is_study: whether the folder is a study's, otherwise a run's own.
+      files: the files of its runs.
     """
 
     folder: Path
     is_study: bool
+    files: Disk = NOW
 
     @staticmethod
-    def at(folder: Path) -> "Place | None":
+    def at(folder: Path, files: Disk) -> "Place | None":
         """The place of a folder, None where the folder itself holds no results."""
-        if StudyFolder(folder).is_there:
+        if any(map(files.exists, StudyFolder(folder).signs)):
             return Place(folder, True)
-        return Place(folder, False) if RunFolder(folder).is_there else None
+        return Place(folder, False, files) if any(map(files.exists, RunFolder(folder).signs)) else None
 
-    @property
+    @functools.cached_property
     def runs(self) -> list[RunFolder]:
         """The runs' own folders, by name."""
         return StudyFolder(self.folder).runs if self.is_study else [RunFolder(self.folder)]
 
-    def tables(self, whole: Path, of_run: Callable[[RunFolder], list[Path]]) -> list[Path]:
-        """The study's file `whole`, or the files of its runs where there is none yet, or of a run alone.
+    @functools.cached_property
+    def settings(self) -> str | None:
+        """The settings of a run's own folder, see `settings_in`."""
+        return settings_in(RunFolder(self.folder), self.files)
+
+    def tables(self, whole: Path, of_run: Callable[[RunFolder], list[Path]]) -> list[pa.Table]:
+        """The study's table `whole`, or the tables of its runs where there is none yet, or of a run alone.
 
         A damaged file of a run counts as missing, as it does for its study. Raises `ConfigError` where `whole` is damaged.
         """
         if self.is_study and whole.exists():
             return [checked_table(whole, "path")]
-        found = [file for run in self.runs for file in of_run(run) if file.exists()]
-        for file in found:
-            if not is_whole(file):
+        files = [file for run in self.runs for file in of_run(run) if self.files.exists(file)]
+        found = [(file, self.files.table(file)) for file in files]
+        for file, table in found:
+            if table is None:
                 logger.warning("%s is damaged and left out; the command of its run or study makes it again", file)
-        return [file for file in found if is_whole(file)]
-
-
-File = tuple[Path, Path]  # a file, and the folder of the place that it belongs to
+        return [table for _, table in found if table is not None]
 
 
 def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -> Results:
@@ -127,89 +130,118 @@ def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -
     require(library in ("pandas", "polars"), "library", f"'{library}' is not known", "choose pandas or polars")
     is_there = importlib.util.find_spec(library) is not None
     require(is_there, "library", f"{library} is not installed", installs("explore"))
-    places = [place for one in ([path] if isinstance(path, str | Path) else path) for place in places_in(Path(one))]
-    try:
-        found = [runs_of(places), curves_of(places), measures_of(places)]
-    except duckdb.Error as error:  # a log that is no text; its words name the file
-        raise ConfigError("path", f"a log is damaged ({one_line(error)})", "restore it, or leave its folder out") from error
+    with contextlib.ExitStack() as stack:
+        places = [place for one in ([path] if isinstance(path, str | Path) else path) for place in places_in(Path(one), stack)]
+        try:
+            found = [runs_of(places), curves_of(places), measures_of(places)]
+        except duckdb.Error as error:  # a metric that is no number
+            raise ConfigError(
+                "path", f"a log is damaged ({one_line(error)})", "restore it, or leave its folder out"
+            ) from error
     described = pa.Table.from_pylist([dataclasses.asdict(column) for column in COLUMNS])
     relations = map(duckdb.from_arrow, (*found, described))
     return Results(*(one.df() if library == "pandas" else one.pl() for one in relations))
 
 
-def places_in(folder: Path) -> list[Place]:
-    """The places in a folder, by name: the folder itself, or those that it holds. Raises `ConfigError` where there is none."""
+def places_in(folder: Path, passes: contextlib.ExitStack) -> list[Place]:
+    """The places in a folder, by name: the folder itself, or those that it holds. Raises `ConfigError` where there is none.
+
+    The files of many runs are looked at in one pass, which ends with `passes`.
+    """
     mend = "name a study's folder, such as results/quick, a run's, or one that holds such folders"
     require_local("path", folder)
     require(folder.is_dir(), "path", f"there is no folder {folder}", mend)
-    if (itself := Place.at(folder)) is not None:
-        return [itself]
-    found = [place for inner in sorted(folder.glob("*/")) if (place := Place.at(inner)) is not None]
+    if (itself := Place.at(folder, NOW)) is not None:
+        return [in_one_pass(itself, passes)]
+    files = passes.enter_context(looked_at(folder))
+    found = [place for inner in sorted(folder.glob("*/")) if (place := Place.at(inner, files)) is not None]
     require(bool(found), "path", f"{folder} holds no results", mend)
-    return found
+    return [in_one_pass(place, passes) for place in found]
+
+
+def in_one_pass(place: Place, passes: contextlib.ExitStack) -> Place:
+    """A study's place with the files of its runs as one pass finds them; a run's as it is."""
+    if not place.is_study:
+        return place
+    return dataclasses.replace(place, files=passes.enter_context(looked_at(StudyFolder(place.folder).all_runs)))
 
 
 def runs_of(places: Sequence[Place]) -> pa.Table:
     """The table of finished runs, each with its folder and its settings. Raises `ConfigError` for a damaged file."""
-    lines = [
-        {"folder": str(place.folder), **dataclasses.asdict(row), "config": config_of(place, row.run)}
+    tables = [
+        (place, in_order(with_later(table)))
         for place in places
-        for file in place.tables(StudyFolder(place.folder).table, lambda run: [run.row])
-        for row in read_rows(file)
+        for table in place.tables(StudyFolder(place.folder).table, lambda run: [run.row])
     ]
-    return pa.Table.from_pylist(lines, schema=pa.schema([("folder", pa.string()), *SCHEMA, ("config", pa.string())]))
+    rows = with_folders(SCHEMA, tables)
+    names = iter(rows.column("run").to_pylist())
+    settings = [config_of(place, next(names)) for place, table in tables for _ in range(table.num_rows)]
+    return rows.append_column("config", pa.array(settings, pa.string()))
+
+
+def with_folders(schema: pa.Schema, tables: Sequence[tuple[Place, pa.Table]]) -> pa.Table:
+    """Tables of several places as one, with each place's folder as the first column."""
+    folders = [str(place.folder) for place, table in tables for _ in range(table.num_rows)]
+    whole = pa.concat_tables([schema.empty_table(), *(table for _, table in tables)]).combine_chunks()
+    return whole.add_column(0, "folder", pa.array(folders, pa.string()))
 
 
 def config_of(place: Place, run: str) -> str | None:
     """The settings of a run as JSON, None where its folder is not there. Raises `ConfigError` where they are damaged."""
-    return settings_in(StudyFolder(place.folder).run(run) if place.is_study else RunFolder(place.folder))
+    return settings_in(StudyFolder(place.folder).run(run), place.files) if place.is_study else place.settings
 
 
-def settings_in(folder: RunFolder) -> str | None:
+def settings_in(folder: RunFolder, files: Disk) -> str | None:
     """The settings in a run's own folder as JSON, None where there are none. Raises `ConfigError` where they are damaged."""
     file = folder.config
-    if not file.exists():
+    if not files.exists(file):
         return None
-    return json_text(read_object(file, "path", "restore it, or leave its folder out"))
+    return json_text(checked_object(files.text(file), file, "path", "restore it, or leave its folder out"))
 
 
 def curves_of(places: Sequence[Place]) -> pa.Table:
     """The table of all lines of all logs, one row per metric. Raises `ConfigError` for a line that is no JSON object."""
-    files = [(file, place.folder) for place in places for run in place.runs if (file := run.metrics).exists()]
-    if not files:
+    logs = [(run.metrics, place) for place in places for run in place.runs if place.files.exists(run.metrics)]
+    if not logs:
         return NO_CURVES
+    texts = [text_of(file, place.files) for file, place in logs]
+    table = {
+        "number": pa.array(range(len(logs)), pa.int64()),
+        "folder": pa.array([str(place.folder) for _, place in logs], pa.string()),
+        "run": pa.array([run_of(file, place) for file, place in logs], pa.string()),
+        "text": pa.array(texts, pa.large_string()),
+    }
     with duckdb.connect() as connection:
-        connection.execute(DAMAGED, {"files": [str(file) for file, _ in files]})
+        connection.execute("set enable_progress_bar = false")
+        connection.register("logs", pa.table(table))
+        connection.execute(DAMAGED)
         if (damaged := connection.fetchone()) is not None:
-            raise damaged_line(*damaged)
-    return selected(CURVES, files)
+            number, line = damaged
+            raise damaged_line(logs[number][0], line)
+        return connection.sql(CURVES).to_arrow_table()
+
+
+def text_of(log: Path, files: Disk) -> str:
+    """The text of a log. Raises `ConfigError` where it is none."""
+    try:
+        return files.text(log).decode()
+    except UnicodeDecodeError as error:
+        problem = f"a log is damaged ({log} is no text: {one_line(error)})"
+        raise ConfigError("path", problem, "restore it, or leave its folder out") from error
 
 
 def measures_of(places: Sequence[Place]) -> pa.Table:
     """The table of the figures of all evaluations. Raises `ConfigError` for a damaged file."""
-    files = [
-        (file, place.folder)
+    tables = [
+        (place, as_measures(table))
         for place in places
-        for file in place.tables(StudyFolder(place.folder).measures, lambda run: run.all_measures)
+        for table in place.tables(StudyFolder(place.folder).measures, place.files.figures)
     ]
-    return selected(MEASURES, files) if files else NO_MEASURES
+    return with_folders(measures.SCHEMA, tables)
 
 
-def selected(query: str, files: Sequence[File]) -> pa.Table:
-    """The result of a query over `$files`, in which the table `sources` has each file's number, folder and run."""
-    names = [str(file) for file, _ in files]
-    sources = {
-        "filename": names,
-        "number": list(range(len(files))),
-        "folder": [str(folder) for _, folder in files],
-        "run": [run_of(file, folder) for file, folder in files],
-    }
-    with duckdb.connect() as connection:
-        connection.register("sources", pa.table(sources))
-        return connection.sql(query, params={"files": names}).to_arrow_table()
-
-
-def run_of(log: Path, folder: Path) -> str:
+def run_of(log: Path, place: Place) -> str:
     """The name of a log's run: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
-    settings = settings_in(RunFolder(folder)) if log.parent == folder else None
-    return (json.loads(settings).get("name") if settings else None) or log.parent.resolve().name
+    if place.is_study:
+        return log.parent.name
+    return (json.loads(place.settings).get("name") if place.settings else None) or log.parent.resolve().name

@@ -7,16 +7,20 @@ workers, of one study or of two on the same folder, ever do the same job.
 
 import contextlib
 import dataclasses
+import functools
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+import pyarrow as pa
 
 from infini_jax.evals.base import Evaluation
 from infini_jax.files import object_or_none, write_json
 from infini_jax.locks import Holder, claimed, holder
 from infini_jax.records.folder import RunFolder, StudyFolder
-from infini_jax.records.rows import is_whole
-from infini_jax.study.evaluations import measure_files, own_files
+from infini_jax.records.inventory import NOW, Disk, looked_at
+from infini_jax.records.rows import Row, rows_in
+from infini_jax.study.evaluations import applies, measure_name, own_files
 from infini_jax.study.jobs import Job
 
 
@@ -42,40 +46,67 @@ class Desk:
       study: name for the rows' column `study`.
       evaluations: evaluations of the study.
       session: mark of this call on its failures.
+      files: the files of the jobs as they are now, or as one pass over the study found them.
     """
 
     folder: Path
     study: str
     evaluations: tuple[Evaluation, ...] = ()
     session: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+    files: Disk = NOW
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator["Desk"]:
+        """A context with this desk as one pass over the folders of all jobs finds it, for questions about many jobs."""
+        with looked_at(StudyFolder(self.folder).all_runs) as files:
+            yield dataclasses.replace(self, files=files)
 
     def of(self, job: Job) -> RunFolder:
         """The folder of a job."""
-        return StudyFolder(self.folder).run(job.name)
+        return run_folder(self.folder, job.name)
 
     def measure_files(self, job: Job) -> list[Path]:
         """All files of evaluations' figures that the job must have."""
-        return measure_files(self.of(job), job, self.evaluations)
+        folder = self.of(job)
+        names = (name for evaluation, name in self.measures if applies(evaluation, job))
+        return [*own_files(folder, job), *(folder.measures_of(name) for name in names)]
+
+    @functools.cached_property
+    def measures(self) -> list[tuple[Evaluation, str]]:
+        """The evaluations, each with the name of its files of figures."""
+        return [(evaluation, measure_name(evaluation)) for evaluation in self.evaluations]
 
     def has_row(self, job: Job) -> bool:
         """Whether the job's row is there, and the figures that it makes itself."""
-        return all(map(is_whole, [self.of(job).row, *own_files(self.of(job), job)]))
+        return all(map(self.files.is_whole, [self.of(job).row, *own_files(self.of(job), job)]))
 
     def is_done(self, job: Job) -> bool:
         """Whether the job need not be executed again: its row is there and lacks no figure whose evaluation failed."""
-        return self.has_row(job) and not self.of(job).unscored.exists()
+        return self.has_row(job) and not self.files.exists(self.of(job).unscored)
 
     def is_finished(self, job: Job) -> bool:
         """Whether the job's row and all of its figures are there."""
-        return self.is_done(job) and all(map(is_whole, self.measure_files(job)))
+        return self.is_done(job) and all(map(self.files.is_whole, self.measure_files(job)))
 
     def cut_short(self, job: Job) -> list[Path]:
         """Files of the job that are there but damaged or incomplete."""
         files = [self.of(job).row, *self.measure_files(job)]
-        return [file for file in files if file.exists() and not is_whole(file)]
+        return [file for file in files if self.files.exists(file) and not self.files.is_whole(file)]
+
+    def rows(self, job: Job) -> list[Row]:
+        """The job's row as a list; none where it, or a figure that the job makes itself, is missing."""
+        table = self.files.table(self.of(job).row)
+        return rows_in(table) if table is not None and self.has_row(job) else []
+
+    def figures(self, job: Job) -> list[pa.Table]:
+        """The tables of the job's figures that are there; none where its row is missing."""
+        tables = map(self.files.table, self.measure_files(job))
+        return [table for table in tables if table is not None] if self.has_row(job) else []
 
     def error(self, job: Job) -> str | None:
         """The error with which the job failed in this call, None if it did not."""
+        if not self.files.exists(self.of(job).error):
+            return None
         found = object_or_none(self.of(job).error) or {}
         return str(found.get("error")) if found.get("session") == self.session else None
 
@@ -97,3 +128,9 @@ class Desk:
     def claimed_by(self, job: Job) -> Holder | None:
         """The process that last claimed the job, None without one."""
         return holder(self.of(job).lock)
+
+
+@functools.lru_cache(maxsize=2**14)
+def run_folder(study: Path, name: str) -> RunFolder:
+    """The folder of a run of a study; its path is checked once."""
+    return StudyFolder(study).run(name)

@@ -17,18 +17,23 @@ from infini_jax.training.trained import Trained
 
 def evaluations_of(evaluations: Sequence[Evaluation], job: Job) -> tuple[Evaluation, ...]:
     """The evaluations that apply to a job; none for jobs that leave no model to evaluate."""
-    return tuple(one for one in evaluations if one.applies(job)) if isinstance(job, RunConfig) else ()
+    return tuple(one for one in evaluations if applies(one, job))
+
+
+def applies(evaluation: Evaluation, job: Job) -> bool:
+    """Whether an evaluation applies to a job; never to one that leaves no model to evaluate."""
+    return isinstance(job, RunConfig) and evaluation.applies(job)
+
+
+def measure_name(evaluation: Evaluation) -> str:
+    """The name of a run's file of figures: that of the evaluation, and eight hex digits of its settings."""
+    settings = json_text(to_plain(evaluation), sort_keys=True)
+    return f"{evaluation.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
 def measure_file(folder: RunFolder, evaluation: Evaluation) -> Path:
-    """The file of a run's figures of an evaluation, named after the evaluation and eight hex digits of its settings."""
-    settings = json_text(to_plain(evaluation), sort_keys=True)
-    return folder.measures_of(f"{evaluation.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
-
-
-def measure_files(folder: RunFolder, job: Job, evaluations: Sequence[Evaluation]) -> list[Path]:
-    """All files of figures that a job in `folder` must have; figures of other settings beside them do not count."""
-    return [*own_files(folder, job), *(measure_file(folder, one) for one in evaluations_of(evaluations, job))]
+    """The file of a run's figures of an evaluation; figures of other settings beside it do not count."""
+    return folder.measures_of(measure_name(evaluation))
 
 
 def own_files(folder: RunFolder, job: Job) -> list[Path]:

@@ -12,7 +12,7 @@ Studies, workers, progress, saved studies and dry runs know nothing else of it.
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,6 +131,19 @@ def planned_flops(job: Job) -> float | None:
     Where nothing is trained they are forward FLOPs. Raises `ConfigError` where the job can spend nothing.
     """
     return JOB_KINDS[kind_name(job)].planned_flops(job)
+
+
+def settings_of(job: Job) -> Hashable:
+    """What decides whether a job can work and what it costs: a run's settings without its name, version, variant and seed."""
+    return (job.model, job.data, job.train, job.budget, job.evaluation) if isinstance(job, RunConfig) else job
+
+
+def first_of_each(jobs: Iterable[Job]) -> list[Job]:
+    """The first of the jobs that differ in nothing but their names and seeds, in their order."""
+    found: dict[Hashable, Job] = {}
+    for job in jobs:
+        found.setdefault(settings_of(job), job)
+    return [*found.values()]
 
 
 def measures_itself(job: Job) -> bool:

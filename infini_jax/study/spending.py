@@ -8,7 +8,7 @@ from rich.table import Table
 from infini_jax.config import RunConfig
 from infini_jax.evals.base import Evaluation
 from infini_jax.model.cost import budget_steps
-from infini_jax.study.jobs import Job, planned_flops
+from infini_jax.study.jobs import Job, first_of_each, planned_flops, settings_of
 from infini_jax.study.study import Study
 from infini_jax.units import human_bytes, human_count
 
@@ -52,6 +52,12 @@ def spending_of(study: Study, job: Job) -> Spending:
     return Spending(steps, tokens, flops, tuple((one, one.cost(job)) for one in study.evaluations_of(job)))
 
 
+def spendings(study: Study) -> list[Spending]:
+    """The planned spending of each of a study's jobs, counted once for those that differ in nothing but name and seed."""
+    counted = {settings_of(job): spending_of(study, job) for job in first_of_each(study.runs)}
+    return [counted[settings_of(job)] for job in study.runs]
+
+
 def spending_plain(study: Study) -> list[dict[str, Any]]:
     """The lines of `spending_table` as JSON values, one per run; null where only the run's device can tell."""
     return [
@@ -65,15 +71,14 @@ def spending_plain(study: Study) -> list[dict[str, Any]]:
             "training_flops": plan.flops,
             "evaluation_flops": plan.evaluation_flops,
         }
-        for run in study.runs
-        for plan in (spending_of(study, run),)
+        for run, plan in zip(study.runs, spendings(study), strict=True)
     ]
 
 
 def spending_table(study: Study) -> Table:
     """The planned spending of a study as a table for the terminal: one line per run, and the sums."""
     table = Table(title=f"{study.label}: what it will do", show_footer=True)
-    plans = [spending_of(study, run) for run in study.runs]
+    plans = spendings(study)
     total = {
         "run": f"{len(plans)} runs",
         "tokens": human_count(sum(plan.tokens or 0 for plan in plans)),

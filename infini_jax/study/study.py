@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infini_jax.config import RunConfig
+from infini_jax.config.plain import each_made_once
 from infini_jax.errors import (
     ConfigError,
     one_line,
@@ -22,11 +23,11 @@ from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import json_value, read_object, write_json
 from infini_jax.records.folder import StudyFolder
-from infini_jax.records.measures import join_measures
-from infini_jax.records.rows import Row, is_whole, read_rows, write_rows
+from infini_jax.records.measures import write_joined
+from infini_jax.records.rows import Row, write_rows
 from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import evaluations_of
-from infini_jax.study.jobs import Job, job_from_plain, job_to_plain, planned_flops
+from infini_jax.study.jobs import Job, first_of_each, job_from_plain, job_to_plain, planned_flops
 from infini_jax.study.own_code import load_once
 
 
@@ -61,7 +62,7 @@ class Study:
         twice = {name for name, count in Counter(names).items() if count > 1}
         require(bool(names), "study.runs", "there is none", "give at least one run")
         require(not twice, "study.runs", f"two runs are called '{min(twice, default='')}'", "give each its own name")
-        for run in self.runs:
+        for run in first_of_each(self.runs):
             with errors_of(run):
                 planned_flops(run)
                 if isinstance(run, RunConfig):
@@ -108,6 +109,13 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
 
     Raises `ConfigError` where there is none, or it is damaged.
     """
+    study = study_in(folder)
+    with study.desk(folder).looked_at() as desk:
+        return study, finished_rows(study, desk), noted_failures(folder)
+
+
+def study_in(folder: Path) -> Study:
+    """The study in a folder, read without its results. Raises `ConfigError` where there is none, or it is damaged."""
     file = StudyFolder(folder).study
     require(file.exists(), "folder", f"{folder} holds no study", "name the folder that `infini-jax study` wrote")
     mend = f"make it again with the command of the study, such as `infini-jax study {folder.name}`, or restore it"
@@ -116,10 +124,12 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
     require(isinstance(own_code, str), "study", f"{file} is damaged (own_code)", mend)
     load_once(own_code)
     try:
-        study = Study(
+        with each_made_once():
+            jobs = tuple(job_from_plain(run) for run in plain["runs"])
+        return Study(
             plain["name"],
             plain["question"],
-            tuple(job_from_plain(run) for run in plain["runs"]),
+            jobs,
             tuple(tuple(pair) for pair in plain["held_equal"]),
             tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
             plain.get("scale", ""),
@@ -127,7 +137,6 @@ def saved_study(folder: Path) -> tuple[Study, list[Row], list[Failure]]:
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError("study", f"{file} is damaged ({one_line(error)})", mend) from error
-    return study, finished_rows(study, study.desk(folder)), noted_failures(folder)
 
 
 def noted_failures(folder: Path) -> list[Failure]:
@@ -155,21 +164,21 @@ def check_same_settings(study: Study, desk: Desk) -> None:
 
     Raises `ConfigError` where a run had.
     """
-    for run in study.runs:
-        if desk.has_row(run):
-            (row,) = read_rows(desk.of(run).row)
-            require(
-                row.fingerprint == run.fingerprint(),
-                "study",
-                f"run {run.name} was finished with other settings",
-                f"give the study a new name, or delete {desk.of(run).path}",
-            )
+    with desk.looked_at() as now:
+        for run in study.runs:
+            for row in now.rows(run):
+                require(
+                    row.fingerprint == run.fingerprint(),
+                    "study",
+                    f"run {run.name} was finished with other settings",
+                    f"give the study a new name, or delete {desk.of(run).path}",
+                )
 
 
 def missing_of(study: Study, folder: Path) -> tuple[Job, ...]:
     """The runs of a study that are not finished in `folder`."""
-    desk = study.desk(folder)
-    return tuple(run for run in study.runs if not desk.is_finished(run))
+    with study.desk(folder).looked_at() as desk:
+        return tuple(run for run in study.runs if not desk.is_finished(run))
 
 
 def part_of(runs: tuple[Job, ...], number: int, count: int) -> tuple[Job, ...]:
@@ -183,12 +192,13 @@ def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
 
     A run with a row but without all of its figures is in both.
     """
-    rows = write_tables(study, desk)
-    missing = [run for run in study.runs if not desk.is_finished(run)]
-    failures = [
-        Failure(run.name, desk.error(run) or "not done: its worker could not start, or another runner is at it")
-        for run in missing
-    ]
+    with desk.looked_at() as now:
+        rows = write_tables(study, now)
+        missing = [run for run in study.runs if not now.is_finished(run)]
+        failures = [
+            Failure(run.name, now.error(run) or "not done: its worker could not start, or another runner is at it")
+            for run in missing
+        ]
     failed = [dataclasses.asdict(failure) for failure in failures]
     write_json(failed, StudyFolder(desk.folder).failed)
     return rows, failures
@@ -199,17 +209,16 @@ def write_tables(study: Study, desk: Desk) -> list[Row]:
     rows = finished_rows(study, desk)
     if rows:
         write_rows(rows, StudyFolder(desk.folder).table)
-    files = [file for run in study.runs if desk.has_row(run) for file in desk.measure_files(run) if is_whole(file)]
-    join_measures(files, StudyFolder(desk.folder).measures)
+    write_joined([table for run in study.runs for table in desk.figures(run)], StudyFolder(desk.folder).measures)
     return rows
 
 
 def cut_short(study: Study, folder: Path) -> list[Path]:
     """Damaged or incomplete files of a study's results: its next call makes them again."""
-    desk = study.desk(folder)
-    return [file for run in study.runs for file in desk.cut_short(run)]
+    with study.desk(folder).looked_at() as desk:
+        return [file for run in study.runs for file in desk.cut_short(run)]
 
 
 def finished_rows(study: Study, desk: Desk) -> list[Row]:
     """The rows that are there, in the order of the study's runs."""
-    return [row for run in study.runs if desk.has_row(run) for row in read_rows(desk.of(run).row)]
+    return [row for run in study.runs for row in desk.rows(run)]

@@ -32,7 +32,7 @@ from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import measure_missing
 from infini_jax.study.jobs import Job, execute_job
 from infini_jax.study.own_code import OwnCode
-from infini_jax.study.study import Study, check_same_settings, collect, missing_of, part_of, saved_study
+from infini_jax.study.study import Study, check_same_settings, collect, missing_of, part_of, study_in
 from infini_jax.training.interrupts import announced
 
 USUAL = "out of memory is the usual cause"
@@ -64,7 +64,7 @@ def work_on(folder: Path, number: int, count: int, session: str) -> None:
     `session` is the common mark on the failures of these workers. Raises `Stopped` where it was told to end, after the run is
     saved.
     """
-    study = saved_study(folder)[0]
+    study = study_in(folder)
     desk = dataclasses.replace(study.desk(folder), session=session)
     do_all(desk, part_of(missing_of(study, folder), number, count))
 

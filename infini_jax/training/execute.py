@@ -20,7 +20,7 @@ from infini_jax.model.cost import budget_steps, model_cost, parameter_count, pla
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import Row, write_rows
-from infini_jax.records.training_log import metrics_in, whole_lines
+from infini_jax.records.training_log import log_text, metrics_in, whole_lines
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.held_out import HeldOut, HeldOutScores
 from infini_jax.training.interrupts import terminated
@@ -143,7 +143,7 @@ def metrics_after(file: Path, step: int) -> Iterator[TextIO]:
             return False
         return found["step"] < step or (found["step"] == step and LEARNED in found)
 
-    kept = [line.decode() for number, line in enumerate(whole_lines(file), start=1) if is_kept(number, line)]
+    kept = [line.decode() for number, line in enumerate(whole_lines(log_text(file)), start=1) if is_kept(number, line)]
     write_at_once("".join(f"{line}\n" for line in kept), file)
     with file.open("a", buffering=1) as opened:
         yield opened

@@ -102,7 +102,7 @@ def draw_emptied(axes, runs: list[Measured], place, look: Style) -> None:
     emptied = [(place(row.memory_bytes), reset) for row, _, reset in runs if reset is not None]
     for places, values in [tuple(zip(*emptied, strict=True))] if emptied else []:
         axes.plot(places, values, "x", color=look.colour, markersize=4, markeredgewidth=1.0, zorder=2)
-        medians = {x: float(np.median([v for p, v in emptied if p == x])) for x in sorted(set(places))}
+        medians = {x: float(np.median([value for _, value in of])) for x, of in by(emptied, lambda pair: pair[0]).items()}
         axes.plot(list(medians), list(medians.values()), color=look.colour, linestyle=(0, (1, 1)), linewidth=1.0, zorder=1)
 
 
