@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from infini_jax.config.plain import kind_of, mechanism_configs
+from infini_jax.config.plain import mechanism_of
 from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
@@ -118,7 +118,7 @@ class ModelConfig:
     @property
     def mechanism(self) -> str:
         """The registry name of the memory."""
-        return kind_of(self.memory, mechanism_configs())
+        return mechanism_of(self.memory)
 
     def check_at_once(self, segments: int) -> None:
         """Checks for several segments at once: raises `ConfigError` where the memory takes those of a stream in turn."""

@@ -23,9 +23,11 @@ def fingerprint_of(settings: Any) -> str:
     return digest_of({name: value for name, value in to_plain(settings).items() if name not in ("name", "variant")})
 
 
-def mechanism_configs() -> dict[str, type]:
-    """The settings class of each mechanism, by registry name."""
-    return {name: mechanism.Config for name, mechanism in MECHANISMS.items()}
+def mechanism_of(memory: MemoryConfig) -> str:
+    """The registry name of a memory's settings. Raises `ConfigError` where they are in no row."""
+    names = MECHANISMS.names_of(type(memory))
+    require(bool(names), "memory", f"{type(memory).__name__} is in no row of the registry", "add it to MECHANISMS")
+    return names[0]
 
 
 def kind_of(value: Any, table: dict[str, type]) -> str:
@@ -38,10 +40,9 @@ def to_plain(value: Any) -> Any:
     if not dataclasses.is_dataclass(value):
         return [to_plain(one) for one in value] if isinstance(value, tuple) else value
     plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    for table in (mechanism_configs(), SOURCES):
-        if type(value) in table.values():
-            return {"kind": kind_of(value, table), **plain}
-    return plain
+    if isinstance(value, MemoryConfig):
+        return {"kind": mechanism_of(value), **plain}
+    return {"kind": kind_of(value, SOURCES), **plain} if type(value) in SOURCES.values() else plain
 
 
 def from_plain(kind: Any, plain: Any, where: str) -> Any:
@@ -49,10 +50,11 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
 
     `where` is its path in messages. Raises `ConfigError` with the nearest name for an unknown field or registry name.
     """
-    for base, table in ((MemoryConfig, mechanism_configs()), (DataConfig, SOURCES)):
+    for base, table in ((MemoryConfig, MECHANISMS), (DataConfig, SOURCES)):
         if kind is base:
             check_value(where, plain, dict)
-            settings = lookup(f"{where}.kind", plain.get("kind"), table)
+            found: Any = lookup(f"{where}.kind", plain.get("kind"), table)
+            settings = found.Config if base is MemoryConfig else found
             return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         check_value(where, plain, dict)
