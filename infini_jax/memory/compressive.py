@@ -164,7 +164,12 @@ class Compressive(Memory):
     Config = CompressiveConfig
     summary = "cache, and a second one of compressed entries"
     paper = "arXiv 1911.05507"
-    exempt: ClassVar = {"reads_without_a_copy": "XLA copies its two caches, which have one shape; they are short by design"}
+    exempt: ClassVar = {
+        "reads_without_a_copy": "XLA copies its two caches, which have one shape; they are short by design",
+        "charges_where_computed": "its loss is charged with the writes, once a segment, though attend makes it",
+        "key_heads_apart": "its convolution mixes all key heads; tests/reference/compressive.py has grouped ones",
+    }
+    learns = ()
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
     parameter_axes: ClassVar = {
         ("compress_keys", "kernel"): (None, "embed", None),

@@ -31,6 +31,7 @@ class Full(Cache):
     Config = FullConfig
     summary = "all earlier keys and values, the ceiling"
     paper = "Vaswani et al. 2017, arXiv 1706.03762"
+    holds = "slots"
 
     def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         return self.out(attend_rotary(segment.queries, view(segment, memory))), {}

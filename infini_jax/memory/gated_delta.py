@@ -152,6 +152,7 @@ class GatedDelta(Memory):
     paper = "arXiv 2412.06464"
     axes = ("key_dim", "value_dim", "heads")
     gates = (("gate",),)
+    learns, holds = ("inputs", "keys", "values"), "matrix"
 
     def setup(self):
         super().setup()

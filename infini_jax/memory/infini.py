@@ -247,6 +247,7 @@ class Infini(Memory):
     axes = ("key_dim", "value_dim", "heads", "feature_map")
     gates = (("gate",),)
     splits_sequence = True
+    holds = "matrix"
 
     def setup(self):
         super().setup()

@@ -268,6 +268,7 @@ class Memorizing(Memory):
     paper = "arXiv 2203.08913"
     axes = ("slots",)
     gates, no_decay = (("gate",),), (("bias",),)
+    learns, holds = (), "slots"
 
     def setup(self):
         super().setup()
@@ -354,6 +355,11 @@ class Memorizing(Memory):
             read_saved=2 * searched + found,  # which slots are found has no gradient, and what they hold has none
             bytes_moved=memory_bytes(self) / segment_length + written,
         )
+
+    @classmethod
+    def usual_layers(cls, layers: int) -> tuple[int, ...]:
+        """The one layer that searches in the paper, three quarters up."""
+        return (3 * layers // 4,)
 
     @classmethod
     def resized(cls, config: MemorizingConfig, dims: Dims, size: int, axis: str = "slots") -> tuple[MemorizingConfig, Dims]:

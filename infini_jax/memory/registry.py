@@ -16,7 +16,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from infini_jax.errors import ConfigError, named_line, require, require_file_name
-from infini_jax.memory.base import Memory
+from infini_jax.memory.base import Memory, check_declared
 
 GROUP = "infini_jax.mechanisms"
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class Registry(MutableMapping[str, type[Memory]]):
         return self._rows[name]
 
     def __setitem__(self, name: str, mechanism: type[Memory]) -> None:
+        """Adds a row. Raises `ConfigError` where the class does not declare what it must (`check_declared`)."""
+        check_declared(mechanism)
         self._rows[name] = mechanism
 
     def __delitem__(self, name: str) -> None:
@@ -92,6 +94,7 @@ class Registry(MutableMapping[str, type[Memory]]):
             require(
                 isinstance(mechanism, type) and issubclass(mechanism, Memory), one.value, "it is no Memory", "name the class"
             )
+            check_declared(mechanism)
             used = [name for name, other in self._rows.items() if other.Config is mechanism.Config and other is not mechanism]
             require(not used, one.value, f"its Config is that of {', '.join(used)}", "give it one of its own")
         except Exception as error:  # a module of somebody else's may raise anything

@@ -35,6 +35,7 @@ class TransformerXL(Cache):
     Config = TransformerXLConfig
     summary = "cache of the last keys and values, no gradient"
     paper = "arXiv 1901.02860"
+    learns, holds = (), "slots"
     parameter_axes: ClassVar = {("attention", "w_r", "kernel"): ("embed", "heads", "head_dim")}
     no_decay = tuple(("attention", name) for name in NO_DECAY)
 

@@ -175,6 +175,7 @@ class InfiniteFormer(Memory):
     summary = "continuous signal on N Gaussian basis functions, summed with local attention"
     paper = "arXiv 2109.00301"
     axes = ("basis",)
+    learns = ("inputs",)  # through X, without a cache
     parameter_axes: ClassVar = {
         ("w_k",): ("embed", "kv_heads", "head_dim"),
         ("w_v",): ("embed", "kv_heads", "head_dim"),

@@ -21,7 +21,7 @@ rotary's group law and saves turning every retrieved key) and no values of landm
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +152,8 @@ class Landmark(Memory):
     summary = "cache of blocks, retrieved through landmark tokens inside one grouped softmax"
     paper = "arXiv 2305.16300"
     axes = ("blocks", "block")
+    holds = "slots"
+    exempt: ClassVar = {"costs_grow_with_bytes": "more blocks are read in another form (`layouts.form_of`), of fewer products"}
 
     @property
     def length(self) -> int:
