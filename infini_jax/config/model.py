@@ -128,7 +128,11 @@ class ModelConfig:
 
     def layer_memory(self, layer: int) -> MemoryConfig:
         """Settings of the memory that layer `layer` carries; those of no memory where `memory.layers` leaves it out."""
-        return self.memory if self.memory.layers is None or layer in self.memory.layers else SegmentOnlyConfig()
+        return self.memory if self.memory.layers is None or layer in self.memory.layers else self._elsewhere
+
+    @property
+    def _elsewhere(self) -> MemoryConfig:
+        return SegmentOnlyConfig(positions=self.memory.positions_elsewhere)
 
     @property
     def memory_layers(self) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from infini_jax.data import SOURCES
@@ -20,7 +21,7 @@ def digest_of(science: dict[str, Any]) -> str:
 
 def fingerprint_of(settings: Any) -> str:
     """Digest of a frozen dataclass apart from its name and variant, twelve hex digits."""
-    return digest_of({name: value for name, value in to_plain(settings).items() if name not in ("name", "variant")})
+    return digest_of({name: value for name, value in science_of(settings).items() if name not in ("name", "variant")})
 
 
 def mechanism_of(memory: MemoryConfig) -> str:
@@ -35,11 +36,20 @@ def kind_of(value: Any, table: dict[str, type]) -> str:
     return next(name for name, kind in table.items() if kind is type(value))
 
 
-def to_plain(value: Any) -> Any:
-    """Plain JSON values of settings: dataclasses become dicts, tuples become lists; members of a registry get a `kind`."""
+def science_of(settings: Any) -> dict[str, Any]:
+    """Plain JSON values of settings for a digest: those that came later than results enter where they are no default."""
+    return to_plain(settings, lambda field, value: not (field.metadata.get("later") and value == field.default))
+
+
+def to_plain(value: Any, takes: Callable[[dataclasses.Field, Any], bool] = lambda field, value: True) -> Any:
+    """Plain JSON values of settings: dataclasses become dicts, tuples become lists; members of a registry get a `kind`.
+
+    `takes` says of a field and its value whether they are among them.
+    """
     if not dataclasses.is_dataclass(value):
-        return [to_plain(one) for one in value] if isinstance(value, tuple) else value
-    plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return [to_plain(one, takes) for one in value] if isinstance(value, tuple) else value
+    found = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    plain = {field.name: to_plain(one, takes) for field, one in found if takes(field, one)}
     if isinstance(value, MemoryConfig):
         return {"kind": mechanism_of(value), **plain}
     return {"kind": kind_of(value, SOURCES), **plain} if type(value) in SOURCES.values() else plain

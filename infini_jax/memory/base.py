@@ -57,6 +57,9 @@ class Dims:
         return self.policy.memory
 
 
+LATER = {"later": True}  # `metadata` of a setting that came when results were there: its default enters no fingerprint
+
+
 @dataclasses.dataclass(frozen=True)
 class MemoryConfig:
     """Settings that every mechanism has.
@@ -79,6 +82,11 @@ class MemoryConfig:
     def memory_tokens(self) -> tuple[int, int]:
         """Number of memory tokens (before, after) the tokens of every segment, see `Memory.enter`."""
         return 0, 0
+
+    @property
+    def positions_elsewhere(self) -> Any:
+        """Kind of positions of the layers that `layers` leaves out, which attend inside the segment only."""
+        return "rotary"
 
     def check(self, dims: Dims) -> None:
         """Checks the settings: raises `ConfigError` where they cannot work with these sizes."""
