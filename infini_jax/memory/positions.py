@@ -177,7 +177,10 @@ class PositionedConfig(MemoryConfig):
 
 
 class Positioned(Memory):
-    """Base of mechanisms whose local attention, `attention`, has the positions of their settings, a `PositionedConfig`."""
+    """Base of mechanisms whose local attention, `attention`, has the positions of their settings, a `PositionedConfig`.
+
+    What they declare of their own parameters stands beside this class's `parameter_axes` and `no_decay`.
+    """
 
     parameter_axes: ClassVar = {("attention", *path): axes for path, axes in PARAMETER_AXES.items()}
     no_decay = tuple(("attention", *path) for path in NO_DECAY)
