@@ -244,14 +244,14 @@ class Landmark(Positioned):
         q_BxSxHxK, added_xSxJ = self.attention.added(q_BxSxHxK, seen)
         return landmark_softmax.dense(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds, self.length, added_xSxJ)
 
-    def _both(self, memory: Any, segment: Segment, chosen: jax.Array | None) -> tuple[jax.Array, "Retrieved"]:
+    def _both(self, memory: Any, segment: Segment, given: jax.Array | None) -> tuple[jax.Array, "Retrieved"]:
         c, cache, reads_BxS, places_S = self.config, memory, segment.bounds.reads_BxS, segment.query_positions_S
         if self.straddles:
             cache, places_S = memory.cache, places_S + straddle.phase_of(segment.bounds)
             reads_BxS = reads_BxS & straddle.live_S(segment.bounds, self.length)
         queries = retrieval.turned_queries(segment.queries, places_S, c.retrieved, self.length, self.turn)
         own = (cache, queries, reads_BxS, c.retrieved, c.selection, self.turn)
-        chosen = checkpoint_name(retrieval.choose(*own) if chosen is None else chosen, KEPT)
+        chosen = checkpoint_name(retrieval.choose(*own) if given is None else given, KEPT)
         far_BxHxRxSxV, far_BxHxRxS = retrieval.read(cache, queries, chosen, reads_BxS)
         y_BxSxHxV, shares_BxHxRxS = join(*self._near(memory, segment), far_BxHxRxSxV, far_BxHxRxS)
         ages_BxHxRxS = jnp.where(far_BxHxRxS > MASKED, c.blocks - 1 - chosen, -1)
