@@ -82,16 +82,16 @@ class NaiveInfiniteFormer(InfiniteFormer):
         k_BxNxHxK, v_BxNxHxV = (jnp.einsum("bnd,dhk->bnhk", memory.B, w) for w in (self.w_k, self.w_v))
         z_BxHxSxN = jnp.einsum("bshk,bnhk->bhsn", q_BxSxHxK, k_BxNxHxK) / np.sqrt(q_BxSxHxK.shape[-1])
         mu_BxHxS = jax.nn.sigmoid(z_BxHxSxN @ self.w_mu)
-        sigma_sq_BxHxS = jnp.maximum(jax.nn.softplus(z_BxHxSxN @ self.w_sigma), signal.VARIANCE_FLOOR)
+        sigma_sq_BxHxS = jnp.maximum(jax.nn.softplus(z_BxHxSxN @ self.w_sigma), c.variance_floor)
         mu_N, sigma_N = (jnp.asarray(x, jnp.float32) for x in signal.basis(c.basis, c.widths))
         r_BxHxSxN = signal.gaussian(mu_BxHxS[..., None], mu_N, sigma_N**2 + sigma_sq_BxHxS[..., None])
         c_BxSxHxV = jnp.einsum("bhsn,bnhv->bshv", r_BxHxSxN, v_BxNxHxV)
         c_BxSxHxV = jnp.where(self._reads(memory, segment)[..., None, None], c_BxSxHxV, 0.0)
         return self.out(attend_segment(segment)) + self.long_out(c_BxSxHxV), {}
 
-    def _contracted(self, memory, segment):
+    def _contracted(self, memory, segment, times_BxM=None):
         old_MxN = jnp.asarray(self._update_matrix(segment.inputs.shape[1])[: self.config.samples], jnp.float32)
-        return signal.resampled(jax.lax.stop_gradient(memory.B), self._sampled(memory, segment), old_MxN)
+        return signal.resampled(jax.lax.stop_gradient(memory.B), self._sampled(memory, segment, times_BxM), old_MxN)
 
 
 NAIVE: dict[type[Memory], type[Memory]] = {

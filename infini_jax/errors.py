@@ -12,7 +12,7 @@ import re
 import types
 import typing
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 Value = TypeVar("Value")
@@ -135,7 +135,7 @@ ABSTRACT: dict[type, type] = {int: numbers.Integral, float: numbers.Real}  # Num
 hints_of = functools.cache(typing.get_type_hints)
 
 
-def check_fields(owner: str, settings: Any, **tables: dict[str, Any]) -> None:
+def check_fields(owner: str, settings: Any, **tables: Mapping[str, Any]) -> None:
     """Checks every field of a dataclass against its type: raises `ConfigError` for the first with another value.
 
     Whole numbers, which are no bools and have 32 bits, may stand for numbers, which are finite; a `Literal` names its choices;
@@ -278,7 +278,7 @@ def instance(value: Any, kind: type[Value], why: str) -> Value:
     return value
 
 
-def lookup(field: str, name: str, table: dict[str, Value]) -> Value:
+def lookup(field: str, name: str, table: Mapping[str, Value]) -> Value:
     """`table[name]`. Raises `ConfigError` with the nearest name where the table has no such entry."""
     if not isinstance(name, str) or name not in table:  # the nearest name is not looked for in vain
         raise ConfigError(field, f"'{quoted(name)}' is not known", suggestion(quoted(name), table))

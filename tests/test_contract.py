@@ -15,7 +15,7 @@ import pytest
 from infini_jax.config import ModelConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import memory_bytes, reported_gates
+from infini_jax.memory.base import check_declared, memory_bytes, reported_gates
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.model.transformer import memory_parameters
@@ -28,13 +28,31 @@ pytestmark = pytest.mark.parametrize("name", MECHANISMS)
 
 def test_no_output_depends_on_a_later_token(name):
     """By gradient, exactly zero: also where a mechanism would write a segment before it reads."""
-    _, params, stream = streams.layer(name)
-    inputs, documents = streams.free_inputs(name), streams.documents_of(name)
-    length = streams.length_of(tiny(name))
-    gradient = jax.jit(jax.grad(lambda inputs, t: stream(params, inputs, documents)[:, t].sum()))
+    inputs, length = streams.free_inputs(name), streams.length_of(tiny(name))
     for t in (0, length // 2, length, 2 * length + 3):
-        for array in gradient(inputs, t):
-            assert not np.any(array[:, t + 1 :])
+        for array in streams.slope(name)(inputs, t):
+            assert not np.any(array[:, t + 1 :]), (
+                f"{name}: token {t} reads later ones; `attend` may read earlier segments only"
+            )
+
+
+def test_what_must_be_declared_is_declared(name):
+    check_declared(MECHANISMS[name])
+
+
+def test_a_later_segment_trains_what_is_declared_of_an_earlier_one(name):
+    """Through the memory, by gradient; a memory that works on the residual stream has inputs only."""
+    inputs, length = streams.free_inputs(name), streams.length_of(tiny(name))
+    slopes = streams.slope(name)(inputs, length + 3)  # x, q, k, v; nothing of a query is written
+    reached = [bool(np.any(array[:, :length])) for array in slopes]
+    found = tuple(part for part, one in zip(("inputs", "queries", "keys", "values"), reached, strict=False) if one)
+    declared = MECHANISMS[name].learns
+    if MECHANISMS[name].works_on_stream():
+        declared = ("inputs",) if declared else ()
+    assert set(found) == set(declared), (
+        f"{MECHANISMS[name].__name__} declares learns = {declared}, and gradients reach {found}: declare those, "
+        "or stop gradients where the paper does"
+    )
 
 
 def test_split_calls_equal_one_call(name):
@@ -100,7 +118,7 @@ def test_bytes_are_those_of_the_arrays(name):
     model = tiny(name)
     module = memory_of(model.memory, model.dims)
     real = sum(leaf.nbytes for leaf in jax.tree.leaves(module.init_memory(1)))
-    assert memory_bytes(module) == real > 0
+    assert memory_bytes(module) == real > 0, "let `init_memory` make every array that is carried"
     assert model.memory_bytes == model.layers * real
 
 
@@ -109,13 +127,15 @@ def test_logical_axes_name_every_axis_and_begin_with_the_batch(name):
     memory, axes = module.init_memory(BATCH), module.logical_axes()
     named = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))
     arrays = jax.tree.leaves(memory)
-    assert [len(names) for names in named] == [array.ndim for array in arrays]
-    assert all(names[0] == "batch" and array.shape[0] == BATCH for names, array in zip(named, arrays, strict=True))
+    told = f"let `logical_axes` name every axis of {[array.shape for array in arrays]}, the first batch: {named}"
+    assert [len(names) for names in named] == [array.ndim for array in arrays], told
+    assert all(names[0] == "batch" and array.shape[0] == BATCH for names, array in zip(named, arrays, strict=True)), told
 
 
 def test_counted_flops_equal_those_of_the_program(name):
     """The walker sees the forward pass of one segment; masks of a few entries count as products in neither."""
-    assert streams.walked_flops(tiny(name)) == pytest.approx(model_cost(tiny(name)).flops, rel=1e-6)
+    told = "let `cost` count every product of `attend`, `write`, `enter` and `leave` per token, and none that is not made"
+    assert streams.walked_flops(tiny(name)) == pytest.approx(model_cost(tiny(name)).flops, rel=1e-6), told
 
 
 def with_every_choice(name) -> Iterator[ModelConfig]:
@@ -136,8 +156,9 @@ def test_what_is_declared_of_parameters_exists_and_is_declared_once(name):
         params = jax.eval_shape(lambda model=model: init_params(model, jax.random.key(0)))
         found |= {streams.names_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params["groups_0"]["memory"])}
     declared = [*mechanism.gates, *mechanism.no_decay]
-    assert len(declared) == len(set(declared))
-    assert {*declared, *mechanism.parameter_axes} <= found
+    assert len(declared) == len(set(declared)), "declare a path in `gates` or in `no_decay`, once"
+    missing = {*declared, *mechanism.parameter_axes} - found
+    assert not missing, f"no setting makes the parameters {missing}: declare them by path below the memory, among {found}"
 
 
 def test_gates_are_reported_and_follow_from_the_parameters_declared_as_gates_alone(name):
@@ -151,7 +172,8 @@ def test_gates_are_reported_and_follow_from_the_parameters_declared_as_gates_alo
         return reported_gates(metrics), carry
 
     found, carry = gates(params, init_carry(model, BATCH), first)
-    assert (found is None) == (not MECHANISMS[name].gates)
+    told = "declare the gates' parameters in `gates`, and let `attend` report them in its metrics under GATE"
+    assert (found is None) == (not MECHANISMS[name].gates), told
     if found is not None:
         assert np.all((found > 0) & (found < 1))
         np.testing.assert_array_equal(found, gates(params, carry, second)[0])
@@ -175,7 +197,7 @@ def test_every_parameter_gets_a_finite_gradient(name):
 
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
         assert np.all(np.isfinite(leaf)), path
-        assert np.any(leaf), path
+        assert np.any(leaf), f"nothing trains {path}: leave it out, or give it an auxiliary loss"
 
 
 def test_bf16_compute_is_close_to_float32_and_keeps_a_float32_memory(name):
@@ -221,4 +243,5 @@ def test_reading_a_token_copies_no_memory(name):
         if leaf.size >= 4096:
             shape = ",".join(str(size) for size in leaf.shape)
             assert f"f32[{shape}]" in entry
-            assert not re.findall(rf"= f32\[{shape}\]\S* copy\(", entry), shape
+            told = f"a token copies f32[{shape}]: mend `attend`, or declare `reads_without_a_copy` in `exempt` with the reason"
+            assert not re.findall(rf"= f32\[{shape}\]\S* copy\(", entry), told

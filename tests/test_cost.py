@@ -114,8 +114,8 @@ SETTINGS = {
     "compressive": ({}, {"positions": "relative"}),
     "transformer_xl": ({}, {"positions": "t5"}, {"positions": "relative"}),
     "infini": ({}, {"update": "linear"}, {"feature_map": "dpfp"}),
-    "memorizing": ({}, {"cached": 8}),
-    "landmark": ({}, {"blocks": 0}, {"block": 5}),
+    "memorizing": ({}, {"cached": 8}, {"positions": "relative"}),
+    "landmark": ({}, {"blocks": 0}, {"block": 5}, {"positions": "relative"}),
     "infinite_former": (
         {"basis": 32, "samples": 32},
         {"basis": 32, "samples": 8, "cached": 8},

@@ -14,10 +14,11 @@ from infini_jax.codes.learning import init_layer as init_codes
 from infini_jax.codes.standalone import learned_gates
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Subject
 from infini_jax.evals.gates import GateEvaluation
 from infini_jax.memory import MECHANISMS
-from infini_jax.memory.base import Memory
+from infini_jax.memory.base import Memory, check_declared
 from infini_jax.memory.infini import Infini, InfiniConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.stream import init_params, parameter_shapes
@@ -131,3 +132,31 @@ def test_the_state_has_the_structure_that_checkpoints_of_format_2_have(name):
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), ours) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), theirs
     )
+
+
+@pytest.mark.parametrize(
+    ("members", "line"),
+    [
+        ({"axes": ()}, "Undeclared.axes: there is none, so that no size can be chosen; name one at least"),
+        ({"learns": ("gates",)}, "Undeclared.learns: 'gates' is not known; choose inputs, keys or values"),
+        ({"holds": "words"}, "Undeclared.holds: 'words' is not known; choose matrix, slots or other"),
+        (
+            {"exempt": {"is_causal": "it is hard"}},
+            "Undeclared.exempt: 'is_causal' is not known; choose reads_without_a_copy, ",
+        ),
+        ({"write": Memory.write}, "Undeclared.write: it is not implemented; write it as infini_jax.memory.base.Memory says"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused_when_it_is_registered(members, line):
+    with pytest.raises(ConfigError) as error:
+        MECHANISMS["undeclared"] = type("Undeclared", (Infini,), members)
+    assert str(error.value).startswith(line)
+    assert "undeclared" not in MECHANISMS
+
+
+def test_what_a_mechanism_must_declare_is_named_with_what_to_write():
+    class Bare(Memory):
+        """It declares nothing."""
+
+    with pytest.raises(ConfigError, match=r"^Bare.Config: it is not declared; set it to the class of its settings"):
+        check_declared(Bare)

@@ -61,12 +61,12 @@ def edges_of(is_landmark, segment):
     return [int(place) for place in np.searchsorted(number, np.arange(TOKENS // segment + 1))]
 
 
-def expected_rows(config, segment, queries, keys, values, documents, is_landmark):
+def expected_rows(config, segment, queries, keys, values, documents, is_landmark, **rules):
     y = np.zeros((*queries.shape[:-1], values.shape[-1]))
     settings = {name: getattr(config, name) for name in ("block", "blocks", "retrieved", "selection")}
     edges = edges_of(is_landmark, segment)
     for b in range(len(queries)):
-        row = reference.Row(**settings)
+        row = reference.Row(**settings, **rules)
         for begin, end in pairwise(edges):
             part = slice(begin, end)
             y[b, part], _ = row.attend(queries[b, part], keys[b, part], values[b, part], documents[b, part])
@@ -78,10 +78,10 @@ def kernel_of(dims=DIMS):
     return np.random.default_rng(9).normal(size=(dims.heads, dims.value_dim, dims.d_model))
 
 
-def run_stream(config, dims, segment, is_landmark, documents, queries, keys, values):
+def run_stream(config, dims, segment, is_landmark, documents, queries, keys, values, learned=None):
     """BxNxD, one segment after the other; a dead place gets numbers that would be seen if they were read."""
     module, memory = Landmark(config, dims), Landmark(config, dims).init_memory(len(queries))
-    params = {"params": {"out": {"kernel": jnp.asarray(kernel_of(dims), dims.dtype)}}}
+    params = {"params": {"out": {"kernel": jnp.asarray(kernel_of(dims), dims.dtype)}, **(learned or {})}}
     edges, outputs = edges_of(is_landmark, segment), []
     open_document = jnp.full(len(queries), NO_DOCUMENT)
 

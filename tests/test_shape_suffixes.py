@@ -16,6 +16,7 @@ from infini_jax.data.batch import Batch
 from infini_jax.layers import attention
 from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import MECHANISMS, memory_of
+from infini_jax.memory.base import Memory
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
@@ -45,7 +46,6 @@ SIZES = {
     "key_taps": 3,
 }
 ROWS, SEGMENTS = 5, 4
-AT_ONCE = ("local", "full", "transformer_xl", "infini", "gated_delta")  # take several segments in a form of their own
 LANDMARKS = LandmarkConfig(block=6, blocks=7, retrieved=3)
 FORMER = InfiniteFormerConfig(basis=26, samples=19)
 SETTINGS = {
@@ -153,7 +153,7 @@ def trace_layer(model: ModelConfig, together: int) -> None:
 def test_of_a_layer_in_tiles(name, memory):
     model = streams.tiny(name, **SIZES, memory=memory)
     with shape_suffixes.checked() as found, attention.form("blockwise"):
-        trace_layer(model, SEGMENTS if name in AT_ONCE else 1)
+        trace_layer(model, SEGMENTS if MECHANISMS[name].advance is not Memory.advance else 1)  # in a form of its own
     check(found)
 
 

@@ -36,20 +36,24 @@ CASES = {
     "transformer-xl, rotary": (transformer_xl("rotary"), in_cache(8), True),
     "transformer-xl, relative": (transformer_xl("relative"), in_cache(8), True),
     "transformer-xl, t5": (transformer_xl("t5"), in_cache(8), True),
+    "window of 4, relative": (Local(LocalConfig(window=4, positions="relative"), ragged.DIMS), in_window(4), False),
+    "full, none": (Full(FullConfig(slots=19, positions="none"), ragged.DIMS), in_cache(19), False),
 }
 
 
-def logit_of(params: dict):
+def logit_of(params: dict, kind: str):
     """The reference's logits with the parameters that the module has."""
+    if kind == "none":
+        return reference.plain_logit
     learned = params.get("attention", {})
     if "w_r" in learned:
         return reference.relative_logit(learned["w_r"]["kernel"], learned["u"], learned["v"])
     return reference.t5_logit(learned["bias"]) if learned else reference.rotary_logit
 
 
-def expected(params: dict, live, held, sees) -> np.ndarray:
+def expected(params: dict, live, held, sees, kind: str) -> np.ndarray:
     """Outputs BxTxD of the reference."""
-    logit = logit_of(params)
+    logit = logit_of(params, kind)
     rows = [
         reference.stream([x[row] for x in live], [x[row] for x in held], documents, ragged.LENGTHS, sees, logit)
         for row, documents in enumerate(ragged.DOCUMENTS)
@@ -69,16 +73,17 @@ def holds_the_newest(memory, arrays, slots: int) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_memory_and_gradients_are_those_of_one_long_attention(case):
     module, sees, is_held = CASES[case]
+    kind = module.config.positions
     params, arrays = point = ragged.parameters(module), ragged.inputs()
     weights, direction = ragged.like(arrays[0], seed=5), ragged.like(point, seed=6)
     with jax.enable_x64(True):
         gradient, (outputs, memory, _) = ragged.streamed_with_gradient(module, *point, weights)
-    np.testing.assert_allclose(outputs, expected(params, arrays[1:], arrays[1:], sees), atol=ragged.EXACT)
+    np.testing.assert_allclose(outputs, expected(params, arrays[1:], arrays[1:], sees, kind), atol=ragged.EXACT)
     holds_the_newest(memory, arrays, module.slots)
 
     def loss(moved):
         live_params, live = moved
-        return np.sum(weights * expected(live_params, live[1:], arrays[1:] if is_held else live[1:], sees))
+        return np.sum(weights * expected(live_params, live[1:], arrays[1:] if is_held else live[1:], sees, kind))
 
     # a query that sees one key takes its value, whatever both are
     idle = (ragged.INPUTS, "[1][1]", "[1][2]") if case == "window of 1" else (ragged.INPUTS,)
@@ -120,7 +125,7 @@ def test_relative_positions_are_those_of_the_authors_code():
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match=r"^memory.slots: 0 slots remember nothing"):
         FullConfig(slots=0).check(ragged.DIMS)
-    with pytest.raises(ConfigError, match=r"^memory.positions: 'absolute' is not known; choose rotary, relative or t5"):
+    with pytest.raises(ConfigError, match=r"^memory.positions: 'absolute' is not known; choose rotary, relative, t5 or none"):
         TransformerXLConfig(positions="absolute").check(ragged.DIMS)
 
 

@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from infini_jax.config import Budget
-from infini_jax.config.plain import fingerprint_of, from_plain, kind_of, mechanism_configs, to_plain
+from infini_jax.config.plain import fingerprint_of, from_plain, mechanism_of, to_plain
 from infini_jax.errors import (
     LARGEST,
     ConfigError,
@@ -137,7 +137,7 @@ class CapacityRun:
     @property
     def mechanism(self) -> str:
         """The registry name of the memory."""
-        return kind_of(self.memory, mechanism_configs())
+        return mechanism_of(self.memory)
 
     @property
     def memory_bytes(self) -> int:

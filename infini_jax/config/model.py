@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from infini_jax.config.plain import kind_of, mechanism_configs
+from infini_jax.config.plain import mechanism_of
 from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
@@ -119,7 +119,7 @@ class ModelConfig:
     @property
     def mechanism(self) -> str:
         """The registry name of the memory."""
-        return kind_of(self.memory, mechanism_configs())
+        return mechanism_of(self.memory)
 
     def check_at_once(self, segments: int) -> None:
         """Checks for several segments at once: raises `ConfigError` where the memory takes those of a stream in turn."""
@@ -129,7 +129,11 @@ class ModelConfig:
 
     def layer_memory(self, layer: int) -> MemoryConfig:
         """Settings of the memory that layer `layer` carries; those of no memory where `memory.layers` leaves it out."""
-        return self.memory if self.memory.layers is None or layer in self.memory.layers else SegmentOnlyConfig()
+        return self.memory if self.memory.layers is None or layer in self.memory.layers else self._elsewhere
+
+    @property
+    def _elsewhere(self) -> MemoryConfig:
+        return SegmentOnlyConfig(positions=self.memory.positions_elsewhere)
 
     @property
     def memory_layers(self) -> int:

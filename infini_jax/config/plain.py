@@ -5,12 +5,12 @@ import contextvars
 import dataclasses
 import hashlib
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
-from infini_jax.errors import ConfigError, check_value, hints_of, lookup, suggestion
+from infini_jax.errors import ConfigError, check_value, hints_of, lookup, require, suggestion
 from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
@@ -23,12 +23,14 @@ def digest_of(science: dict[str, Any]) -> str:
 
 def fingerprint_of(settings: Any) -> str:
     """Digest of a frozen dataclass apart from its name and variant, twelve hex digits."""
-    return digest_of({name: value for name, value in to_plain(settings).items() if name not in ("name", "variant")})
+    return digest_of({name: value for name, value in science_of(settings).items() if name not in ("name", "variant")})
 
 
-def mechanism_configs() -> dict[str, type]:
-    """The settings class of each mechanism, by registry name."""
-    return {name: mechanism.Config for name, mechanism in MECHANISMS.items()}
+def mechanism_of(memory: MemoryConfig) -> str:
+    """The registry name of a memory's settings. Raises `ConfigError` where they are in no row."""
+    names = MECHANISMS.names_of(type(memory))
+    require(bool(names), "memory", f"{type(memory).__name__} is in no row of the registry", "add it to MECHANISMS")
+    return names[0]
 
 
 def kind_of(value: Any, table: dict[str, type]) -> str:
@@ -36,15 +38,23 @@ def kind_of(value: Any, table: dict[str, type]) -> str:
     return next(name for name, kind in table.items() if kind is type(value))
 
 
-def to_plain(value: Any) -> Any:
-    """Plain JSON values of settings: dataclasses become dicts, tuples become lists; members of a registry get a `kind`."""
+def science_of(settings: Any) -> dict[str, Any]:
+    """Plain JSON values of settings for a digest: those that came later than results enter where they are no default."""
+    return to_plain(settings, lambda field, value: not (field.metadata.get("later") and value == field.default))
+
+
+def to_plain(value: Any, takes: Callable[[dataclasses.Field, Any], bool] = lambda field, value: True) -> Any:
+    """Plain JSON values of settings: dataclasses become dicts, tuples become lists; members of a registry get a `kind`.
+
+    `takes` says of a field and its value whether they are among them.
+    """
     if not dataclasses.is_dataclass(value):
-        return [to_plain(one) for one in value] if isinstance(value, tuple) else value
-    plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    for table in (mechanism_configs(), SOURCES):
-        if type(value) in table.values():
-            return {"kind": kind_of(value, table), **plain}
-    return plain
+        return [to_plain(one, takes) for one in value] if isinstance(value, tuple) else value
+    found = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    plain = {field.name: to_plain(one, takes) for field, one in found if takes(field, one)}
+    if isinstance(value, MemoryConfig):
+        return {"kind": mechanism_of(value), **plain}
+    return {"kind": kind_of(value, SOURCES), **plain} if type(value) in SOURCES.values() else plain
 
 
 def from_plain(kind: Any, plain: Any, where: str) -> Any:
@@ -54,7 +64,8 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
     """
     if kind is MemoryConfig or kind is DataConfig:
         check_value(where, plain, dict)
-        settings = lookup(f"{where}.kind", plain.get("kind"), mechanism_configs() if kind is MemoryConfig else SOURCES)
+        found: Any = lookup(f"{where}.kind", plain.get("kind"), MECHANISMS if kind is MemoryConfig else SOURCES)
+        settings = found.Config if kind is MemoryConfig else found
         return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         made = _made.get()

@@ -24,17 +24,13 @@ SIZES = {
 """Sizes of the presets by name, without their memory."""
 
 
-ONE_LAYER = ("memorizing",)  # where the paper searches in one layer only, three quarters up
-
-
 def preset(name: str, mechanism: str = "infini") -> RunConfig:
     """A run of the size `name`: 10 billion tokens, 64 rows of 16 384 per step, with a mechanism's default settings.
 
     The data are a stand-in of the same shape. Raises `ConfigError` for an unknown size or mechanism.
     """
-    shape, memory = lookup("config", name, SIZES), lookup("mechanism", mechanism, MECHANISMS).Config()
-    if mechanism in ONE_LAYER:
-        memory = dataclasses.replace(memory, layers=(3 * shape.layers // 4,))
+    shape, kind = lookup("config", name, SIZES), lookup("mechanism", mechanism, MECHANISMS)
+    memory = kind.Config(layers=kind.usual_layers(shape.layers))
     return RunConfig(
         name=f"{name}-{mechanism}",
         model=dataclasses.replace(shape, memory=memory),

@@ -9,7 +9,7 @@ from typing import Any
 
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.config.model import ModelConfig
-from infini_jax.config.plain import digest_of, from_plain, kind_of, to_plain
+from infini_jax.config.plain import digest_of, from_plain, kind_of, science_of, to_plain
 from infini_jax.config.train import Budget, TrainConfig
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
@@ -128,7 +128,7 @@ class RunConfig:
         Names, rhythms and the number of segments taken at once do not enter. Nor do the steps that seconds were found to buy:
         they are the machine's.
         """
-        science = self.to_dict()
+        science = science_of(self)
         del science["name"], science["variant"], science["train"]["log_every"]
         del science["budget"]["gives"], science["budget"]["steps"]
         for name in ("evaluate_every", "segments_per_step", "rematerialise", "accumulate"):

@@ -59,6 +59,17 @@ def dense(
     return y_BxSxHxV, lse_BxHxS
 
 
+def merged(*parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """(values BxSxHxV, log-sum-exp BxHxS) of one softmax over several sets of keys, from those of each set.
+
+    Where a set shows a query nothing its log-sum-exp is hugely negative, as `masked_softmax` gives it, and it weighs nothing.
+    """
+    lse_NxBxHxS = jnp.stack([lse for _, lse in parts])
+    shares_NxBxHxS = jax.nn.softmax(lse_NxBxHxS, axis=0)
+    y_BxSxHxV = sum(share.swapaxes(1, 2)[..., None] * y for share, (y, _) in zip(shares_NxBxHxS, parts, strict=True))
+    return jnp.asarray(y_BxSxHxV), jax.nn.logsumexp(lse_NxBxHxS, axis=0)
+
+
 def attend(
     q_BxSxHxK: jax.Array,
     k_BxJxGxK: jax.Array,

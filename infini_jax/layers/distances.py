@@ -18,6 +18,11 @@ def rotary(x_xSxHxK: jax.Array, positions_S: jax.Array, base: float = 10_000.0) 
     return turned.astype(x_xSxHxK.dtype)
 
 
+def unturned(x_xSxHxK: jax.Array, positions_S: jax.Array) -> jax.Array:
+    """`x` as it is, wherever it stands: `rotary` without positions."""
+    return x_xSxHxK
+
+
 def t5_buckets(distance: jax.Array, buckets: int = 32, max_distance: int = 128) -> jax.Array:
     """T5's causal bucket of query-minus-key distances, half exact, half logarithmic (Raffel et al. 2020, arXiv 1910.10683)."""
     exact = buckets // 2

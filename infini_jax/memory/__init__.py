@@ -10,21 +10,25 @@ from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
 from infini_jax.memory.landmark.mechanism import Landmark
 from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
+from infini_jax.memory.registry import Registry
 from infini_jax.memory.segment_only import SegmentOnly
 from infini_jax.memory.transformer_xl import TransformerXL
 
-MECHANISMS: dict[str, type[Memory]] = {
-    "local": Local,
-    "full": Full,
-    "transformer_xl": TransformerXL,
-    "compressive": Compressive,
-    "infini": Infini,
-    "gated_delta": GatedDelta,
-    "memorizing": Memorizing,
-    "landmark": Landmark,
-    "infinite_former": InfiniteFormer,
-}
-"""Registry of mechanisms: name on the command line and in results -> class. Add your own mechanism here."""
+MECHANISMS = Registry(
+    {
+        "local": Local,
+        "full": Full,
+        "transformer_xl": TransformerXL,
+        "compressive": Compressive,
+        "infini": Infini,
+        "gated_delta": GatedDelta,
+        "memorizing": Memorizing,
+        "landmark": Landmark,
+        "infinite_former": InfiniteFormer,
+    }
+)
+"""Registry of mechanisms: name on the command line and in results -> class. Add your own mechanism here, or declare it in a
+package of its own (`infini_jax.memory.registry`)."""
 
 
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
@@ -32,7 +36,8 @@ def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
 
     Raises `ConfigError` unless the class of the settings is in one row of the registry.
     """
-    name, found = type(config).__name__, [one for one in (*MECHANISMS.values(), SegmentOnly) if one.Config is type(config)]
+    kind, name = type(config), type(config).__name__
+    found = [SegmentOnly] if kind is SegmentOnly.Config else [MECHANISMS[one] for one in MECHANISMS.names_of(kind)]
     require(len(found) > 0, "memory", f"{name} is in no row of the registry", "add it to MECHANISMS")
     require(len(found) == 1, "memory", f"{name} is in {len(found)} rows of the registry", "give each mechanism its own Config")
     return found[0](config, dims)

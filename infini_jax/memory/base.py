@@ -9,13 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from infini_jax.errors import ConfigError, check_fields, require
+from infini_jax.errors import ConfigError, check_fields, check_value, require
 from infini_jax.layers.precision import Policy, policy_of
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
 
 LONGEST_SEGMENT = 1 << 20  # tokens, all of which attend to each other
 MOST_GROWN = 1 << 28  # size along an axis: settings made of it have 32 bits
-Promise = Literal["reads_without_a_copy"]
+Promise = Literal["reads_without_a_copy", "charges_where_computed", "costs_grow_with_bytes", "key_heads_apart"]
+Part = Literal["inputs", "keys", "values"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Dims:
         return self.policy.memory
 
 
+LATER = {"later": True}  # `metadata` of a setting that came when results were there: its default enters no fingerprint
+
+
 @dataclasses.dataclass(frozen=True)
 class MemoryConfig:
     """Settings that every mechanism has.
@@ -78,6 +82,11 @@ class MemoryConfig:
     def memory_tokens(self) -> tuple[int, int]:
         """Number of memory tokens (before, after) the tokens of every segment, see `Memory.enter`."""
         return 0, 0
+
+    @property
+    def positions_elsewhere(self) -> Any:
+        """Kind of positions of the layers that `layers` leaves out, which attend inside the segment only."""
+        return "rotary"
 
     def check(self, dims: Dims) -> None:
         """Checks the settings: raises `ConfigError` where they cannot work with these sizes."""
@@ -129,11 +138,21 @@ class Memory(nn.Module):
     `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
     `write` is called once, when it is full.
 
-    Subclasses set `Config`, `summary` (one line for tables), `paper` and `axes`, and implement the methods below. Values in
-    the metrics whose names begin with `AUXILIARY` are added to the loss as they are.
+    What a subclass must declare has no default, and `check_declared` refuses a class without it: `Config`, `summary` (one
+    line for tables), `paper`, `axes` (settings or dims along which the memory grows, the default first), and the methods
+    `init_memory`, `attend`, `write`, `logical_axes` and `cost`. Values in the metrics whose names begin with `AUXILIARY` are
+    added to the loss as they are.
+
+    What it declares where the default is not true of it; the contract tests tell which, and what they found:
+      learns: parts of a written segment that a later segment's loss trains through the memory, with default settings; by
+        default keys and values. () where the memory is without gradient.
+      holds: what is remembered in, for predictions of how capacity grows with bytes: a matrix of key dim x value dim; slots
+        that hold tokens as they are; or other, about which nothing is predicted, by default.
+      splits_sequence: whether `advance` works where devices share a sequence; by default not.
+      usual_layers: the layers that carry it in its paper's models; by default all of them.
 
     The model has to know some of a mechanism's own parameters. They are declared by path below the memory; a path may exist
-    for some settings only:
+    for some settings only; by default there are none:
       parameter_axes: logical axes of the large ones.
       gates: those that weigh the memory's output against local attention. They train at `train.gate_learning_rate` without
         weight decay, and `attend` reports the weights in (0, 1) that they stand for in its metrics under `GATE`, whatever the
@@ -141,6 +160,9 @@ class Memory(nn.Module):
       no_decay: matrices that are tables of biases or positions, without weight decay; vectors and scalars never have any.
     A promise of the contract tests that a mechanism cannot keep is declared in `exempt`, with the reason:
       reads_without_a_copy: reading a token of a donated decoder copies no memory.
+      charges_where_computed: `cost` has in `read` what `attend` computes, and in `write` what `write` does.
+      costs_grow_with_bytes: a memory that has grown along an axis costs more to read and write, never less.
+      key_heads_apart: a key head's memory depends on that head alone, so that it may be repeated for its query heads.
 
     Two things a mechanism may add. A memory that begins from parameters overrides `initial`, and `begun` puts it where a
     document is new. A memory that works on the layer's residual stream overrides `enter` or `leave`, and may have memory
@@ -161,8 +183,10 @@ class Memory(nn.Module):
     gates: ClassVar[tuple[tuple[str, ...], ...]] = ()
     no_decay: ClassVar[tuple[tuple[str, ...], ...]] = ()
     exempt: ClassVar[Mapping[Promise, str]] = {}
-    axes: ClassVar[tuple[str, ...]]  # settings or dims along which the memory grows, the default first
-    splits_sequence: ClassVar[bool] = False  # whether `advance` works where devices share a sequence
+    axes: ClassVar[tuple[str, ...]]
+    learns: ClassVar[tuple[Part, ...]] = ("keys", "values")
+    holds: ClassVar[Literal["matrix", "slots", "other"]] = "other"
+    splits_sequence: ClassVar[bool] = False
 
     def setup(self):
         self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
@@ -196,6 +220,11 @@ class Memory(nn.Module):
     def leave(self, memory: Any, x_BxTxD: jax.Array, bounds: Boundaries) -> Any:
         """The memory after `write`, updated from the residual stream at the layer's end, BxTxD for the whole segment."""
         return memory
+
+    @classmethod
+    def usual_layers(cls, layers: int) -> tuple[int, ...] | None:
+        """The layers that carry this memory in a model of `layers`, as in its paper; None for all."""
+        return None
 
     @classmethod
     def works_on_stream(cls) -> bool:
@@ -284,6 +313,29 @@ class Memory(nn.Module):
             middle = (low + high) // 2
             low, high = (middle, high) if bytes_at(middle) <= layer_bytes else (low, middle)
         return cls.resized(config, dims, low, axis)
+
+
+REQUIRED = {
+    "Config": "the class of its settings, a frozen dataclass on MemoryConfig",
+    "summary": "one line for tables",
+    "paper": "where it was published, or 'none'",
+    "axes": "settings or dims along which it grows, such as ('slots',)",
+}
+METHODS = ("init_memory", "attend", "write", "logical_axes", "cost")
+
+
+def check_declared(mechanism: type[Memory]) -> None:
+    """Checks what a mechanism must declare: raises `ConfigError` for the first that is missing, with what to write."""
+    name = mechanism.__name__
+    for field, what in REQUIRED.items():
+        require(hasattr(mechanism, field), f"{name}.{field}", "it is not declared", f"set it to {what}")
+    for method in METHODS:
+        missing = getattr(mechanism, method) is getattr(Memory, method)
+        require(not missing, f"{name}.{method}", "it is not implemented", "write it as infini_jax.memory.base.Memory says")
+    require(bool(mechanism.axes), f"{name}.axes", "there is none, so that no size can be chosen", "name one at least")
+    check_value(f"{name}.learns", tuple(mechanism.learns), tuple[Part, ...])
+    check_value(f"{name}.holds", mechanism.holds, Literal["matrix", "slots", "other"])
+    check_value(f"{name}.exempt", tuple(mechanism.exempt), tuple[Promise, ...])
 
 
 AUXILIARY = "aux/"

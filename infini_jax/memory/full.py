@@ -7,11 +7,7 @@ is written: the t-th token of a segment then sees the last `slots` + t tokens, i
 
 import dataclasses
 
-import jax
-
-from infini_jax.layers.segment import Segment
-from infini_jax.memory.positions import attend_rotary
-from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
+from infini_jax.memory.window import Cache, SlotsConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +27,4 @@ class Full(Cache):
     Config = FullConfig
     summary = "all earlier keys and values, the ceiling"
     paper = "Vaswani et al. 2017, arXiv 1706.03762"
-
-    def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return self.out(attend_rotary(segment.queries, view(segment, memory))), {}
+    holds = "slots"

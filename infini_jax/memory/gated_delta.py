@@ -21,13 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.layers.attention import attend_flops
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new
-from infini_jax.memory.base import GATE, Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import mixed_with_local, with_size
+from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
+from infini_jax.memory.window import view
 
 CHUNK = 64  # tokens solved at once: a power of two
 LONGEST = 64  # segments
@@ -132,7 +133,7 @@ def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tupl
 
 
 @dataclasses.dataclass(frozen=True)
-class GatedDeltaConfig(MemoryConfig):
+class GatedDeltaConfig(PositionedConfig):
     """Settings of the gated delta rule.
 
     Attributes:
@@ -144,7 +145,7 @@ class GatedDeltaConfig(MemoryConfig):
     gate_init: float = 0.0
 
 
-class GatedDelta(Memory):
+class GatedDelta(Positioned):
     """Memory of a key x value matrix per head that forgets, and that each token overwrites where its key points."""
 
     Config = GatedDeltaConfig
@@ -152,6 +153,7 @@ class GatedDelta(Memory):
     paper = "arXiv 2412.06464"
     axes = ("key_dim", "value_dim", "heads")
     gates = (("gate",),)
+    learns, holds = ("inputs", "keys", "values"), "matrix"
 
     def setup(self):
         super().setup()
@@ -173,7 +175,8 @@ class GatedDelta(Memory):
 
     def attend(self, memory: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         a_mem_BxSxHxV = retrieve(memory, segment.queries.astype(self.dims.memory_dtype))
-        a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment)
+        a_dot_BxSxHxV = self.attention(segment.queries, view(segment))
+        a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment, a_dot_BxSxHxV)
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {GATE: nn.sigmoid(self.gate)}
 
     def write(self, memory: jax.Array, segment: Segment) -> jax.Array:
@@ -208,9 +211,10 @@ class GatedDelta(Memory):
         padded_tokens = -(-segment_length // chunk) * chunk
         in_chunk = d.kv_heads * (inverse + solved) / chunk + 2.0 * matrix * d.kv_heads / d.heads
         projections = 2.0 * d.d_model * d.kv_heads * (2 if self.config.decay == "learned" else 1)
-        return Cost(
-            local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
-            read=matrix,
+        local = positioned_cost(self.config.positions, d, 0, segment_length)
+        return dataclasses.replace(
+            local,
+            read=local.read + matrix,
             write=projections + in_chunk * padded_tokens / segment_length,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )

@@ -1,7 +1,7 @@
 """Infini-attention (Munkhdalai, Faruqui, Gopal 2024, arXiv 2404.07143v2): a matrix memory written by linear attention.
 
 Per head, segment s; sigma(x) = elu(x) + 1. Equation numbers are the paper's:
-  eq. 6    A_dot = softmax(Q K^T / sqrt(d_key)) V                                 local, causal, rotary
+  eq. 6    A_dot = softmax(Q K^T / sqrt(d_key)) V                                 local, causal, rotary or as `positions` says
   eq. 7    A_mem = sigma(Q) M_{s-1} / (sigma(Q) z_{s-1})                          retrieve, no positions
   eq. 8    M_s = M_{s-1} + sigma(K)^T V,  z_s = z_{s-1} + sum_t sigma(K_t)        linear update
   eq. 9    M_s = M_{s-1} + sigma(K)^T (V - sigma(K) M_{s-1} / (sigma(K) z_{s-1})) delta update
@@ -24,13 +24,15 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.errors import require
-from infini_jax.layers.attention import attend_flops, attend_segment
+from infini_jax.layers.attention import attend_segment
 from infini_jax.layers.grouped_heads import by_key_head, repeat_heads
 from infini_jax.layers.heads import SEQUENCE_AXIS, shares_sequence
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
-from infini_jax.memory.base import GATE, Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
+from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
+from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
+from infini_jax.memory.window import view
 
 sigma = elu_plus_one  # the paper's name for its feature map
 
@@ -173,10 +175,15 @@ def combine(beta_H: jax.Array, a_mem: jax.Array, a_dot: jax.Array) -> jax.Array:
     return gate_Hx1 * a_mem + (1.0 - gate_Hx1) * a_dot
 
 
-def mixed_with_local(beta_H: jax.Array, a_mem_BxSxHxV: jax.Array, segment: Segment) -> jax.Array:
-    """Local attention mixed with A_mem, by eq. 6 and eq. 10: BxSxHxV. A_mem counts zero for tokens of a new document."""
+def mixed_with_local(
+    beta_H: jax.Array, a_mem_BxSxHxV: jax.Array, segment: Segment, a_dot_BxSxHxV: jax.Array | None = None
+) -> jax.Array:
+    """Local attention mixed with A_mem, by eq. 6 and eq. 10: BxSxHxV. A_mem counts zero for tokens of a new document.
+
+    `a_dot_BxSxHxV` is the local attention; the rotary one inside the segment where None.
+    """
     a_mem_BxSxHxV = jnp.where(segment.bounds.reads_BxS[..., None, None], a_mem_BxSxHxV, 0.0)
-    return combine(beta_H, a_mem_BxSxHxV, attend_segment(segment))
+    return combine(beta_H, a_mem_BxSxHxV, attend_segment(segment) if a_dot_BxSxHxV is None else a_dot_BxSxHxV)
 
 
 def with_size(dims: Dims, size: int, axis: str) -> Dims:
@@ -196,7 +203,7 @@ def with_size(dims: Dims, size: int, axis: str) -> Dims:
 
 
 @dataclasses.dataclass(frozen=True)
-class InfiniConfig(MemoryConfig):
+class InfiniConfig(PositionedConfig):
     """Settings of Infini-attention.
 
     Attributes:
@@ -238,7 +245,7 @@ class InfiniConfig(MemoryConfig):
         return self.reads == "normalised" and self.feature_map not in SIGNED
 
 
-class Infini(Memory):
+class Infini(Positioned):
     """Memory of a d_key x d_value matrix per head, read by linear attention and mixed with local attention by a gate."""
 
     Config = InfiniConfig
@@ -247,6 +254,7 @@ class Infini(Memory):
     axes = ("key_dim", "value_dim", "heads", "feature_map")
     gates = (("gate",),)
     splits_sequence = True
+    holds = "matrix"
 
     def setup(self):
         super().setup()
@@ -296,7 +304,8 @@ class Infini(Memory):
         return features_BxTxGxF, segment.values.astype(self.dims.memory_dtype)
 
     def _combined(self, a_mem_BxSxHxV: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment)
+        a_dot_BxSxHxV = self.attention(segment.queries, view(segment))
+        a_BxSxHxV = mixed_with_local(self.gate, a_mem_BxSxHxV, segment, a_dot_BxSxHxV)
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {GATE: nn.sigmoid(self.gate)}
 
     def logical_axes(self) -> InfiniMemory:
@@ -310,9 +319,10 @@ class Infini(Memory):
         d = self.dims
         matrix = 2.0 * self.feature_size * d.value_dim  # a head
         read = matrix + (2.0 * self.feature_size if self.config.normalises else 0.0)
-        return Cost(
-            local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim),
-            read=d.heads * read,
+        local = positioned_cost(self.config.positions, d, 0, segment_length)
+        return dataclasses.replace(
+            local,
+            read=local.read + d.heads * read,
             write=d.kv_heads * (matrix + (read if self.config.update == "delta" else 0.0)),
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )

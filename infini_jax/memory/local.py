@@ -6,17 +6,14 @@ window has no reason to stop them, and streaming in segments must equal one long
 
 import dataclasses
 
-import jax
-
 from infini_jax.errors import require
-from infini_jax.layers.segment import Segment
-from infini_jax.memory.base import Dims, MemoryConfig
-from infini_jax.memory.positions import attend_rotary
-from infini_jax.memory.window import Cache, Recent, view
+from infini_jax.memory.base import Dims
+from infini_jax.memory.positions import PositionedConfig
+from infini_jax.memory.window import Cache
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalConfig(MemoryConfig):
+class LocalConfig(PositionedConfig):
     """Settings of the sliding window.
 
     Attributes:
@@ -44,6 +41,3 @@ class Local(Cache):
     @property
     def limit(self) -> int:
         return self.config.window
-
-    def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return self.out(attend_rotary(segment.queries, view(segment, memory, limit=self.limit))), {}

@@ -1,7 +1,7 @@
 """Memorizing Transformer (Wu, Rabe, Hutchins, Szegedy, ICLR 2022, arXiv 2203.08913): kNN over a ring of keys and values.
 
 Order in a segment: reset rows that start a document, retrieve, attend, append. Per head h, with q and k of unit length:
-  V_c = softmax(causal(scale_h q k^T) + T5 bias) V              over the XL cache and the segment, T5 relative bias
+  V_c = softmax(causal(scale_h q k^T) + T5 bias) V              over the XL cache and the segment, or other `positions`
   V_m = softmax over the top-k of (scale_h q K_mem^T) V_mem     no positions; 0 where the memory is empty
   eq. 1-2  V_a = sigmoid(b_h) V_m + (1 - sigmoid(b_h)) V_c
 Neither memory has a gradient; queries and the scale learn through the retrieved scores. Published: segment 512, XL cache 512,
@@ -23,18 +23,25 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.errors import require
-from infini_jax.layers.attention import attend_flops, masked_softmax
+from infini_jax.layers.attention import masked_softmax
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.heads import SLOTS_AXIS, by_slots
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Boundaries, Segment, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import GATE, KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import GATE, KEPT, LATER, Cost, Dims, Memory, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
 from infini_jax.memory.offload import on_host, part_of, to_device, to_host, updated_by_parts
-from infini_jax.memory.positions import T5_BUCKETS, attend_t5
+from infini_jax.memory.positions import (
+    NO_DECAY,
+    PARAMETER_AXES,
+    PositionedAttention,
+    PositionedConfig,
+    Positions,
+    positioned_cost,
+)
 from infini_jax.memory.topk import approximate, recall, top_k
 from infini_jax.memory.window import Recent
 
@@ -159,7 +166,14 @@ def gathered(array_BxGxNxV: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
 
 
 def retrieve(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
-    """V_m BxSxHxV, the softmax over the slots that were found.
+    """V_m BxSxHxV, the softmax over the slots that were found."""
+    return retrieve_with_lse(ring, q_BxSxHxK, scale_H, slot_BxHxSxk)[0]
+
+
+def retrieve_with_lse(
+    ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, slot_BxHxSxk: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(V_m BxSxHxV, log-sum-exp BxHxS of its scores): with `attention.merged`, one softmax over ring and local keys.
 
     Scores are made again from their keys, so that the queries learn. The found keys and values are kept for the backward pass:
     neither the search runs twice nor does the whole ring wait for it.
@@ -168,8 +182,8 @@ def retrieve(ring: Ring, q_BxSxHxK: jax.Array, scale_H: jax.Array, slot_BxHxSxk:
     chosen = (gathered(jax.lax.stop_gradient(array), slot_BxHxSxk) for array in (ring.keys, ring.values))
     k_BxHxSxkxK, v_BxHxSxkxV = (checkpoint_name(array, KEPT) for array in chosen)
     logits_BxHxSxk = scale_H[:, None, None] * jnp.einsum("bshk,bhsik->bhsi", q_BxSxHxK, k_BxHxSxkxK)
-    weights_BxHxSxk, _ = masked_softmax(logits_BxHxSxk, slot_BxHxSxk >= 0)
-    return jnp.einsum("bhsi,bhsiv->bshv", weights_BxHxSxk, v_BxHxSxkxV)
+    weights_BxHxSxk, lse_BxHxS = masked_softmax(logits_BxHxSxk, slot_BxHxSxk >= 0)
+    return jnp.einsum("bhsi,bhsiv->bshv", weights_BxHxSxk, v_BxHxSxkxV), lse_BxHxS
 
 
 def measured_recall(ring: Ring, q_BxSxHxK: jax.Array, found_BxHxSxk: jax.Array, reads_BxS: jax.Array) -> jax.Array:
@@ -221,10 +235,11 @@ def grown(ring: Ring, slots: int) -> Ring:
 
 
 @dataclasses.dataclass(frozen=True)
-class MemorizingConfig(MemoryConfig):
+class MemorizingConfig(PositionedConfig):
     """Settings of the Memorizing Transformer.
 
     Attributes:
+      positions: kind of positions of V_c, by default T5's as in the paper; the ring's keys have none.
       slots: number of (key, value) pairs per head.
       top_k: number of pairs that each query retrieves.
       cached: number of tokens before the segment that local attention sees too, without gradient (the XL cache).
@@ -234,6 +249,7 @@ class MemorizingConfig(MemoryConfig):
       held: where the ring lives; on the host one key head of one layer is on the device at a time.
     """
 
+    positions: Positions = dataclasses.field(default="t5", metadata=LATER)
     slots: int = 512
     top_k: int = 32
     cached: int = 0
@@ -241,6 +257,11 @@ class MemorizingConfig(MemoryConfig):
     recall_target: float = 0.95
     scale_init: float = 8.0
     held: Literal["device", "host"] = "device"
+
+    @property
+    def positions_elsewhere(self) -> Positions:
+        """Rotary beside this mechanism's default, as in all results so far; else the same."""
+        return "rotary" if self.positions == "t5" else self.positions
 
     def check(self, dims: Dims) -> None:
         require(self.slots >= 1, "memory.slots", f"{self.slots} slots remember nothing", "give at least 1")
@@ -267,14 +288,16 @@ class Memorizing(Memory):
     summary = "kNN over a ring of keys and values"
     paper = "arXiv 2203.08913"
     axes = ("slots",)
-    gates, no_decay = (("gate",),), (("bias",),)
+    gates, no_decay, parameter_axes = (("gate",),), NO_DECAY, PARAMETER_AXES
+    learns, holds = (), "slots"
 
     def setup(self):
         super().setup()
         heads = self.dims.heads
         self.gate = self.param("gate", nn.initializers.zeros, (heads,), PARAMETERS)
         self.scale = self.param("scale", nn.initializers.constant(self.config.scale_init), (heads,), PARAMETERS)
-        self.bias = self.param("bias", nn.initializers.normal(0.02), (T5_BUCKETS, heads), PARAMETERS)
+        self.attention = PositionedAttention(self.config.positions, self.dims)
+        nn.share_scope(self, self.attention)  # its parameters lie beside the gate
 
     def init_memory(self, batch: int) -> MemorizingMemory:
         d, c = self.dims, self.config
@@ -318,7 +341,7 @@ class Memorizing(Memory):
         dtype = self.dims.dtype
         recent = window.empty(q_BxSxHxK.shape[0], 0, self.dims) if recent is None else recent
         seen = window.view(dataclasses.replace(segment, keys=self.unit(segment.keys).astype(dtype)), recent)
-        return attend_t5(q_BxSxHxK.astype(dtype), seen, self.bias, scale_H)
+        return self.attention(q_BxSxHxK.astype(dtype), seen, scale_H)
 
     def write(self, memory: MemorizingMemory, segment: Segment) -> MemorizingMemory:
         memory, segment = jax.lax.stop_gradient((memory, dataclasses.replace(segment, keys=self.unit(segment.keys))))
@@ -341,19 +364,25 @@ class Memorizing(Memory):
         Reading is the scores of all slots, the k found ones again with their values, the cache, and measuring recall.
         """
         d, c = self.dims, self.config
-        sizes = (segment_length, d.heads, d.key_dim, d.value_dim)
-        attended, local = attend_flops(*sizes, prefix=c.cached), attend_flops(*sizes)
+        attended = positioned_cost(c.positions, d, c.cached, segment_length)
         stride = -(-segment_length // RECALL_QUERIES)
         asked = 0.0 if c.search == "exact" else math.ceil(segment_length / stride) / segment_length
         searched = 2.0 * d.heads * (1.0 + asked) * c.slots * d.key_dim
         found = 2.0 * d.heads * c.top_k * (d.key_dim + d.value_dim)
         written = memory_bytes(self) * min(1.0, segment_length / (c.slots + c.cached)) / segment_length
-        return Cost(
-            local=min(local, attended),
-            read=searched + found + attended - min(local, attended),
-            read_saved=2 * searched + found,  # which slots are found has no gradient, and what they hold has none
+        return dataclasses.replace(
+            attended,
+            read=searched + found + attended.read,
+            read_saved=2 * searched
+            + found
+            + attended.read_saved,  # which slots are found has no gradient, and what they hold has none
             bytes_moved=memory_bytes(self) / segment_length + written,
         )
+
+    @classmethod
+    def usual_layers(cls, layers: int) -> tuple[int, ...]:
+        """The one layer that searches in the paper, three quarters up."""
+        return (3 * layers // 4,)
 
     @classmethod
     def resized(cls, config: MemorizingConfig, dims: Dims, size: int, axis: str = "slots") -> tuple[MemorizingConfig, Dims]:

@@ -1,36 +1,62 @@
-"""Positions in attention over carried entries and a segment: rotary, Transformer-XL's relative, or T5's bias.
+"""Positions in local attention, over a segment and what a mechanism carries of the tokens before it; one setting for all.
 
-All three depend on distances only, so that an entry keeps its meaning as it moves back through a cache:
+All depend on distances only, so that an entry keeps its meaning as it moves back through a cache:
+  none       q . k / sqrt(K)                                       what stands where is told by causality alone
   rotary     (R_i q) . (R_j k) / sqrt(K)                           no parameters; Su et al. 2021, arXiv 2104.09864
   relative   ((q + u) . k + (q + v) . (W_r R_{i-j})) / sqrt(K)     Dai et al. 2019, arXiv 1901.02860, section 3.3
   t5         q . k / sqrt(K) + b_{bucket(i-j)}                     Raffel et al. 2020, arXiv 1910.10683, 32 buckets up to 128
-DEVIATION: T5 leaves the 1/sqrt(K) to its initial weights; ours is the same for all three.
+DEVIATION: T5 leaves the 1/sqrt(K) to its initial weights; ours is the same for all four.
+
+They are those of local attention. What else a mechanism remembers in keeps its own rule, which its settings say: matrices,
+rings and signals know no places, and blocks of landmark attention have slots.
 """
 
-from typing import Literal
+import dataclasses
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from infini_jax.layers import precision
 from infini_jax.layers.attention import attend, attend_flops, attention_flops, masked_softmax
 from infini_jax.layers.distances import rotary, t5_distance_bias
 from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.precision import PARAMETERS
-from infini_jax.memory.base import Cost, Dims
-from infini_jax.memory.window import View
+from infini_jax.layers.segment import Sight
+from infini_jax.memory.base import LATER, Cost, Dims, Memory, MemoryConfig
 
-Positions = Literal["rotary", "relative", "t5"]
+Positions = Literal["rotary", "relative", "t5", "none"]
 T5_BUCKETS = 32
-NO_DECAY = ("bias", "u", "v")  # parameters of `PositionedAttention` that are added to logits or queries
+NO_DECAY = (("bias",), ("u",), ("v",))  # parameters of `PositionedAttention` that are added to logits or queries
+PARAMETER_AXES = {("w_r", "kernel"): ("embed", "heads", "head_dim")}
 
 
-def attend_rotary(q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
+@struct.dataclass
+class View:
+    """Keys and values that the queries of a segment see: carried entries in front of the segment's own, J in all.
+
+    Attributes:
+      keys: BxJxGxK.
+      values: BxJxGxV.
+      sight: the keys that each query sees, causal and of the same document.
+      query_positions: S, positions of the queries; the segment begins at 0.
+      key_positions: J, positions of the keys; carried entries stand before the segment, at negative places.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    sight: Sight
+    query_positions: jax.Array
+    key_positions: jax.Array
+
+
+def attend_rotary(q_BxSxHxK: jax.Array, seen: View, scale_H: jax.Array | None = None) -> jax.Array:
     """Softmax attention with rotary positions: BxSxHxV. Only distances matter, so any origin will do."""
     q_BxSxHxK, k_BxJxGxK = rotary(q_BxSxHxK, seen.query_positions), rotary(seen.keys, seen.key_positions)
-    return attend(q_BxSxHxK, k_BxJxGxK, seen.values, seen.sight)
+    return attend(q_BxSxHxK, k_BxJxGxK, seen.values, seen.sight, scale=scale_H)
 
 
 def attend_t5(q_BxSxHxK: jax.Array, seen: View, table_NxH: jax.Array, scale_H: jax.Array | None = None) -> jax.Array:
@@ -61,16 +87,25 @@ def shifted(scores_BxHxSxJ: jax.Array) -> jax.Array:
     return longer[..., queries - 1 : queries - 1 + queries * keys].reshape(*rows, queries, keys)
 
 
-def attend_relative(q_BxSxHxK: jax.Array, seen: View, r_JxHxK: jax.Array, u_HxK: jax.Array, v_HxK: jax.Array) -> jax.Array:
+def attend_relative(
+    q_BxSxHxK: jax.Array,
+    seen: View,
+    r_JxHxK: jax.Array,
+    u_HxK: jax.Array,
+    v_HxK: jax.Array,
+    scale_H: jax.Array | None = None,
+) -> jax.Array:
     """Softmax attention with Transformer-XL's relative positions: BxSxHxV.
 
-    `r_JxHxK` is W_r R at `falling_distances`; u and v stand for the query in the terms that do not know it.
+    `r_JxHxK` is W_r R at `falling_distances`; u and v stand for the query in the terms that do not know it. `scale_H` is
+    1/sqrt(K) where None.
     """
     wide = precision.wide(q_BxSxHxK.dtype)
     k_BxJxHxK, v_BxJxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (seen.keys, seen.values))
     content = jnp.einsum("bshk,bjhk->bhsj", q_BxSxHxK + u_HxK, k_BxJxHxK, preferred_element_type=wide)
     position = jnp.einsum("bshk,jhk->bhsj", q_BxSxHxK + v_HxK, r_JxHxK, preferred_element_type=wide)
-    logits_BxHxSxJ = (content + shifted(position)) * q_BxSxHxK.shape[-1] ** -0.5
+    factor = q_BxSxHxK.shape[-1] ** -0.5 if scale_H is None else scale_H[:, None, None]
+    logits_BxHxSxJ = (content + shifted(position)) * factor
     weights_BxHxSxJ, _ = masked_softmax(logits_BxHxSxJ, seen.sight.mask_BxSxJ[:, None])
     return jnp.einsum("bhsj,bjhv->bshv", weights_BxHxSxJ.astype(v_BxJxHxV.dtype), v_BxJxHxV)
 
@@ -86,31 +121,93 @@ class PositionedAttention(nn.Module):
     positions: Positions
     dims: Dims
 
-    @nn.compact
-    def __call__(self, q_BxSxHxK: jax.Array, seen: View) -> jax.Array:
-        """The attention of queries over the view, BxSxHxV."""
+    def setup(self):
+        """Makes the parameters of the chosen positions."""
         d, small = self.dims, nn.initializers.normal(0.02)
-        if self.positions == "rotary":
-            return attend_rotary(q_BxSxHxK, seen)
         if self.positions == "t5":
-            return attend_t5(q_BxSxHxK, seen, self.param("bias", small, (T5_BUCKETS, d.heads), PARAMETERS))
-        w_r = nn.DenseGeneral((d.heads, d.key_dim), use_bias=False, dtype=d.dtype, name="w_r")
-        u_HxK, v_HxK = (self.param(name, small, (d.heads, d.key_dim), PARAMETERS).astype(d.dtype) for name in ("u", "v"))
-        return attend_relative(q_BxSxHxK, seen, w_r(sinusoids(falling_distances(seen), d.d_model)), u_HxK, v_HxK)
+            self.bias = self.param("bias", small, (T5_BUCKETS, d.heads), PARAMETERS)
+        if self.positions == "relative":
+            self.w_r = nn.DenseGeneral((d.heads, d.key_dim), use_bias=False, dtype=d.dtype)
+            self.u = self.param("u", small, (d.heads, d.key_dim), PARAMETERS)
+            self.v = self.param("v", small, (d.heads, d.key_dim), PARAMETERS)
+
+    def __call__(self, q_BxSxHxK: jax.Array, seen: View, scale_H: jax.Array | None = None) -> jax.Array:
+        """The attention of queries over the view, BxSxHxV; `scale_H` multiplies the products, 1/sqrt(K) where None."""
+        if self.positions == "none":
+            return attend(q_BxSxHxK, seen.keys, seen.values, seen.sight, scale=scale_H)
+        if self.positions == "rotary":
+            return attend_rotary(q_BxSxHxK, seen, scale_H)
+        if self.positions == "t5":
+            return attend_t5(q_BxSxHxK, seen, self.bias, scale_H)
+        return attend_relative(q_BxSxHxK, seen, *self.relative(seen), scale_H)
+
+    def added(self, q_BxSxHxK: jax.Array, seen: View) -> tuple[jax.Array, jax.Array]:
+        """(queries BxSxHxK, what is added to their products over sqrt(K), ...xSxJ) of relative or T5's positions.
+
+        For a softmax that is not this module's; queries and keys are not turned.
+        """
+        if self.positions == "t5":
+            keys = seen.keys.shape[1]
+            return q_BxSxHxK, t5_distance_bias(self.bias, keys)[:, jnp.clip(seen.sight.distance_SxJ, 0, keys - 1)]
+        r_JxHxK, u_HxK, v_HxK = self.relative(seen)
+        wide = precision.wide(q_BxSxHxK.dtype)
+        position = jnp.einsum("bshk,jhk->bhsj", q_BxSxHxK + v_HxK, r_JxHxK, preferred_element_type=wide)
+        return q_BxSxHxK + u_HxK, shifted(position) * q_BxSxHxK.shape[-1] ** -0.5
+
+    def relative(self, seen: View) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(W_r R at `falling_distances` JxHxK, u HxK, v HxK) of relative positions."""
+        u_HxK, v_HxK = (x.astype(self.dims.dtype) for x in (self.u, self.v))
+        return self.w_r(sinusoids(falling_distances(seen), self.dims.d_model)), u_HxK, v_HxK
 
 
-def positioned_cost(positions: Positions, dims: Dims, carried: int, segment_length: int) -> Cost:
-    """Cost per token of `PositionedAttention` over `carried` entries and the segment.
+@dataclasses.dataclass(frozen=True)
+class PositionedConfig(MemoryConfig):
+    """Settings of local attention.
+
+    Attributes:
+      positions: kind of positions of local attention: rotary, Transformer-XL's relative, T5's bias, or none.
+    """
+
+    positions: Positions = dataclasses.field(default="rotary", metadata=LATER)
+
+    @property
+    def positions_elsewhere(self) -> Positions:
+        """Kind of positions of the layers that `layers` leaves out: the same."""
+        return self.positions
+
+
+class Positioned(Memory):
+    """Base of mechanisms whose local attention, `attention`, has the positions of their settings, a `PositionedConfig`.
+
+    What they declare of their own parameters stands beside this class's `parameter_axes` and `no_decay`.
+    """
+
+    parameter_axes: ClassVar = {("attention", *path): axes for path, axes in PARAMETER_AXES.items()}
+    no_decay = tuple(("attention", *path) for path in NO_DECAY)
+
+    def setup(self):
+        super().setup()
+        self.attention = PositionedAttention(self.config.positions, self.dims)
+
+
+def positioned_cost(positions: Positions, dims: Dims, carried: int, segment_length: int, window: int | None = None) -> Cost:
+    """Cost per token of `PositionedAttention` over `carried` entries and the segment, of which a query sees `window` places.
 
     Relative positions add W_r R, made once per segment for all rows, and its products with the queries; they hold all scores,
     as those are shifted, and take no tiles.
     """
     keys, sizes = carried + segment_length, (dims.heads, dims.key_dim, dims.value_dim)
     if positions == "relative":
-        sines = dims.d_model + dims.d_model % 2
-        extra = 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length)
-        local, read = attention_flops(segment_length, *sizes), attention_flops(carried, *sizes) + extra
-        made = 2.0 * keys * dims.heads * dims.key_dim * sines / segment_length
-        return Cost(local=local, read=read, read_saved=made, shared=2 * made)  # no gradient reaches R
-    total, local = attend_flops(segment_length, *sizes, prefix=carried), attend_flops(segment_length, *sizes)
-    return Cost(local=min(local, total), read=total - min(local, total))
+        local, extra = attention_flops(segment_length, *sizes), relative_cost(dims, keys, segment_length)
+        return dataclasses.replace(extra, local=local, read=attention_flops(carried, *sizes) + extra.read)
+    total = attend_flops(segment_length, *sizes, prefix=carried, window=window)
+    local = min(total, attend_flops(segment_length, *sizes, window=window))
+    return Cost(local=local, read=total - local)
+
+
+def relative_cost(dims: Dims, keys: int, segment_length: int) -> Cost:
+    """Cost per token that relative positions add to attention over `keys`: W_r R, and its products with the queries."""
+    sines = dims.d_model + dims.d_model % 2
+    made = 2.0 * keys * dims.heads * dims.key_dim * sines / segment_length
+    asked = 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length)
+    return Cost(read=asked, read_saved=made, shared=2 * made)  # no gradient reaches R

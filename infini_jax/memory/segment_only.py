@@ -4,17 +4,18 @@ import dataclasses
 
 import jax
 
-from infini_jax.layers.attention import attend_flops, attend_segment
 from infini_jax.layers.segment import Segment
-from infini_jax.memory.base import Cost, Memory, MemoryConfig
+from infini_jax.memory.base import Cost
+from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
+from infini_jax.memory.window import view
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmentOnlyConfig(MemoryConfig):
-    """Settings of a layer without a memory, which has none."""
+class SegmentOnlyConfig(PositionedConfig):
+    """Settings of a layer without a memory: the positions of its attention."""
 
 
-class SegmentOnly(Memory):
+class SegmentOnly(Positioned):
     """Causal attention inside the segment; the state is an empty tuple."""
 
     Config = SegmentOnlyConfig
@@ -26,7 +27,7 @@ class SegmentOnly(Memory):
         return ()
 
     def attend(self, memory: tuple[()], segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return self.out(attend_segment(segment)), {}
+        return self.out(self.attention(segment.queries, view(segment))), {}
 
     def write(self, memory: tuple[()], segment: Segment) -> tuple[()]:
         return ()
@@ -39,5 +40,4 @@ class SegmentOnly(Memory):
         return ()
 
     def cost(self, segment_length: int) -> Cost:
-        d = self.dims
-        return Cost(local=attend_flops(segment_length, d.heads, d.key_dim, d.value_dim))
+        return positioned_cost(self.config.positions, self.dims, 0, segment_length)

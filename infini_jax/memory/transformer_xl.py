@@ -8,13 +8,11 @@ DEVIATION: positions are rotary unless `positions` asks for the paper's: no seco
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 
 from infini_jax.layers.segment import Segment
-from infini_jax.memory.base import Cost
-from infini_jax.memory.positions import NO_DECAY, PositionedAttention, Positions, positioned_cost
+from infini_jax.memory.positions import Positions
 from infini_jax.memory.window import Cache, Recent, SlotsConfig, view
 
 
@@ -35,17 +33,8 @@ class TransformerXL(Cache):
     Config = TransformerXLConfig
     summary = "cache of the last keys and values, no gradient"
     paper = "arXiv 1901.02860"
-    parameter_axes: ClassVar = {("attention", "w_r", "kernel"): ("embed", "heads", "head_dim")}
-    no_decay = tuple(("attention", name) for name in NO_DECAY)
-
-    def setup(self):
-        super().setup()
-        self.attention = PositionedAttention(self.config.positions, self.dims)
+    learns, holds = (), "slots"
 
     def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         seen = view(segment, jax.lax.stop_gradient(memory))  # SG(h_s)
         return self.out(self.attention(segment.queries, seen)), {}
-
-    def cost(self, segment_length: int) -> Cost:
-        cost = positioned_cost(self.config.positions, self.dims, self.slots, segment_length)
-        return dataclasses.replace(cost, bytes_moved=super().cost(segment_length).bytes_moved)

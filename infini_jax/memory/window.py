@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.errors import require
-from infini_jax.layers.attention import attend_flops
-from infini_jax.layers.segment import Boundaries, Segment, Sight, by_turn, with_leaves
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, memory_bytes, segments_of_a_stream
+from infini_jax.layers.segment import Boundaries, Segment, by_turn, with_leaves
+from infini_jax.memory.base import Cost, Dims, memory_bytes, segments_of_a_stream
+from infini_jax.memory.positions import Positioned, PositionedConfig, View, positioned_cost
 
 
 @struct.dataclass
@@ -110,39 +110,21 @@ def before_each(recent: Recent, segments: Segment, count: int) -> tuple[Recent, 
     return Recent(keys, values, length_WxB.T.reshape(-1)), Recent(keys_after, values_after, length_B)
 
 
-@struct.dataclass
-class View:
-    """Keys and values that the queries of a segment see: carried entries in front of the segment's own, J in all.
-
-    Attributes:
-      keys: BxJxGxK.
-      values: BxJxGxV.
-      sight: the keys that each query sees, causal and of the same document.
-      query_positions: S, positions of the queries; the segment begins at 0.
-      key_positions: J, positions of the keys; carried entries stand before the segment, at negative places.
-    """
-
-    keys: jax.Array
-    values: jax.Array
-    sight: Sight
-    query_positions: jax.Array
-    key_positions: jax.Array
-
-
 def view(segment: Segment, *carried: Recent, limit: int | None = None) -> View:
-    """The carried entries, oldest first, in front of the segment.
+    """The carried entries, if any, oldest first, in front of the segment.
 
     `limit` is the number of places that a query sees, its own included; None for all.
     """
     k_BxJxGxK = jnp.concatenate([*(part.keys.astype(segment.keys.dtype) for part in carried), segment.keys], axis=1)
     v_BxJxGxV = jnp.concatenate([*(part.values.astype(segment.values.dtype) for part in carried), segment.values], axis=1)
-    sight = segment.bounds.sight(jnp.concatenate([valid_BxN(part) for part in carried], axis=1), limit)
+    valid = [valid_BxN(part) for part in carried]
+    sight = segment.bounds.sight(jnp.concatenate(valid, axis=1) if valid else None, limit)
     places_J = jnp.arange(k_BxJxGxK.shape[1]) - (k_BxJxGxK.shape[1] - segment.keys.shape[1])
     return View(k_BxJxGxK, v_BxJxGxV, sight, segment.query_positions_S, places_J)
 
 
 @dataclasses.dataclass(frozen=True)
-class SlotsConfig(MemoryConfig):
+class SlotsConfig(PositionedConfig):
     """Settings of a cache.
 
     Attributes:
@@ -155,8 +137,8 @@ class SlotsConfig(MemoryConfig):
         require(self.slots >= 1, "memory.slots", f"{self.slots} slots remember nothing", "give at least 1 or use local")
 
 
-class Cache(Memory):
-    """Base of mechanisms whose whole memory is the last `slots` keys and values; they differ in how they attend."""
+class Cache(Positioned):
+    """Base of mechanisms whose whole memory is the last `slots` keys and values; gradients flow through them."""
 
     axes = ("slots",)
 
@@ -173,6 +155,9 @@ class Cache(Memory):
     def init_memory(self, batch: int) -> Recent:
         return empty(batch, self.slots, self.dims)
 
+    def attend(self, memory: Recent, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return self.out(self.attention(segment.queries, view(segment, memory, limit=self.limit))), {}
+
     def write(self, memory: Recent, segment: Segment) -> Recent:
         return append(memory, segment)
 
@@ -186,8 +171,5 @@ class Cache(Memory):
 
     def cost(self, segment_length: int) -> Cost:
         """FLOPs and bytes moved per token. Local attention is over the segment, reading the rest of it; writing is a copy."""
-        d = self.dims
-        sizes = (segment_length, d.heads, d.key_dim, d.value_dim)
-        total = attend_flops(*sizes, prefix=self.slots, window=self.limit)
-        local = min(total, attend_flops(*sizes, window=self.limit))
-        return Cost(local=local, read=total - local, bytes_moved=3.0 * memory_bytes(self) / segment_length)
+        attended = positioned_cost(self.config.positions, self.dims, self.slots, segment_length, self.limit)
+        return dataclasses.replace(attended, bytes_moved=3.0 * memory_bytes(self) / segment_length)

@@ -16,6 +16,7 @@ from infini_jax.analysis.fits import Interval, decay, half_point, interval_of, m
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import RunConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.memory import MECHANISMS
 from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
 from infini_jax.study.jobs import Job
@@ -23,7 +24,6 @@ from infini_jax.study.trials import chosen
 from infini_jax.units import ratio
 
 Verdict = Literal["holds", "fails", "not decided"]
-MATRICES, SLOTS = ("infini", "gated_delta"), ("full", "transformer_xl", "memorizing", "landmark")
 ANYWHERE = (-math.inf, math.inf)
 OWN_FILLER = 25  # distinct tokens of the passkey papers' filler, which novelty 0 stands for
 
@@ -103,6 +103,11 @@ class Evidence:
         return scalars, figures, seeds
 
 
+def holding(what: str) -> tuple[str, ...]:
+    """Names of the mechanisms that declare to remember in a matrix, or in slots."""
+    return tuple(name for name, mechanism in MECHANISMS.items() if mechanism.holds == what)
+
+
 def predictions(rows: Sequence[Row], measures: Sequence[tuple[str, Measure]], jobs: Sequence[Job] = ()) -> list[Prediction]:
     """The table of predictions P1 to P7, in order.
 
@@ -145,17 +150,17 @@ def _growth(evidence: Evidence, name: str, mechanisms: tuple[str, ...], what: st
 
 def growth_of_matrices(evidence: Evidence) -> list[Prediction]:
     """P1: n50 of matrix memories grows in proportion to their scalars."""
-    return _growth(evidence, "P1", MATRICES, "matrix memories")
+    return _growth(evidence, "P1", holding("matrix"), "matrix memories")
 
 
 def growth_of_slots(evidence: Evidence) -> list[Prediction]:
     """P6: n50 of slot memories grows in proportion to their scalars."""
-    return _growth(evidence, "P6", SLOTS, "slot memories")
+    return _growth(evidence, "P6", holding("slots"), "slot memories")
 
 
 def bits(evidence: Evidence) -> list[Prediction]:
     """P2: bits per scalar over all sizes, of unit keys against a range and of elu + 1 against half of those."""
-    subjects, found = evidence.subjects("capacity", MATRICES), []
+    subjects, found = evidence.subjects("capacity", holding("matrix")), []
     normalised = [one for one in subjects if one.startswith("infini") and "unit" not in one]
     for subject in (one for one in subjects if one not in normalised):
         mean, interval = mean_over_seeds(*evidence.points(subjects[subject], "capacity", "bits_per_scalar"))
@@ -172,7 +177,7 @@ def laws(evidence: Evidence) -> list[Prediction]:
     """P3: R^2 of the rank law on the probe's errors, no free parameter, where d = d_k; and n50 beyond the law's 2 d."""
     predicted = "rank law explains the probe (R^2 above 0.95), while top-1 n50 exceeds its 2 d"
     best = evidence.subjects("random_codes", ("least_squares",))  # the law is about the best linear memory
-    subjects, found = {**best, **evidence.subjects("capacity", MATRICES)}, []
+    subjects, found = {**best, **evidence.subjects("capacity", holding("matrix"))}, []
     for subject, rows in subjects.items():
         fits, ratios = [], []
         for row in rows:
@@ -243,7 +248,7 @@ def passkey(evidence: Evidence) -> list[Prediction]:
     """P5: the loss of accuracy over the novelties measured, minus that over the lengths, by a plane in their logarithms."""
     found = []
     for task in sorted({row.task for row in evidence.rows}):
-        for subject, rows in evidence.subjects(task, MATRICES).items():
+        for subject, rows in evidence.subjects(task, holding("matrix")).items():
             delta = "delta" in subject
             differences = [one for one in (_novelty_minus_length(evidence, row) for row in rows) if math.isfinite(one)]
             if differences:
@@ -271,7 +276,7 @@ def _novelty_minus_length(evidence: Evidence, row: Row) -> float:
 def fraction(evidence: Evidence) -> list[Prediction]:
     """P7: n50 of MQAR of a trained language model, relative to the large limit for all scalars of its matrix memories."""
     predicted, found = "eta = n50(language model) / n50(theory) below 1", []
-    for subject, rows in evidence.subjects("mqar", MATRICES).items():
+    for subject, rows in evidence.subjects("mqar", holding("matrix")).items():
         scalars, etas, seeds = [], [], []
         for row in rows:
             symbols = _mqar_values(evidence.jobs.get(row.run))

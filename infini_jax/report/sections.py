@@ -287,7 +287,8 @@ def gate_line(series: Series, runs: list[Row]) -> dict[str, Any]:
 def mechanisms(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     """The mechanisms of the rows that the registry knows: (name, summary, paper)."""
     names = dict.fromkeys(mechanism for mechanism, _ in styles_of(rows))
-    return [(name, MECHANISMS[name].summary, MECHANISMS[name].paper) for name in names if name in MECHANISMS]
+    found = {name: MECHANISMS.get(name) for name in names}
+    return [(name, mechanism.summary, mechanism.paper) for name, mechanism in found.items() if mechanism]
 
 
 def same_settings(found: Found) -> dict[str, list[str]]:

@@ -31,6 +31,10 @@ def rotary_logit(q, k, distance, head):
     return rotate(q, distance) @ k / np.sqrt(len(q))
 
 
+def plain_logit(q, k, distance, head):
+    return q @ k / np.sqrt(len(q))
+
+
 def relative_logit(w_r, u, v):
     """Transformer-XL's, with W_r DxHxK."""
 

@@ -72,9 +72,13 @@ class Row:
 
     The cache is a list of blocks: keys PxHxK as written, values PxHxV, documents P; `ever` counts the blocks of the
     open document, evicted ones included. `tail` holds (key, value, document) of the tokens of the unfinished block.
+
+    `near` (q, k, distance, head) is the score of a token that is not retrieved; None turns both as all others are. `turn` is
+    what slots do to keys and queries.
     """
 
-    def __init__(self, block, blocks, retrieved, selection):
+    def __init__(self, block, blocks, retrieved, selection, near=None, turn=rotate):
+        self.near, self.turn = near, turn
         self.length, self.blocks, self.retrieved, self.selection = block + 1, blocks, retrieved, selection
         self.cache, self.ever, self.open, self.tail = [], 0, None, []
 
@@ -87,9 +91,10 @@ class Row:
         shares = {}
         for i in readers:
             for h in range(heads):
-                q = rotate(queries[i, h], start + i)
+                q = self.turn(queries[i, h], start + i)
                 marks = [
-                    rotate(c["keys"][-1, h], s * self.length + self.length - 1) for c, s in zip(self.cache, slots, strict=True)
+                    self.turn(c["keys"][-1, h], s * self.length + self.length - 1)
+                    for c, s in zip(self.cache, slots, strict=True)
                 ]
                 shares[i, h] = softmax(np.array([q @ mark for mark in marks]) / np.sqrt(size)) if marks else np.zeros(0)
         if self.selection == "heads":
@@ -117,17 +122,20 @@ class Row:
                 chosen = choices.get((i, h), [])
                 for age, slot in zip(chosen, self.slots_of(chosen), strict=True):
                     for p in range(self.length):
-                        seen.append(rotate(self.cache[age]["keys"][p, h], slot * self.length + p))
+                        seen.append(self.turn(self.cache[age]["keys"][p, h], slot * self.length + p))
                         shown.append(self.cache[age]["values"][p, h])
                         allowed.append(self.cache[age]["documents"][p] == documents[i])
                         is_landmark.append(p == self.length - 1)
                 own = len(seen) + begun + i
                 for t, (key, value, document) in enumerate(near):
-                    seen.append(rotate(key[h], start + t))
+                    seen.append(self.turn(key[h], start + t))
                     shown.append(value[h])
                     allowed.append(t <= begun + i and document == documents[i])
                     is_landmark.append(t % self.length == self.length - 1)
-                scores = np.array(seen) @ rotate(queries[i, h], start + begun + i) / np.sqrt(size)
+                scores = np.array(seen) @ self.turn(queries[i, h], start + begun + i) / np.sqrt(size)
+                if self.near is not None:
+                    logits = [self.near(queries[i, h], key[h], begun + i - t, h) for t, (key, _, _) in enumerate(near)]
+                    scores[len(seen) - len(near) :] = logits
                 weights = grouped_row(scores, np.array(is_landmark), np.array(allowed), own, renormalise=True)
                 y[i, h] = weights @ np.array(shown)
                 reads[i, h] = []

@@ -161,6 +161,14 @@ def whole_layer(model: ModelConfig):
     return module, module.init(jax.random.key(1), x, memory, bounds), jax.jit(run)
 
 
+@functools.cache
+def slope(name: str):
+    """Jitted gradient by the free inputs of all features of token t of the stream, in one document: (inputs, t) -> slopes."""
+    _, params, stream = layer(name)
+    documents = documents_of(name)
+    return jax.jit(jax.grad(lambda inputs, t: stream(params, inputs, documents)[:, t].sum()))
+
+
 def both(module, memory, segment):
     """attend and write of one segment, so that init makes the parameters of both."""
     return module.attend(memory, segment), module.write(memory, segment)

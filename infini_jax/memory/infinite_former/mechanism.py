@@ -38,13 +38,12 @@ import numpy as np
 from flax import struct
 
 from infini_jax.errors import require, require_not_negative, require_positive
-from infini_jax.layers.attention import attend_segment
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import AUXILIARY, Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import AUXILIARY, LATER, Cost, Dims, memory_bytes
 from infini_jax.memory.infinite_former import expectation, signal, sticky
-from infini_jax.memory.positions import attend_rotary, positioned_cost
+from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
 
 
 @struct.dataclass
@@ -115,7 +114,7 @@ def append(cache: ShortTerm | None, segment: Segment) -> ShortTerm | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class InfiniteFormerConfig(MemoryConfig):
+class InfiniteFormerConfig(PositionedConfig):
     """Settings of the ∞-former. Widths, samples, tau and ridge default to those of the released sorting code.
 
     The GPT-2 runs on WikiText-103 and PG-19 had widths (0.005, 0.01), ridge 0.5, tau 0.5.
@@ -131,6 +130,7 @@ class InfiniteFormerConfig(MemoryConfig):
       sampling: where the old signal is sampled for a rewrite: at even times, or (sticky memories) at times drawn from where
         the segment's queries looked, at the edges of the histogram's bins as in the released code or uniformly inside them.
       seed: seed of the drawn times.
+      variance_floor: least sigma^2 of a query's density; 1e-6 in the released sorting code, 1e-4 in its GPT-2 code.
       cached: tokens of earlier segments that the short-term attention sees and that are not yet in the signal: tokens that
         leave this cache are written to it. With 0 a segment is written when it ends.
     """
@@ -144,6 +144,7 @@ class InfiniteFormerConfig(MemoryConfig):
     kl_sigma: float = 0.05
     sampling: Literal["even", "sticky", "sticky_uniform"] = "even"
     seed: int = 0
+    variance_floor: float = dataclasses.field(default=signal.VARIANCE_FLOOR, metadata=LATER)
     cached: int = 0
 
     def check(self, dims: Dims) -> None:
@@ -160,12 +161,12 @@ class InfiniteFormerConfig(MemoryConfig):
         require_not_negative("memory", seed=self.seed)
         require(self.cached >= 0, "memory.cached", f"{self.cached} tokens are none", "give 0 for no cache")
         require(0 < self.tau < 1, "memory.tau", f"{self.tau} leaves no room for past or present", "give a number in (0, 1)")
-        for name, value in (("ridge", self.ridge), ("kl_sigma", self.kl_sigma)):
+        for name, value in (("ridge", self.ridge), ("kl_sigma", self.kl_sigma), ("variance_floor", self.variance_floor)):
             require(value > 0, f"memory.{name}", f"{value} is not above zero", "give a positive number")
         require(self.kl_weight >= 0, "memory.kl_weight", f"{self.kl_weight} is negative", "give 0 to switch it off")
 
 
-class InfiniteFormer(Memory):
+class InfiniteFormer(Positioned):
     """Memory of N coefficients of a continuous signal, contracted at every write.
 
     Each query and head reads it by one Gaussian density over time.
@@ -175,7 +176,9 @@ class InfiniteFormer(Memory):
     summary = "continuous signal on N Gaussian basis functions, summed with local attention"
     paper = "arXiv 2109.00301"
     axes = ("basis",)
+    learns = ("inputs",)  # through X, without a cache
     parameter_axes: ClassVar = {
+        **Positioned.parameter_axes,
         ("w_k",): ("embed", "kv_heads", "head_dim"),
         ("w_v",): ("embed", "kv_heads", "head_dim"),
         ("long_out", "kernel"): ("heads", "head_dim", "embed"),
@@ -226,18 +229,21 @@ class InfiniteFormer(Memory):
         return self.out(self._short_term(memory, segment)) + self.long_out(c_BxSxHxV), metrics
 
     def _short_term(self, memory: InfiniteMemory, segment: Segment) -> jax.Array:
-        if memory.cache is None:
-            return attend_segment(segment)
-        return attend_rotary(segment.queries, window.view(segment, jax.lax.stop_gradient(memory.cache.recent)))
+        carried = () if memory.cache is None else (jax.lax.stop_gradient(memory.cache.recent),)
+        return self.attention(segment.queries, window.view(segment, *carried))
 
     def _reads(self, memory: InfiniteMemory, segment: Segment) -> jax.Array:
         return segment.bounds.reads_BxS & (memory.writes > 0)[:, None]
 
     def _densities(self, memory: InfiniteMemory, segment: Segment) -> tuple[jax.Array, jax.Array]:
         q_BxSxHxK = segment.queries.astype(self.dims.memory_dtype)
-        return signal.density_parameters(q_BxSxHxK, memory.B, self.w_k, self.w_mu, self.w_sigma)
+        return signal.density_parameters(q_BxSxHxK, memory.B, self.w_k, self.w_mu, self.w_sigma, self.config.variance_floor)
 
-    def write(self, memory: InfiniteMemory, segment: Segment) -> InfiniteMemory:
+    def write(self, memory: InfiniteMemory, segment: Segment, times_BxM: jax.Array | None = None) -> InfiniteMemory:
+        """The memory after the segment. The old signal is sampled at `times_BxM` in [0, 1]; as `sampling` says where None.
+
+        They may come from another code's draws (`sticky.times_of`), as many as `samples`.
+        """
         c, dtype = self.config, self.dims.memory_dtype
         left = leaving(memory.cache, segment)
         gate_weights = (x.astype(self.dims.dtype) for x in (self.gate_kernel, self.gate_bias))
@@ -245,7 +251,7 @@ class InfiniteFormer(Memory):
         continues_B = segment.bounds.keeps_B & (memory.writes > 0)
         first, later = signal.write_places(x_BxTxD.shape[1], c.tau)
         B_BxNxD = signal.write_signal(
-            self._contracted(memory, segment),
+            self._contracted(memory, segment, times_BxM),
             x_BxTxD,
             continues_B,
             jnp.asarray(signal.first_write_matrix(len(first), c.basis, c.widths, c.ridge), dtype),
@@ -266,20 +272,24 @@ class InfiniteFormer(Memory):
         c = self.config
         return signal.update_matrix(length, c.basis, c.widths, c.ridge, c.samples, c.tau)
 
-    def _contracted(self, memory: InfiniteMemory, segment: Segment) -> jax.Array:
+    def _contracted(self, memory: InfiniteMemory, segment: Segment, times_BxM: jax.Array | None = None) -> jax.Array:
         """Contribution of the old signal's samples to the new coefficients: BxNxD."""
         c, dtype, length = self.config, self.dims.memory_dtype, segment.inputs.shape[1]
         B_BxNxD = jax.lax.stop_gradient(memory.B)
-        if c.sampling == "even" and c.basis <= 2 * c.samples:  # else sampling and refit cost less than their product
+        if (
+            times_BxM is None and c.sampling == "even" and c.basis <= 2 * c.samples
+        ):  # else sampling and refit cost less than their product
             matrix = signal.contraction_matrix(length, c.basis, c.widths, c.ridge, c.samples, c.tau)
             return signal.einsum("nj,bjd->bnd", jnp.asarray(matrix, dtype), B_BxNxD)
         old_MxN = jnp.asarray(self._update_matrix(length)[: c.samples], dtype)
-        return signal.resampled(B_BxNxD, self._sampled(memory, segment), old_MxN)
+        return signal.resampled(B_BxNxD, self._sampled(memory, segment, times_BxM), old_MxN)
 
-    def _sampled(self, memory: InfiniteMemory, segment: Segment) -> jax.Array:
-        """psi at the times where the old signal is sampled: MxN, or BxMxN where they are drawn."""
+    def _sampled(self, memory: InfiniteMemory, segment: Segment, times_BxM: jax.Array | None) -> jax.Array:
+        """psi at the times where the old signal is sampled: MxN, or BxMxN where they are drawn or given."""
         c, dtype = self.config, self.dims.memory_dtype
         mu_N, sigma_N = signal.basis(c.basis, c.widths)
+        if times_BxM is not None:
+            return signal.psi(times_BxM.astype(dtype), jnp.asarray(mu_N, dtype), jnp.asarray(sigma_N, dtype))
         if c.sampling == "even":
             return jnp.asarray(signal.psi(signal.sample_times(c.samples), mu_N, sigma_N), dtype)
         mu_BxHxS, sigma_sq_BxHxS = jax.lax.stop_gradient(self._densities(memory, segment))
@@ -304,16 +314,16 @@ class InfiniteFormer(Memory):
         own_output = 2.0 * d.heads * d.value_dim * d.d_model
         even = c.sampling == "even"
         contracted = 2.0 * d.d_model * c.basis * (min(c.basis, 2 * c.samples) if even else 2 * c.samples) / segment_length
-        short_term = positioned_cost("rotary", d, c.cached, segment_length)
+        short_term = positioned_cost(c.positions, d, c.cached, segment_length)
         fit, looked = 2.0 * c.basis * d.d_model, 0.0 if even else density  # where sticky memories look
         merged = sum(2.0 * some.count * some.merges * d.d_model for some in context.functions) / segment_length
-        return Cost(
-            local=short_term.local,
+        return dataclasses.replace(
+            short_term,
             read=short_term.read + density + context.flops / segment_length + own_output,
             # the gate; the fit of the new vectors, and how good it is; the old signal
             write=6.0 * d.d_model**2 + 2 * fit + contracted + looked,
             # matrices of the fit and of thinned functions are constant; no gradient reaches R^2, the old signal, the histogram
-            read_saved=merged,
+            read_saved=short_term.read_saved + merged,
             write_saved=fit + 2 * (fit + contracted + looked),
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )

@@ -20,7 +20,7 @@ from infini_jax.layers.segment import reset_where_new
 # error of 3-15 % after six writes.
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
-VARIANCE_FLOOR = 1e-6  # of the released code: keeps log(sigma^2) finite
+VARIANCE_FLOOR = 1e-6  # of the released sorting code, 1e-4 in the GPT-2 code: keeps log(sigma^2) finite
 
 
 def basis(count: int, widths: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,9 +137,14 @@ def stored_fit(B_BxNxD: jax.Array, x_BxTxD: jax.Array, counted_BxT: jax.Array, p
 
 
 def density_parameters(
-    q_BxSxHxK: jax.Array, B_BxNxD: jax.Array, w_k_DxGxK: jax.Array, w_mu_N: jax.Array, w_sigma_N: jax.Array
+    q_BxSxHxK: jax.Array,
+    B_BxNxD: jax.Array,
+    w_k_DxGxK: jax.Array,
+    w_mu_N: jax.Array,
+    w_sigma_N: jax.Array,
+    floor: float = VARIANCE_FLOOR,
 ) -> tuple[jax.Array, jax.Array]:
-    """(mu, sigma^2) of each query's density over time, each BxHxS.
+    """(mu, sigma^2) of each query's density over time, each BxHxS; `floor` is the least sigma^2.
 
     w . z = q . W_k (w^T B) / sqrt(K): neither the keys of the basis nor the scores z are ever formed.
     """
@@ -150,7 +155,7 @@ def density_parameters(
     logits_2xBxHxS = (
         einsum("bsgrk,bigk->ibgrs", q_BxSxGxRxK, directions_Bx2xGxK).reshape(2, batch, heads, queries) * size**-0.5
     )
-    return nn.sigmoid(logits_2xBxHxS[0]), jnp.maximum(nn.softplus(logits_2xBxHxS[1]), VARIANCE_FLOOR)
+    return nn.sigmoid(logits_2xBxHxS[0]), jnp.maximum(nn.softplus(logits_2xBxHxS[1]), floor)
 
 
 def kl(sigma_sq: jax.Array, sigma_0: float) -> jax.Array:

@@ -48,9 +48,17 @@ def draw_times(
         which, where = jax.random.split(key)
         bin_M = jax.random.categorical(which, jnp.log(shares_G), shape=(samples,))
         offset_M = jax.random.uniform(where, (samples,), shares_G.dtype) if inside == "uniform" else 0.0
-        return jnp.sort((bin_M + offset_M) / bins)
+        return times_of(bin_M, offset_M, bins)
 
     return jax.vmap(row)(keys_B, histogram_BxG)
+
+
+def times_of(bin_xM: jax.Array, offset_xM: jax.Array | float = 0.0, bins: int = BINS) -> jax.Array:
+    """The times t_m of drawn bins, sorted: ...xM. `offset_xM` is a time's place inside its bin, of width 1.
+
+    With the bins that other code drew, its sampling can be run through `InfiniteFormer.write`.
+    """
+    return jnp.sort((bin_xM + offset_xM) / bins)
 
 
 def row_keys(seed: int, count_B: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ rotary's group law and saves turning every retrieved key) and no values of landm
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.errors import require, require_positive
 from infini_jax.layers.attention import MASKED
-from infini_jax.layers.distances import rotary
+from infini_jax.layers.distances import rotary, unturned
 from infini_jax.layers.segment import Segment, length_with_landmarks, reset_where_new, with_leaves
-from infini_jax.memory.base import KEPT, Cost, Dims, Memory, MemoryConfig, memory_bytes
+from infini_jax.memory.base import KEPT, Cost, Dims, memory_bytes
 from infini_jax.memory.landmark import layouts, retrieval, straddle
 from infini_jax.memory.landmark import softmax as landmark_softmax
 from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection
 from infini_jax.memory.landmark.straddle import OpenBlock, StraddlingMemory
+from infini_jax.memory.positions import Positioned, PositionedConfig, View, relative_cost
 
 
 @struct.dataclass
@@ -101,10 +102,12 @@ def join(
 
 
 @dataclasses.dataclass(frozen=True)
-class LandmarkConfig(MemoryConfig):
+class LandmarkConfig(PositionedConfig):
     """Settings of landmark attention.
 
     Attributes:
+      positions: kind of positions inside the segment and the unfinished block before it. Retrieved blocks keep the slots of
+        the paper, which are rotary, with relative and T5's positions too; with none they have none either.
       block: number of raw tokens per block, each followed by a landmark (50 in the paper).
       blocks: number of complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form. An unfinished
         block is carried to the next segment in any case.
@@ -145,18 +148,30 @@ class LandmarkConfig(MemoryConfig):
         )
 
 
-class Landmark(Memory):
+class Landmark(Positioned):
     """Memory of complete blocks, first in, first out, retrieved through their landmarks inside the one softmax."""
 
     Config = LandmarkConfig
     summary = "cache of blocks, retrieved through landmark tokens inside one grouped softmax"
     paper = "arXiv 2305.16300"
     axes = ("blocks", "block")
+    holds = "slots"
+    exempt: ClassVar = {"costs_grow_with_bytes": "more blocks are read in another form (`layouts.form_of`), of fewer products"}
 
     @property
     def length(self) -> int:
         """Number P of tokens of a block, its landmark included."""
         return self.config.block + 1
+
+    @property
+    def turn(self) -> retrieval.Turn:
+        """The turn of queries and keys of blocks to their places and slots."""
+        return unturned if self.config.positions == "none" else rotary
+
+    @property
+    def turns(self) -> bool:
+        """Whether a turn is all there is to the positions, so that whole blocks are attended to as they are turned."""
+        return self.config.positions in ("rotary", "none")
 
     @property
     def straddles(self) -> bool:
@@ -183,39 +198,60 @@ class Landmark(Memory):
             tokens=jnp.zeros((batch,), jnp.int32),
         )
 
-    def attend(self, memory: Any, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def attend(
+        self, memory: Any, segment: Segment, chosen_BxHxRxA: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(output BxSxD, metrics). `chosen_BxHxRxA` are the blocks to read, as `retrieval.choose` would give them if None.
+
+        They may be another code's choice: places in the cache, the oldest first along R; A is S, or 1 if all tokens share it.
+        """
         if self.config.blocks == 0:
             y_BxSxHxV, _ = self._near(memory, segment)
             return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads, jnp.float32)}
-        y_BxSxHxV, found = self._both(memory, segment)
+        y_BxSxHxV, found = self._both(memory, segment, chosen_BxHxRxA)
         live_S = straddle.live_S(segment.bounds, self.length) if self.straddles else None
         mass_H = found.mass.sum(axis=-1).mean(axis=(0, 2), where=live_S)
         return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": mass_H}
 
-    def retrieved(self, memory: LandmarkMemory | StraddlingMemory, segment: Segment) -> "Retrieved":
+    def retrieved(
+        self, memory: LandmarkMemory | StraddlingMemory, segment: Segment, chosen_BxHxRxA: jax.Array | None = None
+    ) -> "Retrieved":
         """The blocks that each query of the segment reads, for analysis: `module.apply(..., method="retrieved")`.
 
-        Raises `ConfigError` where no blocks are kept.
+        `chosen_BxHxRxA` as in `attend`. Raises `ConfigError` where no blocks are kept.
         """
         require(self.config.blocks > 0, "memory.blocks", "no blocks are kept, so none are retrieved", "keep some")
-        return self._both(memory, segment)[1]
+        return self._both(memory, segment, chosen_BxHxRxA)[1]
 
     def _near(self, memory: Any, segment: Segment) -> tuple[jax.Array, jax.Array]:
         """(values BxSxHxV, log-sum-exp BxHxS) of the segment and of an unfinished block before it."""
+        if not self.turns:
+            return self._near_with_bias(memory, segment)
         if self.straddles:
-            return straddle.attend_span(segment, memory.block, self.length)
-        q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
-        k_BxTxGxK = rotary(segment.keys, jnp.arange(segment.keys.shape[1]))
+            return straddle.attend_span(segment, memory.block, self.length, self.turn)
+        q_BxSxHxK = self.turn(segment.queries, segment.query_positions_S)
+        k_BxTxGxK = self.turn(segment.keys, jnp.arange(segment.keys.shape[1]))
         return landmark_softmax.attend_blocks(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds, self.length)
 
-    def _both(self, memory: Any, segment: Segment) -> tuple[jax.Array, "Retrieved"]:
+    def _near_with_bias(self, memory: Any, segment: Segment) -> tuple[jax.Array, jax.Array]:
+        """`_near` with relative or T5's positions, which take all scores at once."""
+        q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds = segment.queries, segment.keys, segment.values, segment.bounds
+        if self.straddles:
+            block = straddle.turned_back(memory.block)
+            q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds = straddle.span_of(segment, block, self.length, unturned)
+        places_S, places_J = bounds.start + jnp.arange(q_BxSxHxK.shape[1]), jnp.arange(k_BxJxGxK.shape[1])
+        seen = View(k_BxJxGxK, v_BxJxGxV, bounds.sight(), places_S, places_J)
+        q_BxSxHxK, added_xSxJ = self.attention.added(q_BxSxHxK, seen)
+        return landmark_softmax.dense(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds, self.length, added_xSxJ)
+
+    def _both(self, memory: Any, segment: Segment, given: jax.Array | None) -> tuple[jax.Array, "Retrieved"]:
         c, cache, reads_BxS, places_S = self.config, memory, segment.bounds.reads_BxS, segment.query_positions_S
         if self.straddles:
             cache, places_S = memory.cache, places_S + straddle.phase_of(segment.bounds)
             reads_BxS = reads_BxS & straddle.live_S(segment.bounds, self.length)
-        queries = retrieval.turned_queries(segment.queries, places_S, c.retrieved, self.length)
-        chosen = retrieval.choose(cache, queries, reads_BxS, c.retrieved, c.selection)
-        chosen = checkpoint_name(chosen, KEPT)
+        queries = retrieval.turned_queries(segment.queries, places_S, c.retrieved, self.length, self.turn)
+        own = (cache, queries, reads_BxS, c.retrieved, c.selection, self.turn)
+        chosen = checkpoint_name(retrieval.choose(*own) if given is None else given, KEPT)
         far_BxHxRxSxV, far_BxHxRxS = retrieval.read(cache, queries, chosen, reads_BxS)
         y_BxSxHxV, shares_BxHxRxS = join(*self._near(memory, segment), far_BxHxRxSxV, far_BxHxRxS)
         ages_BxHxRxS = jnp.where(far_BxHxRxS > MASKED, c.blocks - 1 - chosen, -1)
@@ -235,7 +271,7 @@ class Landmark(Memory):
             return x_BxTxGxK.reshape(x_BxTxGxK.shape[0], -1, self.length, *x_BxTxGxK.shape[2:])
 
         memory = reset_where_new(keeps_B, memory)
-        keys_BxMxPxGxK = rotary(blocks(segment.keys), jnp.arange(self.length))
+        keys_BxMxPxGxK = self.turn(blocks(segment.keys), jnp.arange(self.length))
         values_BxMxbxGxV = blocks(segment.values)[:, :, :-1]
         return append_blocks(
             memory,
@@ -249,7 +285,9 @@ class Landmark(Memory):
         bounds, (count, left) = segment.bounds, straddle.completed(segment.bounds, self.length)
         written_BxT = bounds.writes_BxT & straddle.live_T(bounds, self.length)
         memory = reset_where_new(bounds.keeps_B, memory)
-        keys_BxMxPxGxK, values_BxMxbxGxV, block = straddle.blocks_of(memory.block, segment, written_BxT, self.length)
+        keys_BxMxPxGxK, values_BxMxbxGxV, block = straddle.blocks_of(
+            memory.block, segment, written_BxT, self.length, self.turn
+        )
         cache, tokens_B = memory.cache, memory.block.tokens + written_BxT.sum(axis=1)
         if isinstance(cache, LandmarkMemory):  # some blocks are kept
             keys, values = (jnp.moveaxis(x, 3, 1) for x in (keys_BxMxPxGxK, values_BxMxbxGxV))
@@ -290,9 +328,12 @@ class Landmark(Memory):
         """FLOPs and bytes moved per token, products with masked tokens and with empty places of tiles included."""
         c, d = self.config, self.dims
         near = straddle if self.straddles else landmark_softmax
-        local = 2.0 * d.heads * near.products(segment_length, self.length, d.key_dim, d.value_dim)
+        products = near.products if self.turns else near.dense_products
+        local = 2.0 * d.heads * products(segment_length, self.length, d.key_dim, d.value_dim)
+        keys = straddle.span_blocks(segment_length, self.length) * self.length if self.straddles else segment_length
+        placed = relative_cost(d, keys, segment_length) if c.positions == "relative" else Cost()
         if c.blocks == 0:
-            return Cost(local=local, bytes_moved=2.0 * memory_bytes(self) / segment_length)
+            return dataclasses.replace(placed, local=local, bytes_moved=2.0 * memory_bytes(self) / segment_length)
         shared, repeats = c.selection == "tokens", d.heads // d.kv_heads
         sizes = (segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
         block_products = self.length * d.key_dim + c.block * d.value_dim  # one query with the tokens of one block
@@ -303,10 +344,11 @@ class Landmark(Memory):
         moved = copied + landmark_bytes + 2.0 * memory_bytes(self)  # the shift reads and writes the whole cache
         pairs = tiles * places / segment_length
         chosen = 2.0 * d.heads * c.blocks * d.key_dim
-        return Cost(
+        return dataclasses.replace(
+            placed,
             local=local,
-            read=chosen + 2.0 * d.kv_heads * pairs * block_products,
-            read_saved=2 * chosen,  # the choice has no gradient
+            read=placed.read + chosen + 2.0 * d.kv_heads * pairs * block_products,
+            read_saved=placed.read_saved + 2 * chosen,  # the choice has no gradient
             bytes_moved=moved / segment_length,
         )
 

@@ -108,20 +108,32 @@ def products(tokens: int, length: int, key_dim: int, value_dim: int) -> float:
     """Multiplications of `attend_blocks` per token and head of a whole segment, by the form that `auto` takes."""
     if tiles_pay(tokens, tokens):
         return block_tiling(tokens // length, length).pairs / tokens * (key_dim + value_dim)
-    return tokens * (key_dim + (length - 1) / length * value_dim)
+    return dense_products(tokens, length, key_dim, value_dim)
+
+
+def dense_products(keys: int, length: int, key_dim: int, value_dim: int) -> float:
+    """Multiplications of `dense` per query and head."""
+    return keys * (key_dim + (length - 1) / length * value_dim)
 
 
 def dense(
-    q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries, length: int
+    q_BxSxHxK: jax.Array,
+    k_BxTxGxK: jax.Array,
+    v_BxTxGxV: jax.Array,
+    bounds: Boundaries,
+    length: int,
+    added_xSxT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(BxSxHxV, log-sum-exp BxHxS) of grouped attention with all scores in memory, for whole blocks of `length`.
 
-    The queries are any tokens of the segment, from `bounds.start` on.
+    The queries are any tokens of the segment, from `bounds.start` on. `added_xSxT` is added to all scores, landmarks' too.
     """
     wide = precision.wide(q_BxSxHxK.dtype)
     k_BxTxHxK, v_BxTxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxV))
     scores_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide)
     scores_BxHxSxT = scores_BxHxSxT * q_BxSxHxK.shape[-1] ** -0.5
+    if added_xSxT is not None:
+        scores_BxHxSxT = scores_BxHxSxT + added_xSxT
     in_blocks = (-1, length)
     scores_BxHxSxMxP = scores_BxHxSxT.reshape(*scores_BxHxSxT.shape[:3], *in_blocks)
     visible_BxSxMxP = bounds.local_BxSxT.reshape(*bounds.query_documents.shape, *in_blocks)

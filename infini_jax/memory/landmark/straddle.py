@@ -23,7 +23,7 @@ from infini_jax.layers.attention import tiles_pay
 from infini_jax.layers.distances import rotary
 from infini_jax.layers.segment import NEVER_SEEN, Boundaries, Segment, whole
 from infini_jax.memory.landmark import softmax as landmark_softmax
-from infini_jax.memory.landmark.retrieval import LandmarkMemory
+from infini_jax.memory.landmark.retrieval import LandmarkMemory, Turn
 
 
 @struct.dataclass
@@ -62,6 +62,11 @@ def raw_tokens(places: int, length: int) -> int:
 def span_blocks(places: int, length: int) -> int:
     """Number M of blocks that hold any unfinished block, of at most P - 2 tokens, and the segment's T places behind it."""
     return math.ceil((length - 2 + places) / length)
+
+
+def dense_products(places: int, length: int, key_dim: int, value_dim: int) -> float:
+    """Multiplications of `softmax.dense` per query and head over the span of a whole segment."""
+    return landmark_softmax.dense_products(span_blocks(places, length) * length, length, key_dim, value_dim)
 
 
 def products(places: int, length: int, key_dim: int, value_dim: int) -> float:
@@ -111,19 +116,33 @@ def span_bounds(bounds: Boundaries, block: OpenBlock, length: int) -> Boundaries
     return dataclasses.replace(bounds, key_documents=documents_BxJ, start=phase + bounds.start)
 
 
-def attend_span(segment: Segment, block: OpenBlock, length: int) -> tuple[jax.Array, jax.Array]:
+def span_of(segment: Segment, block: OpenBlock, length: int, turn: Turn) -> tuple[jax.Array, jax.Array, jax.Array, Boundaries]:
+    """(queries BxSxHxK, keys BxJxGxK, values BxJxGxV, boundaries) of the span, by `turn` at their places of it.
+
+    The keys of the unfinished block are as they are carried.
+    """
+    bounds, phase = span_bounds(segment.bounds, block, length), phase_of(segment.bounds)
+    queries, places = segment.queries.shape[1], segment.keys.shape[1]
+    q_BxSxHxK = turn(segment.queries, bounds.start + jnp.arange(queries))
+    k_BxJxGxK = to_span(block.keys, turn(segment.keys, phase + jnp.arange(places)), phase, length)
+    return q_BxSxHxK, k_BxJxGxK, to_span(block.values, segment.values, phase, length), bounds
+
+
+def turned_back(block: OpenBlock) -> OpenBlock:
+    """The unfinished block with its keys as they were projected."""
+    return dataclasses.replace(block, keys=rotary(block.keys, -jnp.arange(block.keys.shape[1])))
+
+
+def attend_span(segment: Segment, block: OpenBlock, length: int, turn: Turn = rotary) -> tuple[jax.Array, jax.Array]:
     """(BxSxHxV, log-sum-exp BxHxS) of grouped attention to the unfinished block and the segment.
 
     Whole segments that are large go through tiles, for which their queries are padded to the span.
     """
-    bounds, phase = span_bounds(segment.bounds, block, length), phase_of(segment.bounds)
-    queries, places = segment.queries.shape[1], segment.keys.shape[1]
-    q_BxSxHxK = rotary(segment.queries, bounds.start + jnp.arange(queries))
-    k_BxJxGxK = to_span(block.keys, rotary(segment.keys, phase + jnp.arange(places)), phase, length)
-    v_BxJxGxV = to_span(block.values, segment.values, phase, length)
-    keys = k_BxJxGxK.shape[1]
+    q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds = span_of(segment, block, length, turn)
+    queries, places, keys = segment.queries.shape[1], segment.keys.shape[1], k_BxJxGxK.shape[1]
     if queries < places or not landmark_softmax.in_tiles(keys, keys):
         return landmark_softmax.dense(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds, length)
+    phase = phase_of(segment.bounds)
     q_BxJxHxK = to_span(jnp.zeros_like(q_BxSxHxK[:, :1]), q_BxSxHxK, phase, length)
     as_whole = whole(bounds.key_documents, bounds.open_document)
     y_BxJxHxV, lse_BxHxJ = landmark_softmax.attend_blocks(q_BxJxHxK, k_BxJxGxK, v_BxJxGxV, as_whole, length)
@@ -132,7 +151,7 @@ def attend_span(segment: Segment, block: OpenBlock, length: int) -> tuple[jax.Ar
 
 
 def blocks_of(
-    block: OpenBlock, segment: Segment, written_BxT: jax.Array, length: int
+    block: OpenBlock, segment: Segment, written_BxT: jax.Array, length: int, turn: Turn = rotary
 ) -> tuple[jax.Array, jax.Array, OpenBlock]:
     """(keys BxMxPxGxK turned by their place, values BxMx(P-1)xGxV, the new unfinished block): the span cut into blocks.
 
@@ -150,6 +169,6 @@ def blocks_of(
         return jnp.where((jnp.arange(length - 1) < left)[:, None, None], x_BxbxGxK, 0)
 
     places_T = (phase + jnp.arange(segment.keys.shape[1])) % length
-    keys = blocks(block.keys, rotary(segment.keys.astype(block.keys.dtype), places_T))
+    keys = blocks(block.keys, turn(segment.keys.astype(block.keys.dtype), places_T))
     values = blocks(block.values, segment.values.astype(block.values.dtype))[:, :, :-1]
     return keys, values, dataclasses.replace(block, keys=unfinished(keys[:, :, :-1]), values=unfinished(values))
