@@ -23,7 +23,10 @@ from infini_jax.records.rows import read_rows
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
 from infini_jax.training.held_out import HeldOut
+from infini_jax.training.text_generator import TextGenerator
 from infini_jax.training.trained import Trained, run_tokenizer
+from infini_jax.units import human_bytes
+from tests.support.commands import told
 from tests.support.corpora import STORIES, write_stories
 from tests.test_cli import fails
 
@@ -165,6 +168,35 @@ def test_generate_streams_a_file_and_prints_what_the_model_says(trained, capsys,
     assert shown == tokenizer.decode(list(itertools.islice(drawn, 30))) + "\n"
     main([*arguments, "--prompt", text])
     assert capsys.readouterr().out == shown
+
+
+def test_questions_behind_a_saved_memory_have_the_answers_of_whole_prompts(trained, capsys, tmp_path):
+    folder, file, book = str(trained[1]), tmp_path / "book.memory", tmp_path / "book.txt"
+    text = "".join(STORIES.values()) + "and then"
+    book.write_bytes(text.encode())
+    main(["generate", folder, "--prompt-file", str(book), "--save-memory", str(file)])
+    said = capsys.readouterr()
+    assert said.out == ""
+    tokens = TextGenerator.open(trained[1]).load(file).state.tokens
+    assert said.err == f"{file}: {tokens:,} tokens are remembered in {human_bytes(file.stat().st_size)}\n"
+    content = file.read_bytes()
+    for question in (" there was", "\nWho?"):
+        options = ["--tokens", "10", "--seed", "3"]
+        main(["generate", folder, "--memory", str(file), "--prompt", question, *options])
+        behind = capsys.readouterr().out
+        main(["generate", folder, "--prompt", text + question, *options])
+        assert capsys.readouterr().out == behind
+    assert file.read_bytes() == content
+    for arguments, said in (
+        (["--prompt", "x", "--save-memory", str(file)], f"save_memory: {file} exists; give another name, or delete it"),
+        (["--prompt", "", "--memory", str(file)], "prompt: it is empty; give at least one token"),
+        (["--memory", str(file)], "prompt: there must be one; give --prompt-file or --prompt"),
+        (
+            ["--prompt", "x", "--memory", str(file), "--step", "4"],
+            f"memory: {file} is of step 10, this is step 4; give --step 10",
+        ),
+    ):
+        assert told(capsys, ["generate", folder, *arguments], 2) == said
 
 
 def test_only_parameters_are_read_and_those_of_an_older_step_too(trained):
