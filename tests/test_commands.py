@@ -1,9 +1,11 @@
 """`infini-jax evaluate` and `infini-jax generate` on a run as `train` leaves it."""
 
 import dataclasses
+import io
 import itertools
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -197,6 +199,28 @@ def test_questions_behind_a_saved_memory_have_the_answers_of_whole_prompts(train
         ),
     ):
         assert told(capsys, ["generate", folder, *arguments], 2) == said
+
+
+def test_generate_reads_standard_input_and_ends_in_front_of_a_stop(trained, capsys, monkeypatch):
+    folder, text = str(trained[1]), "A story.\n"
+    options = ["generate", folder, "--tokens", "20", "--seed", "3"]
+    main([*options, "--prompt", text])
+    whole = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    main([*options, "--prompt-file", "-", "--stop", "never said", "--stop", whole[5:7]])
+    assert capsys.readouterr().out == whole[: whole.index(whole[5:7])] + "\n"
+    for wrong, said in (
+        (["--stop", ""], "stop: it is empty; give a text"),
+        (["--stop-token", "300"], "stop_token: 300 is none of the tokenizer's 300 tokens; give 0 to 299"),
+        (["--stop-token", "-1"], "stop_token: '-1' is no token; give its number, or end"),
+        (["--stop-token", "9" * 5000], f"stop_token: '{'9' * 57}...' is no token; give its number, or end"),
+        (
+            ["--stop-token", "end"],
+            f"stop_token: the tokenizer {trained[0].data.tokenizer} declares no end of a document; "
+            "give the number of a token, or a text with --stop",
+        ),
+    ):
+        assert told(capsys, [*options, "--prompt", "x", *wrong], 2) == said
 
 
 def test_only_parameters_are_read_and_those_of_an_older_step_too(trained):

@@ -1,6 +1,7 @@
 """What a run remembers of a prompt, kept in a file: going on from it is reading in one piece, and no other run takes it."""
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -15,8 +16,10 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.tokenizers import Bytes, SentencePiece, train_sentencepiece
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
-from infini_jax.model.generate import PromptState, Sampling, open_prompt, read_segments
+from infini_jax.model import generate
+from infini_jax.model.generate import PromptState, Sampling, continuation, open_prompt, read_prompt, read_segments
 from infini_jax.model.prompt import LONGEST_REST, PromptTokens
+from infini_jax.model.stopping import Stopping
 from infini_jax.training import memory_file
 from infini_jax.training.text_generator import TextGenerator, TextMemory
 from infini_jax.training.trained import Trained
@@ -242,3 +245,22 @@ def test_an_empty_text_is_refused_also_behind_a_memory(generator):
                 generator.answer(text, after)
     with pytest.raises(ConfigError, match=r"^tokens: -1 is negative"):
         generator.go_on(memory, tokens=-1)
+
+
+def test_an_answer_ends_in_front_of_a_text_or_a_token_and_nothing_is_compiled_for_it(generator):
+    greedy = Sampling(temperature=0.0)
+    whole = "".join(generator.answer(BOOK, None, greedy, 20))
+    compiled = generate._next._cache_size()
+    for stop in (whole[4:7], whole[9:10]):
+        assert "".join(generator.answer(BOOK, None, greedy, 20, Stopping((stop,)))) == whole[: whole.index(stop)]
+    tokens = list(itertools.islice(continuation(*opened(generator, BOOK), greedy), 20))
+    found = generator.answer(BOOK, None, greedy, 20, Stopping(stop_token=tokens[6]))
+    assert "".join(found) == Bytes().decode(tokens[: tokens.index(tokens[6])])
+    assert generate._next._cache_size() == compiled
+    with pytest.raises(ConfigError, match=r"^stop_token: 256 is none of the tokenizer's 256 tokens; give 0 to 255$"):
+        generator.answer(BOOK, None, greedy, 20, Stopping(stop_token=256))
+
+
+def opened(generator: TextGenerator, text: str) -> tuple:
+    model, params = generator.trained.run.model, generator.trained.params
+    return model, params, *read_prompt(model, params, [Bytes().encode(text)])

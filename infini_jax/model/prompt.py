@@ -1,22 +1,26 @@
 """A prompt of any length in pieces, as text and as tokens: memory never holds more of it than a piece."""
 
 import codecs
+import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from infini_jax.data.decoding import marked
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.errors import ConfigError
+from infini_jax.errors import ConfigError, one_line, require
 
+STANDARD_INPUT = Path("-")
 BYTES_A_READ = 1 << 16
 LONGEST_LINE = 1 << 20  # characters; what is longer is cut
 LONGEST_REST, TAIL = 1024, 64  # characters of a last line that is kept as text; of its end, where it has no space
 
 
 def read_text(file: Path, watch: Callable[[int], None] = lambda size: None) -> Iterator[str]:
-    """The text of a file, some whole lines at a time; `watch` gets the number of bytes read so far.
+    """The text of a file, or of `STANDARD_INPUT`, some whole lines at a time; `watch` gets the number of bytes read so far.
 
     Tokenizers encode by line, so pieces of whole lines have the tokens of the whole text. A line longer than `LONGEST_LINE` is
     cut in front of its last space, where a tokenizer whose pieces cross spaces may split it otherwise. A byte order mark is
@@ -25,9 +29,10 @@ def read_text(file: Path, watch: Callable[[int], None] = lambda size: None) -> I
     Raises `ConfigError` where the file cannot be read or is no UTF-8.
     """
     decoder, line, done = codecs.getincrementaldecoder("utf-8")(), "", 0
+    name = "standard input" if file == STANDARD_INPUT else file
     try:
-        with file.open("rb") as opened:
-            while part := opened.read(BYTES_A_READ):
+        with opened(file) as source:
+            while part := source.read(BYTES_A_READ):
                 if not done:
                     encoding, mark = marked(part)
                     decoder, part, done = codecs.getincrementaldecoder(encoding)(), part[mark:], mark
@@ -44,13 +49,29 @@ def read_text(file: Path, watch: Callable[[int], None] = lambda size: None) -> I
             held = len(decoder.getstate()[0])
             decoder.decode(b"", final=True)
     except OSError as error:
-        raise ConfigError("prompt_file", f"{file}: {error.strerror}", "give a file that can be read") from error
+        raise ConfigError(
+            "prompt_file", f"{name}: {error.strerror or one_line(error)}", "give a file that can be read"
+        ) from error
     except UnicodeDecodeError as error:
         place = done - held + error.start
         mend = "convert it, for example with iconv -f latin1 -t utf-8"
-        raise ConfigError("prompt_file", f"{file} is no UTF-8 at byte {place}", mend) from error
+        raise ConfigError("prompt_file", f"{name} is no UTF-8 at byte {place}", mend) from error
     if line:
         yield line
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """A context with the bytes of a file, or of `STANDARD_INPUT`, which stays open.
+
+    Raises `ConfigError` where there is no standard input.
+    """
+    if file != STANDARD_INPUT:
+        with file.open("rb") as source:
+            yield source
+        return
+    require(sys.stdin is not None, "prompt_file", "there is no standard input", "give a file")
+    yield sys.stdin.buffer
 
 
 class PromptTokens:

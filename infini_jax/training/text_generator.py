@@ -9,10 +9,11 @@ from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import check_value, require, require_not_negative
 from infini_jax.model.generate import PromptState, Sampling, continuation, open_prompt, read_segments
 from infini_jax.model.prompt import PromptTokens
+from infini_jax.model.stopping import Stopping
 from infini_jax.training import memory_file
 from infini_jax.training.trained import Trained, run_tokenizer, saved_config
 
-LIKELY, TOKENS = Sampling(), 200
+AS_IT_IS, TOKENS, NEVER = Sampling(), 200, Stopping()
 Watch = Callable[[int], None]
 
 
@@ -77,8 +78,9 @@ class TextGenerator:
         self,
         text: str | Iterable[str],
         after: TextMemory | None = None,
-        sampling: Sampling = LIKELY,
+        sampling: Sampling = AS_IT_IS,
         tokens: int = TOKENS,
+        stopping: Stopping = NEVER,
         watch: Watch = unseen,
     ) -> Iterator[str]:
         """What the model makes of a text, piece by piece; the text itself is read before this returns.
@@ -89,26 +91,32 @@ class TextGenerator:
           text: the text, whole or in pieces that follow one another.
           after: memory of what stands in front of the text, which stays as it is and can be gone on from again.
           sampling: settings of sampling, but for the vocabulary, which is the tokenizer's.
-          tokens: number of tokens to sample.
+          tokens: number of tokens to sample at most.
+          stopping: settings of where the text ends before.
           watch: called with the number of tokens read so far, those of `after` included.
 
-        Raises `ConfigError` for an empty text, a token that the model does not have, and settings that draw nothing.
+        Raises `ConfigError` for an empty text, a token that the model does not have, and settings that cannot be.
         """
-        check_sampling(sampling, tokens)
-        return self.go_on(self._read(text, after, watch), sampling, tokens, watch)
+        self._check(sampling, tokens, stopping)
+        return self.go_on(self._read(text, after, watch), sampling, tokens, stopping, watch)
 
     def go_on(
-        self, memory: TextMemory, sampling: Sampling = LIKELY, tokens: int = TOKENS, watch: Watch = unseen
+        self,
+        memory: TextMemory,
+        sampling: Sampling = AS_IT_IS,
+        tokens: int = TOKENS,
+        stopping: Stopping = NEVER,
+        watch: Watch = unseen,
     ) -> Iterator[str]:
         """What the model makes of a remembered text, as `answer` does of a text. Raises `ConfigError` as it does."""
-        check_sampling(sampling, tokens)
+        self._check(sampling, tokens, stopping)
         model, params = self.trained.run.model, self.trained.params
         line = PromptTokens(self.tokenizer, [], memory.rest, memory.begins_line)
         state = read_segments(model, params, [line.last()], memory.state, watch)
         decoder, logits = open_prompt(model, params, state, watch)
         sampling = dataclasses.replace(sampling, vocab=self.tokenizer.vocab)
         new = itertools.islice(continuation(model, params, decoder, logits, sampling), tokens)
-        return self.tokenizer.decode_each(new, memory.begins_line)
+        return stopping.texts(self.tokenizer.decode_each(stopping.tokens(new), memory.begins_line))
 
     def save(self, memory: TextMemory, file: Path) -> None:
         """Writes a memory to a file, whole or not at all; see `memory_file` for what stands in it.
@@ -125,6 +133,10 @@ class TextGenerator:
         """
         state, notes = memory_file.load(file, self.trained)
         return TextMemory(state, notes["rest"], notes["begins_line"])
+
+    def _check(self, sampling: Sampling, tokens: int, stopping: Stopping) -> None:
+        check_sampling(sampling, tokens)
+        stopping.check(self.tokenizer.vocab)
 
     def _read(self, text: str | Iterable[str], after: TextMemory | None, watch: Watch) -> TextMemory:
         """The memory behind a text, with all of its unfinished last line."""
