@@ -241,6 +241,11 @@ def require_one_line(field: str, text: str) -> None:
     require(wrong is None, field, f"it holds the control character {wrong!a}", "leave it out")
 
 
+def require_utf8(field: str, text: str, mend: str) -> None:
+    """Checks a text: raises `ConfigError` where it has halves of characters, as Python makes of bytes that are no UTF-8."""
+    require(all(unicodedata.category(one) != "Cs" for one in text), field, "it is no UTF-8", mend)
+
+
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # gs://, s3://, hdfs://; a Path has one slash of them left; no C:/
 
 

@@ -1,9 +1,11 @@
 """`infini-jax evaluate` and `infini-jax generate` on a run as `train` leaves it."""
 
 import dataclasses
+import io
 import itertools
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -23,7 +25,10 @@ from infini_jax.records.rows import read_rows
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
 from infini_jax.training.held_out import HeldOut
+from infini_jax.training.text_generator import TextGenerator
 from infini_jax.training.trained import Trained, run_tokenizer
+from infini_jax.units import human_bytes
+from tests.support.commands import told
 from tests.support.corpora import STORIES, write_stories
 from tests.test_cli import fails
 
@@ -165,6 +170,57 @@ def test_generate_streams_a_file_and_prints_what_the_model_says(trained, capsys,
     assert shown == tokenizer.decode(list(itertools.islice(drawn, 30))) + "\n"
     main([*arguments, "--prompt", text])
     assert capsys.readouterr().out == shown
+
+
+def test_questions_behind_a_saved_memory_have_the_answers_of_whole_prompts(trained, capsys, tmp_path):
+    folder, file, book = str(trained[1]), tmp_path / "book.memory", tmp_path / "book.txt"
+    text = "".join(STORIES.values()) + "and then"
+    book.write_bytes(text.encode())
+    main(["generate", folder, "--prompt-file", str(book), "--save-memory", str(file)])
+    said = capsys.readouterr()
+    assert said.out == ""
+    tokens = TextGenerator.open(trained[1]).load(file).state.tokens
+    assert said.err == f"{file}: {tokens:,} tokens are remembered in {human_bytes(file.stat().st_size)}\n"
+    content = file.read_bytes()
+    for question in (" there was", "\nWho?"):
+        options = ["--tokens", "10", "--seed", "3"]
+        main(["generate", folder, "--memory", str(file), "--prompt", question, *options])
+        behind = capsys.readouterr().out
+        main(["generate", folder, "--prompt", text + question, *options])
+        assert capsys.readouterr().out == behind
+    assert file.read_bytes() == content
+    for arguments, said in (
+        (["--prompt", "x", "--save-memory", str(file)], f"save_memory: {file} exists; give another name, or delete it"),
+        (["--prompt", "", "--memory", str(file)], "prompt: it is empty; give at least one token"),
+        (["--memory", str(file)], "prompt: there must be one; give --prompt-file or --prompt"),
+        (
+            ["--prompt", "x", "--memory", str(file), "--step", "4"],
+            f"memory: {file} is of step 10, this is step 4; give --step 10",
+        ),
+    ):
+        assert told(capsys, ["generate", folder, *arguments], 2) == said
+
+
+def test_generate_reads_standard_input_and_ends_in_front_of_a_stop(trained, capsys, monkeypatch):
+    folder, text = str(trained[1]), "A story.\n"
+    options = ["generate", folder, "--tokens", "20", "--seed", "3"]
+    main([*options, "--prompt", text])
+    whole = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    main([*options, "--prompt-file", "-", "--stop", "never said", "--stop", whole[5:7]])
+    assert capsys.readouterr().out == whole[: whole.index(whole[5:7])] + "\n"
+    for wrong, said in (
+        (["--stop", ""], "stop: it is empty; give a text"),
+        (["--stop-token", "300"], "stop_token: 300 is none of the tokenizer's 300 tokens; give 0 to 299"),
+        (["--stop-token", "-1"], "stop_token: '-1' is no token; give its number, or end"),
+        (["--stop-token", "9" * 5000], f"stop_token: '{'9' * 57}...' is no token; give its number, or end"),
+        (
+            ["--stop-token", "end"],
+            f"stop_token: the tokenizer {trained[0].data.tokenizer} declares no end of a document; "
+            "give the number of a token, or a text with --stop",
+        ),
+    ):
+        assert told(capsys, [*options, "--prompt", "x", *wrong], 2) == said
 
 
 def test_only_parameters_are_read_and_those_of_an_older_step_too(trained):

@@ -34,6 +34,8 @@ COMMANDS = [  # setting, command that ends in its value
     ("output", ["evaluate", "results/runs/run", "--output"]),
     ("run", ["generate", "--prompt", "a", "--run"]),
     ("prompt_file", ["generate", "results/runs/run", "--prompt-file"]),
+    ("memory", ["generate", "results/runs/run", "--prompt", "a", "--memory"]),
+    ("save_memory", ["generate", "results/runs/run", "--prompt", "a", "--save-memory"]),
     ("config", ["plan"]),
     ("path", ["watch"]),
     ("first", ["compare"]),

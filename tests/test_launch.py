@@ -15,7 +15,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.records.rows import read_rows
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.launch.base import job_name
-from infini_jax.study.launch.slurm import Worker
+from infini_jax.study.launch.slurm import TAKEN, Slurm, Worker, sbatch_options
 from infini_jax.study.study import Study, save_study
 from tests.support.commands import spawned, told
 from tests.support.documentation import all_blocks
@@ -42,6 +42,20 @@ def test_what_would_be_submitted_is_shown_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_further_options_of_sbatch_are_shown_as_they_are_submitted(tmp_path):
+    asked = Resources(account="lab", qos="long", constraint="a100&nvlink", reservation="course", extra=("exclusive", "nice=7"))
+    said = LAUNCHERS["slurm"](1, asked).described(STUDY, tmp_path)
+    for line in ("account: lab", "qos: long", "constraint: a100&nvlink"):
+        assert f"  {line}\n" in f"{said}\n"
+    assert "{'requeue': True, 'reservation': 'course', 'exclusive': True, 'nice': '7'}" in said
+
+
+def test_options_are_taken_as_lines_of_a_script_have_them():
+    lines = ("#SBATCH --mail-type=END", "--exclusive", " licenses=a:1 ", "comment=x = y", "export=", "#SBATCH  gres=gpu:1")
+    expected = {"mail-type": "END", "exclusive": True, "licenses": "a:1", "comment": "x = y", "export": "", "gres": "gpu:1"}
+    assert sbatch_options(lines) == expected
+
+
 def test_workers_with_little_time_are_told_to_save_within_a_quarter_of_it():
     delays = [LAUNCHERS["slurm"](1, Resources(minutes=n)).settings(Path("x"), 1)["slurm_signal_delay_s"] for n in (4, 8, 240)]
     assert delays == [60, 120, 120]
@@ -60,6 +74,17 @@ def test_where_there_is_no_slurm_one_line_says_so(monkeypatch, tmp_path):
         LAUNCHERS["slurm"](1, Resources()).run(STUDY, tmp_path, lambda desk: None)
 
 
+def test_nothing_that_the_launcher_sets_can_be_set_twice(tmp_path):
+    """Of the options in the script of an array, whatever is asked for."""
+    slurm = pytest.importorskip("submitit.slurm.slurm")
+    asked = Resources(1, 1, 1, 9, "low", account="a", qos="b", constraint="c", reservation="d")
+    found = {name.removeprefix("slurm_"): value for name, value in Slurm(2, asked).settings(tmp_path, 2).items()}
+    script = slurm._make_sbatch_string(command="work", folder=tmp_path, map_count=2, **found)
+    options = re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE)
+    assert len(options) == len(set(options))
+    assert set(options) <= set(TAKEN)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -67,6 +92,21 @@ def test_where_there_is_no_slurm_one_line_says_so(monkeypatch, tmp_path):
         (["--resources.gpus", "-1"], "resources.gpus: -1 is below zero; give 0 or more"),
         (["--resources.storage", "here"], "resources.storage: slurm has no use for it; leave it out"),
         (["--launch", "sky", "--resources.package", "infini_jax"], "resources.storage: sky needs it; name one"),
+        (["--resources.extra", "output=x"], "resources.extra: 'output' is the launcher's own; leave it out"),
+        (["--resources.extra", "signal=USR1@5"], "resources.extra: 'signal' is the launcher's own; leave it out"),
+        (["--resources.extra", "nice", "time=5"], "resources.extra: 'time' is the launcher's own; give resources.minutes"),
+        (["--resources.extra", "account=x"], "resources.extra: 'account' is the launcher's own; give resources.account"),
+        (
+            ["--resources.extra", "outp=x"],  # sbatch would take it for --output
+            "resources.extra: 'outp' may be short for 'output', which is the launcher's own; leave it out",
+        ),
+        (
+            ["--resources.extra", "gpus=2"],
+            "resources.extra: 'gpus' may be short for 'gpus-per-node', which is the launcher's own; give resources.gpus",
+        ),
+        (["--resources.extra", "nice=1", "nice=2"], "resources.extra: 'nice' is given twice; give it once"),
+        (["--launch", "local", "--resources.extra", "nice"], "resources.extra: local has no use for it; leave it out"),
+        (["--launch", "sky", "--resources.qos", "long"], "resources.qos: sky has no use for it; leave it out"),
         (["--launch", "local", "--resources.cpus", "2"], "resources.cpus: local has no use for it; leave it out"),
     ],
 )

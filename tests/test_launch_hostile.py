@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infini_jax.errors import ConfigError
+from infini_jax.errors import ConfigError, quoted
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.study import Study, save_study
 from tests.test_launch import ASKED
@@ -96,7 +96,32 @@ def test_a_hostile_text_stays_one_word(name, field, value, tmp_path):
     if name == "xpk" or field == "package":
         assert any(value in words for words in calls)
     if name == "slurm":
-        assert f"#SBATCH --partition={shlex.quote(value)}" in script.splitlines()
+        assert f"#SBATCH --{field}={shlex.quote(value)}" in script.splitlines()
+
+
+@pytest.mark.parametrize("value", QUOTED)
+def test_a_hostile_value_of_a_further_option_stays_one_word(value, tmp_path):
+    script, _ = script_of("slurm", Resources(extra=(f"comment={value}", "exclusive")), tmp_path / "study")
+    assert {command for command, *_ in run_with_stubs(script, tmp_path)} == {"srun"}
+    assert {f"#SBATCH --comment={shlex.quote(value)}", "#SBATCH --exclusive"} < {*script.splitlines()}
+
+
+@pytest.mark.parametrize("value", REFUSED)
+@pytest.mark.parametrize("option", ["comment={}", "{}", "{}=x", "#SBATCH --comment={}"])
+def test_a_further_option_with_a_control_character_is_refused(option, value):
+    with pytest.raises(ConfigError, match=r"^resources\.extra: it holds the control character .*; leave it out$"):
+        Resources(extra=("exclusive", option.format(value)))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [*QUOTED, "", "-", "--", "-A lab", "-x", "x", "=y", "--=y", "a b=c", "a;touch y", "$(touch y)=c", "COMMENT=x", "é=x"],
+)
+def test_what_is_no_option_of_sbatch_is_refused(option):
+    with pytest.raises(ConfigError) as error:
+        LAUNCHERS["slurm"](1, Resources(extra=(option,)))
+    said = "is no option; give the long name of an option of sbatch, such as exclusive or mail-type=END"
+    assert str(error.value) == f"resources.extra: '{quoted(option)}' {said}"
 
 
 @pytest.mark.parametrize("value", [*REFUSED, "-rf", "--index-url=http://example.com"])

@@ -20,7 +20,7 @@ def test_the_tokens_are_those_of_the_whole_file_whatever_the_reads(kind, tmp_pat
         monkeypatch.setattr(prompt, "BYTES_A_READ", size)
         read = []
         tokens = PromptTokens(tokenizer, read_text(file, read.append))
-        np.testing.assert_array_equal(np.concatenate(list(tokens)), tokenizer.encode(TEXT))
+        np.testing.assert_array_equal(np.concatenate([*tokens, tokens.last()]), tokenizer.encode(TEXT))
         assert read[-1] == len(TEXT.encode())
         assert not tokens.begins_line
 

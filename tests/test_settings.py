@@ -31,6 +31,7 @@ from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.model.cost import planned_flops
 from infini_jax.model.generate import Sampling
+from infini_jax.model.stopping import Stopping
 from infini_jax.study.jobs import JOB_KINDS
 from infini_jax.study.jobs import planned_flops as planned_flops_of_job
 from infini_jax.study.launch import Resources
@@ -44,7 +45,7 @@ REGISTRIES: dict[type, list[type]] = {
     DataConfig: list(SOURCES.values()),
 }
 ROOTS = [kind.settings for kind in JOB_KINDS.values()]
-ROOTS += [Resources, Saving, Mirroring, Sharding, Sampling, TokenizerSettings, *EVALUATIONS.values()]
+ROOTS += [Resources, Saving, Mirroring, Sharding, Sampling, Stopping, TokenizerSettings, *EVALUATIONS.values()]
 BASES: dict[type, dict[str, Any]] = {  # what has no default
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},
 }
@@ -89,6 +90,8 @@ def whole(settings: Any) -> None:
         settings.check(asked_of(type(settings)))
     elif isinstance(settings, Sampling):
         settings.check()
+    elif isinstance(settings, Stopping):
+        settings.check(256)
     elif type(settings) in [kind.settings for kind in JOB_KINDS.values()]:
         assert settings.memory_bytes >= 0
         planned_flops_of_job(settings)

@@ -131,12 +131,28 @@ def test_two_tasks_of_a_job_train_one_run(slurm, tmp_path):
     assert two == pytest.approx(one, rel=2e-5)
 
 
-def test_cancelling_ends_the_workers(slurm, tmp_path):
-    study, folder = study_of(run_of("endless", 10**7)), tmp_path / "slurm"
+@pytest.fixture
+def reservation(slurm):
+    """A reservation of the node, for no longer than the test."""
+    made = ("ReservationName=course", "StartTime=now", "Duration=60", "Users=root", "Nodes=ALL", "Flags=IGNORE_JOBS")
+    assert "course" in told("scontrol", "create", *made)
+    yield "course"
+    told("scontrol", "delete", "ReservationName=course")
+
+
+def test_what_is_asked_of_slurm_arrives_and_cancelling_ends_the_workers(slurm, reservation, tmp_path):
+    """The node has no accounts to look up a qos in; SLURM's own lines say what it understood."""
+    study, folder, comment = study_of(run_of("endless", 10**7)), tmp_path / "slurm", 'it\'s "free" $(text); # = é'
     save_study(study, folder)
-    launcher = LAUNCHERS["slurm"](1, Resources(partition="low"))
+    extra = (f"comment={comment}", "#SBATCH --nice=7", "exclusive")
+    asked = Resources(partition="low", account="lab", constraint="fast", reservation=reservation, extra=extra)
+    launcher = LAUNCHERS["slurm"](1, asked)
     launcher.submit(folder, missing=1)
     wait_for(lambda: queued(folder), 30, "a worker in the queue")
+    found = told("scontrol", "show", "job", queued(folder)[0])
+    for said in ("Partition=low", "Account=lab", "Features=fast", "Reservation=course", "Nice=7", "OverSubscribe=NO"):
+        assert said in found, found
+    assert f"Comment={comment}" in found, found
     assert launcher.cancel(folder).startswith("cancelled: ")
     began = time.monotonic()
     wait_for(lambda: not queued(folder), 60, "an empty queue")

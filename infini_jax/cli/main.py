@@ -34,7 +34,7 @@ COMMANDS = {  # name -> module of this folder
     "report": "report",
     "train": "train",
     "evaluate": "read_run",
-    "generate": "read_run",
+    "generate": "generate",
     "plan": "plan",
     "watch": "watch",
     "compare": "compare",

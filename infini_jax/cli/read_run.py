@@ -1,9 +1,7 @@
-"""`infini-jax evaluate` and `infini-jax generate`, which read a run and change nothing of it."""
+"""`infini-jax evaluate`, which reads a run and changes nothing of it."""
 
 import dataclasses
 import datetime
-import itertools
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,14 @@ from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress, reading_progress
 from infini_jax.config.plain import to_plain
 from infini_jax.devices.sharding import use_cores
-from infini_jax.errors import ConfigError, check_value, require, require_not_negative
+from infini_jax.errors import ConfigError, require
 from infini_jax.evals.base import Evaluation, Subject
 from infini_jax.evals.language import LanguageEvaluation, language_measures
 from infini_jax.files import write_json
-from infini_jax.model.generate import Sampling, continuation, read_prompt
-from infini_jax.model.prompt import PromptTokens, read_text
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, write_measures
-from infini_jax.training.trained import Trained, run_tokenizer, saved_config
+from infini_jax.training.trained import Trained, saved_config
 
 DEFAULTS = Options()
 
@@ -115,51 +111,3 @@ def write_record(record: dict[str, Any], file: Path) -> None:
         write_json(record, file, indent=1)
     except OSError as error:
         raise ConfigError("output", f"{file}: {error.strerror}", "give a file that can be written with --output") from error
-
-
-def generate(
-    run: tyro.conf.Positional[Path],
-    prompt_file: Path | None = None,
-    prompt: str | None = None,
-    tokens: int = 200,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    step: int | None = None,
-) -> None:
-    """Reads a prompt of any length at constant memory and prints what the model makes of it.
-
-    Example: `infini-jax generate results/runs/run --prompt-file book.txt --tokens 500 --temperature 0.8 --top-p 0.95`
-
-    Args:
-      run: the folder that `infini-jax train` left.
-      prompt_file: file with the prompt, UTF-8 text that is read in pieces.
-      prompt: the text of the prompt.
-      tokens: number of tokens to sample.
-      temperature: temperature of the softmax; 0 takes the likeliest token.
-      top_p: probability mass of the likeliest tokens that may be drawn (nucleus sampling); 1 is all.
-      seed: seed of the draws.
-      step: step of the checkpoint; by default the newest.
-    """
-    require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
-    is_text = prompt is None or all(not 0xD800 <= ord(character) < 0xE000 for character in prompt)
-    require(is_text, "prompt", "it is no UTF-8", "give text, or a file with --prompt-file")
-    check_value("tokens", tokens, int)
-    require_not_negative("", tokens=tokens)
-    Sampling(temperature, top_p, seed).check()
-    tokenizer, trained = run_tokenizer(saved_config(run)), Trained.open(run, step)
-    size, done = prompt_file.stat().st_size if prompt_file and prompt_file.is_file() else None, [0, 0]
-    with reading_progress("prompt", size, terminal(stderr=True)) as watch:
-
-        def watch_bytes(count: int) -> None:
-            done[0] = count
-
-        texts = read_text(prompt_file, watch_bytes) if prompt_file else iter([prompt or ""])
-        pieces = PromptTokens(tokenizer, texts)
-        decoder, logits = read_prompt(trained.run.model, trained.params, pieces, lambda count: watch(done[0], count))
-    sampling = Sampling(temperature, top_p, seed, tokenizer.vocab)
-    new = itertools.islice(continuation(trained.run.model, trained.params, decoder, logits, sampling), tokens)
-    for text in tokenizer.decode_each(new, pieces.begins_line):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    print()

@@ -31,10 +31,12 @@ class Tokenizer(Protocol):
     Attributes:
       name: equal for tokenizers that give the same tokens.
       vocab: number of distinct tokens.
+      end: token that the tokenizer declares as the end of a document; None where it has none.
     """
 
     name: str
     vocab: int
+    end: int | None
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens of a text, integers T."""
@@ -57,6 +59,7 @@ class Bytes:
 
     name = "bytes"
     vocab = 256
+    end: int | None = None
 
     def encode(self, text: str) -> np.ndarray:
         """The bytes of a text, uint8 T."""
@@ -93,6 +96,7 @@ class SentencePiece:
         self.model = model
         self.name = f"sentencepiece:{hashlib.sha256(model).hexdigest()[:12]}"
         self.vocab = self._pieces.get_piece_size()
+        self.end: int | None = end if (end := self._pieces.eos_id()) >= 0 else None
         self._line_end = self._only_token("\n")
         self._space = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         takes_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)

@@ -25,6 +25,8 @@ class Words:
     Spaces are not stored: they stand between all tokens but digits, and not before a mark. Texts written so come back exactly.
     """
 
+    end: int | None = None
+
     def __init__(self, texts: Iterable[str]):
         self._pieces = sorted({piece for text in texts for piece in PIECE.findall(text)})
         self._numbers = {piece: number for number, piece in enumerate(self._pieces)}

@@ -3,8 +3,9 @@
 Whole segments of the prompt are read at once, the rest token by token; all that stays of them is the carried memory.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +84,79 @@ def known(model: ModelConfig, piece: np.ndarray) -> np.ndarray:
     return np.asarray(piece, np.int32)
 
 
+@dataclasses.dataclass(frozen=True)
+class PromptState:
+    """The state behind a prompt: the memory of its whole segments and the tokens behind them.
+
+    The last segment counts as open also where it is full, so that going on needs nothing but this state. Reading on from it
+    makes the calls that reading in one piece makes: logits are the same bits.
+
+    Attributes:
+      carry: state behind the closed segments, of one stream.
+      waiting: int32 T, tokens of the open segment, at most a whole one.
+      tokens: number of all tokens of the prompt, the waiting ones included.
+    """
+
+    carry: Carry
+    waiting: np.ndarray
+    tokens: int = 0
+
+    @staticmethod
+    def empty(model: ModelConfig) -> "PromptState":
+        """The state before any token."""
+        return PromptState(init_carry(model, 1), np.zeros(0, np.int32))
+
+
+def read_segments(
+    model: ModelConfig,
+    params: dict,
+    pieces: Iterable[np.ndarray],
+    after: PromptState | None = None,
+    watch: Callable[[int], None] = lambda tokens: None,
+) -> PromptState:
+    """The state behind a prompt. Segments are read whole; the tokens of the last one wait.
+
+    Args:
+      model: settings of the model.
+      params: its parameters.
+      pieces: arrays of token ids that follow one another, of any lengths, read as they come.
+      after: state behind what stands in front of the prompt, which stays as it is and may be gone on from again.
+      watch: called with the number of tokens read so far.
+
+    Raises `ConfigError` for a token that the model does not have.
+    """
+    state = after or PromptState.empty(model)
+    carry, waiting, tokens = jax.tree.map(jnp.copy, state.carry), state.waiting, state.tokens  # a read uses its carry up
+    for piece in pieces:
+        waiting, tokens = np.concatenate([waiting, known(model, piece)]), tokens + len(piece)
+        while len(waiting) > model.segment:
+            carry, _ = read_segment(model, params, carry, jnp.asarray(waiting[None, : model.segment]))
+            waiting = waiting[model.segment :]
+            watch(tokens - len(waiting))
+    return PromptState(carry, waiting, tokens)
+
+
+def open_prompt(
+    model: ModelConfig, params: dict, state: PromptState, watch: Callable[[int], None] = lambda tokens: None
+) -> tuple[Decoder, jax.Array]:
+    """(decoder behind the tokens of a state, logits 1xV of the next token). The state stays as it is.
+
+    Raises `ConfigError` where the state has no token.
+    """
+    carry, logits, waiting = jax.tree.map(jnp.copy, state.carry), None, state.waiting
+    if len(waiting) == model.segment:
+        carry, logits = read_segment(model, params, carry, jnp.asarray(waiting[None]))
+        waiting = waiting[:0]
+        watch(state.tokens)
+    decoder = init_decoder(model, carry)
+    for number, token in enumerate(waiting, 1):
+        decoder, logits = _read_token(model, params, decoder, jnp.array([token]))
+        watch(state.tokens - len(waiting) + number)
+    return decoder, required(logits, "prompt", "it is empty", "give at least one token")
+
+
 def read_prompt(
-    model: ModelConfig, params: dict, pieces: Iterable[np.ndarray], watch=lambda tokens: None
+    model: ModelConfig, params: dict, pieces: Iterable[np.ndarray], watch: Callable[[int], None] = lambda tokens: None
 ) -> tuple[Decoder, jax.Array]:
     """(decoder behind the prompt, logits 1xV of the next token).
 
@@ -96,19 +168,7 @@ def read_prompt(
 
     Raises `ConfigError` where there is not one token, or one that the model does not have.
     """
-    carry, logits, waiting, done = init_carry(model, 1), None, np.zeros(0, np.int32), 0
-    for piece in pieces:
-        waiting = np.concatenate([waiting, known(model, piece)])
-        for begin in range(0, len(waiting) - model.segment + 1, model.segment):
-            carry, logits = read_segment(model, params, carry, jnp.asarray(waiting[None, begin : begin + model.segment]))
-            done += model.segment
-            watch(done)
-        waiting = waiting[len(waiting) // model.segment * model.segment :]
-    decoder = init_decoder(model, carry)
-    for token in waiting:
-        decoder, logits = _read_token(model, params, decoder, jnp.array([token]))
-        watch(done := done + 1)
-    return decoder, required(logits, "prompt", "it is empty", "give at least one token")
+    return open_prompt(model, params, read_segments(model, params, pieces, watch=watch), watch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

@@ -22,6 +22,9 @@ class Resources:
       memory_gb: memory per worker in GB; 0 leaves it to the scheduler.
       minutes: minutes that a worker may take; one whose time is up is queued again and goes on.
       partition: partition of the scheduler, "" for its default; with xpk the cluster.
+      account, qos, constraint, reservation: what SLURM knows by these names, "" for its default.
+      extra: further options of sbatch as in an #SBATCH line, such as exclusive or mail-type=END; those that the launcher sets
+        itself are refused.
       accelerator: accelerator of a cloud's machine in its own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.
       storage: storage in which a cloud's machines find the study: name of a bucket (sky) or of an attached storage (xpk).
       package: package that pip installs on a cloud's machine, with its extras (sky), or a container image that has it (xpk).
@@ -35,6 +38,11 @@ class Resources:
     memory_gb: int = 0
     minutes: int = 240
     partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    extra: tuple[str, ...] = ()
     accelerator: str = ""
     storage: str = ""
     package: str = ""
@@ -50,6 +58,8 @@ class Resources:
                 require_one_line(f"resources.{field.name}", value)
                 problem = f"'{value}' begins with '-', as options do"
                 require(not value.startswith("-"), f"resources.{field.name}", problem, "give a name")
+        for option in self.extra:
+            require_one_line("resources.extra", option)
 
 
 def resolved_folder(folder: Path) -> Path:

@@ -7,6 +7,7 @@ accounting, so that what is done is read from the study's folder, and who is lef
 """
 
 import dataclasses
+import re
 import shutil
 import signal
 import subprocess
@@ -16,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from infini_jax.errors import ConfigError, Stopped, installs, require
+from infini_jax.errors import ConfigError, Stopped, installs, quoted, require
 from infini_jax.files import read_object, write_json
 from infini_jax.locks import only_writer
 from infini_jax.study.desk import Desk
-from infini_jax.study.launch.base import Launcher, cancelled, job_name, resolved_folder
+from infini_jax.study.launch.base import Launcher, Resources, cancelled, job_name, resolved_folder
 from infini_jax.study.study import Study, collect, missing_of
 from infini_jax.study.workers import work_on
 
@@ -30,6 +31,15 @@ POLL = 2.0  # seconds
 REQUEUES = 100  # after a time limit
 SAVING = 120  # seconds before the limit at which workers are told to save
 SHARE = 0.25  # of the time there is, at most, for that
+WORDS = ("partition", "account", "qos", "constraint")  # resources that submitit and sbatch know by the same names
+TAKEN = {  # options of sbatch that the launcher or submitit sets, or lives by: the resource that sets them, or ""
+    **{word: word for word in (*WORDS, "reservation")},
+    **{"time": "minutes", "cpus-per-task": "cpus", "gpus-per-node": "gpus", "mem": "memory_gb"},
+    **dict.fromkeys(("array", "job-name", "nodes", "ntasks-per-node", "open-mode", "output", "error", "signal", "wckey"), ""),
+    **dict.fromkeys(("requeue", "no-requeue", "clusters", "parsable", "quiet", "wait", "wrap", "test-only"), ""),
+    **dict.fromkeys(("help", "usage", "version"), ""),
+}
+OPTION = re.compile(r"(?:#SBATCH\s+)?(?:--)?([a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?:=(.*))?", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +77,12 @@ class Worker:
 class Slurm(Launcher):
     """Launches an array of workers on a SLURM cluster."""
 
-    uses = ("cpus", "gpus", "memory_gb", "minutes", "partition")
+    uses = ("cpus", "gpus", "memory_gb", "minutes", *WORDS, "reservation", "extra")
+
+    def __init__(self, jobs: int, resources: Resources):
+        """Checks the resources as every launcher does, and the further options of sbatch."""
+        super().__init__(jobs, resources)
+        self.options = sbatch_options(resources.extra)
 
     def workers(self, missing: int) -> int:
         """The size of the array for `missing` runs."""
@@ -76,6 +91,7 @@ class Slurm(Launcher):
     def settings(self, folder: Path, missing: int) -> dict[str, Any]:
         """The array's settings in submitit's words."""
         r = self.resources
+        reservation: dict[str, str | bool] = {"reservation": r.reservation} if r.reservation else {}
         found = {
             "slurm_job_name": job_name(folder),
             "slurm_time": r.minutes,
@@ -83,15 +99,14 @@ class Slurm(Launcher):
             "slurm_ntasks_per_node": 1,
             "slurm_array_parallelism": self.workers(missing),
             "slurm_signal_delay_s": round(min(SAVING, SHARE * 60 * r.minutes)),
-            "slurm_additional_parameters": {"requeue": True},
+            "slurm_additional_parameters": {"requeue": True, **reservation, **self.options},
             "slurm_srun_args": [f"--cpus-per-task={r.cpus}"],
         }
+        found |= {f"slurm_{word}": value for word in WORDS if (value := getattr(r, word))}
         if r.gpus:
             found["slurm_gpus_per_node"] = r.gpus
         if r.memory_gb:
             found["slurm_mem"] = f"{r.memory_gb}GB"
-        if r.partition:
-            found["slurm_partition"] = r.partition
         return found
 
     def described(self, study: Study, folder: Path) -> str:
@@ -139,6 +154,28 @@ class Slurm(Launcher):
         if found:
             subprocess.run(["scancel", *found], check=True)
         return cancelled(found)
+
+
+def sbatch_options(extra: tuple[str, ...]) -> dict[str, str | bool]:
+    """Further options of sbatch by their long names; True where one has no value.
+
+    Raises `ConfigError` for what is no option, for one that is given twice, and for those in `TAKEN`, also where sbatch would
+    take an abbreviation for one of them.
+    """
+    found: dict[str, str | bool] = {}
+    for text in extra:
+        option = OPTION.fullmatch(text.strip())
+        mend = "give the long name of an option of sbatch, such as exclusive or mail-type=END"
+        name, value = (option[1], option[2]) if option and len(option[1]) > 1 else ("", None)
+        require(name != "", "resources.extra", f"'{quoted(text)}' is no option", mend)
+        taken = min((one for one in TAKEN if one.startswith(name)), key=len, default=None)
+        if taken is not None:
+            problem = f"'{name}' " + (f"may be short for '{taken}', which " if taken != name else "") + "is the launcher's own"
+            mend = f"give resources.{TAKEN[taken]}" if TAKEN[taken] else "leave it out"
+            raise ConfigError("resources.extra", problem, mend)
+        require(name not in found, "resources.extra", f"'{name}' is given twice", "give it once")
+        found[name] = True if value is None else value
+    return found
 
 
 def noted(folder: Path) -> dict[str, Any]:

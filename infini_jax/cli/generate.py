@@ -1,0 +1,112 @@
+"""`infini-jax generate`, which reads a prompt with a run, keeps what it remembers of it, and prints what follows."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import tyro
+
+from infini_jax.cli.output import terminal
+from infini_jax.cli.progress import reading_progress
+from infini_jax.data.tokenizers import Tokenizer
+from infini_jax.errors import quoted, require, require_utf8, required
+from infini_jax.model.generate import Sampling
+from infini_jax.model.prompt import STANDARD_INPUT, read_text
+from infini_jax.model.stopping import Stopping
+from infini_jax.training.memory_file import check_new
+from infini_jax.training.text_generator import TOKENS, TextGenerator, check_sampling
+from infini_jax.units import human_bytes
+
+
+def generate(
+    run: tyro.conf.Positional[Path],
+    prompt_file: Path | None = None,
+    prompt: str | None = None,
+    tokens: int | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    stop_token: str | None = None,
+    memory: Path | None = None,
+    save_memory: Path | None = None,
+    step: int | None = None,
+) -> None:
+    """Reads a prompt of any length at constant memory and prints what the model makes of it.
+
+    Examples: `infini-jax generate results/runs/run --prompt-file book.txt --tokens 500 --temperature 0.8 --top-p 0.95`,
+    `infini-jax generate results/runs/run --prompt-file book.txt --save-memory book.memory`,
+    `infini-jax generate results/runs/run --memory book.memory --prompt "It was a dark"`
+
+    Args:
+      run: the folder that `infini-jax train` left.
+      prompt_file: file with the prompt, UTF-8 text that is read in pieces; - for standard input.
+      prompt: the text of the prompt.
+      tokens: number of tokens to sample at most; by default 200, and none with --save-memory.
+      temperature: temperature of the softmax; 0 takes the likeliest token.
+      top_p: probability mass of the likeliest tokens that may be drawn (nucleus sampling); 1 is all.
+      seed: seed of the draws.
+      stop: text in front of which the output ends; may be given several times.
+      stop_token: token in front of which the output ends: its number, or end for what the tokenizer declares as the end of a
+        document.
+      memory: file that --save-memory wrote: the prompt is read behind what is remembered there; the file stays as it is.
+      save_memory: new file that gets the memory behind the prompt, to go on from as often as wanted.
+      step: step of the checkpoint; by default the newest.
+    """
+    require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
+    require_utf8("prompt", prompt or "", "give text, or a file with --prompt-file")
+    sampling, wanted = Sampling(temperature, top_p, seed), (0 if save_memory else TOKENS) if tokens is None else tokens
+    check_sampling(sampling, wanted)
+    if save_memory:
+        check_new(save_memory)
+    generator = TextGenerator.open(run, step)
+    stopping = Stopping(stop, stop_token_of(stop_token, generator.tokenizer))
+    stopping.check(generator.tokenizer.vocab)
+    after = generator.load(memory) if memory else None
+    with reading(prompt_file, prompt) as (text, watch):
+        if save_memory:
+            found = generator.read(text, after, watch)
+            generator.save(found, save_memory)
+            new = generator.go_on(found, sampling, wanted, stopping, watch) if wanted else None
+        else:
+            found, new = None, generator.answer(text, after, sampling, wanted, stopping, watch)
+    if save_memory and found:
+        size = human_bytes(save_memory.stat().st_size)
+        print(f"{save_memory}: {found.state.tokens:,} tokens are remembered in {size}", file=sys.stderr)
+    if new is not None:
+        print_each(new)
+
+
+@contextlib.contextmanager
+def reading(prompt_file: Path | None, prompt: str | None) -> Iterator[tuple[Iterable[str], Callable[[int], None]]]:
+    """A context with the texts of a prompt, and a bar of them that is fed with numbers of tokens."""
+    is_file = prompt_file is not None and prompt_file != STANDARD_INPUT and prompt_file.is_file()
+    size, read = prompt_file.stat().st_size if prompt_file and is_file else None, 0
+    with reading_progress("prompt", size, terminal(stderr=True)) as show:
+
+        def watch_bytes(count: int) -> None:
+            nonlocal read
+            read = count
+
+        yield read_text(prompt_file, watch_bytes) if prompt_file else [prompt or ""], lambda count: show(read, count)
+
+
+def stop_token_of(text: str | None, tokenizer: Tokenizer) -> int | None:
+    """The token of --stop-token; None where none is given. Raises `ConfigError` where there is no such token."""
+    if text is None:
+        return None
+    if text == "end":
+        problem = f"the tokenizer {tokenizer.name} declares no end of a document"
+        return required(tokenizer.end, "stop_token", problem, "give the number of a token, or a text with --stop")
+    is_number = text.isascii() and text.isdigit() and len(text) < 10
+    require(is_number, "stop_token", f"'{quoted(text)}' is no token", "give its number, or end")
+    return int(text)
+
+
+def print_each(texts: Iterator[str]) -> None:
+    """Prints texts as they come, and a line end behind the last."""
+    for text in texts:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    print()
