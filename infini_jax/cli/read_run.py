@@ -80,6 +80,7 @@ def record_of(trained: Trained, evaluation: Evaluation, seconds: float) -> dict[
         "run": trained.run.name,
         "fingerprint": trained.run.fingerprint(),
         "step": trained.step,
+        "origin": to_plain(trained.run.origin),
         "task": evaluation.name,
         "settings": to_plain(evaluation),
         **environment(),

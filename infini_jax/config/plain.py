@@ -54,6 +54,9 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
             check_value(where, plain, dict)
             settings = lookup(f"{where}.kind", plain.get("kind"), table)
             return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
+    settings = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+    if settings:  # or None
+        return None if plain is None else from_plain(settings[0], plain, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         check_value(where, plain, dict)
         types_of = typing.get_type_hints(kind)

@@ -9,6 +9,7 @@ from typing import Any
 
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.config.model import ModelConfig
+from infini_jax.config.origin import Origin
 from infini_jax.config.plain import digest_of, from_plain, kind_of, to_plain
 from infini_jax.config.train import Budget, TrainConfig
 from infini_jax.data import SOURCES
@@ -31,6 +32,7 @@ class RunConfig:
       train: settings of training.
       budget: limit of the run, in FLOPs, tokens, steps or seconds.
       evaluation: how much of the held-out documents is read, where the task is made of documents.
+      origin: parameters of another run at which this one begins, None for fresh ones; see `infini_jax.training.origin`.
     """
 
     name: str = "run"
@@ -42,6 +44,7 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
     budget: Budget = Budget()
     evaluation: EvaluationConfig = EvaluationConfig()
+    origin: Origin | None = None
 
     def __post_init__(self):
         check_fields("", self)
@@ -120,7 +123,7 @@ class RunConfig:
         plain = TrainConfig()
         rates = {name: getattr(plain, name) for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every")}
         train, budget = dataclasses.replace(self.train, **rates), Budget("steps", steps)
-        return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget)
+        return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget, origin=None)
 
     def fingerprint(self) -> str:
         """Digest of the settings that decide the result, twelve hex digits.
@@ -133,4 +136,7 @@ class RunConfig:
         del science["budget"]["gives"], science["budget"]["steps"]
         for name in ("evaluate_every", "segments_per_step", "rematerialise", "accumulate"):
             del science["train"][name]
+        origin = science.pop("origin")  # runs without one have the digests from before there were any
+        if origin:
+            science["origin"] = {name: origin[name] for name in ("fingerprint", "step", "digest")}
         return digest_of(science)

@@ -49,6 +49,8 @@ class Row:
       device: the device that the run used.
       finished: UTC time, ISO 8601.
       skipped_steps: number of steps that changed nothing, because their gradient was not finite.
+      origin: name of the run at whose parameters it began, None where they were fresh; and of that run
+      origin_fingerprint, origin_step, origin_digest: its fingerprint, its step, and the digest of the parameters.
     """
 
     run: str
@@ -89,12 +91,18 @@ class Row:
     device: str
     finished: str
     skipped_steps: int = 0
+    origin: str | None = None
+    origin_fingerprint: str | None = None
+    origin_step: int | None = None
+    origin_digest: str | None = None
 
 
-ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), float | None: pa.float64()}
+ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+ARROW |= {kind | None: arrow for kind, arrow in ARROW.items()}
 SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fields(Row)])
+ORIGIN = ("origin", "origin_fingerprint", "origin_step", "origin_digest")
 # Columns that old tables lack, with what stands for them.
-LATER = dict.fromkeys(("learning_rate", "flops_counted", "test_loss", "test_accuracy"), "null") | {
+LATER = dict.fromkeys(("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN), "null") | {
     "gives": "'steps'",
     "skipped_steps": "0",
 }

@@ -203,6 +203,10 @@ def notes(rows: Sequence[Row], score: Score) -> list[str]:
         if counts == [1]
         else f"{'–'.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds per point."
     )
+    origins = Counter(f"{row.origin} at step {row.origin_step}" for row in rows if row.origin is not None)
+    if origins:
+        said = ", ".join(f"{origin} ({count})" for origin, count in origins.items())
+        found.append(f"Runs that began at another run's parameters: {said}.")
     return found
 
 

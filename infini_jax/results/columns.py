@@ -66,6 +66,10 @@ RUNS = (
     ("device", "", "device that the run used"),
     ("finished", "", "UTC time, ISO 8601"),
     ("skipped_steps", "steps", "that changed nothing, because their gradient was not finite"),
+    ("origin", "", "name of the run at whose parameters it began; null where they were fresh"),
+    ("origin_fingerprint", "", "fingerprint of that run"),
+    ("origin_step", "steps", "step of that run at which its parameters were taken"),
+    ("origin_digest", "", "digest of these parameters, twelve hex digits"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

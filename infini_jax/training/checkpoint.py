@@ -246,7 +246,16 @@ class FinishedCheckpoints(Checkpoints):
     """The checkpoints of one run's folder, for reading only: nothing is made or cleaned up, so a run may be saving meanwhile.
 
     Opening it raises `ConfigError` where the folder has no checkpoints.
+
+    Args:
+      run: settings of the run.
+      folder: folder of the run.
+      asked_by: option by which the user names a checkpoint, for messages.
     """
+
+    def __init__(self, run: RunConfig, folder: Path, asked_by: str = "--step"):
+        super().__init__(run, folder)
+        self.asked_by = asked_by
 
     def __enter__(self) -> "FinishedCheckpoints":
         require(
@@ -270,10 +279,7 @@ class FinishedCheckpoints(Checkpoints):
           CheckpointError: the checkpoint is damaged, of another config, or of another format.
           ConfigError: the run has checkpoints, but none of `step`.
         """
-        steps = self.steps()
-        require(bool(steps), "run", f"{self.folder.parent} has no finished checkpoint", "wait for the first, or train it")
-        step = steps[-1] if step is None else step
-        require(step in steps, "step", f"there is no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        step = self._chosen(step)
         meta = self._meta(step)
         item = {part: shapes}
         places = ocp.checkpoint_utils.construct_restore_args(item)
@@ -283,8 +289,21 @@ class FinishedCheckpoints(Checkpoints):
             check_part(found, part, meta)
         return step, found
 
+    def written_part(self, part: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
+        """(step, digests by name of the arrays of a part of the state), from the notes alone; as `restore_part` otherwise."""
+        step = self._chosen(step)
+        return step, notes.written_part(self._meta(step), f"{STATE}/{part}")
+
+    def _chosen(self, step: int | None) -> int:
+        """The step itself, or the newest. Raises `ConfigError` where there is no such checkpoint."""
+        steps, named = self.steps(), self.asked_by.removeprefix("--")
+        require(bool(steps), "run", f"{self.folder.parent} has no finished checkpoint", "wait for the first, or train it")
+        step = steps[-1] if step is None else step
+        require(step in steps, named, f"there is no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        return step
+
     def _instead(self, step: int) -> str:
-        return f"read step {step} with --step {step}"
+        return f"read step {step} with {self.asked_by} {step}"
 
 
 def unless_closed(hook: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -308,11 +327,8 @@ def check_arrays(state: Any, carry: Any, meta: dict[str, Any]) -> None:
 def check_part(found: Any, part: str, meta: dict[str, Any]) -> None:
     """Checks a part of the state against the notes beside it. Raises `ValueError` where it is not what was saved."""
     place = f"{STATE}/{part}"
-    if meta["format"] == 2:
-        is_same = int(bit_sum(found)) == meta["parts"][part]
-    else:
-        saved = {name: said for name, said in meta["arrays"].items() if name.startswith(f"{place}/")}
-        is_same = digests(found, place) == saved
+    saved = notes.written_part(meta, place)
+    is_same = {place: int(bit_sum(found))} == saved if meta["format"] == 2 else digests(found, place) == saved
     if not is_same:
         raise ValueError("other numbers than were saved")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from infini_jax.config import RunConfig
+from infini_jax.config import Origin, RunConfig
 from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding
 from infini_jax.errors import EvaluationFailed, named_line
@@ -161,6 +161,7 @@ def planned_row(run: RunConfig, study: str) -> Row:
 
     A row is only left of a run that did all of its steps.
     """
+    columns: dict[str, Any] = origin_columns(run.origin) | environment()
     steps, step_flops, counted = budget_steps(run), training_flops_per_step(run), counted_flops(Training(run).program)
     return Row(
         run=run.name,
@@ -196,8 +197,20 @@ def planned_row(run: RunConfig, study: str) -> Row:
         corpus=run.data.open(rows_of(run, "train")).corpus,
         finished="",
         skipped_steps=0,
-        **environment(),
+        **columns,
     )
+
+
+def origin_columns(origin: Origin | None) -> dict[str, Any]:
+    """The columns of a row that say where the run began; none where its parameters were fresh."""
+    if origin is None:
+        return {}
+    return {
+        "origin": origin.name,
+        "origin_fingerprint": origin.fingerprint,
+        "origin_step": origin.step,
+        "origin_digest": origin.digest,
+    }
 
 
 def finished_row(planned: Row, finished: Finished, scores: HeldOutScores) -> Row:

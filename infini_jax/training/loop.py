@@ -20,6 +20,7 @@ from infini_jax.errors import Stopped, TrainingDiverged, instance
 from infini_jax.model.cost import check_fits, training_flops_per_step
 from infini_jax.model.stream import Carry
 from infini_jax.training.checkpoint import Checkpoints, Progress
+from infini_jax.training.origin import read_origin
 from infini_jax.training.program import Training, TrainState, compiled_step
 from infini_jax.training.skips import Skips
 from infini_jax.units import ratio
@@ -131,13 +132,23 @@ def is_examined(run: RunConfig, number: int, steps: int) -> bool:
 
 
 def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainState, Progress]:
-    """(state to go on from, progress so far), from the newest checkpoint or a fresh start."""
+    """(state to go on from, progress so far), from the newest checkpoint or a start.
+
+    A start at another run's parameters is saved at once: nothing is asked of the other run any more.
+    """
     shapes = training.shapes
     found = checkpoints and checkpoints.restore(dataclasses.replace(shapes, carry=None), shapes.carry)
     if found:
         progress, state, carry = found
         return dataclasses.replace(state, carry=carry), progress
-    return training.fresh(), Progress()
+    origin = training.run.origin
+    if origin is None:
+        return training.fresh(), Progress()
+    other, learned = read_origin(training.run, origin, training.layout)
+    state = training.inherited(other.model, learned)
+    if checkpoints:
+        checkpoints.save(Progress(), dataclasses.replace(state, carry=None), state.carry)
+    return state, Progress()
 
 
 def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], state: TrainState | None = None) -> None:

@@ -87,6 +87,13 @@ def checked_notes(notes: Any, step: int) -> dict[str, Any]:
     return notes
 
 
+def written_part(notes: dict[str, Any], place: str) -> dict[str, Any]:
+    """What checked notes say of the arrays of a part of the state, such as state/params: digests by name."""
+    if notes["format"] == 2:
+        return {place: notes["parts"][place.split("/")[-1]]}
+    return {name: said for name, said in notes["arrays"].items() if name.startswith(f"{place}/")}
+
+
 def progress_in(notes: dict[str, Any]) -> Progress:
     """The progress in checked notes."""
     found = {name: notes[name] for name in PROGRESS_NAMES if name in notes}

@@ -20,6 +20,7 @@ from infini_jax.devices.processes import batch_shapes, placed_batches
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
 from infini_jax.errors import present
 from infini_jax.model.cost import ProgramFlops, budget_steps, program_flops
+from infini_jax.model.inheritance import inherited
 from infini_jax.model.stream import Carry, init_carry, init_params
 from infini_jax.training.checkpoint import like
 from infini_jax.training.clipping import global_norm, largest
@@ -127,6 +128,11 @@ class Training:
         """The state before the first step, on the devices."""
         return jax.jit(self._init, out_shardings=None if self.layout is None else self.places)()
 
+    def inherited(self, other: ModelConfig, learned: dict) -> TrainState:
+        """The state before the first step, at the parameters that another model has `learned` as far as it has them."""
+        begin = functools.partial(self._init, other)
+        return jax.jit(begin, out_shardings=None if self.layout is None else self.places)(learned)
+
     @functools.cached_property
     def step(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
         """The jitted step: (state, batch) -> (state, metrics). The state is donated, and lies as `places` says.
@@ -182,9 +188,11 @@ class Training:
     def _rows(self) -> Batch:
         return batch_sharding(self._laid.mesh, self._laid.rules)
 
-    def _init(self) -> TrainState:
+    def _init(self, other: ModelConfig | None = None, learned: dict | None = None) -> TrainState:
         run = self.run
         params = init_params(run.model, jax.random.key(run.seed))
+        if other and learned:
+            params = inherited(other, learned, run.model, params)
         average = jax.tree.map(jnp.copy, params) if run.train.average else None  # copied: the state is donated
         carry = init_carry(run.model, run.train.batch)
         return TrainState(jnp.int32(0), params, self.optimiser.init(params), average, carry)

@@ -47,7 +47,12 @@ class Trained:
         everywhere = replicated(data_mesh(jax.device_count()))
         placed = like(shapes, jax.tree.map(lambda _: everywhere, shapes))
         with FinishedCheckpoints(run, folder) as checkpoints:
-            return Trained(folder, run, *checkpoints.restore_part("average" if run.train.average else "params", placed, step))
+            return Trained(folder, run, *checkpoints.restore_part(learned_part(run), placed, step))
+
+
+def learned_part(run: RunConfig) -> str:
+    """The part of a run's state that is evaluated and begun from: the moving average where there is one."""
+    return "average" if run.train.average else "params"
 
 
 def run_tokenizer(run: RunConfig) -> Tokenizer:
