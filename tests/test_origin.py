@@ -5,7 +5,6 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,16 +23,16 @@ from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.model.inheritance import inheritance, inherited, shapes_by_layer
 from infini_jax.model.stream import init_params
-from infini_jax.records.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, METRICS_FILE, RunFolder
+from infini_jax.records.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, METRICS_FILE
 from infini_jax.records.rows import ORIGIN, read_rows
 from infini_jax.report.sections import notes
 from infini_jax.report.tasks import score_of
 from infini_jax.study.jobs import job_from_plain, job_to_plain
-from infini_jax.training.checkpoint import Checkpoints, Progress, Saving
+from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
 from infini_jax.training.origin import begun_from, check_origin
-from infini_jax.training.program import Training
 from infini_jax.training.trained import Trained
+from tests.support.saved import drawn, saved_run
 
 MODEL = ModelConfig(memory=LocalConfig(), vocab=48, layers=3, d_model=16, segment=8)
 PARENT = RunConfig(
@@ -56,21 +55,8 @@ SHARED = ["vocab", "layers", "d_model", "heads", "kv_heads", "key_dim", "value_d
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
-    """The folder of a run with checkpoints of two steps, of random numbers: nothing needs to be trained for them."""
-    folder = tmp_path_factory.mktemp("origin") / "first"
-    shapes = Training(PARENT).shapes
-    with Checkpoints(PARENT, folder) as checkpoints:
-        for step in (1, 2):
-            state = dataclasses.replace(drawn(dataclasses.replace(shapes, carry=None), step), step=jnp.int32(step))
-            checkpoints.save(Progress(step), state, drawn(shapes.carry, step))
-    RunFolder(folder).write_config(PARENT.to_dict())
-    return folder
-
-
-def drawn(shapes, seed):
-    """Random numbers in these shapes."""
-    random = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.1, leaf.shape), leaf.dtype), shapes)
+    """The folder of a run with checkpoints of two steps."""
+    return saved_run(PARENT, tmp_path_factory.mktemp("origin") / "first")
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from infini_jax.cli.evaluation_options import Options, chosen_evaluation
 from infini_jax.cli.evaluation_tables import figures_table, measure_tables, position_table
+from infini_jax.cli.memory_options import MemoryOptions, chosen_memory, labels, said, suffix
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress, reading_progress
+from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.config.plain import to_plain
 from infini_jax.devices.sharding import use_cores
 from infini_jax.errors import ConfigError, check_value, require, require_not_negative
@@ -26,15 +28,16 @@ from infini_jax.model.prompt import PromptTokens, read_text
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, write_measures
-from infini_jax.training.trained import Trained, run_tokenizer, saved_config
+from infini_jax.training.trained import Trained, read_with, run_tokenizer, saved_config
 
-DEFAULTS = Options()
+DEFAULTS, AS_TRAINED = Options(), MemoryOptions()
 
 
 def evaluate(
     run: tyro.conf.Positional[Path],
     task: str = LanguageEvaluation.name,
     options: tyro.conf.OmitArgPrefixes[Options] = DEFAULTS,
+    memory: MemoryOptions = AS_TRAINED,
     step: int | None = None,
     output: Path | None = None,
     as_json: AsJson = False,
@@ -48,25 +51,28 @@ def evaluate(
       run: the folder that `infini-jax train` left.
       task: name of the task in the registry of evaluations.
       options: settings of the task.
+      memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
       step: step of the checkpoint; by default the newest.
       output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
-        tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder.
+        tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder; with another memory their names say it.
       as_json: prints the content of the JSON file instead of tables.
     """
-    evaluation, config = chosen_evaluation(task, options), saved_config(run)
-    figures = output.with_suffix(".parquet") if output else RunFolder(run).measures_of(task)
+    evaluation, saved = chosen_evaluation(task, options), saved_config(run)
+    config = read_with(saved, chosen_memory(saved, memory))
+    other = suffix(saved.model, config.model)
+    figures = output.with_suffix(".parquet") if output else RunFolder(run).measures_of(task + other)
     require(output != figures, "output", f"{output} is to be JSON", "give a name that ends in .json")
     evaluation.check(config)
     if rows := getattr(evaluation, "rows", 0):  # most read rows side by side
         use_cores(rows)
-    trained, began = Trained.open(run, step), time.perf_counter()
+    trained, began = opened(run, step, config), time.perf_counter()
     is_language = isinstance(evaluation, LanguageEvaluation)
     measures, tables, details = read_documents(evaluation, trained) if is_language else ask(evaluation, trained)
     seconds = time.perf_counter() - began
-    file = output or RunFolder(run).evaluation("" if is_language else task)
-    record = record_of(trained, evaluation, seconds) | details
+    file = output or RunFolder(run).evaluation("" if is_language and not other else task + other)
+    record = record_of(trained, saved, evaluation, seconds) | details
     write_record(record, file)
-    write_measures(config.name, measures, figures)
+    write_measures(config.name, with_labels(measures, labels(saved.model, config.model)), figures)
     if as_json:
         print_json(record)
         return
@@ -74,19 +80,39 @@ def evaluate(
     print(f"{file}: {evaluation.cost(config):.2g} FLOPs in {seconds:.1f} s, compiling included")
 
 
-def record_of(trained: Trained, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
-    """The record of an evaluation as JSON values: run, checkpoint, settings, time, machine and versions."""
+def opened(folder: Path, step: int | None, config: RunConfig) -> Trained:
+    """A trained run, to be read with the memory in `config`; one line says where that is another than it was trained with."""
+    trained = Trained.open(folder, step)
+    if trained.run == config:
+        return trained
+    terminal(stderr=True).print(said(trained.run.model, config.model), highlight=False, soft_wrap=True)
+    return trained.with_memory(config.model.memory)
+
+
+def with_labels(measures: list[Measure], more: dict[str, float | str]) -> list[Measure]:
+    """Figures with more labels."""
+    return [dataclasses.replace(one, labels={**one.labels, **more}) for one in measures]
+
+
+def record_of(trained: Trained, saved: RunConfig, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    """The record of an evaluation as JSON values: run, checkpoint, memory, settings, time, machine and versions."""
     return {
-        "run": trained.run.name,
-        "fingerprint": trained.run.fingerprint(),
+        "run": saved.name,
+        "fingerprint": saved.fingerprint(),
         "step": trained.step,
-        "origin": to_plain(trained.run.origin),
+        "origin": to_plain(saved.origin),
+        "memory": {side: memory_record(model) for side, model in (("trained", saved.model), ("used", trained.run.model))},
         "task": evaluation.name,
         "settings": to_plain(evaluation),
         **environment(),
         "seconds": seconds,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def memory_record(model: ModelConfig) -> dict[str, Any]:
+    """Settings and bytes per sequence of a model's memory as JSON values."""
+    return {**to_plain(model.memory), "bytes": model.memory_bytes}
 
 
 Found = tuple[list[Measure], list[Table], dict[str, Any]]  # figures, what is shown of them, what else is written
@@ -126,6 +152,7 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     seed: int = 0,
+    memory: MemoryOptions = AS_TRAINED,
     step: int | None = None,
 ) -> None:
     """Reads a prompt of any length at constant memory and prints what the model makes of it.
@@ -140,6 +167,7 @@ def generate(
       temperature: temperature of the softmax; 0 takes the likeliest token.
       top_p: probability mass of the likeliest tokens that may be drawn (nucleus sampling); 1 is all.
       seed: seed of the draws.
+      memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
       step: step of the checkpoint; by default the newest.
     """
     require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
@@ -148,7 +176,9 @@ def generate(
     check_value("tokens", tokens, int)
     require_not_negative("", tokens=tokens)
     Sampling(temperature, top_p, seed).check()
-    tokenizer, trained = run_tokenizer(saved_config(run)), Trained.open(run, step)
+    saved = saved_config(run)
+    config, tokenizer = read_with(saved, chosen_memory(saved, memory)), run_tokenizer(saved)
+    trained = opened(run, step, config)
     size, done = prompt_file.stat().st_size if prompt_file and prompt_file.is_file() else None, [0, 0]
     with reading_progress("prompt", size, terminal(stderr=True)) as watch:
 

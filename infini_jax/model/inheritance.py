@@ -78,6 +78,17 @@ def by_layer(model: ModelConfig, params: dict) -> Flat:
     return found
 
 
+def grouped(model: ModelConfig, flat: Flat) -> dict:
+    """The inverse of `by_layer`: parameters of a model with the layers of a group stacked."""
+    found: Flat = {path: leaf for path, leaf in flat.items() if not path[0].startswith("layer") and path != INSERTED}
+    if INSERTED in flat:
+        found[EMBEDDING] = jnp.concatenate([flat[EMBEDDING], flat[INSERTED]])
+    for group, names in layer_names(model).items():
+        paths = [path[1:] for path in flat if path[0] == names[0]]
+        found |= {(group, *path): jnp.stack([flat[name, *path] for name in names]) for path in paths}
+    return unflatten_dict(found)
+
+
 def layer_names(model: ModelConfig) -> dict[str, list[str]]:
     """The names of the layers in each group, by the group's name."""
     names = iter(f"layer{number}" for number in range(model.layers))
@@ -150,12 +161,4 @@ def inherited(other: ModelConfig, learned: dict, model: ModelConfig, fresh: dict
         path: theirs[path] if path in theirs and theirs[path].shape == leaf.shape else leaf
         for path, leaf in by_layer(model, fresh).items()
     }
-    found: Flat = {}
-    for path in flatten_dict(fresh):
-        if path[0].startswith(GROUP):
-            found[path] = jnp.stack([ours[name, *path[1:]] for name in layer_names(model)[path[0]]])
-        elif path == EMBEDDING and model.ids > model.vocab:
-            found[path] = jnp.concatenate([ours[EMBEDDING], ours[INSERTED]])
-        else:
-            found[path] = ours[path]
-    return unflatten_dict(found)
+    return grouped(model, ours)
