@@ -28,6 +28,7 @@ from infini_jax.model.prompt import PromptTokens, read_text
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, write_measures
+from infini_jax.training.checkpoint import Which
 from infini_jax.training.trained import Trained, read_with, run_tokenizer, saved_config
 
 DEFAULTS, AS_TRAINED = Options(), MemoryOptions()
@@ -38,7 +39,7 @@ def evaluate(
     task: str = LanguageEvaluation.name,
     options: tyro.conf.OmitArgPrefixes[Options] = DEFAULTS,
     memory: MemoryOptions = AS_TRAINED,
-    step: int | None = None,
+    step: Which = None,
     output: Path | None = None,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +53,7 @@ def evaluate(
       task: name of the task in the registry of evaluations.
       options: settings of the task.
       memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
-      step: step of the checkpoint; by default the newest.
+      step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
       output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
         tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder; with another memory their names say it.
       as_json: prints the content of the JSON file instead of tables.
@@ -80,7 +81,7 @@ def evaluate(
     print(f"{file}: {evaluation.cost(config):.2g} FLOPs in {seconds:.1f} s, compiling included")
 
 
-def opened(folder: Path, step: int | None, config: RunConfig) -> Trained:
+def opened(folder: Path, step: Which, config: RunConfig) -> Trained:
     """A trained run, to be read with the memory in `config`; one line says where that is another than it was trained with."""
     trained = Trained.open(folder, step)
     if trained.run == config:
@@ -153,7 +154,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     memory: MemoryOptions = AS_TRAINED,
-    step: int | None = None,
+    step: Which = None,
 ) -> None:
     """Reads a prompt of any length at constant memory and prints what the model makes of it.
 
@@ -168,7 +169,7 @@ def generate(
       top_p: probability mass of the likeliest tokens that may be drawn (nucleus sampling); 1 is all.
       seed: seed of the draws.
       memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
-      step: step of the checkpoint; by default the newest.
+      step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
     """
     require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
     is_text = prompt is None or all(not 0xD800 <= ord(character) < 0xE000 for character in prompt)

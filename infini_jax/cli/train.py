@@ -17,7 +17,7 @@ from infini_jax.devices.processes import ended_with_the_job, is_first, join_job
 from infini_jax.devices.sharding import Sharding, use_cores
 from infini_jax.errors import require
 from infini_jax.memory import MECHANISMS
-from infini_jax.training.checkpoint import Saving
+from infini_jax.training.checkpoint import Saving, Which
 from infini_jax.training.execute import execute
 from infini_jax.training.mirrors import Mirroring
 from infini_jax.training.origin import begun_from, inheritance_of
@@ -51,7 +51,7 @@ def train(
     memory_bytes: int = 0,
     memory_axis: str = "",
     origin: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
-    origin_step: Annotated[int | None, tyro.conf.arg(name="from-step")] = None,
+    origin_step: Annotated[Which, tyro.conf.arg(name="from-step")] = None,
     resume: int | None = None,
     processes: Literal["alone", "job"] = "alone",
     results: Path = Path("results/runs"),
@@ -75,7 +75,7 @@ def train(
       memory_axis: axis along which the memory grows, such as key_dim or heads; the mechanism's first where none is named.
       origin: folder of another run, at whose learned parameters (their moving average where it has one) this one begins.
         Optimizer and schedule begin anew. Memory, data, budget and segments may differ; sizes and tokenizer may not.
-      origin_step: step of the other run's checkpoint; by default the newest.
+      origin_step: step of the other run's checkpoint, or best for that of its lowest validation loss; by default the newest.
       resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
       processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.
       results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.

@@ -17,6 +17,8 @@ from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import check_fields, require, require_file_name, require_not_negative, require_one_line
 
+STOPPING = ("patience", "improvement")  # settings of training that end a run early
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -121,7 +123,10 @@ class RunConfig:
         Runs that share this form, such as trials and seeds, share compiled programs.
         """
         plain = TrainConfig()
-        rates = {name: getattr(plain, name) for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every")}
+        rates = {
+            name: getattr(plain, name)
+            for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every", *STOPPING)
+        }
         train, budget = dataclasses.replace(self.train, **rates), Budget("steps", steps)
         return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget, origin=None)
 
@@ -134,8 +139,11 @@ class RunConfig:
         science = self.to_dict()
         del science["name"], science["variant"], science["train"]["log_every"]
         del science["budget"]["gives"], science["budget"]["steps"]
-        for name in ("evaluate_every", "segments_per_step", "rematerialise", "accumulate"):
+        for name in ("segments_per_step", "rematerialise", "accumulate"):
             del science["train"][name]
+        if not self.train.patience:
+            for name in ("evaluate_every", *STOPPING):  # readings decide nothing then
+                del science["train"][name]
         origin = science.pop("origin")  # runs without one have the digests from before there were any
         if origin:
             science["origin"] = {name: origin[name] for name in ("fingerprint", "step", "digest")}

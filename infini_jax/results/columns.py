@@ -70,6 +70,7 @@ RUNS = (
     ("origin_fingerprint", "", "fingerprint of that run"),
     ("origin_step", "steps", "step of that run at which its parameters were taken"),
     ("origin_digest", "", "digest of these parameters, twelve hex digits"),
+    ("stopped_early", "", "why the run ended before its budget was spent; null where it was spent"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

@@ -13,13 +13,13 @@ from infini_jax.files import object_or_none
 from infini_jax.model.inheritance import Inheritance, inheritance
 from infini_jax.model.stream import init_params
 from infini_jax.records.folder import RunFolder
-from infini_jax.training.checkpoint import FinishedCheckpoints, like
+from infini_jax.training.checkpoint import FinishedCheckpoints, Which, like
 from infini_jax.training.trained import learned_part, saved_config
 
 ASKED_BY = "--from-step"  # the option that names the checkpoint
 
 
-def begun_from(run: RunConfig, folder: Path, step: int | None = None, own: Path | None = None) -> RunConfig:
+def begun_from(run: RunConfig, folder: Path, step: Which = None, own: Path | None = None) -> RunConfig:
     """The run, beginning at what another run has learned: its parameters, or their moving average where it has one.
 
     Optimizer, schedule, memory and place in the data begin anew.
@@ -27,7 +27,7 @@ def begun_from(run: RunConfig, folder: Path, step: int | None = None, own: Path 
     Args:
       run: settings of the run that begins.
       folder: folder of the other run, finished or not.
-      step: step of the other run's checkpoint; by default the newest.
+      step: step of the other run's checkpoint, or "best" for that of its lowest validation loss; by default the newest.
       own: the run's own folder. Where it was begun there and saved, its origin is the one it was begun from: the other run may
         have gone on or be gone.
 
@@ -36,7 +36,7 @@ def begun_from(run: RunConfig, folder: Path, step: int | None = None, own: Path 
       CheckpointError: the checkpoint is damaged.
     """
     kept = kept_origin(own) if own else None
-    if kept and kept.folder == str(folder) and step in (None, kept.step):
+    if kept and kept.folder == str(folder) and (not isinstance(step, int) or step == kept.step):
         return dataclasses.replace(run, origin=kept)
     other = saved_config(folder)
     with FinishedCheckpoints(other, folder, ASKED_BY) as checkpoints:

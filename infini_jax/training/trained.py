@@ -17,7 +17,7 @@ from infini_jax.memory.base import MemoryConfig
 from infini_jax.model.inheritance import by_layer, grouped, inheritance, layer_names, listed
 from infini_jax.model.stream import init_params
 from infini_jax.records.folder import RunFolder
-from infini_jax.training.checkpoint import FinishedCheckpoints, like
+from infini_jax.training.checkpoint import FinishedCheckpoints, Which, like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Trained:
     params: dict
 
     @staticmethod
-    def open(folder: Path, step: int | None = None) -> "Trained":
-        """Reads the newest checkpoint, or that of `step`, without optimizer and carried memory.
+    def open(folder: Path, step: Which = None) -> "Trained":
+        """Reads the newest checkpoint, that of `step` or the best, without optimizer and carried memory.
 
         Raises:
           ConfigError: the folder is no run's or has no such checkpoint.
