@@ -25,6 +25,7 @@ from infini_jax.training.checkpoint import Checkpoints, Progress, Saving
 from infini_jax.training.execute import execute, finished_row
 from infini_jax.training.held_out import HeldOut, HeldOutScores
 from infini_jax.training.loop import Finished, train
+from infini_jax.training.notes import checked_notes, hash_of, progress_in, sealed
 from infini_jax.training.standing import Standing
 from infini_jax.training.trained import Trained
 from tests.support.made_results import made_rows
@@ -95,6 +96,16 @@ def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
         checkpoints.save(Progress(7), {"step": jnp.int32(7)}, carry)
         checkpoints.wait()
         assert checkpoints.steps() == [6, 7]
+
+
+def test_notes_from_before_there_were_readings_are_read():
+    new = sealed(RUN, Progress(4, 1.0, 1.0, {"loss": 2.0}), {})
+    assert progress_in(checked_notes(new, 4)) == Progress(4, 1.0, 1.0, {"loss": 2.0})
+    old = {name: value for name, value in new.items() if name not in ("standing", "hash")} | {"format": 3}
+    old |= {"hash": hash_of(old)}
+    assert progress_in(checked_notes(old, 4)) == Progress(4, 1.0, 1.0, {"loss": 2.0})
+    with pytest.raises(ValueError, match="not the names of format 3"):
+        checked_notes({**old, "standing": {}}, 4)
 
 
 def test_the_best_checkpoint_is_read_by_name(tmp_path, capsys):

@@ -11,7 +11,7 @@ class Standing:
 
     Attributes:
       best_step: step of the lowest validation loss, 0 before the first reading.
-      best_loss: that loss, nats per token; None before the first reading.
+      best_loss: lowest validation loss, nats per token; None before the first reading.
       bar: loss of the last reading that counted as an improvement.
       waited: number of readings since then.
     """
