@@ -144,6 +144,8 @@ class RunConfig:
         if not self.train.patience:
             for name in ("evaluate_every", *STOPPING):  # readings decide nothing then
                 del science["train"][name]
+        if not self.train.z_loss:  # and those without this loss from before there was one
+            del science["train"]["z_loss"]
         origin = science.pop("origin")  # runs without one have the digests from before there were any
         if origin:
             science["origin"] = {name: origin[name] for name in ("fingerprint", "step", "digest")}

@@ -103,6 +103,11 @@ METRICS = (
     ("loss", "nats/token", "loss over the scored tokens of this step"),
     ("accuracy", "share", "right predictions of this step"),
     ("gradient_norm", "", "Euclidean norm of the gradient before clipping"),
+    (
+        "z_loss",
+        "nats/token",
+        "weighted mean of log(Z)^2 in the training loss, which `loss` leaves out; only with train.z_loss",
+    ),
     ("skipped_steps", "steps", "so far that changed nothing, because their gradient was not finite; only where there are any"),
     ("gate_mean", "share", "mean over all memory gates"),
     ("gate_spread", "share", "largest gate minus the smallest"),

@@ -218,7 +218,7 @@ def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], spe
     """One line of the metrics log, from what step `number` measured; waits for the device."""
     values = jax.device_get(measured)
     line = {"step": number, "tokens": number * run.tokens_per_step, **speeds}
-    line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm")}
+    line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm", "z_loss") if name in values}
     if values["gates"].size:
         line |= {"gate_mean": float(values["gates"].mean()), "gate_spread": float(np.ptp(values["gates"]))}
     return line

@@ -154,6 +154,8 @@ class Training:
             params, new, average = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
             loss, accuracy = scores.means()
             measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(gradient), "gates": gates}
+            if scores.squares is not None:
+                measured["z_loss"] = self.run.train.z_loss * scores.squares / jnp.maximum(scores.tokens, 1.0)
             return TrainState(state.step + 1, params, new, average, carry), measured | {"skipped": ~is_finite}
 
         if self.layout is None:
