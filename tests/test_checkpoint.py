@@ -99,7 +99,7 @@ def test_another_config_and_another_format_are_refused(tmp_path):
         restored(tmp_path, other)
     mend = "go on with the version that wrote it, or give the run a new name"
     for written, said in (
-        (4, "newer than this version's 3; update infini_jax, or resume from step 2"),
+        (5, "newer than this version's 4; update infini_jax, or resume from step 2"),
         (1, f"older than this version's 2; {mend}$"),
     ):
         noted(folder).write_text(json.dumps({"format": written}))

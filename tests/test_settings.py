@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 import infini_jax
-from infini_jax.config import Budget, EvaluationConfig, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config import Budget, EvaluationConfig, ModelConfig, Origin, RunConfig, TrainConfig
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpus import CorpusConfig
@@ -48,6 +48,7 @@ ROOTS = [kind.settings for kind in JOB_KINDS.values()]
 ROOTS += [Resources, Saving, Mirroring, Sharding, Sampling, Stopping, TokenizerSettings, *EVALUATIONS.values()]
 BASES: dict[type, dict[str, Any]] = {  # what has no default
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},
+    Origin: {"folder": "first", "name": "first", "fingerprint": "0", "step": 1, "digest": "0"},
 }
 DATA_OF = {"passkey": PasskeyConfig(), "haystack": HaystackConfig(), "sorting": SortingConfig()}
 NUMBERS = [math.nan, math.inf, -math.inf, -1, -0.5, 0, 1e30, 2**31 - 1, 2**64, 10**5000]

@@ -3,7 +3,9 @@
 import dataclasses
 import inspect
 import re
+import types
 import typing
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -20,22 +22,29 @@ def settings_of(kind: Any) -> dict[str, Any]:
     return {field.name: types[field.name] for field in dataclasses.fields(kind)}
 
 
-def _help_of(kind: type[Evaluation], setting: str) -> str:
-    """The description of a setting in its evaluation's docstring."""
+def _help_of(kind: type, setting: str) -> str:
+    """The description of a setting in the docstring of its class."""
     found = re.search(rf"^ +{setting}: (.*?)(?=\n +\w+: |\n*\Z)", inspect.getdoc(kind) or "", re.MULTILINE | re.DOTALL)
     return re.sub(r"\s+", " ", found.group(1)) if found else setting
 
 
-def _options() -> list[tuple[str, Any, Any]]:
-    """A field for every setting: text, converted when the task is known; empty where it was not given."""
-    owners: dict[str, list[type[Evaluation]]] = {}
-    for kind in EVALUATIONS.values():
+def given_type(kind: Any) -> Any:
+    """The type of a setting's value where one is given: of one that may be None, the other type."""
+    inner = typing.get_args(kind)
+    return next(one for one in inner if one is not types.NoneType) if types.NoneType in inner else kind
+
+
+def text_fields(table: Mapping[str, type]) -> list[tuple[str, Any, Any]]:
+    """A field for every setting of classes by name: text, converted when the class is known; empty where it was not given."""
+    owners: dict[str, dict[str, type]] = {}
+    for owner, kind in table.items():
         for name in settings_of(kind):
-            owners.setdefault(name, []).append(kind)
+            owners.setdefault(name, {})[owner] = kind
     found = []
     for name, kinds in owners.items():
-        is_tuple = typing.get_origin(settings_of(kinds[0])[name]) is tuple
-        words = f"{_help_of(kinds[0], name)} ({', '.join(kind.name for kind in kinds)})"
+        first = next(iter(kinds.values()))
+        is_tuple = typing.get_origin(given_type(settings_of(first)[name])) is tuple
+        words = f"{_help_of(first, name)} ({', '.join(kinds)})"
         argument = tyro.conf.arg(help=words, help_behavior_hint="", metavar="A,B,..." if is_tuple else "VALUE")
         kind, empty = (tuple[str, ...], ()) if is_tuple else (str, "")
         found.append((name, Annotated[kind, argument], dataclasses.field(default=empty)))
@@ -46,7 +55,7 @@ if TYPE_CHECKING:  # its fields are made from the registry, which a type checker
 
     class Options: ...
 else:
-    Options = dataclasses.make_dataclass("Options", _options(), frozen=True)
+    Options = dataclasses.make_dataclass("Options", text_fields(EVALUATIONS), frozen=True)
 Options.__doc__ = "Settings of the task; what is left out is the task's own default."
 
 
@@ -56,14 +65,22 @@ def chosen_evaluation(task: str, options: Any) -> Evaluation:
     Raises `ConfigError` for an unknown task, an option that the task does not have, and a value of another type.
     """
     kind = lookup("task", task, EVALUATIONS)
-    types, given = settings_of(kind), {}
+    return kind(**given_settings(options, task, kind))
+
+
+def given_settings(options: Any, owner: str, kind: type, prefix: str = "") -> dict[str, Any]:
+    """The settings of a class that were given as text, by name; `owner` is the name of the class.
+
+    Raises `ConfigError` for a setting that the class does not have, and a value of another type.
+    """
+    known, given = settings_of(kind), {}
     for field in dataclasses.fields(options):
         if not (value := getattr(options, field.name)):
             continue
-        mend = f"leave it out: {task} has {', '.join(types) or 'none'}"
-        require(field.name in types, field.name, f"{task} has no such option", mend)
-        given[field.name] = converted(field.name, value, types[field.name])
-    return kind(**given)
+        mend = f"leave it out: {owner} has {', '.join(known) or 'none'}"
+        require(field.name in known, f"{prefix}{field.name}", f"{owner} has no such option", mend)
+        given[field.name] = converted(f"{prefix}{field.name}", value, given_type(known[field.name]))
+    return given
 
 
 def converted(name: str, value: str | tuple[str, ...], kind: Any) -> Any:

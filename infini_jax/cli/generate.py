@@ -4,9 +4,11 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, opened
 from infini_jax.cli.output import terminal
 from infini_jax.cli.progress import reading_progress
 from infini_jax.data.tokenizers import Tokenizer
@@ -14,8 +16,10 @@ from infini_jax.errors import quoted, require, require_utf8, required
 from infini_jax.model.generate import Sampling
 from infini_jax.model.prompt import STANDARD_INPUT, read_text
 from infini_jax.model.stopping import Stopping
+from infini_jax.training.checkpoint import Which
 from infini_jax.training.memory_file import check_new
 from infini_jax.training.text_generator import TOKENS, TextGenerator, check_sampling
+from infini_jax.training.trained import read_with, run_tokenizer, saved_config
 from infini_jax.units import human_bytes
 
 
@@ -29,9 +33,10 @@ def generate(
     seed: int = 0,
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     stop_token: str | None = None,
-    memory: Path | None = None,
+    memory_file: Annotated[Path | None, tyro.conf.arg(name="memory")] = None,
     save_memory: Path | None = None,
-    step: int | None = None,
+    memory: MemoryOptions = AS_TRAINED,
+    step: Which = None,
 ) -> None:
     """Reads a prompt of any length at constant memory and prints what the model makes of it.
 
@@ -50,9 +55,10 @@ def generate(
       stop: text in front of which the output ends; may be given several times.
       stop_token: token in front of which the output ends: its number, or end for what the tokenizer declares as the end of a
         document.
-      memory: file that --save-memory wrote: the prompt is read behind what is remembered there; the file stays as it is.
+      memory_file: file that --save-memory wrote: the prompt is read behind what is remembered there; the file stays as it is.
       save_memory: new file that gets the memory behind the prompt, to go on from as often as wanted.
-      step: step of the checkpoint; by default the newest.
+      memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
+      step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
     """
     require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
     require_utf8("prompt", prompt or "", "give text, or a file with --prompt-file")
@@ -60,10 +66,12 @@ def generate(
     check_sampling(sampling, wanted)
     if save_memory:
         check_new(save_memory)
-    generator = TextGenerator.open(run, step)
+    saved = saved_config(run)
+    config, tokenizer = read_with(saved, chosen_memory(saved, memory)), run_tokenizer(saved)
+    generator = TextGenerator(opened(run, step, config), tokenizer)
     stopping = Stopping(stop, stop_token_of(stop_token, generator.tokenizer))
     stopping.check(generator.tokenizer.vocab)
-    after = generator.load(memory) if memory else None
+    after = generator.load(memory_file) if memory_file else None
     with reading(prompt_file, prompt) as (text, watch):
         if save_memory:
             found = generator.read(text, after, watch)

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from infini_jax.cli.evaluation_options import Options, chosen_evaluation
 from infini_jax.cli.evaluation_tables import figures_table, measure_tables, position_table
+from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, labels, opened, suffix
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress, reading_progress
+from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.config.plain import to_plain
 from infini_jax.devices.sharding import use_cores
 from infini_jax.errors import ConfigError, require
@@ -22,7 +24,8 @@ from infini_jax.files import write_json
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, write_measures
-from infini_jax.training.trained import Trained, saved_config
+from infini_jax.training.checkpoint import Which
+from infini_jax.training.trained import Trained, read_with, saved_config
 
 DEFAULTS = Options()
 
@@ -31,7 +34,8 @@ def evaluate(
     run: tyro.conf.Positional[Path],
     task: str = LanguageEvaluation.name,
     options: tyro.conf.OmitArgPrefixes[Options] = DEFAULTS,
-    step: int | None = None,
+    memory: MemoryOptions = AS_TRAINED,
+    step: Which = None,
     output: Path | None = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,25 +48,28 @@ def evaluate(
       run: the folder that `infini-jax train` left.
       task: name of the task in the registry of evaluations.
       options: settings of the task.
-      step: step of the checkpoint; by default the newest.
+      memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
+      step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
       output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
-        tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder.
+        tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder; with another memory their names say it.
       as_json: prints the content of the JSON file instead of tables.
     """
-    evaluation, config = chosen_evaluation(task, options), saved_config(run)
-    figures = output.with_suffix(".parquet") if output else RunFolder(run).measures_of(task)
+    evaluation, saved = chosen_evaluation(task, options), saved_config(run)
+    config = read_with(saved, chosen_memory(saved, memory))
+    other = suffix(saved.model, config.model)
+    figures = output.with_suffix(".parquet") if output else RunFolder(run).measures_of(task + other)
     require(output != figures, "output", f"{output} is to be JSON", "give a name that ends in .json")
     evaluation.check(config)
     if rows := getattr(evaluation, "rows", 0):  # most read rows side by side
         use_cores(rows)
-    trained, began = Trained.open(run, step), time.perf_counter()
+    trained, began = opened(run, step, config), time.perf_counter()
     is_language = isinstance(evaluation, LanguageEvaluation)
     measures, tables, details = read_documents(evaluation, trained) if is_language else ask(evaluation, trained)
     seconds = time.perf_counter() - began
-    file = output or RunFolder(run).evaluation("" if is_language else task)
-    record = record_of(trained, evaluation, seconds) | details
+    file = output or RunFolder(run).evaluation("" if is_language and not other else task + other)
+    record = record_of(trained, saved, evaluation, seconds) | details
     write_record(record, file)
-    write_measures(config.name, measures, figures)
+    write_measures(config.name, with_labels(measures, labels(saved.model, config.model)), figures)
     if as_json:
         print_json(record)
         return
@@ -70,18 +77,30 @@ def evaluate(
     print(f"{file}: {evaluation.cost(config):.2g} FLOPs in {seconds:.1f} s, compiling included")
 
 
-def record_of(trained: Trained, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
-    """The record of an evaluation as JSON values: run, checkpoint, settings, time, machine and versions."""
+def with_labels(measures: list[Measure], more: dict[str, float | str]) -> list[Measure]:
+    """Figures with more labels."""
+    return [dataclasses.replace(one, labels={**one.labels, **more}) for one in measures]
+
+
+def record_of(trained: Trained, saved: RunConfig, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    """The record of an evaluation as JSON values: run, checkpoint, memory, settings, time, machine and versions."""
     return {
-        "run": trained.run.name,
-        "fingerprint": trained.run.fingerprint(),
+        "run": saved.name,
+        "fingerprint": saved.fingerprint(),
         "step": trained.step,
+        "origin": to_plain(saved.origin),
+        "memory": {side: memory_record(model) for side, model in (("trained", saved.model), ("used", trained.run.model))},
         "task": evaluation.name,
         "settings": to_plain(evaluation),
         **environment(),
         "seconds": seconds,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def memory_record(model: ModelConfig) -> dict[str, Any]:
+    """Settings and bytes per sequence of a model's memory as JSON values."""
+    return {**to_plain(model.memory), "bytes": model.memory_bytes}
 
 
 Found = tuple[list[Measure], list[Table], dict[str, Any]]  # figures, what is shown of them, what else is written

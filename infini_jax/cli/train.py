@@ -15,10 +15,12 @@ from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data import SOURCES
 from infini_jax.devices.processes import ended_with_the_job, is_first, join_job
 from infini_jax.devices.sharding import Sharding, use_cores
+from infini_jax.errors import require
 from infini_jax.memory import MECHANISMS
-from infini_jax.training.checkpoint import Saving
+from infini_jax.training.checkpoint import Saving, Which
 from infini_jax.training.execute import execute
 from infini_jax.training.mirrors import Mirroring
+from infini_jax.training.origin import begun_from, inheritance_of
 
 
 def one_of(settings: dict[str, type]) -> Any:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:  # what follows is made from the registries, of which a type c
     from infini_jax.data.base import DataConfig as Task
     from infini_jax.memory.base import MemoryConfig as Mechanism
 else:
-    Mechanism = one_of({name: mechanism.Config for name, mechanism in MECHANISMS.items()})
+    Mechanism = one_of(MECHANISMS.configs())
     Task = one_of(SOURCES)
 
 
@@ -48,6 +50,8 @@ def train(
     seed: int = 0,
     memory_bytes: int = 0,
     memory_axis: str = "",
+    origin: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
+    origin_step: Annotated[Which, tyro.conf.arg(name="from-step")] = None,
     resume: int | None = None,
     processes: Literal["alone", "job"] = "alone",
     results: Path = Path("results/runs"),
@@ -69,17 +73,26 @@ def train(
       seed: seed of the parameters and of the order of the data.
       memory_bytes: most bytes of memory per sequence, all layers together, to which the memory is grown; 0 keeps the settings.
       memory_axis: axis along which the memory grows, such as key_dim or heads; the mechanism's first where none is named.
+      origin: folder of another run, at whose learned parameters (their moving average where it has one) this one begins.
+        Optimizer and schedule begin anew. Memory, data, budget and segments may differ; sizes and tokenizer may not.
+      origin_step: step of the other run's checkpoint, or best for that of its lowest validation loss; by default the newest.
       resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
       processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.
       results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.
     """
     sizes = sized(ModelConfig(memory=memory, **dataclasses.asdict(model)), memory_bytes, memory_axis)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
+    if origin is None:
+        require(origin_step is None, "from-step", "no run is named", "give --from, too")
+    else:
+        run = begun_from(run, origin, origin_step, results / name)
     if processes == "job":
         join_job()
     else:
         use_cores(train.batch // train.accumulate)
     console = terminal(quiet=not is_first())
+    if run.origin and (found := inheritance_of(run)):
+        console.print(f"{name} begins at the parameters of {run.origin.said}: {found.said}", highlight=False, soft_wrap=True)
     with ended_with_the_job(REQUEUE), train_progress(run, results / name, console) as watch:
         row = execute(
             run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding

@@ -2,7 +2,8 @@
 
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.config.model import ModelConfig
+from infini_jax.config.origin import Origin
 from infini_jax.config.run import RunConfig
 from infini_jax.config.train import Budget, Gives, TrainConfig, Unit
 
-__all__ = ["Budget", "EvaluationConfig", "Gives", "ModelConfig", "RunConfig", "TrainConfig", "Unit"]
+__all__ = ["Budget", "EvaluationConfig", "Gives", "ModelConfig", "Origin", "RunConfig", "TrainConfig", "Unit"]

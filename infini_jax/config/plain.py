@@ -67,6 +67,9 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
         found: Any = lookup(f"{where}.kind", plain.get("kind"), MECHANISMS if kind is MemoryConfig else SOURCES)
         settings = found.Config if kind is MemoryConfig else found
         return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
+    optional = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+    if optional:  # or None
+        return None if plain is None else from_plain(optional[0], plain, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         made = _made.get()
         if made is None:

@@ -9,12 +9,15 @@ from typing import Any
 
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.config.model import ModelConfig
+from infini_jax.config.origin import Origin
 from infini_jax.config.plain import digest_of, from_plain, kind_of, science_of, to_plain
 from infini_jax.config.train import Budget, TrainConfig
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import check_fields, require, require_file_name, require_not_negative, require_one_line
+
+STOPPING = ("patience", "improvement")  # settings of training that end a run early
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class RunConfig:
       train: settings of training.
       budget: limit of the run, in FLOPs, tokens, steps or seconds.
       evaluation: how much of the held-out documents is read, where the task is made of documents.
+      origin: parameters of another run at which this one begins, None for fresh ones; see `infini_jax.training.origin`.
     """
 
     name: str = "run"
@@ -42,6 +46,7 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
     budget: Budget = Budget()
     evaluation: EvaluationConfig = EvaluationConfig()
+    origin: Origin | None = None
 
     def __post_init__(self):
         check_fields("", self)
@@ -118,9 +123,12 @@ class RunConfig:
         Runs that share this form, such as trials and seeds, share compiled programs.
         """
         plain = TrainConfig()
-        rates = {name: getattr(plain, name) for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every")}
+        rates = {
+            name: getattr(plain, name)
+            for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every", *STOPPING)
+        }
         train, budget = dataclasses.replace(self.train, **rates), Budget("steps", steps)
-        return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget)
+        return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget, origin=None)
 
     def fingerprint(self) -> str:
         """Digest of the settings that decide the result, twelve hex digits.
@@ -131,6 +139,14 @@ class RunConfig:
         science = science_of(self)
         del science["name"], science["variant"], science["train"]["log_every"]
         del science["budget"]["gives"], science["budget"]["steps"]
-        for name in ("evaluate_every", "segments_per_step", "rematerialise", "accumulate"):
+        for name in ("segments_per_step", "rematerialise", "accumulate"):
             del science["train"][name]
+        if not self.train.patience:
+            for name in ("evaluate_every", *STOPPING):  # readings decide nothing then
+                del science["train"][name]
+        if not self.train.z_loss:  # and those without this loss from before there was one
+            del science["train"]["z_loss"]
+        origin = science.pop("origin")  # runs without one have the digests from before there were any
+        if origin:
+            science["origin"] = {name: origin[name] for name in ("fingerprint", "step", "digest")}
         return digest_of(science)

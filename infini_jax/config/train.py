@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
-from infini_jax.errors import LARGEST, check_fields, require, require_positive
+from infini_jax.errors import LARGEST, check_fields, require, require_not_negative, require_positive
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]
 Gives = Literal["steps", "width", "window"]
@@ -68,10 +68,15 @@ class TrainConfig:
       warmup: share of the steps with a rising learning rate.
       average: decay of the moving average of the parameters that is evaluated and kept, which is shorter in the first tenth of
         its horizon; 0 keeps the parameters themselves.
+      z_loss: weight of the mean of log(Z)^2 over scored tokens in the training loss, Z the sum of the softmax; it keeps logits
+        from drifting (Chowdhery et al. 2022, section 5: 1e-4). Losses that are reported leave it out; 0 has none.
       clip: largest global norm of the gradient; a larger one is scaled down to it.
       evaluation_steps: number of held-out batches scored at the end, where the task is not made of documents.
       evaluate_every: number of steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at
         the end only.
+      patience: number of these readings without a lower loss of the validation documents, memory carried, after which the run
+        ends; 0 never ends it early.
+      improvement: nats per token by which the loss must fall to count as lower.
       log_every: number of steps between two metric lines.
     """
 
@@ -88,9 +93,12 @@ class TrainConfig:
     weight_decay: float = 0.1
     warmup: float = 0.1
     average: float = 0.0
+    z_loss: float = 0.0
     clip: float = 1.0
     evaluation_steps: int = 8
     evaluate_every: int = 0
+    patience: int = 0
+    improvement: float = 0.0
     log_every: int = 20
 
     def __post_init__(self):
@@ -107,6 +115,9 @@ class TrainConfig:
             log_every=self.log_every,
         )
         require(self.evaluate_every >= 0, "train.evaluate_every", f"{self.evaluate_every} steps", "give 0 or more")
+        require_not_negative("train", patience=self.patience, improvement=self.improvement, z_loss=self.z_loss)
+        problem = f"a patience of {self.patience} readings, and none before the end"
+        require(not self.patience or self.evaluate_every > 0, "train.evaluate_every", problem, "give a number of steps")
         require(
             self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
         )

@@ -65,6 +65,12 @@ class DataConfig(abc.ABC):
         """Whether the data has this split; data that is drawn afresh has all of them."""
         return True
 
+    @property
+    def tokenizer_name(self) -> str:
+        """Name of the tokenizer, equal where tokens mean the same; "" for a task that has no text."""
+        found = self.open_tokenizer()
+        return found.name if found else ""
+
     def open_tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the data; None for a task that has no text.
 

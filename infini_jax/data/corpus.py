@@ -70,6 +70,10 @@ class CorpusConfig(DataConfig):
         """Whether the prepared corpus has this split. Raises `ConfigError` where the corpus is not here."""
         return split in read_manifest(existing_folder(self.name)).splits
 
+    @property
+    def tokenizer_name(self) -> str:
+        return self.tokenizer  # known where the corpus is not
+
     def open_tokenizer(self) -> Tokenizer:
         """The tokenizer of the prepared corpus, whose texts may have changed.
 

@@ -66,6 +66,10 @@ class Registry(MutableMapping[str, type[Memory]]):
             self._tell(str(error))
             return default
 
+    def configs(self) -> dict[str, type]:
+        """The class of each mechanism's settings, by name."""
+        return {name: mechanism.Config for name, mechanism in self.items()}
+
     def names_of(self, settings: type) -> list[str]:
         """Names of the rows with this class of settings; packages are loaded only where no row that is at hand has it."""
         found = [name for name, mechanism in self._rows.items() if mechanism.Config is settings]

@@ -13,6 +13,8 @@ from infini_jax.data.examples import Label
 from infini_jax.files import json_text
 from infini_jax.records.parquet import write_table
 
+OTHER_MEMORY = "memory_bytes"  # label of figures of a run read with another memory than it was trained with: its bytes
+
 
 @dataclasses.dataclass(frozen=True)
 class Measure:

@@ -49,6 +49,9 @@ class Row:
       device: the device that the run used.
       finished: UTC time, ISO 8601.
       skipped_steps: number of steps that changed nothing, because their gradient was not finite.
+      origin: name of the run at whose parameters it began, None where they were fresh; and of that run
+      origin_fingerprint, origin_step, origin_digest: its fingerprint, its step, and the digest of the parameters.
+      stopped_early: reason why the run ended before its budget was spent, None where it was spent.
     """
 
     run: str
@@ -89,12 +92,21 @@ class Row:
     device: str
     finished: str
     skipped_steps: int = 0
+    origin: str | None = None
+    origin_fingerprint: str | None = None
+    origin_step: int | None = None
+    origin_digest: str | None = None
+    stopped_early: str | None = None
 
 
-ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), float | None: pa.float64()}
+ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+ARROW |= {kind | None: arrow for kind, arrow in ARROW.items()}
 SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fields(Row)])
+ORIGIN = ("origin", "origin_fingerprint", "origin_step", "origin_digest")
 # Columns that old tables lack, with what stands for them.
-LATER: dict[str, Any] = dict.fromkeys(("learning_rate", "flops_counted", "test_loss", "test_accuracy")) | {
+LATER: dict[str, Any] = dict.fromkeys(
+    ("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN, "stopped_early")
+) | {
     "gives": "steps",
     "skipped_steps": 0,
 }

@@ -1,6 +1,7 @@
 """The log of a run: `metrics.jsonl`, one JSON object per line, written while it trains and read by those who watch it."""
 
 import contextlib
+import math
 from pathlib import Path
 
 from infini_jax.errors import ConfigError
@@ -45,6 +46,15 @@ def newest_of(text: bytes) -> dict[str, float]:
     with contextlib.suppress(ValueError):
         return metrics_in(text[text.rfind(b"\n", 0, max(end, 0)) + 1 : max(end, 0)])
     return {}
+
+
+def best_step(file: Path) -> int | None:
+    """The step with the lowest loss of the validation documents, the first of equal ones; None without a reading of them.
+
+    Raises `ConfigError` for a damaged line.
+    """
+    read = [line for line in read_metrics(file) if line.get("validation_loss", math.nan) < math.inf]
+    return int(min(read, key=lambda line: line["validation_loss"])["step"]) if read else None
 
 
 def log_text(file: Path) -> bytes:

@@ -203,6 +203,13 @@ def notes(rows: Sequence[Row], score: Score) -> list[str]:
         if counts == [1]
         else f"{'–'.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds per point."
     )
+    if early := [row.steps for row in rows if row.stopped_early]:
+        after = spread(early, "{:,}".format)
+        found.append(f"{len(early)} of {len(rows)} runs ended early, by their validation loss, after {after} steps.")
+    origins = Counter(f"{row.origin} at step {row.origin_step}" for row in rows if row.origin is not None)
+    if origins:
+        said = ", ".join(f"{origin} ({count})" for origin, count in origins.items())
+        found.append(f"Runs that began at another run's parameters: {said}.")
     return found
 
 

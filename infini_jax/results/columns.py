@@ -66,6 +66,11 @@ RUNS = (
     ("device", "", "device that the run used"),
     ("finished", "", "UTC time, ISO 8601"),
     ("skipped_steps", "steps", "that changed nothing, because their gradient was not finite"),
+    ("origin", "", "name of the run at whose parameters it began; null where they were fresh"),
+    ("origin_fingerprint", "", "fingerprint of that run"),
+    ("origin_step", "steps", "step of that run at which its parameters were taken"),
+    ("origin_digest", "", "digest of these parameters, twelve hex digits"),
+    ("stopped_early", "", "why the run ended before its budget was spent; null where it was spent"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 
@@ -98,6 +103,11 @@ METRICS = (
     ("loss", "nats/token", "loss over the scored tokens of this step"),
     ("accuracy", "share", "right predictions of this step"),
     ("gradient_norm", "", "Euclidean norm of the gradient before clipping"),
+    (
+        "z_loss",
+        "nats/token",
+        "weighted mean of log(Z)^2 in the training loss, which `loss` leaves out; only with train.z_loss",
+    ),
     ("skipped_steps", "steps", "so far that changed nothing, because their gradient was not finite; only where there are any"),
     ("gate_mean", "share", "mean over all memory gates"),
     ("gate_spread", "share", "largest gate minus the smallest"),

@@ -18,7 +18,7 @@ import duckdb
 from matplotlib.figure import Figure
 
 from infini_jax.errors import lookup, require
-from infini_jax.records.measures import Measure
+from infini_jax.records.measures import OTHER_MEMORY, Measure
 from infini_jax.records.rows import Row
 from infini_jax.report.figures.gates import by_layer
 from infini_jax.report.found import Found, by, by_task, joined, points, with_most_memory
@@ -146,9 +146,9 @@ def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Fou
     """The results of one folder, as reports see them."""
     configs = {line["run"]: json.loads(line["config"]) for line in rows if line["config"]}
     metrics = {run: metric_lines(lines) for run, lines in by(curves, lambda line: line["run"]).items()}
-    return Found(
-        [row_of(line) for line in rows], [], configs, metrics, [(line["run"], measure_of(line)) for line in measured], {}
-    )
+    figures = [(line["run"], measure_of(line)) for line in measured]
+    own = [(run, figure) for run, figure in figures if OTHER_MEMORY not in figure.labels]  # the rows' bytes are of these
+    return Found([row_of(line) for line in rows], [], configs, metrics, own, {})
 
 
 def row_of(line: dict[str, Any]) -> Row:

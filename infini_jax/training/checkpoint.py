@@ -13,20 +13,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, check_fields, disk_reason, one_line, require
+from infini_jax.errors import CheckpointError, check_fields, disk_reason, one_line, require, required
 from infini_jax.files import json_text
 from infini_jax.records.folder import RunFolder
+from infini_jax.records.training_log import best_step
 from infini_jax.training import notes
 from infini_jax.training.digest import bit_sum, digests, named
 from infini_jax.training.notes import FORMAT, Progress
 
 STATE, MEMORY, META = "state", "memory", "meta"
+Which = int | Literal["best"] | None  # a checkpoint: by step, that of the lowest validation loss, or the newest
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every step of every save; its errors reach us as such
 
@@ -53,12 +55,15 @@ class Saving:
       every_steps: steps between two checkpoints; 0 saves none by count.
       keep: number of newest checkpoints kept; at least 2, so that a damaged one has a whole one before it.
       keep_every: number of steps whose multiples are kept for good; 0 keeps none.
+      keep_best: whether the checkpoint with the lowest loss of the validation documents is written and kept, too, of those at
+        which they are read, see `train.evaluate_every`.
     """
 
     every_minutes: float = 10.0
     every_steps: int = 0
     keep: int = 2
     keep_every: int = 0
+    keep_best: bool = False
 
     def __post_init__(self):
         check_fields("saving", self)
@@ -75,11 +80,12 @@ class Checkpoints:
         self.run, self.folder, self.saving = run, RunFolder(folder).checkpoints.absolute(), saving
         self._saved_at = time.monotonic()
         self._begin_at: int | None = None
+        self.best: set[int] = set()  # steps that are kept because they were best
         self._manager: Any = None  # orbax's, while this is open
 
     def __enter__(self) -> "Checkpoints":
         policies = ocp.checkpoint_managers.preservation_policy
-        kept: list[Any] = [policies.LatestN(self.saving.keep)]
+        kept: list[Any] = [policies.LatestN(self.saving.keep), Among(self.best)]
         if self.saving.keep_every:
             kept.append(policies.EveryNSteps(self.saving.keep_every))
         options = ocp.CheckpointManagerOptions(
@@ -116,6 +122,12 @@ class Checkpoints:
     def _newest(self) -> int | None:
         """The step to go on from: the one asked for, otherwise the newest; None without a checkpoint."""
         return self._begin_at if self._begin_at is not None else max(self.steps(), default=None)
+
+    def keep_best(self, step: int) -> None:
+        """Keeps the checkpoint of `step` as the best from now on, and no longer the one before; 0 is none."""
+        self.best.clear()
+        if self.saving.keep_best:
+            self.best.add(step)
 
     def is_due(self, step: int) -> bool:
         """Whether the run should be saved after this step, by count."""
@@ -242,11 +254,31 @@ class Checkpoints:
             ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Among:
+    """The preservation policy of orbax that keeps what is among `steps` at the time of a save."""
+
+    steps: set[int]
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """Whether each checkpoint is kept."""
+        return [one.step in self.steps for one in checkpoints]
+
+
 class FinishedCheckpoints(Checkpoints):
     """The checkpoints of one run's folder, for reading only: nothing is made or cleaned up, so a run may be saving meanwhile.
 
     Opening it raises `ConfigError` where the folder has no checkpoints.
+
+    Args:
+      run: settings of the run.
+      folder: folder of the run.
+      asked_by: option by which the user names a checkpoint, for messages.
     """
+
+    def __init__(self, run: RunConfig, folder: Path, asked_by: str = "--step"):
+        super().__init__(run, folder)
+        self.asked_by = asked_by
 
     def __enter__(self) -> "FinishedCheckpoints":
         require(
@@ -258,22 +290,19 @@ class FinishedCheckpoints(Checkpoints):
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    def restore_part(self, part: str, shapes: Any, step: int | None = None) -> tuple[int, Any]:
-        """(step, part) of a checkpoint, by default the one to go on from, without the rest of the state.
+    def restore_part(self, part: str, shapes: Any, step: Which = None) -> tuple[int, Any]:
+        """(step, part) of a checkpoint, by default the newest, without the rest of the state.
 
         Args:
           part: a name in `LEARNED`.
           shapes: the part as `jax.ShapeDtypeStruct`, with the shardings that its arrays shall get.
-          step: step of the checkpoint, None for the one to go on from.
+          step: step of the checkpoint, "best" for that of the lowest validation loss, None for the newest.
 
         Raises:
           CheckpointError: the checkpoint is damaged, of another config, or of another format.
           ConfigError: the run has checkpoints, but none of `step`.
         """
-        steps = self.steps()
-        require(bool(steps), "run", f"{self.folder.parent} has no finished checkpoint", "wait for the first, or train it")
-        step = steps[-1] if step is None else step
-        require(step in steps, "step", f"there is no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        step = self._chosen(step)
         meta = self._meta(step)
         item = {part: shapes}
         places = ocp.checkpoint_utils.construct_restore_args(item)
@@ -283,8 +312,28 @@ class FinishedCheckpoints(Checkpoints):
             check_part(found, part, meta)
         return step, found
 
+    def written_part(self, part: str, step: Which = None) -> tuple[int, dict[str, Any]]:
+        """(step, digests by name of the arrays of a part of the state), from the notes alone; as `restore_part` otherwise."""
+        step = self._chosen(step)
+        return step, notes.written_part(self._meta(step), f"{STATE}/{part}")
+
+    def _chosen(self, step: Which) -> int:
+        """The step itself, the best or the newest. Raises `ConfigError` where there is no such checkpoint."""
+        steps, named = self.steps(), self.asked_by.removeprefix("--")
+        require(bool(steps), "run", f"{self.folder.parent} has no finished checkpoint", "wait for the first, or train it")
+        step = steps[-1] if step is None else step
+        if step == "best":
+            best = best_step(RunFolder(self.folder.parent).metrics)
+            step = required(best, named, "the run's log has no reading of validation documents", "leave it out for the newest")
+            problem = f"the lowest validation loss was at step {step}, of which there is no checkpoint"
+            require(
+                step in steps, named, problem, f"train with --saving.keep-best, or choose one of {', '.join(map(str, steps))}"
+            )
+        require(step in steps, named, f"there is no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        return step
+
     def _instead(self, step: int) -> str:
-        return f"read step {step} with --step {step}"
+        return f"read step {step} with {self.asked_by} {step}"
 
 
 def unless_closed(hook: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -308,11 +357,8 @@ def check_arrays(state: Any, carry: Any, meta: dict[str, Any]) -> None:
 def check_part(found: Any, part: str, meta: dict[str, Any]) -> None:
     """Checks a part of the state against the notes beside it. Raises `ValueError` where it is not what was saved."""
     place = f"{STATE}/{part}"
-    if meta["format"] == 2:
-        is_same = int(bit_sum(found)) == meta["parts"][part]
-    else:
-        saved = {name: said for name, said in meta["arrays"].items() if name.startswith(f"{place}/")}
-        is_same = digests(found, place) == saved
+    saved = notes.written_part(meta, place)
+    is_same = {place: int(bit_sum(found))} == saved if meta["format"] == 2 else digests(found, place) == saved
     if not is_same:
         raise ValueError("other numbers than were saved")
 

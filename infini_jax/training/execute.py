@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from infini_jax.config import RunConfig
+from infini_jax.config import Origin, RunConfig
 from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
-from infini_jax.errors import EvaluationFailed, named_line
+from infini_jax.errors import EvaluationFailed, named_line, present
 from infini_jax.files import json_text, write_at_once, write_json
 from infini_jax.model.cost import budget_steps, model_cost, parameter_count, planned_flops, training_flops_per_step
 from infini_jax.records.environment import environment
@@ -159,8 +159,9 @@ def nowhere() -> Iterator[TextIO]:
 def planned_row(run: RunConfig, study: str, sharding: Sharding) -> Row:
     """The row of a run with all that is known before it is trained; counting it cannot fail any more once it is.
 
-    A row is only left of a run that did all of its steps.
+    A row is only left of a run that is finished: it did all of its steps, or was stopped early.
     """
+    columns: dict[str, Any] = origin_columns(run.origin) | environment()
     steps, step_flops, layout = budget_steps(run), training_flops_per_step(run), layout_of(run, sharding)
     counted = counted_flops(Training(run, layout if layout.token_parts == 1 else None).program)
     return Row(
@@ -197,14 +198,33 @@ def planned_row(run: RunConfig, study: str, sharding: Sharding) -> Row:
         corpus=run.data.open(rows_of(run, "train")).corpus,
         finished="",
         skipped_steps=0,
-        **environment(),
+        **columns,
     )
 
 
+def origin_columns(origin: Origin | None) -> dict[str, Any]:
+    """The columns of a row that say where the run began; none where its parameters were fresh."""
+    if origin is None:
+        return {}
+    return {
+        "origin": origin.name,
+        "origin_fingerprint": origin.fingerprint,
+        "origin_step": origin.step,
+        "origin_digest": origin.digest,
+    }
+
+
 def finished_row(planned: Row, finished: Finished, scores: HeldOutScores) -> Row:
-    """The row of a finished run, with all that was measured."""
+    """The row of a finished run, with all that was measured; of its planned steps only those that were done."""
+    share = finished.steps / planned.steps
     return dataclasses.replace(
         planned,
+        steps=finished.steps,
+        tokens=planned.tokens // planned.steps * finished.steps,
+        flops_actual=planned.flops_actual * share,
+        flops_counted=present(planned.flops_counted, "it is counted for every run") * share,
+        flops_executed=planned.flops_executed * share,
+        stopped_early=finished.stopped,
         seconds=finished.seconds,
         compile_seconds=finished.compile_seconds,
         train_loss=finished.last["loss"],

@@ -1,5 +1,6 @@
 """The loss of a training step and its gradient: tokens stream through the segments, rows lie in parts on the devices."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -22,11 +23,13 @@ class Scores:
       loss: sum of weighted nats.
       correct: weighted number of right top-1 predictions.
       tokens: number of scored tokens, the sum of their weights.
+      squares: sum of weighted log(Z)^2, Z the sum of a token's softmax; None where there is no such loss.
     """
 
     loss: jax.Array
     correct: jax.Array
     tokens: jax.Array
+    squares: jax.Array | None = None
 
     def means(self) -> tuple[jax.Array, jax.Array]:
         """The means over scored tokens: (nats per token, share correct)."""
@@ -34,11 +37,15 @@ class Scores:
         return self.loss / tokens, self.correct / tokens
 
 
-def score_tokens(logits_BxSxV: jax.Array, part: Batch) -> Scores:
-    """The sums of cross-entropy, in nats, and of top-1 hits over the scored tokens."""
+def score_tokens(logits_BxSxV: jax.Array, part: Batch, with_squares: bool = False) -> Scores:
+    """The sums of cross-entropy, in nats, and of top-1 hits over the scored tokens; `with_squares` those of log(Z)^2, too."""
     nats_BxS = optax.softmax_cross_entropy_with_integer_labels(logits_BxSxV, part.targets)
     hit_BxS = logits_BxSxV.argmax(axis=-1) == part.targets
-    return Scores(loss=(nats_BxS * part.weights).sum(), correct=(hit_BxS * part.weights).sum(), tokens=part.weights.sum())
+    squares = None
+    if with_squares:
+        squares = (jax.nn.logsumexp(logits_BxSxV, axis=-1) ** 2 * part.weights).sum()
+    loss, correct = (nats_BxS * part.weights).sum(), (hit_BxS * part.weights).sum()
+    return Scores(loss, correct, part.weights.sum(), squares)
 
 
 def auxiliary_loss(metrics: tuple) -> jax.Array:
@@ -82,16 +89,21 @@ def joined_carry(carry: Carry) -> Carry:
 def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[[dict, Carry, Batch], tuple]:
     """The function (params, carry, batch) -> (gradient of the mean loss per scored token, carry, (Scores, gates)).
 
+    The loss has the terms of mechanisms and `train.z_loss` besides; the scores have not.
+
     The rows are split over the devices of `layout`, and those of each device over `train.accumulate` turns.
     """
     turns, devices = run.train.accumulate, 1 if layout is None else layout.token_parts
+    score = functools.partial(score_tokens, with_squares=run.train.z_loss > 0)
     settings = (run.train.bptt, segments_at_once(run, layout), run.train.rematerialise)
 
     def loss_of(params: dict, carry: Carry, batch: Batch, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """The loss of a part of the batch, as its share in the mean over all `tokens` that are scored."""
-        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score_tokens, *settings)
+        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score, *settings)
         scores = jax.tree.map(jnp.sum, scores)
         loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
+        if scores.squares is not None:
+            loss += run.train.z_loss * scores.squares / tokens
         return loss, (carry, scores, gates_of(metrics) / devices)
 
     def of_rows(carry: Carry, batch: Batch, params: dict, tokens: jax.Array) -> tuple[tuple, Carry]:

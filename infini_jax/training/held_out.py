@@ -13,7 +13,7 @@ from infini_jax.config.evaluation import CARRIED
 from infini_jax.data.batch import Split
 from infini_jax.data.documents import has_something
 from infini_jax.devices.sharding import Sharding
-from infini_jax.errors import named_line
+from infini_jax.errors import named_line, require
 from infini_jax.evals.perplexity import Perplexity, Reader
 from infini_jax.model.cost import budget_steps
 from infini_jax.training.scoring import make_evaluate
@@ -54,6 +54,8 @@ class HeldOut:
 
     def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None], sharding: Sharding):
         documents = run.data.whole("validation")
+        problem = f"{run.task} has no documents that are read while it is trained"
+        require(documents is not None or not run.train.patience, "train.patience", problem, "give 0, or choose a corpus")
         self.run, self.log, self.sharding = run, log, sharding
         self.newest: Perplexity | None = None
         self.failed: dict[Split, Exception] = {}
@@ -62,12 +64,16 @@ class HeldOut:
         tested = run.data.whole("test") if run.data.has("test") else None
         self.test_reader = Reader(run.model, *tested, carried) if tested and has_something(tested[0].lengths) else None
 
-    def examine(self, step: int, params: dict) -> None:
-        """Reads the held-out documents and logs their figures; does nothing for tasks without documents."""
+    def examine(self, step: int, params: dict) -> float | None:
+        """Reads the held-out documents and logs their figures; does nothing for tasks without documents.
+
+        Returns the loss with the memory carried, in nats per token; None where nothing was read.
+        """
         reader, self.newest = self.reader, None
         if reader and (found := self._tried("validation", lambda: with_metrics(reader.read(params)))):
             self.newest, metrics = found
             self.log({"step": step, "tokens": step * self.run.tokens_per_step, **metrics})
+        return self.newest.loss() if self.newest else None
 
     def scores(self, params: dict) -> HeldOutScores:
         """The scores at the end of training."""

@@ -20,6 +20,7 @@ from infini_jax.errors import Stopped, TrainingDiverged, instance
 from infini_jax.model.cost import check_fits, training_flops_per_step
 from infini_jax.model.stream import Carry
 from infini_jax.training.checkpoint import Checkpoints, Progress
+from infini_jax.training.origin import read_origin
 from infini_jax.training.program import Training, TrainState, compiled_step
 from infini_jax.training.skips import Skips
 from infini_jax.units import ratio
@@ -37,6 +38,7 @@ class Finished:
       compile_seconds: seconds of compiling.
       last: last line of metrics.
       skipped: steps that changed nothing, because their gradient was not finite.
+      stopped: the reason why it ended before its budget was spent, in words; None where it was spent.
     """
 
     state: TrainState
@@ -46,6 +48,7 @@ class Finished:
     compile_seconds: float
     last: dict[str, float]
     skipped: int
+    stopped: str | None = None
 
 
 def train(
@@ -53,7 +56,7 @@ def train(
     log: Callable[[dict[str, float]], None],
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
-    examine: Callable[[int, dict], None] = lambda step, params: None,
+    examine: Callable[[int, dict], float | None] = lambda step, params: None,
     sharding: Sharding = ROWS_ALONE,
 ) -> Finished:
     """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
@@ -64,8 +67,8 @@ def train(
       checkpoints: checkpoints to which the run is saved, and from which it goes on if there are any; the end is always saved.
       stop: function that is asked after every step; where it is true, the run is saved and `Stopped` is raised.
       examine: gets the step and the learned parameters every `train.evaluate_every` steps and at the last, behind the
-        checkpoint of the step. A run that goes on from such a step begins with it, because it may have been stopped before it
-        was done.
+        checkpoint of the step, and returns the validation loss where there is one. A run that goes on from such a step begins
+        with it, because it may have been stopped before it was done.
       sharding: how the devices at hand share the work; results are the same but for the order of sums.
 
     Raises:
@@ -83,23 +86,33 @@ def train(
     batches, step = training.batches(range(behind.step, steps)), compiled_step(training.program)
     compile_seconds = behind.compile_seconds + time.perf_counter() - began
     peak, agreed, skips = peak_flops(mesh.devices.flat), Agreement(mesh), Skips(behind.skipped, behind.skipped_in_row)
-    began = time.perf_counter() - behind.seconds
+    began, standing = time.perf_counter() - behind.seconds, behind.standing
 
     def examined() -> float:
-        """Examines the learned parameters and returns the seconds that it took."""
+        """Examines the learned parameters, takes note of what was found, and returns the seconds that it took."""
+        nonlocal standing
         number = int(state.step)  # waits for the training steps under way
         paused = time.perf_counter()
-        examine(number, training.gathered(state.learned))
+        standing = standing.after(number, examine(number, training.gathered(state.learned)), run.train.improvement)
+        if checkpoints is not None:
+            checkpoints.keep_best(standing.best_step)
         return time.perf_counter() - paused
 
+    if checkpoints is not None:
+        checkpoints.keep_best(standing.best_step)
     if behind.step and is_examined(run, behind.step, steps):
         began += examined()
     for number, batch in enumerate(batches, start=behind.step + 1):
+        if standing.why_stopped(run.train):
+            break
         state, measured = step(state, batch)
         skips.add(measured["skipped"])
         stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
-        saving = checkpoints is not None and (stopping or overdue or number == steps or checkpoints.is_due(number))
-        logging = number % run.train.log_every == 0 or number == steps
+        examining = is_examined(run, number, steps)
+        saving = checkpoints is not None and (
+            stopping or overdue or number == steps or checkpoints.is_due(number) or (examining and decides(run, checkpoints))
+        )
+        logging = number % run.train.log_every == 0 or number == steps or (examining and run.train.patience > 0)
         if saving or logging:
             check_finite(run, number, measured, state if saving else None)
             skips.count()
@@ -112,16 +125,17 @@ def train(
             behind = Progress(number, seconds, compile_seconds, line, skips.total, skips.in_row)
             log(behind.last)
         if saving and checkpoints is not None:
-            progress = Progress(number, seconds, compile_seconds, behind.last, skips.total, skips.in_row)
+            progress = Progress(number, seconds, compile_seconds, behind.last, skips.total, skips.in_row, standing)
             checkpoints.save(progress, dataclasses.replace(state, carry=None), state.carry)
         if stopping and number < steps:
             if checkpoints is not None:
                 checkpoints.wait()
             raise Stopped(f"stopped after step {number} of {steps}")
-        if is_examined(run, number, steps):
+        if examining:
             began += examined()
-    learned = training.gathered(state.learned)
-    return Finished(state, learned, steps, behind.seconds, behind.compile_seconds, behind.last, behind.skipped)
+    learned, done, last = training.gathered(state.learned), int(state.step), behind
+    why = standing.why_stopped(run.train) if done < steps else None
+    return Finished(state, learned, done, last.seconds, last.compile_seconds, last.last, last.skipped, why)
 
 
 def is_examined(run: RunConfig, number: int, steps: int) -> bool:
@@ -130,14 +144,29 @@ def is_examined(run: RunConfig, number: int, steps: int) -> bool:
     return number == steps or (every > 0 and number % every == 0)
 
 
+def decides(run: RunConfig, checkpoints: Checkpoints) -> bool:
+    """Whether a reading may make its step the run's last, or a checkpoint to keep: it is saved before it is read then."""
+    return run.train.patience > 0 or checkpoints.saving.keep_best
+
+
 def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainState, Progress]:
-    """(state to go on from, progress so far), from the newest checkpoint or a fresh start."""
+    """(state to go on from, progress so far), from the newest checkpoint or a start.
+
+    A start at another run's parameters is saved at once: nothing is asked of the other run any more.
+    """
     shapes = training.shapes
     found = checkpoints and checkpoints.restore(dataclasses.replace(shapes, carry=None), shapes.carry)
     if found:
         progress, state, carry = found
         return dataclasses.replace(state, carry=carry), progress
-    return training.fresh(), Progress()
+    origin = training.run.origin
+    if origin is None:
+        return training.fresh(), Progress()
+    other, learned = read_origin(training.run, origin, training.layout)
+    state = training.inherited(other.model, learned)
+    if checkpoints:
+        checkpoints.save(Progress(), dataclasses.replace(state, carry=None), state.carry)
+    return state, Progress()
 
 
 def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], state: TrainState | None = None) -> None:
@@ -189,7 +218,7 @@ def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], spe
     """One line of the metrics log, from what step `number` measured; waits for the device."""
     values = jax.device_get(measured)
     line = {"step": number, "tokens": number * run.tokens_per_step, **speeds}
-    line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm")}
+    line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm", "z_loss") if name in values}
     if values["gates"].size:
         line |= {"gate_mean": float(values["gates"].mean()), "gate_spread": float(np.ptp(values["gates"]))}
     return line

@@ -11,9 +11,10 @@ from typing import Any
 from infini_jax import __version__
 from infini_jax.config import RunConfig
 from infini_jax.files import json_text, with_nan, without_nan
+from infini_jax.training.standing import Standing
 
-FORMAT = 3  # raise it when what is written changes; 2: learning rates stand in the optimiser's state; 3: digests and a hash
-READ = (2, FORMAT)
+FORMAT = 4  # raise it when what is written changes; 3: digests and a hash; 4: what readings of held-out documents said
+READ = (2, 3, FORMAT)
 HASH = "hash"
 
 
@@ -28,6 +29,7 @@ class Progress:
       last: last line of metrics.
       skipped: number of steps that changed nothing, because their gradient was not finite.
       skipped_in_row: number of the newest of these, with no other step between or behind them.
+      standing: what readings of held-out documents said before that of this step, which a run that goes on makes again.
     """
 
     step: int = 0
@@ -36,12 +38,14 @@ class Progress:
     last: dict[str, float] = dataclasses.field(default_factory=dict)
     skipped: int = 0
     skipped_in_row: int = 0
+    standing: Standing = Standing()
 
 
 RUN_NAMES = {"format", "package", "fingerprint", "config"}
 PROGRESS_NAMES = {field.name for field in dataclasses.fields(Progress)}
 NAMES = {
-    2: RUN_NAMES | PROGRESS_NAMES - {"skipped", "skipped_in_row"} | {"checksum", "parts"},
+    2: RUN_NAMES | PROGRESS_NAMES - {"skipped", "skipped_in_row", "standing"} | {"checksum", "parts"},
+    3: RUN_NAMES | PROGRESS_NAMES - {"standing"} | {"arrays", HASH},
     FORMAT: RUN_NAMES | PROGRESS_NAMES | {"arrays", HASH},
 }
 
@@ -80,14 +84,22 @@ def checked_notes(notes: Any, step: int) -> dict[str, Any]:
         return notes
     if {*notes} != NAMES[notes["format"]]:
         raise ValueError(f"not the names of format {notes['format']}: {', '.join(sorted(notes))}")
-    if notes["format"] == FORMAT and notes[HASH] != hash_of(notes):
+    if HASH in notes and notes[HASH] != hash_of(notes):
         raise ValueError("other notes than were written")
     if notes["step"] != step:
         raise ValueError(f"step {notes['step']} in the folder of step {step}")
     return notes
 
 
+def written_part(notes: dict[str, Any], place: str) -> dict[str, Any]:
+    """What checked notes say of the arrays of a part of the state, such as state/params: digests by name."""
+    if notes["format"] == 2:
+        return {place: notes["parts"][place.split("/")[-1]]}
+    return {name: said for name, said in notes["arrays"].items() if name.startswith(f"{place}/")}
+
+
 def progress_in(notes: dict[str, Any]) -> Progress:
     """The progress in checked notes."""
     found = {name: notes[name] for name in PROGRESS_NAMES if name in notes}
-    return Progress(**{**found, "last": with_nan(notes["last"])})
+    standing = Standing(**notes.get("standing", {}))
+    return Progress(**{**found, "last": with_nan(notes["last"]), "standing": standing})

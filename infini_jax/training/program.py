@@ -20,6 +20,7 @@ from infini_jax.devices.processes import batch_shapes, placed_batches
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
 from infini_jax.errors import present
 from infini_jax.model.cost import ProgramFlops, budget_steps, jaxpr_flops
+from infini_jax.model.inheritance import inherited
 from infini_jax.model.stream import Carry, init_carry, init_params, parameter_shapes
 from infini_jax.training.checkpoint import like
 from infini_jax.training.clipping import global_norm, largest
@@ -127,6 +128,11 @@ class Training:
         """The state before the first step, on the devices."""
         return jax.jit(self._init, out_shardings=None if self.layout is None else self.places)()
 
+    def inherited(self, other: ModelConfig, learned: dict) -> TrainState:
+        """The state before the first step, at the parameters that another model has `learned` as far as it has them."""
+        begin = functools.partial(self._init, other)
+        return jax.jit(begin, out_shardings=None if self.layout is None else self.places)(learned)
+
     @functools.cached_property
     def step(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
         """The jitted step: (state, batch) -> (state, metrics). The state is donated, and lies as `places` says.
@@ -148,6 +154,8 @@ class Training:
             params, new, average = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
             loss, accuracy = scores.means()
             measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(gradient), "gates": gates}
+            if scores.squares is not None:
+                measured["z_loss"] = self.run.train.z_loss * scores.squares / jnp.maximum(scores.tokens, 1.0)
             return TrainState(state.step + 1, params, new, average, carry), measured | {"skipped": ~is_finite}
 
         if self.layout is None:
@@ -182,8 +190,11 @@ class Training:
     def _rows(self) -> Batch:
         return batch_sharding(self._laid.mesh, self._laid.rules)
 
-    def _init(self) -> TrainState:
-        return self._state(init_params(self.run.model, jax.random.key(self.run.seed)))
+    def _init(self, other: ModelConfig | None = None, learned: dict | None = None) -> TrainState:
+        params = init_params(self.run.model, jax.random.key(self.run.seed))
+        if other and learned:
+            params = inherited(other, learned, self.run.model, params)
+        return self._state(params)
 
     def _state(self, params: dict) -> TrainState:
         run = self.run

@@ -11,6 +11,7 @@ from infini_jax.model.generate import PromptState, Sampling, continuation, open_
 from infini_jax.model.prompt import PromptTokens
 from infini_jax.model.stopping import Stopping
 from infini_jax.training import memory_file
+from infini_jax.training.checkpoint import Which
 from infini_jax.training.trained import Trained, run_tokenizer, saved_config
 
 AS_IT_IS, TOKENS, NEVER = Sampling(), 200, Stopping()
@@ -49,8 +50,8 @@ class TextGenerator:
     tokenizer: Tokenizer
 
     @staticmethod
-    def open(folder: Path, step: int | None = None) -> "TextGenerator":
-        """The run in a folder at its newest checkpoint, or at that of `step`.
+    def open(folder: Path, step: Which = None) -> "TextGenerator":
+        """The run in a folder at its newest checkpoint, at that of `step` or at the best.
 
         Raises:
           ConfigError: the folder is no run's, has no such checkpoint, or its run has no text or not its tokenizer.

@@ -13,9 +13,11 @@ from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.devices.sharding import data_mesh, replicated
 from infini_jax.errors import ConfigError, require, required
 from infini_jax.files import json_object
+from infini_jax.memory.base import MemoryConfig
+from infini_jax.model.inheritance import by_layer, grouped, inheritance, layer_names, listed
 from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import RunFolder
-from infini_jax.training.checkpoint import FinishedCheckpoints, like
+from infini_jax.training.checkpoint import FinishedCheckpoints, Which, like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Trained:
     params: dict
 
     @staticmethod
-    def open(folder: Path, step: int | None = None) -> "Trained":
-        """Reads the newest checkpoint, or that of `step`, without optimizer and carried memory.
+    def open(folder: Path, step: Which = None) -> "Trained":
+        """Reads the newest checkpoint, that of `step` or the best, without optimizer and carried memory.
 
         Raises:
           ConfigError: the folder is no run's or has no such checkpoint.
@@ -47,7 +49,32 @@ class Trained:
         everywhere = replicated(data_mesh(jax.device_count()))
         placed = like(shapes, jax.tree.map(lambda _: everywhere, shapes))
         with FinishedCheckpoints(run, folder) as checkpoints:
-            return Trained(folder, run, *checkpoints.restore_part("average" if run.train.average else "params", placed, step))
+            return Trained(folder, run, *checkpoints.restore_part(learned_part(run), placed, step))
+
+    def with_memory(self, memory: MemoryConfig) -> "Trained":
+        """This run read with other settings of its memory. Raises `ConfigError` as `read_with` does."""
+        run, params = read_with(self.run, memory), self.params
+        if layer_names(run.model) != layer_names(self.run.model):  # layers are stacked in other groups
+            params = grouped(run.model, by_layer(self.run.model, params))
+        return dataclasses.replace(self, run=run, params=params)
+
+
+def read_with(run: RunConfig, memory: MemoryConfig) -> RunConfig:
+    """The settings of a trained run with others of its memory, such as a larger one, for its evaluation.
+
+    Raises `ConfigError` where the parameters depend on them: the run has learned others.
+    """
+    model = dataclasses.replace(run.model, memory=memory)
+    found = inheritance(run.model, model, run.name)
+    changed = listed(found.fresh | found.left)
+    problem = f"with these settings {run.name} has other parameters than it has learned ({changed})"
+    require(changed == "none", "memory", problem, "leave what decides them as it was trained")
+    return dataclasses.replace(run, model=model)
+
+
+def learned_part(run: RunConfig) -> str:
+    """The part of a run's state that is evaluated and begun from: the moving average where there is one."""
+    return "average" if run.train.average else "params"
 
 
 def run_tokenizer(run: RunConfig) -> Tokenizer:

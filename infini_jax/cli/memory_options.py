@@ -1,0 +1,74 @@
+"""Options of the command line that read a run with other settings of its memory than it was trained with."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infini_jax.cli.evaluation_options import given_settings, text_fields
+from infini_jax.cli.output import terminal
+from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.memory import MECHANISMS
+from infini_jax.memory.base import MemoryConfig
+from infini_jax.records.measures import OTHER_MEMORY
+from infini_jax.training.checkpoint import Which
+from infini_jax.training.trained import Trained
+from infini_jax.units import human_bytes
+
+if TYPE_CHECKING:  # its fields are made from the registry, which a type checker does not know
+
+    class MemoryOptions: ...
+else:
+    MemoryOptions = dataclasses.make_dataclass("MemoryOptions", text_fields(MECHANISMS.configs()), frozen=True)
+MemoryOptions.__doc__ = "Settings of the memory with which the run is read; what is left out stays as it was trained."
+AS_TRAINED = MemoryOptions()
+
+
+def chosen_memory(run: RunConfig, options: Any) -> MemoryConfig:
+    """The memory of a run with the settings that were given.
+
+    Raises `ConfigError` for a setting that its mechanism does not have, and a value that it cannot have.
+    """
+    memory = run.model.memory
+    return dataclasses.replace(memory, **given_settings(options, run.mechanism, type(memory), "memory."))
+
+
+def changes(trained: ModelConfig, used: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    """(trained, used) values of the memory's settings that differ, by name."""
+    pairs = {
+        field.name: (getattr(trained.memory, field.name), getattr(used.memory, field.name))
+        for field in dataclasses.fields(trained.memory)
+    }
+    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
+
+
+def said(trained: ModelConfig, used: ModelConfig) -> str:
+    """One line that says with which memory a run was trained, and with which it is read."""
+    before, after = ([f"{name} {pair[side]}" for name, pair in changes(trained, used).items()] for side in (0, 1))
+    return (
+        f"memory: trained with {', '.join(before)} ({human_bytes(trained.memory_bytes)} per sequence), "
+        f"used with {', '.join(after)} ({human_bytes(used.memory_bytes)})"
+    )
+
+
+def opened(folder: Path, step: Which, config: RunConfig) -> Trained:
+    """A trained run, to be read with the memory in `config`; one line says where that is another than it was trained with."""
+    trained = Trained.open(folder, step)
+    if trained.run == config:
+        return trained
+    terminal(stderr=True).print(said(trained.run.model, config.model), highlight=False, soft_wrap=True)
+    return trained.with_memory(config.model.memory)
+
+
+def suffix(trained: ModelConfig, used: ModelConfig) -> str:
+    """What tells the files of a run read with another memory from its own, such as -slots-64; "" for the memory trained."""
+
+    def text(value: Any) -> str:
+        return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return "".join(f"-{name}-{text(after)}" for name, (_, after) in changes(trained, used).items())
+
+
+def labels(trained: ModelConfig, used: ModelConfig) -> dict[str, float | str]:
+    """The labels of figures of a run that was read with another memory; none for the memory trained."""
+    changed = {f"memory.{name}": str(after) for name, (_, after) in changes(trained, used).items()}
+    return {**changed, OTHER_MEMORY: float(used.memory_bytes)} if changed else {}
