@@ -29,9 +29,8 @@ test-slow: $(READY)
 
 test-floors: $(READY)
 	$(BIN)/uv venv --quiet --clear --python 3.11 $(FLOORS)
-	$(BIN)/uv pip install --quiet --resolution lowest-direct --python $(FLOORS)/bin/python -e '.[dev,mirrors,docs]'
+	$(BIN)/uv pip install --quiet --resolution lowest-direct --python $(FLOORS)/bin/python -e '.[dev,mirrors]'
 	$(FLOORS)/bin/ruff check .
-	$(FLOORS)/bin/mkdocs build --quiet --site-dir $(FLOORS)/site
 	LOWEST_VERSIONS=1 $(FLOORS)/bin/python -m pytest -n auto -m "not slow" $(FLOOR_TESTS)
 
 lint: $(READY)
