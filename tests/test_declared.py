@@ -39,7 +39,7 @@ class Mixed(Infini):
     gates = (("mix",),)
 
     def setup(self):
-        Memory.setup(self)
+        super(Infini, self).setup()
         self.gate = self.param("mix", nn.initializers.constant(self.config.gate_init), (self.dims.heads,))
 
 

@@ -30,6 +30,7 @@ COMMANDS = [  # setting, command that ends in its value
     ("folders", ["report"]),
     ("folders", ["report", "results/quick"]),
     ("output", ["report", "results/quick", "--output"]),
+    ("from", ["train", "infini", "mqar", "--from"]),
     ("run", ["evaluate"]),
     ("output", ["evaluate", "results/runs/run", "--output"]),
     ("run", ["generate", "--prompt", "a", "--run"]),

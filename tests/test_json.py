@@ -92,5 +92,4 @@ def test_nothing_but_one_function_makes_json():
         for place, node in sources.nodes()
         if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps") and isinstance(node.value, ast.Name)
     ]
-    assert len(calls) == 1
-    assert calls[0].startswith("infini_jax/files.py:")
+    assert {place.split(":")[0] for place in calls} == {"infini_jax/files.py"}

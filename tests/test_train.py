@@ -114,6 +114,15 @@ def test_parameters_without_a_finite_gradient_stop_the_run_with_one_line():
         train(run, lambda line: None)
 
 
+def test_a_seed_draws_the_parameters_that_it_always_drew():
+    """Pinned: a run of the same settings has the same numbers in every version."""
+    params = jax.jit(lambda: init_params(MODEL, jax.random.key(0)))()
+    layers = params["groups_0"]
+    drawn = params["embedding"]["embedding"], layers["query"]["kernel"], layers["mlp"]["up"]["kernel"]
+    sizes = [float(np.abs(array).sum(dtype=np.float64)) for array in drawn]
+    assert sizes == pytest.approx([105.40363615, 106.18817313, 425.49785849], rel=1e-6)
+
+
 def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
     """With a zero gradient Adam moves nothing, so what moves is weight decay; with gradient one, the rate is the step."""
     run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, warmup=0.0, gate_learning_rate=0.5, clip=1e9))

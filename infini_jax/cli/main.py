@@ -10,6 +10,7 @@ import io
 import os
 import shlex
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,16 @@ def with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(**options: Any) -> Any:
         for name, value in options.items():
-            check_paths(name, value)
+            check_paths(typed(function, name), value)
         return function(**options)
 
     return checked
+
+
+def typed(function: Callable[..., Any], parameter: str) -> str:
+    """The name that a user types for a parameter of a command's function."""
+    hint = typing.get_type_hints(function, include_extras=True)[parameter]
+    return next((name for one in getattr(hint, "__metadata__", ()) if (name := getattr(one, "name", None))), parameter)
 
 
 def check_paths(name: str, value: Any) -> None:

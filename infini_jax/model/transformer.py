@@ -209,7 +209,7 @@ class Transformer(nn.Module):
                 in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  flax takes an axis an argument
                 length=count,
                 methods=("__call__", "extend", "close"),
-                check_constancy_invariants=False,  # it traces each layer twice, and nothing is broadcast out of one
+                check_constancy_invariants=self.is_initializing(),  # traces a layer twice; the drawn parameters follow from it
             )(model, config)
             for config, count in layer_groups(model)
         ]
