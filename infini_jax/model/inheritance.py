@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from infini_jax.config import ModelConfig
 from infini_jax.config.optimisers import GROUP
 from infini_jax.errors import ConfigError, require
-from infini_jax.model.stream import init_params
+from infini_jax.model.stream import parameter_shapes
 from infini_jax.model.transformer import layer_groups
 
 EMBEDDING, INSERTED = ("embedding", "embedding"), ("embedding", "inserted")
@@ -98,7 +98,7 @@ def layer_names(model: ModelConfig) -> dict[str, list[str]]:
 @functools.lru_cache(maxsize=16)
 def shapes_by_layer(model: ModelConfig) -> Flat:
     """The shapes of a model's parameters by path, with layers apart."""
-    return jax.eval_shape(lambda: by_layer(model, init_params(model, jax.random.key(0))))
+    return jax.eval_shape(functools.partial(by_layer, model), parameter_shapes(model))
 
 
 def inheritance(other: ModelConfig, model: ModelConfig, name: str) -> Inheritance:

@@ -3,15 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-import jax
-
 from infini_jax.config import Origin, RunConfig
 from infini_jax.config.plain import digest_of
 from infini_jax.devices.sharding import Layout, parameter_sharding
 from infini_jax.errors import CheckpointError, ConfigError, require
 from infini_jax.files import object_or_none
 from infini_jax.model.inheritance import Inheritance, inheritance
-from infini_jax.model.stream import init_params
+from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.checkpoint import FinishedCheckpoints, Which, like
 from infini_jax.training.trained import learned_part, saved_config
@@ -89,7 +87,7 @@ def read_origin(run: RunConfig, origin: Origin, layout: Layout | None) -> tuple[
     folder = Path(origin.folder)
     other = saved_config(folder)
     check_origin(run, other)
-    shapes = jax.eval_shape(lambda: init_params(other.model, jax.random.key(0)))
+    shapes = parameter_shapes(other.model)
     placed = shapes if layout is None else like(shapes, parameter_sharding(other.model, layout))
     part = learned_part(other)
     with FinishedCheckpoints(other, folder, ASKED_BY) as checkpoints:
