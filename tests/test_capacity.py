@@ -190,6 +190,9 @@ class Tally(Memory):
         d = self.dims
         return jnp.zeros((batch, d.kv_heads, d.key_dim, d.value_dim))
 
+    def logical_axes(self) -> Any:
+        return ("batch", "kv_heads", None, None)
+
     def attend(self, memory, segment):
         y_BxSxHxV = jnp.einsum("bshk,bhkv->bshv", segment.queries, memory) * self.config.share
         return self.out(jnp.where(segment.bounds.reads_BxS[..., None, None], y_BxSxHxV, 0.0)), {}

@@ -212,7 +212,6 @@ def curves_of(places: Sequence[Place]) -> pa.Table:
         "text": pa.array(texts, pa.large_string()),
     }
     with duckdb.connect() as connection:
-        connection.execute("set enable_progress_bar = false")
         connection.register("logs", pa.table(table))
         connection.execute(DAMAGED)
         if (damaged := connection.fetchone()) is not None:

@@ -123,7 +123,8 @@ def check_origin(file: Path, about: dict[str, Any], trained: Trained) -> None:
     require(form == FORMAT, "memory", f"{file} has the format '{form}' and not '{FORMAT}'", AGAIN)
     theirs, own = (f"'{one['run']}' ({one['mechanism']}, {one['fingerprint']})" for one in (about, ours))
     is_ours = about["fingerprint"] == ours["fingerprint"]
-    mend = f"give the folder of '{about['run']}', and the settings of its memory where they were not those trained with"
+    of_another = about["run"] != ours["run"]
+    mend = f"give the folder of '{about['run']}'" if of_another else "give the settings of the memory with which it was read"
     require(is_ours, "memory", f"{file} is of the run {theirs}, this is {own}", mend)
     step = about["step"]
     require(step == ours["step"], "memory", f"{file} is of step {step}, this is step {ours['step']}", f"give --step {step}")
