@@ -144,6 +144,7 @@ def trained(folder, stop_at=None):
         return found, examined, [line["step"] for line in logged], checkpoints.steps()
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_and_keeps_its_best_checkpoint_with_and_without_a_restart(tmp_path):
     whole, examined, logged, kept = trained(tmp_path / "whole")
     assert (whole.steps, examined, kept) == (8, [2, 4, 6, 8], [4, 6, 8])

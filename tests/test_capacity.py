@@ -28,6 +28,7 @@ from infini_jax.records.folder import OWN_FILE
 from infini_jax.records.measures import read_measures
 from infini_jax.records.rows import read_rows
 from infini_jax.study import jobs
+from tests.support.marks import slow_but
 
 TINY = CapacityRun(
     symbols=16,
@@ -55,7 +56,7 @@ def of(name: str) -> CapacityRun:
 
 
 def mechanisms():
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MECHANISMS]
+    return slow_but(QUICK, MECHANISMS)
 
 
 @functools.cache

@@ -171,6 +171,7 @@ def test_mechanisms_lists_those_that_grow_along_an_axis(capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_study_from_a_file_ends_in_a_report(tmp_path):
     """In a process of its own, as a user calls it: workers are spawned from the command."""
     file = tmp_path / "tiny.py"

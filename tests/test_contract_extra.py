@@ -5,7 +5,7 @@ import pytest
 from tests import test_contract, test_contract_forms
 from tests.support.extra_mechanisms import EXTRA, registered
 
-pytestmark = pytest.mark.parametrize("name", EXTRA)
+pytestmark = [pytest.mark.parametrize("name", EXTRA), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

@@ -98,8 +98,8 @@ def diagnosed(python: str, **environment: str) -> dict[str, str]:
     ("package", "parts", "others"),
     [
         ("jax", ("jax",), {"flax", "optax", "orbax-checkpoint"}),
-        ("orbax-checkpoint", ("orbax", "orbax_checkpoint"), {"flax"}),
-        ("tensorflow-datasets", ("tensorflow_datasets",), set()),
+        pytest.param("orbax-checkpoint", ("orbax", "orbax_checkpoint"), {"flax"}, marks=pytest.mark.slow),
+        pytest.param("tensorflow-datasets", ("tensorflow_datasets",), set(), marks=pytest.mark.slow),
     ],
 )
 def test_a_package_that_is_not_installed_is_named_with_what_installs_it(package, parts, others, tmp_path):
@@ -119,13 +119,20 @@ def test_a_package_that_is_not_installed_is_named_with_what_installs_it(package,
     ("package", "module", "breaks", "said"),
     [
         ("jax", "jax", "raise ImportError('wheel for another machine\\nand more')", "ImportError: wheel for another machine"),
-        (
+        pytest.param(
             "orbax-checkpoint",
             "orbax/checkpoint",
             "import sys; sys.lost",
             "AttributeError: module 'sys' has no attribute 'lost'",
+            marks=pytest.mark.slow,
         ),
-        ("tensorflow-datasets", "tensorflow_datasets", "import os; os.abort()", "it ends Python with SIGABRT"),
+        pytest.param(
+            "tensorflow-datasets",
+            "tensorflow_datasets",
+            "import os; os.abort()",
+            "it ends Python with SIGABRT",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_package_whose_import_fails_is_named_with_the_reason(package, module, breaks, said, tmp_path):
@@ -137,6 +144,7 @@ def test_a_package_whose_import_fails_is_named_with_the_reason(package, module, 
     assert all(problem.startswith("needs ") for problem in problems.values())
 
 
+@pytest.mark.slow
 def test_a_version_that_the_package_does_not_ask_for_is_named(tmp_path):
     """Metadata of another version stands in front of the package's own."""
     folder = tmp_path / "optax-0.1.0.dist-info"

@@ -74,6 +74,7 @@ def killed_while_saving(results, step: int, operation: int, every: int, *, renam
     return any(one.name.startswith(f"{step}.") for one in (results / "run" / CHECKPOINTS_FOLDER).iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_just_before_a_save_is_whole_goes_on_from_the_one_before(finished, tmp_path):
     """At the last of four renames, of the three parts and of the checkpoint: nothing is missing but the name."""
     assert killed_while_saving(tmp_path, step=4, operation=4, every=2, renames=True)
@@ -269,6 +270,7 @@ class Filler:
                     file.write(bytes(4096))
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_stop_the_run_and_it_goes_on(finished, run):
     """The second way to a full disk, for machines where none can be mounted: every write fails behind some bytes."""
     shutil.rmtree(run / CHECKPOINTS_FOLDER / "6")

@@ -54,6 +54,7 @@ def reported(tmp_path_factory) -> tuple[Path, str]:
     return folder, write_report([StudySource(folder, " ".join(VARIANTS), held)], folder).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_report_shows_every_variant_as_it_is(reported):
     """Escaped once in the page, and in the pictures' own text."""
     folder, page = reported

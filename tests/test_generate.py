@@ -11,11 +11,12 @@ from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.generate import Sampling, continuation, draw, read_prompt
 from tests.support import streams
+from tests.support.marks import slow_but
 
 LENGTH = 37  # two segments of 16 and a rest
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("name", slow_but(["infini", "memorizing"], MECHANISMS))
 def test_the_likeliest_continuation_is_that_of_the_parallel_forward_pass(name):
     model, params = streams.tiny(name, layers=1), streams.parameters_of(streams.tiny(name, layers=1))
     prompt = np.asarray(streams.tokens_of(model)[0, :LENGTH])

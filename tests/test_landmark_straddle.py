@@ -29,6 +29,7 @@ from infini_jax.model.stream import forward_segments, init_carry
 from infini_jax.training.gradient import joined_carry, split_carry
 from tests.reference import landmark as reference
 from tests.support import streams
+from tests.support.marks import slow_but
 
 TOKENS = 30  # raw, a row
 CUTS = [(), (3, 11, 17), (6, 12, 18, 24), (29,)]  # none; inside blocks; at the edges of segments of 6; the last token alone
@@ -219,7 +220,7 @@ def model_of(name):
     return model, streams.parameters_of(model)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(["longer than a block"], MODELS))
 def test_decoding_token_by_token_is_the_whole_segments(name):
     model, params = model_of(name)
     tokens = streams.tokens_of(model, segments=4)

@@ -264,6 +264,7 @@ def own_launcher() -> str:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["local", "logged"])
 def test_what_an_experiment_registers_is_known_to_the_command_its_workers_and_the_report(launch, tmp_path):
     file = tmp_path / "my_experiment.py"

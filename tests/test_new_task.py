@@ -114,6 +114,7 @@ def chance_lines(figure) -> list[float]:
     return [line.get_ydata()[0] for axes in figure.axes for line in axes.lines if list(line.get_xdata()) == [0, 1]]
 
 
+@pytest.mark.slow
 def test_runs_of_it_have_their_score_their_chance_line_and_their_ceiling_check(tmp_path: Path):
     rows = [execute(run_of(name), tmp_path / "runs" / name, study="mine") for name in ("full", "local")]
     write_rows(rows, tmp_path / "results.parquet")

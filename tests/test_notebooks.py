@@ -9,6 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.support.made_results import fill, made_rows, write_all_measures
+from tests.support.marks import slow_but
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.py"))
@@ -28,12 +29,13 @@ def pictures(notebook) -> list[dict]:
     return [output for output in outputs if "image/png" in output.get("data", {})]
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize("name", slow_but(QUICK, NAMES))
 def test_a_notebook_runs_to_its_end(name):
     expected = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     assert len(pictures(executed(name))) >= min(1, len(pictures(expected)))
 
 
+@pytest.mark.slow
 def test_any_study_can_be_compared(tmp_path, monkeypatch):
     """Another folder than those that the notebook looks for by itself, with the logs of its runs."""
     rows = made_rows()

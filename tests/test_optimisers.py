@@ -156,6 +156,7 @@ def test_the_average_leaves_out_the_initial_parameters_and_reaches_the_decay():
     assert averaged(jnp.float32(0.0), jnp.float32(1.0), jnp.int32(40), 0.5) == pytest.approx(0.5)  # a short horizon at once
 
 
+@pytest.mark.slow
 def test_a_short_run_with_an_average_is_no_worse_than_its_raw_weights():
     """Forty steps with a horizon of a thousand, on held-out rows."""
 

@@ -38,6 +38,7 @@ def altered_array(notes: dict) -> dict:
     return {**other, "hash": hash_of(other)}
 
 
+@pytest.mark.slow
 def test_altered_checkpoints_are_refused_without_asserts(tmp_path):
     """A whole one; notes of another step; a digest, a checksum and names that do not fit."""
     alterations = {

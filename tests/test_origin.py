@@ -158,6 +158,7 @@ def test_the_fingerprint_is_of_the_parameters_and_not_of_their_place():
     assert job_from_plain(json.loads(json.dumps(job_to_plain(run)))) == run
 
 
+@pytest.mark.slow
 def test_a_run_begins_at_the_averaged_parameters_with_its_own_memory(child, parent):
     _, folder, _ = child
     learned, begun = Trained.open(parent).params, Trained.open(folder, 0).params

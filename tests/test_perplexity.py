@@ -115,7 +115,9 @@ def expected(model, documents, rows: int) -> dict[int, dict[str, np.ndarray]]:
 STRADDLED = streams.tiny("landmark", layers=2, segment=12)  # segments that are no whole landmark blocks
 
 
-WHOLE = [streams.tiny(name, layers=1, segment=16) for name in MECHANISMS]
+QUICK = ("infini", "memorizing")
+OF_EACH = {name: streams.tiny(name, layers=1, segment=16) for name in MECHANISMS}
+WHOLE = [one if name in QUICK else pytest.param(one, marks=pytest.mark.slow) for name, one in OF_EACH.items()]
 
 
 @pytest.mark.parametrize("model", [*WHOLE, pytest.param(STRADDLED, marks=pytest.mark.slow)], ids=repr_of)

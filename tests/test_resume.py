@@ -71,7 +71,7 @@ def undisturbed(tmp_path_factory):
     return execute(RUN, folder, study="", saving=EVERY_STEP), logged(folder)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow), (signal.SIGTERM, 75)])
 def test_a_run_that_was_ended_by_a_signal_goes_on_to_the_same_numbers(tmp_path, undisturbed, number, code):
     process = started(tmp_path, pause=1.0)
     until_logged(tmp_path, 6, process)  # then the save of step 4 is finished: the next one has waited for it

@@ -82,6 +82,7 @@ def test_each_run_leaves_its_config_its_metrics_and_one_row(finished):
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again_and_a_failed_one_is_tried_again(finished):
     files = [finished / "runs" / name / ROW_FILE for name in ("good", "other")]
     before = [file.stat().st_mtime_ns for file in files]

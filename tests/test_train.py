@@ -21,6 +21,7 @@ from infini_jax.training.optimiser import make_optimiser
 from infini_jax.training.program import Training, rows_of
 from infini_jax.training.scoring import make_evaluate
 from tests.support import streams
+from tests.support.marks import slow_but
 from tests.support.streams import MODEL
 
 RUN = RunConfig(
@@ -143,7 +144,7 @@ def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
             assert np.all(-move < 2e-2), path
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimiser", slow_but(["adamw"], ["adamw", "adafactor"]))
 def test_trials_of_several_rates_share_one_program_and_move_in_proportion(optimiser):
     def trial(rate):
         train = dataclasses.replace(RUN.train, learning_rate=rate, gate_learning_rate=3 * rate, optimiser=optimiser)
@@ -182,7 +183,7 @@ def test_memory_goes_on_into_the_next_step_and_gradients_do_not():
     np.testing.assert_array_equal(state.carry.open_document, source.batch(0).documents[:, -1])
 
 
-@pytest.mark.parametrize("name", ["infini", "local"])
+@pytest.mark.parametrize("name", slow_but(["infini"], ["infini", "local"]))
 def test_bptt_window_cuts_gradients_between_its_groups_of_segments_only(name):
     model = streams.tiny(name)
     params, tokens = streams.parameters(name), streams.tokens_of(model, segments=4)
