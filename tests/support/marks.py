@@ -1,0 +1,11 @@
+"""Which of a test's cases a contributor runs all day, and which wait for the long run."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_but(quick: Collection[str], cases: Iterable[str]) -> list[Any]:
+    """The cases as parameters; all but the quick ones have the mark for long tests."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
