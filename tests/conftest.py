@@ -6,6 +6,7 @@ fusions, which JAX 0.11 no longer lets one choose, in a third of that.
 
 import importlib.metadata
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,24 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 
 
 MAPPINGS = Path("/proc/self/maps")  # Linux gives a process 65 530, and each compiled program takes some
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test(monkeypatch):
+    """A run that a failed test leaves behind would train on beside all later tests."""
+    started = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    yield
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -42,10 +42,12 @@ MQAR = ["train", "infini", "mqar", *TINY, "--data.pairs", "2", "--data.symbols",
 
 @pytest.fixture(autouse=True)
 def in_a_terminal():
-    """Ctrl-C arrives as it does in a terminal, also where the tests run behind a shell that has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals arrive as they do in a terminal, also where a shell or nohup started the tests with some ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def stopped_by(*numbers: signal.Signals) -> None:
