@@ -28,7 +28,7 @@ class RunConfig:
       name: name that identifies the run, together with its version.
       version: version of the name; raise it when the same name should mean something new.
       variant: name that tells the run from others of its mechanism in tables.
-      seed: seed of the parameters and of the order of the data.
+      seed: seed of the parameters, of the order of the data and of the masks of dropout.
       model: sizes of the transformer, its memory included.
       data: settings of the task.
       train: settings of training.
@@ -144,9 +144,10 @@ class RunConfig:
         if not self.train.patience:
             for name in ("evaluate_every", *STOPPING):  # readings decide nothing then
                 del science["train"][name]
-        if not self.train.z_loss:  # and those without this loss from before there was one
-            del science["train"]["z_loss"]
-        origin = science.pop("origin")  # runs without one have the digests from before there were any
+        for name in ("z_loss", "dropout"):
+            if not getattr(self.train, name):  # runs without them have the digests from before there were any
+                del science["train"][name]
+        origin = science.pop("origin")  # so have runs without one
         if origin:
             science["origin"] = {name: origin[name] for name in ("fingerprint", "step", "digest")}
         return digest_of(science)

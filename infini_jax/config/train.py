@@ -70,6 +70,9 @@ class TrainConfig:
         its horizon; 0 keeps the parameters themselves.
       z_loss: weight of the mean of log(Z)^2 over scored tokens in the training loss, Z the sum of the softmax; it keeps logits
         from drifting (Chowdhery et al. 2022, section 5: 1e-4). Losses that are reported leave it out; 0 has none.
+      dropout: share of the entries that training sets to zero, the others scaled up for it: on the embeddings, and on the
+        output of each sub-layer before it is added to the residual stream (Vaswani et al. 2017, section 5.4: 0.1). Held-out
+        scores, evaluations and generation have none.
       clip: largest global norm of the gradient; a larger one is scaled down to it.
       evaluation_steps: number of held-out batches scored at the end, where the task is not made of documents.
       evaluate_every: number of steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at
@@ -94,6 +97,7 @@ class TrainConfig:
     warmup: float = 0.1
     average: float = 0.0
     z_loss: float = 0.0
+    dropout: float = 0.0
     clip: float = 1.0
     evaluation_steps: int = 8
     evaluate_every: int = 0
@@ -127,6 +131,7 @@ class TrainConfig:
             f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
             f"give a divisor of {self.bptt}, or change train.bptt",
         )
+        require(0 <= self.dropout < 1, "train.dropout", f"{self.dropout} is no share to drop", "give 0 to below 1, e.g. 0.1")
         require(0 <= self.average < 1, "train.average", f"{self.average} is no decay", "give 0 to below 1, e.g. 0.999")
         require(
             self.accumulate >= 1 and self.batch % self.accumulate == 0,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.config import ModelConfig
+from infini_jax.layers.dropout import Dropout
 from infini_jax.layers.heads import handed_on
 from infini_jax.layers.segment import (
     NO_DOCUMENT,
@@ -77,11 +78,13 @@ def forward_segments(
     tokens_BxT: jax.Array,
     documents_BxT: jax.Array,
     rematerialise: Literal["segment", "layer"] = "segment",
+    dropout: Dropout | None = None,
 ) -> tuple[Carry, jax.Array, tuple]:
     """(carry, features BxTxD of the raw tokens, metrics per layer group) after W consecutive segments of raw tokens, T = W S.
 
     Every layer takes all of them before the next layer does, which is the same as one segment after the other. Landmarks and
-    memory tokens stand inside the layers only. Raises `ConfigError` where the memory cannot take several segments at once.
+    memory tokens stand inside the layers only. `dropout` has keys BxW. Raises `ConfigError` where the memory cannot take
+    several segments at once.
     """
 
     def segments(x_BxT: jax.Array) -> jax.Array:
@@ -104,7 +107,8 @@ def forward_segments(
     open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
     bounds = whole(documents_RxL, open_BxW.reshape(-1), phase_R)
     transformer = Transformer(model, rematerialise)
-    found: Any = transformer.apply({"params": params}, tokens_RxL, carry.memory, bounds)
+    dropout = dropout and dataclasses.replace(dropout, keys=dropout.keys.reshape(-1))
+    found: Any = transformer.apply({"params": params}, tokens_RxL, carry.memory, bounds, dropout)
     x_RxSxD, memory, metrics = found
     x_RxSxD = drop_memory_tokens(x_RxSxD, memory_tokens)
     if every is not None:
@@ -128,6 +132,7 @@ def scan_segments(
     bptt: int = 0,
     segments_per_step: int = 1,
     rematerialise: Literal["segment", "layer"] = "segment",
+    dropout: Dropout | None = None,
 ) -> tuple[Carry, Any, tuple]:
     """(carry, scores stacked over steps, metrics per layer group stacked over steps) of a sequence streamed through the model.
 
@@ -141,26 +146,27 @@ def scan_segments(
       segments_per_step: segments taken at once, a divisor of their number and of `bptt`. The results are the same; more
         memory is used, and time is won where a mechanism has a parallel form over segments.
       rematerialise: part that is made again for the gradient, as in `TrainConfig`.
+      dropout: dropout with a key for each row and segment; None has none.
     """
 
-    def split(leaf: jax.Array) -> jax.Array:
-        return leaf.reshape(leaf.shape[0], -1, segments_per_step * model.segment).swapaxes(0, 1)
+    def split(length: int, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, length).swapaxes(0, 1), tree)
 
     @functools.partial(jax.checkpoint, policy=KEEP_FOUND)
-    def step(carry: Carry, item: tuple[jax.Array, Any]) -> tuple[Carry, tuple]:
-        number, part = item
+    def step(carry: Carry, item: tuple[jax.Array, Any, Dropout | None]) -> tuple[Carry, tuple]:
+        number, part, drop = item
         if bptt:
             cut = jax.lax.stop_gradient(carry.memory)
             memory = jax.tree.map(
                 lambda free, held: jnp.where(number * segments_per_step % bptt == 0, held, free), carry.memory, cut
             )
             carry = dataclasses.replace(carry, memory=memory)
-        carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, rematerialise)
+        carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, rematerialise, drop)
         return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
 
-    parts = jax.tree.map(split, sequence)
+    parts, drops = split(segments_per_step * model.segment, sequence), split(segments_per_step, dropout)
     numbers = jnp.arange(parts.tokens.shape[0])
-    carry, (scores, metrics) = jax.lax.scan(step, carry, (numbers, parts))
+    carry, (scores, metrics) = jax.lax.scan(step, carry, (numbers, parts, drops))
     return carry, scores, metrics
 
 

@@ -14,6 +14,7 @@ from flax import struct
 
 from infini_jax.config import ModelConfig
 from infini_jax.config.optimisers import GROUP
+from infini_jax.layers.dropout import Dropout, dropped
 from infini_jax.layers.key_taps import KeyTaps
 from infini_jax.layers.mlp import MLP
 from infini_jax.layers.segment import Boundaries, Segment
@@ -59,7 +60,7 @@ class OpenLayer:
 class Block(nn.Module):
     """One layer: x + Memory(norm(x)), then x + MLP(norm(x)), where the memory may change x first and look at it in the end.
 
-    The methods take x first and return it first so that `nn.scan` can stack layers.
+    The methods take x first and return it first so that `nn.scan` can stack layers, whose states follow.
 
     Attributes:
       model: settings of the model.
@@ -82,14 +83,20 @@ class Block(nn.Module):
         self.memory = memory_of(self.memory_config, dims)
         self.mlp = MLP(dims.d_model, self.model.mlp_dim or 4 * dims.d_model, dims.dtype)
 
-    def __call__(self, x_BxSxD: jax.Array, memory: Any, bounds: Boundaries) -> tuple[jax.Array, tuple[Any, dict]]:
-        """(x BxSxD, (memory, metrics)) after whole segments, one or several of each stream as `Memory.advance` takes them."""
+    def __call__(
+        self, x_BxSxD: jax.Array, state: tuple[Any, Dropout | None], bounds: Boundaries
+    ) -> tuple[jax.Array, tuple[Any, dict]]:
+        """(x BxSxD, (memory, metrics)) after whole segments, one or several of each stream as `Memory.advance` takes them.
+
+        The state is (memory, dropout of this layer).
+        """
+        memory, dropout = state
         x_BxSxD = self.memory.enter(memory, x_BxSxD, bounds)
         inputs_BxSxD = self.attention_norm(x_BxSxD)
         queries, keys, values = self._project(inputs_BxSxD, inputs_BxSxD, bounds)
         segments = Segment(inputs_BxSxD, queries, keys, values, bounds)
         y_BxSxD, memory, metrics = self.memory.advance(memory, segments)
-        x_BxSxD = self._residual(x_BxSxD, y_BxSxD)
+        x_BxSxD = self._residual(x_BxSxD, y_BxSxD, dropout)
         return x_BxSxD, (self.memory.leave(memory, x_BxSxD, bounds), metrics)
 
     def extend(self, x_BxSxD: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, OpenLayer]:
@@ -131,9 +138,9 @@ class Block(nn.Module):
         seen_BxSxD = new_BxSxD if self.model.key_taps == 1 else self.taps(inputs_BxTxD, bounds)
         return self.query(new_BxSxD), self.key(seen_BxSxD), self.value(new_BxSxD)
 
-    def _residual(self, x_BxSxD: jax.Array, y_BxSxD: jax.Array) -> jax.Array:
-        x_BxSxD = x_BxSxD + y_BxSxD
-        return x_BxSxD + self.mlp(self.mlp_norm(x_BxSxD))
+    def _residual(self, x_BxSxD: jax.Array, y_BxSxD: jax.Array, dropout: Dropout | None = None) -> jax.Array:
+        x_BxSxD = x_BxSxD + dropped(y_BxSxD, dropout, 0)
+        return x_BxSxD + dropped(self.mlp(self.mlp_norm(x_BxSxD)), dropout, 1)
 
 
 def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
@@ -145,6 +152,15 @@ def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
             groups[-1] = (config, groups[-1][1] + 1)
         else:
             groups.append((config, 1))
+    return groups
+
+
+def dropout_by_group(model: ModelConfig, dropout: Dropout | None) -> list[Dropout | None]:
+    """The dropout of each layer group, its layers' keys stacked in front; layers are told apart by number, from 1."""
+    groups, first = [], 1
+    for _, count in layer_groups(model):
+        groups.append(dropout and jax.vmap(dropout.folded)(jnp.arange(first, first + count)))
+        first += count
     return groups
 
 
@@ -215,13 +231,16 @@ class Transformer(nn.Module):
         ]
         self.norm = nn.RMSNorm(dtype=model.dims.dtype)
 
-    def __call__(self, tokens_BxS: jax.Array, memory: tuple, bounds: Boundaries) -> tuple[jax.Array, tuple, tuple]:
+    def __call__(
+        self, tokens_BxS: jax.Array, memory: tuple, bounds: Boundaries, dropout: Dropout | None = None
+    ) -> tuple[jax.Array, tuple, tuple]:
         """(features BxSxD before the head, new memory, metrics per layer group) of whole segments.
 
-        Consecutive segments of one stream are rows next to each other, as in `Memory.advance`.
+        Consecutive segments of one stream are rows next to each other, as in `Memory.advance`. `dropout` has a key per row.
         """
-        x_BxSxD, written, metrics = self.embedding(tokens_BxS), [], []
-        for group, state in zip(self.groups, memory, strict=True):
+        x_BxSxD, written, metrics = dropped(self.embedding(tokens_BxS), dropout, 0), [], []
+        dropouts = dropout_by_group(self.model, dropout)
+        for group, state in zip(self.groups, zip(memory, dropouts, strict=True), strict=True):
             x_BxSxD, (new, measured) = group(x_BxSxD, state, bounds)
             written.append(new)
             metrics.append(measured)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,11 @@ from flax import struct
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch
 from infini_jax.devices.sharding import Layout, gradient_over_rows, segments_at_once
+from infini_jax.layers.dropout import Dropout
 from infini_jax.memory.base import AUXILIARY, reported_gates
 from infini_jax.model.stream import Carry, scan_segments
+
+Part = tuple[Batch, Dropout | None]  # of some rows
 
 
 @struct.dataclass
@@ -60,9 +64,9 @@ def gates_of(metrics: tuple) -> jax.Array:
     return jnp.concatenate(gates) if gates else jnp.zeros(0, jnp.float32)
 
 
-def split_rows(batch: Batch, parts: int) -> Batch:
-    """The batch as `parts` batches of consecutive rows, stacked in front."""
-    return jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+def split_rows(rows: Any, parts: int) -> Any:
+    """Arrays with rows in front as `parts` of consecutive rows, stacked in front."""
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
 
 
 def split_carry(carry: Carry, parts: int) -> Carry:
@@ -86,10 +90,11 @@ def joined_carry(carry: Carry) -> Carry:
     return Carry(jax.tree.map(join, carry.memory), *jax.tree.map(lambda leaf: leaf.reshape(-1), rows))
 
 
-def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[[dict, Carry, Batch], tuple]:
-    """The function (params, carry, batch) -> (gradient of the mean loss per scored token, carry, (Scores, gates)).
+def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[..., tuple]:
+    """The function (params, carry, batch, dropout) -> (gradient of the mean loss per scored token, carry, (Scores, gates)).
 
-    The loss has the terms of mechanisms and `train.z_loss` besides; the scores have not.
+    The loss has the terms of mechanisms and `train.z_loss` besides; the scores have not. Both have the step's `dropout`, which
+    `infini_jax.layers.dropout.dropout_of_step` makes; None, or left out, is none.
 
     The rows are split over the devices of `layout`, and those of each device over `train.accumulate` turns.
     """
@@ -97,31 +102,33 @@ def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[
     score = functools.partial(score_tokens, with_squares=run.train.z_loss > 0)
     settings = (run.train.bptt, segments_at_once(run, layout), run.train.rematerialise)
 
-    def loss_of(params: dict, carry: Carry, batch: Batch, tokens: jax.Array) -> tuple[jax.Array, tuple]:
+    def loss_of(params: dict, carry: Carry, rows: Part, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """The loss of a part of the batch, as its share in the mean over all `tokens` that are scored."""
-        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score, *settings)
+        batch, dropout = rows
+        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score, *settings, dropout)
         scores = jax.tree.map(jnp.sum, scores)
         loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
         if scores.squares is not None:
             loss += run.train.z_loss * scores.squares / tokens
         return loss, (carry, scores, gates_of(metrics) / devices)
 
-    def of_rows(carry: Carry, batch: Batch, params: dict, tokens: jax.Array) -> tuple[tuple, Carry]:
-        def turn(total: dict, rows: tuple[Carry, Batch]) -> tuple[dict, tuple]:
-            gradient, measured = jax.grad(loss_of, has_aux=True)(params, *rows, tokens)
+    def of_rows(carry: Carry, rows: Part, params: dict, tokens: jax.Array) -> tuple[tuple, Carry]:
+        def turn(total: dict, part: tuple[Carry, Part]) -> tuple[dict, tuple]:
+            gradient, measured = jax.grad(loss_of, has_aux=True)(params, *part, tokens)
             return jax.tree.map(jnp.add, total, gradient), measured
 
         nothing = jax.tree.map(jnp.zeros_like, params)
         if turns == 1:
-            gradient, (carry, scores, gates) = jax.grad(loss_of, has_aux=True)(params, carry, batch, tokens)
+            gradient, (carry, scores, gates) = jax.grad(loss_of, has_aux=True)(params, carry, rows, tokens)
             return (gradient, scores, gates), carry
-        gradient, (carry, scores, gates) = jax.lax.scan(turn, nothing, (split_carry(carry, turns), split_rows(batch, turns)))
+        gradient, (carry, scores, gates) = jax.lax.scan(turn, nothing, (split_carry(carry, turns), split_rows(rows, turns)))
         return (gradient, jax.tree.map(jnp.sum, scores), gates[-1]), joined_carry(carry)
 
     of_all_rows = gradient_over_rows(of_rows, run.model, layout)
 
-    def gradient_of(params: dict, carry: Carry, batch: Batch) -> tuple[dict, Carry, tuple]:
-        (gradient, *measured), carry = of_all_rows(carry, batch, params, jnp.maximum(batch.weights.sum(), 1.0))
+    def gradient_of(params: dict, carry: Carry, batch: Batch, dropout: Dropout | None = None) -> tuple[dict, Carry, tuple]:
+        tokens = jnp.maximum(batch.weights.sum(), 1.0)
+        (gradient, *measured), carry = of_all_rows(carry, (batch, dropout), params, tokens)
         return gradient, carry, tuple(measured)
 
     return gradient_of

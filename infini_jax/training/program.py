@@ -19,6 +19,7 @@ from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.devices.processes import batch_shapes, placed_batches
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
 from infini_jax.errors import present
+from infini_jax.layers.dropout import dropout_of_step
 from infini_jax.model.cost import ProgramFlops, budget_steps, jaxpr_flops
 from infini_jax.model.inheritance import inherited
 from infini_jax.model.stream import Carry, init_carry, init_params, parameter_shapes
@@ -59,12 +60,13 @@ def rows_of(run: RunConfig, split: Split) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The identity of a compiled step: equal for trials, for seeds, and for tasks with the same shapes.
+    """The identity of a compiled step: equal for trials, for seeds without dropout, and for tasks with the same shapes.
 
     Attributes:
       model: settings of the model.
       train: settings of training, without those that are no constants of the program.
       steps: steps of the run, which the schedule knows.
+      seed: seed of the masks of dropout, a constant of the program; None without dropout.
       batch: shapes of a batch.
       layout: how the devices share the work.
       training: one of the trainings that have this program; not compared.
@@ -73,6 +75,7 @@ class Program:
     model: ModelConfig
     train: TrainConfig
     steps: int
+    seed: int | None
     batch: Batch
     layout: Layout | None
     training: "Training" = dataclasses.field(compare=False)
@@ -139,11 +142,13 @@ class Training:
 
         A gradient that is not finite changes nothing that is learned; the step counts, and the memory goes on.
         """
-        gradient_of, decay = gradient_function(self.run, self.layout), self.run.train.average
-        optimiser = self.optimiser
+        run, optimiser = self.run, self.optimiser
+        gradient_of, decay = gradient_function(run, self.layout), run.train.average
+        segments = run.train.sequence // run.model.segment
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-            gradient, carry, (scores, gates) = gradient_of(state.params, state.carry, batch)
+            dropout = dropout_of_step(run.train.dropout, run.seed, state.step, run.train.batch, segments)
+            gradient, carry, (scores, gates) = gradient_of(state.params, state.carry, batch, dropout)
             updates, new = optimiser.update(gradient, state.optimiser, state.params)
             params: Any = optax.apply_updates(state.params, updates)
             average: Any = state.average
@@ -155,7 +160,7 @@ class Training:
             loss, accuracy = scores.means()
             measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(gradient), "gates": gates}
             if scores.squares is not None:
-                measured["z_loss"] = self.run.train.z_loss * scores.squares / jnp.maximum(scores.tokens, 1.0)
+                measured["z_loss"] = run.train.z_loss * scores.squares / jnp.maximum(scores.tokens, 1.0)
             return TrainState(state.step + 1, params, new, average, carry), measured | {"skipped": ~is_finite}
 
         if self.layout is None:
@@ -166,8 +171,8 @@ class Training:
     @property
     def program(self) -> Program:
         """The identity of the compiled step, equal for runs that can share it."""
-        train = self.run.program(self.steps).train
-        return Program(self.run.model, train, self.steps, self.batch, self.layout, self)
+        train, seed = self.run.program(self.steps).train, self.run.seed if self.run.train.dropout else None
+        return Program(self.run.model, train, self.steps, seed, self.batch, self.layout, self)
 
     def batches(self, steps: range) -> Iterator[Batch]:
         """The batches of `steps` on the devices; each process reads only its own rows."""
