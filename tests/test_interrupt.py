@@ -154,7 +154,7 @@ def started(arguments: list[str]) -> subprocess.Popen:
 
 
 def wait_until(is_under_way, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not is_under_way() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
 
@@ -164,7 +164,7 @@ def interrupted(arguments: list[str], is_under_way, number: int = signal.SIGINT)
     with started(arguments) as process:
         wait_until(is_under_way, process)
         process.send_signal(number)
-        out, error = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=300)
     return subprocess.CompletedProcess(arguments, process.returncode, out, error)
 
 
@@ -235,7 +235,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_hangs(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.stderr.readline() == "saving the runs under way; Ctrl-C again stops at once\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
     assert time.monotonic() - began < GRACE / 2
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
@@ -284,5 +284,5 @@ def test_a_terminal_that_is_closed_saves(kind, tmp_path):
 
     wait_until(is_under_way, process)
     os.close(ours)
-    process.wait(timeout=120)
+    process.wait(timeout=300)
     assert saved_step(run) == lines_in(run / "metrics.jsonl") > 3

@@ -215,7 +215,7 @@ def test_skypilot_reads_the_task(tmp_path):
 def test_xpk_takes_the_command(tmp_path):
     text, _ = written("xpk", tmp_path / "study")
     command = shlex.split(text.splitlines()[-1])[:-1]
-    done = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False, timeout=300)
     assert job_name(tmp_path / "study") in done.stdout
     assert "unrecognized arguments" not in done.stderr
 

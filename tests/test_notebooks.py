@@ -19,7 +19,7 @@ QUICK = ("03_compare",)  # the others take longer than the tests that run all da
 def executed(name: str):
     """The notebook after its last cell, from its source; raises what a cell raises."""
     notebook = jupytext.read(FOLDER / f"{name}.py")
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
     return notebook
 
 

@@ -78,7 +78,7 @@ def started(folder, processes, devices=1, pause=0.0) -> list[subprocess.Popen]:
 
 def ended(children, code=0) -> list[dict]:
     """What each printed, once all have ended with `code`."""
-    found = [one.communicate(timeout=120) for one in children]
+    found = [one.communicate(timeout=300) for one in children]
     assert [one.returncode for one in children] == [code] * len(children), found[0][1][-2000:]
     return [json.loads(line) for out, _ in found for line in out.splitlines() if line.startswith("{")]  # gloo prints too
 
@@ -117,7 +117,7 @@ def test_a_signal_to_one_process_saves_and_stops_both_and_any_number_goes_on(tmp
     """The checkpoint of two processes is resumed by two, by one with two devices and by one with one."""
     children = started(tmp_path / "two", processes=2, pause=0.4)
     file = tmp_path / "two" / METRICS_FILE
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not (file.exists() and file.read_text().count("\n") >= 2):
         assert time.monotonic() < until, [one.communicate()[1][-1000:] for one in children if one.poll()]
         time.sleep(0.05)
@@ -167,7 +167,7 @@ def test_a_killed_process_ends_the_run_and_all_of_them_go_on_to_the_same_numbers
     They go on from the newest finished checkpoint.
     """
     children, file = job(tmp_path / "killed", 3), tmp_path / "killed" / "run" / METRICS_FILE
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not (file.exists() and file.read_text().count("\n") >= 50):
         assert time.monotonic() < until, [one.communicate()[1][-1000:] for one in children if one.poll()]
         time.sleep(0.05)
@@ -179,7 +179,7 @@ def test_a_killed_process_ends_the_run_and_all_of_them_go_on_to_the_same_numbers
     assert len(losses(file.parent)) < LONG
     for name in ("killed", "whole"):
         children = job(tmp_path / name, 3)
-        found = [one.communicate(timeout=120) for one in children]
+        found = [one.communicate(timeout=300) for one in children]
         assert [one.returncode for one in children] == [0] * 3, found[0][1][-2000:]
     assert losses(file.parent) == losses(tmp_path / "whole" / "run")
 

@@ -76,7 +76,7 @@ def test_a_run_that_was_ended_by_a_signal_goes_on_to_the_same_numbers(tmp_path, 
     process = started(tmp_path, pause=1.0)
     until_logged(tmp_path, 6, process)  # then the save of step 4 is finished: the next one has waited for it
     os.kill(process.pid, number)
-    assert process.wait(timeout=60) == code
+    assert process.wait(timeout=300) == code
     assert not (tmp_path / ROW_FILE).exists()
     resumed = execute(RUN, tmp_path, study="", saving=EVERY_STEP)
     row, lines = undisturbed

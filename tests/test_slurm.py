@@ -86,7 +86,7 @@ def test_a_preempted_worker_is_queued_again_and_ends_with_the_same_numbers(slurm
         return "JobState=RUNNING" in told("scontrol", "show", "job", worker)
 
     wait_for(runs_again, 60, "a second run")
-    waiting.join(timeout=180)
+    waiting.join(timeout=300)
     assert not waiting.is_alive()
     assert (folder / "runs" / "long" / "checkpoints").exists()
     run_study(study, tmp_path / "local", 1)
@@ -121,7 +121,7 @@ def test_two_tasks_of_a_job_train_one_run(slurm, tmp_path):
     program = [*PROGRAM, *PAIRS, *rows, "--budget.unit", "steps", "--budget.amount", "4"]
     task = ["srun", "--partition=low", "--ntasks=2", *program, "--processes", "job", "--results", str(tmp_path / "two")]
     for started in (task, [*program, "--results", str(tmp_path / "one")]):
-        done = subprocess.run(started, capture_output=True, text=True, check=False, timeout=180)
+        done = subprocess.run(started, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
     two, one = (
         [json.loads(line)["loss"] for line in (tmp_path / name / "run" / METRICS_FILE).read_text().splitlines()]

@@ -132,7 +132,7 @@ def test_a_study_that_is_killed_goes_on_where_it_stopped(tmp_path):
     """The whole process group dies without a word; the next call keeps the finished run and frees the other's lock."""
     process = multiprocessing.get_context("spawn").Process(target=run_in_own_group, args=(study_of(GOOD, LONG), tmp_path))
     process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not long_is_training(Desk(tmp_path, "tiny")):
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -150,7 +150,7 @@ def test_a_study_that_is_killed_goes_on_where_it_stopped(tmp_path):
 def test_workers_die_with_the_study_that_started_them(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=run_in_own_group, args=(study_of(LONG), tmp_path))
     process.start()
-    desk, deadline = Desk(tmp_path, "tiny"), time.monotonic() + 120
+    desk, deadline = Desk(tmp_path, "tiny"), time.monotonic() + 300
     while not long_is_training(desk):
         assert time.monotonic() < deadline
         time.sleep(0.2)

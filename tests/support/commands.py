@@ -59,7 +59,7 @@ def spawned(arguments: list[str], before: str = "", **environment: str) -> subpr
     """The command in a process of its own; `before` is Python that runs in it first."""
     program = f"{before}\nimport sys\nfrom infini_jax.cli.main import main\nmain(sys.argv[1:])"
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300)
 
 
 def killed_at(part: str, number: int, events: tuple[str, ...] = ("open", "os.mkdir", "os.rename")) -> str:
