@@ -41,7 +41,8 @@ CURVES = (
     LINES
     + """, metrics as (select *, from_json_strict(line, '"MAP(VARCHAR, DOUBLE)"') as metrics from lines)
 select folder, run, step, tokens, entry.key as metric, coalesce(entry.value, 'nan'::double) as value
-from (select number, place, metrics['step']::bigint as step, metrics['tokens']::bigint as tokens,
+from (select number, place, map_extract(metrics, 'step')[1]::bigint as step,
+             map_extract(metrics, 'tokens')[1]::bigint as tokens,  -- before DuckDB 1.2, metrics['step'] is a list
              unnest(map_entries(metrics)) as entry from metrics) join logs using (number)
 where metric not in ('step', 'tokens')
 order by number, place, metric
