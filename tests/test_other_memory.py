@@ -129,3 +129,9 @@ def test_options_are_of_the_runs_own_mechanism(folders, capsys):
     assert said == "memory.window: 'x' is no number; give digits, such as 4096, 4k or 1m"
     options = dataclasses.replace(MemoryOptions(), layers=("0,0",), window="4k")
     assert chosen_memory(RUN, options) == LocalConfig(layers=(0, 0), window=4096)
+
+
+def test_an_empty_value_is_not_taken_for_none():
+    with pytest.raises(ConfigError, match=r"^memory.window: it is empty; give digits"):
+        chosen_memory(RUN, dataclasses.replace(MemoryOptions(), window=""))
+    assert chosen_memory(RUN, MemoryOptions()) == RUN.model.memory

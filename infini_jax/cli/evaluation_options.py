@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from infini_jax.errors import ConfigError, check_value, lookup, require
+from infini_jax.errors import ConfigError, check_value, lookup, quoted, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.units import whole_number
+
+NOT_GIVEN = "\0"  # no command line can hold it, so that an empty value is told from none
 
 
 def settings_of(kind: Any) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def given_type(kind: Any) -> Any:
 
 
 def text_fields(table: Mapping[str, type]) -> list[tuple[str, Any, Any]]:
-    """A field for every setting of classes by name: text, converted when the class is known; empty where it was not given."""
+    """A field for every setting of classes by name: text, converted when the class is known; `NOT_GIVEN` or () without one."""
     owners: dict[str, dict[str, type]] = {}
     for owner, kind in table.items():
         for name in settings_of(kind):
@@ -46,7 +48,7 @@ def text_fields(table: Mapping[str, type]) -> list[tuple[str, Any, Any]]:
         is_tuple = typing.get_origin(given_type(settings_of(first)[name])) is tuple
         words = f"{_help_of(first, name)} ({', '.join(kinds)})"
         argument = tyro.conf.arg(help=words, help_behavior_hint="", metavar="A,B,..." if is_tuple else "VALUE")
-        kind, empty = (tuple[str, ...], ()) if is_tuple else (str, "")
+        kind, empty = (tuple[str, ...], ()) if is_tuple else (str, NOT_GIVEN)
         found.append((name, Annotated[kind, argument], dataclasses.field(default=empty)))
     return found
 
@@ -75,7 +77,7 @@ def given_settings(options: Any, owner: str, kind: type, prefix: str = "") -> di
     """
     known, given = settings_of(kind), {}
     for field in dataclasses.fields(options):
-        if not (value := getattr(options, field.name)):
+        if (value := getattr(options, field.name)) in (NOT_GIVEN, ()):
             continue
         mend = f"leave it out: {owner} has {', '.join(known) or 'none'}"
         require(field.name in known, f"{prefix}{field.name}", f"{owner} has no such option", mend)
@@ -95,4 +97,4 @@ def converted(name: str, value: str | tuple[str, ...], kind: Any) -> Any:
         return {int: whole_number, float: float, str: str}[kind](value)
     except ValueError as error:
         mend = "give digits, such as 4096, 4k or 1m" if kind is int else "give a number, such as 0.5"
-        raise ConfigError(name, f"'{value}' is no number", mend) from error
+        raise ConfigError(name, f"'{quoted(value)}' is no number" if value else "it is empty", mend) from error

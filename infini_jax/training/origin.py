@@ -30,13 +30,15 @@ def begun_from(run: RunConfig, folder: Path, step: Which = None, own: Path | Non
         have gone on or be gone.
 
     Raises:
-      ConfigError: the folder is no run's, has no such checkpoint, or its parameters do not fit the run.
+      ConfigError: the folder is no run's or is the run's own, has no such checkpoint, or its parameters do not fit the run.
       CheckpointError: the checkpoint is damaged.
     """
     kept = kept_origin(own) if own else None
     if kept and kept.folder == str(folder) and (not isinstance(step, int) or step == kept.step):
         return dataclasses.replace(run, origin=kept)
-    other = saved_config(folder)
+    is_other = own is None or folder.resolve() != own.resolve()
+    require(is_other, "from", f"{folder} is the folder of this run itself", "give it another --name")
+    other = saved_config(folder, "from")
     with FinishedCheckpoints(other, folder, ASKED_BY) as checkpoints:
         step, written = checkpoints.written_part(learned_part(other), step)
     run = dataclasses.replace(run, origin=Origin(str(folder), other.name, other.fingerprint(), step, digest_of(written)))
@@ -85,7 +87,7 @@ def read_origin(run: RunConfig, origin: Origin, layout: Layout | None) -> tuple[
       CheckpointError: the checkpoint is damaged, or has other parameters than the origin says.
     """
     folder = Path(origin.folder)
-    other = saved_config(folder)
+    other = saved_config(folder, "from")
     check_origin(run, other)
     shapes = parameter_shapes(other.model)
     placed = shapes if layout is None else like(shapes, parameter_sharding(other.model, layout))

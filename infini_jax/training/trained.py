@@ -85,22 +85,25 @@ def run_tokenizer(run: RunConfig) -> Tokenizer:
     return required(run.data.open_tokenizer(), "run", f"its task {run.task} has no text", "choose a run on a corpus")
 
 
-def saved_config(folder: Path) -> RunConfig:
-    """The settings in a run's folder. Raises `ConfigError` where there are none that can be read."""
-    with unreadable_told(folder):
-        return RunConfig.from_dict(saved_settings(folder))
+def saved_config(folder: Path, field: str = "run") -> RunConfig:
+    """The settings in a run's folder.
+
+    Raises `ConfigError` where there are none that can be read; it names `field`, the option that the folder was given by.
+    """
+    with unreadable_told(folder, field):
+        return RunConfig.from_dict(saved_settings(folder, field))
 
 
-def saved_settings(folder: Path) -> dict[str, Any]:
+def saved_settings(folder: Path, field: str = "run") -> dict[str, Any]:
     """The settings in the folder of a job of any kind and version, as JSON values.
 
-    Raises `ConfigError` where there are none that can be read.
+    Raises `ConfigError` as `saved_config` does.
     """
     file = RunFolder(folder).config
     mend = "give the folder that `infini-jax train` left, such as results/runs/run"
-    require(folder.is_dir(), "run", f"{folder} is no folder", mend)
-    require(file.is_file(), "run", f"{folder} has no {file.name}", mend)
-    with unreadable_told(folder):
+    require(folder.is_dir(), field, f"{folder} is no folder", mend)
+    require(file.is_file(), field, f"{folder} has no {file.name}", mend)
+    with unreadable_told(folder, field):
         return json_object(file.read_bytes())
 
 
@@ -114,10 +117,10 @@ def flattened(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def unreadable_told(folder: Path) -> Iterator[None]:
+def unreadable_told(folder: Path, field: str) -> Iterator[None]:
     """A context that turns errors of reading settings into a `ConfigError` of one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         mend = "restore it, or train the run again"
-        raise ConfigError("run", f"{RunFolder(folder).config} cannot be read ({error})", mend) from error
+        raise ConfigError(field, f"{RunFolder(folder).config} cannot be read ({error})", mend) from error
