@@ -69,11 +69,14 @@ def test_small_falls_and_failed_readings_do_not_count(losses, improvement, waite
     assert (found.waited, found.best_step) == (waited, best)
 
 
-def test_patience_without_readings_is_refused():
+def test_patience_and_a_best_checkpoint_without_readings_are_refused():
     with pytest.raises(ConfigError, match=r"^train.evaluate_every: a patience of 2 readings, and none before the end; give"):
         TrainConfig(patience=2)
     with pytest.raises(ConfigError, match=r"^train.patience: mqar has no documents that are read while it is trained; give 0"):
         HeldOut(RUN, lambda line: None, ROWS_ALONE)
+    plain = dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, patience=0))
+    with pytest.raises(ConfigError, match=r"^saving.keep_best: mqar has no documents that are read while it is trained"):
+        HeldOut(plain, lambda line: None, ROWS_ALONE, keep_best=True)
 
 
 def test_what_ends_a_run_is_in_its_fingerprint_and_nothing_else_is():

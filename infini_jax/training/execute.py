@@ -106,7 +106,8 @@ def execute_alone(
             def stopping() -> bool:
                 return stop() or unwatched.is_set()
 
-            held_out, planned = HeldOut(run, log, sharding), planned_row(run, study, sharding)
+            held_out = HeldOut(run, log, sharding, saving.keep_best)
+            planned = planned_row(run, study, sharding)
             finished = train(run, log, checkpoints, stopping, held_out.examine, sharding)
     row = finished_row(planned, finished, held_out.scores(finished.learned))
     if is_first():

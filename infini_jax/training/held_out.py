@@ -49,13 +49,15 @@ class HeldOut:
       failed: split -> error of its last evaluation, for splits whose last evaluation failed.
 
     Raises:
-      ConfigError: there is no data to validate on; raised when this is made, not at the end of training.
+      ConfigError: there is no data to validate on, or there are no documents by which `keep_best` chooses; raised when this is
+        made, not at the end of training.
     """
 
-    def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None], sharding: Sharding):
+    def __init__(self, run: RunConfig, log: Callable[[dict[str, float]], None], sharding: Sharding, keep_best: bool = False):
         documents = run.data.whole("validation")
         problem = f"{run.task} has no documents that are read while it is trained"
         require(documents is not None or not run.train.patience, "train.patience", problem, "give 0, or choose a corpus")
+        require(documents is not None or not keep_best, "saving.keep_best", problem, "leave it out, or choose a corpus")
         self.run, self.log, self.sharding = run, log, sharding
         self.newest: Perplexity | None = None
         self.failed: dict[Split, Exception] = {}
