@@ -72,6 +72,8 @@ def test_small_falls_and_failed_readings_do_not_count(losses, improvement, waite
 def test_patience_and_a_best_checkpoint_without_readings_are_refused():
     with pytest.raises(ConfigError, match=r"^train.evaluate_every: a patience of 2 readings, and none before the end; give"):
         TrainConfig(patience=2)
+    with pytest.raises(ConfigError, match=r"^train.improvement: 0.1 decides nothing without a patience; give train.patience"):
+        TrainConfig(improvement=0.1)
     with pytest.raises(ConfigError, match=r"^train.patience: mqar has no documents that are read while it is trained; give 0"):
         HeldOut(RUN, lambda line: None, ROWS_ALONE)
     plain = dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, patience=0))
