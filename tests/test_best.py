@@ -83,7 +83,7 @@ def test_patience_and_a_best_checkpoint_without_readings_are_refused():
 
 def test_what_ends_a_run_is_in_its_fingerprint_and_nothing_else_is():
     plain = dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, patience=0))
-    often = dataclasses.replace(plain, train=dataclasses.replace(plain.train, evaluate_every=4, improvement=0.5))
+    often = dataclasses.replace(plain, train=dataclasses.replace(plain.train, evaluate_every=4))
     assert plain.fingerprint() == often.fingerprint() != RUN.fingerprint()
     assert RUN.fingerprint() != dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, evaluate_every=4)).fingerprint()
     assert RUN.program(9) == plain.program(9)

@@ -123,7 +123,7 @@ class TrainConfig:
         problem = f"a patience of {self.patience} readings, and none before the end"
         require(not self.patience or self.evaluate_every > 0, "train.evaluate_every", problem, "give a number of steps")
         problem = f"{self.improvement:g} decides nothing without a patience"
-        require(not self.improvement or self.patience > 0, "train.improvement", problem, "give train.patience, or leave it out")
+        require(not self.improvement or self.patience > 0, "train.improvement", problem, "give train.patience too")
         require(
             self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
         )
