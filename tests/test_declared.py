@@ -60,6 +60,7 @@ def renamed(params: dict) -> dict:
     return {**params, "groups_0": {**params["groups_0"], "memory": {"gate": memory["mix"], "out": memory["out"]}}}
 
 
+@pytest.mark.slow
 def test_a_gate_of_another_name_trains_and_is_reported_the_same_bit_for_bit(mixed):
     lines, found = ([], []), []
     for memory, logged in zip((InfiniConfig(), MixedConfig()), lines, strict=True):

@@ -140,6 +140,7 @@ def test_recomputation_turns_and_segments_at_once_have_the_same_masks(case, chan
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), found, expected)  # sums in another order
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     stops = iter([False, True])
     whole_run = train(RUN, lambda line: None)

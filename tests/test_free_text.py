@@ -138,6 +138,7 @@ def test_powers_of_two_are_written_without_mathematics(value, said):
     assert power_of_two(value) == said
 
 
+@pytest.mark.slow
 def test_no_text_of_a_figure_is_read_as_mathematics(reported):
     """Of every figure of a report, axes and legends included."""
     _, page = reported

@@ -14,6 +14,7 @@ from tests.support import streams
 from tests.test_capacity import Tally
 
 
+@pytest.mark.slow
 def test_a_mechanism_of_one_row_is_in_the_capacity_study_and_its_report(tmp_path, monkeypatch):
     monkeypatch.setitem(MECHANISMS, "tally", Tally)
     whole = capacity_law.study("smoke")

@@ -29,6 +29,7 @@ def rings(carry):
 
 
 @on_the_host
+@pytest.mark.slow
 def test_logits_ring_and_gradients_are_the_same():
     """Bit for bit: the same products, one key head after the other."""
     params, tokens = streams.parameters_of(ON_DEVICE), streams.tokens_of(ON_DEVICE)

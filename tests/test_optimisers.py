@@ -79,7 +79,7 @@ def test_the_rates_of_learned_codes_are_those_of_runs():
     np.testing.assert_allclose(rates(run, 100), [3e-3 * share("cosine", 100, 0.05, n) for n in range(1, 101)], rtol=2e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimiser", slow_but(["adamw"], ["adamw", "adafactor"]))
 def test_a_run_of_one_step_changes_its_parameters(optimiser):
     run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, optimiser=optimiser, warmup=0.0))
     before = init_params(MODEL, jax.random.key(run.seed))

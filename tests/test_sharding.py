@@ -179,6 +179,7 @@ def devices_of_a_fresh_process(code: str, **environment: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_cpu_is_a_device_a_core_as_far_as_the_rows_go_around():
     four = "import os; os.sched_getaffinity = lambda _: {0, 1, 2, 3}"
     assert devices_of_a_fresh_process(f"{four}; use_cores(8)") == 4

@@ -56,6 +56,7 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_reported_and_the_others_finish(finished):
     study, rows, failures = saved_study(finished)
     assert study == study_of(GOOD, BAD, OTHER)
