@@ -19,6 +19,7 @@ from infini_jax.training.held_out import HeldOut
 from infini_jax.training.loop import train
 from infini_jax.training.optimiser import averaged, make_optimiser, schedule
 from infini_jax.training.program import Training
+from tests.support.marks import slow_but
 
 MODEL = ModelConfig(vocab=32, layers=2, d_model=16, heads=1, mlp_dim=32, segment=8, key_taps=2)
 RUN = RunConfig(
