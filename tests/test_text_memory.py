@@ -48,9 +48,9 @@ def questioned(trained: Trained, tokens: np.ndarray, folder: Path) -> None:
     whole = bits_of(open_prompt(model, params, read_segments(model, params, [tokens])))
     for end in ENDS:
         file = folder / f"{end}.memory"
-        memory_file.save(read_segments(model, params, [tokens[:end]]), {"rest": ""}, trained, file)
+        memory_file.save_memory(read_segments(model, params, [tokens[:end]]), {"rest": ""}, trained, file)
         content = file.read_bytes()
-        state, notes = memory_file.load(file, trained)
+        state, notes = memory_file.load_memory(file, trained)
         assert (state.tokens, notes["rest"]) == (end, "")
         for _ in range(2):  # asked again: the first question has used nothing up
             assert bits_of(open_prompt(model, params, read_segments(model, params, [tokens[end:]], state))) == whole
@@ -76,8 +76,8 @@ def test_every_array_of_a_carry_comes_back_with_all_of_its_bits(tmp_path):
     trained = trained_of()
     empty = PromptState.empty(trained.run.model)
     odd = jax.tree.map(lambda leaf: leaf.at[..., :1].set(jnp.nan if leaf.dtype.kind == "f" else 7), empty.carry)
-    memory_file.save(PromptState(odd, np.arange(3, dtype=np.int32), 99), {}, trained, tmp_path / "a.memory")
-    state, _ = memory_file.load(tmp_path / "a.memory", trained)
+    memory_file.save_memory(PromptState(odd, np.arange(3, dtype=np.int32), 99), {}, trained, tmp_path / "a.memory")
+    state, _ = memory_file.load_memory(tmp_path / "a.memory", trained)
     assert jax.tree.structure(state.carry) == jax.tree.structure(odd)
     assert bits_of(state.carry) == bits_of(odd)
     assert (state.waiting.tolist(), state.tokens) == ([0, 1, 2], 99)
@@ -90,7 +90,7 @@ def test_the_header_is_the_one_of_safetensors(tmp_path):
     """Read as the format's page says: eight bytes, JSON, then every array at its offsets, without holes."""
     trained = trained_of()
     state = PromptState(PromptState.empty(trained.run.model).carry, np.arange(5, dtype=np.int32), 5)
-    memory_file.save(state, {"rest": "é"}, trained, tmp_path / "a.memory")
+    memory_file.save_memory(state, {"rest": "é"}, trained, tmp_path / "a.memory")
     content = (tmp_path / "a.memory").read_bytes()
     length = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -114,13 +114,13 @@ def test_the_header_is_the_one_of_safetensors(tmp_path):
 def saved(folder: Path, trained: Trained | None = None) -> Path:
     trained = trained or trained_of()
     state = PromptState(PromptState.empty(trained.run.model).carry, np.arange(5, dtype=np.int32), 5)
-    memory_file.save(state, {"rest": ""}, trained, folder / "a.memory")
+    memory_file.save_memory(state, {"rest": ""}, trained, folder / "a.memory")
     return folder / "a.memory"
 
 
 def refused(file: Path, trained: Trained) -> str:
     with pytest.raises(ConfigError) as error:
-        memory_file.load(file, trained)
+        memory_file.load_memory(file, trained)
     assert "\n" not in str(error.value)
     return str(error.value).replace(str(file), "FILE")
 
@@ -154,7 +154,7 @@ def test_another_run_step_or_parameters_are_told_with_what_differs(tmp_path):
         f"memory: FILE was read with other parameters of step 10, as of a run that was made again; {again}"
     )
     renamed = dataclasses.replace(trained, run=dataclasses.replace(trained.run, name="moved"))
-    assert memory_file.load(file, renamed)[0].tokens == 5  # a name is no setting
+    assert memory_file.load_memory(file, renamed)[0].tokens == 5  # a name is no setting
 
 
 def test_a_file_of_another_version_is_told(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, opened
+from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, opened_run
 from infini_jax.cli.output import terminal
 from infini_jax.cli.progress import reading_progress
 from infini_jax.data.tokenizers import Tokenizer
@@ -68,7 +68,7 @@ def generate(
         check_new(save_memory)
     saved = saved_config(run)
     config, tokenizer = read_with(saved, chosen_memory(saved, memory)), run_tokenizer(saved)
-    generator = TextGenerator(opened(run, step, config), tokenizer)
+    generator = TextGenerator(opened_run(run, step, config), tokenizer)
     stopping = Stopping(stop, stop_token_of(stop_token, generator.tokenizer))
     stopping.check(generator.tokenizer.vocab)
     after = generator.load(memory_file) if memory_file else None

@@ -50,7 +50,7 @@ def said(trained: ModelConfig, used: ModelConfig) -> str:
     )
 
 
-def opened(folder: Path, step: Which, config: RunConfig) -> Trained:
+def opened_run(folder: Path, step: Which, config: RunConfig) -> Trained:
     """A trained run, to be read with the memory in `config`; one line says where that is another than it was trained with."""
     trained = Trained.open(folder, step)
     if trained.run == config:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from infini_jax.cli.evaluation_options import Options, chosen_evaluation
 from infini_jax.cli.evaluation_tables import figures_table, measure_tables, position_table
-from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, labels, opened, suffix
+from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, labels, opened_run, suffix
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress, reading_progress
 from infini_jax.config import ModelConfig, RunConfig
@@ -62,7 +62,7 @@ def evaluate(
     evaluation.check(config)
     if rows := getattr(evaluation, "rows", 0):  # most read rows side by side
         use_cores(rows)
-    trained, began = opened(run, step, config), time.perf_counter()
+    trained, began = opened_run(run, step, config), time.perf_counter()
     is_language = isinstance(evaluation, LanguageEvaluation)
     measures, tables, details = read_documents(evaluation, trained) if is_language else ask(evaluation, trained)
     seconds = time.perf_counter() - began

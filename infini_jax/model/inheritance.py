@@ -48,8 +48,8 @@ class Inheritance:
         """One line: how many parameters are taken, which are fresh, which nobody takes."""
         taken, fresh = scalars(self.taken.values()), scalars(self.fresh.values())
         return (
-            f"takes {taken:,} of {taken + fresh:,} parameters; freshly initialized: {listed(self.fresh)}; "
-            f"left behind: {listed(self.left)}"
+            f"takes {taken:,} of {taken + fresh:,} parameters; freshly initialized: {in_words(self.fresh)}; "
+            f"left behind: {in_words(self.left)}"
         )
 
 
@@ -58,13 +58,13 @@ def scalars(shapes: Iterable[Any]) -> int:
     return sum(math.prod(leaf.shape) for leaf in shapes)
 
 
-def listed(parameters: Flat) -> str:
+def in_words(parameters: Flat) -> str:
     """Parameters in words, those of several layers at once."""
     counts = Counter("/".join(path[1:] if path[0].startswith("layer") else path) for path in parameters)
     return ", ".join(name if count == 1 else f"{name} ({count} layers)" for name, count in counts.items()) or "none"
 
 
-def by_layer(model: ModelConfig, params: dict) -> Flat:
+def layers_apart(model: ModelConfig, params: dict) -> Flat:
     """Parameters by path, with stacked layers apart and the embedding of inserted tokens apart."""
     found: Flat = {}
     flat: Any = flatten_dict(params)
@@ -79,7 +79,7 @@ def by_layer(model: ModelConfig, params: dict) -> Flat:
 
 
 def grouped(model: ModelConfig, flat: Flat) -> dict:
-    """The inverse of `by_layer`: parameters of a model with the layers of a group stacked."""
+    """The inverse of `layers_apart`: parameters of a model with the layers of a group stacked."""
     found: Flat = {path: leaf for path, leaf in flat.items() if not path[0].startswith("layer") and path != INSERTED}
     if INSERTED in flat:
         found[EMBEDDING] = jnp.concatenate([flat[EMBEDDING], flat[INSERTED]])
@@ -98,7 +98,7 @@ def layer_names(model: ModelConfig) -> dict[str, list[str]]:
 @functools.lru_cache(maxsize=16)
 def shapes_by_layer(model: ModelConfig) -> Flat:
     """The shapes of a model's parameters by path, with layers apart."""
-    return jax.eval_shape(functools.partial(by_layer, model), parameter_shapes(model))
+    return jax.eval_shape(functools.partial(layers_apart, model), parameter_shapes(model))
 
 
 def inheritance(other: ModelConfig, model: ModelConfig, name: str) -> Inheritance:
@@ -156,9 +156,9 @@ def inherited(other: ModelConfig, learned: dict, model: ModelConfig, fresh: dict
 
     The two must fit, see `inheritance`.
     """
-    theirs = by_layer(other, learned)
+    theirs = layers_apart(other, learned)
     ours = {
         path: theirs[path] if path in theirs and theirs[path].shape == leaf.shape else leaf
-        for path, leaf in by_layer(model, fresh).items()
+        for path, leaf in layers_apart(model, fresh).items()
     }
     return grouped(model, ours)

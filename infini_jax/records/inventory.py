@@ -140,7 +140,7 @@ class Inventory(Disk):
         place = self.place(name)
         if place is not None and not self.remembered.is_whole[place]:
             return None
-        found = None if place is None else self.remembered.table(kind_of(name), place)
+        found = None if place is None else self.remembered.table(kind_of_table(name), place)
         return self.decode(name) if found is None else found
 
     def text(self, file: Path) -> bytes:
@@ -188,7 +188,9 @@ class Inventory(Disk):
         if known is None or (known.is_whole and known.table is None):
             content = self.bytes_of(name)
             table = None if content is None else table_in(content)
-            known = self.new[name] = Content(table is not None, table=None if table is None else shaped(table, kind_of(name)))
+            known = self.new[name] = Content(
+                table is not None, table=None if table is None else shaped(table, kind_of_table(name))
+            )
         return known.table
 
     def bytes_of(self, name: str) -> bytes | None:
@@ -227,7 +229,7 @@ class Inventory(Disk):
             pa.array(values, field.type) for values, field in zip(zip(*index, strict=True), INDEX, strict=True)
         ]
         for kind, schema in KINDS.items():
-            tables = [one.table if kind_of(name) == kind else None for name, one in fresh.items()]
+            tables = [one.table if kind_of_table(name) == kind else None for name, one in fresh.items()]
             columns.append(lists_of(tables, schema))
         new = pa.table(columns, schema=SCHEMA)
         return pa.concat_tables([self.remembered.whole.take(kept), new]) if kept else new
@@ -310,14 +312,14 @@ def looked_at(folder: Path) -> Iterator[Inventory]:
 
 def states_in(folder: Path, prefix: str) -> Iterator[tuple[str, State]]:
     """(path, state) of each file directly in the folders in a folder, and of their figures."""
-    for run in listed(folder):
+    for run in entries_in(folder):
         if run.is_dir():
             yield from files_in(prefix + run.name)
 
 
 def files_in(folder: str) -> Iterator[tuple[str, State]]:
     """(path, state) of each file directly in a run's folder, and of its figures."""
-    for entry in listed(folder):
+    for entry in entries_in(folder):
         if entry.name == MEASURES_FOLDER:
             yield from files_in(f"{folder}/{entry.name}")
             continue
@@ -326,7 +328,7 @@ def files_in(folder: str) -> Iterator[tuple[str, State]]:
                 yield f"{folder}/{entry.name}", State.of(found)
 
 
-def listed(folder: Path | str) -> list[os.DirEntry]:
+def entries_in(folder: Path | str) -> list[os.DirEntry]:
     """The entries of a folder, none where it is not there."""
     try:
         with os.scandir(folder) as entries:
@@ -335,7 +337,7 @@ def listed(folder: Path | str) -> list[os.DirEntry]:
         return []
 
 
-def kind_of(name: str) -> str:
+def kind_of_table(name: str) -> str:
     """The kind of table that a Parquet file of a run holds."""
     return "row" if name.endswith("/" + ROW_FILE) else "figures"
 

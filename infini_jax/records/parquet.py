@@ -36,13 +36,13 @@ def is_as_written(content: bytes) -> bool:
     """Whether the bytes of a file are the Parquet that was written."""
     place = place_of_digest(content)
     if place < 0:
-        return decoded(content) is not None
+        return whole_table(content) is not None
     return content[place : place + len(EMPTY)] == digest_without(content, place)
 
 
 def table_in(content: bytes) -> pa.Table | None:
     """The table that the bytes of a file are; None where they are not what was written. Nothing is read twice."""
-    return decoded(content) if is_as_written(content) else None
+    return whole_table(content) if is_as_written(content) else None
 
 
 def read_table(file: Path) -> pa.Table | None:
@@ -50,7 +50,7 @@ def read_table(file: Path) -> pa.Table | None:
     return table_in(file.read_bytes()) if file.is_file() else None
 
 
-def decoded(content: bytes) -> pa.Table | None:
+def whole_table(content: bytes) -> pa.Table | None:
     """The table that the bytes of a file are; None where they cannot be read as Parquet."""
     try:
         return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # starting threads takes longer than a row

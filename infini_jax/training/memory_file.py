@@ -32,7 +32,7 @@ WAITING = "waiting"
 AGAIN = "read the prompt again with --save-memory"
 
 
-def save(state: PromptState, notes: dict[str, Any], trained: Trained, file: Path) -> None:
+def save_memory(state: PromptState, notes: dict[str, Any], trained: Trained, file: Path) -> None:
     """Writes the state behind a prompt, with notes of JSON values about its text, at once or not at all.
 
     Raises `ConfigError` where the file exists or cannot be written.
@@ -40,7 +40,7 @@ def save(state: PromptState, notes: dict[str, Any], trained: Trained, file: Path
     check_new(file)
     arrays = {name: np.asarray(leaf) for name, leaf in named(jax.device_get(state.carry)).items()}
     arrays[WAITING] = state.waiting
-    about = {"format": FORMAT, "package": __version__, **origin_of(trained), "tokens": state.tokens, **notes}
+    about = {"format": FORMAT, "package": __version__, **reader_of(trained), "tokens": state.tokens, **notes}
     data = b"".join(array.tobytes() for array in arrays.values())
     header = {"__metadata__": {"about": json_text(about, sort_keys=True)}, **entries_of(arrays)}
     header["__metadata__"]["hash"] = checksum(header, data)
@@ -59,7 +59,7 @@ def check_new(file: Path) -> None:
     require(file.parent.is_dir(), "save_memory", f"there is no folder {file.parent}", "make it, or give another name")
 
 
-def load(file: Path, trained: Trained) -> tuple[PromptState, dict[str, Any]]:
+def load_memory(file: Path, trained: Trained) -> tuple[PromptState, dict[str, Any]]:
     """(the state behind a prompt, the notes about its text) in a file, for the run that it was read by.
 
     Raises `ConfigError` where the file is damaged, no memory, or of another run, step or parameters.
@@ -68,7 +68,7 @@ def load(file: Path, trained: Trained) -> tuple[PromptState, dict[str, Any]]:
         with open_regular(file) as opened:
             header, data = parts_of(opened.read())
         about = json_object(header.pop("__metadata__")["about"])
-        check_origin(file, about, trained)
+        check_reader(file, about, trained)
         waiting = np.zeros(min(header[WAITING]["shape"][0], trained.run.model.segment), np.int32)
         state = PromptState(init_carry(trained.run.model, 1), waiting, about["tokens"])
     except OSError as error:
@@ -106,7 +106,7 @@ def entries_of(arrays: Mapping[str, np.ndarray | jax.Array]) -> dict[str, Any]:
     return found
 
 
-def origin_of(trained: Trained) -> dict[str, Any]:
+def reader_of(trained: Trained) -> dict[str, Any]:
     """What a memory is of: run, mechanism, step and parameters."""
     return {
         "run": trained.run.name,
@@ -117,9 +117,9 @@ def origin_of(trained: Trained) -> dict[str, Any]:
     }
 
 
-def check_origin(file: Path, about: dict[str, Any], trained: Trained) -> None:
+def check_reader(file: Path, about: dict[str, Any], trained: Trained) -> None:
     """Raises `ConfigError` with what differs where a memory is not of this run at this step with these parameters."""
-    ours, form = origin_of(trained), about.get("format")
+    ours, form = reader_of(trained), about.get("format")
     require(form == FORMAT, "memory", f"{file} has the format '{form}' and not '{FORMAT}'", AGAIN)
     theirs, own = (f"'{one['run']}' ({one['mechanism']}, {one['fingerprint']})" for one in (about, ours))
     is_ours = about["fingerprint"] == ours["fingerprint"]

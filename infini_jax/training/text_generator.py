@@ -125,14 +125,14 @@ class TextGenerator:
         Raises `ConfigError` where the file exists or cannot be written.
         """
         notes = {"rest": memory.rest, "begins_line": memory.begins_line}
-        memory_file.save(memory.state, notes, self.trained, file)
+        memory_file.save_memory(memory.state, notes, self.trained, file)
 
     def load(self, file: Path) -> TextMemory:
         """The memory in a file that `save` wrote, every bit of it.
 
         Raises `ConfigError` where the file is damaged, no memory, or of another run, step or parameters.
         """
-        state, notes = memory_file.load(file, self.trained)
+        state, notes = memory_file.load_memory(file, self.trained)
         return TextMemory(state, notes["rest"], notes["begins_line"])
 
     def _check(self, sampling: Sampling, tokens: int, stopping: Stopping) -> None:

@@ -14,7 +14,7 @@ from infini_jax.devices.sharding import data_mesh, replicated
 from infini_jax.errors import ConfigError, require, required
 from infini_jax.files import json_object
 from infini_jax.memory.base import MemoryConfig
-from infini_jax.model.inheritance import by_layer, grouped, inheritance, layer_names, listed
+from infini_jax.model.inheritance import grouped, in_words, inheritance, layer_names, layers_apart
 from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.checkpoint import FinishedCheckpoints, Which, like
@@ -55,7 +55,7 @@ class Trained:
         """This run read with other settings of its memory. Raises `ConfigError` as `read_with` does."""
         run, params = read_with(self.run, memory), self.params
         if layer_names(run.model) != layer_names(self.run.model):  # layers are stacked in other groups
-            params = grouped(run.model, by_layer(self.run.model, params))
+            params = grouped(run.model, layers_apart(self.run.model, params))
         return dataclasses.replace(self, run=run, params=params)
 
 
@@ -66,7 +66,7 @@ def read_with(run: RunConfig, memory: MemoryConfig) -> RunConfig:
     """
     model = dataclasses.replace(run.model, memory=memory)
     found = inheritance(run.model, model, run.name)
-    changed = listed(found.fresh | found.left)
+    changed = in_words(found.fresh | found.left)
     problem = f"with these settings {run.name} has other parameters than it has learned ({changed})"
     require(changed == "none", "memory", problem, "leave what decides them as it was trained")
     return dataclasses.replace(run, model=model)
