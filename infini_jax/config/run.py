@@ -16,6 +16,7 @@ from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.errors import check_fields, require, require_file_name, require_not_negative, require_one_line
+from infini_jax.memory.base import LATER
 
 STOPPING = ("patience", "improvement")  # settings of training that end a run early
 
@@ -46,7 +47,7 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
     budget: Budget = Budget()
     evaluation: EvaluationConfig = EvaluationConfig()
-    origin: Origin | None = None
+    origin: Origin | None = dataclasses.field(default=None, metadata=LATER)
 
     def __post_init__(self):
         check_fields("", self)
@@ -144,10 +145,6 @@ class RunConfig:
         if not self.train.patience:
             for name in ("evaluate_every", *STOPPING):  # readings decide nothing then
                 del science["train"][name]
-        for name in ("z_loss", "dropout"):
-            if not getattr(self.train, name):  # runs without them have the digests from before there were any
-                del science["train"][name]
-        origin = science.pop("origin")  # so have runs without one
-        if origin:
-            science["origin"] = {name: origin[name] for name in ("fingerprint", "step", "digest")}
+        if self.origin:
+            science["origin"] = {name: science["origin"][name] for name in ("fingerprint", "step", "digest")}
         return digest_of(science)

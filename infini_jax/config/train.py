@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
 from infini_jax.errors import LARGEST, check_fields, require, require_not_negative, require_positive
+from infini_jax.memory.base import LATER
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]
 Gives = Literal["steps", "width", "window"]
@@ -96,8 +97,8 @@ class TrainConfig:
     weight_decay: float = 0.1
     warmup: float = 0.1
     average: float = 0.0
-    z_loss: float = 0.0
-    dropout: float = 0.0
+    z_loss: float = dataclasses.field(default=0.0, metadata=LATER)
+    dropout: float = dataclasses.field(default=0.0, metadata=LATER)
     clip: float = 1.0
     evaluation_steps: int = 8
     evaluate_every: int = 0

@@ -66,9 +66,9 @@ def read_with(run: RunConfig, memory: MemoryConfig) -> RunConfig:
     """
     model = dataclasses.replace(run.model, memory=memory)
     found = inheritance(run.model, model, run.name)
-    changed = in_words(found.fresh | found.left)
-    problem = f"with these settings {run.name} has other parameters than it has learned ({changed})"
-    require(changed == "none", "memory", problem, "leave what decides them as it was trained")
+    changed = found.fresh | found.left
+    problem = f"with these settings {run.name} has other parameters than it has learned ({in_words(changed)})"
+    require(not changed, "memory", problem, "leave what decides them as it was trained")
     return dataclasses.replace(run, model=model)
 
 
