@@ -150,7 +150,7 @@ def whole_layer(model: ModelConfig):
         memory = jax.tree.map(lambda leaf: leaf[0], memory)
         for number in range(SEGMENTS):
             x, bounds = read(number, inputs[0], documents, before)
-            x, (memory, _) = module.apply(params, x, memory, bounds)
+            x, (memory, _) = module.apply(params, x, (memory, None), bounds)
             outputs.append(drop_memory_tokens(x, count))
             before = bounds.key_documents[:, -1]
         return jnp.concatenate(outputs, axis=1)
@@ -158,7 +158,7 @@ def whole_layer(model: ModelConfig):
     memory = jax.tree.map(lambda leaf: leaf[0], init_memory(model, BATCH)[0])
     zeros = jnp.zeros((BATCH, length_of(model)), jnp.int32)
     x, bounds = read(0, jnp.zeros((*zeros.shape, model.d_model)), zeros, jnp.full(BATCH, NO_DOCUMENT))
-    return module, module.init(jax.random.key(1), x, memory, bounds), jax.jit(run)
+    return module, module.init(jax.random.key(1), x, (memory, None), bounds), jax.jit(run)
 
 
 @functools.cache
