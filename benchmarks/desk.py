@@ -12,6 +12,7 @@ import contextlib
 import cProfile
 import dataclasses
 import functools
+import importlib
 import io
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ from experiments import mqar_pareto
 from infini_jax.cli import report as report_command
 from infini_jax.cli import study as study_command
 from infini_jax.cli import watch as watch_command
+from infini_jax.errors import lookup
 from infini_jax.files import json_text
 from infini_jax.model.cost import budget_steps, planned_flops
 from infini_jax.records.environment import environment
@@ -203,7 +205,8 @@ def in_new_process(folder: Path, name: str) -> Spent:
 
 
 def in_this_process(folder: Path, name: str) -> Spent:
-    """The seconds of a path of a folder."""
+    """The seconds of a path of a folder. Whoever loads tables has imported their library."""
+    importlib.import_module("pandas")
     return spent_by(paths(folder)[name])
 
 
@@ -226,10 +229,13 @@ def main(
 
     Args:
       runs: numbers of runs.
-      only: names of the paths that are timed, by default all.
+      only: names of the paths that are timed, by default all: "study --dry-run", "watch --once", "load(study)",
+        "load(study/runs)", report.
       profile: prints where the time goes, instead.
       keep: folder in which made studies are kept and used again, by default a temporary one.
     """
+    for name in only:
+        lookup("only", name, paths(Path()))
     with contextlib.ExitStack() as stack:
         place = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         known = environment()

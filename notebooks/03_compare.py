@@ -72,7 +72,7 @@ def settings_of(run) -> str:
     """What a run was made of, a line for each part."""
     rate = "nothing learned" if run.learning_rate != run.learning_rate else f"learning rate {run.learning_rate:g}"
     lines = [f"{run.label}, seed {run.seed}", f"{rate}, {run.steps} steps, {run.flops_actual:.3g} FLOPs"]
-    config = json.loads(run.config) if run.config else {}
+    config = json.loads(run.config) if isinstance(run.config, str) else {}
     if not config:
         lines.append("(its other settings are not kept in this folder)")
     elif "model" in config:

@@ -184,7 +184,7 @@ def test_a_damaged_line_of_the_log_is_one_line_or_left_out(study, content, caplo
     assert newest_line(log) == {"step": 2, "loss": 2.0}
     said = f"metrics: line 2 of {log} is damaged; take the line out, or train the run again"
     assert refused(read_metrics, log) == said
-    assert refused(load, study).startswith((said, "path: a log is damaged ("))
+    assert refused(load, study) == said
     assert refused(find, [StudySource(study)]) == said
     main(["watch", str(study), "--once"])
     with caplog.at_level(logging.WARNING), metrics_after(log, 2):

@@ -17,6 +17,7 @@ from rich.table import Table
 from infini_jax.cli.main import main
 from infini_jax.cli.output import MANY, plain_lines, print_table, terminal
 from infini_jax.cli.watch import all_seen, watched_in
+from infini_jax.errors import ConfigError
 from infini_jax.records import inventory
 from infini_jax.records.folder import REMEMBERED_FILE, StudyFolder
 from infini_jax.records.inventory import RECENT, looked_at
@@ -126,6 +127,21 @@ def test_what_is_remembered_gives_the_same_tables(tmp_path, an_hour_later):
         assert getattr(first, name).equals(getattr(later, name))
     (runs / REMEMBERED_FILE).unlink()
     assert load(runs).runs.equals(first.runs)
+
+
+def test_a_log_that_grew_has_its_new_lines_and_a_damaged_one_is_told_by_every_pass(tmp_path, an_hour_later):
+    folder = filled(tmp_path / "many", 2)
+    runs, log = StudyFolder(folder).all_runs, StudyFolder(folder).run("run-001").metrics
+    assert list(load(runs).curves.query("run == 'run-001'").step.unique()) == [25, 50]
+    log.write_text(log.read_text() + json.dumps(LINE | {"step": 75}) + "\n")
+    for _ in range(2):
+        assert list(load(runs).curves.query("run == 'run-001'").step.unique()) == [25, 50, 75]
+        assert list(load(folder).curves.query("run == 'run-000'").step.unique()) == [25, 50]
+    for damaged in ('{"step": 100', '{"step": 1e3, "loss": 1}', '{"step": 100, "loss": "low"}', f'{{"step": {10**30}}}'):
+        log.write_text(json.dumps(LINE | {"step": 75}) + "\n" + damaged + "\n")
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=f"^metrics: line 2 of {log} is damaged; take the line out"):
+                load(runs)
 
 
 def test_a_changed_bit_is_found_though_size_and_time_of_change_are_as_before(tmp_path, an_hour_later):

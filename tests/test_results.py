@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 import shutil
 from pathlib import Path
 
@@ -228,7 +227,7 @@ def test_what_is_missing_or_damaged_gets_one_line(tmp_path):
     log.write_text('{"step": 1}\n{"step": 2, "loss\n{"step": 3}\n')
     assert refused(tmp_path) == f"metrics: line 2 of {log} is damaged; take the line out, or train the run again"
     log.write_bytes(b'{"step": 1, "\xff": 2}\n')
-    assert re.match(rf"path: a log is damaged \(.*{log}.*\); restore it", refused(tmp_path))
+    assert refused(tmp_path) == f"metrics: line 1 of {log} is damaged; take the line out, or train the run again"
     log.unlink()
     (run / "config.json").write_text("{")
     assert refused(tmp_path).startswith(f"path: {run / 'config.json'} is damaged (")

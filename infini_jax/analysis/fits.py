@@ -16,7 +16,7 @@ from infini_jax.units import exponential
 
 RESAMPLES, SEED = 400, 0
 MIDDLE = (0.2, 0.8)  # accuracies where a recall curve is nearly a logistic
-SLOPES, NEWTON_STEPS = (0.05, 60.0), 60
+SLOPES, NEWTON_STEPS, CLOSE = (0.05, 60.0), 60, 1e-13
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
 Interval = tuple[float, float] | None
 
@@ -53,9 +53,9 @@ def half_point(pairs: Sequence[float], right: Sequence[float], asked: Sequence[f
       asked: number of questions at each n.
     """
     n, k, m = (np.asarray(x, float) for x in (pairs, right, asked))
-    n50, slope, used = (x[0] for x in _half_points(n, k[None], m[None]))
-    if not math.isfinite(n50):
+    if not _crosses(k[None], m[None], np.ones((1, len(n)), bool))[0]:
         return HalfPoint(math.nan, math.nan, math.nan)
+    n50, slope, used = (x[0] for x in _half_points(n, k[None], m[None]))
     found, k, m = HalfPoint(float(n50), float(slope), math.nan), k[used], m[used]
     at_best = special.xlogy(k, k / m) + special.xlogy(m - k, 1.0 - k / m)
     share = found.accuracy(n[used])
@@ -93,6 +93,7 @@ def _logistic(x_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> np.ndarr
     """
     a_R, b_R = np.zeros(len(k_RxN)), np.full(len(k_RxN), 2.0)
     for _ in range(NEWTON_STEPS):
+        before_2xR = np.stack([a_R, b_R])
         share_RxN = special.expit(a_R[:, None] - b_R[:, None] * x_N)
         miss_RxN, weight_RxN = k_RxN - share_RxN * m_RxN, m_RxN * share_RxN * (1.0 - share_RxN)
         w0, w1, w2 = (np.sum(weight_RxN * x_N**power, axis=1) for power in (0, 1, 2))
@@ -100,6 +101,8 @@ def _logistic(x_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> np.ndarr
         determinant = w0 * w2 - w1**2 + 1e-9 * (1.0 + w0) ** 2
         a_R = a_R + np.clip((w2 * g0 - w1 * g1) / determinant, -1.0, 1.0)  # short steps: far out the curvature vanishes
         b_R = np.clip(b_R - np.clip((w0 * g1 - w1 * g0) / determinant, -1.0, 1.0), *SLOPES)
+        if np.allclose(before_2xR, (a_R, b_R), rtol=CLOSE, atol=CLOSE, equal_nan=True):
+            break
     return np.stack([a_R, b_R], axis=1)
 
 

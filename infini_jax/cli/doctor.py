@@ -35,7 +35,6 @@ PACKAGES = {  # that must be here -> what is imported of them; each behind those
     "optax": "optax",
     "orbax-checkpoint": "orbax.checkpoint",
     "pyarrow": "pyarrow",
-    "duckdb": "duckdb",
     "matplotlib": "matplotlib",
     "jinja2": "jinja2",
     "pyyaml": "yaml",

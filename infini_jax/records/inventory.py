@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infini_jax.records import measures, rows
-from infini_jax.records.folder import MEASURES_FOLDER, REMEMBERED_FILE, ROW_FILE, RunFolder
+from infini_jax.records.folder import MEASURES_FOLDER, METRICS_FILE, REMEMBERED_FILE, ROW_FILE, RunFolder
 from infini_jax.records.parquet import is_as_written, read_table, table_in, write_table
-from infini_jax.records.training_log import log_text
+from infini_jax.records.training_log import CURVES, curves_in, log_text
 
 RECENT = 2_000_000_000  # nanoseconds: longer than a tick of the clock of any file system
 LARGEST = 2**18  # bytes of a text that is remembered; to read a longer one takes as long wherever it lies
@@ -49,7 +49,7 @@ class State(NamedTuple):
         return State(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 
-KINDS = {"row": rows.SCHEMA, "figures": measures.SCHEMA}  # of tables, each a column in which a file has a list of lines
+KINDS = {"row": rows.SCHEMA, "figures": measures.SCHEMA, "curves": CURVES}  # of tables, each a column of lists, one per file
 INDEX = pa.schema(
     [("file", pa.string())]
     + [(name, pa.int64()) for name in ("modified", "changed", "size")]
@@ -67,7 +67,7 @@ class Content:
     Attributes:
       is_whole: whether a table is what was written; True for a text.
       text: the text, None for a table and for a text that is not remembered.
-      table: the table, None for a text, a damaged table, and one that nobody asked for.
+      table: the table, that of its curves for a log; None where it is damaged, or nobody asked for it.
     """
 
     is_whole: bool = True
@@ -101,6 +101,10 @@ class Disk:
     def text(self, file: Path) -> bytes:
         """The text of a file, b"" where there is none."""
         return log_text(file)
+
+    def curves(self, log: Path) -> pa.Table:
+        """The curves of a log as a table of `CURVES`. Raises `ConfigError` for a damaged line."""
+        return curves_in(self.text(log), log)
 
 
 NOW = Disk()
@@ -140,8 +144,13 @@ class Inventory(Disk):
         place = self.place(name)
         if place is not None and not self.remembered.is_whole[place]:
             return None
-        found = None if place is None else self.remembered.table(kind_of_table(name), place)
+        found = self.known_table(name)
         return self.decode(name) if found is None else found
+
+    def known_table(self, name: str) -> pa.Table | None:
+        """The table of a file that is remembered in the file's state, None where none is."""
+        place = self.place(name)
+        return None if place is None else self.remembered.table(kind_of_table(name), place)
 
     def text(self, file: Path) -> bytes:
         name = str(file)
@@ -150,6 +159,16 @@ class Inventory(Disk):
         place = self.place(name)
         found = None if place is None else self.remembered.texts[place].as_py()
         return self.read(name).text or b"" if found is None else found
+
+    def curves(self, log: Path) -> pa.Table:
+        name = str(log)
+        found = self.new[name].table if name in self.new else self.known_table(name) if name in self.states else None
+        if found is None:
+            text = self.text(log)
+            found = curves_in(text, log)
+            if name in self.states:
+                self.new[name] = Content(text=text, table=found)
+        return found
 
     def figures(self, run: RunFolder) -> list[Path]:
         return self.figures_by_folder.get(str(run.all_measures), [])
@@ -338,8 +357,8 @@ def entries_in(folder: Path | str) -> list[os.DirEntry]:
 
 
 def kind_of_table(name: str) -> str:
-    """The kind of table that a Parquet file of a run holds."""
-    return "row" if name.endswith("/" + ROW_FILE) else "figures"
+    """The kind of the table that a Parquet file of a run holds, or that is made of its log."""
+    return {ROW_FILE: "row", METRICS_FILE: "curves"}.get(os.path.basename(name), "figures")
 
 
 def shaped(table: pa.Table, kind: str) -> pa.Table:

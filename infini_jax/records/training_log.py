@@ -4,8 +4,13 @@ import contextlib
 import math
 from pathlib import Path
 
+import pyarrow as pa
+
 from infini_jax.errors import ConfigError
 from infini_jax.files import json_object, with_nan
+
+CURVES = pa.schema([("step", pa.int64()), ("tokens", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
+LARGEST = 2**63  # above all numbers of CURVES
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -30,9 +35,30 @@ def metrics_of(text: bytes, file: Path) -> list[dict[str, float]]:
 def metrics_in(line: bytes) -> dict[str, float]:
     """The metrics of a line, its step among them, NaN in place of null. Raises `ValueError` where it is damaged."""
     found = with_nan(json_object(line))
-    if not {"step"} <= {*found} or any(not isinstance(value, int | float) for value in found.values()):
+    counts = (found.get("step"), found.get("tokens", 0))
+    if not all(isinstance(one, int) for one in counts) or not all(map(is_metric, found.values())):
         raise ValueError("no metrics of a step")
     return found
+
+
+def is_metric(value: object) -> bool:
+    """Whether a value of a line is a number that a table of curves can hold."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST)
+
+
+def curves_in(text: bytes, file: Path) -> pa.Table:
+    """The log with this text as a table of `CURVES`: one row per line and metric, in the order of the lines, metrics by name.
+
+    Raises `ConfigError` as `read_metrics`; `file` is the log's name in errors.
+    """
+    rows = [
+        (line["step"], line.get("tokens"), name, value)
+        for line in metrics_of(text, file)
+        for name, value in sorted(line.items())
+        if name not in ("step", "tokens")
+    ]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(CURVES)
+    return pa.table([pa.array(values, field.type) for values, field in zip(columns, CURVES, strict=True)], schema=CURVES)
 
 
 def newest_line(file: Path) -> dict[str, float]:

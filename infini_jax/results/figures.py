@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import pyarrow as pa
 from matplotlib.figure import Figure
 
 from infini_jax.errors import lookup, require
@@ -138,8 +138,9 @@ def found_of(results: Results) -> Found:
 
 
 def lines_of(frame: Any) -> list[dict[str, Any]]:
-    """The rows of a table of either library; what is missing is None. DuckDB finds the argument by its name."""
-    return duckdb.sql("from frame").to_arrow_table().to_pylist()
+    """The rows of a table of either library; what is missing is None."""
+    table = frame.to_arrow() if hasattr(frame, "to_arrow") else pa.Table.from_pandas(frame, preserve_index=False)
+    return table.to_pylist()
 
 
 def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Found:

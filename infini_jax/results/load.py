@@ -1,4 +1,4 @@
-"""Results as tables for a Python shell: the Parquet files and logs that studies and runs leave, read by DuckDB.
+"""Results as tables for a Python shell: the Parquet files and logs that studies and runs leave.
 
 A folder is a study's (results.parquet, measures.parquet, runs/), a run's own (config.json, metrics.jsonl, row.parquet,
 measures/), or holds folders of these kinds.
@@ -14,45 +14,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
+import numpy as np
 import pyarrow as pa
 
-from infini_jax.errors import ConfigError, installs, one_line, require, require_local
+from infini_jax.errors import installs, require, require_local
 from infini_jax.files import checked_object, json_text
 from infini_jax.records import measures
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.inventory import NOW, Disk, looked_at
 from infini_jax.records.measures import as_measures
 from infini_jax.records.rows import SCHEMA, checked_table, in_order, with_later
-from infini_jax.records.training_log import damaged_line
+from infini_jax.records.training_log import CURVES
 from infini_jax.results.columns import COLUMNS
 
 Library = Literal["pandas", "polars"]
 logger = logging.getLogger(__name__)
-
-LINES = """
-with lines as (select number, unnest(lines) as line, generate_subscripts(lines, 1) as place
-               from (select number, string_split(text, chr(10))[:-2] as lines from logs))
-"""  # what stands behind the last end of a line is still being written
-DAMAGED = (
-    LINES + "select number, place from lines where not json_valid(line) or json_type(line) != 'OBJECT' order by all limit 1"
-)
-CURVES = (
-    LINES
-    + """, metrics as (select *, from_json_strict(line, '"MAP(VARCHAR, DOUBLE)"') as metrics from lines)
-select folder, run, step, tokens, entry.key as metric, coalesce(entry.value, 'nan'::double) as value
-from (select number, place, map_extract(metrics, 'step')[1]::bigint as step,
-             map_extract(metrics, 'tokens')[1]::bigint as tokens,  -- before DuckDB 1.2, metrics['step'] is a list
-             unnest(map_entries(metrics)) as entry from metrics) join logs using (number)
-where metric not in ('step', 'tokens')
-order by number, place, metric
-"""
-)
-NO_CURVES = pa.schema(
-    [(name, pa.string()) for name in ("folder", "run")]
-    + [(name, pa.int64()) for name in ("step", "tokens")]
-    + [("metric", pa.string()), ("value", pa.float64())]
-).empty_table()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,15 +109,18 @@ def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -
     require(is_there, "library", f"{library} is not installed", installs("explore"))
     with contextlib.ExitStack() as stack:
         places = [place for one in ([path] if isinstance(path, str | Path) else path) for place in places_in(Path(one), stack)]
-        try:
-            found = [runs_of(places), curves_of(places), measures_of(places)]
-        except duckdb.Error as error:  # a metric that is no number
-            raise ConfigError(
-                "path", f"a log is damaged ({one_line(error)})", "restore it, or leave its folder out"
-            ) from error
+        found = [runs_of(places), curves_of(places), measures_of(places)]
     described = pa.Table.from_pylist([dataclasses.asdict(column) for column in COLUMNS])
-    relations = map(duckdb.from_arrow, (*found, described))
-    return Results(*(one.df() if library == "pandas" else one.pl() for one in relations))
+    return Results(*(in_library(library, table) for table in (*found, described)))
+
+
+def in_library(library: Library, table: pa.Table) -> Any:
+    """The table as one of a library that is installed."""
+    if library == "pandas":
+        return table.to_pandas()
+    import polars  # an extra, which pandas' users do without
+
+    return polars.from_arrow(table)
 
 
 def places_in(folder: Path, passes: contextlib.ExitStack) -> list[Place]:
@@ -182,9 +161,14 @@ def runs_of(places: Sequence[Place]) -> pa.Table:
 
 def with_folders(schema: pa.Schema, tables: Sequence[tuple[Place, pa.Table]]) -> pa.Table:
     """Tables of several places as one, with each place's folder as the first column."""
-    folders = [str(place.folder) for place, table in tables for _ in range(table.num_rows)]
+    folders = repeated([str(place.folder) for place, _ in tables], [table.num_rows for _, table in tables])
     whole = pa.concat_tables([schema.empty_table(), *(table for _, table in tables)]).combine_chunks()
-    return whole.add_column(0, "folder", pa.array(folders, pa.string()))
+    return whole.add_column(0, "folder", folders)
+
+
+def repeated(texts: Sequence[str], counts: Sequence[int]) -> pa.Array:
+    """Each text as many times as it counts."""
+    return pa.array(texts, pa.string()).take(pa.array(np.repeat(np.arange(len(texts)), np.asarray(counts, int))))
 
 
 def config_of(place: Place, run: str) -> str | None:
@@ -201,33 +185,11 @@ def settings_in(folder: RunFolder, files: Disk) -> str | None:
 
 
 def curves_of(places: Sequence[Place]) -> pa.Table:
-    """The table of all lines of all logs, one row per metric. Raises `ConfigError` for a line that is no JSON object."""
-    logs = [(run.metrics, place) for place in places for run in place.runs if place.files.exists(run.metrics)]
-    if not logs:
-        return NO_CURVES
-    texts = [text_of(file, place.files) for file, place in logs]
-    table = {
-        "number": pa.array(range(len(logs)), pa.int64()),
-        "folder": pa.array([str(place.folder) for _, place in logs], pa.string()),
-        "run": pa.array([run_of(file, place) for file, place in logs], pa.string()),
-        "text": pa.array(texts, pa.large_string()),
-    }
-    with duckdb.connect() as connection:
-        connection.register("logs", pa.table(table))
-        connection.execute(DAMAGED)
-        if (damaged := connection.fetchone()) is not None:
-            number, line = damaged
-            raise damaged_line(logs[number][0], line)
-        return connection.sql(CURVES).to_arrow_table()
-
-
-def text_of(log: Path, files: Disk) -> str:
-    """The text of a log. Raises `ConfigError` where it is none."""
-    try:
-        return files.text(log).decode()
-    except UnicodeDecodeError as error:
-        problem = f"a log is damaged ({log} is no text: {one_line(error)})"
-        raise ConfigError("path", problem, "restore it, or leave its folder out") from error
+    """The table of all lines of all logs, one row per metric. Raises `ConfigError` for a damaged line."""
+    logs = [(place, run.metrics) for place in places for run in place.runs if place.files.exists(run.metrics)]
+    tables = [(place, place.files.curves(log)) for place, log in logs]
+    names = [run_of(log, place) for place, log in logs]
+    return with_folders(CURVES, tables).add_column(1, "run", repeated(names, [table.num_rows for _, table in tables]))
 
 
 def measures_of(places: Sequence[Place]) -> pa.Table:
