@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import jax
 
 from infini_jax.config import RunConfig
+from infini_jax.devices.chosen_form import form_of, with_form
 from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.errors import ConfigError
 from infini_jax.forecast.topology import Topology
@@ -75,6 +76,7 @@ class Compiled:
     """The compiler's figures of a training step, for one device.
 
     Attributes:
+      form: form of the step.
       seconds: seconds of compiling.
       state_bytes: bytes on the device between steps.
       temporary_bytes: bytes that a step needs besides.
@@ -82,6 +84,7 @@ class Compiled:
       buffers: intermediate results, the largest first.
     """
 
+    form: str
     seconds: float
     state_bytes: int
     temporary_bytes: int
@@ -113,13 +116,16 @@ def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Comp
       DoesNotFit: the memory of the topology's chips is too small.
       ConfigError: nothing here compiles for the topology.
     """
-    training = Training(run, layout_of(run, sharding, topology.compile_devices()))
+    layout = layout_of(run, sharding, topology.compile_devices())
     with target(topology.chip.platform), refused(topology):
+        form = form_of(run, layout, topology.chip.memory)
+        training = Training(with_form(run, form, layout), layout)
         state, batch = training.shapes, training.batch
         began = time.perf_counter()
         compiled = training.step.lower(state, batch).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return Compiled(
+        form=str(form),
         seconds=time.perf_counter() - began,
         state_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
