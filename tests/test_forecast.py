@@ -122,7 +122,7 @@ def test_what_does_not_fit_comes_with_the_compilers_words_and_what_makes_it_smal
 def test_what_is_compiled_fits_where_a_device_has_room_for_it(monkeypatch):
     for state, temporary, fits in ((2**33, 2**32, True), (2**33, 2**33 + 1, False)):
         monkeypatch.setattr(
-            "infini_jax.forecast.counted.compile_step", lambda *_, sizes=(state, temporary): Compiled(1.0, *sizes, (), ())
+            "infini_jax.forecast.counted.compile_step", lambda *_, sizes=(state, temporary): Compiled("", 1.0, *sizes, (), ())
         )
         assert compiled(RUN, Sharding(), V5E).fits is fits
 
