@@ -167,7 +167,7 @@ def forecast_table(found: Forecast, topology: Topology | None) -> Table:
 
 
 def compiled_table(found: Compiled, topology: Topology) -> Table:
-    """The compiler's figures as a table: bytes on a device, the largest intermediate results, what devices exchange."""
+    """The compiler's figures as a table: bytes on a device, kernels, the largest buffers, what devices exchange."""
     table = Table(title=f"compiled for {topology.name} in {found.seconds:.0f} s", show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
@@ -175,6 +175,7 @@ def compiled_table(found: Compiled, topology: Topology) -> Table:
     table.add_row("a device holds between steps", human_bytes(found.state_bytes))
     table.add_row("a step needs besides", human_bytes(found.temporary_bytes))
     table.add_row("together", f"{human_bytes(found.bytes)} of {human_bytes(topology.chip.memory)}")
+    table.add_row("kernels a step launches", "not known" if found.kernels is None else f"{found.kernels:,}")
     for one in found.buffers:
         table.add_row(f"  {one.type} {one.made_by}", human_bytes(one.bytes))
     for one in found.collectives:
