@@ -81,7 +81,7 @@ class Transitions(NamedTuple):
 
 
 def transitions(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array) -> Transitions:
-    """The transitions of the chunks of T tokens, all at once (WY form): what is left of S less what is erased, and additions."""
+    """The transitions of the chunks of T tokens, at once (WY form): what is left of S, less what is erased, and additions."""
     chunk = chunk_length(k_BxTxGxK.shape[1])
     k_NxBxGxCxK, v_NxBxGxCxV = in_chunks(k_BxTxGxK, chunk), in_chunks(v_BxTxGxV, chunk)
     beta_NxBxGxCx1 = in_chunks(beta_BxTxG, chunk)[..., None]
