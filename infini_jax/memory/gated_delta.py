@@ -119,7 +119,8 @@ def parallel(S_BxGxKxV: jax.Array, chunks: Transitions, keeps_BxW: jax.Array) ->
         return jnp.moveaxis(x_NxBWxGxKx.reshape(len(x_NxBWxGxKx), batch, count, *x_NxBWxGxKx.shape[2:]), 2, 0)
 
     A_WxNxBxGxKxK, B_WxNxBxGxKxV = map(in_turn, chunks)
-    A_WxNxBxGxKxK = A_WxNxBxGxKxK.at[:, 0].multiply(keeps_BxW.T[..., None, None, None].astype(A_WxNxBxGxKxK.dtype))
+    keeps_WxNxB = keeps_BxW.T[:, None] | (np.arange(A_WxNxBxGxKxK.shape[1]) > 0)[:, None]
+    A_WxNxBxGxKxK = jnp.where(keeps_WxNxB[..., None, None, None], A_WxNxBxGxKxK, 0.0)
     before, after = linear_recurrence(S_BxGxKxV, *(x.reshape(-1, *x.shape[2:]) for x in (A_WxNxBxGxKxK, B_WxNxBxGxKxV)))
     before_WxBxGxKxV = before.reshape(*B_WxNxBxGxKxV.shape)[:, 0]
     return jnp.swapaxes(before_WxBxGxKxV, 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), after
