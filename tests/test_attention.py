@@ -1,4 +1,4 @@
-"""Local attention: tiles, dense form and kernels against a float64 loop: ragged lengths, documents, prefixes, windows."""
+"""Local attention: tiles and dense form against a float64 loop: ragged lengths, documents, prefixes, windows."""
 
 import dataclasses
 import functools
@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infini_jax.errors import ConfigError
-from infini_jax.layers import attention, kernels
+from infini_jax.layers import attention
 from infini_jax.layers.blockwise import blockwise, tiling_of
 from infini_jax.layers.distances import t5_distance_bias
 from infini_jax.layers.grouped_heads import repeat_heads
-from infini_jax.layers.platforms import platform
+from infini_jax.layers.platforms import target
 from infini_jax.layers.segment import NEVER_SEEN, Segment, Sight, whole
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.cost import model_cost, program_flops
@@ -270,90 +270,18 @@ def test_attend_segment_is_the_same_in_tiles():
     np.testing.assert_allclose(run(segment), dense, atol=1e-5)  # float32 rounding
 
 
-# ---- the vendors' kernels: interpreted or compared in structure here, and lowered for their platform
+def test_the_loop_over_rows_follows_the_platform_that_the_program_is_for():
+    """Compiled on a CPU for a GPU, all rows run side by side, as they will there."""
+    case = make_case((150, 150, 21, None))
+    q, k, v = (repeat_heads(jnp.asarray(a, jnp.float32), HEADS) for a in case.arrays[:3])
 
+    def traced(**options) -> str:
+        run = lambda q, k, v: blockwise(q, k, v, case.sight, scale=jnp.ones(HEADS), **options)  # noqa: E731
+        return str(jax.make_jaxpr(run)(q, k, v))
 
-def kernel_case(prefix: int, window: int | None, dtype=jnp.float32):
-    length, key_dim = 128, 64
-    keys = jax.random.split(jax.random.key(3), 3)
-    sizes = (length, 4), (prefix + length, 2), (prefix + length, 2)  # tokens and heads
-    q, k, v = (jax.random.normal(key, (1, *size, key_dim), dtype) for key, size in zip(keys, sizes, strict=True))
-    documents = jnp.asarray(np.searchsorted((50,), np.arange(length), side="right"))[None]
-    carried = jnp.where(jnp.arange(prefix) >= prefix // 2, 0, NEVER_SEEN)[None]
-    return q, k, v, Sight(documents, jnp.concatenate([carried, documents], 1), jnp.int32(0), prefix, window)
-
-
-SIGHTS = [(0, None), (128, None), (128, 100)]
-SCALE = jnp.array([0.1, 0.3, 0.2, 0.15])
-
-
-@pytest.mark.parametrize(("prefix", "window"), SIGHTS)
-def test_interpreted_splash_attention_equals_the_dense_form(prefix, window):
-    q, k, v, sight = kernel_case(prefix, window)
-    assert kernels.KERNELS["splash"].problem(q, k, v, sight, False) is None
-
-    def loss(attend, q, k, v):
-        return (attend(q, k, v) ** 2).sum()
-
-    def splash(q, k, v):
-        return kernels.splash(q, k, v, sight, SCALE, interpret=True)
-
-    def dense(q, k, v):
-        return attention.dense(q, k, v, sight.mask_BxSxJ, scale=SCALE)[0]
-
-    real, wanted = (jax.jit(jax.value_and_grad(functools.partial(loss, f), (0, 1, 2)))(q, k, v) for f in (splash, dense))
-    for a, b in zip(jax.tree.leaves(real), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)  # float32 sums in another order
-
-
-@pytest.mark.parametrize(("prefix", "window"), SIGHTS)
-def test_what_cudnn_is_asked_for_equals_the_dense_form(monkeypatch, prefix, window):
-    """The same call with XLA's implementation: its arguments mean the same on CUDA."""
-    q, k, v, sight = kernel_case(prefix, window)
-    plain = jax.nn.dot_product_attention
-    monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda *a, **options: plain(*a, **options | {"implementation": "xla"})
-    )
-    wanted, _ = attention.dense(q, k, v, sight.mask_BxSxJ, scale=SCALE)
-    np.testing.assert_allclose(kernels.cudnn(q, k, v, sight, SCALE), wanted, atol=1e-5)  # float32 rounding
-
-
-@pytest.mark.skipif(platform() != "cuda", reason="needs an NVIDIA GPU: TESTS_ON=cuda")
-@pytest.mark.parametrize(("prefix", "window"), SIGHTS)
-def test_cudnn_itself_is_as_close_to_float32_as_the_dense_form_is(prefix, window):
-    q, k, v, sight = kernel_case(prefix, window)
-
-    def results(attend, dtype):
-        loss = lambda *arrays: (attend(*arrays).astype(jnp.float32) ** 2).sum()  # noqa: E731
-        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*(x.astype(dtype) for x in (q, k, v)))
-
-    def dense(q, k, v):
-        return attention.dense(q, k, v, sight.mask_BxSxJ, scale=SCALE)[0]
-
-    def cudnn(q, k, v):
-        return kernels.cudnn(q, k, v, sight, SCALE)
-
-    def errors(real):
-        return [np.abs(np.float32(a) - b).max() for a, b in zip(jax.tree.leaves(real), exact, strict=True)]
-
-    exact = [np.float32(leaf) for leaf in jax.tree.leaves(results(dense, jnp.float32))]
-    theirs, ours = (errors(results(attend, jnp.bfloat16)) for attend in (cudnn, dense))
-    sizes = [2**-8 * np.abs(leaf).max() for leaf in exact]  # one rounding of the largest number in bfloat16
-    assert all(a <= 2 * b + size for a, b, size in zip(theirs, ours, sizes, strict=True)), (theirs, ours)
-
-
-@pytest.mark.parametrize(
-    ("form", "platform", "call"), [("cudnn", "cuda", "__cudnn$fmha"), ("splash", "tpu", "tpu_custom_call")]
-)
-def test_kernels_and_their_gradients_lower_for_their_platform(monkeypatch, form, platform, call):
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)  # there is no cuDNN here to ask
-    case = kernel_case(128, None, jnp.bfloat16)
-
-    def loss(q, k, v, sight):
-        with attention.form(form):
-            return attention.attend(q, k, v, sight).astype(jnp.float32).sum()
-
-    text = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*case).lower(lowering_platforms=(platform,)).as_text()
-    assert text.count(call) >= 2  # forward and backward
+    side_by_side = traced(one_row_at_a_time=False)
+    for name in ("cuda", "tpu"):
+        with target(name):
+            assert traced() == side_by_side
+    with target("cpu"):
+        assert traced() == traced(one_row_at_a_time=True) != side_by_side

@@ -7,6 +7,7 @@ import pytest
 
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
+from infini_jax.model.form import Form
 from infini_jax.model.stream import init_carry, scan_segments
 from infini_jax.training.gradient import auxiliary_loss
 from tests.support import streams
@@ -24,7 +25,7 @@ def test_several_segments_a_step_equal_one_after_the_other(name):
     def run(params, together):
         sequence, carry = streams.Sequence(tokens, documents), init_carry(model, BATCH)
         carry, logits, metrics = scan_segments(
-            model, params, carry, sequence, lambda logits, part: logits, segments_per_step=together
+            model, params, carry, sequence, lambda logits, part: logits, form=Form(together)
         )
         logits = logits.swapaxes(0, 1).reshape(*tokens.shape, -1)
         return jnp.sum(jnp.sin(3 * logits)) + auxiliary_loss(metrics), (carry, logits)
@@ -40,23 +41,22 @@ def test_several_segments_a_step_equal_one_after_the_other(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3 * np.abs(b).max()), gradient, slope)
 
 
-def test_layers_made_again_one_by_one_have_the_same_gradient(name):
-    """And need less memory beside it, the more layers there are."""
+def test_every_form_has_the_same_gradient_and_layers_made_again_need_the_least_memory(name):
     model = tiny(name, layers=6)
     params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=2)
 
-    def loss(params, rematerialise):
+    def loss(params, form):
         sequence, carry = streams.Sequence(tokens, jnp.zeros_like(tokens)), init_carry(model, BATCH)
-        _, logits, metrics = scan_segments(
-            model, params, carry, sequence, lambda logits, part: logits, rematerialise=rematerialise
-        )
+        _, logits, metrics = scan_segments(model, params, carry, sequence, lambda logits, part: logits, form=form)
         return jnp.sum(jnp.sin(logits)) + auxiliary_loss(metrics)
 
-    programs = {kind: jax.jit(jax.grad(loss), static_argnums=1).lower(params, kind).compile() for kind in ("segment", "layer")}
-    whole, parts = (programs[kind](params) for kind in ("segment", "layer"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), parts, whole)
-    needs = {kind: program.memory_analysis().temp_size_in_bytes for kind, program in programs.items()}
-    assert needs["layer"] < needs["segment"]
+    forms = [Form(), Form(rematerialise="layer"), Form(rematerialise="none"), Form(1, "none", "unroll")]
+    programs = {form: jax.jit(jax.grad(loss), static_argnums=1).lower(params, form).compile() for form in forms}
+    whole, *others = (programs[form](params) for form in forms)
+    for found in others:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), found, whole)
+    needs = [program.memory_analysis().temp_size_in_bytes for program in programs.values()]
+    assert needs[1] < needs[0] < needs[2]
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])

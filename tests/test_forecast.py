@@ -5,6 +5,7 @@ import json
 
 import jax
 import pytest
+from rich.console import Console
 
 from infini_jax.cli.main import main
 from infini_jax.config import Budget, RunConfig, TrainConfig
@@ -14,7 +15,7 @@ from infini_jax.devices.sharding import Sharding
 from infini_jax.errors import ConfigError
 from infini_jax.forecast import compiled as ahead
 from infini_jax.forecast.compiled import Buffer, Collective, Compiled, DoesNotFit
-from infini_jax.forecast.counted import compiled, forecast
+from infini_jax.forecast.counted import compiled, compiled_table, forecast
 from infini_jax.forecast.topology import Topology, is_installed
 from infini_jax.model.cost import training_flops_per_step
 from infini_jax.records.folder import CONFIG_FILE
@@ -122,7 +123,8 @@ def test_what_does_not_fit_comes_with_the_compilers_words_and_what_makes_it_smal
 def test_what_is_compiled_fits_where_a_device_has_room_for_it(monkeypatch):
     for state, temporary, fits in ((2**33, 2**32, True), (2**33, 2**33 + 1, False)):
         monkeypatch.setattr(
-            "infini_jax.forecast.counted.compile_step", lambda *_, sizes=(state, temporary): Compiled(1.0, *sizes, (), ())
+            "infini_jax.forecast.counted.compile_step",
+            lambda *_, sizes=(state, temporary): Compiled("", 1.0, *sizes, (), (), 7),
         )
         assert compiled(RUN, Sharding(), V5E).fits is fits
 
@@ -144,10 +146,18 @@ HloModule step
 
 ENTRY %main (p0: f32[1024,1024]) -> f32[4] {
   %p0 = f32[1024,1024]{1,0} parameter(0)
+  %wide_sum = f32[4]{0} fusion(%p0), kind=kLoop, calls=%fused_computation.3
   %rs = f32[4,8]{1,0} reduce-scatter(%g), channel_id=2, dimensions={0}
   ROOT %all-reduce.2 = f32[4]{0} all-reduce(%rs), channel_id=3, to_apply=%add
 }
 """
+
+
+@pytest.mark.parametrize(("kernels", "said"), [(12_345, "12,345"), (None, "not known")])
+def test_the_table_of_a_compiled_step_has_its_kernels(capsys, kernels, said):
+    Console(width=100).print(compiled_table(Compiled(1.0, 2**30, 2**20, (), (), kernels), V5E))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "kernels a step launches" in line)
+    assert said in line
 
 
 def test_collectives_are_counted_once_and_by_what_they_leave():

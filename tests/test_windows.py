@@ -15,6 +15,7 @@ from infini_jax.memory.full import Full, FullConfig
 from infini_jax.memory.local import Local, LocalConfig
 from infini_jax.memory.transformer_xl import TransformerXL, TransformerXLConfig
 from infini_jax.model.cost import model_cost
+from infini_jax.model.form import Form
 from infini_jax.model.stream import init_carry, scan_segments
 from tests.golden import public_golden
 from tests.reference import attention as reference
@@ -135,7 +136,7 @@ def test_a_window_of_one_token_keeps_nothing_and_takes_several_segments_at_once(
     sequence, carry = streams.Sequence(tokens, jnp.zeros_like(tokens)), init_carry(model, len(tokens))
 
     def logits(together: int) -> np.ndarray:
-        _, found, _ = scan_segments(model, params, carry, sequence, lambda logits, part: logits, segments_per_step=together)
+        _, found, _ = scan_segments(model, params, carry, sequence, lambda logits, part: logits, form=Form(together))
         return found.swapaxes(0, 1).reshape(*tokens.shape, -1)
 
     np.testing.assert_allclose(logits(2), logits(1), atol=2e-5)  # float32 products of other shapes

@@ -41,6 +41,7 @@ def plan(
       as_json: prints one JSON object instead of tables.
     """
     jax.config.update("jax_platforms", "cpu")  # nothing runs: devices at hand are left to who uses them
+    jax.config.update("jax_enable_compilation_cache", False)  # what is compiled for other devices cannot be read back
     run, where = run_of(config, mechanism), Topology.parse(topology) if topology else None
     counted = forecast(run, sharding, where)
     with waiting(f"compiling for {topology}", terminal(stderr=True)) if where else contextlib.nullcontext():

@@ -121,9 +121,14 @@ class ModelConfig:
         """The registry name of the memory."""
         return mechanism_of(self.memory)
 
+    @property
+    def takes_in_turn(self) -> bool:
+        """Whether the layers can only take the segments of a stream in turn."""
+        return memory_of(self.memory, self.dims).works_on_stream()
+
     def check_at_once(self, segments: int) -> None:
         """Checks for several segments at once: raises `ConfigError` where the memory takes those of a stream in turn."""
-        if segments > 1 and memory_of(self.memory, self.dims).works_on_stream():
+        if segments > 1 and self.takes_in_turn:
             problem = f"{self.mechanism} works on the residual stream, and takes the segments of a stream in turn"
             raise ConfigError("train.segments_per_step", problem, "give 1")
 

@@ -68,7 +68,7 @@ class RunConfig:
             f"give a multiple of {segment}",
         )
         require(
-            sequence // segment % self.train.segments_per_step == 0,
+            sequence // segment % max(self.train.segments_per_step, 1) == 0,
             "train.segments_per_step",
             f"{sequence // segment} segments are not whole steps of {self.train.segments_per_step}",
             f"give a divisor of {sequence // segment}",
@@ -140,7 +140,7 @@ class RunConfig:
         science = science_of(self)
         del science["name"], science["variant"], science["train"]["log_every"]
         del science["budget"]["gives"], science["budget"]["steps"]
-        for name in ("segments_per_step", "rematerialise", "accumulate"):
+        for name in ("segments_per_step", "rematerialise", "layer_loop", "accumulate"):
             del science["train"][name]
         if not self.train.patience:
             for name in ("evaluate_every", *STOPPING):  # readings decide nothing then

@@ -57,9 +57,12 @@ class TrainConfig:
       sequence: number of raw tokens per row and step.
       bptt: number of segments that gradients flow through; 0 is the whole sequence.
       segments_per_step: number of segments that every layer takes at once: the same result, sooner where a mechanism has a
-        parallel form over segments, with more memory.
-      rematerialise: part that is made again for the gradient: segment keeps what passes between segments, and all layers of
-        one segment at a time; layer keeps one layer at a time, which costs another forward pass.
+        parallel form over segments, with more memory; 0 chooses by platform and size, see `infini_jax.devices.chosen_form`.
+      rematerialise: part that is made again for the gradient: none keeps all activations; segment keeps what passes between
+        segments, and all layers of one segment at a time; layer keeps one layer at a time, which costs another forward pass;
+        auto chooses by what fits.
+      layer_loop: form of the layers in the program: scan compiles one of each kind, unroll each one, which takes longer to
+        compile and has fewer and larger kernels; auto chooses by platform.
       accumulate: number of parts of the batch whose gradients are added up in turn; the same step with less memory.
       optimiser: a name in `infini_jax.config.optimisers.OPTIMISERS`.
       schedule: schedule of the learning rate after the warm-up, a name in `infini_jax.config.optimisers.SCHEDULES`.
@@ -87,8 +90,9 @@ class TrainConfig:
     batch: int = 8
     sequence: int = 512
     bptt: int = 0
-    segments_per_step: int = 1
-    rematerialise: Literal["segment", "layer"] = "segment"
+    segments_per_step: int = 0
+    rematerialise: Literal["auto", "none", "segment", "layer"] = "auto"
+    layer_loop: Literal["auto", "scan", "unroll"] = "auto"
     accumulate: int = 1
     optimiser: Optimiser = "adamw"
     schedule: Schedule = "cosine"
@@ -112,7 +116,6 @@ class TrainConfig:
             "train",
             batch=self.batch,
             sequence=self.sequence,
-            segments_per_step=self.segments_per_step,
             learning_rate=self.learning_rate,
             gate_learning_rate=self.gate_learning_rate,
             clip=self.clip,
@@ -120,6 +123,7 @@ class TrainConfig:
             log_every=self.log_every,
         )
         require(self.evaluate_every >= 0, "train.evaluate_every", f"{self.evaluate_every} steps", "give 0 or more")
+        require_not_negative("train", segments_per_step=self.segments_per_step)
         require_not_negative("train", patience=self.patience, improvement=self.improvement, z_loss=self.z_loss)
         problem = f"a patience of {self.patience} readings, and none before the end"
         require(not self.patience or self.evaluate_every > 0, "train.evaluate_every", problem, "give a number of steps")
@@ -129,7 +133,7 @@ class TrainConfig:
             self.bptt >= 0, "train.bptt", f"{self.bptt} segments", "give a number of segments, or 0 for the whole sequence"
         )
         require(
-            self.bptt % self.segments_per_step == 0,
+            self.bptt % max(self.segments_per_step, 1) == 0,
             "train.segments_per_step",
             f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
             f"give a divisor of {self.bptt}, or change train.bptt",

@@ -195,14 +195,9 @@ def check_shares(run: RunConfig, sharding: Sharding) -> None:
     segments = run.train.sequence // run.model.segment
     at_once = run.train.segments_per_step
     problem = f"{at_once} of {segments} segments at once, all of which devices are to share"
-    require(at_once == segments, "train.segments_per_step", problem, f"give {segments}")
+    require(at_once in (0, segments), "train.segments_per_step", problem, f"give {segments}")
     problem = f"{sharding.per_row} devices cannot share {segments} segments"
     require(segments % sharding.per_row == 0, "sharding.per_row", problem, f"give a divisor of {segments}")
-
-
-def segments_at_once(run: RunConfig, layout: Layout | None) -> int:
-    """Segments that one device takes at once: those of a step, shared where devices share a sequence."""
-    return run.train.segments_per_step // (1 if layout is None else layout.sequence_parts)
 
 
 def use_cores(rows: int) -> None:

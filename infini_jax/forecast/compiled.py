@@ -14,8 +14,10 @@ from collections.abc import Iterator
 import jax
 
 from infini_jax.config import RunConfig
+from infini_jax.devices.chosen_form import form_of, with_form
 from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.errors import ConfigError
+from infini_jax.forecast.program_text import ProgramText, kernels_launched
 from infini_jax.forecast.topology import Topology
 from infini_jax.layers.platforms import target
 from infini_jax.training.program import Training
@@ -36,7 +38,6 @@ BYTES = {
     "u64": 8,
 }
 NO_BUFFER = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional", "iota", "broadcast"}
-INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>\([^=]*?\)|\S+) (?P<operation>[\w-]+)\(")
 ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 
 
@@ -75,18 +76,22 @@ class Compiled:
     """The compiler's figures of a training step, for one device.
 
     Attributes:
+      form: form of the step.
       seconds: seconds of compiling.
       state_bytes: bytes on the device between steps.
       temporary_bytes: bytes that a step needs besides.
       collectives: collective operations of the whole program, by kind.
       buffers: intermediate results, the largest first.
+      kernels: number of kernels that a step launches; None where the program does not tell how often a loop turns.
     """
 
+    form: str
     seconds: float
     state_bytes: int
     temporary_bytes: int
     collectives: tuple[Collective, ...]
     buffers: tuple[Buffer, ...]
+    kernels: int | None
 
     @property
     def bytes(self) -> int:
@@ -113,18 +118,22 @@ def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Comp
       DoesNotFit: the memory of the topology's chips is too small.
       ConfigError: nothing here compiles for the topology.
     """
-    training = Training(run, layout_of(run, sharding, topology.compile_devices()))
+    layout = layout_of(run, sharding, topology.compile_devices())
     with target(topology.chip.platform), refused(topology):
+        form = form_of(run, layout, topology.chip.memory)
+        training = Training(with_form(run, form, layout), layout)
         state, batch = training.shapes, training.batch
         began = time.perf_counter()
         compiled = training.step.lower(state, batch).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return Compiled(
+        form=str(form),
         seconds=time.perf_counter() - began,
         state_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         collectives=collectives_of(text),
         buffers=buffers_of(text),
+        kernels=kernels_of(text),
     )
 
 
@@ -146,16 +155,12 @@ def refused(topology: Topology) -> Iterator[None]:
         raise ConfigError("topology", f"{topology.name} cannot run this ({error})", "choose another memory or form") from error
 
 
-def instructions(text: str) -> Iterator[tuple[str, str, str]]:
-    """(type, operation, line) of each instruction whose result is an array in memory, unlike those inside a fusion."""
-    inside = False
-    for line in text.splitlines():
-        if line and not line[0].isspace():
-            inside = (
-                line.startswith(("%fused", "%region", "%add", "%max", "%min", "%or", "%and")) or "fused_computation" in line
-            )
-        elif not inside and (found := INSTRUCTION.match(line)):
-            yield found["type"], found["operation"], line
+def kernels_of(text: str) -> int | None:
+    """The number of kernels that a call of a compiled program's text launches, None where a loop's turns are not told."""
+    try:
+        return kernels_launched(text)
+    except ConfigError:
+        return None
 
 
 def size_of(kind: str) -> int:
@@ -167,23 +172,23 @@ def size_of(kind: str) -> int:
 def collectives_of(text: str) -> tuple[Collective, ...]:
     """The collective operations of a compiled program's text, by kind."""
     found: dict[str, list[int]] = {}
-    for kind, operation, _ in instructions(text):
-        name = operation.removesuffix("-start")
+    for one in ProgramText.parse(text).in_memory():
+        name = one.operation.removesuffix("-start")
         if name in COLLECTIVES:
-            found.setdefault(name, []).append(size_of(kind))
+            found.setdefault(name, []).append(size_of(one.type))
     return tuple(Collective(kind, len(found[kind]), sum(found[kind])) for kind in COLLECTIVES if kind in found)
 
 
 def buffers_of(text: str, count: int = 5) -> tuple[Buffer, ...]:
     """The `count` largest intermediate results of a compiled program's text, each type and operation once."""
     found: dict[tuple[str, str], int] = {}
-    for kind, operation, line in instructions(text):
-        if operation in NO_BUFFER or kind.startswith("(") or operation.endswith("-done"):
+    for one in ProgramText.parse(text).in_memory():
+        if one.operation in NO_BUFFER or one.type.startswith("(") or one.operation.endswith("-done"):
             continue
-        name = re.search(r'op_name="([^"]*)"', line)
-        made_by = name[1].rsplit("/", 1)[-1] if name else operation
-        shape = ARRAY.search(kind)
+        name = re.search(r'op_name="([^"]*)"', one.line)
+        made_by = name[1].rsplit("/", 1)[-1] if name else one.operation
+        shape = ARRAY.search(one.type)
         if shape:
-            found[shape[0], made_by] = size_of(kind)
+            found[shape[0], made_by] = size_of(one.type)
     largest = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:count]
     return tuple(Buffer(kind, size, made_by) for (kind, made_by), size in largest)

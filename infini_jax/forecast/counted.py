@@ -127,7 +127,9 @@ def advice(run: RunConfig, sharding: Sharding) -> list[str]:
         found.append("--sharding.rules fsdp: parameters and optimizer in parts")
     if sharding.rules != "fsdp+tensor":
         found.append("--sharding.rules fsdp+tensor --sharding.per-row 4: heads, MLP and vocabulary split, too")
-    if run.train.rematerialise == "segment":
+    if run.train.segments_per_step != 1 and sharding.rules != "fsdp+sequence":
+        found.append("--train.segments-per-step 1: one segment's activations at a time")
+    if run.train.rematerialise != "layer":
         found.append("--train.rematerialise layer: one layer's activations at a time, for another forward pass")
     if run.train.batch > run.train.accumulate:
         found.append(f"--train.accumulate {2 * run.train.accumulate}: half the rows at once, the same step")
@@ -165,13 +167,15 @@ def forecast_table(found: Forecast, topology: Topology | None) -> Table:
 
 
 def compiled_table(found: Compiled, topology: Topology) -> Table:
-    """The compiler's figures as a table: bytes on a device, the largest intermediate results, what devices exchange."""
+    """The compiler's figures as a table: bytes on a device, kernels, the largest buffers, what devices exchange."""
     table = Table(title=f"compiled for {topology.name} in {found.seconds:.0f} s", show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
+    table.add_row("form", found.form)
     table.add_row("a device holds between steps", human_bytes(found.state_bytes))
     table.add_row("a step needs besides", human_bytes(found.temporary_bytes))
     table.add_row("together", f"{human_bytes(found.bytes)} of {human_bytes(topology.chip.memory)}")
+    table.add_row("kernels a step launches", "not known" if found.kernels is None else f"{found.kernels:,}")
     for one in found.buffers:
         table.add_row(f"  {one.type} {one.made_by}", human_bytes(one.bytes))
     for one in found.collectives:

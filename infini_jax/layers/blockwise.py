@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infini_jax.layers import precision
+from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import Sight, within
 
 TILE = 128
@@ -118,7 +119,7 @@ def blockwise(
     """
     plan = tiling_of(q_BxSxHxK.shape[1], k_BxJxHxK.shape[1], sight.prefix, sight.window)
     if one_row_at_a_time is None:
-        one_row_at_a_time = jax.default_backend() == "cpu"
+        one_row_at_a_time = platform() == "cpu"
     spare = plan.padded - q_BxSxHxK.shape[1]
     q_BxHxLxK = jnp.pad(q_BxSxHxK.swapaxes(1, 2), ((0, 0), (0, 0), (0, spare), (0, 0)))
     documents_BxL = jnp.pad(sight.query_documents, ((0, 0), (0, spare)), constant_values=NO_QUERY)

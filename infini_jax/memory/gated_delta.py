@@ -5,7 +5,8 @@ Per head, for each written token t with a key of unit length, a write strength b
   o = S^T q / sqrt(K)                                                       read, with the S of earlier segments
   beta_t = sigmoid(w_beta x_t),  g_t = -exp(a) softplus(w_g x_t + b)        g_t = 0 with decay none: the plain delta rule
 Written a chunk at a time (WY form): with G the sum of g inside the chunk and A_ti = beta_t e^{G_t - G_i} k_t.k_i for i < t,
-the tokens' real additions U solve (I + A) U = beta (V - e^G K S), and S' = e^{G_C} S + sum_i e^{G_C - G_i} k_i u_i^T.
+the tokens' real additions U solve (I + A) U = beta (V - e^G K S), and S' = e^{G_C} S + sum_i e^{G_C - G_i} k_i u_i^T: linear
+in S, so that a chunk is a transition S' = A S + B, and only that product is done in turn.
 DEVIATION: the paper's token mixer reads the running S_t at every token. Here, as in Infini-attention, a token reads the S of
 earlier segments only, its own segment by local attention, and a gate per head mixes both; no output norm and no output gate.
 DEVIATION: queries keep their length; the gate and the output projection follow, where the paper has a norm.
@@ -23,6 +24,7 @@ import numpy as np
 
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.precision import PARAMETERS
+from infini_jax.layers.recurrence import linear_recurrence
 from infini_jax.layers.segment import Segment, reset_where_new
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes
 from infini_jax.memory.feature_maps import unit
@@ -71,17 +73,15 @@ def in_chunks(x_BxTxGx: jax.Array, chunk: int) -> jax.Array:
     return jnp.moveaxis(padded.reshape(batch, count, chunk, *rest), (1, 3), (0, 2))
 
 
-class Solved(NamedTuple):
-    """The parts of N chunks that do not depend on S: fresh NxBxGxCxV, erased and kept NxBxGxCxK, left NxBxG (sums of g)."""
+class Transitions(NamedTuple):
+    """What N chunks do to S: S' = A S + B. Attributes: A NxBxGxKxK, B NxBxGxKxV."""
 
-    fresh: jax.Array
-    erased: jax.Array
-    kept: jax.Array
-    left: jax.Array
+    A: jax.Array
+    B: jax.Array
 
 
-def solve_chunks(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array) -> Solved:
-    """The part of T tokens that does not depend on S, for all chunks at once (WY form)."""
+def transitions(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array) -> Transitions:
+    """The transitions of the chunks of T tokens, at once (WY form): what is left of S, less what is erased, and additions."""
     chunk = chunk_length(k_BxTxGxK.shape[1])
     k_NxBxGxCxK, v_NxBxGxCxV = in_chunks(k_BxTxGxK, chunk), in_chunks(v_BxTxGxV, chunk)
     beta_NxBxGxCx1 = in_chunks(beta_BxTxG, chunk)[..., None]
@@ -94,42 +94,36 @@ def solve_chunks(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Arr
     solve_NxBxGxCxC = unit_lower_inverse(A_NxBxGxCxC) * jnp.swapaxes(beta_NxBxGxCx1, -1, -2)
     fresh_NxBxGxCxV = solve_NxBxGxCxC @ v_NxBxGxCxV
     erased_NxBxGxCxK = solve_NxBxGxCxC @ (jnp.exp(G_NxBxGxC)[..., None] * k_NxBxGxCxK)
-    left_NxBxG = G_NxBxGxC[..., -1]
-    kept_NxBxGxCxK = jnp.exp(left_NxBxG[..., None] - G_NxBxGxC)[..., None] * k_NxBxGxCxK
-    return Solved(fresh_NxBxGxCxV, erased_NxBxGxCxK, kept_NxBxGxCxK, left_NxBxG)
-
-
-def write_chunks(S_BxGxKxV: jax.Array, solved: Solved) -> jax.Array:
-    """S BxHxKxV after the chunks, one after the other."""
-
-    def step(S_BxGxKxV: jax.Array, chunk: Solved) -> tuple[jax.Array, None]:
-        u_BxGxCxV = chunk.fresh - chunk.erased @ S_BxGxKxV
-        return jnp.exp(chunk.left)[..., None, None] * S_BxGxKxV + jnp.swapaxes(chunk.kept, -1, -2) @ u_BxGxCxV, None
-
-    return jax.lax.scan(step, S_BxGxKxV, solved)[0]
+    left_NxBxGx1 = G_NxBxGxC[..., -1:]
+    keptT_NxBxGxKxC = jnp.swapaxes(jnp.exp(left_NxBxGx1 - G_NxBxGxC)[..., None] * k_NxBxGxCxK, -1, -2)
+    left_NxBxGxKxK = jnp.exp(left_NxBxGx1)[..., None] * jnp.eye(k_BxTxGxK.shape[-1], dtype=G_NxBxGxC.dtype)
+    return Transitions(left_NxBxGxKxK - keptT_NxBxGxKxC @ erased_NxBxGxCxK, keptT_NxBxGxKxC @ fresh_NxBxGxCxV)
 
 
 def write_tokens(
     S_BxGxKxV: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array
 ) -> jax.Array:
     """S BxHxKxV after T tokens of the gated delta rule, solved in chunks."""
-    return write_chunks(S_BxGxKxV, solve_chunks(k_BxTxGxK, v_BxTxGxV, beta_BxTxG, g_BxTxG))
+    return linear_recurrence(S_BxGxKxV, *transitions(k_BxTxGxK, v_BxTxGxV, beta_BxTxG, g_BxTxG))[1]
 
 
-def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(S before each of W consecutive segments BWxGxKxV, S after the last); `solved` has the rows of all segments, BW.
+def parallel(S_BxGxKxV: jax.Array, chunks: Transitions, keeps_BxW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(S before each of W consecutive segments BWxGxKxV, S after the last); `chunks` has the rows of all segments, BW.
 
-    Only the short scan over chunks is done in turn. `keeps_BxW` is `Boundaries.keeps_B` of each segment.
+    `keeps_BxW` is `Boundaries.keeps_B` of each segment: where its document began inside, nothing of S is left.
     """
     batch, count = keeps_BxW.shape
 
-    def step(S_BxGxKxV: jax.Array, item: tuple[Solved, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        chunks, keeps_B = item
-        return write_chunks(reset_where_new(keeps_B, S_BxGxKxV), chunks), S_BxGxKxV
+    def in_turn(x_NxBWxGxKx: jax.Array) -> jax.Array:
+        """WxNxBxGxKx... of the chunks of all segments."""
+        return jnp.moveaxis(x_NxBWxGxKx.reshape(len(x_NxBWxGxKx), batch, count, *x_NxBWxGxKx.shape[2:]), 2, 0)
 
-    in_turn = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x), batch, count, *x.shape[2:]), 2, 0), solved)
-    S_BxGxKxV, before_WxBxGxKxV = jax.lax.scan(step, S_BxGxKxV, (in_turn, keeps_BxW.T))
-    return jnp.swapaxes(before_WxBxGxKxV, 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), S_BxGxKxV
+    A_WxNxBxGxKxK, B_WxNxBxGxKxV = map(in_turn, chunks)
+    keeps_WxNxB = keeps_BxW.T[:, None] | (np.arange(A_WxNxBxGxKxK.shape[1]) > 0)[:, None]
+    A_WxNxBxGxKxK = jnp.where(keeps_WxNxB[..., None, None, None], A_WxNxBxGxKxK, 0.0)
+    before, after = linear_recurrence(S_BxGxKxV, *(x.reshape(-1, *x.shape[2:]) for x in (A_WxNxBxGxKxK, B_WxNxBxGxKxV)))
+    before_WxBxGxKxV = before.reshape(*B_WxNxBxGxKxV.shape)[:, 0]
+    return jnp.swapaxes(before_WxBxGxKxV, 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,19 +174,19 @@ class GatedDelta(Positioned):
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {GATE: nn.sigmoid(self.gate)}
 
     def write(self, memory: jax.Array, segment: Segment) -> jax.Array:
-        return write_chunks(reset_where_new(segment.bounds.keeps_B, memory), self._solved(segment))
+        return linear_recurrence(reset_where_new(segment.bounds.keeps_B, memory), *self._transitions(segment))[1]
 
     def advance(self, memory: jax.Array, segments: Segment) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         keeps_BxW = segments.bounds.keeps_B.reshape(memory.shape[0], -1)
-        before, memory = parallel(memory, self._solved(segments), keeps_BxW)
+        before, memory = parallel(memory, self._transitions(segments), keeps_BxW)
         attended, metrics = self.attend(before, segments)
         return attended, memory, metrics
 
-    def _solved(self, segment: Segment) -> Solved:
+    def _transitions(self, segment: Segment) -> Transitions:
         wide, writes_BxTx1 = self.dims.memory_dtype, segment.bounds.writes_BxT[..., None]
         beta_BxTxG = nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1
         g_BxTxG = self._log_decay(segment.inputs) * writes_BxTx1
-        return solve_chunks(unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxG, g_BxTxG)
+        return transitions(unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxG, g_BxTxG)
 
     def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:
         if self.config.decay == "none":
@@ -204,12 +198,13 @@ class GatedDelta(Positioned):
 
     def cost(self, segment_length: int) -> Cost:
         d, chunk = self.dims, chunk_length(segment_length)
-        matrix = 2.0 * d.heads * d.key_dim * d.value_dim
+        matrix, square = 2.0 * d.heads * d.key_dim * d.value_dim, 2.0 * d.key_dim**2
         halves = [2**level for level in range(1, chunk.bit_length() - 1)]
         inverse = sum(2.0 * chunk * half**2 for half in halves)  # two products of half x half for chunk / 2 half corners
         solved = 2.0 * chunk**2 * (2 * d.key_dim + d.value_dim)  # A, what is erased, what is fresh
         padded_tokens = -(-segment_length // chunk) * chunk
-        in_chunk = d.kv_heads * (inverse + solved) / chunk + 2.0 * matrix * d.kv_heads / d.heads
+        added, turned = square + 2.0 * d.key_dim * d.value_dim, square * d.value_dim  # of A and B per token, of A S per chunk
+        in_chunk = d.kv_heads * ((inverse + solved + turned) / chunk + added)
         projections = 2.0 * d.d_model * d.kv_heads * (2 if self.config.decay == "learned" else 1)
         local = positioned_cost(self.config.positions, d, 0, segment_length)
         return dataclasses.replace(

@@ -90,7 +90,7 @@ def _fitting_segment(run: RunConfig, flops: float, at_bytes: Sizing) -> ModelCon
 
     Short ones may cost more, as they read the whole memory for fewer tokens: each is counted.
     """
-    steps, costs = run.train.sequence // run.train.segments_per_step, {}
+    steps, costs = run.train.sequence // max(run.train.segments_per_step, 1), {}
     for size in (size for size in range(steps, 0, -1) if steps % size == 0):
         with contextlib.suppress(ConfigError):  # some mechanisms do not take every length
             model = at_bytes(dataclasses.replace(run.model, segment=size))

@@ -119,11 +119,15 @@ def state_bytes(run: RunConfig) -> int:
     return 4 * run.model.dims.policy.parameters.itemsize * parameter_count(run.model) + carried
 
 
+def available_bytes() -> int:
+    """Bytes of memory of the device at hand; of a CPU, those of the machine."""
+    device = jax.local_devices()[0]
+    return (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def check_fits(run: RunConfig) -> None:
     """Checks a run against this machine: raises `ConfigError` where its state alone is larger than the device's memory."""
-    device = jax.local_devices()[0]
-    available = (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = state_bytes(run)
+    available, needed = available_bytes(), state_bytes(run)
     require(
         needed <= available,
         "memory",

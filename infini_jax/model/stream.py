@@ -7,7 +7,7 @@ memory tokens included.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from infini_jax.layers.segment import (
     insert_memory_tokens,
     whole,
 )
+from infini_jax.model.form import IN_TURN, Form
 from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open
 
 
@@ -77,7 +78,7 @@ def forward_segments(
     carry: Carry,
     tokens_BxT: jax.Array,
     documents_BxT: jax.Array,
-    rematerialise: Literal["segment", "layer"] = "segment",
+    form: Form = IN_TURN,
     dropout: Dropout | None = None,
 ) -> tuple[Carry, jax.Array, tuple]:
     """(carry, features BxTxD of the raw tokens, metrics per layer group) after W consecutive segments of raw tokens, T = W S.
@@ -106,7 +107,7 @@ def forward_segments(
     open_B, last_B = handed_on(carry.open_document, last_BxW[:, -1])
     open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
     bounds = whole(documents_RxL, open_BxW.reshape(-1), phase_R)
-    transformer = Transformer(model, rematerialise)
+    transformer = Transformer(model, form)
     dropout = dropout and dataclasses.replace(dropout, keys=dropout.keys.reshape(-1))
     found: Any = transformer.apply({"params": params}, tokens_RxL, carry.memory, bounds, dropout)
     x_RxSxD, memory, metrics = found
@@ -130,8 +131,7 @@ def scan_segments(
     sequence: Any,
     score: Callable[[jax.Array, Any], Any],
     bptt: int = 0,
-    segments_per_step: int = 1,
-    rematerialise: Literal["segment", "layer"] = "segment",
+    form: Form = IN_TURN,
     dropout: Dropout | None = None,
 ) -> tuple[Carry, Any, tuple]:
     """(carry, scores stacked over steps, metrics per layer group stacked over steps) of a sequence streamed through the model.
@@ -143,29 +143,28 @@ def scan_segments(
       sequence: a pytree of BxT arrays with attributes `tokens` and `documents`; T a multiple of the segment.
       score: (logits BxSxV, the step's part of `sequence`) -> pytree, so that logits of one step only ever exist.
       bptt: segments that gradients flow through; 0 for all of them.
-      segments_per_step: segments taken at once, a divisor of their number and of `bptt`. The results are the same; more
-        memory is used, and time is won where a mechanism has a parallel form over segments.
-      rematerialise: part that is made again for the gradient, as in `TrainConfig`.
+      form: form of the program; its segments are a divisor of their number and of `bptt`. The results are the same.
       dropout: dropout with a key for each row and segment; None has none.
     """
 
     def split(length: int, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, length).swapaxes(0, 1), tree)
 
-    @functools.partial(jax.checkpoint, policy=KEEP_FOUND)
     def step(carry: Carry, item: tuple[jax.Array, Any, Dropout | None]) -> tuple[Carry, tuple]:
         number, part, drop = item
         if bptt:
             cut = jax.lax.stop_gradient(carry.memory)
             memory = jax.tree.map(
-                lambda free, held: jnp.where(number * segments_per_step % bptt == 0, held, free), carry.memory, cut
+                lambda free, held: jnp.where(number * form.segments % bptt == 0, held, free), carry.memory, cut
             )
             carry = dataclasses.replace(carry, memory=memory)
-        carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, rematerialise, drop)
+        carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, form, drop)
         return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
 
-    parts, drops = split(segments_per_step * model.segment, sequence), split(segments_per_step, dropout)
+    parts, drops = split(form.segments * model.segment, sequence), split(form.segments, dropout)
     numbers = jnp.arange(parts.tokens.shape[0])
+    if form.rematerialise != "none":
+        step = jax.checkpoint(step, policy=KEEP_FOUND)
     carry, (scores, metrics) = jax.lax.scan(step, carry, (numbers, parts, drops))
     return carry, scores, metrics
 

@@ -20,6 +20,7 @@ from infini_jax.layers.mlp import MLP
 from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import KEPT, MemoryConfig
+from infini_jax.model.form import IN_TURN, Form
 
 # All is made again for the gradient but what mechanisms name as too costly to find twice.
 KEEP_FOUND = jax.checkpoint_policies.save_only_these_names(KEPT)
@@ -204,15 +205,15 @@ class Transformer(nn.Module):
 
     Attributes:
       model: settings of the model.
-      rematerialise: part that is made again for the gradient, as in `TrainConfig`; with layer, each layer on its own.
+      form: how the layers are compiled, and whether each one is made again on its own for the gradient.
     """
 
     model: ModelConfig
-    rematerialise: Literal["segment", "layer"] = "segment"
+    form: Form = IN_TURN
 
     def setup(self):
         model, block = self.model, Block
-        if self.rematerialise == "layer":
+        if self.form.rematerialise == "layer":
             block = nn.remat(Block, prevent_cse=False, policy=KEEP_FOUND, methods=("__call__",))
         self.embedding = nn.Embed(
             model.ids, model.d_model, embedding_init=nn.initializers.normal(model.d_model**-0.5), dtype=model.dims.dtype
@@ -224,6 +225,7 @@ class Transformer(nn.Module):
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  flax takes an axis an argument
                 length=count,
+                unroll=count if self.form.layer_loop == "unroll" else 1,
                 methods=("__call__", "extend", "close"),
                 check_constancy_invariants=self.is_initializing(),  # traces a layer twice; the drawn parameters follow from it
             )(model, config)

@@ -52,6 +52,7 @@ class Row:
       origin: name of the run at whose parameters it began, None where they were fresh; and of that run
       origin_fingerprint, origin_step, origin_digest: its fingerprint, its step, and the digest of the parameters.
       stopped_early: reason why the run ended before its budget was spent, None where it was spent.
+      form: form of the training step, see `infini_jax.model.form.Form`; None in old tables and where no model is trained.
     """
 
     run: str
@@ -97,6 +98,7 @@ class Row:
     origin_step: int | None = None
     origin_digest: str | None = None
     stopped_early: str | None = None
+    form: str | None = None
 
 
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -105,7 +107,7 @@ SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fie
 ORIGIN = ("origin", "origin_fingerprint", "origin_step", "origin_digest")
 # Columns that old tables lack, with what stands for them.
 LATER: dict[str, Any] = dict.fromkeys(
-    ("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN, "stopped_early")
+    ("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN, "stopped_early", "form")
 ) | {
     "gives": "steps",
     "skipped_steps": 0,

@@ -71,6 +71,7 @@ RUNS = (
     ("origin_step", "steps", "step of that run at which its parameters were taken"),
     ("origin_digest", "", "digest of these parameters, twelve hex digits"),
     ("stopped_early", "", "why the run ended before its budget was spent; null where it was spent"),
+    ("form", "", "form of the training step: segments at once, what is made again, how layers run; null in old tables"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch, Split
+from infini_jax.devices.chosen_form import form_of
 from infini_jax.devices.processes import placed_batches
 from infini_jax.devices.sharding import (
     ROWS_ALONE,
@@ -15,7 +16,6 @@ from infini_jax.devices.sharding import (
     batch_sharding,
     carry_sharding,
     layout_of,
-    segments_at_once,
     summed_over_rows,
 )
 from infini_jax.model.stream import Carry, init_carry, scan_segments
@@ -30,10 +30,10 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     The devices share the work as in training. One program serves both held-out splits.
     """
     layout = layout_of(run, sharding)
-    together = segments_at_once(run, layout)
+    form = form_of(run, layout)
 
     def score(carry: Carry, batch: Batch, params: dict) -> tuple[Scores, Carry]:
-        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, segments_per_step=together)
+        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, form=form)
         return jax.tree.map(jnp.sum, scores), carry
 
     score = jax.jit(summed_over_rows(score, run.model, layout))

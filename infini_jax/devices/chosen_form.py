@@ -1,0 +1,89 @@
+"""The choice of a program's form: what settings leave open follows from platform and size, here and nowhere else.
+
+A GPU waits for launches where a program is many small kernels, so there every layer takes all segments of a step at once and
+layers are unrolled. A CPU keeps one segment's arrays in its caches, and a TPU has no launches: there segments and layers run
+in turn. Activations are kept where they fit: on a CPU into what it writes faster than it computes anew, elsewhere into the
+memory that the state leaves. docs/performance.md has the measurements.
+"""
+
+import dataclasses
+from typing import Literal
+
+from infini_jax.config import RunConfig
+from infini_jax.devices.sharding import Layout
+from infini_jax.layers.platforms import platform
+from infini_jax.model.cost import available_bytes, state_bytes
+from infini_jax.model.form import Form
+
+KEPT_PER_FEATURE = 64  # numbers per token, layer and feature that the gradient needs: 21 to 78, by mechanism
+KEPT_PER_LOGIT = 3  # numbers per token and symbol
+MOST_ON_CPU = 2**27  # bytes per device; more of them cost more page faults than making them again
+SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
+MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
+GPUS = ("cuda", "gpu")
+
+Rematerialise = Literal["none", "segment", "layer"]
+
+
+def form_of(run: RunConfig, layout: Layout | None = None, memory: int | None = None) -> Form:
+    """The form of a run's programs: the fastest for the platform that fits, with what the run's settings name.
+
+    Args:
+      run: settings of the run.
+      layout: how the devices share the work; without one, a single device has it all.
+      memory: bytes of memory of a device, by default of those at hand.
+    """
+    train, parts = run.train, 1 if layout is None else layout.sequence_parts
+    named = None if train.rematerialise == "auto" else train.rematerialise
+    forms: list[tuple[int, Rematerialise]] = [
+        (train.segments_per_step or (most_at_once(run) if parts > 1 else segments), named or rematerialise)
+        for segments, rematerialise in fastest_first(run)
+    ]
+    room = MOST_ON_CPU if platform() == "cpu" else room_for_activations(run, layout, memory)
+    fitting = (form for form in forms if kept_bytes(run, layout, *form) <= room)
+    segments, rematerialise = next(fitting, forms[-1])
+    unrolls = platform() in GPUS and run.model.layers <= MOST_UNROLLED
+    loop = ("unroll" if unrolls else "scan") if train.layer_loop == "auto" else train.layer_loop
+    return Form(segments // parts, rematerialise, loop)
+
+
+def with_form(run: RunConfig, form: Form, layout: Layout | None = None) -> RunConfig:
+    """The run with settings that name a form of a layout's devices."""
+    segments = form.segments * (1 if layout is None else layout.sequence_parts)
+    named = {"segments_per_step": segments, "rematerialise": form.rematerialise, "layer_loop": form.layer_loop}
+    return dataclasses.replace(run, train=dataclasses.replace(run.train, **named))
+
+
+def fastest_first(run: RunConfig) -> list[tuple[int, Rematerialise]]:
+    """(segments at once, what is made again) of the forms to choose from on this platform, those with most bytes first.
+
+    On a CPU the last one is taken whatever its bytes are: what does not fit into its memory is for the user to see.
+    """
+    if platform() == "cpu":
+        return [(1, "none"), (1, "segment")]
+    at_once: list[tuple[int, Rematerialise]] = [(most_at_once(run), "none"), (most_at_once(run), "layer")]
+    return [*(at_once if platform() in GPUS else [(1, "none")]), (1, "segment"), (1, "layer")]
+
+
+def most_at_once(run: RunConfig) -> int:
+    """The most segments that every layer of a run can take at once."""
+    return 1 if run.model.takes_in_turn else run.train.bptt or run.train.sequence // run.model.segment
+
+
+def kept_bytes(run: RunConfig, layout: Layout | None, segments: int, rematerialise: Rematerialise) -> float:
+    """About the bytes of activations that one device holds at most, for its gradient."""
+    tokens = run.tokens_per_step / run.train.accumulate / (1 if layout is None else layout.token_parts)
+    share = segments * run.model.segment / run.train.sequence
+    carried = run.model.memory_bytes * tokens / run.train.sequence / share  # a memory behind each turn
+    inputs = tokens * run.model.layers * run.model.d_model * run.model.dims.dtype.itemsize
+    logits = tokens * KEPT_PER_LOGIT * run.model.vocab * 4
+    if rematerialise == "none":
+        return KEPT_PER_FEATURE * inputs + logits + carried
+    layers = 1 if rematerialise == "segment" else run.model.layers
+    return share * (KEPT_PER_FEATURE * inputs / layers + inputs + logits) + carried
+
+
+def room_for_activations(run: RunConfig, layout: Layout | None, memory: int | None) -> float:
+    """Bytes of a device's memory that the state leaves."""
+    parts = layout.mesh.size if layout is not None and layout.rules.embed else 1
+    return SHARE * ((memory or available_bytes()) - state_bytes(run) / parts)
