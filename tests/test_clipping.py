@@ -1,10 +1,6 @@
 """The clip of a gradient and the steps that are skipped: right for every finite gradient, told and counted for others."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from infini_jax.devices.queue import MOST_AHEAD
 from infini_jax.errors import Stopped, TrainingDiverged
 from infini_jax.training.checkpoint import Checkpoints
 from infini_jax.training.clipping import clip_by_global_norm, global_norm, largest
@@ -173,44 +168,6 @@ def test_a_run_that_skips_step_after_step_is_stopped(monkeypatch):
         TrainingDiverged, match=r"^gradient: not finite at step 20; lower train.learning_rate, now 0.01, under"
     ):
         train(RUN, lambda line: None)
-
-
-class Measured:
-    """What a step measures, without a device: whether somebody waited for it."""
-
-    def __init__(self):
-        self.is_awaited = False
-
-    def block_until_ready(self):
-        self.is_awaited = True
-
-
-def test_no_more_than_a_few_steps_wait_for_the_device():
-    """Two devices of a CPU with 32 programs in their queues wait for each other for good, however rarely a line is logged."""
-    skips, steps = Skips(0, 0), [Measured() for _ in range(100)]
-    for number, step in enumerate(steps):
-        skips.add(cast(jax.Array, step))
-        assert [one.is_awaited for one in steps[: number + 1]] == [at <= number - MOST_AHEAD for at in range(number + 1)]
-
-
-@pytest.mark.slow
-def test_steps_that_log_nothing_and_long_evaluations_end_on_two_devices_of_a_cpu():
-    """In a process of its own, which would hang: 200 of each, many more than a device's queue takes."""
-    program = """
-import dataclasses
-from infini_jax.config import Budget
-from infini_jax.training.loop import train
-from infini_jax.training.scoring import make_evaluate
-from tests.test_clipping import RUN
-training = dataclasses.replace(RUN.train, log_every=1000, batch=4, evaluation_steps=200)
-run = dataclasses.replace(RUN, train=training, budget=Budget("steps", 200))
-done = train(run, lambda line: None)
-make_evaluate(run)(done.learned, "validation")
-print(done.steps)
-"""
-    two = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", program], env=two, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split() == ["200"], done.stderr
 
 
 def test_skips_in_a_row_are_those_one_after_the_other():
