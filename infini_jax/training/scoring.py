@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch, Split
 from infini_jax.devices.chosen_form import form_of
 from infini_jax.devices.processes import placed_batches
+from infini_jax.devices.queue import keep_close
 from infini_jax.devices.sharding import (
     ROWS_ALONE,
     Sharding,
@@ -42,10 +44,12 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
 
     def evaluate(params: dict, split: Split) -> tuple[float, float]:
-        source, carry, total = run.data.open(rows_of(run, split)), begin(), Scores(*jnp.zeros(3, jnp.float32))
+        source, carry, found = run.data.open(rows_of(run, split)), begin(), [Scores(*np.zeros(3, np.float32))]
         for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
             scores, carry = score(carry, batch, params)
-            total = jax.tree.map(lambda a, b: a + b, total, scores)
+            found.append(scores)
+            keep_close([one.loss for one in found[1:]])
+        total = jax.tree.map(lambda *sums: sum(sums), *jax.device_get(found))
         loss, accuracy = total.means()
         return float(loss), float(accuracy)
 

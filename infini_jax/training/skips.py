@@ -2,6 +2,8 @@
 
 import jax
 
+from infini_jax.devices.queue import keep_close
+
 MOST = 3  # skipped steps one after the other that stop a run: one is chance, these are parameters that cannot be mended
 
 
@@ -17,8 +19,9 @@ class Skips:
         self.total, self.in_row, self._waiting = total, in_row, []
 
     def add(self, skipped: jax.Array) -> None:
-        """Takes what a step measured, a boolean; waits for nothing."""
+        """Takes what a step measured, a boolean; waits for an earlier step, so that no more than a few are under way."""
         self._waiting.append(skipped)
+        keep_close(self._waiting)
 
     def count(self) -> None:
         """Counts the steps that were added; waits for the device."""
