@@ -62,8 +62,8 @@ def cudnn(q_BxSxHxK: jax.Array, k_BxJxHxK: jax.Array, v_BxJxHxV: jax.Array, sigh
     q_BxLxHxK = _even(_scaled(q_BxSxHxK, scale_H))
     k_BxMxHxK, v_BxMxHxV = _even(k_BxJxHxK), _even(v_BxJxHxV)
     mask_BxLxM = jnp.pad(sight.mask_BxSxJ, ((0, 0), (0, queries % 2), (0, keys % 2)))
-    is_spare_L, is_first_M = jnp.arange(q_BxLxHxK.shape[1]) >= queries, jnp.arange(k_BxMxHxK.shape[1]) == 0
-    mask_BxLxM |= is_spare_L[:, None] & is_first_M
+    if queries % 2:
+        mask_BxLxM = mask_BxLxM.at[:, -1, 0].set(True)
     causal = _whole(q_BxSxHxK, k_BxJxHxK, sight) and not sight.prefix  # lets the kernel skip tiles above the diagonal
     y_BxLxHxV: Any = _fused(causal, q_BxLxHxK, k_BxMxHxK, v_BxMxHxV, mask_BxLxM[:, None])
     return y_BxLxHxV[:, :queries]
@@ -128,7 +128,7 @@ def _row_axes(causal: bool, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> list[in
 
 
 def _with_pull(causal: bool, q, k, v, mask):
-    return jax.vjp(lambda *arrays: _dot_product_attention(causal, *arrays, mask), q, k, v)
+    return jax.vjp(lambda q, k, v: _dot_product_attention(causal, q, k, v, mask), q, k, v)
 
 
 def _dot_product_attention(causal: bool, q, k, v, mask) -> jax.Array:

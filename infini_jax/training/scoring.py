@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch, Split
@@ -44,7 +43,7 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
 
     def evaluate(params: dict, split: Split) -> tuple[float, float]:
-        source, carry, found = run.data.open(rows_of(run, split)), begin(), [Scores(*np.zeros(3, np.float32))]
+        source, carry, found = run.data.open(rows_of(run, split)), begin(), [Scores(*jnp.zeros(3, jnp.float32))]
         for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
             scores, carry = score(carry, batch, params)
             found.append(scores)
