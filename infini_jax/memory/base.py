@@ -260,6 +260,18 @@ class Memory(nn.Module):
         metrics = jax.tree.map(lambda leaf: leaf.mean(axis=0), metrics)
         return jnp.swapaxes(y_WxBxSxD, 0, 1).reshape(-1, *y_WxBxSxD.shape[2:]), memory, metrics
 
+    def lost(self, before: Any, after: Any, segments: int, phase_B: jax.Array | None) -> Any:
+        """What of the memory `before` so many segments is not in the memory `after` them; all of it by default.
+
+        For gradients through a stream it is kept of every step, and `restored` finds the memory before from it. A cache need
+        keep only what a segment pushes out. Both are called without parameters; `phase_B` is that of `Boundaries`, before.
+        """
+        return before
+
+    def restored(self, after: Any, lost: Any, segments: int, phase_B: jax.Array | None) -> Any:
+        """The memory before the segments, the same to the bit, from the memory after them and what was `lost`."""
+        return lost
+
     def logical_axes(self) -> Any:
         """A tuple of axis names (batch, heads, slots, ...) for each array of the memory, in the structure of `init_memory`."""
         raise NotImplementedError

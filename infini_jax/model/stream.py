@@ -25,7 +25,9 @@ from infini_jax.layers.segment import (
     insert_memory_tokens,
     whole,
 )
-from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open
+from infini_jax.memory.offload import on_host
+from infini_jax.model.rewind import rewinding_scan
+from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open, memories_of, over_layers
 
 
 @struct.dataclass
@@ -153,7 +155,7 @@ def scan_segments(
         return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, length).swapaxes(0, 1), tree)
 
     @functools.partial(jax.checkpoint, policy=KEEP_FOUND)
-    def step(carry: Carry, item: tuple[jax.Array, Any, Dropout | None]) -> tuple[Carry, tuple]:
+    def step(params: dict, carry: Carry, item: tuple[jax.Array, Any, Dropout | None]) -> tuple[Carry, tuple]:
         number, part, drop = item
         if bptt:
             cut = jax.lax.stop_gradient(carry.memory)
@@ -166,8 +168,28 @@ def scan_segments(
 
     parts, drops = split(segments_per_step * model.segment, sequence), split(segments_per_step, dropout)
     numbers = jnp.arange(parts.tokens.shape[0])
-    carry, (scores, metrics) = jax.lax.scan(step, carry, (numbers, parts, drops))
+    lost = functools.partial(_lost, model, segments_per_step)
+    restored = functools.partial(_restored, model, segments_per_step)
+    items = (numbers, parts, drops)
+    if any(on_host(leaf) for leaf in jax.tree.leaves(carry.memory)):  # JAX has no zero gradient that lies on the host
+        carry, (scores, metrics) = jax.lax.scan(functools.partial(step, params), carry, items)
+    else:
+        carry, (scores, metrics) = rewinding_scan(step, params, carry, items, lost, restored)
     return carry, scores, metrics
+
+
+def _lost(model: ModelConfig, segments: int, before: Carry, after: Carry) -> Carry:
+    """What the carry `before` so many segments had that the one after them has not, see `Memory.lost`."""
+    memories = zip(memories_of(model), before.memory, after.memory, strict=True)
+    lost = (over_layers(lambda b, a, m=m: m.lost(b, a, segments, before.phase), b, a) for m, b, a in memories)
+    return dataclasses.replace(before, memory=tuple(lost))
+
+
+def _restored(model: ModelConfig, segments: int, after: Carry, lost: Carry) -> Carry:
+    """The carry before the segments, see `Memory.restored`."""
+    memories = zip(memories_of(model), after.memory, lost.memory, strict=True)
+    memory = (over_layers(lambda a, b, m=m: m.restored(a, b, segments, lost.phase), a, b) for m, a, b in memories)
+    return dataclasses.replace(lost, memory=tuple(memory))
 
 
 @struct.dataclass

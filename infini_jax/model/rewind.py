@@ -1,0 +1,126 @@
+"""A scan whose gradient finds the state before every step again, where `lax.scan` keeps all of them.
+
+A cache of N slots that takes S tokens a step would be kept for each of W steps, W N slots in all. A step takes out of it as
+much as it puts in: with that, S slots a step, the caches are found from the last one backwards, the same to the bit.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.dtypes import float0
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # (params, carry, item) -> (carry, output)
+
+
+def rewinding_scan(
+    step: Step,
+    params: Any,
+    carry: Any,
+    items: Any,
+    lost: Callable[[Any, Any], Any],
+    restored: Callable[[Any, Any], Any],
+) -> tuple[Any, Any]:
+    """(last carry, outputs stacked) of `step(params, carry, item) -> (carry, output)`, as `lax.scan` has them.
+
+    Of what the step's own gradient keeps, all is kept that is no argument of the step. The carries before the steps are found
+    again. The step must close over no array that a gradient is asked for.
+
+    Args:
+      step: one step; under `jax.checkpoint`, as a rule.
+      params: the same for all steps.
+      carry: state before the first step.
+      items: arrays with the steps in front.
+      lost: (carry before a step, carry after it) -> what is to be kept to find the one before.
+      restored: (carry after a step, what `lost` gave) -> the carry before it.
+    """
+
+    @jax.custom_vjp
+    def scanned(params: Any, carry: Any, items: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda carry, item: step(params, carry, item), carry, items)
+
+    def forward(params: Any, carry: Any, items: Any) -> tuple[tuple, tuple]:
+        def body(carry: Any, item: Any) -> tuple[Any, tuple]:
+            arguments = (params, carry, item)
+            (after, output), pullback = jax.vjp(lambda *floats: step(*joined(floats, arguments)), *floats_of(arguments))
+            return after, (output, Kept.of(pullback, arguments), lost(carry, after))
+
+        after, (outputs, kept, gone) = jax.lax.scan(body, carry, items)
+        return (after, outputs), (params, items, after, kept, gone)
+
+    def backward(saved: tuple, slopes: tuple) -> tuple:
+        params, items, after, kept, gone = saved
+        slope_after, slope_outputs = slopes
+        of_a_step = jax.tree.map(lambda leaf: leaf if is_float(leaf) else leaf[0], slope_outputs)
+
+        def body(state: tuple, item: tuple) -> tuple[tuple, list]:
+            after, slope_after_floats, sums = state
+            item, kept, gone, slope_output_floats = item
+            before = restored(after, gone)
+            slopes = (joined(slope_after_floats, slope_after), joined(slope_output_floats, of_a_step))
+            found = kept.pullback((params, before, item))(slopes)
+            to_params, to_before = found[: len(sums)], found[len(sums) :][: len(slope_after_floats)]
+            sums = [total + one for total, one in zip(sums, to_params, strict=True)]
+            return (before, list(to_before), sums), list(found[len(sums) + len(to_before) :])
+
+        start = (after, floats_of(slope_after), [jnp.zeros_like(leaf) for leaf in floats_of(params)])
+        (_, to_carry, to_params), to_items = jax.lax.scan(
+            body, start, (items, kept, gone, floats_of(slope_outputs)), reverse=True
+        )
+        by_argument = ((to_params, params), (to_carry, after), (to_items, items))
+        return tuple(joined(floats, nothing(tree)) for floats, tree in by_argument)
+
+    scanned.defvjp(forward, backward)
+    return scanned(params, carry, items)
+
+
+@struct.dataclass
+class Kept:
+    """What the gradient of a step keeps, without the step's arguments.
+
+    Attributes:
+      arrays: what is kept.
+      tree: structure of the pullback that `jax.vjp` gave.
+      places: number of the argument's leaf that each leaf of the pullback is, None where it is one of `arrays`.
+    """
+
+    arrays: list[jax.Array]
+    tree: Any = struct.field(pytree_node=False)
+    places: tuple[int | None, ...] = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, pullback: Callable, arguments: tuple) -> "Kept":
+        """What `pullback` keeps beside `arguments`; a leaf is an argument where it is the same object."""
+        leaves, tree = jax.tree.flatten(pullback)
+        numbers = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(arguments))}
+        places = tuple(numbers.get(id(leaf)) for leaf in leaves)
+        return cls([leaf for leaf, place in zip(leaves, places, strict=True) if place is None], tree, places)
+
+    def pullback(self, arguments: tuple) -> Callable:
+        """The pullback with these arguments in their places."""
+        arrays, leaves = iter(self.arrays), jax.tree.leaves(arguments)
+        return self.tree.unflatten([next(arrays) if place is None else leaves[place] for place in self.places])
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether an array has a gradient."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def floats_of(tree: Any) -> list[jax.Array]:
+    """The leaves that have a gradient."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
+
+
+def joined(floats: Iterable[jax.Array], tree: Any) -> Any:
+    """`tree` with `floats` in place of its leaves that have a gradient."""
+    rest = iter(floats)
+    return jax.tree.map(lambda leaf: next(rest) if is_float(leaf) else leaf, tree)
+
+
+def nothing(tree: Any) -> Any:
+    """`tree` with JAX's zero of no size, the gradient of integers, in place of leaves that have none."""
+    return jax.tree.map(lambda leaf: leaf if is_float(leaf) else np.zeros(leaf.shape, float0), tree)
