@@ -25,8 +25,7 @@ from infini_jax.layers.segment import (
     insert_memory_tokens,
     whole,
 )
-from infini_jax.memory.offload import on_host
-from infini_jax.model.rewind import rewinding_scan
+from infini_jax.memory.rewind import rewinding_scan
 from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open, memories_of, over_layers
 
 
@@ -171,21 +170,18 @@ def scan_segments(
     lost = functools.partial(_lost, model, segments_per_step)
     restored = functools.partial(_restored, model, segments_per_step)
     items = (numbers, parts, drops)
-    if any(on_host(leaf) for leaf in jax.tree.leaves(carry.memory)):  # JAX has no zero gradient that lies on the host
-        carry, (scores, metrics) = jax.lax.scan(functools.partial(step, params), carry, items)
-    else:
-        carry, (scores, metrics) = rewinding_scan(step, params, carry, items, lost, restored)
+    carry, (scores, metrics) = rewinding_scan(step, params, carry, items, lost, restored)
     return carry, scores, metrics
 
 
-def _lost(model: ModelConfig, segments: int, before: Carry, after: Carry) -> Carry:
+def _lost(model: ModelConfig, segments: int, before: Carry, after: Carry, _: Any) -> Carry:
     """What the carry `before` so many segments had that the one after them has not, see `Memory.lost`."""
     memories = zip(memories_of(model), before.memory, after.memory, strict=True)
     lost = (over_layers(lambda b, a, m=m: m.lost(b, a, segments, before.phase), b, a) for m, b, a in memories)
     return dataclasses.replace(before, memory=tuple(lost))
 
 
-def _restored(model: ModelConfig, segments: int, after: Carry, lost: Carry) -> Carry:
+def _restored(model: ModelConfig, segments: int, after: Carry, lost: Carry, _: Any) -> Carry:
     """The carry before the segments, see `Memory.restored`."""
     memories = zip(memories_of(model), after.memory, lost.memory, strict=True)
     memory = (over_layers(lambda a, b, m=m: m.restored(a, b, segments, lost.phase), a, b) for m, a, b in memories)

@@ -4,6 +4,7 @@ A cache of N slots that takes S tokens a step would be kept for each of W steps,
 much as it puts in: with that, S slots a step, the caches are found from the last one backwards, the same to the bit.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from flax import struct
 from jax.dtypes import float0
 
+from infini_jax.memory.offload import on_host
+
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # (params, carry, item) -> (carry, output)
 
 
@@ -21,8 +24,8 @@ def rewinding_scan(
     params: Any,
     carry: Any,
     items: Any,
-    lost: Callable[[Any, Any], Any],
-    restored: Callable[[Any, Any], Any],
+    lost: Callable[[Any, Any, Any], Any],
+    restored: Callable[[Any, Any, Any], Any],
 ) -> tuple[Any, Any]:
     """(last carry, outputs stacked) of `step(params, carry, item) -> (carry, output)`, as `lax.scan` has them.
 
@@ -34,19 +37,21 @@ def rewinding_scan(
       params: the same for all steps.
       carry: state before the first step.
       items: arrays with the steps in front.
-      lost: (carry before a step, carry after it) -> what is to be kept to find the one before.
-      restored: (carry after a step, what `lost` gave) -> the carry before it.
+      lost: (carry before a step, carry after it, item) -> what is to be kept to find the one before.
+      restored: (carry after a step, what `lost` gave, item) -> the carry before it.
     """
+    if any(on_host(leaf) for leaf in jax.tree.leaves(carry)):  # JAX has no zero gradient that lies on the host
+        return jax.lax.scan(functools.partial(step, params), carry, items)
 
     @jax.custom_vjp
     def scanned(params: Any, carry: Any, items: Any) -> tuple[Any, Any]:
-        return jax.lax.scan(lambda carry, item: step(params, carry, item), carry, items)
+        return jax.lax.scan(functools.partial(step, params), carry, items)
 
     def forward(params: Any, carry: Any, items: Any) -> tuple[tuple, tuple]:
         def body(carry: Any, item: Any) -> tuple[Any, tuple]:
             arguments = (params, carry, item)
             (after, output), pullback = jax.vjp(lambda *floats: step(*joined(floats, arguments)), *floats_of(arguments))
-            return after, (output, Kept.of(pullback, arguments), lost(carry, after))
+            return after, (output, Kept.of(pullback, arguments), lost(carry, after, item))
 
         after, (outputs, kept, gone) = jax.lax.scan(body, carry, items)
         return (after, outputs), (params, items, after, kept, gone)
@@ -56,10 +61,10 @@ def rewinding_scan(
         slope_after, slope_outputs = slopes
         of_a_step = jax.tree.map(lambda leaf: leaf if is_float(leaf) else leaf[0], slope_outputs)
 
-        def body(state: tuple, item: tuple) -> tuple[tuple, list]:
+        def body(state: tuple, turn: tuple) -> tuple[tuple, list]:
             after, slope_after_floats, sums = state
-            item, kept, gone, slope_output_floats = item
-            before = restored(after, gone)
+            item, kept, gone, slope_output_floats = turn
+            before = restored(after, gone, item)
             slopes = (joined(slope_after_floats, slope_after), joined(slope_output_floats, of_a_step))
             found = kept.pullback((params, before, item))(slopes)
             to_params, to_before = found[: len(sums)], found[len(sums) :][: len(slope_after_floats)]
