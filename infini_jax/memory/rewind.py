@@ -38,7 +38,8 @@ def rewinding_scan(
       carry: state before the first step.
       items: arrays with the steps in front.
       lost: (carry before a step, carry after it, item) -> what is to be kept to find the one before.
-      restored: (carry after a step, what `lost` gave, item) -> the carry before it.
+      restored: (carry after a step, what `lost` gave, item) -> the carry before it, each array of floats from its own alone
+        and from integers: arrays that no gradient uses are not kept.
     """
     if any(on_host(leaf) for leaf in jax.tree.leaves(carry)):  # JAX has no zero gradient that lies on the host
         return jax.lax.scan(functools.partial(step, params), carry, items)
@@ -48,25 +49,31 @@ def rewinding_scan(
         return jax.lax.scan(functools.partial(step, params), carry, items)
 
     def forward(params: Any, carry: Any, items: Any) -> tuple[tuple, tuple]:
+        constants = []  # arrays that the step closes over, the same for all steps
+
         def body(carry: Any, item: Any) -> tuple[Any, tuple]:
             arguments = (params, carry, item)
             (after, output), pullback = jax.vjp(lambda *floats: step(*joined(floats, arguments)), *floats_of(arguments))
-            return after, (output, Kept.of(pullback, arguments), lost(carry, after, item))
+            constants[:] = [leaf for leaf in jax.tree.leaves(pullback) if not isinstance(leaf, jax.core.Tracer)]
+            kept = Kept.of(pullback, dict(enumerate(jax.tree.leaves((arguments, constants)))))
+            first = len(jax.tree.leaves(params))
+            unused = {n: x for n, x in enumerate(jax.tree.leaves(carry)) if is_float(x) and first + n not in kept.places}
+            return after, (output, kept, Kept.of(lost(carry, after, item), unused))
 
         after, (outputs, kept, gone) = jax.lax.scan(body, carry, items)
-        return (after, outputs), (params, items, after, kept, gone)
+        return (after, outputs), (params, items, constants, after, kept, gone)
 
     def backward(saved: tuple, slopes: tuple) -> tuple:
-        params, items, after, kept, gone = saved
+        params, items, constants, after, kept, gone = saved
         slope_after, slope_outputs = slopes
         of_a_step = jax.tree.map(lambda leaf: leaf if is_float(leaf) else leaf[0], slope_outputs)
 
         def body(state: tuple, turn: tuple) -> tuple[tuple, list]:
             after, slope_after_floats, sums = state
             item, kept, gone, slope_output_floats = turn
-            before = restored(after, gone, item)
+            before = restored(after, gone.filled(after), item)  # of what no gradient uses, any numbers
             slopes = (joined(slope_after_floats, slope_after), joined(slope_output_floats, of_a_step))
-            found = kept.pullback((params, before, item))(slopes)
+            found = kept.filled(((params, before, item), constants))(slopes)
             to_params, to_before = found[: len(sums)], found[len(sums) :][: len(slope_after_floats)]
             sums = [total + one for total, one in zip(sums, to_params, strict=True)]
             return (before, list(to_before), sums), list(found[len(sums) + len(to_before) :])
@@ -84,12 +91,12 @@ def rewinding_scan(
 
 @struct.dataclass
 class Kept:
-    """What the gradient of a step keeps, without the step's arguments.
+    """A tree without those of its leaves that are known from elsewhere.
 
     Attributes:
-      arrays: what is kept.
-      tree: structure of the pullback that `jax.vjp` gave.
-      places: number of the argument's leaf that each leaf of the pullback is, None where it is one of `arrays`.
+      arrays: the leaves that are kept.
+      tree: structure of the tree.
+      places: for each leaf its number among the known ones, None where it is one of `arrays`.
     """
 
     arrays: list[jax.Array]
@@ -97,16 +104,16 @@ class Kept:
     places: tuple[int | None, ...] = struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, pullback: Callable, arguments: tuple) -> "Kept":
-        """What `pullback` keeps beside `arguments`; a leaf is an argument where it is the same object."""
-        leaves, tree = jax.tree.flatten(pullback)
-        numbers = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(arguments))}
+    def of(cls, tree: Any, known: dict[int, jax.Array]) -> "Kept":
+        """What is to be kept of `tree` beside `known`, by number; a leaf is known where it is the same object."""
+        leaves, structure = jax.tree.flatten(tree)
+        numbers = {id(leaf): number for number, leaf in known.items()}
         places = tuple(numbers.get(id(leaf)) for leaf in leaves)
-        return cls([leaf for leaf, place in zip(leaves, places, strict=True) if place is None], tree, places)
+        return cls([leaf for leaf, place in zip(leaves, places, strict=True) if place is None], structure, places)
 
-    def pullback(self, arguments: tuple) -> Callable:
-        """The pullback with these arguments in their places."""
-        arrays, leaves = iter(self.arrays), jax.tree.leaves(arguments)
+    def filled(self, known: Any) -> Any:
+        """The tree, with the leaves of `known` by number."""
+        arrays, leaves = iter(self.arrays), jax.tree.leaves(known)
         return self.tree.unflatten([next(arrays) if place is None else leaves[place] for place in self.places])
 
 

@@ -25,6 +25,7 @@ from infini_jax.layers.segment import (
     insert_memory_tokens,
     whole,
 )
+from infini_jax.memory.base import AUXILIARY, Memory
 from infini_jax.memory.rewind import rewinding_scan
 from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open, memories_of, over_layers
 
@@ -163,7 +164,7 @@ def scan_segments(
             )
             carry = dataclasses.replace(carry, memory=memory)
         carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, rematerialise, drop)
-        return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
+        return carry, (score(logits_of(model, params, x_BxSxD), part), tuple(map(_as_reported, metrics)))
 
     parts, drops = split(segments_per_step * model.segment, sequence), split(segments_per_step, dropout)
     numbers = jnp.arange(parts.tokens.shape[0])
@@ -174,11 +175,21 @@ def scan_segments(
     return carry, scores, metrics
 
 
+def _as_reported(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The metrics of a layer group, of which only those that are added to the loss have a gradient, which costs work."""
+    return {name: x if name.startswith(AUXILIARY) else jax.lax.stop_gradient(x) for name, x in metrics.items()}
+
+
 def _lost(model: ModelConfig, segments: int, before: Carry, after: Carry, _: Any) -> Carry:
     """What the carry `before` so many segments had that the one after them has not, see `Memory.lost`."""
     memories = zip(memories_of(model), before.memory, after.memory, strict=True)
-    lost = (over_layers(lambda b, a, m=m: m.lost(b, a, segments, before.phase), b, a) for m, b, a in memories)
-    return dataclasses.replace(before, memory=tuple(lost))
+
+    def of_group(memory: Memory, before_it: Any, after_it: Any) -> Any:
+        if type(memory).lost is Memory.lost:  # all of it, as the same arrays: those that no gradient uses are not kept
+            return before_it
+        return over_layers(lambda b, a: memory.lost(b, a, segments, before.phase), before_it, after_it)
+
+    return dataclasses.replace(before, memory=tuple(of_group(*group) for group in memories))
 
 
 def _restored(model: ModelConfig, segments: int, after: Carry, lost: Carry, _: Any) -> Carry:

@@ -232,7 +232,10 @@ class Landmark(Positioned):
         return y_BxSxHxV, Retrieved(*by_query)
 
     def write(self, memory: Any, segment: Segment) -> Any:
-        """The memory with every block of the segment; tokens outside the open document become zero and are masked."""
+        """The memory with every block of the segment; its tokens outside the open document become zero and are masked.
+
+        Older documents' blocks stay until they are pushed out, masked too, so that `restored` finds them.
+        """
         if self.straddles:
             return self._write_straddling(memory, segment)
         if self.config.blocks == 0:
