@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.temporaries import temporaries
 from infini_jax.config import ModelConfig
-from infini_jax.data.batch import Batch
-from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Memory
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import Full, FullConfig
@@ -19,7 +18,7 @@ from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.rewind import rewinding_scan
 from infini_jax.model.stream import forward_segments, init_carry, parameter_shapes, scan_segments
 from infini_jax.model.transformer import memories_of, over_layers
-from infini_jax.training.gradient import auxiliary_loss, score_tokens
+from infini_jax.training.gradient import auxiliary_loss
 from tests.support import streams
 
 EDGES = [20, 34, 41, 90]  # where documents of the first row begin; the second row has one document
@@ -162,22 +161,6 @@ def test_a_mechanism_that_writes_otherwise_keeps_all_of_its_memory():
 
     assert (Other.lost, Other.restored) == (Memory.lost, Memory.restored)
     assert (Same.lost, Same.restored) == (Full.lost, Full.restored)
-
-
-def temporaries(name: str, tokens: int) -> int:
-    """Bytes that a gradient through so many tokens needs, with a cache of as many."""
-    config = {"landmark": {"block": 16, "blocks": tokens // 16}}.get(name, {"slots": tokens})
-    model = ModelConfig(memory=MECHANISMS[name].Config(**config), layers=2, d_model=128, heads=4, segment=256)
-    shape = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
-    batch = Batch(shape, shape, jax.ShapeDtypeStruct((1, tokens), jnp.float32), shape)
-
-    def loss(params, carry, batch):
-        carry, scores, _ = scan_segments(model, params, carry, batch, score_tokens)
-        return scores.loss.sum(), carry
-
-    shapes = (parameter_shapes(model), jax.eval_shape(lambda: init_carry(model, 1)), batch)
-    compiled = jax.jit(jax.grad(loss, has_aux=True)).lower(*shapes).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.slow
