@@ -28,7 +28,7 @@ class Lengths:
 
 
 def memory_for(name: str, tokens: int) -> MemoryConfig:
-    """Settings: a cache of as many slots as tokens in full, memorizing and landmark; 256 in transformer_xl; else the default."""
+    """Settings: as many slots as tokens in full, memorizing and landmark; 256 in transformer_xl; else the defaults."""
     changes = {
         "full": {"slots": tokens},
         "memorizing": {"slots": tokens},

@@ -70,8 +70,8 @@ class LostPairs:
     """What a segment takes from the memory.
 
     Attributes:
-      slots: of the ring.
-      recent: of the XL cache, None where nothing is cached.
+      slots: what was in the slots of the ring that it writes.
+      recent: entries that it pushes out of the XL cache, None where nothing is cached.
     """
 
     slots: LostSlots

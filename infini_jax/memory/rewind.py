@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.core import Tracer
 from jax.dtypes import float0
 
 from infini_jax.memory.offload import on_host
@@ -54,7 +55,7 @@ def rewinding_scan(
         def body(carry: Any, item: Any) -> tuple[Any, tuple]:
             arguments = (params, carry, item)
             (after, output), pullback = jax.vjp(lambda *floats: step(*joined(floats, arguments)), *floats_of(arguments))
-            constants[:] = [leaf for leaf in jax.tree.leaves(pullback) if not isinstance(leaf, jax.core.Tracer)]
+            constants[:] = [leaf for leaf in jax.tree.leaves(pullback) if not isinstance(leaf, Tracer)]
             kept = Kept.of(pullback, dict(enumerate(jax.tree.leaves((arguments, constants)))))
             first = len(jax.tree.leaves(params))
             unused = {n: x for n, x in enumerate(jax.tree.leaves(carry)) if is_float(x) and first + n not in kept.places}
