@@ -21,6 +21,7 @@ from infini_jax.layers import attention
 from infini_jax.layers.segment import NO_DOCUMENT, Segment, length_with_landmarks, whole
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import Dims, Memory, MemoryConfig
+from infini_jax.memory.rewind import rewinding_scan
 from infini_jax.model.stream import KEEP_FOUND
 from infini_jax.units import human_bytes
 
@@ -58,7 +59,7 @@ def inputs_of(module: Memory, sizes: Sizes) -> tuple[jax.Array, ...]:
 def stream(module: Memory, remake: bool, params: dict, inputs: tuple[jax.Array, ...]) -> jax.Array:
     """Outputs of all segments in turn; `remake` rematerializes each for the gradient, as `stream.scan_segments` does."""
 
-    def step(carry, arrays):
+    def step(params, carry, arrays):
         memory, before_B = carry
         segment = Segment(*arrays, whole(jnp.zeros(arrays[0].shape[:2], jnp.int32), before_B))
         y, _ = module.apply(params, memory, segment, method="attend")
@@ -66,7 +67,11 @@ def stream(module: Memory, remake: bool, params: dict, inputs: tuple[jax.Array, 
 
     batch = inputs[0].shape[1]
     start = (module.init_memory(batch), jnp.full(batch, NO_DOCUMENT))
-    return jax.lax.scan(jax.checkpoint(step, policy=KEEP_FOUND) if remake else step, start, inputs)[1]
+    if not remake:
+        return jax.lax.scan(functools.partial(step, params), start, inputs)[1]
+    lost = lambda before, after, _: (module.lost(before[0], after[0], 1, None), before[1])  # noqa: E731
+    restored = lambda after, gone, _: (module.restored(after[0], gone[0], 1, None), gone[1])  # noqa: E731
+    return rewinding_scan(jax.checkpoint(step, policy=KEEP_FOUND), params, start, inputs, lost, restored)[1]
 
 
 def parameters_of(module: Memory, inputs: tuple[jax.Array, ...]) -> dict:

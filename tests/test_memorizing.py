@@ -15,6 +15,7 @@ from infini_jax.layers.segment import Boundaries, Segment, whole
 from infini_jax.memory import memorizing
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.memorizing import Memorizing, MemorizingConfig, Ring
+from infini_jax.memory.ring import grown
 from infini_jax.memory.topk import top_k
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import init_carry, init_params, scan_segments
@@ -178,7 +179,7 @@ def test_a_cache_beside_the_ring_is_counted_and_decodes_like_whole_segments():
 def test_a_grown_ring_holds_the_same_tokens_in_order_and_goes_on(written):
     """Empty, half full, full, and wrapped; then ten more tokens, the last of which push out the oldest of 12."""
     ring = append(ring_of(8), list(np.arange(float(written)))) if written else ring_of(8)
-    larger = append(memorizing.grown(ring, 12), list(np.arange(100.0, 110.0)))
+    larger = append(grown(ring, 12), list(np.arange(100.0, 110.0)))
     tokens = [*range(max(0, written - 8), written), *range(100, 110)][-12:]
     count, held = int(larger.written[0]), int(larger.held_B[0])
     assert held == len(tokens)
@@ -188,12 +189,12 @@ def test_a_grown_ring_holds_the_same_tokens_in_order_and_goes_on(written):
 
 def test_layers_grow_together_and_nothing_shrinks():
     layers = jax.tree.map(lambda *leaves: jnp.stack(leaves), random_ring(8, [11, 3]), random_ring(8, [0, 8]))
-    grown = memorizing.grown(layers, 16)
+    larger = grown(layers, 16)
     for layer in range(2):
-        one = memorizing.grown(jax.tree.map(lambda leaf, layer=layer: leaf[layer], layers), 16)
-        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda leaf, layer=layer: leaf[layer], grown), one)
+        one = grown(jax.tree.map(lambda leaf, layer=layer: leaf[layer], layers), 16)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda leaf, layer=layer: leaf[layer], larger), one)
     with pytest.raises(ConfigError, match=r"^memory.slots: a ring of 8 slots does not shrink to 7; give at least 8"):
-        memorizing.grown(layers, 7)
+        grown(layers, 7)
 
 
 # ---- programs

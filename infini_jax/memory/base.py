@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from infini_jax.errors import ConfigError, check_fields, check_value, require
 from infini_jax.layers.precision import Policy, policy_of
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
+from infini_jax.memory.rewind import rewinding_scan
 
 LONGEST_SEGMENT = 1 << 20  # tokens, all of which attend to each other
 MOST_GROWN = 1 << 28  # size along an axis: settings made of it have 32 bits
@@ -188,6 +189,11 @@ class Memory(nn.Module):
     holds: ClassVar[Literal["matrix", "slots", "other"]] = "other"
     splits_sequence: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if {"init_memory", "write", "leave"} & vars(cls).keys() and "lost" not in vars(cls):  # what it inherits may be wrong
+            cls.lost, cls.restored = Memory.lost, Memory.restored
+
     def setup(self):
         self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
 
@@ -252,13 +258,32 @@ class Memory(nn.Module):
             return y_BxSxD, self.write(memory, segments), metrics
         module, variables = self.clone(parent=None), self.variables  # a raw scan must not see the bound module
 
-        def step(memory: Any, segment: Segment) -> tuple[Any, tuple]:
+        def step(variables: Any, memory: Any, segment: Segment) -> tuple[Any, tuple]:
             y_BxSxD, metrics = module.apply(variables, memory, segment, method="attend")
             return module.apply(variables, memory, segment, method="write"), (y_BxSxD, metrics)
 
-        memory, (y_WxBxSxD, metrics) = jax.lax.scan(step, memory, by_turn(segments, count))
+        def lost(before: Any, after: Any, segment: Segment) -> Any:
+            return module.lost(before, after, 1, segment.bounds.phase)
+
+        def restored(after: Any, gone: Any, segment: Segment) -> Any:
+            return module.restored(after, gone, 1, segment.bounds.phase)
+
+        turns = by_turn(segments, count)
+        memory, (y_WxBxSxD, metrics) = rewinding_scan(step, variables, memory, turns, lost, restored)
         metrics = jax.tree.map(lambda leaf: leaf.mean(axis=0), metrics)
         return jnp.swapaxes(y_WxBxSxD, 0, 1).reshape(-1, *y_WxBxSxD.shape[2:]), memory, metrics
+
+    def lost(self, before: Any, after: Any, segments: int, phase_B: jax.Array | None) -> Any:
+        """What of the memory `before` so many segments is not in the memory `after` them; all of it by default.
+
+        For gradients through a stream it is kept of every step, and `restored` finds the memory before from it. A cache need
+        keep only what a segment pushes out. Both are called without parameters; `phase_B` is that of `Boundaries`, before.
+        """
+        return before
+
+    def restored(self, after: Any, lost: Any, segments: int, phase_B: jax.Array | None) -> Any:
+        """The memory before the segments, the same to the bit, from the memory after them and what was `lost`."""
+        return lost
 
     def logical_axes(self) -> Any:
         """A tuple of axis names (batch, heads, slots, ...) for each array of the memory, in the structure of `init_memory`."""

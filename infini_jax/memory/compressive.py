@@ -208,6 +208,21 @@ class Compressive(Positioned):
         compressed = self.compress(evicted(memory.recent, segment, self.config.ratio))
         return jax.lax.stop_gradient(append(memory, segment, compressed))
 
+    def lost(
+        self, before: CompressiveMemory, after: CompressiveMemory, segments: int, phase_B: jax.Array | None
+    ) -> CompressiveMemory:
+        tokens, entries = self.dims.segment, -(-self.dims.segment // self.config.ratio)
+        return CompressiveMemory(
+            window.pushed_out(before.recent, segments * tokens), window.pushed_out(before.compressed, segments * entries)
+        )
+
+    def restored(
+        self, after: CompressiveMemory, lost: CompressiveMemory, segments: int, phase_B: jax.Array | None
+    ) -> CompressiveMemory:
+        return CompressiveMemory(
+            window.shifted_back(after.recent, lost.recent), window.shifted_back(after.compressed, lost.compressed)
+        )
+
     def logical_axes(self) -> CompressiveMemory:
         return CompressiveMemory(window.LOGICAL_AXES, window.LOGICAL_AXES)
 

@@ -28,12 +28,12 @@ from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.heads import SLOTS_AXIS, by_slots
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.precision import PARAMETERS
-from infini_jax.layers.segment import Boundaries, Segment, with_leaves
+from infini_jax.layers.segment import Segment, with_leaves
 from infini_jax.memory import window
 from infini_jax.memory.base import GATE, KEPT, LATER, Cost, Dims, Memory, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
-from infini_jax.memory.offload import on_host, part_of, to_device, to_host, updated_by_parts
+from infini_jax.memory.offload import on_host, part_of, to_device, to_host
 from infini_jax.memory.positions import (
     NO_DECAY,
     PARAMETER_AXES,
@@ -42,6 +42,7 @@ from infini_jax.memory.positions import (
     Positions,
     positioned_cost,
 )
+from infini_jax.memory.ring import LostSlots, Ring, append, lost_slots, slots_before
 from infini_jax.memory.topk import approximate, recall, top_k
 from infini_jax.memory.window import Recent
 
@@ -49,27 +50,6 @@ RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared 
 A_CPUS_SCORES, OTHERS_SCORES = 2**24, 2**25  # at once; a CPU's by benchmarks/topk.py, elsewhere 128 MiB
 
 Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # like `topk.top_k`
-
-
-@struct.dataclass
-class Ring:
-    """Keys and values in N slots; the token written n-th stands in slot n mod N.
-
-    Attributes:
-      keys: BxGxNxK, of unit length.
-      values: BxGxNxV.
-      written: B, tokens since the document began, or since the oldest token that was held when the ring grew. `held_B` of
-        them are there.
-    """
-
-    keys: jax.Array
-    values: jax.Array
-    written: jax.Array
-
-    @property
-    def held_B(self) -> jax.Array:
-        """Number of valid slots, which are the first ones."""
-        return jnp.minimum(self.written, self.keys.shape[-2])
 
 
 @struct.dataclass
@@ -82,6 +62,19 @@ class MemorizingMemory:
     """
 
     ring: Ring
+    recent: Recent | None
+
+
+@struct.dataclass
+class LostPairs:
+    """What a segment takes from the memory.
+
+    Attributes:
+      slots: what was in the slots of the ring that it writes.
+      recent: entries that it pushes out of the XL cache, None where nothing is cached.
+    """
+
+    slots: LostSlots
     recent: Recent | None
 
 
@@ -175,12 +168,13 @@ def retrieve_with_lse(
 ) -> tuple[jax.Array, jax.Array]:
     """(V_m BxSxHxV, log-sum-exp BxHxS of its scores): with `attention.merged`, one softmax over ring and local keys.
 
-    Scores are made again from their keys, so that the queries learn. The found keys and values are kept for the backward pass:
-    neither the search runs twice nor does the whole ring wait for it.
+    Scores are made again from their keys, so that the queries learn. Which slots were found is kept for the backward pass, so
+    that the search does not run twice. Their keys and values, k times as large as the segment's own, are taken again from the
+    ring that `restored` finds; a ring on the host is not found again, so that they are kept.
     """
     slot_BxHxSxk = checkpoint_name(slot_BxHxSxk, KEPT)
     chosen = (gathered(jax.lax.stop_gradient(array), slot_BxHxSxk) for array in (ring.keys, ring.values))
-    k_BxHxSxkxK, v_BxHxSxkxV = (checkpoint_name(array, KEPT) for array in chosen)
+    k_BxHxSxkxK, v_BxHxSxkxV = (checkpoint_name(array, KEPT) if on_host(ring.keys) else array for array in chosen)
     logits_BxHxSxk = scale_H[:, None, None] * jnp.einsum("bshk,bhsik->bhsi", q_BxSxHxK, k_BxHxSxkxK)
     weights_BxHxSxk, lse_BxHxS = masked_softmax(logits_BxHxSxk, slot_BxHxSxk >= 0)
     return jnp.einsum("bhsi,bhsiv->bshv", weights_BxHxSxk, v_BxHxSxkxV), lse_BxHxS
@@ -191,47 +185,6 @@ def measured_recall(ring: Ring, q_BxSxHxK: jax.Array, found_BxHxSxk: jax.Array, 
     some = slice(None, None, -(-q_BxSxHxK.shape[1] // RECALL_QUERIES))
     true_BxHxQxk = search(ring, q_BxSxHxK[:, some], found_BxHxSxk.shape[-1])
     return recall(found_BxHxSxk[:, :, some], jnp.where(reads_BxS[:, None, some, None], true_BxHxQxk, -1))
-
-
-def append(ring: Ring, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, bounds: Boundaries) -> Ring:
-    """The ring with the open document's tokens at each row's cursor, over the oldest; a new document begins at slot 0."""
-    slots = ring.keys.shape[2]
-    before_B = jnp.where(bounds.keeps_B, ring.written, 0)
-    writes_BxT = bounds.writes_BxT
-    after_B = before_B + writes_BxT.sum(axis=1, dtype=jnp.int32)
-    order_BxT = before_B[:, None] + jnp.cumsum(writes_BxT, axis=1, dtype=jnp.int32) - 1
-    survives_BxT = writes_BxT & (order_BxT >= after_B[:, None] - slots)  # a segment may be longer than the ring
-    slot_BxT = jnp.where(survives_BxT, order_BxT % slots, slots)  # `slots` is out of range: dropped
-
-    def put(row_GxNxK: jax.Array, new_TxGxK: jax.Array, slot_T: jax.Array) -> jax.Array:
-        return row_GxNxK.at[:, slot_T].set(new_TxGxK.swapaxes(0, 1).astype(row_GxNxK.dtype), mode="drop")
-
-    def written(array_BxGxNxK: jax.Array, new_BxTxGxK: jax.Array) -> jax.Array:
-        if not on_host(array_BxGxNxK):
-            return jax.vmap(put)(array_BxGxNxK, new_BxTxGxK, slot_BxT)
-        return updated_by_parts(
-            array_BxGxNxK, 1, lambda g, part_Bx1xNxK: jax.vmap(put)(part_Bx1xNxK, part_of(new_BxTxGxK, g, axis=2), slot_BxT)
-        )
-
-    return Ring(keys=written(ring.keys, k_BxTxGxK), values=written(ring.values, v_BxTxGxV), written=after_B)
-
-
-def grown(ring: Ring, slots: int) -> Ring:
-    """A larger ring with the tokens of `ring` in their order, for tuning with more memory than was trained with.
-
-    Leaves may have axes in front of the batch (layers). The oldest token moves to slot 0, and `written` counts from it.
-    Raises `ConfigError` where the ring would shrink.
-    """
-    old = ring.keys.shape[-2]
-    require(slots >= old, "memory.slots", f"a ring of {old} slots does not shrink to {slots}", f"give at least {old}")
-    oldest = jnp.where(ring.written > old, ring.written % old, 0)
-    source = (oldest[..., None] + jnp.arange(old)) % old
-
-    def moved(array: jax.Array) -> jax.Array:
-        turned = jnp.take_along_axis(array, source[..., None, :, None], axis=-2)
-        return jnp.pad(turned, [(0, 0)] * (array.ndim - 2) + [(0, slots - old), (0, 0)])
-
-    return Ring(moved(ring.keys), moved(ring.values), ring.held_B)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,6 +301,14 @@ class Memorizing(Memory):
         ring = append(memory.ring, segment.keys, segment.values, segment.bounds)
         # Without a gradient: one that is zero would have to live on the host as well, and JAX's does not.
         return jax.lax.stop_gradient(MemorizingMemory(ring, memory.recent and window.append(memory.recent, segment)))
+
+    def lost(self, before: MemorizingMemory, after: MemorizingMemory, segments: int, phase_B: jax.Array | None) -> LostPairs:
+        gone = before.recent and window.pushed_out(before.recent, segments * self.dims.segment)
+        return LostPairs(lost_slots(before.ring, after.ring, segments, self.dims.segment), gone)
+
+    def restored(self, after: MemorizingMemory, lost: LostPairs, segments: int, phase_B: jax.Array | None) -> MemorizingMemory:
+        recent = after.recent and lost.recent and window.shifted_back(after.recent, lost.recent)
+        return MemorizingMemory(slots_before(after.ring, lost.slots), recent)
 
     def logical_axes(self) -> MemorizingMemory:
         ring = with_leaves(

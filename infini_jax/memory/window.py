@@ -89,6 +89,20 @@ def append(recent: Recent, segment: Segment) -> Recent:
     return shift_in(recent, segment.keys, segment.values, segment.bounds.keeps_B, written_B)
 
 
+def pushed_out(before: Recent, entries: int) -> Recent:
+    """What of a cache is gone after so many entries were shifted in, and its length."""
+    return dataclasses.replace(before, keys=before.keys[:, :entries], values=before.values[:, :entries])
+
+
+def shifted_back(after: Recent, gone: Recent) -> Recent:
+    """The cache before entries were shifted in, of which `pushed_out` gave `gone`."""
+
+    def back(after: jax.Array, gone: jax.Array) -> jax.Array:
+        return jnp.concatenate([gone, after[:, : after.shape[1] - gone.shape[1]]], axis=1)
+
+    return Recent(back(after.keys, gone.keys), back(after.values, gone.values), gone.length)
+
+
 def before_each(recent: Recent, segments: Segment, count: int) -> tuple[Recent, Recent]:
     """(cache before each of `count` consecutive segments of a stream, one row per segment; cache after the last of them)."""
     slots, tokens = recent.keys.shape[1], segments.keys.shape[1]
@@ -165,6 +179,12 @@ class Cache(Positioned):
         before, after = before_each(memory, segments, segments_of_a_stream(memory, segments))
         y_BxSxD, metrics = self.attend(before, segments)
         return y_BxSxD, after, metrics
+
+    def lost(self, before: Recent, after: Recent, segments: int, phase_B: jax.Array | None) -> Recent:
+        return pushed_out(before, segments * self.dims.segment)
+
+    def restored(self, after: Recent, lost: Recent, segments: int, phase_B: jax.Array | None) -> Recent:
+        return shifted_back(after, lost)
 
     def logical_axes(self) -> Recent:
         return LOGICAL_AXES

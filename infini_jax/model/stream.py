@@ -25,8 +25,10 @@ from infini_jax.layers.segment import (
     insert_memory_tokens,
     whole,
 )
+from infini_jax.memory.base import AUXILIARY, Memory
+from infini_jax.memory.rewind import rewinding_scan
 from infini_jax.model.form import IN_TURN, Form
-from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open
+from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open, memories_of, over_layers
 
 
 @struct.dataclass
@@ -150,7 +152,7 @@ def scan_segments(
     def split(length: int, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, length).swapaxes(0, 1), tree)
 
-    def step(carry: Carry, item: tuple[jax.Array, Any, Dropout | None]) -> tuple[Carry, tuple]:
+    def step(params: dict, carry: Carry, item: tuple[jax.Array, Any, Dropout | None]) -> tuple[Carry, tuple]:
         number, part, drop = item
         if bptt:
             cut = jax.lax.stop_gradient(carry.memory)
@@ -159,14 +161,41 @@ def scan_segments(
             )
             carry = dataclasses.replace(carry, memory=memory)
         carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, form, drop)
-        return carry, (score(logits_of(model, params, x_BxSxD), part), metrics)
+        return carry, (score(logits_of(model, params, x_BxSxD), part), tuple(map(_as_reported, metrics)))
 
     parts, drops = split(form.segments * model.segment, sequence), split(form.segments, dropout)
     numbers = jnp.arange(parts.tokens.shape[0])
     if form.rematerialise != "none":
         step = jax.checkpoint(step, policy=KEEP_FOUND)
-    carry, (scores, metrics) = jax.lax.scan(step, carry, (numbers, parts, drops))
+    lost = functools.partial(_lost, model, form.segments)
+    restored = functools.partial(_restored, model, form.segments)
+    items = (numbers, parts, drops)
+    carry, (scores, metrics) = rewinding_scan(step, params, carry, items, lost, restored)
     return carry, scores, metrics
+
+
+def _as_reported(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The metrics of a layer group, of which only those that are added to the loss have a gradient, which costs work."""
+    return {name: x if name.startswith(AUXILIARY) else jax.lax.stop_gradient(x) for name, x in metrics.items()}
+
+
+def _lost(model: ModelConfig, segments: int, before: Carry, after: Carry, _: Any) -> Carry:
+    """What the carry `before` so many segments had that the one after them has not, see `Memory.lost`."""
+    memories = zip(memories_of(model), before.memory, after.memory, strict=True)
+
+    def of_group(memory: Memory, before_it: Any, after_it: Any) -> Any:
+        if type(memory).lost is Memory.lost:  # all of it, as the same arrays: those that no gradient uses are not kept
+            return before_it
+        return over_layers(lambda b, a: memory.lost(b, a, segments, before.phase), before_it, after_it)
+
+    return dataclasses.replace(before, memory=tuple(of_group(*group) for group in memories))
+
+
+def _restored(model: ModelConfig, segments: int, after: Carry, lost: Carry, _: Any) -> Carry:
+    """The carry before the segments, see `Memory.restored`."""
+    memories = zip(memories_of(model), after.memory, lost.memory, strict=True)
+    memory = (over_layers(lambda a, b, m=m: m.restored(a, b, segments, lost.phase), a, b) for m, a, b in memories)
+    return dataclasses.replace(lost, memory=tuple(memory))
 
 
 @struct.dataclass

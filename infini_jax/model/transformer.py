@@ -5,6 +5,7 @@ segments stands outside (`infini_jax.model.stream`): a raw scan inside a module 
 at init.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from infini_jax.layers.key_taps import KeyTaps
 from infini_jax.layers.mlp import MLP
 from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory import memory_of
-from infini_jax.memory.base import KEPT, MemoryConfig
+from infini_jax.memory.base import KEPT, Memory, MemoryConfig
 from infini_jax.model.form import IN_TURN, Form
 
 # All is made again for the gradient but what mechanisms name as too costly to find twice.
@@ -156,6 +157,16 @@ def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
     return groups
 
 
+def memories_of(model: ModelConfig) -> list[Memory]:
+    """The memory of each layer group."""
+    return [memory_of(config, model.dims) for config, _ in layer_groups(model)]
+
+
+def over_layers(function: Callable[..., Any], *states: Any) -> Any:
+    """`function` of each layer's states, which are stacked in front; of states without arrays as they are."""
+    return jax.vmap(function)(*states) if jax.tree.leaves(states) else function(*states)
+
+
 def dropout_by_group(model: ModelConfig, dropout: Dropout | None) -> list[Dropout | None]:
     """The dropout of each layer group, its layers' keys stacked in front; layers are told apart by number, from 1."""
     groups, first = [], 1
@@ -167,7 +178,7 @@ def dropout_by_group(model: ModelConfig, dropout: Dropout | None) -> list[Dropou
 
 def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) -> frozenset[tuple[str, ...]]:
     """Paths of the parameters that the layers' mechanisms declare as gates or `no_decay`, see `Memory`."""
-    declared = [getattr(memory_of(config, model.dims), kind) for config, _ in layer_groups(model)]
+    declared = [getattr(memory, kind) for memory in memories_of(model)]
     return frozenset((f"{GROUP}{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
 
 

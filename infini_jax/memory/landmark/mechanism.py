@@ -28,14 +28,14 @@ import jax.numpy as jnp
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from infini_jax.errors import require, require_positive
+from infini_jax.errors import present, require, require_positive
 from infini_jax.layers.attention import MASKED
 from infini_jax.layers.distances import rotary, unturned
 from infini_jax.layers.segment import Segment, length_with_landmarks, reset_where_new, with_leaves
 from infini_jax.memory.base import KEPT, Cost, Dims, memory_bytes
 from infini_jax.memory.landmark import layouts, retrieval, straddle
 from infini_jax.memory.landmark import softmax as landmark_softmax
-from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection
+from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection, append_blocks
 from infini_jax.memory.landmark.straddle import OpenBlock, StraddlingMemory
 from infini_jax.memory.positions import Positioned, PositionedConfig, View, relative_cost
 
@@ -54,33 +54,6 @@ class Retrieved:
     ages: jax.Array
     scores: jax.Array
     mass: jax.Array
-
-
-def append_blocks(
-    memory: LandmarkMemory, keys: jax.Array, values: jax.Array, tokens: jax.Array, count: jax.Array | None = None
-) -> LandmarkMemory:
-    """The cache with M new blocks, first in, first out.
-
-    It is a shift by M blocks for every row, whatever its documents: no scatter, and age is the place in the array.
-
-    Args:
-      memory: the cache.
-      keys: BxGxMxPxK.
-      values: BxGxMx(P-1)xV.
-      tokens: B tokens of the open document in old and new blocks.
-      count: number of the M blocks that are appended, the first ones; None for all.
-    """
-    blocks, length = memory.keys.shape[2:4]
-
-    def shift(old: jax.Array, new: jax.Array) -> jax.Array:
-        both = jnp.concatenate([old, new], axis=2)
-        return both[:, :, -blocks:] if count is None else jax.lax.dynamic_slice_in_dim(both, count, blocks, axis=2)
-
-    return LandmarkMemory(
-        keys=shift(memory.keys, keys),
-        values=shift(memory.values, values),
-        tokens=jnp.minimum(tokens, blocks * length).astype(memory.tokens.dtype),
-    )
 
 
 def join(
@@ -259,7 +232,10 @@ class Landmark(Positioned):
         return y_BxSxHxV, Retrieved(*by_query)
 
     def write(self, memory: Any, segment: Segment) -> Any:
-        """The memory with every block of the segment; tokens outside the open document become zero and are masked."""
+        """The memory with every block of the segment; its tokens outside the open document become zero and are masked.
+
+        Older documents' blocks stay until they are pushed out, masked too, so that `restored` finds them.
+        """
         if self.straddles:
             return self._write_straddling(memory, segment)
         if self.config.blocks == 0:
@@ -270,28 +246,26 @@ class Landmark(Positioned):
             x_BxTxGxK = jnp.where(writes_BxT[..., None, None], x_BxTxGxK.astype(self.dims.memory_dtype), 0.0)
             return x_BxTxGxK.reshape(x_BxTxGxK.shape[0], -1, self.length, *x_BxTxGxK.shape[2:])
 
-        memory = reset_where_new(keeps_B, memory)
+        held_B = jnp.where(keeps_B, memory.tokens, 0)
         keys_BxMxPxGxK = self.turn(blocks(segment.keys), jnp.arange(self.length))
         values_BxMxbxGxV = blocks(segment.values)[:, :, :-1]
         return append_blocks(
             memory,
             jnp.moveaxis(keys_BxMxPxGxK, 3, 1),
             jnp.moveaxis(values_BxMxbxGxV, 3, 1),
-            memory.tokens + writes_BxT.sum(axis=1),
+            held_B + writes_BxT.sum(axis=1),
         )
 
     def _write_straddling(self, memory: StraddlingMemory, segment: Segment) -> StraddlingMemory:
         """The memory with the blocks that the segment completes; the unfinished one waits."""
         bounds, (count, left) = segment.bounds, straddle.completed(segment.bounds, self.length)
         written_BxT = bounds.writes_BxT & straddle.live_T(bounds, self.length)
-        memory = reset_where_new(bounds.keeps_B, memory)
-        keys_BxMxPxGxK, values_BxMxbxGxV, block = straddle.blocks_of(
-            memory.block, segment, written_BxT, self.length, self.turn
-        )
-        cache, tokens_B = memory.cache, memory.block.tokens + written_BxT.sum(axis=1)
+        old_block = reset_where_new(bounds.keeps_B, memory.block)
+        keys_BxMxPxGxK, values_BxMxbxGxV, block = straddle.blocks_of(old_block, segment, written_BxT, self.length, self.turn)
+        cache, tokens_B = memory.cache, old_block.tokens + written_BxT.sum(axis=1)
         if isinstance(cache, LandmarkMemory):  # some blocks are kept
             keys, values = (jnp.moveaxis(x, 3, 1) for x in (keys_BxMxPxGxK, values_BxMxbxGxV))
-            tokens_B = tokens_B + cache.tokens
+            tokens_B = tokens_B + jnp.where(bounds.keeps_B, cache.tokens, 0)
             cache = append_blocks(cache, keys, values, jnp.maximum(tokens_B - left, 0), count)
         waiting_B = jnp.minimum(tokens_B, left).astype(block.tokens.dtype)
         return StraddlingMemory(cache, dataclasses.replace(block, tokens=waiting_B))
@@ -305,6 +279,23 @@ class Landmark(Positioned):
             y_BxSxD, metrics = self.attend(memory, segments)
             return y_BxSxD, (), metrics
         return super().advance(memory, segments)
+
+    def lost(self, before: Any, after: Any, segments: int, phase_B: jax.Array | None) -> Any:
+        if self.config.blocks == 0:
+            return before
+        if not self.straddles:
+            return retrieval.oldest_blocks(before, segments * self.dims.segment // self.length)
+        most = segments * straddle.span_blocks(self.dims.segment, self.length)
+        return StraddlingMemory(retrieval.oldest_blocks(before.cache, most), before.block)
+
+    def restored(self, after: Any, lost: Any, segments: int, phase_B: jax.Array | None) -> Any:
+        if self.config.blocks == 0:
+            return lost
+        if not self.straddles:
+            return retrieval.blocks_before(after, lost)
+        phase = present(phase_B, "blocks straddle segments")[0]
+        count = straddle.completed_by(phase, segments, self.dims.segment, self.length)
+        return StraddlingMemory(retrieval.blocks_before(after.cache, lost.cache, count), lost.block)
 
     def logical_axes(self) -> LandmarkMemory | StraddlingMemory | tuple[()]:
         cache = with_leaves(

@@ -17,6 +17,7 @@ share one of G key heads, A tokens that choose (S, or 1 where all share a choice
 head, in E tiles of C.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -52,6 +53,53 @@ class LandmarkMemory:
     keys: jax.Array
     values: jax.Array
     tokens: jax.Array
+
+
+def append_blocks(
+    memory: LandmarkMemory, keys: jax.Array, values: jax.Array, tokens: jax.Array, count: jax.Array | None = None
+) -> LandmarkMemory:
+    """The cache with M new blocks, first in, first out.
+
+    It is a shift by M blocks for every row, whatever its documents: no scatter, and age is the place in the array.
+
+    Args:
+      memory: the cache.
+      keys: BxGxMxPxK.
+      values: BxGxMx(P-1)xV.
+      tokens: B tokens of the open document in old and new blocks.
+      count: number of the M blocks that are appended, the first ones; None for all.
+    """
+    blocks, length = memory.keys.shape[2:4]
+
+    def shift(old: jax.Array, new: jax.Array) -> jax.Array:
+        both = jnp.concatenate([old, new], axis=2)
+        return both[:, :, -blocks:] if count is None else jax.lax.dynamic_slice_in_dim(both, count, blocks, axis=2)
+
+    return LandmarkMemory(
+        keys=shift(memory.keys, keys),
+        values=shift(memory.values, values),
+        tokens=jnp.minimum(tokens, blocks * length).astype(memory.tokens.dtype),
+    )
+
+
+def oldest_blocks(before: LandmarkMemory, most: int) -> LandmarkMemory:
+    """What of a cache may be gone after blocks were appended, `most` at most: so many of its oldest, and its `tokens`."""
+    return dataclasses.replace(before, keys=before.keys[:, :, :most], values=before.values[:, :, :most])
+
+
+def blocks_before(after: LandmarkMemory, oldest: LandmarkMemory, count: jax.Array | None = None) -> LandmarkMemory:
+    """The cache before blocks were appended: as many as `oldest_blocks` gave, or the first `count` of them."""
+
+    def back(after: jax.Array, old: jax.Array) -> jax.Array:
+        blocks, most = after.shape[2], old.shape[2]
+        if count is None:
+            return jnp.concatenate([old, after[:, :, : blocks - most]], axis=2)
+        gone = jnp.minimum(count, most)
+        shifted = jax.lax.dynamic_slice_in_dim(jnp.concatenate([old, after], axis=2), most - gone, blocks, axis=2)
+        is_gone = jnp.arange(most)[:, None, None] < gone
+        return shifted.at[:, :, :most].set(jnp.where(is_gone, old, shifted[:, :, :most]))
+
+    return LandmarkMemory(back(after.keys, oldest.keys), back(after.values, oldest.values), oldest.tokens)
 
 
 def held_tokens(memory: LandmarkMemory, blocks: jax.Array) -> jax.Array:
@@ -221,7 +269,7 @@ def _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxbxV, layout: PairLayout, held_
 
 
 def _rows_forward(q, keys, values, layout, held):
-    # what is read is small beside the cache that it was read from, which every segment's gradient starts from anyway
+    # what is read is as many vectors for each token as blocks that it reads; to read again is slow
     y, scores = checkpoint_name(_rows(q, keys, values, layout, held), KEPT)
     return (y, scores), (q, keys, values, layout, held, y)
 

@@ -87,6 +87,11 @@ def completed(bounds: Boundaries, length: int) -> tuple[jax.Array, jax.Array]:
     return raw // (length - 1), raw % (length - 1)
 
 
+def completed_by(phase: jax.Array, segments: int, places: int, length: int) -> jax.Array:
+    """Number of blocks that segments of T places complete, which begin at `phase`."""
+    return (phase + segments * raw_tokens(places, length)) // (length - 1)
+
+
 def live_T(bounds: Boundaries, length: int) -> jax.Array:
     """Whether each place of the segment holds a token, landmarks included: all but the last one at most."""
     places = bounds.key_documents.shape[1]
