@@ -16,10 +16,12 @@ from infini_jax.memory.full import Full, FullConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.rewind import rewinding_scan
+from infini_jax.model.form import Form
 from infini_jax.model.stream import forward_segments, init_carry, parameter_shapes, scan_segments
 from infini_jax.model.transformer import memories_of, over_layers
 from infini_jax.training.gradient import auxiliary_loss
 from tests.support import streams
+from tests.support.marks import slow_but
 
 EDGES = [20, 34, 41, 90]  # where documents of the first row begin; the second row has one document
 SEGMENTS = 8
@@ -79,8 +81,8 @@ def test_a_rewinding_scan_is_a_scan():
     assert "f32[5,7,3]" not in str(jax.make_jaxpr(slopes[1])(*arguments))
 
 
-@pytest.mark.parametrize("together", [1, 2])
-@pytest.mark.parametrize("case", CACHES)
+@pytest.mark.parametrize("together", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", slow_but(("memorizing", "landmark that straddles"), CACHES))
 def test_the_memory_before_is_found_again_to_the_bit(case, together):
     """After every step of a stream whose documents begin inside segments, two in one of them."""
     model = model_of(CACHES[case], layers=1)
@@ -101,22 +103,25 @@ def turned_back(memory: Memory, before, after, segments: int):
     return over_layers(lambda a, gone: memory.restored(a, gone, segments, phase), after.memory[0], lost)
 
 
-def loss_of(model: ModelConfig, params: dict, tokens: jax.Array, bptt: int, together: int) -> jax.Array:
+def loss_of(model: ModelConfig, params: dict, tokens: jax.Array, bptt: int, form: Form) -> jax.Array:
     sequence, carry = streams.Sequence(tokens, documents_of(tokens)), init_carry(model, len(tokens))
     _, scores, metrics = scan_segments(
-        model, params, carry, sequence, lambda logits, part: jnp.sum(jnp.sin(3 * logits)), bptt, together
+        model, params, carry, sequence, lambda logits, part: jnp.sum(jnp.sin(3 * logits)), bptt, form
     )
     return scores.sum() + auxiliary_loss(metrics)
 
 
-@pytest.mark.parametrize(("bptt", "together"), [(0, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", ["full", "compressive", "memorizing", "landmark that straddles"])
-def test_gradients_are_those_of_a_plain_scan(monkeypatch, case, bptt, together):
+@pytest.mark.parametrize(
+    ("bptt", "form"),
+    [(0, Form(1, "none")), pytest.param(0, Form(), marks=pytest.mark.slow), pytest.param(2, Form(2), marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("case", slow_but(("memorizing",), ("full", "compressive", "memorizing", "landmark that straddles")))
+def test_gradients_are_those_of_a_plain_scan(monkeypatch, case, bptt, form):
     model = model_of(CACHES[case], layers=1)
     params, tokens = streams.parameters_of(model), streams.tokens_of(model, SEGMENTS)
 
     def gradient() -> dict:
-        return jax.jit(jax.grad(lambda params: loss_of(model, params, tokens, bptt, together)))(params)
+        return jax.jit(jax.grad(lambda params: loss_of(model, params, tokens, bptt, form)))(params)
 
     found = gradient()
     for module in ("infini_jax.model.stream", "infini_jax.memory.base"):
@@ -143,7 +148,7 @@ def plain(step, params, carry, items):
 def test_no_cache_is_kept_for_every_segment(name, memory):
     model = model_of(memory)
     tokens = jax.ShapeDtypeStruct((2, SEGMENTS * model.segment), jnp.int32)
-    program = jax.make_jaxpr(jax.grad(lambda params, tokens: loss_of(model, params, tokens, 0, 1)))
+    program = jax.make_jaxpr(jax.grad(lambda params, tokens: loss_of(model, params, tokens, 0, Form())))
     text = str(program(parameter_shapes(model), tokens))
     assert "997" in text
     assert not re.search(rf"f32\[{SEGMENTS},(?:\d+,)*997,", text)
