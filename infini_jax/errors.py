@@ -123,6 +123,7 @@ def require_not_negative(owner: str, **values: float) -> None:
 
 LARGEST = 2**31 - 1  # whole number: sizes, counts and seeds have 32 bits in JAX
 LARGEST_FLOAT = 3.4028234e38  # number: settings become float32
+LARGEST_OF: dict[type, float] = {int: LARGEST, float: LARGEST_FLOAT}
 WORDS: dict[type, tuple[str, str]] = {  # what a value of a type is called, and an example
     bool: ("truth value", "True or False"),
     int: ("whole number", "a number such as 8"),
@@ -161,6 +162,8 @@ def check_fields(owner: str, settings: Any, **tables: Mapping[str, Any]) -> None
 
 def check_value(field: str, value: Any, kind: Any) -> None:
     """Checks a value: raises `ConfigError` unless it is of a field's type; types that are no classes are not looked at."""
+    if type(value) is kind and (kind not in LARGEST_OF or abs(value) <= LARGEST_OF[kind]):
+        return  # as most are: a study checks hundreds of thousands of values
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         known = [str(one) for one in inner]
@@ -196,12 +199,11 @@ def check_class(field: str, value: Any, kind: type) -> None:
     is_one = isinstance(value, ABSTRACT.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
     if not is_one:  # texts of errors are made for errors only: a study checks hundreds of thousands of values
         raise ConfigError(field, f"{quoted(value)} is no {word}", f"give {example}")
-    if kind in ABSTRACT:
-        most = LARGEST if kind is int else LARGEST_FLOAT
+    if kind in LARGEST_OF:
         if value != value or abs(value) == math.inf:
             raise ConfigError(field, f"{quoted(value)} is no finite number", f"give {example}")
-        if abs(value) > most:
-            raise ConfigError(field, f"{quoted(value)} is too large", f"give at most {most:,}")
+        if abs(value) > LARGEST_OF[kind]:
+            raise ConfigError(field, f"{quoted(value)} is too large", f"give at most {LARGEST_OF[kind]:,}")
 
 
 def quoted(value: Any) -> str:

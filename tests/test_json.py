@@ -91,5 +91,6 @@ def test_nothing_but_one_function_makes_json():
         place
         for place, node in sources.nodes()
         if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps") and isinstance(node.value, ast.Name)
+        if node.value.id != "marshal"  # a key of values in memory, no text that anybody reads
     ]
     assert {place.split(":")[0] for place in calls} == {"infini_jax/files.py"}

@@ -23,7 +23,6 @@ from rich.table import Column
 from infini_jax.config import RunConfig
 from infini_jax.data.prepare import TokenizerSettings, load_packages
 from infini_jax.model.cost import budget_steps
-from infini_jax.records.training_log import newest_of
 from infini_jax.study.desk import Desk
 from infini_jax.study.evaluations import measure_file
 from infini_jax.study.jobs import Job
@@ -63,7 +62,7 @@ def flops_done(desk: Desk, job: Job, plan: Spending) -> float:
         return plan.all_flops
     folder, files = desk.of(job), desk.files
     measured = [flops for evaluation, flops in plan.evaluations if files.is_whole(measure_file(folder, evaluation))]
-    share = 1.0 if desk.is_done(job) else share_logged(newest_of(files.text(folder.metrics)), job)
+    share = 1.0 if desk.is_done(job) else share_logged(files.newest_line(folder.metrics), job)
     return (plan.flops or 0.0) * share + sum(measured)
 
 

@@ -24,7 +24,6 @@ from infini_jax.errors import ConfigError, require
 from infini_jax.model.cost import budget_steps
 from infini_jax.records.folder import RunFolder, StudyFolder, runs_below
 from infini_jax.records.inventory import NOW, Disk, looked_at
-from infini_jax.records.training_log import newest_of
 from infini_jax.study.desk import Desk
 from infini_jax.study.jobs import Job
 from infini_jax.study.study import study_in
@@ -69,7 +68,7 @@ class Watched:
 
     def newest_line(self) -> dict[str, float]:
         """The last line of the run's log, empty where there is none that can be read."""
-        return newest_of(self.files.text(self.folder.metrics))
+        return self.files.newest_line(self.folder.metrics)
 
     def steps(self) -> int | None:
         """The number of steps of the whole run; None where its settings do not say or are of another version."""

@@ -3,7 +3,9 @@
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import hashlib
+import marshal
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,14 +69,14 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
         found: Any = lookup(f"{where}.kind", plain.get("kind"), MECHANISMS if kind is MemoryConfig else SOURCES)
         settings = found.Config if kind is MemoryConfig else found
         return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
-    optional = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
-    if optional:  # or None
-        return None if plain is None else from_plain(optional[0], plain, where)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+    settings, is_optional = settings_within(kind)
+    if is_optional:  # or None
+        return None if plain is None else from_plain(settings, plain, where)
+    if settings is not None:
         made = _made.get()
         if made is None:
             return settings_from_plain(kind, plain, where)
-        text = (kind, where, repr(plain))
+        text = (kind, where, marshal.dumps(plain, 2))  # no text is made faster; later versions tell the same values apart
         if text not in made:
             made[text] = settings_from_plain(kind, plain, where)
         return made[text]
@@ -82,6 +84,13 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
         inner, *_ = typing.get_args(kind) or (None,)  # of tuple[inner, ...]
         return tuple(from_plain(inner, one, where) for one in plain)
     return plain
+
+
+@functools.cache
+def settings_within(kind: Any) -> tuple[Any, bool]:
+    """(the dataclass that a value of type `kind` is, None for other values; whether it may be None instead)."""
+    inner = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+    return (inner[0], True) if inner else (kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None, False)
 
 
 def settings_from_plain(kind: Any, plain: Any, where: str) -> Any:

@@ -18,6 +18,7 @@ ERROR_FILE, LOCK_FILE, UNSCORED_FILE = "error.json", "lock", "unscored.json"
 CHECKPOINTS_FOLDER, MEASURES_FOLDER, OWN_FILE = "checkpoints", "measures", "own.parquet"
 STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json", "results.parquet", "measures.parquet"
 RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
+RUN_SIGNS, STUDY_SIGNS = (CONFIG_FILE, ROW_FILE), (TABLE_FILE, STUDY_FILE)  # a folder of theirs has one of these at least
 REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
 REMEMBERED_FILE = ".remembered.parquet"  # beside the runs, see inventory.py; may be deleted at any time
 
@@ -95,11 +96,6 @@ class RunFolder:
         """The folder of the files of figures of all evaluations."""
         return self.path / MEASURES_FOLDER
 
-    @property
-    def signs(self) -> tuple[Path, Path]:
-        """The files of which a run's folder has one at least: settings and row."""
-        return self.config, self.row
-
     def write_config(self, settings: dict[str, Any]) -> None:
         """Makes the folder and writes plain settings to its file."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -165,16 +161,6 @@ class StudyFolder:
     def run(self, name: str) -> RunFolder:
         """The folder of the run with this name."""
         return RunFolder(self.all_runs / name)
-
-    @property
-    def runs(self) -> list[RunFolder]:
-        """The folders of all runs, by name."""
-        return [RunFolder(path) for path in sorted(self.all_runs.glob("*/"))]
-
-    @property
-    def signs(self) -> tuple[Path, Path]:
-        """The files of which a study's folder has one at least: table and settings."""
-        return self.table, self.study
 
 
 def runs_below(path: Path) -> list[RunFolder]:

@@ -17,22 +17,23 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infini_jax.records import measures, rows
-from infini_jax.records.folder import MEASURES_FOLDER, METRICS_FILE, REMEMBERED_FILE, ROW_FILE, RunFolder
+from infini_jax.files import checked_object, json_text
+from infini_jax.records import rows
+from infini_jax.records.folder import MEASURES_FOLDER, REMEMBERED_FILE, RunFolder
 from infini_jax.records.parquet import is_as_written, read_table, table_in, write_table
-from infini_jax.records.training_log import CURVES, curves_in, log_text
+from infini_jax.records.remembered import INDEX, KINDS, SCHEMA, Joined, Remembered, kind_of_table, lists_of, picked, shaped
+from infini_jax.records.training_log import curves_in, last_line, log_text, newest_of
 
 RECENT = 2_000_000_000  # nanoseconds: longer than a tick of the clock of any file system
-LARGEST = 2**18  # bytes of a text that is remembered; to read a longer one takes as long wherever it lies
 TABLE = ".parquet"  # the end of the name of every table
 WORTH = 64  # what is new is remembered once it is more than one part in so many
+File = Path | str
 
 
 class State(NamedTuple):
@@ -49,38 +50,27 @@ class State(NamedTuple):
         return State(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 
-KINDS = {"row": rows.SCHEMA, "figures": measures.SCHEMA, "curves": CURVES}  # of tables, each a column of lists, one per file
-INDEX = pa.schema(
-    [("file", pa.string())]
-    + [(name, pa.int64()) for name in ("modified", "changed", "size")]
-    + [("inode", pa.uint64()), ("is_whole", pa.bool_()), ("text", pa.large_binary())]
-)
-SCHEMA = pa.schema(
-    [*INDEX, *((name, pa.large_list(pa.struct(list(schema)))) for name, schema in KINDS.items())]
-)  # of the remembered file, whose version it is
-
-
 @dataclasses.dataclass(frozen=True)
 class Content:
     """What was found in a file.
 
     Attributes:
       is_whole: whether a table is what was written; True for a text.
-      text: the text, None for a table and for a text that is not remembered.
+      line: what is asked of a text: settings as one line of JSON, the last whole line of a log; None for a table.
       table: the table, that of its curves for a log; None where it is damaged, or nobody asked for it.
     """
 
     is_whole: bool = True
-    text: bytes | None = None
+    line: bytes | None = None
     table: pa.Table | None = None
 
 
 class Disk:
     """The files of runs as they are now; each answer reads its file."""
 
-    def exists(self, file: Path) -> bool:
+    def exists(self, file: File) -> bool:
         """Whether there is such a file."""
-        return file.exists()
+        return Path(file).exists()
 
     def modified(self, file: Path) -> float:
         """Time of the last change of a file that is there, in seconds."""
@@ -94,17 +84,25 @@ class Disk:
         """The table of a row or of figures; None where it is missing or damaged."""
         return read_table(file)
 
+    def joined(self, files: Sequence[Path], kind: str) -> Joined:
+        """The tables of many files of a kind as one, those of logs ("curves") too. Raises `ConfigError` as `curves`."""
+        return Joined.of([self.curves(file) if kind == "curves" else self.table(file) for file in files], kind)
+
     def figures(self, run: RunFolder) -> list[Path]:
         """The files of a run's figures, by name."""
         return sorted(run.all_measures.glob("*" + TABLE))
 
-    def text(self, file: Path) -> bytes:
-        """The text of a file, b"" where there is none."""
-        return log_text(file)
+    def settings(self, file: Path) -> str:
+        """The settings in a file as one line of JSON. Raises `ConfigError` where they are damaged."""
+        return settings_line(file.read_bytes(), file).decode()
+
+    def newest_line(self, log: Path) -> dict[str, float]:
+        """The last whole line of a log; empty where there is none that can be read."""
+        return newest_of(log_text(log))
 
     def curves(self, log: Path) -> pa.Table:
         """The curves of a log as a table of `CURVES`. Raises `ConfigError` for a damaged line."""
-        return curves_in(self.text(log), log)
+        return curves_in(log_text(log), log)
 
 
 NOW = Disk()
@@ -121,10 +119,16 @@ class Inventory(Disk):
     def __init__(self, folder: Path):
         self.folder, self.began = folder, time.time_ns()
         self.prefix = str(folder / "x")[:-1]  # of the paths of all files, as `str` has them
-        self.states = dict(states_in(folder, self.prefix))
+        self.folders = sorted(entry.name for entry in entries_in(folder) if entry.is_dir())
+        self.states = {name: state for run in self.folders for name, state in files_in(self.prefix + run)}
         self.new: dict[str, Content] = {}
 
-    def exists(self, file: Path) -> bool:
+    @property
+    def runs(self) -> list[RunFolder]:
+        """The folders in the folder, by name."""
+        return [RunFolder(self.folder / name) for name in self.folders]
+
+    def exists(self, file: File) -> bool:
         return str(file) in self.states
 
     def modified(self, file: Path) -> float:
@@ -149,25 +153,45 @@ class Inventory(Disk):
 
     def known_table(self, name: str) -> pa.Table | None:
         """The table of a file that is remembered in the file's state, None where none is."""
-        place = self.place(name)
-        return None if place is None else self.remembered.table(kind_of_table(name), place)
+        lines = self.remembered.lines(kind_of_table(name))
+        span = lines.span(self.place(name))
+        return None if span is None else lines.table.slice(*span)
 
-    def text(self, file: Path) -> bytes:
-        name = str(file)
-        if name not in self.states:
-            return b""
+    def joined(self, files: Sequence[Path], kind: str) -> Joined:
+        lines = self.remembered.lines(kind)
+        places = [self.place(str(file)) for file in files]
+        known = [lines.span(place) for place in places]
+        fresh = super().joined([file for file, span in zip(files, known, strict=True) if span is None], kind)
+        ends = itertools.accumulate((count or 0 for count in fresh.counts), initial=lines.table.num_rows)
+        read = iter([None if count is None else (end, count) for end, count in zip(ends, fresh.counts, strict=False)])
+        spans = [next(read) if span is None else span for span in known]
+        whole = pa.concat_tables([lines.table, fresh.table]) if fresh.counts else lines.table
+        return Joined(picked(whole, list(filter(None, spans))), [None if span is None else span[1] for span in spans])
+
+    def settings(self, file: Path) -> str:
+        return self.line(str(file), lambda text: settings_line(text, file)).decode()
+
+    def newest_line(self, log: Path) -> dict[str, float]:
+        return newest_of(self.line(str(log), last_line)) if str(log) in self.states else {}
+
+    def line(self, name: str, made_of: Callable[[bytes], bytes]) -> bytes:
+        """What is asked of a text, as it is remembered, or made of it."""
         place = self.place(name)
-        found = None if place is None else self.remembered.texts[place].as_py()
-        return self.read(name).text or b"" if found is None else found
+        found = self.new[name].line if name in self.new else None if place is None else self.remembered.texts[place].as_py()
+        if found is None:
+            found = made_of(self.bytes_of(name) or b"")
+            self.new[name] = Content(line=found)
+        return found
 
     def curves(self, log: Path) -> pa.Table:
         name = str(log)
-        found = self.new[name].table if name in self.new else self.known_table(name) if name in self.states else None
+        if name not in self.states:
+            return curves_in(b"", log)
+        found = self.new[name].table if name in self.new else self.known_table(name)
         if found is None:
-            text = self.text(log)
+            text = self.bytes_of(name) or b""
             found = curves_in(text, log)
-            if name in self.states:
-                self.new[name] = Content(text=text, table=found)
+            self.new[name] = Content(line=last_line(text), table=found)
         return found
 
     def figures(self, run: RunFolder) -> list[Path]:
@@ -177,28 +201,31 @@ class Inventory(Disk):
     def figures_by_folder(self) -> dict[str, list[Path]]:
         """The files of figures by their folder, by name."""
         found: dict[str, list[Path]] = {}
-        for name in sorted(self.states):
+        for name in sorted(name for name in self.states if name.endswith(TABLE)):
             folder = os.path.dirname(name)
-            if name.endswith(TABLE) and folder.endswith("/" + MEASURES_FOLDER):
+            if folder.endswith("/" + MEASURES_FOLDER):
                 found.setdefault(folder, []).append(Path(name))
         return found
 
     @functools.cached_property
-    def remembered(self) -> "Remembered":
+    def remembered(self) -> Remembered:
         """What an earlier pass left."""
         return Remembered.of(self.folder / REMEMBERED_FILE, self.prefix)
 
+    @functools.cached_property
+    def known(self) -> dict[str, int]:
+        """Where files stand in what is remembered, those that are in the same state."""
+        return self.remembered.places(self.states)
+
     def place(self, name: str) -> int | None:
         """Where a file stands in what is remembered; None where it is not, or not in this state, or was read in this pass."""
-        return None if name in self.new else self.remembered.place(name, self.states[name])
+        return None if name in self.new else self.known.get(name)
 
     def read(self, name: str) -> Content:
-        """What a file holds, read once in this pass. A table is checked, and decoded by `decode` when it is asked for."""
+        """What a table's file holds, read once in this pass. It is checked; `decode` decodes it when it is asked for."""
         if name not in self.new:
             content = self.bytes_of(name)
-            is_table = name.endswith(TABLE)
-            is_whole = content is not None and (not is_table or is_as_written(content))
-            self.new[name] = Content(is_whole, None if is_table else content)
+            self.new[name] = Content(content is not None and is_as_written(content))
         return self.new[name]
 
     def decode(self, name: str) -> pa.Table | None:
@@ -231,19 +258,15 @@ class Inventory(Disk):
     def remember(self) -> None:
         """Writes what is known for the next pass, where enough is new; a folder that cannot be written to stays as it is."""
         fresh = {name: one for name, one in self.new.items() if self.is_old(name)}
-        if len(fresh) * WORTH < max(len(self.remembered.places), 1):
+        if len(fresh) * WORTH < max(len(self.remembered.states), 1):
             return
-        kept = [
-            place
-            for name, place in self.remembered.places.items()
-            if name not in fresh and self.remembered.place(name, self.states.get(name)) is not None
-        ]
+        kept = [place for name, place in self.known.items() if name not in self.new]
         with contextlib.suppress(OSError):
-            write_table(self.joined(kept, fresh), self.folder / REMEMBERED_FILE)
+            write_table(self.to_remember(kept, fresh), self.folder / REMEMBERED_FILE)
 
-    def joined(self, kept: Sequence[int], fresh: dict[str, Content]) -> pa.Table:
+    def to_remember(self, kept: Sequence[int], fresh: dict[str, Content]) -> pa.Table:
         """The table of what is remembered: places of the table before, and what this pass read."""
-        index = [(name[len(self.prefix) :], *self.states[name], one.is_whole, short(one.text)) for name, one in fresh.items()]
+        index = [(name[len(self.prefix) :], *self.states[name], one.is_whole, one.line) for name, one in fresh.items()]
         columns: list[Any] = [
             pa.array(values, field.type) for values, field in zip(zip(*index, strict=True), INDEX, strict=True)
         ]
@@ -254,86 +277,12 @@ class Inventory(Disk):
         return pa.concat_tables([self.remembered.whole.take(kept), new]) if kept else new
 
 
-class Remembered:
-    """What an earlier pass left in a file: places of a table by name, with the states that files were read in."""
-
-    def __init__(self, content: bytes | None, prefix: str):
-        self.file = pq.ParquetFile(pa.BufferReader(content)) if content else None
-        names = [field.name for field in INDEX if field.name != "text"]
-        index = self.file.read(names) if self.file else SCHEMA.empty_table().select(names)
-        files, *states, self.is_whole = (column.to_pylist() for column in index.columns)
-        self.places = {prefix + file: place for place, file in enumerate(files)}
-        self.states = [State(*values) for values in zip(*states, strict=True)]
-
-    @staticmethod
-    def of(file: Path, prefix: str) -> "Remembered":
-        """What is in a file; nothing where it is missing, damaged or of another version."""
-        with contextlib.suppress(OSError, pa.ArrowException):
-            content = file.read_bytes()
-            if is_as_written(content) and pq.read_schema(pa.BufferReader(content)).equals(SCHEMA):
-                return Remembered(content, prefix)
-        return Remembered(None, prefix)
-
-    def place(self, name: str, state: State | None) -> int | None:
-        """Where a file in this state stands, None where it is not known."""
-        place = self.places.get(name)
-        return place if place is not None and self.states[place] == state else None
-
-    @functools.cached_property
-    def whole(self) -> pa.Table:
-        """All that is remembered."""
-        return self.file.read().combine_chunks() if self.file else SCHEMA.empty_table()
-
-    def column(self, name: str) -> Any:
-        """One column, read without the others."""
-        return (self.file.read([name]) if self.file else SCHEMA.empty_table()).column(name).combine_chunks()
-
-    @functools.cached_property
-    def texts(self) -> Any:
-        """The texts by place."""
-        return self.column("text")
-
-    @functools.cached_property
-    def lines(self) -> dict[str, "Lines"]:
-        """The lines of all tables by kind."""
-        return {kind: Lines.of(self.column(kind)) for kind in KINDS}
-
-    def table(self, kind: str, place: int) -> pa.Table | None:
-        """The table at a place, None where it was not decoded."""
-        return self.lines[kind].at(place)
-
-
-class Lines(NamedTuple):
-    """The lines of many tables as one, where those of each begin, and whether there is no such table."""
-
-    table: pa.Table
-    begins: list[int]
-    is_null: list[bool]
-
-    @staticmethod
-    def of(lists: pa.LargeListArray) -> "Lines":
-        """The lines in an array of lists."""
-        return Lines(pa.Table.from_struct_array(lists.values), lists.offsets.to_pylist(), lists.is_null().to_pylist())
-
-    def at(self, place: int) -> pa.Table | None:
-        """The table at a place, None where there is none."""
-        begin, end = self.begins[place : place + 2]
-        return None if self.is_null[place] else self.table.slice(begin, end - begin)
-
-
 @contextlib.contextmanager
 def looked_at(folder: Path) -> Iterator[Inventory]:
     """A context with the files of the runs in a folder, found in one pass; what it read is remembered at its end."""
     found = Inventory(folder)
     yield found
     found.remember()
-
-
-def states_in(folder: Path, prefix: str) -> Iterator[tuple[str, State]]:
-    """(path, state) of each file directly in the folders in a folder, and of their figures."""
-    for run in entries_in(folder):
-        if run.is_dir():
-            yield from files_in(prefix + run.name)
 
 
 def files_in(folder: str) -> Iterator[tuple[str, State]]:
@@ -356,25 +305,6 @@ def entries_in(folder: Path | str) -> list[os.DirEntry]:
         return []
 
 
-def kind_of_table(name: str) -> str:
-    """The kind of the table that a Parquet file of a run holds, or that is made of its log."""
-    return {ROW_FILE: "row", METRICS_FILE: "curves"}.get(os.path.basename(name), "figures")
-
-
-def shaped(table: pa.Table, kind: str) -> pa.Table:
-    """A table with the columns of its kind."""
-    return rows.with_later(table) if kind == "row" else measures.as_measures(table)
-
-
-def short(text: bytes | None) -> bytes | None:
-    """A text, None where it is too long to be remembered."""
-    return text if text is not None and len(text) <= LARGEST else None
-
-
-def lists_of(tables: Sequence[pa.Table | None], schema: pa.Schema) -> pa.LargeListArray:
-    """An array with the lines of each table as a list, null where there is no table."""
-    there = [one for one in tables if one is not None]
-    lines = pa.concat_tables([schema.empty_table(), *there]).combine_chunks()
-    structs = pa.StructArray.from_arrays([column.combine_chunks() for column in lines.columns], fields=list(schema))
-    ends = itertools.accumulate((0 if one is None else one.num_rows for one in tables), initial=0)
-    return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), structs, mask=pa.array([one is None for one in tables]))
+def settings_line(text: bytes, file: Path) -> bytes:
+    """The settings that the text of a file is, as one line of JSON. Raises `ConfigError` where they are damaged."""
+    return json_text(checked_object(text, file, "path", "restore it, or leave its folder out")).encode()

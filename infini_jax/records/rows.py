@@ -137,7 +137,12 @@ def read_rows(file: Path) -> list[Row]:
 
 def rows_in(table: pa.Table) -> list[Row]:
     """The rows of a table, which may lack the columns in `LATER`, by task, mechanism, variant, bytes and seed."""
-    columns = [column.to_pylist() for column in in_order(with_later(table)).columns]
+    return rows_as_they_stand(in_order(with_later(table)))
+
+
+def rows_as_they_stand(table: pa.Table) -> list[Row]:
+    """The rows of a table of `SCHEMA` in its order."""
+    columns = [column.to_pylist() for column in table.columns]
     return [Row(*values) for values in zip(*columns, strict=True)]
 
 

@@ -68,10 +68,15 @@ def newest_line(file: Path) -> dict[str, float]:
 
 def newest_of(text: bytes) -> dict[str, float]:
     """`newest_line` of the text of a log."""
-    end = text.rfind(b"\n")
     with contextlib.suppress(ValueError):
-        return metrics_in(text[text.rfind(b"\n", 0, max(end, 0)) + 1 : max(end, 0)])
+        return metrics_in(last_line(text).removesuffix(b"\n"))
     return {}
+
+
+def last_line(text: bytes) -> bytes:
+    """The last whole line of the text of a log with its end, b"" where there is none."""
+    end = text.rfind(b"\n")
+    return text[text.rfind(b"\n", 0, max(end, 0)) + 1 : end + 1]
 
 
 def best_step(file: Path) -> int | None:

@@ -1,7 +1,9 @@
 """Results in the folders of one study or several: rows, missing runs, settings, logs and the figures of evaluations."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,12 @@ from infini_jax.config import RunConfig
 from infini_jax.config.plain import each_made_once, from_plain
 from infini_jax.data.base import DataConfig
 from infini_jax.errors import ConfigError, require
-from infini_jax.files import object_in
 from infini_jax.records.folder import StudyFolder
-from infini_jax.records.inventory import looked_at
+from infini_jax.records.inventory import Disk, looked_at
 from infini_jax.records.measures import Label, Measure, measures_in
 from infini_jax.records.rows import Row, checked_table, rows_in
-from infini_jax.records.training_log import metrics_of
-from infini_jax.report.plots import Metrics, Series, series_of
+from infini_jax.report.curves import Curves, curves_by_run
+from infini_jax.report.plots import Series, series_of
 from infini_jax.study.jobs import Job
 from infini_jax.study.study import Failure, noted_failures
 
@@ -48,7 +49,7 @@ class Found:
       rows: rows of finished runs.
       missing: runs without a row.
       configs: saved settings by run name.
-      metrics: lines of the training logs by run name.
+      curves: curves of the training logs by run name.
       measures: (run name, figure) pairs of evaluations.
       commands: command that remakes each run, by run name.
       jobs: jobs of the study by run name, as far as known.
@@ -57,7 +58,7 @@ class Found:
     rows: list[Row]
     missing: list[Failure]
     configs: dict[str, dict[str, Any]]
-    metrics: dict[str, Metrics]
+    curves: dict[str, Curves]
     measures: list[tuple[str, Measure]]
     commands: dict[str, str]
     jobs: dict[str, Job] = dataclasses.field(default_factory=dict)
@@ -181,7 +182,7 @@ def joined(folders: Sequence[Path], each: Sequence[Found]) -> Found:
         whole.rows.extend(renamed(row, name, series_of(row) in shared) for row in one.rows)
         whole.missing.extend(Failure(f"{name}/{missing.run}", missing.error) for missing in one.missing)
         whole.configs.update({f"{name}/{run}": config for run, config in one.configs.items()})
-        whole.metrics.update({f"{name}/{run}": lines for run, lines in one.metrics.items()})
+        whole.curves.update({f"{name}/{run}": curves for run, curves in one.curves.items()})
         whole.commands.update({f"{name}/{run}": command for run, command in one.commands.items()})
         whole.jobs.update({f"{name}/{run}": job for run, job in one.jobs.items()})
         whole.measures.extend((f"{name}/{run}", measure) for run, measure in one.measures)
@@ -227,21 +228,28 @@ def find_one(source: StudySource) -> Found:
     )
     done = {row.run for row in rows}
     with looked_at(folder.all_runs) as files:
-        begun = {run.path.name for run in folder.runs if files.exists(run.config)}
+        begun = {run.path.name for run in files.runs if files.exists(run.config)}
         known = {run: folder.run(run) for run in sorted(done)}
-        configs = {run: object_in(files.text(place.config)) for run, place in known.items()}
+        configs = {run: settings_or_none(files, place.config) for run, place in known.items()}
         logs = {run: place.metrics for run, place in known.items() if files.exists(place.metrics)}
-        metrics = {run: metrics_of(files.text(file), file) for run, file in logs.items()}
+        curves = curves_by_run(list(logs), files.joined(list(logs.values()), "curves"))
     unfinished = dict.fromkeys(sorted(begun - done), "not finished, and no error was noted")
     return Found(
         rows,
         [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
         {run: plain for run, plain in configs.items() if plain is not None},
-        metrics,
+        curves,
         measures_in(checked_table(measured, "study")) if measured.exists() else [],
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
         {job.name: job for job in source.jobs},
     )
+
+
+def settings_or_none(files: Disk, file: Path) -> dict[str, Any] | None:
+    """The settings in a file; None where it is missing or damaged."""
+    with contextlib.suppress(ConfigError):
+        return json.loads(files.settings(file)) if files.exists(file) else None
+    return None
 
 
 def first_line(errors: dict[str, str]) -> str:

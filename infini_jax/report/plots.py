@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -24,11 +25,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from infini_jax.records.rows import Row
+from infini_jax.report.curves import NO_CURVE, Curves
 from infini_jax.units import human_bytes
 
 Series = tuple[str, str]  # mechanism, variant
 Where = Literal["outside lower center", "outside upper left"]  # of a legend
-Metrics = list[dict[str, float]]  # the lines of one run's log
 
 INK = "#010203"  # stands for the text colour: `svg` writes currentColor; pure black would be left out of the SVG altogether
 COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # yellow left out: too pale on white paper
@@ -298,15 +299,15 @@ def byte_axis(axes: Axes, sizes: Sequence[int], most: int = 7):
 
 
 def training_curves(
-    rows: Sequence[Row], metrics: dict[str, Metrics], column: str, name: str, styles: dict[Series, Style]
+    rows: Sequence[Row], curves: dict[str, Curves], column: str, name: str, styles: dict[Series, Style]
 ) -> Figure:
     """Small multiples of a metric against tokens: one panel per mechanism, one line per run.
 
-    A smaller memory has a thinner, paler line. Runs whose metrics are missing are left out.
+    A smaller memory has a thinner, paler line. Runs whose curves are missing are left out.
 
     Args:
       rows: the runs of one task.
-      metrics: run name -> lines of its log.
+      curves: run name -> its curves.
       column: the metric.
       name: name of the y axis.
       styles: the look of each mechanism and variant.
@@ -319,10 +320,8 @@ def training_curves(
             for rank, runs in enumerate(points.values(), start=1):
                 weight = rank / len(points)
                 for row in runs:
-                    lines = thinned([line for line in metrics.get(row.run, []) if column in line and "tokens" in line])
                     axes.plot(
-                        [line["tokens"] for line in lines],
-                        [line[column] for line in lines],
+                        *map(thinned, curves.get(row.run, {}).get(column, NO_CURVE)),
                         color=styles[series].colour,
                         alpha=0.35 + 0.65 * weight,
                         linewidth=0.6 + 0.9 * weight,
@@ -335,10 +334,10 @@ def training_curves(
     return figure
 
 
-def thinned(lines: Metrics) -> Metrics:
-    """At most `MOST_POINTS` lines, evenly spaced, the last one always among them."""
-    stride = math.ceil(len(lines) / MOST_POINTS) or 1
-    return lines[::-1][::stride][::-1]
+def thinned(curve_P: np.ndarray) -> np.ndarray:
+    """At most `MOST_POINTS` of the values of a curve, evenly spaced, the last one always among them."""
+    stride = math.ceil(len(curve_P) / MOST_POINTS) or 1
+    return curve_P[::-1][::stride][::-1]
 
 
 def svg(text: str, identity: str, title: str, description: str) -> str:

@@ -13,6 +13,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.rows import Row
+from infini_jax.report.curves import NO_CURVE
 from infini_jax.report.found import Found, at, by_task, points
 from infini_jax.report.parts import Drawn
 from infini_jax.report.plots import (
@@ -135,12 +136,12 @@ def unscored(task: str, rows: list[Row], score: Score, found: Found, styles: dic
 
 def loss_curves(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> Drawn | None:
     """The training loss of every run; None where no run left its log."""
-    if not any("loss" in line and "tokens" in line for row in rows for line in found.metrics.get(row.run, [])):
+    if not any(len(found.curves.get(row.run, {}).get("loss", NO_CURVE)[0]) for row in rows):
         return None
     return Drawn(
         f"loss-{task}",
         f"Training loss: {task}",
-        training_curves(rows, found.metrics, "loss", "training loss, nats", styles),
+        training_curves(rows, found.curves, "loss", "training loss, nats", styles),
         "Every run is one line. The thinner and paler a line, the smaller the memory.",
         f"Training loss of every run of {task} against tokens trained on, one panel per mechanism.",
         tuple(rows),
@@ -312,23 +313,30 @@ def same_settings(found: Found) -> dict[str, list[str]]:
 
 def same_in(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str, str]:
     """The settings and counts with one value in all of `rows`. Settings of a run whose config is lost count as different."""
-    counts = [{label: plain(getattr(row, name)) for name, label in COUNTS.items()} for row in rows]
-    given = [flat(configs.get(row.run, {})) for row in rows]
+    counts = [{label: getattr(row, name) for name, label in COUNTS.items()} for row in rows]
+    given = [named_in(configs.get(row.run, {})) for row in rows]
     return {
-        name: value
+        name: plain(value)
         for lines in (counts, given)
         for name, value in lines[0].items()
-        if all(line.get(name) == value for line in lines)
+        if all(name in line and is_same(line[name], value) for line in lines)
     }
 
 
-def flat(config: dict[str, Any]) -> dict[str, str]:
+def named_in(config: dict[str, Any]) -> dict[str, Any]:
     """A run's settings by dotted name, without what names the run and without the budget, which its row has, too."""
     return {
-        name: plain(value)
+        name: value
         for name, value in flattened(config).items()
         if name.split(".")[-1] not in ("name", "seed", "variant", "version") and not name.startswith("budget.")
     }
+
+
+def is_same(value: Any, other: Any) -> bool:
+    """Whether two settings are the same as text."""
+    if type(value) is type(other) and not isinstance(value, list) and value == other:
+        return True  # as most are, without their texts
+    return plain(value) == plain(other)
 
 
 def plain(value: Any) -> str:

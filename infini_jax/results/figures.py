@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
 from infini_jax.errors import lookup, require
 from infini_jax.records.measures import OTHER_MEMORY, Measure
 from infini_jax.records.rows import Row
+from infini_jax.report.curves import Curves
 from infini_jax.report.figures.gates import by_layer
 from infini_jax.report.found import Found, by, by_task, joined, points, with_most_memory
 from infini_jax.report.plots import Score, score_against_bytes, styles_of
@@ -72,10 +74,11 @@ def training_curves(results: Results, metric: str = "loss", task: str = "") -> F
       ConfigError: no run of the task has the metric, or the task is not there.
     """
     found, rows = of_task(results, task)
-    lines = [line for row in rows for line in found.metrics.get(row.run, []) if "tokens" in line]
-    require(bool(lines), "curves", "no run left a log of its tokens", "load a study's folder with its runs/")
-    lookup("metric", metric, dict.fromkeys(name for line in lines for name in line if name not in ("step", "tokens")))
-    return drawn_curves(rows, found.metrics, metric, metric_axis(metric), styles_of(found.rows))
+    curves = [curve for row in rows for curve in found.curves.get(row.run, {}).items()]
+    known = {name: True for name, (tokens, _) in curves if len(tokens)}
+    require(bool(known), "curves", "no run left a log of its tokens", "load a study's folder with its runs/")
+    lookup("metric", metric, known)
+    return drawn_curves(rows, found.curves, metric, metric_axis(metric), styles_of(found.rows))
 
 
 def gates(results: Results) -> Figure:
@@ -146,10 +149,10 @@ def lines_of(frame: Any) -> list[dict[str, Any]]:
 def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Found:
     """The results of one folder, as reports see them."""
     configs = {line["run"]: json.loads(line["config"]) for line in rows if line["config"]}
-    metrics = {run: metric_lines(lines) for run, lines in by(curves, lambda line: line["run"]).items()}
+    drawn = {run: curves_of_lines(metric_lines(lines)) for run, lines in by(curves, lambda line: line["run"]).items()}
     figures = [(line["run"], measure_of(line)) for line in measured]
     own = [(run, figure) for run, figure in figures if OTHER_MEMORY not in figure.labels]  # the rows' bytes are of these
-    return Found([row_of(line) for line in rows], [], configs, metrics, own, {})
+    return Found([row_of(line) for line in rows], [], configs, drawn, own, {})
 
 
 def row_of(line: dict[str, Any]) -> Row:
@@ -174,6 +177,14 @@ def metric_lines(curves: list[dict]) -> list[dict[str, float]]:
         known = {name: one[name] for name in ("step", "tokens") if one[name] is not None}
         lines.setdefault(one["step"], known)[one["metric"]] = not_a_number(one["value"])
     return list(lines.values())
+
+
+def curves_of_lines(lines: list[dict[str, float]]) -> Curves:
+    """The curves in the lines of a run's log."""
+    names = dict.fromkeys(name for line in lines for name in line if name not in ("step", "tokens"))
+    told = [line for line in lines if "tokens" in line]
+    points = {name: [(line["tokens"], line[name]) for line in told if name in line] for name in names}
+    return {name: tuple(np.array(of_name, float).reshape(-1, 2).T) for name, of_name in points.items()}
 
 
 def measure_of(line: dict[str, Any]) -> Measure:

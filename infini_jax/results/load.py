@@ -8,23 +8,21 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from infini_jax.errors import installs, require, require_local
-from infini_jax.files import checked_object, json_text
-from infini_jax.records import measures
-from infini_jax.records.folder import RunFolder, StudyFolder
+from infini_jax.records.folder import MEASURES_FILE, RUN_SIGNS, STUDY_SIGNS, TABLE_FILE, RunFolder, StudyFolder
 from infini_jax.records.inventory import NOW, Disk, looked_at
-from infini_jax.records.measures import as_measures
-from infini_jax.records.rows import SCHEMA, checked_table, in_order, with_later
-from infini_jax.records.training_log import CURVES
+from infini_jax.records.remembered import KINDS, Joined
+from infini_jax.records.rows import checked_table
 from infini_jax.results.columns import COLUMNS
 
 Library = Literal["pandas", "polars"]
@@ -56,42 +54,50 @@ class Place:
       folder: path of the folder.
       is_study: whether the folder is a study's, otherwise a run's own.
       files: the files of its runs.
+      runs: the runs' own folders, by name; none of a study before its files were looked at.
     """
 
     folder: Path
     is_study: bool
     files: Disk = NOW
+    runs: Sequence[RunFolder] = ()
 
     @staticmethod
     def at(folder: Path, files: Disk) -> "Place | None":
         """The place of a folder, None where the folder itself holds no results."""
-        if any(map(files.exists, StudyFolder(folder).signs)):
+        if any(files.exists(f"{folder}/{name}") for name in STUDY_SIGNS):
             return Place(folder, True)
-        return Place(folder, False, files) if any(map(files.exists, RunFolder(folder).signs)) else None
+        is_run = any(files.exists(f"{folder}/{name}") for name in RUN_SIGNS)
+        return Place(folder, False, files, [RunFolder(folder)]) if is_run else None
 
-    @functools.cached_property
-    def runs(self) -> list[RunFolder]:
-        """The runs' own folders, by name."""
-        return StudyFolder(self.folder).runs if self.is_study else [RunFolder(self.folder)]
+    @property
+    def logs(self) -> list[Path]:
+        """The logs of the runs."""
+        return self.there([run.metrics for run in self.runs])
+
+    @property
+    def rows(self) -> list[Path]:
+        """The rows of the runs."""
+        return self.there([run.row for run in self.runs])
+
+    @property
+    def figures(self) -> list[Path]:
+        """The files of figures of the runs."""
+        return [file for run in self.runs for file in self.files.figures(run)]
+
+    def there(self, files: list[Path]) -> list[Path]:
+        """Those of the files that are there."""
+        return [file for file in files if self.files.exists(file)]
 
     @functools.cached_property
     def settings(self) -> str | None:
         """The settings of a run's own folder, see `settings_in`."""
         return settings_in(RunFolder(self.folder), self.files)
 
-    def tables(self, whole: Path, of_run: Callable[[RunFolder], list[Path]]) -> list[pa.Table]:
-        """The study's table `whole`, or the tables of its runs where there is none yet, or of a run alone.
-
-        A damaged file of a run counts as missing, as it does for its study. Raises `ConfigError` where `whole` is damaged.
-        """
-        if self.is_study and whole.exists():
-            return [checked_table(whole, "path")]
-        files = [file for run in self.runs for file in of_run(run) if self.files.exists(file)]
-        found = [(file, self.files.table(file)) for file in files]
-        for file, table in found:
-            if table is None:
-                logger.warning("%s is damaged and left out; the command of its run or study makes it again", file)
-        return [table for _, table in found if table is not None]
+    def whole(self, name: str) -> Path | None:
+        """The study's table of this name, of all its runs; None where there is none yet, for "", and for a run alone."""
+        file = self.folder / name
+        return file if name and self.is_study and file.exists() else None
 
 
 def load(path: str | Path | Sequence[str | Path], library: Library = "pandas") -> Results:
@@ -134,7 +140,7 @@ def places_in(folder: Path, passes: contextlib.ExitStack) -> list[Place]:
     if (itself := Place.at(folder, NOW)) is not None:
         return [in_one_pass(itself, passes)]
     files = passes.enter_context(looked_at(folder))
-    found = [place for inner in sorted(folder.glob("*/")) if (place := Place.at(inner, files)) is not None]
+    found = [place for inner in files.runs if (place := Place.at(inner.path, files)) is not None]
     require(bool(found), "path", f"{folder} holds no results", mend)
     return [in_one_pass(place, passes) for place in found]
 
@@ -143,27 +149,61 @@ def in_one_pass(place: Place, passes: contextlib.ExitStack) -> Place:
     """A study's place with the files of its runs as one pass finds them; a run's as it is."""
     if not place.is_study:
         return place
-    return dataclasses.replace(place, files=passes.enter_context(looked_at(StudyFolder(place.folder).all_runs)))
+    files = passes.enter_context(looked_at(StudyFolder(place.folder).all_runs))
+    return dataclasses.replace(place, files=files, runs=files.runs)
 
 
 def runs_of(places: Sequence[Place]) -> pa.Table:
     """The table of finished runs, each with its folder and its settings. Raises `ConfigError` for a damaged file."""
-    tables = [
-        (place, in_order(with_later(table)))
-        for place in places
-        for table in place.tables(StudyFolder(place.folder).table, lambda run: [run.row])
-    ]
-    rows = with_folders(SCHEMA, tables)
-    names = iter(rows.column("run").to_pylist())
-    settings = [config_of(place, next(names)) for place, table in tables for _ in range(table.num_rows)]
-    return rows.append_column("config", pa.array(settings, pa.string()))
+    found = gathered(places, "row", lambda place: place.rows, TABLE_FILE)
+    names = zip(found.owners, found.table.column("run").to_pylist(), strict=True)
+    return found.with_folders().append_column("config", pa.array([config_of(*one) for one in names], pa.string()))
 
 
-def with_folders(schema: pa.Schema, tables: Sequence[tuple[Place, pa.Table]]) -> pa.Table:
-    """Tables of several places as one, with each place's folder as the first column."""
-    folders = repeated([str(place.folder) for place, _ in tables], [table.num_rows for _, table in tables])
-    whole = pa.concat_tables([schema.empty_table(), *(table for _, table in tables)]).combine_chunks()
-    return whole.add_column(0, "folder", folders)
+class Gathered(NamedTuple):
+    """Lines of the tables of several places.
+
+    Attributes:
+      table: table of all lines.
+      files: each file with its place, damaged ones left out.
+      counts: number of lines of each file.
+    """
+
+    table: pa.Table
+    files: list[tuple[Place, Path]]
+    counts: list[int]
+
+    @property
+    def owners(self) -> list[Place]:
+        """The place of each line."""
+        return [place for (place, _), count in zip(self.files, self.counts, strict=True) for _ in range(count)]
+
+    def with_folders(self) -> pa.Table:
+        """The table with each place's folder as the first column."""
+        return self.table.add_column(0, "folder", repeated([str(place.folder) for place, _ in self.files], self.counts))
+
+
+def gathered(places: Sequence[Place], kind: str, files_of: Callable[[Place], list[Path]], whole: str = "") -> Gathered:
+    """The lines of all files of a kind; a study's come from its table called `whole` where that is there.
+
+    A damaged file of a run counts as missing, as for its study. Raises `ConfigError` where `whole` or a log is damaged.
+    """
+    parts, found, counts = [], [], []
+    for (files, table), same in itertools.groupby(places, lambda place: (place.files, place.whole(whole))):
+        if table is None:
+            asked = [(place, file) for place in same for file in files_of(place)]
+            part = files.joined([file for _, file in asked], kind)
+        else:
+            asked = [(next(same), table)]
+            part = Joined.of([checked_table(table, "path")], kind)
+        for one, count in zip(asked, part.counts, strict=True):
+            if count is None:
+                logger.warning("%s is damaged and left out; the command of its run or study makes it again", one[1])
+            else:
+                found.append(one)
+                counts.append(count)
+        parts.append(part)
+    return Gathered(pa.concat_tables([KINDS[kind].empty_table(), *(part.table for part in parts)]), found, counts)
 
 
 def repeated(texts: Sequence[str], counts: Sequence[int]) -> pa.Array:
@@ -178,28 +218,19 @@ def config_of(place: Place, run: str) -> str | None:
 
 def settings_in(folder: RunFolder, files: Disk) -> str | None:
     """The settings in a run's own folder as JSON, None where there are none. Raises `ConfigError` where they are damaged."""
-    file = folder.config
-    if not files.exists(file):
-        return None
-    return json_text(checked_object(files.text(file), file, "path", "restore it, or leave its folder out"))
+    return files.settings(folder.config) if files.exists(folder.config) else None
 
 
 def curves_of(places: Sequence[Place]) -> pa.Table:
     """The table of all lines of all logs, one row per metric. Raises `ConfigError` for a damaged line."""
-    logs = [(place, run.metrics) for place in places for run in place.runs if place.files.exists(run.metrics)]
-    tables = [(place, place.files.curves(log)) for place, log in logs]
-    names = [run_of(log, place) for place, log in logs]
-    return with_folders(CURVES, tables).add_column(1, "run", repeated(names, [table.num_rows for _, table in tables]))
+    found = gathered(places, "curves", lambda place: place.logs)
+    names = [run_of(log, place) for place, log in found.files]
+    return found.with_folders().add_column(1, "run", repeated(names, found.counts))
 
 
 def measures_of(places: Sequence[Place]) -> pa.Table:
     """The table of the figures of all evaluations. Raises `ConfigError` for a damaged file."""
-    tables = [
-        (place, as_measures(table))
-        for place in places
-        for table in place.tables(StudyFolder(place.folder).measures, place.files.figures)
-    ]
-    return with_folders(measures.SCHEMA, tables)
+    return gathered(places, "figures", lambda place: place.figures, MEASURES_FILE).with_folders()
 
 
 def run_of(log: Path, place: Place) -> str:

@@ -9,17 +9,15 @@ import contextlib
 import dataclasses
 import functools
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import pyarrow as pa
 
 from infini_jax.evals.base import Evaluation
 from infini_jax.files import object_or_none, write_json
 from infini_jax.locks import Holder, claimed, holder
 from infini_jax.records.folder import RunFolder, StudyFolder
 from infini_jax.records.inventory import NOW, Disk, looked_at
-from infini_jax.records.rows import Row, rows_in
+from infini_jax.records.remembered import Joined
 from infini_jax.study.evaluations import applies, measure_name, own_files
 from infini_jax.study.jobs import Job
 
@@ -93,15 +91,14 @@ class Desk:
         files = [self.of(job).row, *self.measure_files(job)]
         return [file for file in files if self.files.exists(file) and not self.files.is_whole(file)]
 
-    def rows(self, job: Job) -> list[Row]:
-        """The job's row as a list; none where it, or a figure that the job makes itself, is missing."""
-        table = self.files.table(self.of(job).row)
-        return rows_in(table) if table is not None and self.has_row(job) else []
+    def rows(self, jobs: Sequence[Job]) -> Joined:
+        """The rows of jobs as one table; a job whose row, or a figure that it makes itself, is missing has none."""
+        found = self.files.joined([self.of(job).row for job in jobs], "row")
+        return found.only([self.has_row(job) for job in jobs])
 
-    def figures(self, job: Job) -> list[pa.Table]:
-        """The tables of the job's figures that are there; none where its row is missing."""
-        tables = map(self.files.table, self.measure_files(job))
-        return [table for table in tables if table is not None] if self.has_row(job) else []
+    def figures(self, jobs: Sequence[Job]) -> Joined:
+        """The figures of jobs as one table, those that are there; none of a job whose row is missing."""
+        return self.files.joined([file for job in jobs if self.has_row(job) for file in self.measure_files(job)], "figures")
 
     def error(self, job: Job) -> str | None:
         """The error with which the job failed in this call, None if it did not."""

@@ -7,6 +7,7 @@ studies on one folder, never do the same job twice.
 
 import contextlib
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import json_value, read_object, write_json
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import write_joined
-from infini_jax.records.rows import Row, write_rows
+from infini_jax.records.parquet import write_table
+from infini_jax.records.rows import Row, rows_as_they_stand
 from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import evaluations_of
 from infini_jax.study.jobs import Job, first_of_each, job_from_plain, job_to_plain, planned_flops
@@ -165,14 +167,15 @@ def check_same_settings(study: Study, desk: Desk) -> None:
     Raises `ConfigError` where a run had.
     """
     with desk.looked_at() as now:
-        for run in study.runs:
-            for row in now.rows(run):
-                require(
-                    row.fingerprint == run.fingerprint(),
-                    "study",
-                    f"run {run.name} was finished with other settings",
-                    f"give the study a new name, or delete {desk.of(run).path}",
-                )
+        found = now.rows(study.runs)
+        of_rows = iter(found.table.column("fingerprint").to_pylist())
+        for run, count in zip(study.runs, found.counts, strict=True):
+            require(
+                all(one == run.fingerprint() for one in itertools.islice(of_rows, count or 0)),
+                "study",
+                f"run {run.name} was finished with other settings",
+                f"give the study a new name, or delete {desk.of(run).path}",
+            )
 
 
 def missing_of(study: Study, folder: Path) -> tuple[Job, ...]:
@@ -206,11 +209,12 @@ def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
 
 def write_tables(study: Study, desk: Desk) -> list[Row]:
     """Writes the rows and the figures that are there so far as one table each, and returns the rows."""
-    rows = finished_rows(study, desk)
-    if rows:
-        write_rows(rows, StudyFolder(desk.folder).table)
-    write_joined([table for run in study.runs for table in desk.figures(run)], StudyFolder(desk.folder).measures)
-    return rows
+    rows, figures = desk.rows(study.runs).table, desk.figures(study.runs)
+    if rows.num_rows:
+        write_table(rows.combine_chunks(), StudyFolder(desk.folder).table)
+    is_measured = any(count is not None for count in figures.counts)
+    write_joined([figures.table] if is_measured else [], StudyFolder(desk.folder).measures)
+    return rows_as_they_stand(rows)
 
 
 def cut_short(study: Study, folder: Path) -> list[Path]:
@@ -221,4 +225,4 @@ def cut_short(study: Study, folder: Path) -> list[Path]:
 
 def finished_rows(study: Study, desk: Desk) -> list[Row]:
     """The rows that are there, in the order of the study's runs."""
-    return [row for run in study.runs for row in desk.rows(run)]
+    return rows_as_they_stand(desk.rows(study.runs).table)

@@ -38,7 +38,7 @@ def gates(found: Found, styles: dict[Series, Style]) -> Figures:
     tasks = by_task(gated, found.configs)
     figures.append(after_training(tasks, styles))
     for task, rows in tasks.items():
-        if any("gate_mean" in line for row in rows for line in found.metrics.get(row.run, [])):
+        if any("gate_mean" in found.curves.get(row.run, {}) for row in rows):
             figures.append(while_training(task, rows, found, styles))
     return figures
 
@@ -111,7 +111,7 @@ def while_training(task: str, rows: list[Row], found: Found, styles: dict[Series
     return Drawn(
         f"F10-training-{task}",
         f"Mean gate during training: {task}",
-        training_curves(rows, found.metrics, "gate_mean", "mean gate", styles),
+        training_curves(rows, found.curves, "gate_mean", "mean gate", styles),
         f"Mean gate over heads and layers of every run, one line per seed. {MEANING} The thinner and paler a line, the "
         "smaller the memory.",
         f"Mean gate of every run of {task} against tokens trained on, one panel per mechanism.",
