@@ -85,7 +85,7 @@ class RunFolder:
 
     def measures_of(self, name: str) -> Path:
         """The file of figures of one evaluation, as Parquet."""
-        return self.all_measures / f"{name}.parquet"
+        return self.path / f"{MEASURES_FOLDER}/{name}.parquet"
 
     def evaluation(self, task: str = "") -> Path:
         """The JSON file of `infini-jax evaluate`: of a task, or by default of the documents that the run is trained on."""

@@ -1,7 +1,5 @@
 """Curves of runs, by run and metric, as figures draw them."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from infini_jax.records.remembered import Joined
@@ -11,7 +9,7 @@ Curves = dict[str, Curve]  # of one run by metric; empty arrays for a metric who
 NO_CURVE: Curve = (np.empty(0), np.empty(0))
 
 
-def curves_by_run(runs: Sequence[str], logs: Joined) -> dict[str, Curves]:
+def curves_by_run(runs: list[str], logs: Joined) -> dict[str, Curves]:
     """The curves of each run, by name, from the table of all their logs, one log per run."""
     counts = [count or 0 for count in logs.counts]
     owners, lines = np.repeat(np.arange(len(runs)), counts), logs.table.combine_chunks()

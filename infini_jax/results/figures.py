@@ -183,8 +183,9 @@ def curves_of_lines(lines: list[dict[str, float]]) -> Curves:
     """The curves in the lines of a run's log."""
     names = dict.fromkeys(name for line in lines for name in line if name not in ("step", "tokens"))
     told = [line for line in lines if "tokens" in line]
-    points = {name: [(line["tokens"], line[name]) for line in told if name in line] for name in names}
-    return {name: tuple(np.array(of_name, float).reshape(-1, 2).T) for name, of_name in points.items()}
+    columns = {name: [(line["tokens"], line[name]) for line in told if name in line] for name in names}
+    arrays_2xP = {name: np.array(of_name, float).reshape(-1, 2).T for name, of_name in columns.items()}
+    return {name: (tokens_P, values_P) for name, (tokens_P, values_P) in arrays_2xP.items()}
 
 
 def measure_of(line: dict[str, Any]) -> Measure:

@@ -86,7 +86,7 @@ class Place:
         return [file for run in self.runs for file in self.files.figures(run)]
 
     def there(self, files: list[Path]) -> list[Path]:
-        """Those of the files that are there."""
+        """The files that are there, of those given."""
         return [file for file in files if self.files.exists(file)]
 
     @functools.cached_property
