@@ -155,7 +155,7 @@ ENTRY %main (p0: f32[1024,1024]) -> f32[4] {
 
 @pytest.mark.parametrize(("kernels", "said"), [(12_345, "12,345"), (None, "not known")])
 def test_the_table_of_a_compiled_step_has_its_kernels(capsys, kernels, said):
-    Console(width=100).print(compiled_table(Compiled(1.0, 2**30, 2**20, (), (), kernels), V5E))
+    Console(width=100).print(compiled_table(Compiled("", 1.0, 2**30, 2**20, (), (), kernels), V5E))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "kernels a step launches" in line)
     assert said in line
 

@@ -104,6 +104,25 @@ def test_the_delta_rule_recalls_the_last_value_of_a_key():
     np.testing.assert_allclose(recalled[0, :, 0], values[0, jnp.array([4, 1, 3]), 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("key_dim", [4, 24])
+def test_segments_at_once_have_the_states_of_segments_in_turn_in_both_forms_of_a_chunk(key_dim):
+    """Chunks of 8 tokens: written as one product of 4 x 4, and as two with 24; documents begin in the second and the last."""
+    (rows, count, length), rng = (2, 4, 8), np.random.default_rng(0)
+    keeps = np.array([[True, False, True, True], [True, True, True, False]])
+    k, v = (rng.normal(size=(rows, count, length, 3, size)) for size in (key_dim, 5))
+    k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    beta, g = rng.uniform(size=(rows, count, length, 3)), -rng.uniform(size=(rows, count, length, 3))
+    S, parts = rng.normal(size=(rows, 3, key_dim, 5)), (k, v, beta, g)
+    with jax.enable_x64(True):
+        solved = gated_delta.solve_chunks(*(jnp.asarray(x).reshape(rows * count, length, *x.shape[3:]) for x in parts))
+        before, after = gated_delta.parallel(jnp.asarray(S), solved, jnp.asarray(keeps))
+        for number in range(count):
+            np.testing.assert_allclose(before.reshape(rows, count, *S.shape[1:])[:, number], S, atol=1e-12)
+            S = np.where(keeps[:, number, None, None, None], S, 0.0)
+            S = write_tokens(jnp.asarray(S), *(jnp.asarray(x[:, number]) for x in parts))
+        np.testing.assert_allclose(after, S, atol=1e-12)  # rounding of float64
+
+
 @pytest.mark.parametrize("size", [1, 2, 8, 64])
 def test_inverse_by_halves_is_the_inverse(size):
     A = np.tril(np.random.default_rng(size).normal(size=(3, size, size)), -1) * 0.3

@@ -5,8 +5,7 @@ Per head, for each written token t with a key of unit length, a write strength b
   o = S^T q / sqrt(K)                                                       read, with the S of earlier segments
   beta_t = sigmoid(w_beta x_t),  g_t = -exp(a) softplus(w_g x_t + b)        g_t = 0 with decay none: the plain delta rule
 Written a chunk at a time (WY form): with G the sum of g inside the chunk and A_ti = beta_t e^{G_t - G_i} k_t.k_i for i < t,
-the tokens' real additions U solve (I + A) U = beta (V - e^G K S), and S' = e^{G_C} S + sum_i e^{G_C - G_i} k_i u_i^T: linear
-in S, so that a chunk is a transition S' = A S + B, and only that product is done in turn.
+the tokens' real additions U solve (I + A) U = beta (V - e^G K S), and S' = e^{G_C} S + sum_i e^{G_C - G_i} k_i u_i^T.
 DEVIATION: the paper's token mixer reads the running S_t at every token. Here, as in Infini-attention, a token reads the S of
 earlier segments only, its own segment by local attention, and a gate per head mixes both; no output norm and no output gate.
 DEVIATION: queries keep their length; the gate and the output projection follow, where the paper has a norm.
@@ -73,15 +72,24 @@ def in_chunks(x_BxTxGx: jax.Array, chunk: int) -> jax.Array:
     return jnp.moveaxis(padded.reshape(batch, count, chunk, *rest), (1, 3), (0, 2))
 
 
-class Transitions(NamedTuple):
-    """What N chunks do to S: S' = A S + B. Attributes: A NxBxGxKxK, B NxBxGxKxV."""
+class Solved(NamedTuple):
+    """The parts of N chunks that do not depend on S.
 
-    A: jax.Array
-    B: jax.Array
+    Attributes:
+      fresh: NxBxGxCxV, additions as if S were zero.
+      erased: NxBxGxCxK, by which S takes from them.
+      kept: NxBxGxCxK, keys with what is left of them at the end of the chunk.
+      left: NxBxG, what is left of S there, a factor.
+    """
+
+    fresh: jax.Array
+    erased: jax.Array
+    kept: jax.Array
+    left: jax.Array
 
 
-def transitions(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array) -> Transitions:
-    """The transitions of the chunks of T tokens, at once (WY form): what is left of S, less what is erased, and additions."""
+def solve_chunks(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array) -> Solved:
+    """The part of T tokens that does not depend on S, for all chunks at once (WY form)."""
     chunk = chunk_length(k_BxTxGxK.shape[1])
     k_NxBxGxCxK, v_NxBxGxCxV = in_chunks(k_BxTxGxK, chunk), in_chunks(v_BxTxGxV, chunk)
     beta_NxBxGxCx1 = in_chunks(beta_BxTxG, chunk)[..., None]
@@ -94,36 +102,62 @@ def transitions(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Arra
     solve_NxBxGxCxC = unit_lower_inverse(A_NxBxGxCxC) * jnp.swapaxes(beta_NxBxGxCx1, -1, -2)
     fresh_NxBxGxCxV = solve_NxBxGxCxC @ v_NxBxGxCxV
     erased_NxBxGxCxK = solve_NxBxGxCxC @ (jnp.exp(G_NxBxGxC)[..., None] * k_NxBxGxCxK)
-    left_NxBxGx1 = G_NxBxGxC[..., -1:]
-    keptT_NxBxGxKxC = jnp.swapaxes(jnp.exp(left_NxBxGx1 - G_NxBxGxC)[..., None] * k_NxBxGxCxK, -1, -2)
-    left_NxBxGxKxK = jnp.exp(left_NxBxGx1)[..., None] * jnp.eye(k_BxTxGxK.shape[-1], dtype=G_NxBxGxC.dtype)
-    return Transitions(left_NxBxGxKxK - keptT_NxBxGxKxC @ erased_NxBxGxCxK, keptT_NxBxGxKxC @ fresh_NxBxGxCxV)
+    end_NxBxG = G_NxBxGxC[..., -1]
+    kept_NxBxGxCxK = jnp.exp(end_NxBxG[..., None] - G_NxBxGxC)[..., None] * k_NxBxGxCxK
+    return Solved(fresh_NxBxGxCxV, erased_NxBxGxCxK, kept_NxBxGxCxK, jnp.exp(end_NxBxG))
+
+
+def states(S_BxGxKxV: jax.Array, solved: Solved) -> tuple[jax.Array, jax.Array]:
+    """(S before each chunk NxBxGxKxV, S after the last).
+
+    A chunk is S' = A S + B, and only that product is done in turn, where A is no larger than the chunk.
+    """
+    size = solved.kept.shape[-1]
+    if is_transition(solved.kept.shape[-2], size):
+        keptT_NxBxGxKxC = jnp.swapaxes(solved.kept, -1, -2)
+        left_NxBxGxKxK = solved.left[..., None, None] * jnp.eye(size, dtype=solved.left.dtype)
+        A_NxBxGxKxK, B_NxBxGxKxV = left_NxBxGxKxK - keptT_NxBxGxKxC @ solved.erased, keptT_NxBxGxKxC @ solved.fresh
+        return linear_recurrence(S_BxGxKxV, A_NxBxGxKxK, B_NxBxGxKxV)
+
+    def step(S_BxGxKxV: jax.Array, chunk: Solved) -> tuple[jax.Array, jax.Array]:
+        u_BxGxCxV = chunk.fresh - chunk.erased @ S_BxGxKxV
+        return chunk.left[..., None, None] * S_BxGxKxV + jnp.swapaxes(chunk.kept, -1, -2) @ u_BxGxCxV, S_BxGxKxV
+
+    after, before = jax.lax.scan(step, S_BxGxKxV, solved)
+    return before, after
+
+
+def is_transition(chunk: int, key_dim: int) -> bool:
+    """Whether a chunk is written as one K x K product instead of two of C x K, which are fewer FLOPs where C is below K."""
+    return chunk >= key_dim
 
 
 def write_tokens(
     S_BxGxKxV: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Array, g_BxTxG: jax.Array
 ) -> jax.Array:
     """S BxHxKxV after T tokens of the gated delta rule, solved in chunks."""
-    return linear_recurrence(S_BxGxKxV, *transitions(k_BxTxGxK, v_BxTxGxV, beta_BxTxG, g_BxTxG))[1]
+    return states(S_BxGxKxV, solve_chunks(k_BxTxGxK, v_BxTxGxV, beta_BxTxG, g_BxTxG))[1]
 
 
-def parallel(S_BxGxKxV: jax.Array, chunks: Transitions, keeps_BxW: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(S before each of W consecutive segments BWxGxKxV, S after the last); `chunks` has the rows of all segments, BW.
+def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(S before each of W consecutive segments BWxGxKxV, S after the last); `solved` has the rows of all segments, BW.
 
-    `keeps_BxW` is `Boundaries.keeps_B` of each segment: where its document began inside, nothing of S is left.
+    `keeps_BxW` is `Boundaries.keeps_B` of each segment: where its document began inside, nothing of S is left or erased.
     """
-    batch, count = keeps_BxW.shape
+    (batch, count), chunks = keeps_BxW.shape, len(solved.left)
 
-    def in_turn(x_NxBWxGxKx: jax.Array) -> jax.Array:
-        """WxNxBxGxKx... of the chunks of all segments."""
-        return jnp.moveaxis(x_NxBWxGxKx.reshape(len(x_NxBWxGxKx), batch, count, *x_NxBWxGxKx.shape[2:]), 2, 0)
+    def in_turn(x_NxBWxGx: jax.Array) -> jax.Array:
+        """WNxBxG... of the chunks of all segments."""
+        x_WxNxBxGx = jnp.moveaxis(x_NxBWxGx.reshape(chunks, batch, count, *x_NxBWxGx.shape[2:]), 2, 0)
+        return x_WxNxBxGx.reshape(count * chunks, *x_WxNxBxGx.shape[2:])
 
-    A_WxNxBxGxKxK, B_WxNxBxGxKxV = map(in_turn, chunks)
-    keeps_WxNxB = keeps_BxW.T[:, None] | (np.arange(A_WxNxBxGxKxK.shape[1]) > 0)[:, None]
-    A_WxNxBxGxKxK = jnp.where(keeps_WxNxB[..., None, None, None], A_WxNxBxGxKxK, 0.0)
-    before, after = linear_recurrence(S_BxGxKxV, *(x.reshape(-1, *x.shape[2:]) for x in (A_WxNxBxGxKxK, B_WxNxBxGxKxV)))
-    before_WxBxGxKxV = before.reshape(*B_WxNxBxGxKxV.shape)[:, 0]
-    return jnp.swapaxes(before_WxBxGxKxV, 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), after
+    solved = Solved(*map(in_turn, solved))
+    keeps_WxNxB = keeps_BxW.T[:, None] | (np.arange(chunks) > 0)[:, None]
+    keeps_WNxBx1 = keeps_WxNxB.reshape(-1, batch, 1)
+    left = jnp.where(keeps_WNxBx1, solved.left, 0.0)
+    erased = jnp.where(keeps_WNxBx1[..., None, None], solved.erased, 0.0)
+    before, after = states(S_BxGxKxV, solved._replace(left=left, erased=erased))
+    return jnp.swapaxes(before[::chunks], 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,19 +208,19 @@ class GatedDelta(Positioned):
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {GATE: nn.sigmoid(self.gate)}
 
     def write(self, memory: jax.Array, segment: Segment) -> jax.Array:
-        return linear_recurrence(reset_where_new(segment.bounds.keeps_B, memory), *self._transitions(segment))[1]
+        return states(reset_where_new(segment.bounds.keeps_B, memory), self._solved(segment))[1]
 
     def advance(self, memory: jax.Array, segments: Segment) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         keeps_BxW = segments.bounds.keeps_B.reshape(memory.shape[0], -1)
-        before, memory = parallel(memory, self._transitions(segments), keeps_BxW)
+        before, memory = parallel(memory, self._solved(segments), keeps_BxW)
         attended, metrics = self.attend(before, segments)
         return attended, memory, metrics
 
-    def _transitions(self, segment: Segment) -> Transitions:
+    def _solved(self, segment: Segment) -> Solved:
         wide, writes_BxTx1 = self.dims.memory_dtype, segment.bounds.writes_BxT[..., None]
         beta_BxTxG = nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1
         g_BxTxG = self._log_decay(segment.inputs) * writes_BxTx1
-        return transitions(unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxG, g_BxTxG)
+        return solve_chunks(unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxG, g_BxTxG)
 
     def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:
         if self.config.decay == "none":
@@ -203,8 +237,10 @@ class GatedDelta(Positioned):
         inverse = sum(2.0 * chunk * half**2 for half in halves)  # two products of half x half for chunk / 2 half corners
         solved = 2.0 * chunk**2 * (2 * d.key_dim + d.value_dim)  # A, what is erased, what is fresh
         padded_tokens = -(-segment_length // chunk) * chunk
-        added, turned = square + 2.0 * d.key_dim * d.value_dim, square * d.value_dim  # of A and B per token, of A S per chunk
-        in_chunk = d.kv_heads * ((inverse + solved + turned) / chunk + added)
+        written = 2.0 * matrix / d.heads
+        if is_transition(chunk, d.key_dim):  # A and B, and A S once per chunk
+            written = square + matrix / d.heads + square * d.value_dim / chunk
+        in_chunk = d.kv_heads * ((inverse + solved) / chunk + written)
         projections = 2.0 * d.d_model * d.kv_heads * (2 if self.config.decay == "learned" else 1)
         local = positioned_cost(self.config.positions, d, 0, segment_length)
         return dataclasses.replace(
