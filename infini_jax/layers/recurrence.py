@@ -12,37 +12,39 @@ Gradients = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @jax.custom_vjp
-def linear_recurrence(S_xKxV: jax.Array, A_NxKxK: jax.Array, B_NxKxV: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(S_0 to S_{N-1} N...xKxV, S_N ...xKxV) of S_n = A_n S_{n-1} + B_n; `...` are axes that all share, such as batch, heads.
+def linear_recurrence(S_BxGxKxV: jax.Array, A_NxBxGxKxK: jax.Array, B_NxBxGxKxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(S_0 to S_{N-1} NxBxGxKxV, S_N BxGxKxV) of S_n = A_n S_{n-1} + B_n.
 
     Args:
-      S_xKxV: S_0, ...xKxV.
-      A_NxKxK: transitions, N...xKxK.
-      B_NxKxV: additions, N...xKxV.
+      S_BxGxKxV: S_0, BxGxKxV.
+      A_NxBxGxKxK: transitions, NxBxGxKxK.
+      B_NxBxGxKxV: additions, NxBxGxKxV.
     """
 
-    def step(S_xKxV: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        A_xKxK, B_xKxV = item
-        return A_xKxK @ S_xKxV + B_xKxV, S_xKxV
+    def step(S_BxGxKxV: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        A_BxGxKxK, B_BxGxKxV = item
+        return A_BxGxKxK @ S_BxGxKxV + B_BxGxKxV, S_BxGxKxV
 
-    after, before = jax.lax.scan(step, S_xKxV, (A_NxKxK, B_NxKxV))
+    after, before = jax.lax.scan(step, S_BxGxKxV, (A_NxBxGxKxK, B_NxBxGxKxV))
     return before, after
 
 
-def _forward(S_xKxV: jax.Array, A_NxKxK: jax.Array, B_NxKxV: jax.Array):
-    before_NxKxV, after_xKxV = linear_recurrence(S_xKxV, A_NxKxK, B_NxKxV)
-    return (before_NxKxV, after_xKxV), (A_NxKxK, before_NxKxV)
+def _forward(S_BxGxKxV: jax.Array, A_NxBxGxKxK: jax.Array, B_NxBxGxKxV: jax.Array):
+    before_NxBxGxKxV, after_BxGxKxV = linear_recurrence(S_BxGxKxV, A_NxBxGxKxK, B_NxBxGxKxV)
+    return (before_NxBxGxKxV, after_BxGxKxV), (A_NxBxGxKxK, before_NxBxGxKxV)
 
 
 def _backward(saved: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]) -> Gradients:
-    (A_NxKxK, before_NxKxV), (E_NxKxV, last_xKxV) = saved, gradients
+    (A_NxBxGxKxK, before_NxBxGxKxV), (E_NxBxGxKxV, last_BxGxKxV) = saved, gradients
 
-    def step(D_xKxV: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        AT_xKxK, E_xKxV = item
-        return AT_xKxK @ D_xKxV + E_xKxV, D_xKxV
+    def step(D_BxGxKxV: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        AT_BxGxKxK, E_BxGxKxV = item
+        return AT_BxGxKxK @ D_BxGxKxV + E_BxGxKxV, D_BxGxKxV
 
-    first_xKxV, D_NxKxV = jax.lax.scan(step, last_xKxV, (jnp.swapaxes(A_NxKxK, -1, -2), E_NxKxV), reverse=True)
-    return first_xKxV, D_NxKxV @ jnp.swapaxes(before_NxKxV, -1, -2), D_NxKxV
+    first_BxGxKxV, D_NxBxGxKxV = jax.lax.scan(
+        step, last_BxGxKxV, (jnp.swapaxes(A_NxBxGxKxK, -1, -2), E_NxBxGxKxV), reverse=True
+    )
+    return first_BxGxKxV, D_NxBxGxKxV @ jnp.swapaxes(before_NxBxGxKxV, -1, -2), D_NxBxGxKxV
 
 
 linear_recurrence.defvjp(_forward, _backward)
