@@ -8,7 +8,7 @@ import pytest
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.devices.chosen_form import SHARE, form_of, kept_bytes, with_form
+from infini_jax.devices.chosen_form import SHARE, form_of_run, kept_bytes, with_form
 from infini_jax.devices.sharding import Sharding
 from infini_jax.errors import ConfigError
 from infini_jax.layers.platforms import target
@@ -37,8 +37,8 @@ def run_of(mechanism: str = "infini", d_model: int = 64, layers: int = 2, sequen
 
 
 def test_a_cpu_takes_segments_and_layers_in_turn_and_keeps_what_is_small():
-    assert form_of(run_of()) == Form(1, "none", "scan")
-    assert form_of(run_of(d_model=512, layers=8)) == Form(1, "segment", "scan")
+    assert form_of_run(run_of()) == Form(1, "none", "scan")
+    assert form_of_run(run_of(d_model=512, layers=8)) == Form(1, "segment", "scan")
 
 
 @pytest.mark.parametrize(
@@ -54,38 +54,38 @@ def test_a_gpu_takes_all_segments_at_once_and_makes_again_as_much_as_it_must(meb
     """About a GiB of activations, a quarter of it in a layer, an eighth in a segment; `mebibytes` are beside the state."""
     run = run_of(d_model=512, layers=4)
     with target("cuda"):
-        assert form_of(run, memory=state_bytes(run) + int(mebibytes * 2**20 / SHARE)) == expected
+        assert form_of_run(run, memory=state_bytes(run) + int(mebibytes * 2**20 / SHARE)) == expected
 
 
 def test_a_tpu_takes_them_in_turn_and_keeps_what_fits():
     run = run_of(d_model=512, layers=8)
     with target("tpu"):
-        assert form_of(run, memory=80 * GIB) == Form(1, "none", "scan")
-        assert form_of(run, memory=2 * GIB) == Form(1, "segment", "scan")
+        assert form_of_run(run, memory=80 * GIB) == Form(1, "none", "scan")
+        assert form_of_run(run, memory=2 * GIB) == Form(1, "segment", "scan")
 
 
 def test_what_settings_name_is_taken_and_the_rest_chosen():
     run = run_of(segments_per_step=2, rematerialise="layer", layer_loop="unroll")
-    assert form_of(run) == Form(2, "layer", "unroll")
-    assert form_of(run_of(segments_per_step=4)) == Form(4, "none", "scan")
+    assert form_of_run(run) == Form(2, "layer", "unroll")
+    assert form_of_run(run_of(segments_per_step=4)) == Form(4, "none", "scan")
     with target("cuda"):
-        assert form_of(run_of(rematerialise="segment"), memory=80 * GIB) == Form(8, "segment", "unroll")
-        assert form_of(run_of(bptt=2), memory=80 * GIB) == Form(2, "none", "unroll")
-        assert form_of(run_of(layers=40), memory=80 * GIB).layer_loop == "scan"
+        assert form_of_run(run_of(rematerialise="segment"), memory=80 * GIB) == Form(8, "segment", "unroll")
+        assert form_of_run(run_of(bptt=2), memory=80 * GIB) == Form(2, "none", "unroll")
+        assert form_of_run(run_of(layers=40), memory=80 * GIB).layer_loop == "scan"
 
 
 def test_devices_that_share_a_sequence_take_all_of_it():
     layout = Sharding("fsdp+sequence", 4).counted_layout(rows=4, devices=8)
     run = run_of()
-    assert form_of(run, layout) == Form(2, "none", "scan")
-    named = with_form(run, form_of(run, layout), layout)
-    assert (named.train.segments_per_step, form_of(named, layout)) == (8, Form(2, "none", "scan"))
+    assert form_of_run(run, layout) == Form(2, "none", "scan")
+    named = with_form(run, form_of_run(run, layout), layout)
+    assert (named.train.segments_per_step, form_of_run(named, layout)) == (8, Form(2, "none", "scan"))
 
 
 def test_a_layer_on_the_residual_stream_takes_segments_in_turn_on_every_platform():
     with registered(), target("cuda"):
         run = dataclasses.replace(run_of(), model=dataclasses.replace(tiny("recurrent"), vocab=256))
-        assert form_of(run, memory=80 * GIB).segments == 1
+        assert form_of_run(run, memory=80 * GIB).segments == 1
 
 
 def test_a_form_names_itself_and_decides_no_result():

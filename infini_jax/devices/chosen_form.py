@@ -25,7 +25,7 @@ GPUS = ("cuda", "gpu")
 Rematerialise = Literal["none", "segment", "layer"]
 
 
-def form_of(run: RunConfig, layout: Layout | None = None, memory: int | None = None) -> Form:
+def form_of_run(run: RunConfig, layout: Layout | None = None, memory: int | None = None) -> Form:
     """The form of a run's programs: the fastest for the platform that fits, with what the run's settings name.
 
     Args:
@@ -74,12 +74,13 @@ def kept_bytes(run: RunConfig, layout: Layout | None, segments: int, remateriali
     """About the bytes of activations that one device holds at most, for its gradient."""
     tokens = run.tokens_per_step / run.train.accumulate / (1 if layout is None else layout.token_parts)
     share = segments * run.model.segment / run.train.sequence
-    carried = run.model.memory_bytes * tokens / run.train.sequence / share  # a memory behind each turn
     inputs = tokens * run.model.layers * run.model.d_model * run.model.dims.dtype.itemsize
+    memories = run.model.memory_bytes * tokens / run.train.sequence
     logits = tokens * KEPT_PER_LOGIT * run.model.vocab * 4
     if rematerialise == "none":
-        return KEPT_PER_FEATURE * inputs + logits + carried
+        return KEPT_PER_FEATURE * inputs + logits + 2 * memories / share  # each turn's, and what it was joined with
     layers = 1 if rematerialise == "segment" else run.model.layers
+    carried = min(memories / share, memories + 2 * inputs)  # one for each turn, or of caches what each turn pushes out
     return share * (KEPT_PER_FEATURE * inputs / layers + inputs + logits) + carried
 
 

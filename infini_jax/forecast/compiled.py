@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import jax
 
 from infini_jax.config import RunConfig
-from infini_jax.devices.chosen_form import form_of, with_form
+from infini_jax.devices.chosen_form import form_of_run, with_form
 from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.errors import ConfigError
 from infini_jax.forecast.program_text import ProgramText, kernels_launched
@@ -120,7 +120,7 @@ def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Comp
     """
     layout = layout_of(run, sharding, topology.compile_devices())
     with target(topology.chip.platform), refused(topology):
-        form = form_of(run, layout, topology.chip.memory)
+        form = form_of_run(run, layout, topology.chip.memory)
         training = Training(with_form(run, form, layout), layout)
         state, batch = training.shapes, training.batch
         began = time.perf_counter()

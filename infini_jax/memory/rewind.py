@@ -54,7 +54,7 @@ def rewinding_scan(
 
         def body(carry: Any, item: Any) -> tuple[Any, tuple]:
             arguments = (params, carry, item)
-            (after, output), pullback = jax.vjp(lambda *floats: step(*joined(floats, arguments)), *floats_of(arguments))
+            (after, output), pullback = jax.vjp(lambda *floats: step(*with_floats(floats, arguments)), *floats_of(arguments))
             constants[:] = [leaf for leaf in jax.tree.leaves(pullback) if not isinstance(leaf, Tracer)]
             kept = Kept.of(pullback, dict(enumerate(jax.tree.leaves((arguments, constants)))))
             first = len(jax.tree.leaves(params))
@@ -73,7 +73,7 @@ def rewinding_scan(
             after, slope_after_floats, sums = state
             item, kept, gone, slope_output_floats = turn
             before = restored(after, gone.filled(after), item)  # of what no gradient uses, any numbers
-            slopes = (joined(slope_after_floats, slope_after), joined(slope_output_floats, of_a_step))
+            slopes = (with_floats(slope_after_floats, slope_after), with_floats(slope_output_floats, of_a_step))
             found = kept.filled(((params, before, item), constants))(slopes)
             to_params, to_before = found[: len(sums)], found[len(sums) :][: len(slope_after_floats)]
             sums = [total + one for total, one in zip(sums, to_params, strict=True)]
@@ -84,7 +84,7 @@ def rewinding_scan(
             body, start, (items, kept, gone, floats_of(slope_outputs)), reverse=True
         )
         by_argument = ((to_params, params), (to_carry, after), (to_items, items))
-        return tuple(joined(floats, nothing(tree)) for floats, tree in by_argument)
+        return tuple(with_floats(floats, nothing(tree)) for floats, tree in by_argument)
 
     scanned.defvjp(forward, backward)
     return scanned(params, carry, items)
@@ -128,7 +128,7 @@ def floats_of(tree: Any) -> list[jax.Array]:
     return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
 
 
-def joined(floats: Iterable[jax.Array], tree: Any) -> Any:
+def with_floats(floats: Iterable[jax.Array], tree: Any) -> Any:
     """`tree` with `floats` in place of its leaves that have a gradient."""
     rest = iter(floats)
     return jax.tree.map(lambda leaf: next(rest) if is_float(leaf) else leaf, tree)

@@ -155,7 +155,7 @@ def in_one_pass(place: Place, passes: contextlib.ExitStack) -> Place:
 
 def runs_of(places: Sequence[Place]) -> pa.Table:
     """The table of finished runs, each with its folder and its settings. Raises `ConfigError` for a damaged file."""
-    found = gathered(places, "row", lambda place: place.rows, TABLE_FILE)
+    found = tables_of(places, "row", lambda place: place.rows, TABLE_FILE)
     names = zip(found.owners, found.table.column("run").to_pylist(), strict=True)
     return found.with_folders().append_column("config", pa.array([config_of(*one) for one in names], pa.string()))
 
@@ -183,7 +183,7 @@ class Gathered(NamedTuple):
         return self.table.add_column(0, "folder", repeated([str(place.folder) for place, _ in self.files], self.counts))
 
 
-def gathered(places: Sequence[Place], kind: str, files_of: Callable[[Place], list[Path]], whole: str = "") -> Gathered:
+def tables_of(places: Sequence[Place], kind: str, files_of: Callable[[Place], list[Path]], whole: str = "") -> Gathered:
     """The lines of all files of a kind; a study's come from its table called `whole` where that is there.
 
     A damaged file of a run counts as missing, as for its study. Raises `ConfigError` where `whole` or a log is damaged.
@@ -223,14 +223,14 @@ def settings_in(folder: RunFolder, files: Disk) -> str | None:
 
 def curves_of(places: Sequence[Place]) -> pa.Table:
     """The table of all lines of all logs, one row per metric. Raises `ConfigError` for a damaged line."""
-    found = gathered(places, "curves", lambda place: place.logs)
+    found = tables_of(places, "curves", lambda place: place.logs)
     names = [run_of(log, place) for place, log in found.files]
     return found.with_folders().add_column(1, "run", repeated(names, found.counts))
 
 
 def measures_of(places: Sequence[Place]) -> pa.Table:
     """The table of the figures of all evaluations. Raises `ConfigError` for a damaged file."""
-    return gathered(places, "figures", lambda place: place.figures, MEASURES_FILE).with_folders()
+    return tables_of(places, "figures", lambda place: place.figures, MEASURES_FILE).with_folders()
 
 
 def run_of(log: Path, place: Place) -> str:

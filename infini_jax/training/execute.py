@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from infini_jax.config import Origin, RunConfig
-from infini_jax.devices.chosen_form import form_of
+from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
 from infini_jax.errors import EvaluationFailed, named_line, present
@@ -200,7 +200,7 @@ def planned_row(run: RunConfig, study: str, sharding: Sharding) -> Row:
         corpus=run.data.open(rows_of(run, "train")).corpus,
         finished="",
         skipped_steps=0,
-        form=str(form_of(run, layout)),
+        form=str(form_of_run(run, layout)),
         **columns,
     )
 

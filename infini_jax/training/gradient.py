@@ -11,7 +11,7 @@ from flax import struct
 
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch
-from infini_jax.devices.chosen_form import form_of
+from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.sharding import Layout, gradient_over_rows
 from infini_jax.layers.dropout import Dropout
 from infini_jax.memory.base import AUXILIARY, reported_gates
@@ -101,7 +101,7 @@ def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[
     """
     turns, devices = run.train.accumulate, 1 if layout is None else layout.token_parts
     score = functools.partial(score_tokens, with_squares=run.train.z_loss > 0)
-    settings = (run.train.bptt, form_of(run, layout))
+    settings = (run.train.bptt, form_of_run(run, layout))
 
     def loss_of(params: dict, carry: Carry, rows: Part, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """The loss of a part of the batch, as its share in the mean over all `tokens` that are scored."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch, Split
-from infini_jax.devices.chosen_form import form_of
+from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.processes import placed_batches
 from infini_jax.devices.queue import keep_close
 from infini_jax.devices.sharding import (
@@ -31,7 +31,7 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     The devices share the work as in training. One program serves both held-out splits.
     """
     layout = layout_of(run, sharding)
-    form = form_of(run, layout)
+    form = form_of_run(run, layout)
 
     def score(carry: Carry, batch: Batch, params: dict) -> tuple[Scores, Carry]:
         carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, form=form)
