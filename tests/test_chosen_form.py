@@ -25,7 +25,7 @@ from tests.support.streams import tiny
 GIB = 2**30
 
 
-def run_of(mechanism: str = "infini", d_model: int = 64, layers: int = 2, sequence: int = 512, **train) -> RunConfig:
+def run_of(mechanism: str = "infini", d_model: int = 32, layers: int = 1, sequence: int = 512, **train) -> RunConfig:
     memory = MECHANISMS[mechanism].Config()
     model = ModelConfig(memory=memory, vocab=256, layers=layers, d_model=d_model, heads=2, segment=64)
     return RunConfig(
@@ -101,7 +101,7 @@ def test_a_form_names_itself_and_decides_no_result():
 @pytest.mark.parametrize("name", slow_but(("infini", "memorizing"), MECHANISMS))
 def test_bytes_kept_are_those_of_the_program_within_a_factor(name):
     """Counted before XLA joins anything: what the backward pass takes of the forward pass, parameters left out."""
-    run = run_of(name, rematerialise="none")
+    run = run_of(name, d_model=64, layers=2, rematerialise="none")
     training = Training(run)
 
     def kept(params, carry, batch):

@@ -17,7 +17,7 @@ from infini_jax.model.form import Form
 
 KEPT_PER_FEATURE = 64  # numbers per token, layer and feature that the gradient needs: 21 to 78, by mechanism
 KEPT_PER_LOGIT = 3  # numbers per token and symbol
-MOST_ON_CPU = 2**27  # bytes per device; more of them cost more page faults than making them again
+MOST_ON_CPU = 2**25  # bytes per device; more of them take longer to write and read than to make again
 SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
 MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
 GPUS = ("cuda", "gpu")
