@@ -16,6 +16,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.forecast import compiled as ahead
 from infini_jax.forecast.compiled import Buffer, Collective, Compiled, DoesNotFit
 from infini_jax.forecast.counted import compiled, compiled_table, forecast
+from infini_jax.forecast.program_text import ProgramText
 from infini_jax.forecast.topology import Topology, is_installed
 from infini_jax.model.cost import training_flops_per_step
 from infini_jax.records.folder import CONFIG_FILE
@@ -161,7 +162,7 @@ def test_the_table_of_a_compiled_step_has_its_kernels(capsys, kernels, said):
 
 
 def test_collectives_are_counted_once_and_by_what_they_leave():
-    assert ahead.collectives_of(PROGRAM) == (
+    assert ahead.collectives_of(ProgramText.parse(PROGRAM)) == (
         Collective("all-gather", 1, 16 * 8 * 4),
         Collective("all-reduce", 1, 4 * 4),
         Collective("reduce-scatter", 1, 4 * 8 * 4),
@@ -170,6 +171,6 @@ def test_collectives_are_counted_once_and_by_what_they_leave():
 
 def test_buffers_are_the_largest_results_in_memory():
     """Not what lives inside a fusion, what comes from outside, and what an asynchronous pair shows twice."""
-    first, *_ = ahead.buffers_of(PROGRAM)
+    first, *_ = ahead.buffers_of(ProgramText.parse(PROGRAM))
     assert first == Buffer("bf16[64,64]", 64 * 64 * 2, "dot_general")
-    assert all("4096" not in one.type and "1024" not in one.type for one in ahead.buffers_of(PROGRAM))
+    assert all("4096" not in one.type and "1024" not in one.type for one in ahead.buffers_of(ProgramText.parse(PROGRAM)))

@@ -104,13 +104,13 @@ ENTRY %main (p0: s32[]) -> s32[] {
 
 
 def test_kernels_are_instructions_times_the_turns_of_their_loops():
-    assert kernels_launched(PROGRAM) == 6 + 5 * (2 + 7 * 3 + 4)
+    assert kernels_launched(ProgramText.parse(PROGRAM)) == 6 + 5 * (2 + 7 * 3 + 4)
 
 
 def test_a_loop_may_tell_its_turns_by_its_condition_which_is_then_asked_each_time():
-    assert kernels_launched(ASKED) == 9 * 2 + 10
+    assert kernels_launched(ProgramText.parse(ASKED)) == 9 * 2 + 10
     bare = ASKED.replace("%asked = pred[] fusion", "%asked = pred[] compare").replace("kind=kLoop, calls", "direction=LT, x")
-    assert kernels_launched(bare) == 9 * 2 + 10
+    assert kernels_launched(ProgramText.parse(bare)) == 9 * 2 + 10
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_loop_that_does_not_tell_its_turns_is_refused_in_one_line(change):
     text = ASKED.replace(*change)
     refused = r"^program: the loop over condition does not tell its number of turns; use lax.scan"
     with pytest.raises(ConfigError, match=refused):
-        kernels_launched(text)
-    assert kernels_of(text) is None
+        kernels_launched(ProgramText.parse(text))
+    assert kernels_of(ProgramText.parse(text)) is None
 
 
 def nested(outer: int, inner: int) -> str:
@@ -139,7 +139,7 @@ def nested(outer: int, inner: int) -> str:
 
 def test_loops_of_a_real_program_are_counted_by_their_lengths():
     """A scan of N scans of M turns launches a + N (b + M c): c the least for a product, tanh and a sum, at most a few more."""
-    kernels = {(n, m): kernels_launched(nested(n, m)) for n, m in ((5, 7), (5, 9), (8, 7), (8, 9))}
+    kernels = {(n, m): kernels_launched(ProgramText.parse(nested(n, m))) for n, m in ((5, 7), (5, 9), (8, 7), (8, 9))}
     inner = (kernels[5, 9] - kernels[5, 7]) / (5 * 2)
     assert kernels[8, 9] - kernels[8, 7] == 8 * 2 * inner
     assert 3 <= inner < 12
@@ -150,7 +150,7 @@ def test_a_loop_over_a_traced_number_is_refused():
     loop = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda _, c: c @ c, x))
     text = loop.lower(jnp.ones((4, 4)), 3).compile().as_text()
     with pytest.raises(ConfigError, match="does not tell its number of turns"):
-        kernels_launched(text)
+        kernels_launched(ProgramText.parse(text))
 
 
 def test_what_lies_in_memory_is_found_in_loops_and_not_in_fusions():
@@ -158,8 +158,8 @@ def test_what_lies_in_memory_is_found_in_loops_and_not_in_fusions():
     names = {one.name for one in ProgramText.parse(PROGRAM).in_memory()}
     assert {"gemm", "packed", "copied", "h"} <= names
     assert not {"wide", "twice", "sum"} & names
-    assert [(one.kind, one.bytes) for one in collectives_of(PROGRAM)] == [("all-reduce", 512 * 8 * 4)]
-    assert buffers_of(PROGRAM)[0].bytes == 512 * 8 * 4
+    assert [(one.kind, one.bytes) for one in collectives_of(ProgramText.parse(PROGRAM))] == [("all-reduce", 512 * 8 * 4)]
+    assert buffers_of(ProgramText.parse(PROGRAM))[0].bytes == 512 * 8 * 4
 
 
 def test_types_with_many_members_are_read_whole():

@@ -7,13 +7,12 @@ memory that the state leaves. docs/performance.md has the measurements.
 """
 
 import dataclasses
-from typing import Literal
 
 from infini_jax.config import RunConfig
 from infini_jax.devices.sharding import Layout
 from infini_jax.layers.platforms import platform
 from infini_jax.model.cost import available_bytes, state_bytes
-from infini_jax.model.form import Form
+from infini_jax.model.form import Form, Rematerialise
 
 KEPT_PER_FEATURE = 64  # numbers per token, layer and feature that the gradient needs: 21 to 78, by mechanism
 KEPT_PER_LOGIT = 3  # numbers per token and symbol
@@ -21,8 +20,6 @@ MOST_ON_CPU = 2**25  # bytes per device; more of them take longer to write and r
 SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
 MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
 GPUS = ("cuda", "gpu")
-
-Rematerialise = Literal["none", "segment", "layer"]
 
 
 def form_of_run(run: RunConfig, layout: Layout | None = None, memory: int | None = None) -> Form:

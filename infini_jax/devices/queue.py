@@ -1,6 +1,7 @@
 """The queue of programs that wait for the devices: how far the host may be ahead of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -10,7 +11,7 @@ import jax
 MOST_AHEAD = 8
 
 
-def keep_close(results: Sequence[jax.Array]) -> None:
-    """Waits for what a program made `MOST_AHEAD` before the newest of `results`, one from each turn of a loop."""
+def keep_close(results: Sequence[Any]) -> None:
+    """Waits for what a program made `MOST_AHEAD` before the newest of `results`: one pytree from each turn of a loop."""
     if len(results) > MOST_AHEAD:
         jax.block_until_ready(results[-1 - MOST_AHEAD])

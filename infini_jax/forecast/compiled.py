@@ -125,15 +125,15 @@ def compile_step(run: RunConfig, topology: Topology, sharding: Sharding) -> Comp
         state, batch = training.shapes, training.batch
         began = time.perf_counter()
         compiled = training.step.lower(state, batch).compile()
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    memory, program = compiled.memory_analysis(), ProgramText.parse(compiled.as_text())
     return Compiled(
         form=str(form),
         seconds=time.perf_counter() - began,
         state_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        collectives=collectives_of(text),
-        buffers=buffers_of(text),
-        kernels=kernels_of(text),
+        collectives=collectives_of(program),
+        buffers=buffers_of(program),
+        kernels=kernels_of(program),
     )
 
 
@@ -155,10 +155,10 @@ def refused(topology: Topology) -> Iterator[None]:
         raise ConfigError("topology", f"{topology.name} cannot run this ({error})", "choose another memory or form") from error
 
 
-def kernels_of(text: str) -> int | None:
-    """The number of kernels that a call of a compiled program's text launches, None where a loop's turns are not told."""
+def kernels_of(program: ProgramText) -> int | None:
+    """The number of kernels that a call of a compiled program launches, None where a loop's turns are not told."""
     try:
-        return kernels_launched(text)
+        return kernels_launched(program)
     except ConfigError:
         return None
 
@@ -169,20 +169,20 @@ def size_of(kind: str) -> int:
     return max(sizes, default=0)
 
 
-def collectives_of(text: str) -> tuple[Collective, ...]:
-    """The collective operations of a compiled program's text, by kind."""
+def collectives_of(program: ProgramText) -> tuple[Collective, ...]:
+    """The collective operations of a compiled program, by kind."""
     found: dict[str, list[int]] = {}
-    for one in ProgramText.parse(text).in_memory():
+    for one in program.in_memory():
         name = one.operation.removesuffix("-start")
         if name in COLLECTIVES:
             found.setdefault(name, []).append(size_of(one.type))
     return tuple(Collective(kind, len(found[kind]), sum(found[kind])) for kind in COLLECTIVES if kind in found)
 
 
-def buffers_of(text: str, count: int = 5) -> tuple[Buffer, ...]:
-    """The `count` largest intermediate results of a compiled program's text, each type and operation once."""
+def buffers_of(program: ProgramText, count: int = 5) -> tuple[Buffer, ...]:
+    """The `count` largest intermediate results of a compiled program, each type and operation once."""
     found: dict[tuple[str, str], int] = {}
-    for one in ProgramText.parse(text).in_memory():
+    for one in program.in_memory():
         if one.operation in NO_BUFFER or one.type.startswith("(") or one.operation.endswith("-done"):
             continue
         name = re.search(r'op_name="([^"]*)"', one.line)

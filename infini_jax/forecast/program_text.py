@@ -101,19 +101,14 @@ def _end_of_tuple(text: str) -> int:
     return len(text)
 
 
-def kernels_launched(text: str) -> int:
+def kernels_launched(program: ProgramText) -> int:
     """Number of kernels that one call of a compiled program launches: its instructions times the turns of their loops.
 
     A fusion, a copy and a call of a library count one each (inside, cuDNN's gradient is several), a choice its largest branch.
     On a GPU each costs microseconds, whatever its work. The text of a program for a CPU has the steps of its executor instead.
 
-    Args:
-      text: `compiled.as_text()`.
-
-    Raises:
-      ConfigError: the text does not tell a loop's number of turns.
+    Raises `ConfigError` where the text does not tell a loop's number of turns.
     """
-    program = ProgramText.parse(text)
     known: dict[str, int] = {}
 
     def of(name: str) -> int:

@@ -1,7 +1,7 @@
 """A scan whose gradient finds the state before every step again, where `lax.scan` keeps all of them.
 
-A cache of N slots that takes S tokens a step would be kept for each of W steps, W N slots in all. A step takes out of it as
-much as it puts in: with that, S slots a step, the caches are found from the last one backwards, the same to the bit.
+A cache of N slots that takes S tokens per step would be kept for each of W steps, W N slots in all. A step takes out of it as
+much as it puts in: with that, S slots per step, the caches are found from the last one backwards, the same to the bit.
 """
 
 import functools

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+Rematerialise = Literal["none", "segment", "layer"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Form:
@@ -15,7 +17,7 @@ class Form:
     """
 
     segments: int = 1
-    rematerialise: Literal["none", "segment", "layer"] = "segment"
+    rematerialise: Rematerialise = "segment"
     layer_loop: Literal["scan", "unroll"] = "scan"
 
     def __str__(self) -> str:

@@ -43,12 +43,12 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
 
     def evaluate(params: dict, split: Split) -> tuple[float, float]:
-        source, carry, found = run.data.open(rows_of(run, split)), begin(), [Scores(*jnp.zeros(3, jnp.float32))]
+        source, carry, found = run.data.open(rows_of(run, split)), begin(), []
         for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
             scores, carry = score(carry, batch, params)
             found.append(scores)
-            keep_close([one.loss for one in found[1:]])
-        total = jax.tree.map(lambda *sums: sum(sums), *jax.device_get(found))
+            keep_close(found)
+        total: Scores = jax.tree.map(lambda *sums: sum(sums), *jax.device_get(found))
         loss, accuracy = total.means()
         return float(loss), float(accuracy)
 
