@@ -80,29 +80,29 @@ class Disk:
         """Whether a Parquet file is there and holds what was written."""
         return rows.is_whole(file)
 
-    def table(self, file: Path) -> pa.Table | None:
+    def table(self, file: File) -> pa.Table | None:
         """The table of a row or of figures; None where it is missing or damaged."""
-        return read_table(file)
+        return read_table(Path(file))
 
-    def joined(self, files: Sequence[Path], kind: str) -> Joined:
+    def joined(self, files: Sequence[File], kind: str) -> Joined:
         """The tables of many files of a kind as one, those of logs ("curves") too. Raises `ConfigError` as `curves`."""
         return Joined.of([self.curves(file) if kind == "curves" else self.table(file) for file in files], kind)
 
-    def figures(self, run: RunFolder) -> list[Path]:
+    def figures(self, run: RunFolder) -> list[str]:
         """The files of a run's figures, by name."""
-        return sorted(run.all_measures.glob("*" + TABLE))
+        return sorted(map(str, run.all_measures.glob("*" + TABLE)))
 
-    def settings(self, file: Path) -> str:
+    def settings(self, file: File) -> str:
         """The settings in a file as one line of JSON. Raises `ConfigError` where they are damaged."""
-        return settings_line(file.read_bytes(), file).decode()
+        return settings_line(Path(file).read_bytes(), file).decode()
 
     def newest_line(self, log: Path) -> dict[str, float]:
         """The last whole line of a log; empty where there is none that can be read."""
         return newest_of(log_text(log))
 
-    def curves(self, log: Path) -> pa.Table:
+    def curves(self, log: File) -> pa.Table:
         """The curves of a log as a table of `CURVES`. Raises `ConfigError` for a damaged line."""
-        return curves_in(log_text(log), log)
+        return curves_in(log_text(Path(log)), Path(log))
 
 
 NOW = Disk()
@@ -141,7 +141,7 @@ class Inventory(Disk):
         place = self.place(name)
         return self.read(name).is_whole if place is None else self.remembered.is_whole[place]
 
-    def table(self, file: Path) -> pa.Table | None:
+    def table(self, file: File) -> pa.Table | None:
         name = str(file)
         if name not in self.states:
             return None
@@ -157,7 +157,7 @@ class Inventory(Disk):
         span = lines.span(self.place(name))
         return None if span is None else lines.table.slice(*span)
 
-    def joined(self, files: Sequence[Path], kind: str) -> Joined:
+    def joined(self, files: Sequence[File], kind: str) -> Joined:
         lines = self.remembered.lines(kind)
         places = [self.place(str(file)) for file in files]
         known = [lines.span(place) for place in places]
@@ -168,7 +168,7 @@ class Inventory(Disk):
         whole = pa.concat_tables([lines.table, fresh.table]) if fresh.counts else lines.table
         return Joined(picked(whole, list(filter(None, spans))), [None if span is None else span[1] for span in spans])
 
-    def settings(self, file: Path) -> str:
+    def settings(self, file: File) -> str:
         return self.line(str(file), lambda text: settings_line(text, file)).decode()
 
     def newest_line(self, log: Path) -> dict[str, float]:
@@ -183,28 +183,28 @@ class Inventory(Disk):
             self.new[name] = Content(line=found)
         return found
 
-    def curves(self, log: Path) -> pa.Table:
+    def curves(self, log: File) -> pa.Table:
         name = str(log)
         if name not in self.states:
-            return curves_in(b"", log)
+            return curves_in(b"", Path(log))
         found = self.new[name].table if name in self.new else self.known_table(name)
         if found is None:
             text = self.bytes_of(name) or b""
-            found = curves_in(text, log)
+            found = curves_in(text, Path(log))
             self.new[name] = Content(line=last_line(text), table=found)
         return found
 
-    def figures(self, run: RunFolder) -> list[Path]:
-        return self.figures_by_folder.get(str(run.all_measures), [])
+    def figures(self, run: RunFolder) -> list[str]:
+        return self.figures_by_folder.get(f"{run.path}/{MEASURES_FOLDER}", [])
 
     @functools.cached_property
-    def figures_by_folder(self) -> dict[str, list[Path]]:
+    def figures_by_folder(self) -> dict[str, list[str]]:
         """The files of figures by their folder, by name."""
-        found: dict[str, list[Path]] = {}
+        found: dict[str, list[str]] = {}
         for name in sorted(name for name in self.states if name.endswith(TABLE)):
             folder = os.path.dirname(name)
             if folder.endswith("/" + MEASURES_FOLDER):
-                found.setdefault(folder, []).append(Path(name))
+                found.setdefault(folder, []).append(name)
         return found
 
     @functools.cached_property
@@ -305,6 +305,6 @@ def entries_in(folder: Path | str) -> list[os.DirEntry]:
         return []
 
 
-def settings_line(text: bytes, file: Path) -> bytes:
+def settings_line(text: bytes, file: File) -> bytes:
     """The settings that the text of a file is, as one line of JSON. Raises `ConfigError` where they are damaged."""
     return json_text(checked_object(text, file, "path", "restore it, or leave its folder out")).encode()

@@ -19,8 +19,18 @@ import numpy as np
 import pyarrow as pa
 
 from infini_jax.errors import installs, require, require_local
-from infini_jax.records.folder import MEASURES_FILE, RUN_SIGNS, STUDY_SIGNS, TABLE_FILE, RunFolder, StudyFolder
-from infini_jax.records.inventory import NOW, Disk, looked_at
+from infini_jax.records.folder import (
+    CONFIG_FILE,
+    MEASURES_FILE,
+    METRICS_FILE,
+    ROW_FILE,
+    RUN_SIGNS,
+    STUDY_SIGNS,
+    TABLE_FILE,
+    RunFolder,
+    StudyFolder,
+)
+from infini_jax.records.inventory import NOW, Disk, File, looked_at
 from infini_jax.records.remembered import KINDS, Joined
 from infini_jax.records.rows import checked_table
 from infini_jax.results.columns import COLUMNS
@@ -71,23 +81,13 @@ class Place:
         return Place(folder, False, files, [RunFolder(folder)]) if is_run else None
 
     @property
-    def logs(self) -> list[Path]:
-        """The logs of the runs."""
-        return self.there([run.metrics for run in self.runs])
-
-    @property
-    def rows(self) -> list[Path]:
-        """The rows of the runs."""
-        return self.there([run.row for run in self.runs])
-
-    @property
-    def figures(self) -> list[Path]:
+    def figures(self) -> list[str]:
         """The files of figures of the runs."""
         return [file for run in self.runs for file in self.files.figures(run)]
 
-    def there(self, files: list[Path]) -> list[Path]:
-        """The files that are there, of those given."""
-        return [file for file in files if self.files.exists(file)]
+    def there(self, name: str) -> list[str]:
+        """The files of this name in the folders of the runs, as far as they are there."""
+        return [file for run in self.runs if self.files.exists(file := f"{run.path}/{name}")]
 
     @functools.cached_property
     def settings(self) -> str | None:
@@ -155,7 +155,7 @@ def in_one_pass(place: Place, passes: contextlib.ExitStack) -> Place:
 
 def runs_of(places: Sequence[Place]) -> pa.Table:
     """The table of finished runs, each with its folder and its settings. Raises `ConfigError` for a damaged file."""
-    found = tables_of(places, "row", lambda place: place.rows, TABLE_FILE)
+    found = tables_of(places, "row", lambda place: place.there(ROW_FILE), TABLE_FILE)
     names = zip(found.owners, found.table.column("run").to_pylist(), strict=True)
     return found.with_folders().append_column("config", pa.array([config_of(*one) for one in names], pa.string()))
 
@@ -170,7 +170,7 @@ class Gathered(NamedTuple):
     """
 
     table: pa.Table
-    files: list[tuple[Place, Path]]
+    files: list[tuple[Place, File]]
     counts: list[int]
 
     @property
@@ -183,7 +183,7 @@ class Gathered(NamedTuple):
         return self.table.add_column(0, "folder", repeated([str(place.folder) for place, _ in self.files], self.counts))
 
 
-def tables_of(places: Sequence[Place], kind: str, files_of: Callable[[Place], list[Path]], whole: str = "") -> Gathered:
+def tables_of(places: Sequence[Place], kind: str, files_of: Callable[[Place], Sequence[File]], whole: str = "") -> Gathered:
     """The lines of all files of a kind; a study's come from its table called `whole` where that is there.
 
     A damaged file of a run counts as missing, as for its study. Raises `ConfigError` where `whole` or a log is damaged.
@@ -218,12 +218,13 @@ def config_of(place: Place, run: str) -> str | None:
 
 def settings_in(folder: RunFolder, files: Disk) -> str | None:
     """The settings in a run's own folder as JSON, None where there are none. Raises `ConfigError` where they are damaged."""
-    return files.settings(folder.config) if files.exists(folder.config) else None
+    file = f"{folder.path}/{CONFIG_FILE}"
+    return files.settings(file) if files.exists(file) else None
 
 
 def curves_of(places: Sequence[Place]) -> pa.Table:
     """The table of all lines of all logs, one row per metric. Raises `ConfigError` for a damaged line."""
-    found = tables_of(places, "curves", lambda place: place.logs)
+    found = tables_of(places, "curves", lambda place: place.there(METRICS_FILE))
     names = [run_of(log, place) for place, log in found.files]
     return found.with_folders().add_column(1, "run", repeated(names, found.counts))
 
@@ -233,8 +234,8 @@ def measures_of(places: Sequence[Place]) -> pa.Table:
     return tables_of(places, "figures", lambda place: place.figures, MEASURES_FILE).with_folders()
 
 
-def run_of(log: Path, place: Place) -> str:
+def run_of(log: File, place: Place) -> str:
     """The name of a log's run: its folder's name in a study; alone the name in its settings, as its folder may be renamed."""
     if place.is_study:
-        return log.parent.name
-    return (json.loads(place.settings).get("name") if place.settings else None) or log.parent.resolve().name
+        return Path(log).parent.name
+    return (json.loads(place.settings).get("name") if place.settings else None) or place.folder.resolve().name
