@@ -307,4 +307,4 @@ def entries_in(folder: Path | str) -> list[os.DirEntry]:
 
 def settings_line(text: bytes, file: File) -> bytes:
     """The settings that the text of a file is, as one line of JSON. Raises `ConfigError` where they are damaged."""
-    return json_text(checked_object(text, file, "path", "restore it, or leave its folder out")).encode()
+    return json_text(checked_object(text, Path(file), "path", "restore it, or leave its folder out")).encode()
