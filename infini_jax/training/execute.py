@@ -140,7 +140,9 @@ def trained_steps(
 
             held_out = HeldOut(run, log, sharding, saving.keep_best)
             planned = planned_row(seat, study)
-            return TrainedRun(planned, (yield from training_steps(seat, log, checkpoints, stopping, held_out.examine)), held_out)
+            return TrainedRun(
+                planned, (yield from training_steps(seat, log, checkpoints, stopping, held_out.examine)), held_out
+            )
 
 
 def scored(trained: TrainedRun, folder: Path) -> Row:

@@ -86,6 +86,10 @@ class Seat(abc.ABC):
     def state(self) -> TrainState:
         """The state after the steps so far."""
 
+    @abc.abstractmethod
+    def gathered(self, learned: dict) -> dict:
+        """Parameters whole on every device, to be evaluated there."""
+
 
 class Alone(Seat):
     """The seat of a run that has a program to itself, on a layout of devices. Raises `ConfigError` as `Training` does."""
@@ -102,6 +106,9 @@ class Alone(Seat):
     @property
     def state(self) -> TrainState:
         return self._state
+
+    def gathered(self, learned: dict) -> dict:
+        return self.training.gathered(learned)
 
     def drive(self, steps: Steps[Result]) -> Result:
         """Takes all steps of a run, and returns its result; what a step raises is raised inside of the run's own loop."""
@@ -171,7 +178,7 @@ def training_steps(
         now = seat.state
         number = int(now.step)  # waits for the training steps under way
         with clock.paused():
-            standing = standing.after(number, examine(number, training.gathered(now.learned)), run.train.improvement)
+            standing = standing.after(number, examine(number, seat.gathered(now.learned)), run.train.improvement)
             if checkpoints is not None:
                 checkpoints.keep_best(standing.best_step)
 
@@ -213,7 +220,7 @@ def training_steps(
         if examining:
             examined()
     state = seat.state
-    learned, done, last = training.gathered(state.learned), int(state.step), behind
+    learned, done, last = seat.gathered(state.learned), int(state.step), behind
     why = standing.why_stopped(run.train) if done < steps else None
     return Finished(state, learned, done, last.seconds, last.compile_seconds, last.last, last.skipped, why)
 
