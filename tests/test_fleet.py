@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from infini_jax.memory import MECHANISMS
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.model.cost import state_bytes
 from infini_jax.records.folder import METRICS_FILE, ROW_FILE, StudyFolder
-from infini_jax.records.rows import Row, read_rows
+from infini_jax.records.rows import read_rows
 from infini_jax.study.fleets import ALONE, AUTO, Companions, fleet_size, fleets_described, program_of
 from infini_jax.study.study import Study, save_study
 from infini_jax.study.workers import do_all
@@ -42,10 +43,11 @@ RATES = ((0, 1e-3, 1e-2), (1, 3e-4, 3e-3), (2, 3e-3, 1e-2))  # seed, learning ra
 CLOSE = 1e-6
 
 
-def three(mechanism: str, steps: int = 100, **train_settings) -> list[RunConfig]:
+def three(mechanism: str, steps: int = 100, **train_settings: Any) -> list[RunConfig]:
     """Runs that differ in seed, rates and data."""
     model = tiny(mechanism)
-    base = TrainConfig(**{"batch": 2, "sequence": 2 * model.segment, "log_every": 10, "evaluation_steps": 1} | train_settings)
+    settings: dict[str, Any] = {"batch": 2, "sequence": 2 * model.segment, "log_every": 10, "evaluation_steps": 1}
+    base = TrainConfig(**settings | train_settings)
     return [
         RunConfig(
             name=f"run-{seed}",
@@ -151,9 +153,8 @@ def on_two(count: int) -> list[list[float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])  # 3: one of four places is empty
 def test_members_are_laid_over_devices(count):
-    for run, (size, loss, devices) in zip(
-        three("local", steps=20), on_devices(2, "test_fleet", f"on_two({count})"), strict=False
-    ):
+    found = on_devices(2, "test_fleet", f"on_two({count})")
+    for run, (size, loss, devices) in zip(three("local", steps=20), found, strict=False):
         expected, _ = alone(run)
         assert devices == 2
         assert size == pytest.approx(norm(jax.tree.leaves(expected.learned)), rel=CLOSE)
@@ -163,8 +164,8 @@ def test_members_are_laid_over_devices(count):
 UNLIKE = ("fleet", "finished", "seconds", "compile_seconds")
 
 
-def done(folder: Path, runs: list[RunConfig], fleet: int) -> tuple[list[Row | None], list[str | None]]:
-    """(rows, failures) of runs that a worker did, in fleets of so many."""
+def done(folder: Path, runs: list[RunConfig], fleet: int) -> tuple[list[Any], list[Any]]:
+    """(rows, failures) of runs that a worker did, in fleets of so many; None where there is none."""
     study = Study("together", "does it matter?", tuple(runs))
     desk = study.desk(folder)
     do_all(desk, tuple(runs), fleet)
@@ -261,7 +262,7 @@ def test_a_fleet_that_was_ended_by_a_signal_goes_on_at_different_steps(tmp_path,
         assert read_rows(folder / ROW_FILE) == [found[place]]
 
 
-def test_a_signal_saves_every_member_and_reaches_who_started_them(tmp_path):
+def test_a_signal_saves_every_member_and_reaches_who_started_them(tmp_path, monkeypatch):
     runs, folders = STUDY[:2], [tmp_path / run.name for run in STUDY[:2]]
     step = Fleet._step
 
@@ -269,8 +270,8 @@ def test_a_signal_saves_every_member_and_reaches_who_started_them(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         return step(fleet)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped, match="stopped after step 1 of 10") as stopped:
-        patch.setattr(Fleet, "_step", signaled)
+    monkeypatch.setattr(Fleet, "_step", signaled)
+    with pytest.raises(Stopped, match="stopped after step 1 of 10") as stopped:
         execute_fleet(runs, folders, "", lambda *_: pytest.fail("none has ended"))
     assert stopped.value.signal == signal.SIGTERM
     for run, folder in zip(runs, folders, strict=True):
@@ -382,7 +383,7 @@ def test_a_dry_run_says_what_would_share_programs():
 
 @pytest.mark.parametrize("asked", ["0", "-1", "many", "1.5", "", "99999999999"])
 def test_what_is_no_size_of_a_fleet_is_refused_in_one_line(asked, capsys):
-    with pytest.raises(ConfigError, match="^fleet: "):
+    with pytest.raises(ConfigError, match=r"^fleet: "):
         fleet_size(asked)
     assert "give auto, or a number such as 8" in told(capsys, ["study", "quick", f"--fleet={asked}"], 2)
 

@@ -45,8 +45,8 @@ def study(
       launch: launcher of the workers: on this machine, queued by SLURM, or on machines of a cloud, for which a file is written
         and the command printed; or a launcher that the experiment's own file registers.
       resources: resources of each worker that is not on this machine.
-      fleet: most runs that a worker trains side by side in one program, those that differ in nothing but seeds, rates and data; auto
-        is as many as fit on an accelerator, and 1 on a CPU, where they do not pay.
+      fleet: most runs that a worker trains side by side in one program: those that differ in seeds, rates and data alone. auto
+        is as many as fit on an accelerator, and 1 on a CPU, where fleets do not pay.
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
       cancel: ends this study's workers on a scheduler, and stops.
       as_json: with --dry-run, prints one JSON object instead of tables.

@@ -63,8 +63,8 @@ def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int,
 def work_on(folder: Path, number: int, count: int, session: str, fleet: int = ALONE) -> None:
     """Does a study's missing runs, as worker `number` of `count` that a scheduler started.
 
-    `session` is the common mark on the failures of these workers, `fleet` the most runs that train side by side in one program,
-    see `infini_jax.study.fleets`. Raises `Stopped` where it was told to end, after the run is saved.
+    `session` is the common mark on the failures of these workers, `fleet` the most runs that train side by side in one
+    program, see `infini_jax.study.fleets`. Raises `Stopped` where it was told to end, after the run is saved.
     """
     study = study_in(folder)
     desk = dataclasses.replace(study.desk(folder), session=session)

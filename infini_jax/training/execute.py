@@ -140,9 +140,8 @@ def trained_steps(
 
             held_out = HeldOut(run, log, sharding, saving.keep_best)
             planned = planned_row(seat, study)
-            return TrainedRun(
-                planned, (yield from training_steps(seat, log, checkpoints, stopping, held_out.examine)), held_out
-            )
+            finished = yield from training_steps(seat, log, checkpoints, stopping, held_out.examine)
+    return TrainedRun(planned, finished, held_out)
 
 
 def scored(trained: TrainedRun, folder: Path) -> Row:

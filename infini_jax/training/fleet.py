@@ -265,7 +265,7 @@ def execute_fleet(
       runs: settings of the runs; their budgets have a number of steps.
       folders: folder of each run.
       study: name for the rows' column.
-      ended: gets the number of each run as soon as it ends, and its row, or the exception with which `execute` would have ended.
+      ended: gets the number of each run as soon as it ends, and its row, or the exception that `execute` would have raised.
       saving: when each run is saved.
 
     Raises:

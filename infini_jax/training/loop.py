@@ -256,7 +256,7 @@ def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainSta
     return state, Progress()
 
 
-def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], state: TrainState | None = None) -> None:
+def check_finite(run: RunConfig, number: int, measured: Measured, state: TrainState | None = None) -> None:
     """Checks that a step's loss and the state to be saved are finite. Raises `TrainingDiverged` where they are not.
 
     The loss is that of the parameters before the step, so that a good loss does not make a good state. A lower learning rate
@@ -301,9 +301,9 @@ def speeds(run: RunConfig, number: int, seconds: float, behind: Progress, peak: 
     return line if peak is None else {**line, "mfu": rate * training_flops_per_step(run) / peak}
 
 
-def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], speeds: dict[str, float]) -> dict[str, float]:
+def metric_line(run: RunConfig, number: int, measured: Measured, speeds: dict[str, float]) -> dict[str, float]:
     """One line of the metrics log, from what step `number` measured; waits for the device."""
-    values = jax.device_get(measured)
+    values = jax.device_get(dict(measured))
     line = {"step": number, "tokens": number * run.tokens_per_step, **speeds}
     line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm", "z_loss") if name in values}
     if values["gates"].size:
