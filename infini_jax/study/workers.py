@@ -93,7 +93,7 @@ def do_all(desk: Desk, runs: tuple[Job, ...], fleet: int = ALONE) -> None:
                     do_together(desk, (run, *others))
                     continue
             with failures_noted(desk, run):
-                do(desk, run, lambda run=run: execute_job(run, desk.of(run).path, desk.study))
+                do(desk, run)
 
 
 @contextlib.contextmanager
@@ -111,8 +111,13 @@ def failures_noted(desk: Desk, run: Job) -> Iterator[None]:
         desk.fail(run, said + cause, "".join(traceback.format_exception(error)))
 
 
-def do(desk: Desk, run: Job, execute: Callable[[], Any]) -> None:
-    """Does what is missing of a run: `execute` it, then its evaluations."""
+def do(desk: Desk, run: Job) -> None:
+    """Does what is missing of a run: the run itself, then its evaluations."""
+    do_missing(desk, run, functools.partial(execute_job, run, desk.of(run).path, desk.study))
+
+
+def do_missing(desk: Desk, run: Job, execute: Callable[[], Any]) -> None:
+    """Does what is missing of a run: what `execute` does, then its evaluations."""
     wrong = []
 
     def note(said: str, error: Exception) -> None:
@@ -158,7 +163,7 @@ def do_together(desk: Desk, runs: tuple[Job, ...]) -> None:
     for number, run in enumerate(runs):
         if desk.error(run) is None:
             with failures_noted(desk, run):
-                do(desk, run, functools.partial(result_of, number))
+                do_missing(desk, run, functools.partial(result_of, number))
 
 
 def die_with_parent() -> None:
