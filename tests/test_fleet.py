@@ -132,6 +132,7 @@ def test_masks_of_dropout_are_those_of_each_members_own_seed():
     assert program_of(runs[0]) == program_of(runs[1])
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_stops_alone_with_the_line_of_the_run_alone():
     good, other, _ = few()
     bad = with_train(other, learning_rate=1e30)
@@ -213,6 +214,7 @@ def test_rows_logs_and_failures_are_those_of_runs_alone(tmp_path):
         assert row.seconds > 0
 
 
+@pytest.mark.slow
 def test_a_member_without_data_fails_alone(tmp_path):
     good, other, _ = three("local", steps=2)
     model = dataclasses.replace(good.model, vocab=256)
@@ -309,6 +311,7 @@ def test_a_signal_saves_every_member_and_members_go_on_from_different_steps(tmp_
         assert found[place].train_loss == pytest.approx(alone(run)[0].last["loss"], rel=STEEP)
 
 
+@pytest.mark.slow
 def test_a_member_that_ends_early_leaves_the_others_to_go_on(tmp_path, monkeypatch):
     """Patience is no part of the program: one run stops after readings that do not fall, the other does not ask."""
     model = dataclasses.replace(tiny("local"), vocab=256)
