@@ -114,12 +114,13 @@ def test_a_run_that_goes_on_tells_its_trackers_from_where(tmp_path, tracker, mon
     """The training itself is not needed here: a checkpoint of step 4, and a process that is told to stop at once."""
     got = []
 
-    def train(run, log, *_):
+    def training_steps(seat, log, *_):
         for line in lines(5, 6):
             log(line)
         raise Stopped("told to")
+        yield
 
-    monkeypatch.setattr("infini_jax.training.execute.train", train)
+    monkeypatch.setattr("infini_jax.training.execute.training_steps", training_steps)
     monkeypatch.setattr(Checkpoints, "progress", lambda self: Progress(step=4))
     mirroring = tracker(
         open=lambda self, source: got.append(source.after),

@@ -11,9 +11,10 @@ from infini_jax.cli.report import report
 from infini_jax.errors import lookup, require, require_local
 from infini_jax.records.folder import StudyFolder
 from infini_jax.study.experiment import load_experiment
+from infini_jax.study.fleets import fleet_size, fleets_described
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.spending import spending_plain, spending_table
-from infini_jax.study.study import cut_short, save_study, study_in
+from infini_jax.study.study import cut_short, missing_of, save_study, study_in
 
 LauncherName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(LAUNCHERS) + "}")]  # an experiment's file may add its own
 
@@ -25,6 +26,7 @@ def study(
     jobs: int = 0,
     launch: LauncherName = "local",
     resources: Resources = Resources(),
+    fleet: str = "1",
     dry_run: bool = False,
     cancel: bool = False,
     as_json: AsJson = False,
@@ -43,6 +45,8 @@ def study(
       launch: launcher of the workers: on this machine, queued by SLURM, or on machines of a cloud, for which a file is written
         and the command printed; or a launcher that the experiment's own file registers.
       resources: resources of each worker that is not on this machine.
+      fleet: most runs that a worker trains side by side in one program: those that differ in seeds, rates and data alone. auto
+        is as many as fit on an accelerator, and 1 on a CPU, where fleets do not pay.
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
       cancel: ends this study's workers on a scheduler, and stops.
       as_json: with --dry-run, prints one JSON object instead of tables.
@@ -56,7 +60,8 @@ def study(
     else:
         found = load_experiment(experiment, scale)
         folder = results / found.label
-    launcher = lookup("launch", launch, LAUNCHERS)(jobs, resources)
+    size = fleet_size(fleet)
+    launcher = lookup("launch", launch, LAUNCHERS)(jobs, resources, size)
     if cancel:
         console.print(launcher.cancel(folder), soft_wrap=True)
         return
@@ -66,6 +71,8 @@ def study(
     if dry_run:
         print_table(console, spending_table(found))
         console.print(launcher.described(found, folder), soft_wrap=True)
+        if said := fleets_described(missing_of(found, folder), size):
+            console.print(said, soft_wrap=True)
         return
     save_study(found, folder)
     for file in cut_short(found, folder):

@@ -8,6 +8,8 @@ memory that the state leaves. docs/performance.md has the measurements.
 
 import dataclasses
 
+import jax
+
 from infini_jax.config import RunConfig
 from infini_jax.devices.sharding import Layout
 from infini_jax.layers.platforms import platform
@@ -19,6 +21,7 @@ KEPT_PER_LOGIT = 3  # numbers per token and symbol
 MOST_ON_CPU = 2**25  # bytes per device; more of them take longer to write and read than to make again
 SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
 MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
+MOST_MEMBERS = 32  # of a fleet; more take long to begin, and have long filled a device that waits for launches
 GPUS = ("cuda", "gpu")
 
 
@@ -85,3 +88,15 @@ def room_for_activations(run: RunConfig, layout: Layout | None, memory: int | No
     """Bytes of a device's memory that the state leaves."""
     parts = layout.mesh.size if layout is not None and layout.rules.embed else 1
     return SHARE * ((memory or available_bytes()) - state_bytes(run) / parts)
+
+
+def most_members(run: RunConfig) -> int:
+    """The number of runs like this one that train side by side in one program, as a fleet, on the devices at hand.
+
+    As many as fit by the estimate of bytes, `MOST_MEMBERS` at most, and 1 on a CPU, where fleets do not pay.
+    """
+    if platform() == "cpu":
+        return 1
+    form = form_of_run(run)
+    needed = state_bytes(run) + kept_bytes(run, None, form.segments, form.rematerialise)
+    return max(1, min(int(SHARE * available_bytes() / needed) * jax.device_count(), MOST_MEMBERS))

@@ -35,7 +35,7 @@ class Dropout:
         return Dropout(jax.vmap(jax.random.fold_in, (0, None))(self.keys, number), self.rate)
 
 
-def dropout_of_step(rate: float, seed: int, step: jax.Array, rows: int, segments: int) -> Dropout | None:
+def dropout_of_step(rate: float, seed: int | jax.Array, step: jax.Array, rows: int, segments: int) -> Dropout | None:
     """The dropout of a training step, keys BxW; None at a rate of 0.
 
     The keys are those of threefry whatever JAX's default is: other generators draw other numbers on other layouts.

@@ -53,6 +53,7 @@ class Row:
       origin_fingerprint, origin_step, origin_digest: its fingerprint, its step, and the digest of the parameters.
       stopped_early: reason why the run ended before its budget was spent, None where it was spent.
       form: form of the training step, see `infini_jax.model.form.Form`; None in old tables and where no model is trained.
+      fleet: number of runs that took their steps in one program side by side and share the seconds; None for a run alone.
     """
 
     run: str
@@ -99,6 +100,7 @@ class Row:
     origin_digest: str | None = None
     stopped_early: str | None = None
     form: str | None = None
+    fleet: int | None = None
 
 
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -107,7 +109,7 @@ SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fie
 ORIGIN = ("origin", "origin_fingerprint", "origin_step", "origin_digest")
 # Columns that old tables lack, with what stands for them.
 LATER: dict[str, Any] = dict.fromkeys(
-    ("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN, "stopped_early", "form")
+    ("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN, "stopped_early", "form", "fleet")
 ) | {
     "gives": "steps",
     "skipped_steps": 0,

@@ -72,6 +72,7 @@ RUNS = (
     ("origin_digest", "", "digest of these parameters, twelve hex digits"),
     ("stopped_early", "", "why the run ended before its budget was spent; null where it was spent"),
     ("form", "", "form of the training step: segments at once, what is made again, how layers run; null in old tables"),
+    ("fleet", "runs", "that trained side by side in one program and share the seconds; null for a run alone"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

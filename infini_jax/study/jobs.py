@@ -12,7 +12,7 @@ Studies, workers, progress, saved studies and dry runs know nothing else of it.
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,6 +86,7 @@ class JobKind:
       execute: "module:function" that does the job, imported by the worker that needs it.
       planned_flops: training FLOPs that a job will spend (forward FLOPs where nothing is trained), counted; None where only
         its device can tell. Raises `ConfigError` where the job can spend nothing.
+      together: "module:function" that does several jobs that share a program, where the kind has one, see `execute_together`.
       measures_itself: whether executing the job also writes figures, to `RunFolder.own_measures`.
       scored_by: figure by which jobs whose `task` is the kind's name are compared; for runs their data say it.
     """
@@ -93,13 +94,19 @@ class JobKind:
     settings: type
     execute: str
     planned_flops: Callable[[Any], float | None]
+    together: str = ""
     measures_itself: bool = False
     scored_by: Scored = "loss"
 
 
 RUN = "run"
 JOB_KINDS: dict[str, JobKind] = {
-    RUN: JobKind(RunConfig, "infini_jax.training.execute:execute", planned_flops_of_run),
+    RUN: JobKind(
+        RunConfig,
+        "infini_jax.training.execute:execute",
+        planned_flops_of_run,
+        together="infini_jax.training.fleet:execute_fleet",
+    ),
     capacity.NAME: JobKind(
         capacity.CapacityRun,
         "infini_jax.codes.standalone:execute_capacity",
@@ -161,8 +168,22 @@ def execute_job(job: Job, folder: Path, study: str) -> Row:
 
     Raises `ConfigError`, `TrainingDiverged` or `CheckpointError` for what a user can mend.
     """
-    module, function = JOB_KINDS[kind_name(job)].execute.split(":")
-    return getattr(importlib.import_module(module), function)(job, folder, study)
+    return imported(JOB_KINDS[kind_name(job)].execute)(job, folder, study)
+
+
+def execute_together(jobs: Sequence[Job], folders: Sequence[Path], study: str, ended: Callable[[int, Any], None]) -> None:
+    """Does jobs of one kind that share a program, each as `execute_job` would.
+
+    `ended` gets the number of each job as soon as it ends, and its row, or the exception with which `execute_job` would have
+    ended. Raises `Stopped` where a signal came: what had not ended is saved.
+    """
+    imported(JOB_KINDS[kind_name(jobs[0])].together)(jobs, folders, study, ended)
+
+
+def imported(place: str) -> Callable[..., Any]:
+    """The function at "module:function"."""
+    module, function = place.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def job_to_plain(job: Job) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from infini_jax.records.folder import StudyFolder
 from infini_jax.records.rows import Row
 from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import measure_missing
-from infini_jax.study.jobs import Job, execute_job
+from infini_jax.study.fleets import ALONE, Companions
+from infini_jax.study.jobs import Job, execute_job, execute_together
 from infini_jax.study.own_code import OwnCode
 from infini_jax.study.study import Study, check_same_settings, collect, missing_of, part_of, study_in
 from infini_jax.training.interrupts import announced
@@ -41,7 +43,7 @@ NO_ROOM = ("can't start new thread", "failed to map segment")
 GRACE = 30.0  # seconds that runs under way have to be saved when their study is stopped
 
 
-def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...]) -> None:
+def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...], fleet: int) -> None:
     """Does every run that nobody else does: the body of a worker process. It saves its run when its end is announced.
 
     `own_code` loads the user's file where it is unpickled, before the runs are. `cores` are the CPU cores that the worker may
@@ -53,31 +55,31 @@ def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int,
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread per core that it may use
     try:
         with announced():
-            do_all(desk, runs)
+            do_all(desk, runs, fleet)
     except (Stopped, Announced):  # saved, or nothing was to be saved
         sys.exit(os.EX_TEMPFAIL)
 
 
-def work_on(folder: Path, number: int, count: int, session: str) -> None:
+def work_on(folder: Path, number: int, count: int, session: str, fleet: int = ALONE) -> None:
     """Does a study's missing runs, as worker `number` of `count` that a scheduler started.
 
-    `session` is the common mark on the failures of these workers. Raises `Stopped` where it was told to end, after the run is
-    saved.
+    `session` is the common mark on the failures of these workers, `fleet` the most runs that train side by side in one
+    program, see `infini_jax.study.fleets`. Raises `Stopped` where it was told to end, after the run is saved.
     """
     study = study_in(folder)
     desk = dataclasses.replace(study.desk(folder), session=session)
-    do_all(desk, part_of(missing_of(study, folder), number, count))
+    do_all(desk, part_of(missing_of(study, folder), number, count), fleet)
 
 
-def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
-    """Does every run that nobody else does, one after the other."""
+def do_all(desk: Desk, runs: tuple[Job, ...], fleet: int = ALONE) -> None:
+    """Does every run that nobody else does, one after the other, or those that share a program side by side."""
     import jax
 
     settings: Any = jax.config  # its options are attributes made at run time
     if settings.jax_compilation_cache_dir is None:  # a user's own is kept
         jax.config.update("jax_compilation_cache_dir", str(StudyFolder(desk.folder).compiled))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    before = None
+    before, companions = None, Companions(runs, fleet)
     for run in runs:
         with desk.claim(run) as ours:
             if not ours:
@@ -86,20 +88,36 @@ def do_all(desk: Desk, runs: tuple[Job, ...]) -> None:
             if memory != before:  # trials and tasks share their programs; all programs of a study would fill the memory
                 jax.clear_caches()
             before = memory
-            try:
+            with companions.claimed(desk, run) as others:
+                if others:
+                    do_together(desk, (run, *others))
+                    continue
+            with failures_noted(desk, run):
                 do(desk, run)
-            except (ConfigError, TrainingDiverged, CheckpointError) as error:
-                desk.fail(run, str(error))
-            except Stopped:  # nothing failed
-                raise
-            except Exception as error:  # the other runs must finish whatever went wrong in this one
-                said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                cause = f" ({USUAL})" if any(words in said for words in NO_ROOM) else ""
-                desk.fail(run, said + cause, traceback.format_exc())
+
+
+@contextlib.contextmanager
+def failures_noted(desk: Desk, run: Job) -> Iterator[None]:
+    """A context that notes how a run fails inside, because the other runs must finish whatever went wrong in this one."""
+    try:
+        yield
+    except (ConfigError, TrainingDiverged, CheckpointError) as error:
+        desk.fail(run, str(error))
+    except Stopped:  # nothing failed
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        cause = f" ({USUAL})" if any(words in said for words in NO_ROOM) else ""
+        desk.fail(run, said + cause, "".join(traceback.format_exception(error)))
 
 
 def do(desk: Desk, run: Job) -> None:
     """Does what is missing of a run: the run itself, then its evaluations."""
+    do_missing(desk, run, functools.partial(execute_job, run, desk.of(run).path, desk.study))
+
+
+def do_missing(desk: Desk, run: Job, execute: Callable[[], Any]) -> None:
+    """Does what is missing of a run: what `execute` does, then its evaluations."""
     wrong = []
 
     def note(said: str, error: Exception) -> None:
@@ -110,13 +128,42 @@ def do(desk: Desk, run: Job) -> None:
 
     if not desk.is_done(run):
         try:
-            execute_job(run, desk.of(run).path, desk.study)
+            execute()
         except EvaluationFailed as error:  # the run is trained: its other evaluations are made
             note(str(error), error)
     measure_missing(desk.of(run), run, desk.evaluations, fail)
     if wrong:
         (error, details), *others = wrong
         desk.fail(run, error + (f" (and {len(others)} more)" if others else ""), details)
+
+
+def do_together(desk: Desk, runs: tuple[Job, ...]) -> None:
+    """Does runs that share a program side by side, then their evaluations one after the other. A failure is noted at once."""
+    results: dict[int, Any] = {}
+
+    def ended(number: int, result: Any) -> None:
+        results[number] = result
+        if isinstance(result, Exception) and not isinstance(result, EvaluationFailed):
+            with failures_noted(desk, runs[number]):
+                raise result
+
+    def result_of(number: int) -> Any:
+        if isinstance(results[number], Exception):
+            raise results[number]
+        return results[number]
+
+    try:
+        execute_together(runs, [desk.of(run).path for run in runs], desk.study, ended)
+    except Stopped:
+        raise
+    except Exception as error:  # of all runs that have not ended by themselves
+        for number in range(len(runs)):
+            if number not in results:
+                ended(number, error)
+    for number, run in enumerate(runs):
+        if desk.error(run) is None:
+            with failures_noted(desk, run):
+                do_missing(desk, run, functools.partial(result_of, number))
 
 
 def die_with_parent() -> None:
@@ -133,7 +180,7 @@ def die_with_parent() -> None:
 
 
 def run_study(
-    study: Study, folder: Path, jobs: int, watch: Callable[[Desk], None] = lambda desk: None
+    study: Study, folder: Path, jobs: int, watch: Callable[[Desk], None] = lambda desk: None, fleet: int = ALONE
 ) -> tuple[list[Row], list[Failure]]:
     """Does what is missing of a study, writes results.parquet, measures.parquet and failed.json, and returns (rows, failures).
 
@@ -142,6 +189,7 @@ def run_study(
       folder: folder of the study.
       jobs: number of worker processes; on a CPU the cores are dealt to them.
       watch: function that is called twice per second with the desk, for progress.
+      fleet: most runs that a worker trains side by side in one program, see `infini_jax.study.fleets`.
 
     Raises:
       ConfigError: finished runs have other settings, or `jobs` is below one.
@@ -155,22 +203,22 @@ def run_study(
     with announced():
         try:
             for number in range(min(jobs, len(missing))):
-                workers[number] = start(study.own_code, desk, missing, number, jobs)
+                workers[number] = start(study.own_code, desk, missing, number, jobs, fleet)
             while any(worker.is_alive() for worker in workers.values()):
                 watch(desk)
                 for number, worker in workers.items():
                     worker.join(0.5 / len(workers))
                     if worker.exitcode and note_death(desk, missing, worker):
-                        workers[number] = start(study.own_code, desk, missing, number, jobs)
+                        workers[number] = start(study.own_code, desk, missing, number, jobs, fleet)
             watch(desk)
         finally:
             stop(list(workers.values()))
     return collect(study, desk)
 
 
-def start(own_code: str, desk: Desk, runs: tuple[Job, ...], number: int, jobs: int) -> BaseProcess:
+def start(own_code: str, desk: Desk, runs: tuple[Job, ...], number: int, jobs: int, fleet: int) -> BaseProcess:
     """Starts worker `number` of `jobs` on the runs."""
-    arguments = (OwnCode(own_code), desk, part_of(runs, number, jobs), dealt_cores(number, jobs))
+    arguments = (OwnCode(own_code), desk, part_of(runs, number, jobs), dealt_cores(number, jobs), fleet)
     worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
     worker.start()
     return worker

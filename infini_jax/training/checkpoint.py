@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import orbax.checkpoint as ocp
@@ -74,7 +74,13 @@ class Saving:
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder; a context that finishes the save under way before it closes."""
+    """The checkpoints of one run's folder; a context that finishes the save under way before it closes.
+
+    Several may be open at a time, and close in any order.
+    """
+
+    _open: ClassVar[int] = 0  # number of those that are open
+    _hook: ClassVar[Callable[[Any], Any]]  # what was `sys.unraisablehook` before the first of them
 
     def __init__(self, run: RunConfig, folder: Path, saving: Saving = Saving()):
         self.run, self.folder, self.saving = run, RunFolder(folder).checkpoints.absolute(), saving
@@ -91,10 +97,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True, save_interval_steps=1
         )
-        self._hook, sys.unraisablehook = sys.unraisablehook, unless_closed(sys.unraisablehook)
         with self._failures("cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)  # orbax would find out at the first save
             self._manager = ocp.CheckpointManager(self.folder, options=options)
+        if not Checkpoints._open:
+            Checkpoints._hook, sys.unraisablehook = sys.unraisablehook, unless_closed(sys.unraisablehook)
+        Checkpoints._open += 1
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,7 +110,9 @@ class Checkpoints:
             with self._failures("could not be finished"):
                 self._manager.close()
         finally:
-            sys.unraisablehook = self._hook
+            Checkpoints._open -= 1
+            if not Checkpoints._open:
+                sys.unraisablehook = Checkpoints._hook
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, oldest first."""

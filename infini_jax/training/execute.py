@@ -14,10 +14,10 @@ from typing import Any, TextIO
 from infini_jax.config import Origin, RunConfig
 from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.processes import is_first
-from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
+from infini_jax.devices.sharding import ROWS_ALONE, Sharding
 from infini_jax.errors import EvaluationFailed, named_line, present
 from infini_jax.files import json_text, write_at_once, write_json
-from infini_jax.model.cost import budget_steps, model_cost, parameter_count, planned_flops, training_flops_per_step
+from infini_jax.model.cost import model_cost, parameter_count, planned_flops, training_flops_per_step
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import Row, write_rows
@@ -25,7 +25,7 @@ from infini_jax.records.training_log import log_text, metrics_in, whole_lines
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.held_out import HeldOut, HeldOutScores
 from infini_jax.training.interrupts import terminated
-from infini_jax.training.loop import Finished, train
+from infini_jax.training.loop import Alone, Finished, Seat, Steps, training_steps
 from infini_jax.training.mirrors import Mirroring, Mirrors
 from infini_jax.training.program import Training, counted_flops, rows_of
 from infini_jax.training.timed_budget import with_steps
@@ -68,25 +68,56 @@ def execute(
       TrainingDiverged: the loss is no longer finite.
       CheckpointError: a checkpoint cannot be read or written.
     """
+    with begun(run, folder, mirroring) as mirrors:
+        run = with_steps(run, folder, sharding)
+        seat = Alone(run, sharding)
+        with terminated() as stop:
+            trained = seat.drive(trained_steps(seat, folder, study, stop, watch, saving, resume, mirrors, sharding))
+        return scored(trained, folder)
+
+
+@contextlib.contextmanager
+def begun(run: RunConfig, folder: Path, mirroring: Mirroring = NOWHERE) -> Iterator[Mirrors]:
+    """A context in which nobody else writes into a run's folder; its value are the run's trackers.
+
+    Raises `ConfigError` where another process does, a tracker is not installed, or the budget is one that no run has.
+    """
     planned_flops(run)  # a budget that no run has is told before anything is written
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
     with RunFolder(folder).only_writer() if is_first() else contextlib.nullcontext():
-        return execute_alone(with_steps(run, folder, sharding), folder, study, watch, saving, resume, mirrors, sharding)
+        yield mirrors
 
 
-def execute_alone(
-    run: RunConfig,
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run that is trained and not scored yet.
+
+    Attributes:
+      planned: its row, with all that was known before it was trained.
+      finished: the result of training.
+      held_out: the scoring on held-out data.
+    """
+
+    planned: Row
+    finished: Finished
+    held_out: HeldOut
+
+
+def trained_steps(
+    seat: Seat,
     folder: Path,
     study: str,
-    watch: Callable[[dict[str, float]], None],
-    saving: Saving,
-    resume: int | None,
-    mirrors: Mirrors,
-    sharding: Sharding,
-) -> Row:
-    """The body of `execute`, in which nobody else writes into `folder`."""
-    place, unwatched = RunFolder(folder), threading.Event()
-    with mirrors, Checkpoints(run, folder, saving) as checkpoints, terminated() as stop:
+    stop: Callable[[], bool],
+    watch: Callable[[dict[str, float]], None] = lambda line: None,
+    saving: Saving = OFTEN_ENOUGH,
+    resume: int | None = None,
+    mirrors: Mirrors | None = None,
+    sharding: Sharding = ROWS_ALONE,
+) -> Steps[TrainedRun]:
+    """The steps of a run in a folder in which nobody else writes, with its log and checkpoints; see `execute`."""
+    run, place, unwatched = seat.training.run, RunFolder(folder), threading.Event()
+    mirrors = mirrors or Mirrors(NOWHERE)
+    with mirrors, Checkpoints(run, folder, saving) as checkpoints:
         if resume is not None:
             checkpoints.go_back_to(resume)
         reached = checkpoints.progress()
@@ -108,9 +139,15 @@ def execute_alone(
                 return stop() or unwatched.is_set()
 
             held_out = HeldOut(run, log, sharding, saving.keep_best)
-            planned = planned_row(run, study, sharding)
-            finished = train(run, log, checkpoints, stopping, held_out.examine, sharding)
-    row = finished_row(planned, finished, held_out.scores(finished.learned))
+            planned = planned_row(seat, study)
+            finished = yield from training_steps(seat, log, checkpoints, stopping, held_out.examine)
+    return TrainedRun(planned, finished, held_out)
+
+
+def scored(trained: TrainedRun, folder: Path) -> Row:
+    """Scores a trained run, and writes its row. Raises `EvaluationFailed` where the row lacks figures."""
+    held_out, place = trained.held_out, RunFolder(folder)
+    row = finished_row(trained.planned, trained.finished, held_out.scores(trained.finished.learned))
     if is_first():
         leave_row(row, place, held_out.failed)
     if held_out.failed:
@@ -158,14 +195,15 @@ def nowhere() -> Iterator[TextIO]:
         yield opened
 
 
-def planned_row(run: RunConfig, study: str, sharding: Sharding) -> Row:
+def planned_row(seat: Seat, study: str) -> Row:
     """The row of a run with all that is known before it is trained; counting it cannot fail any more once it is.
 
     A row is only left of a run that is finished: it did all of its steps, or was stopped early.
     """
+    run, layout = seat.training.run, seat.training.layout
     columns: dict[str, Any] = origin_columns(run.origin) | environment()
-    steps, step_flops, layout = budget_steps(run), training_flops_per_step(run), layout_of(run, sharding)
-    counted = counted_flops(Training(run, layout if layout.token_parts == 1 else None).program)
+    steps, step_flops = seat.training.steps, training_flops_per_step(run)
+    counted = counted_flops((seat.training if layout and layout.token_parts == 1 else Training(run)).program)
     return Row(
         run=run.name,
         version=run.version,
@@ -201,6 +239,7 @@ def planned_row(run: RunConfig, study: str, sharding: Sharding) -> Row:
         finished="",
         skipped_steps=0,
         form=str(form_of_run(run, layout)),
+        fleet=seat.members,
         **columns,
     )
 

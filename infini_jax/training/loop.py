@@ -1,14 +1,22 @@
-"""The training loop: steps until the budget is spent, a log, checkpoints, pauses to examine what was learned."""
+"""The training loop: steps until the budget is spent, a log, checkpoints, pauses to examine what was learned.
 
+The loop of a run, `training_steps`, does everything but the step itself: it is a generator that hands out the batch of its
+next step and gets what the step measured. `Alone` takes these steps one by one; `infini_jax.training.fleet` takes those of
+many runs at once.
+"""
+
+import abc
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from infini_jax.config import RunConfig
+from infini_jax.data.batch import Batch
 from infini_jax.devices.peaks import peak_flops
 from infini_jax.devices.processes import Agreement
 from infini_jax.devices.sharding import (
@@ -20,10 +28,15 @@ from infini_jax.errors import Stopped, TrainingDiverged, instance
 from infini_jax.model.cost import check_fits, training_flops_per_step
 from infini_jax.model.stream import Carry
 from infini_jax.training.checkpoint import Checkpoints, Progress
+from infini_jax.training.clock import Clock
 from infini_jax.training.origin import read_origin
 from infini_jax.training.program import Training, TrainState, compiled_step
 from infini_jax.training.skips import Skips
 from infini_jax.units import ratio
+
+Result = TypeVar("Result")
+Measured = Mapping[str, Any]  # what a step measured: arrays of devices, or what becomes one of the host when it is asked for
+Steps = Generator[Batch, Measured, Result]  # the steps of a run: batches of the host -> what each step measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +64,67 @@ class Finished:
     stopped: str | None = None
 
 
+class Seat(abc.ABC):
+    """The seat of a run in the program that takes its steps.
+
+    Attributes:
+      training: the run's training.
+      clock: seconds of training, of all runs that share the program.
+      members: number of runs that share the program; None where the run is alone.
+    """
+
+    training: Training
+    clock: Clock
+    members: int | None = None
+
+    @abc.abstractmethod
+    def take(self, state: TrainState) -> float:
+        """Begins at a state, which may be donated; returns the seconds of compiling."""
+
+    @property
+    @abc.abstractmethod
+    def state(self) -> TrainState:
+        """The state after the steps so far."""
+
+    @abc.abstractmethod
+    def gathered(self, learned: dict) -> dict:
+        """Parameters whole on every device, to be evaluated there."""
+
+
+class Alone(Seat):
+    """The seat of a run that has a program to itself, on a layout of devices. Raises `ConfigError` as `Training` does."""
+
+    def __init__(self, run: RunConfig, sharding: Sharding = ROWS_ALONE):
+        self.training = Training(run, layout_of(run, sharding))
+        self.clock = Clock()
+
+    def take(self, state: TrainState) -> float:
+        began = time.perf_counter()
+        self._state, self._step = state, compiled_step(self.training.program)
+        return time.perf_counter() - began
+
+    @property
+    def state(self) -> TrainState:
+        return self._state
+
+    def gathered(self, learned: dict) -> dict:
+        return self.training.gathered(learned)
+
+    def drive(self, steps: Steps[Result]) -> Result:
+        """Takes all steps of a run, and returns its result; what a step raises is raised inside of the run's own loop."""
+        try:
+            batch = next(steps)
+            while True:
+                try:
+                    self._state, measured = self._step(self._state, self.training.placed(batch))
+                except BaseException as error:
+                    steps.throw(error)
+                    raise
+                batch = steps.send(measured)
+        except StopIteration as end:
+            return end.value
+
+
 def train(
     run: RunConfig,
     log: Callable[[dict[str, float]], None],
@@ -59,17 +133,28 @@ def train(
     examine: Callable[[int, dict], float | None] = lambda step, params: None,
     sharding: Sharding = ROWS_ALONE,
 ) -> Finished:
+    """Trains a run alone, until its budget is spent; see `training_steps`. `sharding` is how the devices at hand share it."""
+    seat = Alone(run, sharding)
+    return seat.drive(training_steps(seat, log, checkpoints, stop, examine))
+
+
+def training_steps(
+    seat: Seat,
+    log: Callable[[dict[str, float]], None],
+    checkpoints: Checkpoints | None,
+    stop: Callable[[], bool],
+    examine: Callable[[int, dict], float | None],
+) -> Steps[Finished]:
     """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
 
     Args:
-      run: settings of the run.
+      seat: where the steps are taken; results are the same but for the order of sums.
       log: gets the metric lines.
       checkpoints: checkpoints to which the run is saved, and from which it goes on if there are any; the end is always saved.
       stop: function that is asked after every step; where it is true, the run is saved and `Stopped` is raised.
       examine: gets the step and the learned parameters every `train.evaluate_every` steps and at the last, behind the
         checkpoint of the step, and returns the validation loss where there is one. A run that goes on from such a step begins
         with it, because it may have been stopped before it was done.
-      sharding: how the devices at hand share the work; results are the same but for the order of sums.
 
     Raises:
       ConfigError: the budget pays for no step, or the state cannot fit.
@@ -77,35 +162,34 @@ def train(
       CheckpointError: a checkpoint cannot be read or written.
       Stopped: `stop` was true.
     """
-    layout = layout_of(run, sharding)
-    training = Training(run, layout)
+    training, clock = seat.training, seat.clock
+    run, steps, layout = training.run, training.steps, training.layout
     check_fits(run)
-    steps, mesh = training.steps, instance(layout.mesh, jax.sharding.Mesh, "training is on devices that are here")
+    mesh = instance(layout and layout.mesh, jax.sharding.Mesh, "training is on devices that are here")
     state, behind = begin(training, checkpoints)
-    began = time.perf_counter()
-    batches, step = training.batches(range(behind.step, steps)), compiled_step(training.program)
-    compile_seconds = behind.compile_seconds + time.perf_counter() - began
+    compile_seconds = behind.compile_seconds + seat.take(state)
+    batches, state = training.read(range(behind.step, steps)), None
     peak, agreed, skips = peak_flops(mesh.devices.flat), Agreement(mesh), Skips(behind.skipped, behind.skipped_in_row)
-    began, standing = time.perf_counter() - behind.seconds, behind.standing
+    began, standing = clock() - behind.seconds, behind.standing
 
-    def examined() -> float:
-        """Examines the learned parameters, takes note of what was found, and returns the seconds that it took."""
+    def examined() -> None:
+        """Examines the learned parameters, and takes note of what was found."""
         nonlocal standing
-        number = int(state.step)  # waits for the training steps under way
-        paused = time.perf_counter()
-        standing = standing.after(number, examine(number, training.gathered(state.learned)), run.train.improvement)
-        if checkpoints is not None:
-            checkpoints.keep_best(standing.best_step)
-        return time.perf_counter() - paused
+        now = seat.state
+        number = int(now.step)  # waits for the training steps under way
+        with clock.paused():
+            standing = standing.after(number, examine(number, seat.gathered(now.learned)), run.train.improvement)
+            if checkpoints is not None:
+                checkpoints.keep_best(standing.best_step)
 
     if checkpoints is not None:
         checkpoints.keep_best(standing.best_step)
     if behind.step and is_examined(run, behind.step, steps):
-        began += examined()
+        examined()
     for number, batch in enumerate(batches, start=behind.step + 1):
         if standing.why_stopped(run.train):
             break
-        state, measured = step(state, batch)
+        measured = yield batch
         skips.add(measured["skipped"])
         stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
         examining = is_examined(run, number, steps)
@@ -114,26 +198,29 @@ def train(
         )
         logging = number % run.train.log_every == 0 or number == steps or (examining and run.train.patience > 0)
         if saving or logging:
-            check_finite(run, number, measured, state if saving else None)
+            state = seat.state if saving else None
+            check_finite(run, number, measured, state)
             skips.count()
             if skips.are_all:
                 raise diverged(run, number, "gradient")
-            seconds = time.perf_counter() - began  # read behind the check, which waits for the device
+            seconds = clock() - began  # read behind the check, which waits for the device
         if logging:
             line = metric_line(run, number, measured, speeds(run, number, seconds, behind, peak))
             line |= {"skipped_steps": skips.total} if skips.total else {}
             behind = Progress(number, seconds, compile_seconds, line, skips.total, skips.in_row)
             log(behind.last)
-        if saving and checkpoints is not None:
+        if state is not None and checkpoints is not None:
             progress = Progress(number, seconds, compile_seconds, behind.last, skips.total, skips.in_row, standing)
             checkpoints.save(progress, dataclasses.replace(state, carry=None), state.carry)
+            state = None
         if stopping and number < steps:
             if checkpoints is not None:
                 checkpoints.wait()
             raise Stopped(f"stopped after step {number} of {steps}")
         if examining:
-            began += examined()
-    learned, done, last = training.gathered(state.learned), int(state.step), behind
+            examined()
+    state = seat.state
+    learned, done, last = seat.gathered(state.learned), int(state.step), behind
     why = standing.why_stopped(run.train) if done < steps else None
     return Finished(state, learned, done, last.seconds, last.compile_seconds, last.last, last.skipped, why)
 
@@ -169,7 +256,7 @@ def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainSta
     return state, Progress()
 
 
-def check_finite(run: RunConfig, number: int, measured: dict[str, jax.Array], state: TrainState | None = None) -> None:
+def check_finite(run: RunConfig, number: int, measured: Measured, state: TrainState | None = None) -> None:
     """Checks that a step's loss and the state to be saved are finite. Raises `TrainingDiverged` where they are not.
 
     The loss is that of the parameters before the step, so that a good loss does not make a good state. A lower learning rate
@@ -214,9 +301,9 @@ def speeds(run: RunConfig, number: int, seconds: float, behind: Progress, peak: 
     return line if peak is None else {**line, "mfu": rate * training_flops_per_step(run) / peak}
 
 
-def metric_line(run: RunConfig, number: int, measured: dict[str, jax.Array], speeds: dict[str, float]) -> dict[str, float]:
+def metric_line(run: RunConfig, number: int, measured: Measured, speeds: dict[str, float]) -> dict[str, float]:
     """One line of the metrics log, from what step `number` measured; waits for the device."""
-    values = jax.device_get(measured)
+    values = jax.device_get(dict(measured))
     line = {"step": number, "tokens": number * run.tokens_per_step, **speeds}
     line |= {name: float(values[name]) for name in ("loss", "accuracy", "gradient_norm", "z_loss") if name in values}
     if values["gates"].size:

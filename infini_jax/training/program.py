@@ -16,7 +16,8 @@ from flax import struct
 
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.batch import Batch, Rows, Source, Split
-from infini_jax.devices.processes import batch_shapes, placed_batches
+from infini_jax.data.serve import batches
+from infini_jax.devices.processes import batch_shapes, own_rows, placed
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
 from infini_jax.errors import present
 from infini_jax.layers.dropout import dropout_of_step
@@ -138,7 +139,19 @@ class Training:
 
     @functools.cached_property
     def step(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-        """The jitted step: (state, batch) -> (state, metrics). The state is donated, and lies as `places` says.
+        """The jitted step: (state, batch) -> (state, metrics). The state is donated, and lies as `places` says."""
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+            return self.advance(state, batch, self.run.seed)
+
+        if self.layout is None:
+            return jax.jit(step, donate_argnums=0)
+        everywhere = replicated(self.layout.mesh)  # every process must be able to read what was measured
+        return jax.jit(step, donate_argnums=0, out_shardings=(self.places, everywhere))
+
+    @functools.cached_property
+    def advance(self) -> Callable[[TrainState, Batch, int | jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+        """The step as a function to be traced: (state, batch, seed of the masks of dropout) -> (state, metrics).
 
         A gradient that is not finite changes nothing that is learned; the step counts, and the memory goes on.
         """
@@ -146,8 +159,8 @@ class Training:
         gradient_of, decay = gradient_function(run, self.layout), run.train.average
         segments = run.train.sequence // run.model.segment
 
-        def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-            dropout = dropout_of_step(run.train.dropout, run.seed, state.step, run.train.batch, segments)
+        def advance(state: TrainState, batch: Batch, seed: int | jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+            dropout = dropout_of_step(run.train.dropout, seed, state.step, run.train.batch, segments)
             gradient, carry, (scores, gates) = gradient_of(state.params, state.carry, batch, dropout)
             updates, new = optimiser.update(gradient, state.optimiser, state.params)
             params: Any = optax.apply_updates(state.params, updates)
@@ -163,10 +176,7 @@ class Training:
                 measured["z_loss"] = run.train.z_loss * scores.squares / jnp.maximum(scores.tokens, 1.0)
             return TrainState(state.step + 1, params, new, average, carry), measured | {"skipped": ~is_finite}
 
-        if self.layout is None:
-            return jax.jit(step, donate_argnums=0)
-        everywhere = replicated(self.layout.mesh)  # every process must be able to read what was measured
-        return jax.jit(step, donate_argnums=0, out_shardings=(self.places, everywhere))
+        return advance
 
     @property
     def program(self) -> Program:
@@ -176,7 +186,15 @@ class Training:
 
     def batches(self, steps: range) -> Iterator[Batch]:
         """The batches of `steps` on the devices; each process reads only its own rows."""
-        return placed_batches(self.source, self._rows, self.run.train.batch, steps)
+        return map(self.placed, self.read(steps))
+
+    def read(self, steps: range) -> Iterator[Batch]:
+        """The batches of `steps` on the host: this process's rows of them."""
+        return batches(self.source, steps, *own_rows(self._rows.tokens, self.run.train.batch))
+
+    def placed(self, batch: Batch) -> Batch:
+        """A batch on the devices, from this process's rows of it."""
+        return placed(batch, self._rows, self.run.train.batch)
 
     @functools.cached_property
     def gathered(self) -> Callable[[dict], dict]:

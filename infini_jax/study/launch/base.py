@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from infini_jax.errors import check_fields, check_value, require, require_not_negative, require_one_line
 from infini_jax.study.desk import Desk
+from infini_jax.study.fleets import ALONE
 from infini_jax.study.study import Study
 
 
@@ -101,6 +102,7 @@ class Launcher(abc.ABC):
     Attributes:
       jobs: number of workers side by side, 0 for as many as suit.
       resources: resources of each worker.
+      fleet: most runs that a worker trains side by side in one program, see `infini_jax.study.fleets`.
       uses: names of the resources that the launcher has a use for.
       needs: names of the resources without which it cannot work.
     """
@@ -108,11 +110,11 @@ class Launcher(abc.ABC):
     uses: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, jobs: int, resources: Resources):
+    def __init__(self, jobs: int, resources: Resources, fleet: int = ALONE):
         """Checks the resources: raises `ConfigError` for negative jobs and a resource without use or missing."""
         check_value("jobs", jobs, int)
         require_not_negative("", jobs=jobs)
-        self.jobs, self.resources = jobs, resources
+        self.jobs, self.resources, self.fleet = jobs, resources, fleet
         name = type(self).__name__.lower()
         for field in dataclasses.fields(resources):
             given, asked = getattr(resources, field.name) != field.default, f"resources.{field.name}"

@@ -26,7 +26,7 @@ class Local(Launcher):
 
     def run(self, study: Study, folder: Path, watch: Callable[[Desk], None]) -> str:
         """Does the study with processes that end with this call; nothing is left to the user."""
-        run_study(study, folder, self.workers, watch)
+        run_study(study, folder, self.workers, watch, self.fleet)
         return ""
 
     def cancel(self, folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from infini_jax.study.launch.base import Resources, job_name, resolved_folder
-from infini_jax.study.launch.written import PLACE, WORK, Written
+from infini_jax.study.launch.written import PLACE, Written
 from infini_jax.study.study import Study
 
 
@@ -31,7 +31,7 @@ class Sky(Written):
             "resources": machine(self.resources),
             "file_mounts": {PLACE: {"name": self.resources.storage, "source": str(resolved_folder(folder)), "mode": "MOUNT"}},
             "setup": shlex.join(["pip", "install", self.resources.package]),
-            "run": WORK + (f" --jobs {self.jobs}" if self.jobs else ""),
+            "run": self.work + (f" --jobs {self.jobs}" if self.jobs else ""),
         }
         return yaml.safe_dump(task, sort_keys=False)
 

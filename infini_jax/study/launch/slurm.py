@@ -21,6 +21,7 @@ from infini_jax.errors import ConfigError, Stopped, installs, quoted, require
 from infini_jax.files import read_object, write_json
 from infini_jax.locks import only_writer
 from infini_jax.study.desk import Desk
+from infini_jax.study.fleets import ALONE
 from infini_jax.study.launch.base import Launcher, Resources, cancelled, job_name, resolved_folder
 from infini_jax.study.study import Study, collect, missing_of
 from infini_jax.study.workers import work_on
@@ -51,17 +52,19 @@ class Worker:
       number: number of this worker.
       count: number of all workers.
       session: mark of the workers on their failures.
+      fleet: most runs that it trains side by side in one program.
     """
 
     folder: Path
     number: int
     count: int
     session: str
+    fleet: int = ALONE
 
     def __call__(self) -> None:
         """Does the runs that are missing. What tells of the time limit is answered once the run is saved: by submitit."""
         try:
-            work_on(self.folder, self.number, self.count, self.session)
+            work_on(self.folder, self.number, self.count, self.session, self.fleet)
         except Stopped as stopped:
             if stopped.signal in (None, signal.SIGTERM) or not callable(signal.getsignal(stopped.signal)):
                 raise
@@ -79,9 +82,9 @@ class Slurm(Launcher):
 
     uses = ("cpus", "gpus", "memory_gb", "minutes", *WORDS, "reservation", "extra")
 
-    def __init__(self, jobs: int, resources: Resources):
+    def __init__(self, jobs: int, resources: Resources, fleet: int = ALONE):
         """Checks the resources as every launcher does, and the further options of sbatch."""
-        super().__init__(jobs, resources)
+        super().__init__(jobs, resources, fleet)
         self.options = sbatch_options(resources.extra)
 
     def workers(self, missing: int) -> int:
@@ -144,7 +147,7 @@ class Slurm(Launcher):
         executor.update_parameters(**self.settings(folder, missing))
         count, session = self.workers(missing), uuid.uuid4().hex
         with executor.batch():
-            jobs = [executor.submit(Worker(place, number, count, session)) for number in range(count)]
+            jobs = [executor.submit(Worker(place, number, count, session, self.fleet)) for number in range(count)]
         note = {"session": session, "jobs": [job.job_id for job in jobs]}
         write_json(note, folder / JOBS_FILE, indent=None)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from infini_jax.files import write_at_once
 from infini_jax.study.desk import Desk
+from infini_jax.study.fleets import ALONE
 from infini_jax.study.launch.base import Launcher, job_name, resolved_folder
 from infini_jax.study.study import Study
 
@@ -26,6 +27,11 @@ class Written(Launcher):
     """
 
     file: str
+
+    @property
+    def work(self) -> str:
+        """The command of a worker."""
+        return WORK if self.fleet == ALONE else f"{WORK} --fleet {self.fleet or 'auto'}"
 
     @abc.abstractmethod
     def text(self, study: Study, folder: Path) -> str:

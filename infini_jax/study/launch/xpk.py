@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from infini_jax.study.launch.base import job_name, resolved_folder
-from infini_jax.study.launch.written import WORK, Written
+from infini_jax.study.launch.written import Written
 from infini_jax.study.study import Study
 
 RESTARTS = 100  # of a slice that was preempted
@@ -26,7 +26,7 @@ class Xpk(Written):
         asked, name = self.resources, job_name(folder)
         command = ["xpk", "workload", "create", "--cluster", asked.partition, "--workload", name]
         command += ["--tpu-type", asked.accelerator, "--num-slices", str(max(1, self.jobs)), "--max-restarts", str(RESTARTS)]
-        command += ["--docker-image", asked.package, "--storage", asked.storage, "--command", WORK]
+        command += ["--docker-image", asked.package, "--storage", asked.storage, "--command", self.work]
         where = f"# {resolved_folder(folder)} must lie on {asked.storage}, which the cluster mounts at /study\n"
         return f'#!/bin/sh\n{where}{shlex.join(command)} "$@"\n'
 

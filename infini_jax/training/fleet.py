@@ -1,0 +1,288 @@
+"""Fleets: runs that share a program take their steps side by side, all of them in one call of it.
+
+The step is that of one run, mapped over members by `jax.vmap`; on several devices each has its own members and knows nothing
+of the others'. A member is a run like any other: its loop, log, checkpoints, end and row are those of a run alone
+(`infini_jax.training.loop.training_steps`), and only the step is taken with others. Members may be at different steps, as the
+step is a part of each one's state. One that ends early leaves its place to results that nobody looks at, because a smaller
+program would have to be compiled.
+
+Numbers are those of the runs alone to rounding. Seconds are shared: see `Clock`, and the row's column `fleet`.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from infini_jax.config import RunConfig
+from infini_jax.data.batch import Batch
+from infini_jax.devices.sharding import ROWS_ALONE, layout_of
+from infini_jax.errors import Stopped
+from infini_jax.records.rows import Row
+from infini_jax.training.checkpoint import Saving
+from infini_jax.training.clock import Clock
+from infini_jax.training.execute import OFTEN_ENOUGH, begun, scored, trained_steps
+from infini_jax.training.interrupts import terminated
+from infini_jax.training.loop import Measured, Result, Seat, Steps
+from infini_jax.training.program import Program, Training, TrainState
+
+MEMBERS = "members"  # mesh axis of the places of a fleet
+Ended = Callable[[int, Any], None]  # gets the number of a member, and its result or its exception
+
+
+@dataclasses.dataclass(frozen=True)
+class OfMember:
+    """What a step measured of one member; it waits for the device where it becomes an array of the host.
+
+    Attributes:
+      measured: what was measured of all members, with them in front.
+      place: number of the member.
+    """
+
+    measured: jax.Array
+    place: int
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(np.asarray(self.measured)[self.place], dtype)  # JAX keeps what it has copied to the host
+
+    def block_until_ready(self) -> "OfMember":
+        """Waits for the step that measured it."""
+        self.measured.block_until_ready()
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class FleetProgram:
+    """The identity of a fleet's compiled step.
+
+    Attributes:
+      program: program of a member on one device, without a seed, which is an argument here.
+      places: number of members that the step has places for, a multiple of the number of devices.
+      mesh: the devices.
+    """
+
+    program: Program
+    places: int
+    mesh: Mesh
+
+
+@functools.lru_cache(maxsize=1)
+def compiled_fleet_step(fleet: FleetProgram) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step (states, batches, seeds) -> (states, metrics), all with the members in front; states are donated."""
+    training, members = fleet.program.training, PartitionSpec(MEMBERS)
+    places = NamedSharding(fleet.mesh, members)
+
+    def stacked(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((fleet.places, *leaf.shape), leaf.dtype, sharding=places)
+
+    step = jax.vmap(training.advance)
+    if fleet.mesh.size > 1:  # by hand: the partitioner cannot split loops over heads or kernels
+        step = jax.shard_map(step, mesh=fleet.mesh, in_specs=members, out_specs=members, check_vma=False)
+    arguments = jax.tree.map(stacked, (training.shapes, training.batch, jax.ShapeDtypeStruct((), jnp.int32)))
+    return jax.jit(step, donate_argnums=0, out_shardings=places).lower(*arguments).compile()
+
+
+class Fleet:
+    """The program of runs that share it, on all devices at hand or on these.
+
+    Attributes:
+      seats: the seats of the runs, in their order.
+      clock: seconds of training, which all members share: it stands still while one of them begins, is examined or scored.
+
+    Raises:
+      ConfigError: a budget pays for no step, or data is not there.
+    """
+
+    def __init__(self, runs: Sequence[RunConfig], devices: Sequence[Any] | None = None):
+        devices = jax.devices() if devices is None else devices
+        self.clock, self.mesh = Clock(), jax.make_mesh((len(devices),), (MEMBERS,), (AxisType.Auto,), devices=devices)
+        self.of_each = -(-len(runs) // len(devices))  # members of each device
+        own = [self.mesh.devices[place // self.of_each] for place in range(len(runs))]
+        self.seats = [Member(self, place, run, device) for place, (run, device) in enumerate(zip(runs, own, strict=True))]
+        self._count = self.of_each * len(devices)  # of places
+        self._places = NamedSharding(self.mesh, PartitionSpec(MEMBERS))
+        seeds = np.array([run.seed for run in runs] + [0] * (self._count - len(runs)), np.int32)
+        self._seeds = jax.device_put(seeds, self._places)
+        self._begun: dict[int, TrainState] = {}  # states of members until the first step
+        self._batches: dict[int, Batch] = {}  # the next batch of each member, or its last one
+        self._states: Any = None  # of all members, from the first step on
+
+    @functools.cached_property
+    def compiled(self) -> tuple[Callable[..., tuple], float]:
+        """(the compiled step, seconds of compiling it), once a member has begun."""
+        began = time.perf_counter()
+        run = self.seats[next(iter(self._begun))].training.run  # one whose data is there
+        program = dataclasses.replace(Training(run).program, seed=None)
+        return compiled_fleet_step(FleetProgram(program, self._count, self.mesh)), time.perf_counter() - began
+
+    def begin(self, place: int, state: TrainState) -> float:
+        """Takes the state at which a member begins; returns the seconds of compiling."""
+        self._begun[place] = state
+        return self.compiled[1]
+
+    def state_of(self, place: int) -> TrainState:
+        """The state of a member after the steps so far, on its own device."""
+        if self._states is None:
+            return self._begun[place]
+        seat, (number, own) = self.seats[place], divmod(place, self.of_each)
+        device = self.mesh.devices[number]
+
+        def on_device(leaf: jax.Array) -> jax.Array:
+            return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
+
+        return jax.device_put(taken_out(jax.tree.map(on_device, self._states), own), seat.training.places)
+
+    def drive(self, steps: Sequence[Steps[Result]], ended: Ended) -> None:
+        """Takes the steps of all members until each has ended; `ended` hears of each at once, with its result or exception.
+
+        What a step raises is raised inside of the loops of all members that are under way.
+        """
+        under_way = dict(enumerate(steps))
+
+        def go_on(place: int, move: Callable[[], Batch]) -> None:
+            try:
+                self._batches[place] = move()
+                return
+            except StopIteration as end:
+                result = end.value
+            except Exception as error:  # it is this member's alone
+                result = error
+            del under_way[place]
+            with self.clock.paused():
+                ended(place, result)
+
+        try:
+            with self.clock.paused():
+                for place, member in enumerate(steps):
+                    go_on(place, functools.partial(next, member))
+            while under_way:
+                try:
+                    measured = self._step()
+                except Exception as error:
+                    for place, member in list(under_way.items()):
+                        go_on(place, functools.partial(member.throw, error))
+                    break
+                for place, member in list(under_way.items()):
+                    go_on(place, functools.partial(member.send, part_of(measured, place)))
+        finally:
+            for member in steps:
+                member.close()
+
+    def _step(self) -> dict[str, jax.Array]:
+        """Takes a step of all members, and returns what it measured."""
+        if self._states is None:
+            self._states = self._stacked()
+        some = next(iter(self._batches.values()))  # for places without a member
+        batches = [self._batches.get(place, some) for place in range(self._count)]
+        stacked = jax.device_put(Batch(*map(np.stack, zip(*batches, strict=True))), self._places)
+        self._states, measured = self.compiled[0](self._states, stacked, self._seeds)
+        return measured
+
+    def _stacked(self) -> TrainState:
+        """The states of all places, stacked in front; those without a member get another one's."""
+        begun, self._begun = self._begun, {}
+        some = next(iter(begun.values()))
+        leaves = [jax.tree.leaves(begun.get(place, some)) for place in range(self._count)]
+        structure = jax.tree.structure(some)
+        del begun, some
+        found = []
+        for number in range(len(leaves[0])):  # one array after the other, so that no state is there twice
+            found.append(self._joined([of_member[number] for of_member in leaves]))
+            for of_member in leaves:
+                of_member[number] = None
+        return jax.tree.unflatten(structure, found)
+
+    def _joined(self, parts: list[jax.Array]) -> jax.Array:
+        """Arrays of all places as one, whose parts lie on the places' devices."""
+        own = [parts[first : first + self.of_each] for first in range(0, len(parts), self.of_each)]
+        on_devices = [
+            jnp.stack(jax.device_put(some, device)) for some, device in zip(own, self.mesh.devices.flat, strict=True)
+        ]
+        shape = (len(parts), *parts[0].shape)
+        return jax.make_array_from_single_device_arrays(shape, self._places, on_devices)
+
+
+class Member(Seat):
+    """The seat of a run in a fleet; what it has outside of the program lies on `device`.
+
+    Raises `ConfigError` where the devices at hand could not share the run if it were alone, as it is when it is scored.
+    """
+
+    def __init__(self, fleet: Fleet, place: int, run: RunConfig, device: Any):
+        layout_of(run, ROWS_ALONE)
+        self.training = Training(run, layout_of(run, ROWS_ALONE, [device]))
+        self.fleet, self.place, self.clock = fleet, place, fleet.clock
+
+    @property
+    def members(self) -> int:
+        return len(self.fleet.seats)
+
+    def take(self, state: TrainState) -> float:
+        return self.fleet.begin(self.place, state)
+
+    @property
+    def state(self) -> TrainState:
+        return self.fleet.state_of(self.place)
+
+    def gathered(self, learned: dict) -> dict:
+        return jax.device_put(learned, NamedSharding(self.fleet.mesh, PartitionSpec()))
+
+
+def part_of(measured: dict[str, jax.Array], place: int) -> Measured:
+    """What a step measured of one member."""
+    return {name: OfMember(found, place) for name, found in measured.items()}
+
+
+@jax.jit
+def taken_out(tree: Any, place: int) -> Any:
+    """The arrays at one place of stacked ones."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), tree)
+
+
+def member_steps(seat: Member, folder: Path, study: str, stop: Callable[[], bool], saving: Saving) -> Steps[Row]:
+    """The steps of a member, from its config to its row; see `infini_jax.training.execute.execute`."""
+    with begun(seat.training.run, folder) as mirrors:
+        trained = yield from trained_steps(seat, folder, study, stop, saving=saving, mirrors=mirrors)
+        with seat.clock.paused():
+            return scored(trained, folder)
+
+
+def execute_fleet(
+    runs: Sequence[RunConfig], folders: Sequence[Path], study: str, ended: Ended, saving: Saving = OFTEN_ENOUGH
+) -> None:
+    """Trains and scores runs that share a program side by side, or goes on with those that were stopped or killed.
+
+    Each leaves in its folder what `infini_jax.training.execute.execute` does.
+
+    Args:
+      runs: settings of the runs; their budgets have a number of steps.
+      folders: folder of each run.
+      study: name for the rows' column.
+      ended: gets the number of each run as soon as it ends, and its row, or the exception that `execute` would have raised.
+      saving: when each run is saved.
+
+    Raises:
+      Stopped: a signal that announces the end came; runs that had not ended are saved, and `ended` does not hear of them.
+      Interrupted: Ctrl-C was pressed; the same holds.
+    """
+    stopped: list[Stopped] = []
+
+    def heard(place: int, result: Any) -> None:
+        if isinstance(result, Stopped):
+            stopped.append(result)
+        else:
+            ended(place, result)
+
+    with terminated() as stop:
+        fleet = Fleet(runs)
+        members = zip(fleet.seats, folders, strict=True)
+        fleet.drive([member_steps(seat, folder, study, stop, saving) for seat, folder in members], heard)
+        if stopped or stop():
+            raise next(iter(stopped), Stopped(f"stopped behind the last step of {len(runs)} runs"))
