@@ -1,4 +1,4 @@
-"""Logits at scored places alone give the loss, the gradient and the memory of logits at all places, and tasks keep their word."""
+"""Logits at scored places alone give the loss, gradient and memory of logits at all places, and tasks keep their word."""
 
 import dataclasses
 from dataclasses import dataclass
