@@ -61,7 +61,7 @@ def rows_of(run: RunConfig, split: Split) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The identity of a compiled step: equal for trials, for seeds without dropout, and for tasks with equal shapes and scored places.
+    """The identity of a compiled step: equal for trials, seeds without dropout, and tasks with equal shapes and scored places.
 
     Attributes:
       model: settings of the model.
