@@ -15,7 +15,7 @@ from infini_jax.config.evaluation import CARRIED, EvaluationConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.model.balance import fit_to_flops
-from infini_jax.model.cost import model_cost
+from infini_jax.model.cost import run_cost
 from infini_jax.study import Study
 from infini_jax.study.comparison import AT_THE_END, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_window, memories, with_memory
 from infini_jax.study.trials import trials
@@ -42,7 +42,7 @@ class Split:
     @property
     def flops(self) -> float:
         """Training FLOPs per token of every run."""
-        return model_cost(at_window(self.base, self.window).model).training_flops
+        return run_cost(at_window(self.base, self.window)).training_flops
 
     def runs(self) -> tuple[RunConfig, ...]:
         """The runs of the window alone and of each memory at each size, all with the same FLOPs per token."""
@@ -62,12 +62,12 @@ def filled_up(run: RunConfig, flops: float) -> RunConfig:
     Segments are divisors of the sequence, too coarse a measure to spend them all.
     """
 
-    def wider(more: int) -> ModelConfig:
-        return dataclasses.replace(run.model, mlp_dim=run.model.mlp_dim + more)
+    def wider(more: int) -> RunConfig:
+        return dataclasses.replace(run, model=dataclasses.replace(run.model, mlp_dim=run.model.mlp_dim + more))
 
-    cost = model_cost(run.model).training_flops
-    left, unit = flops - cost, model_cost(wider(1)).training_flops - cost
-    return dataclasses.replace(run, model=wider(int(left // unit)))
+    cost = run_cost(run).training_flops
+    left, unit = flops - cost, run_cost(wider(1)).training_flops - cost
+    return wider(int(left // unit))
 
 
 MATRICES_AND_SLOTS = ("transformer_xl", "infini", "gated_delta", "memorizing")

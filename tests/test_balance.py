@@ -10,7 +10,7 @@ from infini_jax.memory import MECHANISMS
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.model.balance import affordable, fit_to_flops, gap
-from infini_jax.model.cost import budget_steps, model_cost, training_flops_per_step
+from infini_jax.model.cost import budget_steps, run_cost, training_flops_per_step
 
 BYTES = 32 * 1024
 RUN = RunConfig(
@@ -25,7 +25,7 @@ def with_memory(memory, **changes) -> RunConfig:
 
 
 def flops(run: RunConfig) -> float:
-    return model_cost(run.model).training_flops
+    return run_cost(run).training_flops
 
 
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if name != "full"])
@@ -39,7 +39,7 @@ def test_width_gives_way_until_a_token_costs_what_was_asked_with_the_same_memory
     assert found.model.d_model < run.model.d_model
     assert found.model.d_model % run.model.heads == 0
     # within what one unit of its natural size is worth: its basis has the model's width
-    assert found.memory_bytes == pytest.approx(run.memory_bytes, rel=0.02)
+    assert found.memory_bytes == pytest.approx(run.memory_bytes, rel=0.03)
     assert found.budget == dataclasses.replace(run.budget, gives="width")
     assert RunConfig.from_dict(found.to_dict()) == found
 
@@ -48,7 +48,7 @@ def test_a_wider_mlp_or_model_would_cost_more_than_asked():
     target = 0.7 * flops(RUN)
     found = fit_to_flops(RUN, target, "width").model
     more = [dataclasses.replace(found, mlp_dim=found.mlp_dim + 1), dataclasses.replace(found, d_model=found.d_model + 4)]
-    assert all(model_cost(model).training_flops > target for model in more)
+    assert all(flops(dataclasses.replace(RUN, model=model)) > target for model in more)
 
 
 def test_heads_whose_sizes_are_not_given_shrink_with_the_width_and_stay_even():
@@ -85,7 +85,7 @@ def test_the_segment_gives_way_to_memory_at_equal_flops():
     assert all(run.train.sequence % run.model.segment == 0 for run in found)
     assert all(gap(run, target) >= 0 for run in found)
     longer = dataclasses.replace(found[-1].model, segment=min(size for size in divisors(480) if size > segments[-1]))
-    assert model_cost(longer).training_flops > target
+    assert flops(dataclasses.replace(found[-1], model=longer)) > target
 
 
 def divisors(number: int) -> list[int]:

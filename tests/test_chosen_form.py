@@ -106,7 +106,9 @@ def test_bytes_kept_are_those_of_the_program_within_a_factor(name):
 
     def kept(params, carry, batch):
         def loss(params):
-            return scan_segments(run.model, params, carry, batch, score_tokens, form=Form(1, "none"))[1].loss.sum()
+            form = Form(1, "none")
+            found = scan_segments(run.model, params, carry, batch, score_tokens, form=form, most_scored=run.most_scored)
+            return found[1].loss.sum()
 
         return jax.vjp(loss, params)[1]
 

@@ -22,6 +22,7 @@ from infini_jax.model.cost import (
     model_cost,
     parameter_count,
     program_flops,
+    run_cost,
     training_flops_per_step,
 )
 from infini_jax.model.stream import init_params
@@ -79,7 +80,8 @@ def test_landmark_tokens_are_paid_for():
 
 def test_budget_buys_whole_steps_in_each_unit():
     price = training_flops_per_step(RUN)
-    assert price == pytest.approx(3 * 96 * model_cost(MODEL).flops)
+    assert price == pytest.approx(3 * 96 * run_cost(RUN).flops)
+    assert run_cost(RUN).head == 4 / 48 * model_cost(MODEL).head  # four of 48 places are scored
     for unit, amount in (("flops", 7.9 * price), ("tokens", 7.9 * 96), ("steps", 7)):
         assert budget_steps(dataclasses.replace(RUN, budget=Budget(unit, amount))) == 7
 

@@ -98,6 +98,11 @@ class RunConfig:
         return self.model.memory_bytes
 
     @property
+    def most_scored(self) -> int:
+        """Number of places of a row of one step that are scored, at most."""
+        return self.data.most_scored(self.train.sequence)
+
+    @property
     def tokens_per_step(self) -> int:
         """Number of raw tokens in one optimizer step."""
         return self.train.batch * self.train.sequence

@@ -1,13 +1,16 @@
 """Interface of a task's settings: they give the source of its batches, its documents and its tokenizer."""
 
 import abc
+import dataclasses
 from typing import ClassVar, Literal
 
-from infini_jax.data.batch import Rows, Source, Split
+import numpy as np
+
+from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.errors import check_fields, required
+from infini_jax.errors import check_fields, require, required
 
 Scored = Literal["accuracy", "loss", "n50"]  # what runs of a task are compared by; n50: pairs of which half are recalled
 
@@ -46,6 +49,14 @@ class DataConfig(abc.ABC):
     def open(self, rows: Rows) -> Source:
         """The source of batches of the shape, seed and split in `rows`."""
 
+    def most_scored(self, tokens: int) -> int:
+        """Most places with a weight in any row of `tokens`; all of them, where a task does not say fewer.
+
+        Training computes logits of so many places a row, where they are few, and a budget of FLOPs pays for no more. A row
+        that scores more is refused by `opened`.
+        """
+        return tokens
+
     def chance(self) -> dict[str, float]:
         """Score of a guesser that knows only the form of answers, by metric; empty where it is unknown."""
         return {}
@@ -77,6 +88,50 @@ class DataConfig(abc.ABC):
         Raises `ConfigError` where it is not the one that the settings name.
         """
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """A source whose rows are held to the number of scored places that their task declares.
+
+    Attributes:
+      source: the source itself.
+      most: places of a row that may have a weight, see `DataConfig.most_scored`.
+      task: name of the task's settings in errors.
+    """
+
+    source: Source
+    most: int
+    task: str
+
+    @property
+    def corpus(self) -> str:
+        """Description of the data in one line, for the result table."""
+        return self.source.corpus
+
+    def batch(self, step: int) -> Batch:
+        """Batch number `step`, all rows. Raises `ConfigError` where a row scores more places than declared."""
+        return self._counted(self.source.batch(step), step)
+
+    def rows(self, step: int, first: int, count: int) -> Batch:
+        """Rows `first` to `first + count` of batch `step`. Raises `ConfigError` as `batch` does."""
+        return self._counted(self.source.rows(step, first, count), step)
+
+    def _counted(self, batch: Batch, step: int) -> Batch:
+        scored = int(np.count_nonzero(batch.weights, axis=1).max(initial=0))
+        require(
+            scored <= self.most,
+            "data",
+            f"a row of step {step} scores {scored} places, and {self.task}.most_scored says at most {self.most}",
+            "let most_scored return as many as any row has",
+        )
+        return batch
+
+
+def opened(data: DataConfig, rows: Rows) -> Source:
+    """The source of a task's batches, whose rows are held to what the task says of their scored places."""
+    source, most = data.open(rows), data.most_scored(rows.tokens)
+    return source if most >= rows.tokens else Counted(source, most, type(data).__name__)
 
 
 def documents_of(data: DataConfig, split: Split) -> tuple[Documents, Counts]:

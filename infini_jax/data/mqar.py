@@ -71,6 +71,10 @@ class MqarConfig(ExampleConfig):
             f"give at least {self.least}",
         )
 
+    def most_scored(self, tokens: int) -> int:
+        """The number of questions."""
+        return self.pairs * self.repeats
+
     def chance(self) -> dict[str, float]:
         """Score of a value drawn uniformly from all values, by metric."""
         return {"accuracy": 1 / (self.symbols - self.symbols // 2)}

@@ -45,6 +45,10 @@ class SortingConfig(ExampleConfig):
             f"give at least {2 * self.symbols}",
         )
 
+    def most_scored(self, tokens: int) -> int:
+        """The length of an answer."""
+        return self.symbols
+
     def chance(self) -> dict[str, float]:
         """Score of a random order, by metric. Teacher-forced, symbols that were given are not guessed again."""
         left = np.arange(1, self.symbols + 1)

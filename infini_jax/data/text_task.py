@@ -214,10 +214,20 @@ class TextTask(ExampleConfig):
         self.check_settings()
         return self._lay_out(self.story(random), random, tokens)
 
+    def most_scored(self, tokens: int) -> int:
+        """The length of the longest answer."""
+        return self._longest_answer
+
+    @functools.cached_property
+    def _longest_answer(self) -> int:
+        return self._answer_room(self.longest_story(np.random.default_rng(0)))
+
+    def _answer_room(self, story: Story) -> int:
+        return len(continued(self._tokenizer.encode, story.longest))
+
     def _lay_out(self, story: Story, random: np.random.Generator, tokens: int) -> Example:
-        encode = self._tokenizer.encode
-        room = len(continued(encode, story.longest))
-        return lay_out(story, self.filler(random), random, tokens, encode, room)
+        room = self._answer_room(story)
+        return lay_out(story, self.filler(random), random, tokens, self._tokenizer.encode, room)
 
     def text_example(self, random: np.random.Generator, tokens: int, encode: Encode, text: str = "") -> Example:
         """One example in another tokenizer's tokens, of exactly `tokens` read tokens.

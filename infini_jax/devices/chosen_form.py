@@ -13,7 +13,7 @@ import jax
 from infini_jax.config import RunConfig
 from infini_jax.devices.sharding import Layout
 from infini_jax.layers.platforms import platform
-from infini_jax.model.cost import available_bytes, state_bytes
+from infini_jax.model.cost import available_bytes, head_share, state_bytes
 from infini_jax.model.form import Form, Rematerialise
 
 KEPT_PER_FEATURE = 64  # numbers per token, layer and feature that the gradient needs: 21 to 78, by mechanism
@@ -76,12 +76,12 @@ def kept_bytes(run: RunConfig, layout: Layout | None, segments: int, remateriali
     share = segments * run.model.segment / run.train.sequence
     inputs = tokens * run.model.layers * run.model.d_model * run.model.dims.dtype.itemsize
     memories = run.model.memory_bytes * tokens / run.train.sequence
-    logits = tokens * KEPT_PER_LOGIT * run.model.vocab * 4
+    logits, scored = tokens * KEPT_PER_LOGIT * run.model.vocab * 4, head_share(run)
     if rematerialise == "none":
-        return KEPT_PER_FEATURE * inputs + logits + 2 * memories / share  # each turn's, and what it was joined with
+        return KEPT_PER_FEATURE * inputs + scored * logits + 2 * memories / share  # each turn's, and what it was joined with
     layers = 1 if rematerialise == "segment" else run.model.layers
     carried = min(memories / share, memories + 2 * inputs)  # one for each turn, or of caches what each turn pushes out
-    return share * (KEPT_PER_FEATURE * inputs / layers + inputs + logits) + carried
+    return share * (KEPT_PER_FEATURE * inputs / layers + inputs) + min(scored, share) * logits + carried
 
 
 def room_for_activations(run: RunConfig, layout: Layout | None, memory: int | None) -> float:

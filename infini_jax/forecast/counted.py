@@ -12,7 +12,7 @@ from infini_jax.devices.sharding import Sharding, check_shares
 from infini_jax.errors import ConfigError
 from infini_jax.forecast.compiled import Compiled, DoesNotFit, compile_step
 from infini_jax.forecast.topology import Topology
-from infini_jax.model.cost import budget_steps, model_cost, parameter_count, training_flops_per_step
+from infini_jax.model.cost import budget_steps, parameter_count, run_cost, training_flops_per_step
 from infini_jax.training.program import Training
 from infini_jax.units import human_bytes, human_count
 
@@ -80,7 +80,7 @@ def forecast(run: RunConfig, sharding: Sharding, topology: Topology | None) -> F
     state = Training(run, layout).shapes
     parameters, optimiser, memory = (bytes_of(part) for part in (state.params, state.optimiser, state.carry))
     on_device = sum(bytes_of(part, one_device=True) for part in (state.params, state.optimiser, state.carry))
-    cost, rows = model_cost(run.model), run.train.batch // layout.row_parts
+    cost, rows = run_cost(run), run.train.batch // layout.row_parts
     moved = cost.attention.bytes_moved + bytes_of(state.params) / (rows * run.model.segment)
     flops = training_flops_per_step(run)
     return Forecast(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from infini_jax.config import Gives, ModelConfig, RunConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.memory.local import LocalConfig
-from infini_jax.model.cost import model_cost
+from infini_jax.model.cost import head_share, model_cost, run_cost
 
 LARGEST = 2**20  # width or window that is tried
 
@@ -21,7 +21,7 @@ def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_by
 
     Args:
       run: settings whose model is resized.
-      flops_per_token: forward and backward FLOPs per raw token, `ModelCost.training_flops`.
+      flops_per_token: forward and backward FLOPs per raw token, `training_flops` of `infini_jax.model.cost.run_cost`.
       gives: the size that gives way. `width` is d_model, in multiples that keep the heads even, and the MLP in proportion;
         then the MLP takes up the rest. Sizes of heads that are given stay. `window` is the window of a sliding window,
         otherwise the segment, of lengths that divide the sequence into whole steps. `steps` changes nothing.
@@ -35,11 +35,11 @@ def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_by
         return model.at_bytes(memory_bytes) if memory_bytes else model
 
     if gives == "width":
-        model = _fitting_width(run.model, flops_per_token, at_bytes)
+        model = _fitting_width(run, flops_per_token, at_bytes)
     elif gives == "window" and isinstance(run.model.memory, LocalConfig):
         require(not memory_bytes, "memory_bytes", "a sliding window that gives way is its own memory", "leave it out")
         window = run.model.memory.window
-        model = _largest(lambda size: _windowed(run.model, size), flops_per_token, "memory.window", window)
+        model = _largest(run, lambda size: _windowed(run.model, size), flops_per_token, "memory.window", window)
     elif gives == "window":
         model = _fitting_segment(run, flops_per_token, at_bytes)
     else:
@@ -49,7 +49,7 @@ def fit_to_flops(run: RunConfig, flops_per_token: float, gives: Gives, memory_by
 
 def gap(run: RunConfig, flops_per_token: float) -> float:
     """Share of `flops_per_token` by which the run costs less per token; below zero where it costs more."""
-    return 1.0 - model_cost(run.model).training_flops / flops_per_token
+    return 1.0 - run_cost(run).training_flops / flops_per_token
 
 
 def affordable(run: RunConfig, steps: int) -> float:
@@ -65,8 +65,9 @@ def affordable(run: RunConfig, steps: int) -> float:
 Sizing = Callable[[ModelConfig], ModelConfig]
 
 
-def _fitting_width(model: ModelConfig, flops: float, at_bytes: Sizing) -> ModelConfig:
+def _fitting_width(run: RunConfig, flops: float, at_bytes: Sizing) -> ModelConfig:
     """The model with the largest width, then the largest MLP that is at least in proportion to it."""
+    model = run.model
     unit = model.heads if model.key_dim and model.value_dim else 2 * model.heads  # rotary turns pairs
 
     def of_width(units: int) -> ModelConfig:
@@ -77,8 +78,8 @@ def _fitting_width(model: ModelConfig, flops: float, at_bytes: Sizing) -> ModelC
     def with_more(mlp: int) -> ModelConfig:
         return dataclasses.replace(widest, mlp_dim=widest.mlp_dim + mlp)
 
-    widest = _largest(of_width, flops, "model.d_model", max(1, model.d_model // unit))
-    return _largest(with_more, flops, "model.mlp_dim", start=0, smallest=0)
+    widest = _largest(run, of_width, flops, "model.d_model", max(1, model.d_model // unit))
+    return _largest(run, with_more, flops, "model.mlp_dim", start=0, smallest=0)
 
 
 def _windowed(model: ModelConfig, size: int) -> ModelConfig:
@@ -94,14 +95,21 @@ def _fitting_segment(run: RunConfig, flops: float, at_bytes: Sizing) -> ModelCon
     for size in (size for size in range(steps, 0, -1) if steps % size == 0):
         with contextlib.suppress(ConfigError):  # some mechanisms do not take every length
             model = at_bytes(dataclasses.replace(run.model, segment=size))
-            costs[size] = model_cost(model).training_flops
+            costs[size] = _resized_cost(run, model)
             if costs[size] <= flops:
                 return model
     require(bool(costs), "model.segment", "no divisor of the sequence works", "give another train.sequence")
     raise _too_few("model.segment", flops, min(costs.values()))
 
 
-def _largest(sized: Callable[[int], ModelConfig], flops: float, field: str, start: int, smallest: int = 1) -> ModelConfig:
+def _resized_cost(run: RunConfig, model: ModelConfig) -> float:
+    """Training FLOPs per token of the run with another model."""
+    return model_cost(model, head_share(run)).training_flops
+
+
+def _largest(
+    run: RunConfig, sized: Callable[[int], ModelConfig], flops: float, field: str, start: int, smallest: int = 1
+) -> ModelConfig:
     """The model of the largest size that costs at most `flops` per token, found by bisection around `start`.
 
     Very small sizes may cost more again, where a memory of given bytes gets more slots in a narrow model.
@@ -109,7 +117,7 @@ def _largest(sized: Callable[[int], ModelConfig], flops: float, field: str, star
     costs: dict[int, float] = {}
 
     def fits(size: int) -> bool:
-        costs[size] = model_cost(sized(size)).training_flops
+        costs[size] = _resized_cost(run, sized(size))
         return costs[size] <= flops
 
     low = high = start

@@ -19,6 +19,7 @@ from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import BACKWARD, Cost
+from infini_jax.model.scored import few_places
 from infini_jax.model.stream import init_carry, parameter_shapes
 
 RECOMPUTED = ("rematted_computation", MADE_AGAIN)  # scopes, JAX's own and ours, of recomputation, which is no work done
@@ -31,7 +32,7 @@ class ModelCost:
     Attributes:
       projections: FLOPs of queries, keys, values, output and MLP, all layers.
       attention: cost of all layers' attention and memory.
-      head: FLOPs of the logits.
+      head: FLOPs of the logits, where a task scores few places those of these, per raw token of all.
     """
 
     projections: float
@@ -50,8 +51,8 @@ class ModelCost:
 
 
 @functools.lru_cache(maxsize=1024)
-def model_cost(model: ModelConfig) -> ModelCost:
-    """The cost of a model's forward pass per raw token.
+def model_cost(model: ModelConfig, head_share: float = 1.0) -> ModelCost:
+    """The cost of a model's forward pass per raw token, with logits of a share of the tokens, see `head_share`.
 
     Inserted landmarks and memory tokens run through every layer and are paid for by the raw tokens.
     """
@@ -63,13 +64,24 @@ def model_cost(model: ModelConfig) -> ModelCost:
     return ModelCost(
         projections=inserted * model.layers * 2.0 * weights,
         attention=Cost(*(inserted * sum(getattr(cost, name) for cost in layers) for name in fields)),
-        head=2.0 * d.d_model * model.vocab,
+        head=2.0 * d.d_model * model.vocab * head_share,
     )
+
+
+def head_share(run: RunConfig) -> float:
+    """Share of a run's tokens whose logits its training computes: those of scored places, where a row has few of them."""
+    few = few_places(run.most_scored, run.train.sequence)
+    return 1.0 if few is None else few / run.train.sequence
+
+
+def run_cost(run: RunConfig) -> ModelCost:
+    """The cost of a run's training per raw token: that of its model, with logits where its data has scored places."""
+    return model_cost(run.model, head_share(run))
 
 
 def training_flops_per_step(run: RunConfig) -> float:
     """Forward and backward FLOPs of one optimizer step, recomputation left out."""
-    cost = model_cost(run.model)
+    cost = run_cost(run)
     return run.tokens_per_step * (cost.training_flops - cost.attention.shared * (1 - 1 / run.train.batch))
 
 

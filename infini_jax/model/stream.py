@@ -28,6 +28,7 @@ from infini_jax.layers.segment import (
 from infini_jax.memory.base import AUXILIARY, Memory
 from infini_jax.memory.rewind import rewinding_scan
 from infini_jax.model.form import IN_TURN, Form
+from infini_jax.model.scored import few_places, gathered, in_parts
 from infini_jax.model.transformer import KEEP_FOUND, Transformer, init_memory, init_open, memories_of, over_layers
 
 
@@ -135,19 +136,29 @@ def scan_segments(
     bptt: int = 0,
     form: Form = IN_TURN,
     dropout: Dropout | None = None,
+    most_scored: int | None = None,
 ) -> tuple[Carry, Any, tuple]:
     """(carry, scores stacked over steps, metrics per layer group stacked over steps) of a sequence streamed through the model.
+
+    Where few places are scored, logits are made of these alone, behind the scan: scores are stacked over parts of them then.
 
     Args:
       model: settings of the model.
       params: its parameters.
       carry: state before the sequence.
       sequence: a pytree of BxT arrays with attributes `tokens` and `documents`; T a multiple of the segment.
-      score: (logits BxSxV, the step's part of `sequence`) -> pytree, so that logits of one step only ever exist.
+      score: (logits BxSxV, their part of `sequence`) -> pytree, so that logits of one step only ever exist.
       bptt: segments that gradients flow through; 0 for all of them.
       form: form of the program; its segments are a divisor of their number and of `bptt`. The results are the same.
       dropout: dropout with a key for each row and segment; None has none.
+      most_scored: places of a row that have a weight in `sequence.weights`, at most; the others may be left out of the scores.
+        None takes all places.
     """
+    tokens = sequence.tokens.shape[1]
+    few = None if most_scored is None else few_places(most_scored, tokens)
+
+    def scores_of(params: dict, x_BxSxD: jax.Array, part: Any) -> Any:
+        return score(logits_of(model, params, x_BxSxD), part)
 
     def split(length: int, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, length).swapaxes(0, 1), tree)
@@ -161,7 +172,8 @@ def scan_segments(
             )
             carry = dataclasses.replace(carry, memory=memory)
         carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, form, drop)
-        return carry, (score(logits_of(model, params, x_BxSxD), part), tuple(map(_as_reported, metrics)))
+        found = scores_of(params, x_BxSxD, part) if few is None else x_BxSxD
+        return carry, (found, tuple(map(_as_reported, metrics)))
 
     parts, drops = split(form.segments * model.segment, sequence), split(form.segments, dropout)
     numbers = jnp.arange(parts.tokens.shape[0])
@@ -170,8 +182,11 @@ def scan_segments(
     lost = functools.partial(_lost, model, form.segments)
     restored = functools.partial(_restored, model, form.segments)
     items = (numbers, parts, drops)
-    carry, (scores, metrics) = rewinding_scan(step, params, carry, items, lost, restored)
-    return carry, scores, metrics
+    carry, (found, metrics) = rewinding_scan(step, params, carry, items, lost, restored)
+    if few is not None:
+        at_once = few if form.rematerialise == "none" else form.segments * model.segment
+        found = in_parts(functools.partial(scores_of, params), *gathered(found, sequence, few), at_once)
+    return carry, found, metrics
 
 
 def _as_reported(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -17,7 +17,7 @@ from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding
 from infini_jax.errors import EvaluationFailed, named_line, present
 from infini_jax.files import json_text, write_at_once, write_json
-from infini_jax.model.cost import model_cost, parameter_count, planned_flops, training_flops_per_step
+from infini_jax.model.cost import parameter_count, planned_flops, run_cost, training_flops_per_step
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import Row, write_rows
@@ -216,7 +216,7 @@ def planned_row(seat: Seat, study: str) -> Row:
         memory_bytes=run.model.memory_bytes,
         parameters=parameter_count(run.model),
         learning_rate=run.train.learning_rate,
-        flops_per_token=model_cost(run.model).flops,
+        flops_per_token=run_cost(run).flops,
         budget_unit=run.budget.unit,
         budget_amount=float(run.budget.amount),
         gives=run.budget.gives,

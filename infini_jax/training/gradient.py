@@ -106,7 +106,7 @@ def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[
     def loss_of(params: dict, carry: Carry, rows: Part, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """The loss of a part of the batch, as its share in the mean over all `tokens` that are scored."""
         batch, dropout = rows
-        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score, *settings, dropout)
+        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score, *settings, dropout, run.most_scored)
         scores = jax.tree.map(jnp.sum, scores)
         loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
         if scores.squares is not None:

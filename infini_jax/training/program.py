@@ -15,6 +15,7 @@ import optax
 from flax import struct
 
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.base import opened
 from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.data.serve import batches
 from infini_jax.devices.processes import batch_shapes, own_rows, placed
@@ -61,7 +62,7 @@ def rows_of(run: RunConfig, split: Split) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The identity of a compiled step: equal for trials, for seeds without dropout, and for tasks with the same shapes.
+    """The identity of a compiled step: equal for trials, seeds without dropout, and tasks with equal shapes and scored places.
 
     Attributes:
       model: settings of the model.
@@ -69,6 +70,7 @@ class Program:
       steps: steps of the run, which the schedule knows.
       seed: seed of the masks of dropout, a constant of the program; None without dropout.
       batch: shapes of a batch.
+      most_scored: scored places of a row, at most.
       layout: how the devices share the work.
       training: one of the trainings that have this program; not compared.
     """
@@ -78,6 +80,7 @@ class Program:
     steps: int
     seed: int | None
     batch: Batch
+    most_scored: int
     layout: Layout | None
     training: "Training" = dataclasses.field(compare=False)
 
@@ -100,7 +103,7 @@ class Training:
     @functools.cached_property
     def source(self) -> Source:
         """The source of the batches that are trained on."""
-        return self.run.data.open(rows_of(self.run, "train"))
+        return opened(self.run.data, rows_of(self.run, "train"))
 
     @functools.cached_property
     def optimiser(self) -> optax.GradientTransformation:
@@ -182,7 +185,7 @@ class Training:
     def program(self) -> Program:
         """The identity of the compiled step, equal for runs that can share it."""
         train, seed = self.run.program(self.steps).train, self.run.seed if self.run.train.dropout else None
-        return Program(self.run.model, train, self.steps, seed, self.batch, self.layout, self)
+        return Program(self.run.model, train, self.steps, seed, self.batch, self.run.most_scored, self.layout, self)
 
     def batches(self, steps: range) -> Iterator[Batch]:
         """The batches of `steps` on the devices; each process reads only its own rows."""

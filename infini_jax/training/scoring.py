@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from infini_jax.config import RunConfig
+from infini_jax.data.base import opened
 from infini_jax.data.batch import Batch, Split
 from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.processes import placed_batches
@@ -34,7 +35,7 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     form = form_of_run(run, layout)
 
     def score(carry: Carry, batch: Batch, params: dict) -> tuple[Scores, Carry]:
-        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, form=form)
+        carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, form=form, most_scored=run.most_scored)
         return jax.tree.map(jnp.sum, scores), carry
 
     score = jax.jit(summed_over_rows(score, run.model, layout))
@@ -43,7 +44,7 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
     begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)
 
     def evaluate(params: dict, split: Split) -> tuple[float, float]:
-        source, carry, found = run.data.open(rows_of(run, split)), begin(), []
+        source, carry, found = opened(run.data, rows_of(run, split)), begin(), []
         for batch in placed_batches(source, rows, run.train.batch, range(run.train.evaluation_steps)):
             scores, carry = score(carry, batch, params)
             found.append(scores)
