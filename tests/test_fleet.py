@@ -413,6 +413,13 @@ def test_a_dry_run_says_what_would_share_programs():
     assert "as many as fit on an accelerator" in fleets_described(runs, AUTO)
 
 
+def test_runs_whose_rows_score_other_numbers_of_places_do_not_share_a_program():
+    run = three("local")[0]
+    fewer = dataclasses.replace(run, name="fewer", data=dataclasses.replace(run.data, pairs=run.data.pairs // 2))
+    assert fewer.most_scored < run.most_scored
+    assert program_of(fewer) != program_of(run)
+
+
 def test_launchers_hand_the_size_on():
     study = Study("together", "does it?", tuple(few()))
     for name, asked in ASKED.items():

@@ -25,13 +25,13 @@ def fleet_size(asked: str) -> int:
 def program_of(job: Job) -> Hashable | None:
     """The identity of the program in which a job may train beside others that have an equal one; None for a job alone.
 
-    Rates, seeds, data of the same shapes, rhythms and early ends may differ. Runs of seconds train alone, because a member
-    shares its seconds with others; so do memories in the host's memory, which `jax.vmap` does not map.
+    Rates, seeds, data of the same shapes and scored places, rhythms and early ends may differ. Runs of seconds train alone,
+    because a member shares its seconds with others; so do memories in the host's memory, which `jax.vmap` does not map.
     """
     if not isinstance(job, RunConfig) or job.budget.unit == "seconds" or keeps_on_host(job):
         return None
     steps = budget_steps(job)
-    return job.model, job.program(steps).train, steps
+    return job.model, job.program(steps).train, steps, job.most_scored
 
 
 def keeps_on_host(run: RunConfig) -> bool:
