@@ -48,3 +48,17 @@ def _backward(saved: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, ja
 
 
 linear_recurrence.defvjp(_forward, _backward)
+
+
+def composed(A_NxBxGxKxK: jax.Array, B_NxBxGxKxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(A BxGxKxK, B BxGxKxV) of N steps S' = A S + B as one, the first one first, in log2(N) rounds of pairs.
+
+    It takes N - 1 products of transitions that the steps in turn do not, and no loop.
+    """
+    parts = (A_NxBxGxKxK, B_NxBxGxKxV)
+    while (count := len(parts[0])) > 1:
+        even = count - count % 2
+        (A_first, B_first), (A_then, B_then) = ([x[start:even:2] for x in parts] for start in (0, 1))
+        pairs = (A_then @ A_first, A_then @ B_first + B_then)
+        parts = tuple(jnp.concatenate([pair, x[even:]]) for pair, x in zip(pairs, parts, strict=True))
+    return parts[0][0], parts[1][0]

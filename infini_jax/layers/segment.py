@@ -155,6 +155,28 @@ def by_turn(segments: Segment, count: int) -> Segment:
     return jax.tree.map(split, segments)
 
 
+def counts_before_each(held_B: jax.Array, added_BxW: jax.Array, keeps_BxW: jax.Array) -> jax.Array:
+    """Counts before each of W consecutive segments and after the last, BxX with X = W + 1, of which the first are `held_B`.
+
+    A segment adds `added_BxW` to the count, or to zero where it does not keep it. All are found at once: a count is what was
+    added in all, less what was added before the last time that nothing was kept.
+    """
+    total_BxX = jnp.pad(jnp.cumsum(added_BxW, axis=1), ((0, 0), (1, 0)))
+    none_Bx1 = -held_B[:, None]
+    begins_BxW = jnp.where(keeps_BxW, none_Bx1, total_BxX[:, :-1])
+    return total_BxX - jax.lax.cummax(jnp.concatenate([none_Bx1, begins_BxW], axis=1), axis=1)
+
+
+def tokens_before_each(held_B: jax.Array, bounds: Boundaries) -> jax.Array:
+    """Written tokens of the open document before each of W consecutive segments and after the last: BxX, X = W + 1.
+
+    The rows of `bounds` are all segments, those of one stream next to each other; `held_B` were written before the first.
+    """
+    keeps_BxW = bounds.keeps_B.reshape(held_B.shape[0], -1)
+    written_BxW = bounds.writes_BxT.sum(axis=1, dtype=held_B.dtype).reshape(keeps_BxW.shape)
+    return counts_before_each(held_B, written_BxW, keeps_BxW)
+
+
 def whole(documents_BxS: jax.Array, open_document_B: jax.Array, phase_B: jax.Array | None = None) -> Boundaries:
     """The boundaries of a segment that is processed at once."""
     return Boundaries(documents_BxS, documents_BxS, open_document_B, jnp.int32(0), phase_B)
