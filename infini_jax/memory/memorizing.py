@@ -28,7 +28,7 @@ from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.heads import SLOTS_AXIS, by_slots
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.precision import PARAMETERS
-from infini_jax.layers.segment import Segment, with_leaves
+from infini_jax.layers.segment import Segment, over_segments, with_leaves
 from infini_jax.memory import window
 from infini_jax.memory.base import GATE, KEPT, LATER, Cost, Dims, Memory, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import unit
@@ -44,11 +44,10 @@ from infini_jax.memory.positions import (
 )
 from infini_jax.memory.ring import LostSlots, Ring, append, lost_slots, slots_before
 from infini_jax.memory.rings import Rings
-from infini_jax.memory.topk import approximate, recall, top_k
+from infini_jax.memory.topk import approximate, at_once, recall, top_k
 from infini_jax.memory.window import Recent
 
 RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
-A_CPUS_SCORES, OTHERS_SCORES = 2**24, 2**25  # at once; a CPU's by benchmarks/topk.py, elsewhere 128 MiB
 
 Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # like `topk.top_k`
 
@@ -141,12 +140,6 @@ def in_groups(function: Callable, q_Bx1xQxK: jax.Array, scores_a_query: int) -> 
     tiles_WxBx1xtxK = jnp.moveaxis(q_Bx1xQxK.reshape(batch, 1, -1, tile, size), 2, 0)
     found = jax.lax.map(function, tiles_WxBx1xtxK)
     return jax.tree.map(lambda x_WxBx1xtxk: jnp.moveaxis(x_WxBx1xtxk, 0, 2).reshape(batch, 1, queries, -1), found)
-
-
-def at_once(queries: int, scores_a_query: int) -> int:
-    """The largest divisor of `queries` whose scores are few enough for this backend; 1 at least."""
-    most = max(1, (A_CPUS_SCORES if platform() == "cpu" else OTHERS_SCORES) // scores_a_query)
-    return max(tile for tile in range(1, min(queries, most) + 1) if queries % tile == 0)
 
 
 def gathered(array_BxGxNxV: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
@@ -327,8 +320,9 @@ class Memorizing(Memory):
         rings = Rings.of(memory.ring, written.keys, written.values, segments.bounds)
         batch, (_, queries, heads, _) = len(ring.written), q_RxSxHxK.shape
         tile = at_once(count, batch * heads * queries * self.config.slots)
-        slot_BxHxWxSxk = rings.found(functools.partial(search_keys, k=self.config.top_k), q_RxSxHxK, tile)
-        place_BxHxLxk = rings.places_found(slot_BxHxWxSxk).reshape(batch, heads, -1, self.config.top_k)
+        search_tile = functools.partial(search_keys, k=self.config.top_k)
+        slot_RxHxSxk = over_segments(lambda n_c, q: search_tile(*rings.keys_before(n_c), q), count, tile, q_RxSxHxK)
+        place_BxHxLxk = rings.places_found(slot_RxHxSxk).reshape(batch, heads, -1, self.config.top_k)
         q_BxLxHxK = q_RxSxHxK.reshape(batch, -1, *q_RxSxHxK.shape[2:])
         v_m_RxSxHxV = retrieve(rings.every, q_BxLxHxK, scale_H, place_BxHxLxk).reshape(*q_RxSxHxK.shape[:3], -1)
         recent, recent_after = (None, None) if memory.recent is None else window.before_each(memory.recent, written, count)

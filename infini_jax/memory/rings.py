@@ -6,8 +6,6 @@ it: with `written` of them, slot n holds the one that stands 1 + (written - 1 - 
 many were written; it is among the segments' tokens, or still in slot n.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -55,9 +53,11 @@ class Rings:
         token = segment * self.tokens - 1 - (written - 1 - slot) % self.slots
         return jnp.where(token >= 0, self.slots + token, slot)
 
-    def places_found(self, slot_BxHxWxSxk: jax.Array) -> jax.Array:
+    def places_found(self, slot_RxHxSxk: jax.Array) -> jax.Array:
         """The places in `every` of slots that each segment's queries found, -1 for slot -1: BxHxWxSxk."""
-        numbers_Wx1x1 = jnp.arange(slot_BxHxWxSxk.shape[2])[:, None, None]
+        batch, count = len(self.written), self.written.shape[1] - 1
+        slot_BxHxWxSxk = jnp.moveaxis(slot_RxHxSxk.reshape(batch, count, *slot_RxHxSxk.shape[1:]), 1, 2)
+        numbers_Wx1x1 = jnp.arange(count)[:, None, None]
         place_BxHxWxSxk = self.places(slot_BxHxWxSxk, self.written[:, None, :-1, None, None], numbers_Wx1x1)
         return jnp.where(slot_BxHxWxSxk < 0, -1, place_BxHxWxSxk)
 
@@ -69,26 +69,6 @@ class Rings:
         keys_BxcxGxNxK = jax.vmap(take)(self.every.keys, place_BxcxN)
         held_C = jnp.minimum(written_Bxcx1, self.slots).reshape(-1)
         return keys_BxcxGxNxK.reshape(-1, *keys_BxcxGxNxK.shape[2:]), held_C
-
-    def found(self, search: Callable[..., jax.Array], q_RxSxHxK: jax.Array, tile: int) -> jax.Array:
-        """The slots that each segment's queries find in the ring before it, BxHxWxSxk, for `tile` segments at once.
-
-        Args:
-          search: function (keys BxGxNxK, number of valid slots B, queries BxSxHxK) -> slots BxHxSxk.
-          q_RxSxHxK: queries, one row per segment, those of a stream together.
-          tile: a divisor of the number of segments.
-        """
-        batch, count, tokens = len(self.written), self.written.shape[1] - 1, q_RxSxHxK.shape[1:]
-        q_NxCxSxHxK = jnp.moveaxis(q_RxSxHxK.reshape(batch, -1, tile, *tokens), 1, 0).reshape(-1, batch * tile, *tokens)
-
-        def of_tile(item: tuple[jax.Array, jax.Array]) -> jax.Array:
-            numbers_c, q_CxSxHxK = item
-            return search(*self.keys_before(numbers_c), q_CxSxHxK)
-
-        slot_NxCxHxSxk = jax.lax.map(of_tile, (jnp.arange(count).reshape(-1, tile), q_NxCxSxHxK))
-        slot_NxBxcxHxSxk = slot_NxCxHxSxk.reshape(-1, batch, tile, *slot_NxCxHxSxk.shape[2:])
-        slot_BxHxNxcxSxk = slot_NxBxcxHxSxk.transpose(1, 3, 0, 2, 4, 5)
-        return slot_BxHxNxcxSxk.reshape(*slot_BxHxNxcxSxk.shape[:2], count, *slot_BxHxNxcxSxk.shape[4:])
 
     def after(self, bounds: Boundaries) -> Ring:
         """The ring after the last segment; slots that hold nothing of the open document have what `append` leaves in them."""
