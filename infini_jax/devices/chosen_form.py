@@ -10,7 +10,7 @@ import dataclasses
 
 from infini_jax.config import RunConfig
 from infini_jax.devices.sharding import Layout
-from infini_jax.layers.platforms import platform
+from infini_jax.layers.platforms import GPUS, platform
 from infini_jax.model.cost import available_bytes, state_bytes
 from infini_jax.model.form import Form, Rematerialise
 
@@ -19,7 +19,6 @@ KEPT_PER_LOGIT = 3  # numbers per token and symbol
 MOST_ON_CPU = 2**25  # bytes per device; more of them take longer to write and read than to make again
 SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
 MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
-GPUS = ("cuda", "gpu")
 
 
 def form_of_run(run: RunConfig, layout: Layout | None = None, memory: int | None = None) -> Form:

@@ -8,6 +8,8 @@ to be launched at every turn. With D_n = dL/dS_n and E_n = dL/dS_{n-1} as far as
 import jax
 import jax.numpy as jnp
 
+from infini_jax.layers.platforms import unrolled
+
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -25,7 +27,7 @@ def linear_recurrence(S_BxGxKxV: jax.Array, A_NxBxGxKxK: jax.Array, B_NxBxGxKxV:
         A_BxGxKxK, B_BxGxKxV = item
         return A_BxGxKxK @ S_BxGxKxV + B_BxGxKxV, S_BxGxKxV
 
-    after, before = jax.lax.scan(step, S_BxGxKxV, (A_NxBxGxKxK, B_NxBxGxKxV))
+    after, before = jax.lax.scan(step, S_BxGxKxV, (A_NxBxGxKxK, B_NxBxGxKxV), unroll=unrolled(len(A_NxBxGxKxK)))
     return before, after
 
 
@@ -41,9 +43,9 @@ def _backward(saved: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, ja
         AT_BxGxKxK, E_BxGxKxV = item
         return AT_BxGxKxK @ D_BxGxKxV + E_BxGxKxV, D_BxGxKxV
 
-    first_BxGxKxV, D_NxBxGxKxV = jax.lax.scan(
-        step, last_BxGxKxV, (jnp.swapaxes(A_NxBxGxKxK, -1, -2), E_NxBxGxKxV), reverse=True
-    )
+    AT_NxBxGxKxK = jnp.swapaxes(A_NxBxGxKxK, -1, -2)
+    unroll = unrolled(len(AT_NxBxGxKxK))
+    first_BxGxKxV, D_NxBxGxKxV = jax.lax.scan(step, last_BxGxKxV, (AT_NxBxGxKxK, E_NxBxGxKxV), reverse=True, unroll=unroll)
     return first_BxGxKxV, D_NxBxGxKxV @ jnp.swapaxes(before_NxBxGxKxV, -1, -2), D_NxBxGxKxV
 
 

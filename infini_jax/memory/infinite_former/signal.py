@@ -15,6 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from infini_jax.layers.grouped_heads import by_key_head
+from infini_jax.layers.platforms import unrolled
 from infini_jax.layers.segment import reset_where_new
 
 # Coefficients are large and alternate in sign where the signal is small: bf16 products, a TPU's default, rebuild it with an
@@ -152,7 +153,8 @@ def pasts(
         past_BxNxD = reset_where_new(continues_B, contract(B_BxNxD))
         return past_BxNxD + added_BxNxD, past_BxNxD
 
-    _, past_WxBxNxD = jax.lax.scan(step, *jax.lax.stop_gradient((B_BxNxD, (added_WxBxNxD, continues_WxB))))
+    turns = jax.lax.stop_gradient((added_WxBxNxD, continues_WxB))
+    _, past_WxBxNxD = jax.lax.scan(step, jax.lax.stop_gradient(B_BxNxD), turns, unroll=unrolled(len(added_WxBxNxD)))
     return past_WxBxNxD
 
 

@@ -268,7 +268,7 @@ def read_pairs(
     form: str | None = None,
     size: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """`read` of queries in their slots, whoever may read; `held` of blocks (B, ...) tells which tokens (B, ..., P) are held."""
+    """`read` of queries in their slots, whoever may read; `held` tells of blocks (B, ...) which tokens (B, ..., P) are."""
     heads, cached = keys_BxGxNxPxK.shape[1:3]
     shape, tokens, choosers = q_BxHxRxSxK.shape[:-1], q_BxHxRxSxK.shape[3], blocks_BxHxRxA.shape[3]
     q_BxGxXxK = q_BxHxRxSxK.reshape(shape[0], heads, -1, q_BxHxRxSxK.shape[4])
