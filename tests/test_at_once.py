@@ -5,6 +5,7 @@ that of other segments. float64, in which the two forms differ by rounding only.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,8 @@ def segments_of(documents: jax.Array, opened: jax.Array, arrays) -> Segment:
     ends = documents.reshape(rows, W, S)[:, :, -1]
     before = jnp.concatenate([opened[:, None], ends[:, :-1]], axis=1)
     bounds = whole(documents.reshape(-1, S), before.reshape(-1))
-    return Segment(*(x.reshape(-1, S, *x.shape[2:]) for x in arrays), bounds)
+    inputs, queries, keys, values = (x.reshape(-1, S, *x.shape[2:]) for x in arrays)
+    return Segment(inputs, queries, keys, values, bounds)
 
 
 def apart(memory) -> tuple[list, list]:
@@ -71,7 +73,8 @@ def measured(module: Memory, form, structure):
         kinds = (is_float(leaf) for leaf in jax.tree.leaves(module.init_memory(1)))
         sources = {True: iter(floats), False: iter(counts)}
         memory = structure.unflatten([next(sources[kind]) for kind in kinds])
-        y, after, metrics = module.apply(params, memory, segments_of(*stream, arrays), method=form)
+        found: Any = module.apply(params, memory, segments_of(*stream, arrays), method=form)
+        y, after, metrics = found
         added = sum(value for name, value in metrics.items() if name.startswith(AUXILIARY))
         of_memory = sum(jnp.sin(leaf).sum() for leaf in apart(after)[0])
         return (y * weights).sum() + added + of_memory, (y, after, metrics)
