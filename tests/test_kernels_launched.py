@@ -41,14 +41,14 @@ class Bound:
 
 
 BOUNDS = {
-    "local": Bound(h100=340, aim=420, cpu=0),
-    "infini": Bound(h100=830, aim=800, cpu=0),
-    "memorizing": Bound(h100=800, aim=1500, cpu=0),
-    "gated_delta": Bound(h100=1270, aim=2000, cpu=0),
-    "landmark": Bound(h100=950, aim=2500, cpu=0),
-    "infinite_former": Bound(h100=850, aim=2000, cpu=0),
+    "local": Bound(h100=340, aim=420, cpu=285),
+    "infini": Bound(h100=465, aim=800, cpu=315),
+    "memorizing": Bound(h100=800, aim=1500, cpu=360),
+    "gated_delta": Bound(h100=1030, aim=2000, cpu=510),
+    "landmark": Bound(h100=820, aim=2500, cpu=430),
+    "infinite_former": Bound(h100=850, aim=2000, cpu=460),
 }
-QUICK = ("memorizing", "landmark")
+QUICK = ("memorizing",)
 
 
 def run_of(name: str, batch: int, **sizes) -> RunConfig:
@@ -79,6 +79,4 @@ def test_a_small_step_in_a_gpu_s_forms_has_no_more_instructions_than_it_had(name
         training = Training(with_form(run, form))
         compiled = training.step.lower(training.shapes, training.batch).compile()
     assert form == Form(8, "none", "unroll")
-    count = kernels_launched(ProgramText.parse(compiled.as_text()))
-    print("COUNT", name, count)
-    assert count <= BOUNDS[name].cpu
+    assert kernels_launched(ProgramText.parse(compiled.as_text())) <= BOUNDS[name].cpu
