@@ -6,6 +6,7 @@ more, but grow alike where a loop gets a larger body or comes back.
 """
 
 import dataclasses
+import os
 
 import pytest
 
@@ -46,9 +47,11 @@ BOUNDS = {
     "memorizing": Bound(h100=800, aim=1500, cpu=360),
     "gated_delta": Bound(h100=1030, aim=2000, cpu=510),
     "landmark": Bound(h100=820, aim=2500, cpu=430),
-    "infinite_former": Bound(h100=850, aim=2000, cpu=460),
+    "infinite_former": Bound(h100=800, aim=2000, cpu=460),
 }
 QUICK = ("memorizing",)
+# other tests do without fusions to compile quickly (conftest.py), where this compiler can
+FUSED = {"xla_cpu_use_fusion_emitters": True} if "use_fusion_emitters=false" in os.environ.get("XLA_FLAGS", "") else {}
 
 
 def run_of(name: str, batch: int, **sizes) -> RunConfig:
@@ -77,6 +80,7 @@ def test_a_small_step_in_a_gpu_s_forms_has_no_more_instructions_than_it_had(name
     with target("cuda"):
         form = form_of_run(run)
         training = Training(with_form(run, form))
-        compiled = training.step.lower(training.shapes, training.batch).compile()
+        lowered = training.step.lower(training.shapes, training.batch)
+        compiled = lowered.compile(FUSED)
     assert form == Form(8, "none", "unroll")
     assert kernels_launched(ProgramText.parse(compiled.as_text())) <= BOUNDS[name].cpu
