@@ -61,7 +61,7 @@ def three(mechanism: str, steps: int = 100, **train_settings: Any) -> list[RunCo
             name=f"run-{seed}",
             model=model,
             seed=seed,
-            data=MqarConfig(pairs=2 + seed % 2, symbols=32),
+            data=MqarConfig(pairs=2, symbols=32 - 2 * (seed % 2)),
             train=dataclasses.replace(base, learning_rate=rate, gate_learning_rate=gates),
             budget=Budget("steps", steps),
         )
@@ -415,9 +415,11 @@ def test_a_dry_run_says_what_would_share_programs():
 
 def test_runs_whose_rows_score_other_numbers_of_places_do_not_share_a_program():
     run = three("local")[0]
-    fewer = dataclasses.replace(run, name="fewer", data=dataclasses.replace(run.data, pairs=run.data.pairs // 2))
-    assert fewer.most_scored < run.most_scored
-    assert program_of(fewer) != program_of(run)
+    more = dataclasses.replace(run, name="more", data=MqarConfig(pairs=3, symbols=32))
+    assert more.most_scored > run.most_scored
+    assert program_of(more) != program_of(run)
+    with pytest.raises(ConfigError, match=r"^runs: the runs differ in .* scored places; train them in turn$"):
+        Fleet([run, more])
 
 
 def test_launchers_hand_the_size_on():

@@ -12,7 +12,7 @@ import pytest
 from infini_jax.errors import ConfigError
 from infini_jax.layers.attention import dense
 from infini_jax.layers.segment import Boundaries, Segment, whole
-from infini_jax.memory import memorizing
+from infini_jax.memory import memorizing, topk
 from infini_jax.memory.base import memory_bytes
 from infini_jax.memory.memorizing import Memorizing, MemorizingConfig, Ring
 from infini_jax.memory.ring import grown
@@ -115,7 +115,7 @@ def random_ring(slots: int, written: list[int], kv_heads: int = 2) -> Ring:
 @pytest.mark.parametrize("scores", [2**24, 6 * 2 * 40, 1])
 def test_a_search_in_parts_finds_what_numpy_finds(monkeypatch, scores):
     """All queries at once, six at once, and one: query head h searches key head h // 2, of the first `written` slots."""
-    monkeypatch.setattr(memorizing, "A_CPUS_SCORES", scores)
+    monkeypatch.setattr(topk, "A_CPUS_SCORES", scores)
     ring, q = random_ring(40, [30, 100]), jax.random.normal(jax.random.key(0), (2, 6, 4, 4))
     found = memorizing.search(ring, q, 5)
     for b, s, h in np.ndindex(2, 6, 4):

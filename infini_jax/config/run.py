@@ -5,6 +5,7 @@ Impossible values raise `ConfigError` (one line: field, problem, mend) before an
 """
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 from infini_jax.config.evaluation import EvaluationConfig
@@ -135,6 +136,10 @@ class RunConfig:
         }
         train, budget = dataclasses.replace(self.train, **rates), Budget("steps", steps)
         return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget, origin=None)
+
+    def in_common(self, steps: int) -> Hashable:
+        """What runs of `steps` have in common that may train side by side in one program, see `infini_jax.training.fleet`."""
+        return self.model, self.program(steps).train, steps, self.most_scored
 
     def fingerprint(self) -> str:
         """Digest of the settings that decide the result, twelve hex digits.

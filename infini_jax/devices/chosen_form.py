@@ -12,7 +12,7 @@ import jax
 
 from infini_jax.config import RunConfig
 from infini_jax.devices.sharding import Layout
-from infini_jax.layers.platforms import platform
+from infini_jax.layers.platforms import GPUS, platform
 from infini_jax.model.cost import available_bytes, head_share, state_bytes
 from infini_jax.model.form import Form, Rematerialise
 
@@ -22,7 +22,6 @@ MOST_ON_CPU = 2**25  # bytes per device; more of them take longer to write and r
 SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
 MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
 MOST_MEMBERS = 32  # of a fleet; more take long to begin, and have long filled a device that waits for launches
-GPUS = ("cuda", "gpu")
 
 
 def form_of_run(run: RunConfig, layout: Layout | None = None, memory: int | None = None) -> Form:

@@ -7,6 +7,7 @@ the first one.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -153,6 +154,51 @@ def by_turn(segments: Segment, count: int) -> Segment:
         return jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0)
 
     return jax.tree.map(split, segments)
+
+
+def counts_before_each(held_B: jax.Array, added_BxW: jax.Array, keeps_BxW: jax.Array) -> jax.Array:
+    """Counts before each of W consecutive segments and after the last, BxX with X = W + 1, of which the first are `held_B`.
+
+    A segment adds `added_BxW` to the count, or to zero where it does not keep it. All are found at once: a count is what was
+    added in all, less what was added before the last time that nothing was kept.
+    """
+    total_BxX = jnp.pad(jnp.cumsum(added_BxW, axis=1), ((0, 0), (1, 0)))
+    none_Bx1 = -held_B[:, None]
+    begins_BxW = jnp.where(keeps_BxW, none_Bx1, total_BxX[:, :-1])
+    return total_BxX - jax.lax.cummax(jnp.concatenate([none_Bx1, begins_BxW], axis=1), axis=1)
+
+
+def tokens_before_each(held_B: jax.Array, bounds: Boundaries) -> jax.Array:
+    """Written tokens of the open document before each of W consecutive segments and after the last: BxX, X = W + 1.
+
+    The rows of `bounds` are all segments, those of one stream next to each other; `held_B` were written before the first.
+    """
+    keeps_BxW = bounds.keeps_B.reshape(held_B.shape[0], -1)
+    written_BxW = bounds.writes_BxT.sum(axis=1, dtype=held_B.dtype).reshape(keeps_BxW.shape)
+    return counts_before_each(held_B, written_BxW, keeps_BxW)
+
+
+def over_segments(function: Callable[..., jax.Array], count: int, tile: int, *rows: jax.Array) -> jax.Array:
+    """`function` of `count` consecutive segments of each stream, for `tile` of them at once: its results' rows, all segments'.
+
+    Args:
+      function: function (numbers of the segments, their part of each array in `rows`) -> an array of as many rows.
+      count: number of segments.
+      tile: a divisor of it.
+      rows: arrays with one row per segment, those of a stream together.
+    """
+    if tile == count:
+        return function(jnp.arange(count), *rows)
+    batch = len(rows[0]) // count
+
+    def split(x_Rx: jax.Array) -> jax.Array:
+        x_NxBxcx = jnp.moveaxis(x_Rx.reshape(batch, -1, tile, *x_Rx.shape[1:]), 1, 0)
+        return x_NxBxcx.reshape(-1, batch * tile, *x_Rx.shape[1:])
+
+    numbers_Nxc = jnp.arange(count).reshape(-1, tile)
+    found_NxCx = jax.lax.map(lambda item: function(*item), (numbers_Nxc, *map(split, rows)))
+    found_BxNxcx = jnp.moveaxis(found_NxCx.reshape(-1, batch, tile, *found_NxCx.shape[2:]), 0, 1)
+    return found_BxNxcx.reshape(-1, *found_NxCx.shape[2:])
 
 
 def whole(documents_BxS: jax.Array, open_document_B: jax.Array, phase_B: jax.Array | None = None) -> Boundaries:

@@ -23,7 +23,7 @@ import numpy as np
 
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.precision import PARAMETERS
-from infini_jax.layers.recurrence import linear_recurrence
+from infini_jax.layers.recurrence import composed, linear_recurrence
 from infini_jax.layers.segment import Segment, reset_where_new
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes
 from infini_jax.memory.feature_maps import unit
@@ -112,12 +112,8 @@ def states(S_BxGxKxV: jax.Array, solved: Solved) -> tuple[jax.Array, jax.Array]:
 
     A chunk is S' = A S + B, and only that product is done in turn, where A is no larger than the chunk.
     """
-    size = solved.kept.shape[-1]
-    if is_transition(solved.kept.shape[-2], size):
-        keptT_NxBxGxKxC = jnp.swapaxes(solved.kept, -1, -2)
-        left_NxBxGxKxK = solved.left[..., None, None] * jnp.eye(size, dtype=solved.left.dtype)
-        A_NxBxGxKxK, B_NxBxGxKxV = left_NxBxGxKxK - keptT_NxBxGxKxC @ solved.erased, keptT_NxBxGxKxC @ solved.fresh
-        return linear_recurrence(S_BxGxKxV, A_NxBxGxKxK, B_NxBxGxKxV)
+    if is_transition(solved.kept.shape[-2], solved.kept.shape[-1]):
+        return linear_recurrence(S_BxGxKxV, *transitions(solved))
 
     def step(S_BxGxKxV: jax.Array, chunk: Solved) -> tuple[jax.Array, jax.Array]:
         u_BxGxCxV = chunk.fresh - chunk.erased @ S_BxGxKxV
@@ -125,6 +121,13 @@ def states(S_BxGxKxV: jax.Array, solved: Solved) -> tuple[jax.Array, jax.Array]:
 
     after, before = jax.lax.scan(step, S_BxGxKxV, solved)
     return before, after
+
+
+def transitions(solved: Solved) -> tuple[jax.Array, jax.Array]:
+    """(A NxBxGxKxK, B NxBxGxKxV) of S' = A S + B, each chunk's effect on S."""
+    keptT_NxBxGxKxC, size = jnp.swapaxes(solved.kept, -1, -2), solved.kept.shape[-1]
+    left_NxBxGxKxK = solved.left[..., None, None] * jnp.eye(size, dtype=solved.left.dtype)
+    return left_NxBxGxKxK - keptT_NxBxGxKxC @ solved.erased, keptT_NxBxGxKxC @ solved.fresh
 
 
 def is_transition(chunk: int, key_dim: int) -> bool:
@@ -142,9 +145,17 @@ def write_tokens(
 def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(S before each of W consecutive segments BWxGxKxV, S after the last); `solved` has the rows of all segments, BW.
 
-    `keeps_BxW` is `Boundaries.keeps_B` of each segment: where its document began inside, nothing of S is left or erased.
+    `keeps_BxW` is `Boundaries.keeps_B` of each segment: where its document began inside, nothing of S is left or erased. The
+    transitions of a segment's chunks become one, so that only a product per segment is done in turn.
     """
     (batch, count), chunks = keeps_BxW.shape, len(solved.left)
+    if is_transition(solved.kept.shape[-2], solved.kept.shape[-1]):
+        keeps_WxBx1x1x1 = keeps_BxW.T[..., None, None, None]
+        A_WxBxGxKxK, B_WxBxGxKxV = (
+            jnp.moveaxis(x.reshape(batch, count, *x.shape[1:]), 1, 0) for x in composed(*transitions(solved))
+        )
+        before, after = linear_recurrence(S_BxGxKxV, jnp.where(keeps_WxBx1x1x1, A_WxBxGxKxK, 0.0), B_WxBxGxKxV)
+        return jnp.swapaxes(before, 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), after
 
     def in_turn(x_NxBWxGx: jax.Array) -> jax.Array:
         """WNxBxG... of the chunks of all segments."""

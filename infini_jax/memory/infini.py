@@ -27,6 +27,7 @@ from infini_jax.errors import require
 from infini_jax.layers.attention import attend_segment
 from infini_jax.layers.grouped_heads import by_key_head, repeat_heads
 from infini_jax.layers.heads import SEQUENCE_AXIS, shares_sequence
+from infini_jax.layers.platforms import unrolled
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes, segments_of_a_stream
@@ -145,7 +146,7 @@ def _carried(memory, updates, keeps_BxW: jax.Array, erase: jax.Array | None = No
         return jax.tree.map(jnp.add, kept, update), memory
 
     items = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (updates, keeps_BxW, erase))
-    after, before = jax.lax.scan(step, memory, items)
+    after, before = jax.lax.scan(step, memory, items, unroll=unrolled(keeps_BxW.shape[1]))
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), before), after
 
 

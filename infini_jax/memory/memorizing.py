@@ -28,9 +28,9 @@ from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.heads import SLOTS_AXIS, by_slots
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.precision import PARAMETERS
-from infini_jax.layers.segment import Segment, with_leaves
+from infini_jax.layers.segment import Segment, over_segments, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import GATE, KEPT, LATER, Cost, Dims, Memory, memory_bytes
+from infini_jax.memory.base import GATE, KEPT, LATER, Cost, Dims, Memory, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
 from infini_jax.memory.offload import on_host, part_of, to_device, to_host
@@ -43,11 +43,11 @@ from infini_jax.memory.positions import (
     positioned_cost,
 )
 from infini_jax.memory.ring import LostSlots, Ring, append, lost_slots, slots_before
-from infini_jax.memory.topk import approximate, recall, top_k
+from infini_jax.memory.rings import Rings
+from infini_jax.memory.topk import approximate, at_once, recall, top_k
 from infini_jax.memory.window import Recent
 
 RECALL_QUERIES = 8  # of a segment, for which an approximate search is compared with the exact one
-A_CPUS_SCORES, OTHERS_SCORES = 2**24, 2**25  # at once; a CPU's by benchmarks/topk.py, elsewhere 128 MiB
 
 Find = Callable[[jax.Array, int, jax.Array], tuple[jax.Array, jax.Array]]  # like `topk.top_k`
 
@@ -84,8 +84,13 @@ def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.
     A positive scale does not change which they are. Query head h searches key head h // (H / G). The result has no gradient.
     Where devices share the slots, each searches its own, and the best of all are the best of their finds.
     """
-    ring, q_BxSxHxK = jax.lax.stop_gradient((ring, q_BxSxHxK))
-    (batch, queries, heads, size), (kv_heads, slots) = q_BxSxHxK.shape, ring.keys.shape[1:3]
+    return search_keys(ring.keys, ring.held_B, q_BxSxHxK, k, find)
+
+
+def search_keys(keys_BxGxNxK: jax.Array, held_B: jax.Array, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.Array:
+    """`search` among the first `held_B` of a ring's keys."""
+    keys_BxGxNxK, q_BxSxHxK = jax.lax.stop_gradient((keys_BxGxNxK, q_BxSxHxK))
+    (batch, queries, heads, size), (kv_heads, slots) = q_BxSxHxK.shape, keys_BxGxNxK.shape[1:3]
     q_BxGxQxK = by_key_head(q_BxSxHxK, kv_heads).transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, size)
 
     def of_part(keys_BxGxnxK: jax.Array, held_B: jax.Array, q_BxGxQxK: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -99,7 +104,7 @@ def search(ring: Ring, q_BxSxHxK: jax.Array, k: int, find: Find = top_k) -> jax.
 
     over_slots = by_slots(of_part, slots)
     nearest_of_all = functools.partial(nearest, k=k, find=find) if over_slots is None else over_slots
-    best_BxGxQxk, slot_BxGxQxk = nearest_of_all(ring.keys, ring.held_B, q_BxGxQxK)
+    best_BxGxQxk, slot_BxGxQxk = nearest_of_all(keys_BxGxNxK, held_B, q_BxGxQxK)
     is_missing_BxGxQxk = best_BxGxQxk == -jnp.inf  # products that overflow or are no number are read, and seen
     return jnp.where(is_missing_BxGxQxk, -1, slot_BxGxQxk).reshape(batch, heads, queries, k)
 
@@ -135,12 +140,6 @@ def in_groups(function: Callable, q_Bx1xQxK: jax.Array, scores_a_query: int) -> 
     tiles_WxBx1xtxK = jnp.moveaxis(q_Bx1xQxK.reshape(batch, 1, -1, tile, size), 2, 0)
     found = jax.lax.map(function, tiles_WxBx1xtxK)
     return jax.tree.map(lambda x_WxBx1xtxk: jnp.moveaxis(x_WxBx1xtxk, 0, 2).reshape(batch, 1, queries, -1), found)
-
-
-def at_once(queries: int, scores_a_query: int) -> int:
-    """The largest divisor of `queries` whose scores are few enough for this backend; 1 at least."""
-    most = max(1, (A_CPUS_SCORES if platform() == "cpu" else OTHERS_SCORES) // scores_a_query)
-    return max(tile for tile in range(1, min(queries, most) + 1) if queries % tile == 0)
 
 
 def gathered(array_BxGxNxV: jax.Array, slot_BxHxSxk: jax.Array) -> jax.Array:
@@ -280,10 +279,15 @@ class Memorizing(Memory):
             )
             metrics["recall"] = measured_recall(memory.ring, q_BxSxHxK, slot_BxHxSxk, reads_BxS)
         v_m_BxSxHxV = retrieve(memory.ring, q_BxSxHxK, scale_H, slot_BxHxSxk)
-        v_m_BxSxHxV = jnp.where(reads_BxS[..., None, None], v_m_BxSxHxV, 0.0)
-        v_c_BxSxHxV = self.local(memory.recent, segment, q_BxSxHxK, scale_H)
-        v_a_BxSxHxV = combine(self.gate, v_m_BxSxHxV, v_c_BxSxHxV)
-        return self.out(v_a_BxSxHxV.astype(self.dims.dtype)), metrics
+        return self._mixed(v_m_BxSxHxV, memory.recent, segment, q_BxSxHxK, scale_H), metrics
+
+    def _mixed(
+        self, v_m_BxSxHxV: jax.Array, recent: Recent | None, segment: Segment, q_BxSxHxK: jax.Array, scale_H: jax.Array
+    ) -> jax.Array:
+        """The output BxSxD of eq. 1 and 2; V_m counts zero for tokens of a new document."""
+        v_m_BxSxHxV = jnp.where(segment.bounds.reads_BxS[..., None, None], v_m_BxSxHxV, 0.0)
+        v_c_BxSxHxV = self.local(recent, segment, q_BxSxHxK, scale_H)
+        return self.out(combine(self.gate, v_m_BxSxHxV, v_c_BxSxHxV).astype(self.dims.dtype))
 
     def unit(self, x: jax.Array) -> jax.Array:
         """x / |x| in the memory's type."""
@@ -301,6 +305,30 @@ class Memorizing(Memory):
         ring = append(memory.ring, segment.keys, segment.values, segment.bounds)
         # Without a gradient: one that is zero would have to live on the host as well, and JAX's does not.
         return jax.lax.stop_gradient(MemorizingMemory(ring, memory.recent and window.append(memory.recent, segment)))
+
+    def advance(self, memory: MemorizingMemory, segments: Segment) -> tuple[jax.Array, MemorizingMemory, dict[str, jax.Array]]:
+        """(outputs BWxSxD, memory, metrics) of W segments, as `Memory.advance`.
+
+        They are taken at once where the ring lies on the device that searches it and nothing has to be measured.
+        """
+        count, ring = segments_of_a_stream(memory, segments), memory.ring
+        split = by_slots(nearest, ring.keys.shape[2]) is not None
+        if count == 1 or split or on_host(ring.keys) or self.config.search != "exact":
+            return super().advance(memory, segments)
+        memory, scale_H, q_RxSxHxK = jax.lax.stop_gradient(memory), jnp.abs(self.scale), self.unit(segments.queries)
+        written = jax.lax.stop_gradient(dataclasses.replace(segments, keys=self.unit(segments.keys)))
+        rings = Rings.of(memory.ring, written.keys, written.values, segments.bounds)
+        batch, (_, queries, heads, _) = len(ring.written), q_RxSxHxK.shape
+        tile = at_once(count, batch * heads * queries * self.config.slots)
+        search_tile = functools.partial(search_keys, k=self.config.top_k)
+        slot_RxHxSxk = over_segments(lambda n_c, q: search_tile(*rings.keys_before(n_c), q), count, tile, q_RxSxHxK)
+        place_BxHxLxk = rings.places_found(slot_RxHxSxk).reshape(batch, heads, -1, self.config.top_k)
+        q_BxLxHxK = q_RxSxHxK.reshape(batch, -1, *q_RxSxHxK.shape[2:])
+        v_m_RxSxHxV = retrieve(rings.every, q_BxLxHxK, scale_H, place_BxHxLxk).reshape(*q_RxSxHxK.shape[:3], -1)
+        recent, recent_after = (None, None) if memory.recent is None else window.before_each(memory.recent, written, count)
+        y_RxSxD = self._mixed(v_m_RxSxHxV, recent, segments, q_RxSxHxK, scale_H)
+        after = MemorizingMemory(rings.after(segments.bounds), recent_after)
+        return y_RxSxD, jax.lax.stop_gradient(after), {GATE: nn.sigmoid(self.gate)}
 
     def lost(self, before: MemorizingMemory, after: MemorizingMemory, segments: int, phase_B: jax.Array | None) -> LostPairs:
         gone = before.recent and window.pushed_out(before.recent, segments * self.dims.segment)

@@ -19,6 +19,8 @@ from infini_jax.layers.platforms import platform
 
 GROUPS_PAY = 64  # scores per row for each of the k: on a CPU groups win from 80 k on at k = 8, 70 k at 64 (benchmarks/topk.py)
 
+A_CPUS_SCORES, OTHERS_SCORES = 2**24, 2**25  # at once; a CPU's by benchmarks/topk.py, elsewhere 128 MiB
+
 
 def top_k(scores: jax.Array, k: int, held: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """(values, places) of the k largest of the last axis, best first: `lax.top_k`, in the form that is fastest here.
@@ -82,6 +84,12 @@ def _two_stage_of_rows(scores_RxN: jax.Array, k: int, held_R: jax.Array) -> tupl
 
 def _at(array_RxN: jax.Array, place_RxC: jax.Array) -> jax.Array:
     return jnp.take_along_axis(array_RxN, place_RxC, axis=1, mode="promise_in_bounds")
+
+
+def at_once(queries: int, scores_a_query: int) -> int:
+    """The largest divisor of `queries` that make few enough scores to be held at once on this platform; 1 at least."""
+    most = max(1, (A_CPUS_SCORES if platform() == "cpu" else OTHERS_SCORES) // scores_a_query)
+    return max(tile for tile in range(1, min(queries, most) + 1) if queries % tile == 0)
 
 
 def by_rows(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from infini_jax.errors import require
-from infini_jax.layers.segment import Boundaries, Segment, by_turn, with_leaves
+from infini_jax.layers.segment import Boundaries, Segment, tokens_before_each, with_leaves
 from infini_jax.memory.base import Cost, Dims, memory_bytes, segments_of_a_stream
 from infini_jax.memory.positions import Positioned, PositionedConfig, View, positioned_cost
 
@@ -103,25 +103,24 @@ def shifted_back(after: Recent, gone: Recent) -> Recent:
     return Recent(back(after.keys, gone.keys), back(after.values, gone.values), gone.length)
 
 
+def windows(old: jax.Array, new: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """(entries before each of `count` consecutive segments of a stream, one row per segment; those after the last of them).
+
+    `old` are the entries before the first segment, `new` those of all segments, one row per segment, as `shift` takes them.
+    """
+    slots, tokens = old.shape[1], new.shape[1]
+    joined = jnp.concatenate([old, new.reshape(len(old), -1, *new.shape[2:]).astype(old.dtype)], axis=1)
+    found = jnp.stack([joined[:, number * tokens :][:, :slots] for number in range(count)], axis=1)
+    found = found.reshape(found.shape[0] * count, *found.shape[2:])  # no -1: a window of one token keeps no entry
+    return found, joined[:, count * tokens :]
+
+
 def before_each(recent: Recent, segments: Segment, count: int) -> tuple[Recent, Recent]:
     """(cache before each of `count` consecutive segments of a stream, one row per segment; cache after the last of them)."""
-    slots, tokens = recent.keys.shape[1], segments.keys.shape[1]
-
-    def windows(old: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
-        joined = jnp.concatenate([old, new.reshape(len(old), -1, *new.shape[2:]).astype(old.dtype)], axis=1)
-        found = jnp.stack([joined[:, number * tokens :][:, :slots] for number in range(count)], axis=1)
-        found = found.reshape(found.shape[0] * count, *found.shape[2:])  # no -1: a window of one token keeps no entry
-        return found, joined[:, count * tokens :]
-
-    def follow(length_B: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        keeps_B, written_B = item
-        return jnp.minimum(jnp.where(keeps_B, length_B, 0) + written_B, slots), length_B
-
-    bounds = by_turn(segments, count).bounds
-    keeps_WxB, written_WxB = jax.vmap(lambda b: (b.keeps_B, b.writes_BxT.sum(axis=1, dtype=jnp.int32)))(bounds)
-    length_B, length_WxB = jax.lax.scan(follow, recent.length, (keeps_WxB, written_WxB))
-    (keys, keys_after), (values, values_after) = windows(recent.keys, segments.keys), windows(recent.values, segments.values)
-    return Recent(keys, values, length_WxB.T.reshape(-1)), Recent(keys_after, values_after, length_B)
+    length_BxX = jnp.minimum(tokens_before_each(recent.length, segments.bounds), recent.keys.shape[1])
+    keys, keys_after = windows(recent.keys, segments.keys, count)
+    values, values_after = windows(recent.values, segments.values, count)
+    return Recent(keys, values, length_BxX[:, :-1].reshape(-1)), Recent(keys_after, values_after, length_BxX[:, -1])
 
 
 def view(segment: Segment, *carried: Recent, limit: int | None = None) -> View:

@@ -30,8 +30,7 @@ def program_of(job: Job) -> Hashable | None:
     """
     if not isinstance(job, RunConfig) or job.budget.unit == "seconds" or keeps_on_host(job):
         return None
-    steps = budget_steps(job)
-    return job.model, job.program(steps).train, steps, job.most_scored
+    return job.in_common(budget_steps(job))
 
 
 def keeps_on_host(run: RunConfig) -> bool:

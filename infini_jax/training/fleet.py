@@ -24,7 +24,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch
 from infini_jax.devices.sharding import ROWS_ALONE, layout_of
-from infini_jax.errors import Stopped
+from infini_jax.errors import Stopped, require
+from infini_jax.model.cost import budget_steps
 from infini_jax.records.rows import Row
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.clock import Clock
@@ -97,10 +98,13 @@ class Fleet:
       clock: seconds of training, which all members share: it stands still while one of them begins, is examined or scored.
 
     Raises:
-      ConfigError: a budget pays for no step, or data is not there.
+      ConfigError: the runs do not share a program, a budget pays for no step, or data is not there.
     """
 
     def __init__(self, runs: Sequence[RunConfig], devices: Sequence[Any] | None = None):
+        first, *others = [run.in_common(budget_steps(run)) for run in runs]
+        problem = "the runs differ in model, training, steps or scored places"
+        require(all(other == first for other in others), "runs", problem, "train them in turn")
         devices = jax.devices() if devices is None else devices
         self.clock, self.mesh = Clock(), jax.make_mesh((len(devices),), (MEMBERS,), (AxisType.Auto,), devices=devices)
         self.of_each = -(-len(runs) // len(devices))  # members of each device

@@ -39,9 +39,9 @@ from flax import struct
 
 from infini_jax.errors import require, require_not_negative, require_positive
 from infini_jax.layers.precision import PARAMETERS
-from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
+from infini_jax.layers.segment import Segment, counts_before_each, reset_where_new, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import AUXILIARY, LATER, Cost, Dims, memory_bytes
+from infini_jax.memory.base import AUXILIARY, LATER, Cost, Dims, memory_bytes, segments_of_a_stream
 from infini_jax.memory.infinite_former import expectation, signal, sticky
 from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
 
@@ -111,6 +111,15 @@ def append(cache: ShortTerm | None, segment: Segment) -> ShortTerm | None:
     if cache is None:
         return None
     return jax.lax.stop_gradient(ShortTerm(window.append(cache.recent, segment), window.shift(cache.inputs, segment.inputs)))
+
+
+def caches(cache: ShortTerm | None, segments: Segment, count: int) -> tuple[ShortTerm | None, ShortTerm | None]:
+    """(cache before each of `count` consecutive segments, one row per segment; cache after the last), without gradient."""
+    if cache is None:
+        return None, None
+    recents, inputs = window.before_each(cache.recent, segments, count), window.windows(cache.inputs, segments.inputs, count)
+    before, after = map(ShortTerm, recents, inputs)
+    return jax.lax.stop_gradient((before, after))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,38 +253,80 @@ class InfiniteFormer(Positioned):
 
         They may come from another code's draws (`sticky.times_of`), as many as `samples`.
         """
-        c, dtype = self.config, self.dims.memory_dtype
         left = leaving(memory.cache, segment)
-        gate_weights = (x.astype(self.dims.dtype) for x in (self.gate_kernel, self.gate_bias))
-        x_BxTxD = signal.gate(left.x.astype(self.dims.dtype), *gate_weights).astype(dtype)
-        continues_B = segment.bounds.keeps_B & (memory.writes > 0)
-        first, later = signal.write_places(x_BxTxD.shape[1], c.tau)
-        B_BxNxD = signal.write_signal(
-            self._contracted(memory, segment, times_BxM),
-            x_BxTxD,
-            continues_B,
-            jnp.asarray(signal.first_write_matrix(len(first), c.basis, c.widths, c.ridge), dtype),
-            jnp.asarray(self._update_matrix(len(later))[c.samples :], dtype),
-        )
-        psi_TxN = (jnp.asarray(signal.psi(t, *signal.basis(c.basis, c.widths)), dtype) for t in (later, first))
-        psi_BxTxN = jnp.where(continues_B[:, None, None], *psi_TxN)
+        x_BxTxD, continues_B = self._gated(left), segment.bounds.keeps_B & (memory.writes > 0)
+        past_BxNxD = self._contracted(memory.B, memory, segment, times_BxM)
+        B_BxNxD = signal.write_signal(past_BxNxD, x_BxTxD, continues_B, *self._matrices(x_BxTxD.shape[1]))
         written = InfiniteMemory(
             B=B_BxNxD,
             writes=jnp.where(continues_B, memory.writes, 0) + 1,
-            fit=signal.stored_fit(*jax.lax.stop_gradient((B_BxNxD, x_BxTxD)), left.counted_BxT, psi_BxTxN),
+            fit=self._fit(B_BxNxD, x_BxTxD, left, continues_B),
             cache=None,
         )
         # Rows that nothing left have no signal: from a document's first vector that leaves on, every segment pushes some out.
         return reset_where_new(left.count > 0, written).replace(cache=append(memory.cache, segment))
 
+    def advance(self, memory: InfiniteMemory, segments: Segment) -> tuple[jax.Array, InfiniteMemory, dict[str, jax.Array]]:
+        """(outputs BWxSxD, memory, metrics) of W segments, as `Memory.advance`.
+
+        All is done at once but the contractions, which no gradient goes through, unless old signals are sampled where queries
+        of segments before looked.
+        """
+        count = segments_of_a_stream(memory, segments)
+        if count == 1 or self.config.sampling != "even":
+            return super().advance(memory, segments)
+        cache, cache_after = caches(memory.cache, segments, count)
+        left = leaving(cache, segments)
+        is_written_R, keeps_R = left.count > 0, segments.bounds.keeps_B & (left.count > 0)
+        is_written_BxW, keeps_BxW = (x_R.reshape(-1, count) for x_R in (is_written_R, keeps_R))
+        writes_BxX = counts_before_each(memory.writes, is_written_BxW.astype(memory.writes.dtype), keeps_BxW)
+        writes_R = writes_BxX[:, :-1].reshape(-1)
+        x_RxTxD, continues_R = self._gated(left), keeps_R & (writes_R > 0)
+        added_RxNxD = signal.added_signal(x_RxTxD, continues_R, *self._matrices(x_RxTxD.shape[1]))
+        added_WxBxNxD = jnp.moveaxis(added_RxNxD.reshape(-1, count, *added_RxNxD.shape[1:]), 1, 0)
+        continues_WxB = continues_R.reshape(-1, count).T
+        after_WxBxNxD = added_WxBxNxD + signal.pasts(
+            memory.B, added_WxBxNxD, continues_WxB, lambda B_BxNxD: self._contracted(B_BxNxD, memory, segments)
+        )
+        before_WxBxNxD = jnp.concatenate([memory.B[None], after_WxBxNxD[:-1]])
+        B_RxNxD, after_RxNxD = (jnp.swapaxes(x, 0, 1).reshape(added_RxNxD.shape) for x in (before_WxBxNxD, after_WxBxNxD))
+        fit_R = jnp.where(is_written_R, self._fit(after_RxNxD, x_RxTxD, left, continues_R), 0)
+        fit_BxX = jnp.concatenate([memory.fit[:, None], fit_R.reshape(-1, count)], axis=1)
+        y_RxSxD, metrics = self.attend(InfiniteMemory(B_RxNxD, writes_R, fit_BxX[:, :-1].reshape(-1), cache), segments)
+        return y_RxSxD, InfiniteMemory(after_WxBxNxD[-1], writes_BxX[:, -1], fit_BxX[:, -1], cache_after), metrics
+
+    def _gated(self, left: Leaving) -> jax.Array:
+        """X as it is written, BxTxD."""
+        gate_weights = (x.astype(self.dims.dtype) for x in (self.gate_kernel, self.gate_bias))
+        return signal.gate(left.x.astype(self.dims.dtype), *gate_weights).astype(self.dims.memory_dtype)
+
+    def _matrices(self, length: int) -> tuple[jax.Array, jax.Array]:
+        """(G, the rows of G_inf that belong to new vectors), TxN each."""
+        c, dtype = self.config, self.dims.memory_dtype
+        first_TxN = signal.first_write_matrix(length, c.basis, c.widths, c.ridge)
+        return jnp.asarray(first_TxN, dtype), jnp.asarray(self._update_matrix(length)[c.samples :], dtype)
+
+    def _fit(self, B_BxNxD: jax.Array, x_BxTxD: jax.Array, left: Leaving, continues_B: jax.Array) -> jax.Array:
+        """R^2 per row of the vectors X in the signal that was written of them, without gradient."""
+        c = self.config
+        first, later = signal.write_places(x_BxTxD.shape[1], c.tau)
+        psi_TxN = (jnp.asarray(signal.psi(t, *signal.basis(c.basis, c.widths)), B_BxNxD.dtype) for t in (later, first))
+        psi_BxTxN = jnp.where(continues_B[:, None, None], *psi_TxN)
+        return signal.stored_fit(*jax.lax.stop_gradient((B_BxNxD, x_BxTxD)), left.counted_BxT, psi_BxTxN)
+
     def _update_matrix(self, length: int) -> np.ndarray:
         c = self.config
         return signal.update_matrix(length, c.basis, c.widths, c.ridge, c.samples, c.tau)
 
-    def _contracted(self, memory: InfiniteMemory, segment: Segment, times_BxM: jax.Array | None = None) -> jax.Array:
-        """Contribution of the old signal's samples to the new coefficients: BxNxD."""
+    def _contracted(
+        self, B_BxNxD: jax.Array, memory: InfiniteMemory, segment: Segment, times_BxM: jax.Array | None = None
+    ) -> jax.Array:
+        """Contribution of the old signal's samples to the new coefficients: BxNxD, where B are the old ones.
+
+        Times that are drawn follow from where the segment's queries looked in the memory.
+        """
         c, dtype, length = self.config, self.dims.memory_dtype, segment.inputs.shape[1]
-        B_BxNxD = jax.lax.stop_gradient(memory.B)
+        B_BxNxD = jax.lax.stop_gradient(B_BxNxD)
         if (
             times_BxM is None and c.sampling == "even" and c.basis <= 2 * c.samples
         ):  # else sampling and refit cost less than their product

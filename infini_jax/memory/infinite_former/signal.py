@@ -6,6 +6,7 @@ of the old signal, P regression positions, Q queries of all heads that read the 
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from infini_jax.layers.grouped_heads import by_key_head
+from infini_jax.layers.platforms import unrolled
 from infini_jax.layers.segment import reset_where_new
 
 # Coefficients are large and alternate in sign where the signal is small: bf16 products, a TPU's default, rebuild it with an
@@ -121,9 +123,39 @@ def write_signal(
       first_TxN, new_TxN: G, and the rows of G_inf that belong to new vectors.
     """
     old_BxNxD = reset_where_new(continues_B, jax.lax.stop_gradient(contracted_BxNxD))
+    return old_BxNxD + added_signal(x_BxTxD, continues_B, first_TxN, new_TxN)
+
+
+def added_signal(x_BxTxD: jax.Array, continues_B: jax.Array, first_TxN: jax.Array, new_TxN: jax.Array) -> jax.Array:
+    """What the vectors X add to the coefficients, BxNxD, see `write_signal`."""
     # Select the matrix, not the result: one product with X instead of two.
     matrix_BxTxN = jnp.where(continues_B[:, None, None], new_TxN, first_TxN)
-    return old_BxNxD + einsum("btn,btd->bnd", matrix_BxTxN, x_BxTxD)
+    return einsum("btn,btd->bnd", matrix_BxTxN, x_BxTxD)
+
+
+def pasts(
+    B_BxNxD: jax.Array, added_WxBxNxD: jax.Array, continues_WxB: jax.Array, contract: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """The past's part of the coefficients after each of W writes, WxBxNxD, without gradient.
+
+    As the old signal is detached where it is contracted, this recurrence is all of a write that has to be done in turn, and
+    only forwards.
+
+    Args:
+      B_BxNxD: coefficients before the first write.
+      added_WxBxNxD: what each write adds, `added_signal`.
+      continues_WxB: whether a row continues a signal; in the others nothing is left of it.
+      contract: function from coefficients to their part of the next ones, BxNxD.
+    """
+
+    def step(B_BxNxD: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        added_BxNxD, continues_B = item
+        past_BxNxD = reset_where_new(continues_B, contract(B_BxNxD))
+        return past_BxNxD + added_BxNxD, past_BxNxD
+
+    turns = jax.lax.stop_gradient((added_WxBxNxD, continues_WxB))
+    _, past_WxBxNxD = jax.lax.scan(step, jax.lax.stop_gradient(B_BxNxD), turns, unroll=unrolled(len(added_WxBxNxD)))
+    return past_WxBxNxD
 
 
 def stored_fit(B_BxNxD: jax.Array, x_BxTxD: jax.Array, counted_BxT: jax.Array, psi_BxTxN: jax.Array) -> jax.Array:

@@ -107,9 +107,10 @@ def tiles_layout(blocks_YxS: jax.Array, cached: int, size: int) -> Sorted:
     # a block's first place in tiles, less its first place in the sorted pairs
     shift_N = (last_N - tiles_N) * size - (jnp.cumsum(held_N) - held_N)
     places_X = (jnp.arange(pairs) + shift_N[sorted_X]).astype(jnp.int32)
+    ended_E = jnp.zeros(count, jnp.int32).at[last_N].add(1, mode="drop")  # blocks whose tiles end in front of each tile
     put = {"mode": "promise_in_bounds", "unique_indices": True}
     return Sorted(
-        block=jnp.minimum(jnp.searchsorted(last_N, jnp.arange(count), side="right"), cached - 1),
+        block=jnp.minimum(jnp.cumsum(ended_E), cached - 1),
         pair=jnp.full(count * size, -1, jnp.int32).at[places_X].set(order_X, **put).reshape(count, size),
         place=jnp.zeros(pairs, jnp.int32).at[order_X].set(places_X, **put),
     )

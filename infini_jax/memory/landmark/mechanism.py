@@ -32,8 +32,8 @@ from infini_jax.errors import present, require, require_positive
 from infini_jax.layers.attention import MASKED
 from infini_jax.layers.distances import rotary, unturned
 from infini_jax.layers.segment import Segment, length_with_landmarks, reset_where_new, with_leaves
-from infini_jax.memory.base import KEPT, Cost, Dims, memory_bytes
-from infini_jax.memory.landmark import layouts, retrieval, straddle
+from infini_jax.memory.base import KEPT, Cost, Dims, memory_bytes, segments_of_a_stream
+from infini_jax.memory.landmark import at_once, layouts, retrieval, straddle
 from infini_jax.memory.landmark import softmax as landmark_softmax
 from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection, append_blocks
 from infini_jax.memory.landmark.straddle import OpenBlock, StraddlingMemory
@@ -182,8 +182,14 @@ class Landmark(Positioned):
             y_BxSxHxV, _ = self._near(memory, segment)
             return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": jnp.zeros(self.dims.heads, jnp.float32)}
         y_BxSxHxV, found = self._both(memory, segment, chosen_BxHxRxA)
+        return self._output(y_BxSxHxV, found.mass, segment)
+
+    def _output(
+        self, y_BxSxHxV: jax.Array, mass_BxHxSxR: jax.Array, segment: Segment
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(output BxSxD, metrics) of the attention's values and the shares of the retrieved blocks."""
         live_S = straddle.live_S(segment.bounds, self.length) if self.straddles else None
-        mass_H = found.mass.sum(axis=-1).mean(axis=(0, 2), where=live_S)
+        mass_H = mass_BxHxSxR.sum(axis=-1).mean(axis=(0, 2), where=live_S)
         return self.out(y_BxSxHxV.astype(self.dims.dtype)), {"retrieved_mass": mass_H}
 
     def retrieved(
@@ -240,21 +246,21 @@ class Landmark(Positioned):
             return self._write_straddling(memory, segment)
         if self.config.blocks == 0:
             return ()
-        keeps_B, writes_BxT = segment.bounds.keeps_B, segment.bounds.writes_BxT
+        bounds = segment.bounds
+        held_B = jnp.where(bounds.keeps_B, memory.tokens, 0)
+        return append_blocks(memory, *self._new_blocks(segment), held_B + bounds.writes_BxT.sum(axis=1))
+
+    def _new_blocks(self, segment: Segment) -> tuple[jax.Array, jax.Array]:
+        """(keys BxGxMxPxK turned by their place, values BxGxMx(P-1)xV) of a segment's blocks, zero where not written."""
+        writes_BxT = segment.bounds.writes_BxT
 
         def blocks(x_BxTxGxK):
             x_BxTxGxK = jnp.where(writes_BxT[..., None, None], x_BxTxGxK.astype(self.dims.memory_dtype), 0.0)
             return x_BxTxGxK.reshape(x_BxTxGxK.shape[0], -1, self.length, *x_BxTxGxK.shape[2:])
 
-        held_B = jnp.where(keeps_B, memory.tokens, 0)
         keys_BxMxPxGxK = self.turn(blocks(segment.keys), jnp.arange(self.length))
         values_BxMxbxGxV = blocks(segment.values)[:, :, :-1]
-        return append_blocks(
-            memory,
-            jnp.moveaxis(keys_BxMxPxGxK, 3, 1),
-            jnp.moveaxis(values_BxMxbxGxV, 3, 1),
-            held_B + writes_BxT.sum(axis=1),
-        )
+        return jnp.moveaxis(keys_BxMxPxGxK, 3, 1), jnp.moveaxis(values_BxMxbxGxV, 3, 1)
 
     def _write_straddling(self, memory: StraddlingMemory, segment: Segment) -> StraddlingMemory:
         """The memory with the blocks that the segment completes; the unfinished one waits."""
@@ -273,12 +279,23 @@ class Landmark(Positioned):
     def advance(self, memory, segments: Segment):
         """(outputs BWxSxD, memory, metrics) of W segments, as `Memory.advance`.
 
-        Without blocks all segments are windows of their own and taken at once, unless a block straddles them.
+        They are taken at once, unless a block straddles them.
         """
-        if self.config.blocks == 0 and not self.straddles:
+        c = self.config
+        if self.straddles:
+            return super().advance(memory, segments)
+        if c.blocks == 0:
             y_BxSxD, metrics = self.attend(memory, segments)
             return y_BxSxD, (), metrics
-        return super().advance(memory, segments)
+        if segments_of_a_stream(memory, segments) == 1:
+            return super().advance(memory, segments)
+        blocks = at_once.Blocks.of(memory, *self._new_blocks(segments), segments.bounds)
+        queries = retrieval.turned_queries(segments.queries, segments.query_positions_S, c.retrieved, self.length, self.turn)
+        asked = (queries, segments.bounds.reads_BxS, c.retrieved, c.selection, self.turn)
+        _, far_BxHxRxSxV, far_BxHxRxS = at_once.read(blocks, c.blocks, *asked)
+        y_BxSxHxV, shares_BxHxRxS = join(*self._near(memory, segments), far_BxHxRxSxV, far_BxHxRxS)
+        y_BxSxD, metrics = self._output(y_BxSxHxV, shares_BxHxRxS.swapaxes(2, 3), segments)
+        return y_BxSxD, blocks.cache_after(c.blocks), metrics
 
     def lost(self, before: Any, after: Any, segments: int, phase_B: jax.Array | None) -> Any:
         if self.config.blocks == 0:

@@ -18,6 +18,7 @@ head, in E tiles of C.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -199,15 +200,31 @@ def choose(
 
     Blocks are chosen by the scores of all cached landmarks in their scoring slots. `queries` are `turned_queries`.
     """
-    batch, heads, blocks, length, _ = memory.keys.shape
-    wide, dtype, size = memory.keys.dtype, queries[0].dtype, queries[0].shape[-1]
+    batch, _, blocks, length, _ = memory.keys.shape
+    every_BxN = jnp.broadcast_to(jnp.arange(blocks), (batch, blocks))
+    readable_BxN = held_tokens(memory, every_BxN)[..., -2]  # its last raw token: one token at least beside the landmark
+    landmarks = (memory.keys[..., -1, :], readable_BxN, length)
+    return choose_among(*landmarks, queries, reads_BxS, retrieved, selection, turn)
+
+
+def choose_among(
+    landmarks_BxGxNxK: jax.Array,
+    readable_BxN: jax.Array,
+    length: int,
+    queries: list[jax.Array],
+    reads_BxS: jax.Array,
+    retrieved: int,
+    selection: str,
+    turn: Turn = rotary,
+) -> jax.Array:
+    """`choose` by the keys of the landmarks of blocks of `length` places, of which some are readable."""
+    heads, blocks = landmarks_BxGxNxK.shape[1:3]
+    wide, dtype, size = landmarks_BxGxNxK.dtype, queries[0].dtype, queries[0].shape[-1]
     q_BxSxGxUxK = by_key_head(queries[0], heads)
-    landmarks_BxNxGxK = memory.keys[..., -1, :].swapaxes(1, 2)
+    landmarks_BxNxGxK = landmarks_BxGxNxK.swapaxes(1, 2)
     landmarks_BxNxGxK = turn(landmarks_BxNxGxK, jnp.asarray(scoring_slots(blocks, retrieved) * length)).astype(dtype)
     scores = jnp.einsum("bngk,bsguk->bguns", landmarks_BxNxGxK, q_BxSxGxUxK, preferred_element_type=wide) * size**-0.5
     scores_BxHxNxS = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
-    every_BxN = jnp.broadcast_to(jnp.arange(blocks), (batch, blocks))
-    readable_BxN = held_tokens(memory, every_BxN)[..., -2]  # its last raw token: one token at least beside the landmark
     return select_blocks(scores_BxHxNxS, readable_BxN, reads_BxS, retrieved, selection)
 
 
@@ -236,18 +253,32 @@ def read(
     A score is MASKED where the query may not read or the block holds no raw token of the open document. `queries` are
     `turned_queries`; `form` and `size`, queries of a tile, are chosen by size (`form_of`) unless given.
     """
-    heads, cached, length = memory.keys.shape[1:4]
-    q_BxHxRxSxK = queries_in_slots(queries, blocks_BxHxRxA, cached)
+    q_BxHxRxSxK = queries_in_slots(queries, blocks_BxHxRxA, memory.keys.shape[2])
+    held = functools.partial(held_tokens, memory)
+    y_BxHxRxSxV, scores_BxHxRxS = read_pairs(memory.keys, memory.values, q_BxHxRxSxK, blocks_BxHxRxA, held, form, size)
+    return y_BxHxRxSxV, jnp.where(reads_BxS[:, None, None], scores_BxHxRxS, MASKED)
+
+
+def read_pairs(
+    keys_BxGxNxPxK: jax.Array,
+    values_BxGxNxbxV: jax.Array,
+    q_BxHxRxSxK: jax.Array,
+    blocks_BxHxRxA: jax.Array,
+    held: Callable[[jax.Array], jax.Array],
+    form: str | None = None,
+    size: int = 1,
+) -> tuple[jax.Array, jax.Array]:
+    """`read` of queries in their slots, whoever may read; `held` tells of blocks (B, ...) which tokens (B, ..., P) are."""
+    heads, cached = keys_BxGxNxPxK.shape[1:3]
     shape, tokens, choosers = q_BxHxRxSxK.shape[:-1], q_BxHxRxSxK.shape[3], blocks_BxHxRxA.shape[3]
     q_BxGxXxK = q_BxHxRxSxK.reshape(shape[0], heads, -1, q_BxHxRxSxK.shape[4])
     blocks_BxGxYxA = blocks_BxHxRxA.reshape(shape[0], heads, -1, choosers)
     if form is None:
-        form, size = form_of(q_BxGxXxK.shape[2], cached, length, shared=choosers < tokens)
+        form, size = form_of(q_BxGxXxK.shape[2], cached, keys_BxGxNxPxK.shape[3], shared=choosers < tokens)
     layout = pair_layout(form, size, blocks_BxGxYxA, tokens, cached)
     layout = checkpoint_name(layout, KEPT)  # sorted once, not again for the gradient
-    y_BxGxXxV, scores_BxGxX = _rows(q_BxGxXxK, memory.keys, memory.values, layout, held_tokens(memory, layout.block))
-    scores_BxHxRxS = jnp.where(reads_BxS[:, None, None], scores_BxGxX.reshape(shape), MASKED)
-    return y_BxGxXxV.reshape(*shape, -1), scores_BxHxRxS
+    y_BxGxXxV, scores_BxGxX = _rows(q_BxGxXxK, keys_BxGxNxPxK, values_BxGxNxbxV, layout, held(layout.block))
+    return y_BxGxXxV.reshape(*shape, -1), scores_BxGxX.reshape(shape)
 
 
 def inner(scores_xPxC: jax.Array, held_xPx1: jax.Array) -> tuple[jax.Array, jax.Array]:
