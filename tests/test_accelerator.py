@@ -76,9 +76,12 @@ def test_the_whole_campaign_runs_at_a_tiny_size_without_what_the_device_lacks(tm
     assert speed["profile"]["operations"] > 0
     assert speed["chosen"]["kernels"] > 0
     assert [len(speed[form]["seconds"]) for form in ("before", "chosen")] == [3, 3]
+    fleet = lines[1]["figures"]
+    assert fleet["members"] == 2
+    assert 0 < fleet["faster"][0] <= fleet["faster"][2]
     table = (tmp_path / "out" / "tables.md").read_text()
     assert table == tables_of(lines)
-    assert "| tiny/infini |" in table
+    assert all(f"| {name} |" in table for name in ("tiny/infini", "tiny/infini/2", "recurrence"))
     again = subprocess.run(asked, cwd=ROOT, env=there, check=True, capture_output=True, text=True).stdout
     assert again == "left: nothing\n"
 

@@ -98,6 +98,7 @@ class Extent:
       sizes: sizes of the models whose speed is measured, each with mechanisms and the minutes that one of them takes.
       rounds: rounds that take the forms in turn.
       steps: steps of a round.
+      fleets: size, mechanism, number of members and minutes of each fleet.
       tests: names of the tests of the mathematics, with their minutes.
       platform: JAX's name of the platform that they run on.
     """
@@ -105,6 +106,7 @@ class Extent:
     sizes: tuple[tuple[str, tuple[str, ...], float], ...]
     rounds: int
     steps: int
+    fleets: tuple[tuple[str, str, int, float], ...]
     tests: tuple[tuple[str, float], ...]
     platform: str
 
@@ -120,18 +122,32 @@ SCALES: dict[Scale, Extent] = {
         ),
         rounds=5,
         steps=10,
+        fleets=(
+            ("study", "infini", 8, 2.0),
+            ("study", "local", 8, 2.0),
+            ("study", "infini", 32, 3.0),
+            ("17m", "infini", 8, 3.0),
+        ),
         tests=EXACT,
         platform="cuda",
     ),
-    "tiny": Extent(sizes=(("tiny", ("infini",), 1.0),), rounds=2, steps=1, tests=(("recurrence", 1.0),), platform="cpu"),
+    "tiny": Extent(
+        sizes=(("tiny", ("infini",), 1.0),),
+        rounds=2,
+        steps=1,
+        fleets=(("tiny", "infini", 2, 1.0),),
+        tests=(("recurrence", 1.0),),
+        platform="cpu",
+    ),
 }
 
 
 def parts_of(extent: Extent) -> list[Part]:
     """All parts in their order: speeds that the aims are stated in, exactness, then the rest."""
     speeds = [speed_part(extent, size, one, minutes) for size, names, minutes in extent.sizes for one in names]
+    fleets = [fleet_part(extent, *fleet) for fleet in extent.fleets]
     exact = [exactness_part(name, minutes, extent.platform) for name, minutes in extent.tests]
-    return [*speeds[:3], *exact[:2], *speeds[3:], *exact[2:]]
+    return [*speeds[:3], *fleets[:1], *exact[:2], *speeds[3:], *fleets[1:], *exact[2:]]
 
 
 def speed_part(extent: Extent, size: str, mechanism: str, minutes: float) -> Part:
@@ -142,6 +158,17 @@ def speed_part(extent: Extent, size: str, mechanism: str, minutes: float) -> Par
         minutes=minutes,
         decides=f"MFU of {SIZES[size].says} in the chosen form against {BEFORE}; where a step's time goes",
         command=("-m", "benchmarks.accelerator.speed", *what),
+    )
+
+
+def fleet_part(extent: Extent, size: str, mechanism: str, members: int, minutes: float) -> Part:
+    """The part that measures many runs in one program."""
+    what = ("--size", size, "--mechanism", mechanism, "--members", str(members))
+    return Part(
+        name=f"fleet/{size}/{mechanism}/{members}",
+        minutes=minutes,
+        decides=f"how many times as fast {members} runs of {SIZES[size].says} are in one program",
+        command=("-m", "benchmarks.accelerator.fleets", *what, "--rounds", str(extent.rounds), "--steps", str(extent.steps)),
     )
 
 

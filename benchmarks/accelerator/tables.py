@@ -48,7 +48,11 @@ def speeds(found: Sequence[Line]) -> str:
 
 
 def mfu(form: Line) -> str:
-    return "-" if form["mfu"] is None else f"{100 * form['mfu']:.1f} %"
+    return share(form["mfu"])
+
+
+def share(of_peak: float | None) -> str:
+    return "-" if of_peak is None else f"{100 * of_peak:.1f} %"
 
 
 def kernels(form: Line) -> str:
@@ -63,6 +67,26 @@ def profile(found: Line) -> str:
     """A profile in one line."""
     most = ", ".join(f"{kind} {1e3 * seconds:.2f} ms ({count})" for kind, seconds, count in found["most"][:6])
     return f"{found['operations']} operations in {1e3 * found['seconds']:.2f} ms, of these {most}"
+
+
+def fleets(found: Sequence[Line]) -> str:
+    """Tokens per second of all members of each fleet, and how many times as fast they are as one after the other."""
+
+    def row(one: Line) -> list[str]:
+        lower, middle, upper = one["faster"]
+        rates = (one["tokens"] / one["alone_seconds"][1], one["members"] * one["tokens"] / one["seconds"][1])
+        both = f"{share(one['alone_mfu'])}, {share(one['mfu'])}"
+        return [
+            one["part"].removeprefix("fleet/"),
+            *(f"{rate:.0f}" for rate in rates),
+            f"{middle:.2f} ({lower:.2f}-{upper:.2f})",
+            both,
+        ]
+
+    return markdown(
+        ["runs", "tokens/s of one alone", "of all together", "times as fast (quartiles)", "MFU alone, together"],
+        map(row, found),
+    )
 
 
 def exactness(found: Sequence[Line]) -> str:
@@ -80,6 +104,7 @@ def exactness(found: Sequence[Line]) -> str:
 
 KINDS: tuple[tuple[str, str, Callable[[Sequence[Line]], str]], ...] = (
     ("speed/", "Speed of a training step", speeds),
+    ("fleet/", "Many runs in one program", fleets),
     ("exact/", "Tests of the mathematics on the device", exactness),
 )
 """Kinds of parts: how their names begin, the title of their table, and what makes it."""
