@@ -73,7 +73,7 @@ def measured(module: Memory, form, structure):
         kinds = (is_float(leaf) for leaf in jax.tree.leaves(module.init_memory(1)))
         sources = {True: iter(floats), False: iter(counts)}
         memory = structure.unflatten([next(sources[kind]) for kind in kinds])
-        found: Any = module.apply(params, memory, segments_of(*stream, arrays), method=form)
+        found: Any = module.apply(params, memory, segments_of(stream[0], stream[1], arrays), method=form)
         y, after, metrics = found
         added = sum(value for name, value in metrics.items() if name.startswith(AUXILIARY))
         of_memory = sum(jnp.sin(leaf).sum() for leaf in apart(after)[0])
