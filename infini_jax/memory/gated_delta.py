@@ -146,10 +146,11 @@ def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tupl
     """(S before each of W consecutive segments BWxGxKxV, S after the last); `solved` has the rows of all segments, BW.
 
     `keeps_BxW` is `Boundaries.keeps_B` of each segment: where its document began inside, nothing of S is left or erased. The
-    transitions of a segment's chunks become one, so that only a product per segment is done in turn.
+    transitions of a segment's chunks become one where there are several segments, so that only a product per segment is done
+    in turn, for a few more FLOPs than `GatedDelta.cost` counts.
     """
     (batch, count), chunks = keeps_BxW.shape, len(solved.left)
-    if is_transition(solved.kept.shape[-2], solved.kept.shape[-1]):
+    if count > 1 and is_transition(solved.kept.shape[-2], solved.kept.shape[-1]):
         keeps_WxBx1x1x1 = keeps_BxW.T[..., None, None, None]
         A_WxBxGxKxK, B_WxBxGxKxV = (
             jnp.moveaxis(x.reshape(batch, count, *x.shape[1:]), 1, 0) for x in composed(*transitions(solved))
