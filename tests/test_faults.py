@@ -202,7 +202,7 @@ def test_a_corpus_that_is_altered_while_it_is_read_stops_the_reader(own_corpus):
 def test_a_tokenizer_or_corpus_that_does_not_fit_is_told_before_anything_compiles(
     change, said, data, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("infini_jax.training.loop.compiled_step", lambda *_: pytest.fail("it compiles"))
+    monkeypatch.setattr("infini_jax.training.loop.compiled_steps", lambda *_: pytest.fail("it compiles"))
     assert told(capsys, training(tmp_path, *change), 2).startswith(said)
     assert not (tmp_path / "run" / CHECKPOINTS_FOLDER).exists() or not saved(tmp_path / "run")
 

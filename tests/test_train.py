@@ -52,17 +52,17 @@ class Clock:
 
     def __init__(self, monkeypatch):
         monkeypatch.setattr("infini_jax.training.loop.time.perf_counter", lambda: self.now)
-        monkeypatch.setattr("infini_jax.training.loop.compiled_step", self.compiled_step)
+        monkeypatch.setattr("infini_jax.training.loop.compiled_steps", self.compiled_steps)
 
     def passes(self, seconds, result):
         self.now += seconds
         return result
 
-    def compiled_step(self, program):
+    def compiled_steps(self, program, most):
         measured = {name: np.float32(1.0) for name in ("loss", "accuracy", "gradient_norm")}
         measured |= {"gates": np.zeros(0), "skipped": np.bool_(False)}
 
-        def run_step(state, batch):
+        def run_step(state, batches):
             return self.passes(1.0, (state.replace(step=state.step + 1), measured))
 
         return self.passes(10.0, run_step)

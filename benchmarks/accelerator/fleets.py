@@ -33,7 +33,7 @@ def timed_steps(seat: Seat, rounds: int, steps: int) -> Steps[list[float]]:
     for number in range(rounds + 1):
         began = time.perf_counter()
         for _ in range(steps if number else WARM):
-            measured = yield batch
+            measured = yield [batch]
         np.asarray(measured["loss"])  # waits for the device
         seconds.append((time.perf_counter() - began) / steps)
     return seconds[1:]

@@ -21,6 +21,7 @@ KEPT_PER_LOGIT = 3  # numbers per token and symbol
 MOST_ON_CPU = 2**25  # bytes per device; more of them take longer to write and read than to make again
 SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
 MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
+MOST_STEPS = 16  # a call's batches are copied together
 MOST_MEMBERS = 32  # of a fleet; more take long to begin, and have long filled a device that waits for launches
 
 
@@ -87,6 +88,15 @@ def room_for_activations(run: RunConfig, layout: Layout | None, memory: int | No
     """Bytes of a device's memory that the state leaves."""
     parts = layout.mesh.size if layout is not None and layout.rules.embed else 1
     return SHARE * ((memory or available_bytes()) - state_bytes(run) / parts)
+
+
+def most_steps() -> int:
+    """The most training steps that are handed to the devices in one call, where they are short.
+
+    A CPU's device waits for the host between two calls; others are handed the next steps while they work, and several
+    processes have to agree after each one.
+    """
+    return MOST_STEPS if platform() == "cpu" and jax.process_count() == 1 else 1
 
 
 def most_members(run: RunConfig) -> int:

@@ -150,9 +150,9 @@ class Fleet:
         """
         under_way = dict(enumerate(steps))
 
-        def go_on(place: int, move: Callable[[], Batch]) -> None:
+        def go_on(place: int, move: Callable[[], Sequence[Batch]]) -> None:
             try:
-                self._batches[place] = move()
+                (self._batches[place],) = move()
                 return
             except StopIteration as end:
                 result = end.value

@@ -1,14 +1,14 @@
 """The training loop: steps until the budget is spent, a log, checkpoints, pauses to examine what was learned.
 
-The loop of a run, `training_steps`, does everything but the step itself: it is a generator that hands out the batch of its
-next step and gets what the step measured. `Alone` takes these steps one by one; `infini_jax.training.fleet` takes those of
-many runs at once.
+The loop of a run, `training_steps`, does everything but the step itself: it is a generator that hands out the batches of
+its next steps and gets what they measured. `Alone` takes these steps, several in one call where they are short;
+`infini_jax.training.fleet` takes those of many runs at once.
 """
 
 import abc
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch
+from infini_jax.devices.chosen_form import most_steps
 from infini_jax.devices.peaks import peak_flops
 from infini_jax.devices.processes import Agreement
 from infini_jax.devices.sharding import (
@@ -30,13 +31,15 @@ from infini_jax.model.stream import Carry
 from infini_jax.training.checkpoint import Checkpoints, Progress
 from infini_jax.training.clock import Clock
 from infini_jax.training.origin import read_origin
-from infini_jax.training.program import Training, TrainState, compiled_step
+from infini_jax.training.program import Training, TrainState, compiled_steps
 from infini_jax.training.skips import Skips
 from infini_jax.units import ratio
 
 Result = TypeVar("Result")
 Measured = Mapping[str, Any]  # what a step measured: arrays of devices, or what becomes one of the host when it is asked for
-Steps = Generator[Batch, Measured, Result]  # the steps of a run: batches of the host -> what each step measured
+Steps = Generator[Sequence[Batch], Measured, Result]  # of a run: batches of the host, of a step each -> what the last measured
+TIMED = 3  # steps that are timed at first
+CALL = 0.2  # seconds that several steps in one call may take, as nothing interrupts it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +74,13 @@ class Seat(abc.ABC):
       training: the run's training.
       clock: seconds of training, of all runs that share the program.
       members: number of runs that share the program; None where the run is alone.
+      most: number of steps that are taken in one call, at most.
     """
 
     training: Training
     clock: Clock
     members: int | None = None
+    most: int = 1
 
     @abc.abstractmethod
     def take(self, state: TrainState) -> float:
@@ -92,15 +97,18 @@ class Seat(abc.ABC):
 
 
 class Alone(Seat):
-    """The seat of a run that has a program to itself, on a layout of devices. Raises `ConfigError` as `Training` does."""
+    """The seat of a run that has a program to itself, on a layout of devices. Raises `ConfigError` as `Training` does.
+
+    Where steps are short, several are taken in one call: as many as take `CALL` seconds, by the first ones.
+    """
 
     def __init__(self, run: RunConfig, sharding: Sharding = ROWS_ALONE):
         self.training = Training(run, layout_of(run, sharding))
         self.clock = Clock()
 
     def take(self, state: TrainState) -> float:
-        began = time.perf_counter()
-        self._state, self._step = state, compiled_step(self.training.program)
+        began, self._most, self._timed = time.perf_counter(), most_steps(), list[float]()
+        self._state, self._steps = state, compiled_steps(self.training.program, self._most)
         return time.perf_counter() - began
 
     @property
@@ -113,16 +121,27 @@ class Alone(Seat):
     def drive(self, steps: Steps[Result]) -> Result:
         """Takes all steps of a run, and returns its result; what a step raises is raised inside of the run's own loop."""
         try:
-            batch = next(steps)
+            batches = next(steps)
             while True:
                 try:
-                    self._state, measured = self._step(self._state, self.training.placed(batch))
+                    measured = self._advance(batches)
                 except BaseException as error:
                     steps.throw(error)
                     raise
-                batch = steps.send(measured)
+                batches = steps.send(measured)
         except StopIteration as end:
             return end.value
+
+    def _advance(self, batches: Sequence[Batch]) -> Measured:
+        """Takes a step on each of the batches, and finds how many to take in one call."""
+        began = time.perf_counter()
+        self._state, measured = self._steps(self._state, batches)
+        if self._most > 1 and len(self._timed) < TIMED:
+            jax.block_until_ready(measured["loss"])
+            self._timed.append(time.perf_counter() - began)
+            if len(self._timed) == TIMED:
+                self.most = min(self._most, max(1, int(CALL / min(self._timed))))
+        return measured
 
 
 def train(
@@ -151,7 +170,7 @@ def training_steps(
       seat: where the steps are taken; results are the same but for the order of sums.
       log: gets the metric lines.
       checkpoints: checkpoints to which the run is saved, and from which it goes on if there are any; the end is always saved.
-      stop: function that is asked after every step; where it is true, the run is saved and `Stopped` is raised.
+      stop: function that is asked after every call of the program; where it is true, the run is saved and `Stopped` is raised.
       examine: gets the step and the learned parameters every `train.evaluate_every` steps and at the last, behind the
         checkpoint of the step, and returns the validation loss where there is one. A run that goes on from such a step begins
         with it, because it may have been stopped before it was done.
@@ -186,15 +205,21 @@ def training_steps(
         checkpoints.keep_best(standing.best_step)
     if behind.step and is_examined(run, behind.step, steps):
         examined()
+    taken: list[Batch] = []
     for number, batch in enumerate(batches, start=behind.step + 1):
-        if standing.why_stopped(run.train):
+        if not taken and standing.why_stopped(run.train):
             break
-        measured = yield batch
-        skips.add(measured["skipped"])
+        taken.append(batch)
+        due = checkpoints is not None and checkpoints.is_due(number)
+        if len(taken) < seat.most and not (due or is_examined(run, number, steps) or number % run.train.log_every == 0):
+            continue
+        measured = yield taken
+        skips.add(measured["skipped"], len(taken))
+        taken = []
         stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
         examining = is_examined(run, number, steps)
         saving = checkpoints is not None and (
-            stopping or overdue or number == steps or checkpoints.is_due(number) or (examining and decides(run, checkpoints))
+            stopping or overdue or number == steps or due or (examining and decides(run, checkpoints))
         )
         logging = number % run.train.log_every == 0 or number == steps or (examining and run.train.patience > 0)
         if saving or logging:

@@ -6,13 +6,15 @@ gradient, so a document that is longer than the sequence is still read with its 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.base import opened
@@ -152,6 +154,28 @@ class Training:
         everywhere = replicated(self.layout.mesh)  # every process must be able to read what was measured
         return jax.jit(step, donate_argnums=0, out_shardings=(self.places, everywhere))
 
+    def several(self, most: int) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+        """The jitted steps on the first `count` of `most` batches: (state, batches, count) -> (state, metrics).
+
+        Batches are stacked in front. Metrics are the last step's, but `skipped` has an entry for each of `most`. On a CPU the
+        numbers do not depend on how many steps a call has, to the bit; those of `step` are the same to rounding.
+        """
+
+        def steps(state: TrainState, batches: Batch, count: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+            def step(number: jax.Array, before: tuple) -> tuple:
+                state, _, skipped = before
+                batch = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), batches)
+                state, measured = self.step(state, batch)
+                return state, measured, skipped.at[number].set(measured["skipped"])
+
+            nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(self.step, state, jax.tree.map(lambda x: x[0], batches))[1])
+            begun = (state, nothing, jnp.zeros(most, bool))
+            state, measured, skipped = jax.lax.fori_loop(0, count, step, begun)
+            return state, measured | {"skipped": skipped}
+
+        everywhere = replicated(self._laid.mesh)
+        return jax.jit(steps, donate_argnums=0, out_shardings=(self.places, everywhere))
+
     @functools.cached_property
     def advance(self) -> Callable[[TrainState, Batch, int | jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
         """The step as a function to be traced: (state, batch, seed of the masks of dropout) -> (state, metrics).
@@ -199,6 +223,17 @@ class Training:
         """A batch on the devices, from this process's rows of it."""
         return placed(batch, self._rows, self.run.train.batch)
 
+    def stacked(self, batches: Sequence[Batch], most: int) -> Batch:
+        """Batches of the host, `most` at most, on the devices in one array each, what is missing filled with anything."""
+
+        def stack(where: NamedSharding, *leaves: np.ndarray) -> jax.Array:
+            held = np.empty((most, *leaves[0].shape), leaves[0].dtype)
+            np.stack(leaves, out=held[: len(leaves)])
+            held[len(leaves) :] = leaves[0]
+            return jax.device_put(held, behind_one_axis(where))
+
+        return Batch(*(stack(where, *leaves) for where, *leaves in zip(self._rows, *batches, strict=True)))
+
     @functools.cached_property
     def gathered(self) -> Callable[[dict], dict]:
         """The function that puts parameters whole on every device."""
@@ -236,10 +271,27 @@ def _traced_step(program: Program) -> Any:
     return training.step.trace(training.shapes, program.batch)
 
 
+def behind_one_axis(where: NamedSharding) -> NamedSharding:
+    """The sharding of arrays that are stacked in front."""
+    return NamedSharding(where.mesh, PartitionSpec(None, *where.spec))
+
+
 @functools.lru_cache(maxsize=1)
-def compiled_step(program: Program) -> Callable[[TrainState, Batch], tuple]:
-    """The compiled step of a program, cached for the next run with an equal program."""
-    return _traced_step(program).lower().compile()
+def compiled_steps(program: Program, most: int) -> Callable[[TrainState, Sequence[Batch]], tuple[TrainState, dict]]:
+    """The compiled steps of a program, cached for the next run with an equal one: (state, batches) -> (state, metrics).
+
+    They take up to `most` batches of the host in one call; more than one only where a single process has all devices. Metrics
+    are the last step's, `skipped` those of all steps.
+    """
+    training = program.training
+    if most == 1:
+        step = _traced_step(program).lower().compile()
+        return lambda state, batches: step(state, training.placed(batches[0]))
+    several = jax.tree.map(
+        lambda one: jax.ShapeDtypeStruct((most, *one.shape), one.dtype, sharding=behind_one_axis(one.sharding)), program.batch
+    )
+    steps = training.several(most).lower(training.shapes, several, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+    return lambda state, batches: steps(state, training.stacked(batches, most), np.int32(len(batches)))
 
 
 @functools.lru_cache(maxsize=1)

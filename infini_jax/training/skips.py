@@ -1,6 +1,7 @@
 """Steps whose gradient is not finite: they are skipped and counted, and a run that does nothing else is stopped."""
 
 import jax
+import numpy as np
 
 from infini_jax.devices.queue import keep_close
 
@@ -16,19 +17,25 @@ class Skips:
     """
 
     def __init__(self, total: int, in_row: int):
-        self.total, self.in_row, self._waiting = total, in_row, []
+        self.total, self.in_row, self._waiting, self._steps = total, in_row, [], list[int]()
 
-    def add(self, skipped: jax.Array) -> None:
-        """Takes what a step measured, a boolean; waits for an earlier step, so that no more than a few are under way."""
+    def add(self, skipped: jax.Array, steps: int = 1) -> None:
+        """Takes what a call of so many steps measured, a boolean of each; waits for an earlier call.
+
+        So no more than a few are under way.
+        """
         self._waiting.append(skipped)
+        self._steps.append(steps)
         keep_close(self._waiting)
 
     def count(self) -> None:
         """Counts the steps that were added; waits for the device."""
-        for skipped in jax.device_get(self._waiting):
-            self.in_row = self.in_row + 1 if skipped else 0
-            self.total += int(skipped)
+        for found, steps in zip(jax.device_get(self._waiting), self._steps, strict=True):
+            for skipped in np.ravel(found)[:steps]:
+                self.in_row = self.in_row + 1 if skipped else 0
+                self.total += int(skipped)
         self._waiting.clear()
+        self._steps.clear()
 
     @property
     def are_all(self) -> bool:
