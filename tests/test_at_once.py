@@ -82,7 +82,7 @@ def measured(module: Memory, form, structure):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-@pytest.mark.parametrize("case", slow_but(("∞-former, little cached", "memorizing", "landmark"), CASES))
+@pytest.mark.parametrize("case", slow_but(("memorizing",), CASES))
 def test_segments_at_once_are_segments_in_turn(case):
     """Outputs, memory, metrics and gradients by parameters, inputs and the memory before."""
     module, rows, rng = module_of(case), len(EDGES), np.random.default_rng(1)

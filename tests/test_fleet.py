@@ -192,6 +192,7 @@ def done(folder: Path, runs: list[RunConfig], fleet: int) -> tuple[list[Any], li
     return [read_rows(file)[0] if file.exists() else None for file in files], [desk.error(run) for run in runs]
 
 
+@pytest.mark.slow
 def test_rows_logs_and_failures_are_those_of_runs_alone(tmp_path):
     """One diverges; one is of another program and is done by itself."""
     first, second, third = few()

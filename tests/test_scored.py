@@ -69,7 +69,7 @@ def assert_same(found, expected) -> None:
 # ---- the same numbers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", slow_but({"landmark"}, MECHANISMS))
+@pytest.mark.parametrize("name", slow_but({"infini"}, MECHANISMS))
 def test_every_mechanism_has_the_loss_gradient_and_memory_of_all_places(name):
     assert few_places(run_of(name).most_scored, run_of(name).train.sequence) == PAIRS * REPEATS
     assert_same(gradient_of(run_of(name)), gradient_of(run_of(name, ALL_PLACES)))
