@@ -8,13 +8,14 @@ import pytest
 
 from infini_jax.config import Budget
 from infini_jax.devices import chosen_form
-from infini_jax.devices.sharding import layout_of
+from infini_jax.devices.sharding import ROWS_ALONE, layout_of
 from infini_jax.errors import Stopped
 from infini_jax.training import loop
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.loop import Alone, train, training_steps
 from infini_jax.training.program import Training, compiled_steps
 from infini_jax.training.skips import Skips
+from infini_jax.training.timed_budget import FEW, MANY, seconds_per_step
 from tests.test_resume import timeless
 from tests.test_train import RUN
 
@@ -54,17 +55,21 @@ def test_the_state_is_that_of_single_steps_to_the_bit_however_calls_are_filled()
     close(found | {"skipped": found["skipped"][2]}, measured)
 
 
-def lengths_of_calls(monkeypatch, run, checkpoints=None, stop=lambda: False) -> tuple[list[int], list[int]]:
-    """Steps in each call, and the steps that were examined."""
-    calls, examined = [], []
-    take = Alone._advance
+def noted_calls(monkeypatch) -> list[int]:
+    """Steps in each call from now on."""
+    calls, take = [], Alone._advance
 
     def noted(seat, batches):
         calls.append(len(batches))
         return take(seat, batches)
 
     monkeypatch.setattr(Alone, "_advance", noted)
-    seat = Alone(run)
+    return calls
+
+
+def lengths_of_calls(monkeypatch, run, checkpoints=None, stop=lambda: False) -> tuple[list[int], list[int]]:
+    """Steps in each call, and the steps that were examined."""
+    calls, examined, seat = noted_calls(monkeypatch), [], Alone(run)
     seat.drive(training_steps(seat, lambda line: None, checkpoints, stop, lambda step, params: examined.append(step)))
     return calls, examined
 
@@ -83,6 +88,12 @@ def test_no_call_has_more_steps_than_the_program_has_room_for(monkeypatch):
     run = dataclasses.replace(SHORT, train=dataclasses.replace(SHORT.train, log_every=1000))
     monkeypatch.setattr(chosen_form, "MOST_STEPS", 4)
     assert lengths_of_calls(monkeypatch, run)[0] == [1, 1, 1, 4, 4, 4, 4, 4]
+
+
+def test_seconds_are_timed_as_a_run_takes_its_steps(monkeypatch):
+    calls = noted_calls(monkeypatch)
+    assert seconds_per_step(dataclasses.replace(SHORT, budget=Budget("seconds", 1e9)), ROWS_ALONE) > 0
+    assert calls == [1, 1, 1, FEW, *[16] * (MANY // 16)]
 
 
 def test_long_steps_are_taken_one_by_one(monkeypatch):

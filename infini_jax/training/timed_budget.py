@@ -5,6 +5,7 @@ is up. Seconds are those of `Row.seconds`: training with its data, without compi
 """
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import jax
 
 from infini_jax.config import Budget, RunConfig
 from infini_jax.devices.processes import is_first, of_the_first
-from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
+from infini_jax.devices.sharding import ROWS_ALONE, Sharding
 from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.files import object_or_none
 from infini_jax.records.folder import RunFolder
-from infini_jax.training.program import Training
+from infini_jax.training.loop import TIMED, Alone, Seat, Steps
 
 FEW, MANY = 4, 256  # steps that are timed, at least and at most
 SHARE = 0.05  # of the budget that timing may take where a few steps take less
@@ -69,18 +70,25 @@ def kept_steps(run: RunConfig, folder: Path) -> int:
 def seconds_per_step(run: RunConfig, sharding: Sharding) -> float:
     """Mean seconds of some training steps from a fresh state, after compiling and a first step; their results are dropped."""
     many = dataclasses.replace(run, budget=Budget("steps", MANY))  # its schedule costs the same whatever the number of steps
-    training = Training(many, layout_of(run, sharding))
-    state, step, batches = training.fresh(), training.step, training.batches(range(1 + FEW + MANY))
+    seat = Alone(many, sharding)
+    return seat.drive(timed_steps(seat, SHARE * run.budget.amount))
 
-    def seconds_of(count: int) -> float:
-        nonlocal state
+
+def timed_steps(seat: Seat, most_seconds: float) -> Steps[float]:
+    """Steps as a run takes them, whose value is the mean of their seconds."""
+    seat.take(seat.training.fresh())
+    batches = seat.training.read(range(TIMED + FEW + MANY))
+
+    def seconds_of(count: int) -> Steps[float]:
         began = time.perf_counter()
-        for _ in range(count):
-            state, _ = step(state, next(batches))
-        jax.block_until_ready(state)
+        while count:
+            taken = list(itertools.islice(batches, min(count, seat.most)))
+            yield taken
+            count -= len(taken)
+        jax.block_until_ready(seat.state)
         return time.perf_counter() - began
 
-    seconds_of(1)
-    roughly = seconds_of(FEW) / FEW
-    count = of_the_first(min(max(int(SHARE * run.budget.amount / roughly), FEW), MANY))
-    return seconds_of(count) / count
+    yield from seconds_of(TIMED)
+    roughly = (yield from seconds_of(FEW)) / FEW
+    count = of_the_first(min(max(int(most_seconds / roughly), FEW), MANY))
+    return (yield from seconds_of(count)) / count
