@@ -14,6 +14,7 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.devices import chosen_form
 from infini_jax.devices.sharding import ROWS_ALONE
 from infini_jax.errors import ConfigError, Stopped
 from infini_jax.memory.local import LocalConfig
@@ -150,7 +151,8 @@ def trained(folder, stop_at=None):
 
 
 @pytest.mark.slow
-def test_a_run_ends_early_and_keeps_its_best_checkpoint_with_and_without_a_restart(tmp_path):
+def test_a_run_ends_early_and_keeps_its_best_checkpoint_with_and_without_a_restart(tmp_path, monkeypatch):
+    monkeypatch.setattr(chosen_form, "MOST_STEPS", 1)  # it is asked behind every step whether to stop
     whole, examined, logged, kept = trained(tmp_path / "whole")
     assert (whole.steps, examined, kept) == (8, [2, 4, 6, 8], [4, 6, 8])
     assert logged == [2, 3, 4, 6, 8]  # every third, and where the run may end
