@@ -21,7 +21,7 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.devices import chosen_form
 from infini_jax.devices.chosen_form import MOST_MEMBERS, most_members
-from infini_jax.errors import ConfigError, Stopped
+from infini_jax.errors import ConfigError, Stopped, require
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.model.cost import state_bytes
@@ -218,9 +218,7 @@ def test_rows_logs_and_failures_are_those_of_runs_alone(tmp_path):
 @pytest.mark.slow
 def test_a_member_without_data_fails_alone(tmp_path):
     good, other, _ = three("local", steps=2)
-    model = dataclasses.replace(good.model, vocab=256)
-    good, other = (dataclasses.replace(one, model=model) for one in (good, other))
-    bad = dataclasses.replace(good, name="bad", data=StdlibConfig())
+    bad = dataclasses.replace(good, name="bad", data=MqarConfig(pairs=2, symbols=GONE))
     (missing, *rows), (failure, *none) = done_with_broken_data(tmp_path, [bad, good, other])
     assert missing is None
     assert failure.startswith("data: gone")
@@ -228,14 +226,19 @@ def test_a_member_without_data_fails_alone(tmp_path):
     assert none == [None, None]
 
 
+GONE = 28
+
+
 def done_with_broken_data(folder: Path, runs: list[RunConfig]) -> tuple[list, list]:
-    """`done`, where text is not there."""
+    """`done`, where data of `GONE` symbols is not there."""
     with pytest.MonkeyPatch.context() as patch:
+        there = MqarConfig.open
 
-        def gone(*_):
-            raise ConfigError("data", "gone", "bring it back")
+        def opened(data, rows):
+            require(data.symbols != GONE, "data", "gone", "bring it back")
+            return there(data, rows)
 
-        patch.setattr(StdlibConfig, "whole", gone)
+        patch.setattr(MqarConfig, "open", opened)
         return done(folder, runs, 3)
 
 
