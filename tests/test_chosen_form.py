@@ -36,8 +36,13 @@ def run_of(mechanism: str = "infini", d_model: int = 32, layers: int = 1, sequen
     )
 
 
-def test_a_cpu_takes_segments_and_layers_in_turn_and_keeps_what_is_small():
-    assert form_of_run(run_of()) == Form(1, "none", "scan")
+def test_a_cpu_takes_as_many_segments_as_stay_in_its_cache_and_keeps_what_is_small():
+    """2048 tokens of 4 bytes per dim: an array of features has 256 KiB at 32 dims, and half a MiB may be taken at once."""
+    assert form_of_run(run_of()) == Form(8, "none", "scan")
+    assert form_of_run(run_of(d_model=128)) == Form(4, "none", "scan")
+    assert form_of_run(run_of(d_model=128, bptt=2)) == Form(2, "none", "scan")
+    assert form_of_run(run_of(d_model=128), Sharding().counted_layout(rows=4, devices=2)) == Form(8, "none", "scan")
+    assert form_of_run(run_of(d_model=512)) == Form(1, "none", "scan")
     assert form_of_run(run_of(d_model=512, layers=8)) == Form(1, "segment", "scan")
 
 

@@ -1,9 +1,9 @@
 """The choice of a program's form: what settings leave open follows from platform and size, here and nowhere else.
 
 A GPU waits for launches where a program is many small kernels, so there every layer takes all segments of a step at once and
-layers are unrolled. A CPU keeps one segment's arrays in its caches, and a TPU has no launches: there segments and layers run
-in turn. Activations are kept where they fit: on a CPU into what it writes faster than it computes anew, elsewhere into the
-memory that the state leaves. docs/performance.md has the measurements.
+layers are unrolled. A CPU takes as many segments at once as leave an array of features in a core's cache. A TPU has no
+launches: there segments and layers run in turn. Activations are kept where they fit: on a CPU into what was measured to pay,
+elsewhere into the memory that the state leaves. docs/performance.md has the measurements.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from infini_jax.model.form import Form, Rematerialise
 
 KEPT_PER_FEATURE = 64  # numbers per token, layer and feature that the gradient needs: 21 to 78, by mechanism
 KEPT_PER_LOGIT = 3  # numbers per token and symbol
-MOST_ON_CPU = 2**25  # bytes per device; more of them take longer to write and read than to make again
+MOST_ON_CPU = 2**30  # bytes per device; no more were measured
+IN_CACHE = 2**19  # bytes of an array of features, of a CPU's device
 SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
 MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
 MOST_STEPS = 16  # a call's batches are copied together
@@ -37,7 +38,7 @@ def form_of_run(run: RunConfig, layout: Layout | None = None, memory: int | None
     named = None if train.rematerialise == "auto" else train.rematerialise
     forms: list[tuple[int, Rematerialise]] = [
         (train.segments_per_step or (most_at_once(run) if parts > 1 else segments), named or rematerialise)
-        for segments, rematerialise in fastest_first(run)
+        for segments, rematerialise in fastest_first(run, layout)
     ]
     room = MOST_ON_CPU if platform() == "cpu" else room_for_activations(run, layout, memory)
     fitting = (form for form in forms if kept_bytes(run, layout, *form) <= room)
@@ -54,13 +55,14 @@ def with_form(run: RunConfig, form: Form, layout: Layout | None = None) -> RunCo
     return dataclasses.replace(run, train=dataclasses.replace(run.train, **named))
 
 
-def fastest_first(run: RunConfig) -> list[tuple[int, Rematerialise]]:
+def fastest_first(run: RunConfig, layout: Layout | None) -> list[tuple[int, Rematerialise]]:
     """(segments at once, what is made again) of the forms to choose from on this platform, those with most bytes first.
 
     On a CPU the last one is taken whatever its bytes are: what does not fit into its memory is for the user to see.
     """
     if platform() == "cpu":
-        return [(1, "none"), (1, "segment")]
+        most = segments_in_cache(run, layout)
+        return [(most, "none"), (most, "segment")]
     at_once: list[tuple[int, Rematerialise]] = [(most_at_once(run), "none"), (most_at_once(run), "layer")]
     return [*(at_once if platform() in GPUS else [(1, "none")]), (1, "segment"), (1, "layer")]
 
@@ -70,9 +72,22 @@ def most_at_once(run: RunConfig) -> int:
     return 1 if run.model.takes_in_turn else run.train.bptt or run.train.sequence // run.model.segment
 
 
+def segments_in_cache(run: RunConfig, layout: Layout | None) -> int:
+    """The most segments, a divisor of all or 1, whose features on a device are at most `IN_CACHE` bytes per layer."""
+    most = most_at_once(run)
+    tokens = tokens_of_device(run, layout) * run.model.segment / run.train.sequence
+    fitting = IN_CACHE / (tokens * run.model.d_model * run.model.dims.dtype.itemsize)
+    return max(count for count in range(1, most + 1) if most % count == 0 and count <= max(1.0, fitting))
+
+
+def tokens_of_device(run: RunConfig, layout: Layout | None) -> float:
+    """The tokens of a step, or of each part of a batch whose gradients are added, that one device has."""
+    return run.tokens_per_step / run.train.accumulate / (1 if layout is None else layout.token_parts)
+
+
 def kept_bytes(run: RunConfig, layout: Layout | None, segments: int, rematerialise: Rematerialise) -> float:
     """About the bytes of activations that one device holds at most, for its gradient."""
-    tokens = run.tokens_per_step / run.train.accumulate / (1 if layout is None else layout.token_parts)
+    tokens = tokens_of_device(run, layout)
     share = segments * run.model.segment / run.train.sequence
     inputs = tokens * run.model.layers * run.model.d_model * run.model.dims.dtype.itemsize
     memories = run.model.memory_bytes * tokens / run.train.sequence

@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.config.optimisers import GROUP
 from infini_jax.data.batch import Batch
+from infini_jax.devices.allocator import keep_pages
 from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.layers.heads import SEQUENCE_AXIS, SLOTS_AXIS, by_hand
 from infini_jax.layers.segment import with_leaves
@@ -203,9 +204,11 @@ def check_shares(run: RunConfig, sharding: Sharding) -> None:
 def use_cores(rows: int) -> None:
     """Makes a CPU look like one device per core, as many of them as share `rows` evenly; to be called before JAX is used.
 
+    The process keeps the memory that it has used, see `infini_jax.devices.allocator`.
     XLA keeps one core busy with one device's rows far better than two with all rows. No effect on accelerators, where
     XLA_FLAGS already says how many devices a CPU has, and in a process that has used JAX.
     """
+    keep_pages()
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from infini_jax.devices.allocator import keep_pages
 from infini_jax.errors import (
     Announced,
     CheckpointError,
@@ -75,6 +76,7 @@ def do_all(desk: Desk, runs: tuple[Job, ...], fleet: int = ALONE) -> None:
     """Does every run that nobody else does, one after the other, or those that share a program side by side."""
     import jax
 
+    keep_pages()
     settings: Any = jax.config  # its options are attributes made at run time
     if settings.jax_compilation_cache_dir is None:  # a user's own is kept
         jax.config.update("jax_compilation_cache_dir", str(StudyFolder(desk.folder).compiled))
