@@ -2,8 +2,8 @@
 
 A GPU waits for launches where a program is many small kernels, so there every layer takes all segments of a step at once and
 layers are unrolled. A CPU takes as many segments at once as leave an array of features in a core's cache. A TPU has no
-launches: there segments and layers run in turn. Activations are kept where they fit: on a CPU into what was measured to pay,
-elsewhere into the memory that the state leaves. docs/performance.md has the measurements.
+launches: there segments and layers run in turn. Activations are kept where they fit: on a CPU into a fixed bound, elsewhere
+into the memory that the state leaves. docs/performance.md has the measurements.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from infini_jax.model.form import Form, Rematerialise
 
 KEPT_PER_FEATURE = 64  # numbers per token, layer and feature that the gradient needs: 21 to 78, by mechanism
 KEPT_PER_LOGIT = 3  # numbers per token and symbol
-MOST_ON_CPU = 2**30  # bytes per device; no more were measured
+MOST_ON_CPU = 2**30  # bytes per device; it pays at a width of 256, and is not settled at 64
 IN_CACHE = 2**19  # bytes of an array of features, of a CPU's device
 SHARE = 0.8  # of the memory that the state leaves, as the estimate may be too low
 MOST_UNROLLED = 32  # layers; a program of more takes too long to compile
