@@ -69,7 +69,7 @@ def power_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> PowerLaw:
 POWERS = np.geomspace(
     0.01, 4.0, 81
 )  # of a decay to a floor, among which the best is looked for, and then between its neighbours
-PLACES, HALVINGS = 201, 30  # of a search for the ends of an interval
+PLACES, STEPS, ROUNDS = 201, 33, 3  # of a search for the ends of an interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,70 +119,84 @@ def floor_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> Floor:
     return Floor(*parts, unit)
 
 
-def _estimate(curves: Curves, value: float, strays: Callable[[float], np.ndarray], ends: tuple[float, float]) -> Estimate:
-    """A parameter with the interval of what the seeds do not refute, within the ends of its range."""
-    if len(curves.seeds) < FEWEST:
+def _estimate(
+    curves: Curves, value: float, strays: Callable[[np.ndarray], np.ndarray], ends: tuple[float, float]
+) -> Estimate:
+    """A parameter with the interval of what the seeds do not refute, within the ends of its range.
+
+    `strays` has for each of P values one number per seed, PxS, whose mean is zero where the value is right.
+    """
+    seeds = len(curves.seeds)
+    if seeds < FEWEST:
         return Estimate(value, None, curves.seeds, curves.dropped, f"no interval from {named(curves.seeds)}")
-    bound = float(special.stdtrit(len(curves.seeds) - 1, 1.0 - TAIL))
+    bound = float(special.stdtrit(seeds - 1, 1.0 - TAIL)) / math.sqrt(seeds)
 
-    def stands(parameter: float) -> bool:
-        strays_S = strays(parameter)
-        return abs(float(strays_S.mean())) <= bound * float(strays_S.std(ddof=1)) / math.sqrt(len(strays_S))
+    def stands(places_P: np.ndarray) -> np.ndarray:
+        strays_PxS = strays(places_P)
+        return np.abs(strays_PxS.mean(axis=1)) <= bound * strays_PxS.std(axis=1, ddof=1)
 
-    places = np.linspace(*ends, PLACES) if ends[0] <= 0 else np.geomspace(*ends, PLACES)
-    standing = [place for place in (*places, value) if stands(float(place))]
-    if not standing:
+    grid_P = np.linspace(*ends, PLACES) if ends[0] <= 0 else np.geomspace(*ends, PLACES)
+    places_P = np.sort(np.append(grid_P, value))
+    standing = np.flatnonzero(stands(places_P))
+    if not len(standing):
         return Estimate(value, None, curves.seeds, curves.dropped, "the law does not describe the curves")
-    low, high = min(standing), max(standing)
-    below, above = max(places[places < low], default=low), min(places[places > high], default=high)
-    interval = _edge(stands, float(low), float(below)), _edge(stands, float(high), float(above))
-    return Estimate(value, interval, curves.seeds, curves.dropped)
+    first, last = int(standing[0]), int(standing[-1])
+    low = _edge(stands, places_P[first], places_P[max(first - 1, 0)])
+    high = _edge(stands, places_P[last], places_P[min(last + 1, len(places_P) - 1)])
+    return Estimate(value, (low, high), curves.seeds, curves.dropped)
 
 
-def _edge(stands: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The last place that stands, on the way from one that does to one that does not."""
-    for _ in range(HALVINGS):
-        middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if stands(middle) else (inside, middle)
-    return outside
+def _edge(stands: Callable[[np.ndarray], np.ndarray], inside: float, outside: float) -> float:
+    """The first place that does not stand, on the way from one that does to one that does not."""
+    for _ in range(ROUNDS):
+        places_P = np.linspace(inside, outside, STEPS)
+        falls = np.flatnonzero(~stands(places_P)[1:-1])
+        step = int(falls[0]) + 1 if len(falls) else STEPS - 1
+        inside, outside = places_P[step - 1], places_P[step]
+    return float(outside)
 
 
 class _Tests:
-    """One number per seed for a value of each parameter of y = L + A e^(-g l), l the logarithms of sizes: zero on average
-    where it is right.
+    """Numbers per seed for P values of a parameter of y = L + A e^(-g l), l the logarithms of sizes: zero on average where the
+    value is right, the other two fitted.
 
-    For each power, f = e^(-g l) is the direction of A, h = l f that of g, and 1 that of L.
+    For a power, f = e^(-g l) is the direction of A, l f that of g, and 1 that of L.
     """
 
     def __init__(self, log_N: np.ndarray, y_SxN: np.ndarray):
         self.log_N, self.y_SxN, self.mean_N = log_N, y_SxN, y_SxN.mean(axis=0)
         self.f_GxN = np.exp(-POWERS[:, None] * log_N)
-        self.one_N = np.ones_like(log_N)
 
-    def power(self, power: float) -> np.ndarray:
-        """Strays of a power, S."""
-        f_N = np.exp(-power * self.log_N)
-        return self.y_SxN @ beyond(self.log_N * f_N, self.one_N, f_N)
+    def power(self, power_P: np.ndarray) -> np.ndarray:
+        """Strays of powers, PxS."""
+        f_PxN = np.exp(-power_P[:, None] * self.log_N)
+        return beyond(self.log_N * f_PxN, np.ones_like(f_PxN), f_PxN) @ self.y_SxN.T
 
-    def floor(self, floor: float) -> np.ndarray:
-        """Strays of a floor, S."""
-        rest_N = self.mean_N - floor
-        scale_G = np.maximum(self.f_GxN @ rest_N / np.sum(self.f_GxN**2, axis=1), 0.0)
-        f_N = self.f_GxN[np.argmin(np.sum((rest_N - scale_G[:, None] * self.f_GxN) ** 2, axis=1))]
-        return (self.y_SxN - floor) @ beyond(self.one_N, f_N, self.log_N * f_N)
+    def floor(self, floor_P: np.ndarray) -> np.ndarray:
+        """Strays of floors, PxS."""
+        rest_PxN = self.mean_N - floor_P[:, None]
+        scale_PxG = np.maximum(rest_PxN @ self.f_GxN.T / np.sum(self.f_GxN**2, axis=1), 0.0)
+        f_PxN = self.best(rest_PxN[:, None] - scale_PxG[..., None] * self.f_GxN)
+        direction_PxN = beyond(np.ones_like(f_PxN), f_PxN, self.log_N * f_PxN)
+        return np.einsum("pn,psn->ps", direction_PxN, self.y_SxN - floor_P[:, None, None])
 
-    def scale(self, scale: float) -> np.ndarray:
-        """Strays of a scale, S."""
-        rest_GxN = self.mean_N - scale * self.f_GxN
-        floor_G = np.maximum(rest_GxN.mean(axis=1), 0.0)
-        f_N = self.f_GxN[np.argmin(np.sum((rest_GxN - floor_G[:, None]) ** 2, axis=1))]
-        return (self.y_SxN - scale * f_N) @ beyond(f_N, self.one_N, self.log_N * f_N)
+    def scale(self, scale_P: np.ndarray) -> np.ndarray:
+        """Strays of scales, PxS."""
+        rest_PxGxN = self.mean_N - scale_P[:, None, None] * self.f_GxN
+        floor_PxG = np.maximum(rest_PxGxN.mean(axis=2), 0.0)
+        f_PxN = self.best(rest_PxGxN - floor_PxG[..., None])
+        direction_PxN = beyond(f_PxN, np.ones_like(f_PxN), self.log_N * f_PxN)
+        return np.einsum("pn,psn->ps", direction_PxN, self.y_SxN - (scale_P[:, None] * f_PxN)[:, None])
+
+    def best(self, left_PxGxN: np.ndarray) -> np.ndarray:
+        """The directions f of the powers that leave the least squares, PxN."""
+        return self.f_GxN[np.argmin(np.sum(left_PxGxN**2, axis=2), axis=1)]
 
 
-def beyond(direction_N: np.ndarray, *others: np.ndarray) -> np.ndarray:
-    """The part of a direction that is at right angles to the others, N."""
-    basis_Nx2, _ = np.linalg.qr(np.stack(others, axis=1))
-    return direction_N - basis_Nx2 @ (basis_Nx2.T @ direction_N)
+def beyond(direction_PxN: np.ndarray, *others_PxN: np.ndarray) -> np.ndarray:
+    """The part of each direction that is at right angles to the others, PxN."""
+    basis_PxNxK, _ = np.linalg.qr(np.stack(others_PxN, axis=2))
+    return direction_PxN - np.einsum("pnk,pmk,pm->pn", basis_PxNxK, basis_PxNxK, direction_PxN)
 
 
 def _floor(log_N: np.ndarray, y_N: np.ndarray) -> tuple[float, float, float]:

@@ -47,7 +47,7 @@ def behind(split: str, rows: Iterable[Row], measures: Iterable[Measure] = ()) ->
         split,
         sum(one.count for one in measures),
         tuple(sorted({row.seed for row in rows})),
-        tuple(rungs(rows)),
+        tuple(filter(None, rungs(rows))),
         tuple(sorted({row.learning_rate for row in rows if row.learning_rate is not None})),
     )
 
