@@ -69,7 +69,7 @@ def test_differences_of_paired_means(seeds, sizes, tails):
 
 
 @designs
-@pytest.mark.parametrize("scale", [0.01, 0.05])
+@pytest.mark.parametrize("scale", [0.01, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_parameters_of_a_decay_to_a_floor(seeds, sizes, tails, scale):
     every = list(studies(seeds, sizes, tails, scale))[::4]
     unit = math.exp(np.log(every[0][0]).mean())

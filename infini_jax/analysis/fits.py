@@ -69,7 +69,7 @@ def power_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> PowerLaw:
 POWERS = np.geomspace(
     0.01, 4.0, 81
 )  # of a decay to a floor, among which the best is looked for, and then between its neighbours
-PLACES, STEPS, ROUNDS = 201, 33, 3  # of a search for the ends of an interval
+PLACES, STEPS, ROUNDS = 101, 33, 3  # of a search for the ends of an interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +119,7 @@ def floor_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> Floor:
     return Floor(*parts, unit)
 
 
-def _estimate(
-    curves: Curves, value: float, strays: Callable[[np.ndarray], np.ndarray], ends: tuple[float, float]
-) -> Estimate:
+def _estimate(curves: Curves, value: float, strays: Callable[[np.ndarray], np.ndarray], ends: tuple[float, float]) -> Estimate:
     """A parameter with the interval of what the seeds do not refute, within the ends of its range.
 
     `strays` has for each of P values one number per seed, PxS, whose mean is zero where the value is right.

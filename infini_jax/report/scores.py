@@ -50,7 +50,7 @@ class HalfPoints(Evaluated):
 
 
 def score_for(rows: Sequence[Row], found: Found) -> Score:
-    """The score by which the runs of a task are compared: the evaluation of the task as it was trained on, or the test split.
+    """The score by which the runs of a task are compared: that of the test split, or an evaluation of the task as trained on.
 
     Where not all runs have one of them it is that of the validation split, and is called so.
     """
@@ -59,12 +59,13 @@ def score_for(rows: Sequence[Row], found: Found) -> Score:
         half = {point.row.run: [point.measure] for point in points(found, task, "n50")}
         return HalfPoints("accuracy", "half-recall n50", "pairs", True, FRESH, half)
     score = score_of(task)
-    asked = evaluated(rows, found) if not score.unit else {}
-    if asked and all(row.run in asked for row in rows):
-        return Evaluated("accuracy", "evaluation accuracy", "", True, FRESH, asked)
     column: Any = f"test_{score.column}"
     of_test = dataclasses.replace(score, column=column, name=score.name.replace("validation", "test"), split="test")
-    return of_test if all(of_test.of(row) is not None for row in rows) else score
+    if all(of_test.of(row) is not None for row in rows):
+        return of_test
+    asked = evaluated(rows, found) if not score.unit else {}
+    is_asked = asked and all(row.run in asked for row in rows)
+    return Evaluated("accuracy", "evaluation accuracy", "", True, FRESH, asked) if is_asked else score
 
 
 def behind_score(rows: Sequence[Row], score: Score) -> str:

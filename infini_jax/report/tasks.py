@@ -74,7 +74,7 @@ def is_as_trained(point: Point, found: Found) -> bool:
     data, length = found.data.get(point.row.run), at(point.config, "train.sequence")
     if own is None or own is not data or point.measure.metric != own.row_metric:
         return False
-    return own.covers(own.with_labels(point.measure.labels)) and point.label("length") == length
+    return own.with_labels(point.measure.labels) == own and point.label("length") == length
 
 
 def evaluated(rows: Sequence[Row], found: Found) -> dict[str, list[Measure]]:
