@@ -10,6 +10,7 @@ from scipy import linalg, stats
 from infini_jax.analysis import fits, theory
 from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
+from infini_jax.report.behind import rungs
 from infini_jax.report.claims import Prediction
 from infini_jax.report.predictions import predictions
 
@@ -175,6 +176,11 @@ def test_rungs_of_a_ladder_are_judged_apart():
     found = lines([*short, *longer], [*measures, *more])
     assert found[("P1", "infini unit, 1,200 steps")].verdict == "agrees"
     assert found[("P1", "infini unit, 4,800 steps")].verdict == "contradicts"
+
+
+def test_how_much_was_asked_where_nothing_is_trained_is_no_rung():
+    untrained = [row(run=f"r{n}", budget_unit="tokens", budget_amount=1000.0 * n, learning_rate=None) for n in (1, 2)]
+    assert rungs(untrained) == {"": untrained}
 
 
 def test_a_seed_without_a_half_way_point_at_some_size_is_named():

@@ -53,16 +53,19 @@ def behind(split: str, rows: Iterable[Row], measures: Iterable[Measure] = ()) ->
 
 
 def rung_of(row: Row) -> str:
-    """The budget of a run as text: its rung on a ladder of budgets."""
-    amount = (
-        flops_text(row.budget_amount) + " FLOPs"
-        if row.budget_unit == "flops"
-        else f"{row.budget_amount:,.10g} {row.budget_unit}"
-    )
-    return amount if row.budget_amount else ""
+    """The budget of a run as text: its rung on a ladder of budgets; "" where nothing is trained, or no budget is known."""
+    unit, amount = rung_key(row)
+    if not amount:
+        return ""
+    return f"{flops_text(amount)} FLOPs" if unit == "flops" else f"{amount:,.10g} {unit}"
+
+
+def rung_key(row: Row) -> tuple[str, float]:
+    """(unit, amount) of a run's budget, ("", 0) where nothing is trained: how much was asked of a memory is no rung."""
+    is_trained = row.steps > 0 or row.learning_rate is not None
+    return (row.budget_unit, row.budget_amount) if is_trained else ("", 0.0)
 
 
 def rungs(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The runs by the text of their budget, from the smallest to the largest."""
-    groups = by(rows, lambda row: (row.budget_unit, row.budget_amount))
-    return {rung_of(of[0]): of for of in groups.values()}
+    return {rung_of(of[0]): of for of in by(rows, rung_key).values()}

@@ -198,9 +198,10 @@ def draw_laws(axes: Axes, name: str, of: Sequence[Point], look: Style) -> list[t
         if law.sizes > 1:
             ends = np.array([min(places_of(mine)[0]), max(places_of(mine)[0])], float)
             axes.plot(ends, law(ends), color=look.colour, linewidth=1.4)
-        by_crossing, half = (sum(p.label("by", "") == "crossing" for p in mine), sum(p.value > 0 for p in mine))
+        found_by = [str(point.label("by", "")) for point in mine if point.value > 0]
+        crossings = f"{found_by.count('crossing')} of {len(found_by)}" if any(found_by) else "not said"
         seeds = ", ".join(map(str, law.exponent.seeds)) or "–"
         answers, dropped = f"{sum(point.measure.count for point in mine):,}", listed(law.exponent.dropped) or "–"
         fitted = estimate(law.exponent), estimate(law.prefactor)
-        lines.append((name, rung or "–", str(law.sizes), seeds, *fitted, f"{by_crossing} of {half}", answers, dropped))
+        lines.append((name, rung or "–", str(law.sizes), seeds, *fitted, crossings, answers, dropped))
     return lines
