@@ -115,8 +115,8 @@ def floor_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> Floor:
     tests = _Tests(log_N, curves.y_SxN)
     most = float(np.abs(curves.y_SxN).max())
     ranges = (tests.floor, (0.0, most)), (tests.scale, (0.0, most)), (tests.power, (float(POWERS[0]), float(POWERS[-1])))
-    parts = [_estimate(curves, value, *one) for value, one in zip(found, ranges, strict=True)]
-    return Floor(*parts, unit)
+    floor, scale, power = (_estimate(curves, value, *one) for value, one in zip(found, ranges, strict=True))
+    return Floor(floor, scale, power, unit)
 
 
 def _estimate(curves: Curves, value: float, strays: Callable[[np.ndarray], np.ndarray], ends: tuple[float, float]) -> Estimate:

@@ -6,7 +6,6 @@ before it falls, or has steps. So the curve is asked first, and what was done is
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -55,7 +54,7 @@ def labelled(found: HalfPoint) -> dict[str, str]:
     return {"by": found.by} if found.by else {}
 
 
-def half_point(pairs: Sequence[float], right: Sequence[float], asked: Sequence[float], dispersion: float = 1.0) -> HalfPoint:
+def half_point(pairs: ArrayLike, right: ArrayLike, asked: ArrayLike, dispersion: float = 1.0) -> HalfPoint:
     """The half-way point of measured counts.
 
     The fit is by maximum likelihood of a logistic in log n with binomial counts. The tails of recall curves are no logistic's
@@ -69,25 +68,25 @@ def half_point(pairs: Sequence[float], right: Sequence[float], asked: Sequence[f
       asked: number of questions at each n; an n without any has no part.
       dispersion: variance of the counts relative to that of independent questions, see `dispersion_of`.
     """
-    n, k, m = curve = in_order(pairs, right, asked)
+    n, k, m = in_order(pairs, right, asked)
     if not _crosses(k, m):
         return HalfPoint(math.nan)
     crossings = len(_falls(k, m))
-    fitted = _fit(*curve, dispersion)
+    fitted = _fit(n, k, m, dispersion)
     inside = n[0] <= fitted.n50 <= n[-1]
     if inside and is_monotone(k, m, dispersion) and in_range(fitted.deviance, fitted.freedom):
         return dataclasses.replace(fitted, crossings=crossings)
-    n50 = _crossing(*curve)
+    n50 = _crossing(n, k, m)
     by: By = "crossing" if math.isfinite(n50) else ""
     return dataclasses.replace(fitted, n50=n50, slope=math.nan, by=by, crossings=crossings)
 
 
-def in_order(pairs: ArrayLike, *counts: ArrayLike) -> tuple[np.ndarray, ...]:
+def in_order(pairs: ArrayLike, *counts: ArrayLike) -> list[np.ndarray]:
     """The curve by ascending n, without n that were not asked; the last of `counts`, N, are the questions."""
     columns = [np.asarray(x, float) for x in (pairs, *counts)]
     order = np.argsort(columns[0], kind="stable")
     asked = columns[-1][order] > 0
-    return tuple(x[..., order[asked]] for x in columns)
+    return [x[..., order[asked]] for x in columns]
 
 
 def in_range(deviance: float, freedom: int) -> bool:
@@ -135,7 +134,7 @@ def dispersion_of(right_RxN: np.ndarray, asked_RxN: np.ndarray) -> float:
     return max(1.0, float(strays_RxN.sum()) / freedom)
 
 
-def half_point_interval(pairs: Sequence[float], right_RxN: np.ndarray, asked_RxN: np.ndarray) -> Interval:
+def half_point_interval(pairs: ArrayLike, right_RxN: ArrayLike, asked_RxN: ArrayLike) -> Interval:
     """The interval of n50 over the memories of one run: t on a jackknife of log n50 that leaves out one row at a time.
 
     It says how well this run's n50 is known, and nothing of other seeds. None for fewer than `FEWEST` rows, where n50 hangs on
@@ -146,7 +145,8 @@ def half_point_interval(pairs: Sequence[float], right_RxN: np.ndarray, asked_RxN
       right_RxN: number of right answers of each row at each n.
       asked_RxN: number of questions of each row at each n.
     """
-    right_RxN, asked_RxN, rows = np.asarray(right_RxN, float), np.asarray(asked_RxN, float), len(right_RxN)
+    right_RxN, asked_RxN = np.asarray(right_RxN, float), np.asarray(asked_RxN, float)
+    rows = len(right_RxN)
     right_N, asked_N = right_RxN.sum(axis=0), asked_RxN.sum(axis=0)
     found = half_point(pairs, right_N, asked_N, dispersion_of(right_RxN, asked_RxN))
     if rows < FEWEST or not found.by:

@@ -11,7 +11,7 @@ all seeds agree exactly is no reason to be certain. A seed that lacks a size has
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,7 +37,7 @@ class Estimate:
 
     value: float
     interval: Interval = None
-    seeds: tuple[Hashable, ...] = ()
+    seeds: tuple[int, ...] = ()
     dropped: tuple[str, ...] = ()
     why: str = ""
 
@@ -66,7 +66,7 @@ def half_width(values: ArrayLike, least: float = 0.0) -> float:
     return float(special.stdtrit(len(x) - 1, 1.0 - TAIL)) * spread / math.sqrt(len(x))
 
 
-def mean_of_seeds(by_seed: Mapping[Hashable, float], least: float = 0.0, dropped: Sequence[str] = ()) -> Estimate:
+def mean_of_seeds(by_seed: Mapping[int, float], least: float = 0.0, dropped: Sequence[str] = ()) -> Estimate:
     """The mean of one number per seed with its t interval.
 
     Args:
@@ -84,7 +84,7 @@ def mean_of_seeds(by_seed: Mapping[Hashable, float], least: float = 0.0, dropped
     return Estimate(mean, None, seeds, tuple(dropped), why)
 
 
-def named(seeds: Sequence[Hashable]) -> str:
+def named(seeds: Sequence[int]) -> str:
     """The number of seeds and which they are, such as 2 seeds (0, 1)."""
     return f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))})"
 
@@ -102,10 +102,10 @@ class Curves:
 
     x_N: np.ndarray
     y_SxN: np.ndarray
-    seeds: tuple[Hashable, ...]
+    seeds: tuple[int, ...]
     dropped: tuple[str, ...]
 
-    def of_each(self, number: Callable[[np.ndarray], float]) -> dict[Hashable, float]:
+    def of_each(self, number: Callable[[np.ndarray], float]) -> dict[int, float]:
         """A number of each seed's curve."""
         return {seed: float(number(y_N)) for seed, y_N in zip(self.seeds, self.y_SxN, strict=True)}
 
@@ -148,9 +148,7 @@ def mean_over_seeds(x: ArrayLike, y: ArrayLike, seeds: ArrayLike, least: float =
     return curves_of(x, y, seeds).estimate(np.mean, least)
 
 
-def paired_difference(
-    a_by_seed: Mapping[Hashable, float], b_by_seed: Mapping[Hashable, float], least: float = 0.0
-) -> Estimate:
+def paired_difference(a_by_seed: Mapping[int, float], b_by_seed: Mapping[int, float], least: float = 0.0) -> Estimate:
     """The mean of a - b over the seeds that both have, with its interval: t on the differences.
 
     Two mechanisms of one seed share data and questions, so that their difference spreads less than either.
@@ -175,7 +173,7 @@ def share_deviation(right: ArrayLike, asked: ArrayLike) -> np.ndarray:
     return np.sqrt(share * (1.0 - share) / m)
 
 
-def share_over_seeds(right: Mapping[Hashable, float], asked: Mapping[Hashable, float]) -> Estimate:
+def share_over_seeds(right: Mapping[int, float], asked: Mapping[int, float]) -> Estimate:
     """The mean share of right answers over seeds, with its interval.
 
     The interval is the wider of t over the seeds' shares, whose spread is at least that of the questions, and Wilson's of all

@@ -171,8 +171,8 @@ def bits(evidence: Evidence) -> list[Prediction]:
 def _ratio(evidence: Evidence, rows: list[Row], others: list[Row]) -> Estimate:
     """The ratio of two memories' bits per scalar: means over sizes, and paired differences of their logarithms over seeds."""
     curves = [curves_of(*evidence.points(of, *BITS)) for of in (rows, others)]
-    logs = [{seed: math.log(bits) if bits > 0 else math.nan for seed, bits in of.of_each(np.mean).items()} for of in curves]
-    found = paired_difference(*logs).mapped(exponential)
+    a, b = ({seed: math.log(bits) if bits > 0 else math.nan for seed, bits in of.of_each(np.mean).items()} for of in curves)
+    found = paired_difference(a, b).mapped(exponential)
     return dataclasses.replace(found, dropped=(*(one for of in curves for one in of.dropped), *found.dropped))
 
 
