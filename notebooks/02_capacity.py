@@ -73,7 +73,7 @@ show(figure, "n50, the pairs of which half are recalled, against the bytes of th
 
 # %% [markdown]
 # The exponent by hand: n50 against bytes, in logarithms, of the rates that validation chose, over both seeds. `infini-jax
-# report` fits it with bootstrap intervals over seeds and gives the verdicts on P1 to P7.
+# report` fits it seed by seed, with intervals from three seeds on, and gives the verdicts on P1 to P7.
 
 # %%
 half = found.measures[(found.measures["eval"] == "capacity") & (found.measures.metric == "n50")]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from infini_jax.analysis import fits, theory
+from infini_jax.analysis.intervals import wilson
 from infini_jax.cli.main import main
 from infini_jax.cli.progress import live_line
 from infini_jax.config import RunConfig
@@ -156,13 +157,13 @@ def test_a_row_without_a_loss_is_shown_and_chooses_no_learning_rate():
 def test_fits_of_any_figures_give_numbers_or_nan():
     """Figures far beyond what is measured: a prefactor, a constant of decay and a share that leave the floats."""
     x = np.array([1e3, 1.01e3])
-    assert fits.power_law(x, [1e-290, 1e10], [0, 0]).prefactor == 0.0
-    assert fits.power_law(x, [1e10, 1e-290], [0, 0]).prefactor == math.inf
+    assert fits.power_law(x, [1e-290, 1e10], [0, 0]).prefactor.value == 0.0
+    assert fits.power_law(x, [1e10, 1e-290], [0, 0]).prefactor.value == math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, of a covariance that cannot be estimated
         assert not math.isfinite(fits.decay([1, 2, 3, math.nan, 5], [0.5, 0.5, 0.5, 0.5, math.inf], [4, 4, 4, 4, 0]).constant)
         fits.decay([1, 2, 3, 4, 5], [0.5] * 5, [4] * 5)  # does not decay: a constant without end
-    low, high = fits.wilson(1e9 + 1e-6, 1e9) or (0.0, 0.0)
+    low, high = wilson(1e9 + 1e-6, 1e9) or (0.0, 0.0)
     assert 0.999 < low < high <= 1.0
     assert math.isnan(theory.top1_n50_large(8, 8, 1))
     assert math.isnan(theory.bits_per_scalar(4.0, 0.0, 8))
@@ -174,7 +175,7 @@ def test_a_share_of_no_answers_has_no_value():
     assert found.count == 0
 
 
-def test_predictions_relative_to_nothing_are_not_decided():
+def test_predictions_relative_to_nothing_are_not_settled():
     """P2 divides by the bits of unit keys, which a memory that recalls nothing does not have."""
 
     def made(variant: str, seed: int) -> Row:
@@ -184,4 +185,4 @@ def test_predictions_relative_to_nothing_are_not_decided():
     rows = [made("unit", 0), made("elu", 1)]
     measures = [(row.run, Measure("capacity", "bits_per_scalar", 0.0, 1)) for row in rows]
     verdicts = {line.subject: line.verdict for line in predictions(rows, measures) if line.name == "P2"}
-    assert verdicts["infini elu"] == "not decided"
+    assert verdicts["infini elu"] == "not settled"

@@ -119,10 +119,10 @@ def test_runs_of_it_have_their_score_their_chance_line_and_their_ceiling_check(t
     rows = [execute(run_of(name), tmp_path / "runs" / name, study="mine") for name in ("full", "local")]
     write_rows(rows, tmp_path / "results.parquet")
     page = write_report([StudySource(tmp_path)], tmp_path).read_text(encoding="utf-8")
-    assert "Accuracy against memory" in page
+    assert "Validation accuracy against memory" in page
     assert "a guess has 6.2 %" in page
     assert "Chance 6.2 %." in page
-    assert "Full attention does not solve parrot at its trained length" in page  # after two steps
+    assert "Full attention does not solve parrot (validation accuracy) at its trained length" in page  # after two steps
     assert "A window alone is above chance" not in page
     assert chance_lines(view_of(find([StudySource(tmp_path)]))["figure"].figure) == [CHANCE]
     console = Console(width=80, record=True, file=io.StringIO())
@@ -133,7 +133,7 @@ def test_runs_of_it_have_their_score_their_chance_line_and_their_ceiling_check(t
 def test_full_attention_that_solves_it_is_no_warning_and_one_that_is_missing_is_listed():
     assert warnings(found_of(made("full", 0.95))) == []
     assert [line.split(":")[0] for line in warnings(found_of(made("full", 0.85)))] == [
-        "Full attention does not solve parrot at its trained length"
+        "Full attention does not solve parrot (validation accuracy) at its trained length"
     ]
     needs = {one.identity: one.needs for one in unchecked(found_of(made("local", CHANCE)))}
     assert needs.keys() == {"ceiling"}
@@ -159,7 +159,7 @@ def test_settings_that_no_longer_parse_or_are_foreign_end_no_report_and_have_no_
     for data in ({"kind": "parrot", "feathers": 3}, {"kind": "owl"}, {"length": 4}, {"kind": "parrot", "title": 1}, [], 3):
         file.write_text(json.dumps({**whole, "data": data} if data != 3 else {}))
         found = find([StudySource(tmp_path)])
-        assert view_of(found)["finding"].startswith("The highest accuracy is 50.0 %")
+        assert view_of(found)["finding"].startswith("The highest validation accuracy is 50.0 %")
         assert chance_lines(view_of(found)["figure"].figure) == []
         assert warnings(found) == []
 

@@ -8,14 +8,18 @@ from dataclasses import replace
 import matplotlib as mpl
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from infini_jax.errors import ConfigError
+from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row, write_rows
 from infini_jax.report import StudySource, terminal_table, write_report
+from infini_jax.report.found import Found
 from infini_jax.report.plots import COLOURS, MARKERS, drawing, human_bytes, label_of, score_against_bytes, styles_of, svg
+from infini_jax.report.scores import against_window, behind_score, score_for
 from infini_jax.report.sections import equality, finding
 from infini_jax.report.tasks import score_of
-from tests.support.made_results import SERIES, SIZES, TASKS, fill, made_rows, row_of
+from tests.support.made_results import SERIES, SIZES, TASKS, config_of, fill, made_rows, row_of
 
 QUESTION = "Do more bytes recall more, at the same FLOPs?"
 ERROR = "loss: not finite at step 40; lower <train.learning_rate> & try 'again'"
@@ -115,7 +119,7 @@ def test_finding_is_computed_from_the_rows(page, rows):
     said = finding(mqar, score_of("mqar"), 1 / 32)
     best = row_of("mqar", "infinite_former", "", SIZES[-1], 0)
     middle = (best.accuracy + row_of("mqar", "infinite_former", "", SIZES[-1], 1).accuracy) / 2
-    assert f"The highest median accuracy is {100 * middle:.1f} % (infinite_former at 64 KiB)" in said
+    assert f"The highest median validation accuracy is {100 * middle:.1f} % (infinite_former at 64 KiB)" in said
     assert "the sliding window (local) has 3.6 % at 4 KiB, 3.6 % at 64 KiB" in said
     assert "a guess has 3.1 %" in said
     assert said.replace("'", "&#39;") in page
@@ -124,8 +128,54 @@ def test_finding_is_computed_from_the_rows(page, rows):
 def test_lower_loss_is_better(rows):
     code = [row for row in rows if row.task == "python_stdlib"]
     assert finding(code, score_of("python_stdlib"), None).startswith(
-        f"The lowest median held-out loss is {min(row.loss for row in code) + 0.00605:.4f} nats per byte"
+        f"The lowest median validation loss is {min(row.loss for row in code) + 0.00605:.4f} nats per byte"
     )
+
+
+def test_validation_is_never_printed_as_a_result(page):
+    """Every row has a validation score; it is named so wherever it stands, and the split beside it says what it is for."""
+    assert "Split: validation, by which learning rates are chosen: it says where to look and is no result; seeds 0, 1" in page
+    for heading in ("Validation accuracy against memory", "Validation loss against memory"):
+        assert heading in page
+    assert not re.findall(r"(?<!validation )(?<!training )(?:accuracy|loss), (?:%|nats)", page)
+
+
+def test_of_runs_that_have_a_test_split_it_is_the_score(rows):
+    code = [replace(row, test_loss=row.loss + 0.5) for row in rows if row.task == "python_stdlib"]
+    found = Found(code, [], {}, {}, [], {})
+    score = score_for(code, found)
+    assert (score.name, score.split, score.of(code[0])) == ("test loss", "test", code[0].loss + 0.5)
+    assert score_for([*code, rows[-1]], found).split == "validation"  # one run has none: no two splits are compared
+
+
+def test_examples_that_ask_what_was_trained_are_the_score(rows):
+    mqar = [row for row in rows if row.task == "mqar"]
+    configs = {row.run: config_of(row).to_dict() for row in mqar}
+
+    def score(length: int, **more):
+        labels = {"pairs": 8, "length": length, "overwrites": 0, **more}
+        measures = [(row.run, Measure("mqar", "accuracy", row.accuracy / 2, 64, labels=labels)) for row in mqar]
+        return score_for(mqar, Found(mqar, [], configs, {}, measures, {}))
+
+    found = score(128)  # as trained
+    assert (found.name, found.of(mqar[0]), found.asked(mqar[0])) == ("evaluation accuracy", mqar[0].accuracy / 2, 64)
+    assert "64 answers per run; seeds 0, 1; 3.00e11 FLOPs; rate 0.01" in behind_score(mqar, found)
+    assert score(256).split == score(128, pairs=16).split == "validation"  # harder than what was trained
+
+
+def test_mechanisms_are_compared_with_the_window_seed_by_seed(rows):
+    three = [
+        replace(row, seed=seed, accuracy=row.accuracy + 0.01 * seed) for row in rows if row.seed == 0 for seed in range(3)
+    ]
+    mqar = [row for row in three if row.task == "mqar" and row.mechanism in ("local", "landmark")]
+    mqar = [replace(row, accuracy=row.accuracy + 0.001 * row.seed**2 * (row.mechanism == "landmark")) for row in mqar]
+    (said,) = against_window(mqar, score_of("mqar"))
+    gained = [row.accuracy for row in mqar if row.mechanism == "landmark" and row.memory_bytes > 60000]
+    window = [row.accuracy for row in mqar if row.mechanism == "local"][:3]
+    expected = stats.ttest_rel(gained, window).confidence_interval(0.95)
+    assert said.endswith(f"[{100 * expected.low:.3g}, {100 * expected.high:.3g}].")
+    (said,) = against_window([row for row in mqar if row.seed < 2], score_of("mqar"))
+    assert said.endswith("(no interval from 2 seeds (0, 1)).")
 
 
 def test_flops_are_called_equal_only_where_they_are(rows):

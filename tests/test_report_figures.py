@@ -5,6 +5,7 @@ import math
 import re
 
 import pytest
+from scipy import stats
 
 from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.passkey import PasskeyConfig
@@ -116,17 +117,32 @@ def test_what_was_not_measured_is_listed_and_not_drawn():
 
 
 def test_f2_finds_the_exponent_it_was_given():
-    rows = runs("mqar", SERIES[1:])
-    halves = {row.run: 0.3 * row.memory_bytes**0.9 * (1.02 if row.seed else 0.98) for row in rows}
+    rows = runs("mqar", SERIES[1:], seeds=(0, 1, 2))
+    halves = {row.run: 0.3 * row.memory_bytes ** (0.9 + 0.01 * (row.seed - 1)) for row in rows}  # the mean is 0.9
     measures = [(row.run, Measure("capacity", "n50", halves[row.run], 100)) for row in rows]
     (drawn,) = n50(found_of(rows, measures), styles_of(rows))
-    ((name, sizes, seeds, exponent, prefactor),) = drawn.table.lines
-    assert (name, sizes, seeds) == ("infini delta", "3", "2")
+    ((name, rung, sizes, seeds, exponent, prefactor, crossing, answers, left_out),) = drawn.table.lines
+    assert (name, rung, sizes, seeds) == ("infini delta", "3.00e11 FLOPs", "3", "0, 1, 2")
+    assert (crossing, answers, left_out) == ("not said", "900", "–")  # as in tables of before
     low, high = map(float, re.search(r"\[(.*), (.*)\]", exponent).groups())
     assert exponent.startswith("0.9 ")
     assert low <= 0.9 <= high
     assert prefactor.startswith("0.3 ")
     assert markers_of(drawn.figure) == sorted(halves.values())
+
+
+def test_f2_marks_crossings_and_names_a_seed_without_a_half_way_point():
+    rows = runs("mqar", SERIES[1:], seeds=(0, 1, 2, 3))
+    last = max(rows, key=lambda row: (row.seed, row.memory_bytes))
+    halves = {row.run: 0.3 * row.memory_bytes ** (0.9 + 0.01 * row.seed) for row in rows} | {last.run: math.nan}
+    labels = {row.run: {"by": "crossing" if row.seed == 1 else "fit"} for row in rows}
+    measures = [(row.run, Measure("capacity", "n50", halves[row.run], 100, labels=labels[row.run])) for row in rows]
+    (drawn,) = n50(found_of(rows, measures), styles_of(rows))
+    ((*_, seeds, _, _, crossing, _, left_out),) = drawn.table.lines
+    assert (seeds, crossing) == ("0, 1, 2", "3 of 11")
+    assert left_out == f"seed 3 (not measured at {last.memory_bytes:,})"
+    (crosses,) = [line for line in drawn.figure.axes[0].lines if line.get_marker() == "x"]
+    assert sorted(crosses.get_ydata()) == sorted(halves[row.run] for row in rows if row.seed == 1)
 
 
 def test_f1_marks_every_seed_and_scales_by_the_memory():
@@ -148,6 +164,18 @@ def test_f3_draws_every_run_and_knows_chance():
     assert isinstance(other, NotMeasured)
     flat = [line for line in drawn.figure.axes[0].lines if list(line.get_ydata()) == [1 / 32, 1 / 32]]
     assert len(flat) == 1
+
+
+def test_f3_has_means_over_seeds_with_what_stands_behind_them():
+    rows = runs("mqar", SERIES[1:], SIZES[:1], seeds=(0, 1, 2))
+    shares = {0: 0.5, 1: 0.625, 2: 0.75}
+    labels = {"pairs": 8, "length": 128}
+    measures = [(row.run, Measure("mqar", "accuracy", shares[row.seed], 400, labels=labels)) for row in rows]
+    drawn, _ = pareto(found_of(rows, measures), styles_of(rows))
+    low, high = stats.ttest_1samp([50, 62.5, 75], 0).confidence_interval(0.95)
+    ((name, memory, share_, stands),) = drawn.table.lines
+    assert (name, memory, share_) == ("infini delta", "4 KiB", f"62.5 [{low:.3g}, {high:.3g}]")
+    assert stands == "evaluation; 1,200 answers; seeds 0, 1, 2; 3.00e11 FLOPs; rate 0.01"
 
 
 def test_f5_prints_median_and_range_of_the_seeds():
@@ -208,9 +236,9 @@ def test_f7_counts_intervals_and_claims_nothing_without_them():
 @pytest.mark.parametrize(
     ("losses", "verdict"),
     [
-        ({8: (2.0, 2.1), 32: (2.2, 2.3)}, "all its seeds beat all others"),
-        ({8: (2.0, 2.25), 32: (2.2, 2.3)}, "seeds overlap: not decided"),
-        ({8: (2.0,), 32: (2.2,)}, "with one seed a split this is not decided"),
+        ({8: (2.0, 2.1, 2.05), 32: (2.2, 2.31, 2.25)}, "in nats per byte: -0.203 [-0.218, -0.189]"),
+        ({8: (2.0, 2.25), 32: (2.2, 2.3)}, "in nats per byte: -0.125 (no interval from 2 seeds (0, 1))"),
+        ({8: (2.0,), 32: (2.2,)}, "in nats per byte: -0.2 (no interval from 1 seed (0))"),
     ],
 )
 def test_f8_says_no_more_than_the_seeds_allow(losses, verdict):
@@ -274,7 +302,7 @@ def test_a_ceiling_that_fails_is_said_at_the_top(tmp_path):
     fill(tmp_path, rows)
     page = write_report([StudySource(tmp_path)], tmp_path).read_text()
     assert page.index("These results are not to be trusted") < page.index("What was found")
-    assert "Full attention does not solve mqar at its trained length: 66.0 (62.0–70.0) %" in page
+    assert "Full attention does not solve mqar (validation accuracy) at its trained length: 66.0 (62.0–70.0) %" in page
 
 
 def test_no_warning_where_ceiling_and_floor_are_as_they_should_be():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from infini_jax.analysis.fits import wilson
+from infini_jax.analysis.intervals import wilson
 from infini_jax.evals.scores import effective_trials, first_number, mean_measure, share_measure
 
 

@@ -1,7 +1,7 @@
-"""Fits with intervals: the half-way point of a recall curve, power laws, decay to a floor.
+"""Fits of measured figures over sizes: power laws, decay to a floor, decay with age.
 
-Every fit is deterministic: the bootstrap draws from a seeded generator. Where the data cannot tell, the answer is NaN and the
-interval None: a curve that never crosses one half has no half-way point, one seed has no spread over seeds.
+A law is fitted to the curve of each seed, or to their mean, and its intervals are over seeds. Where the data cannot tell, a
+number is NaN and its interval None: one x has no exponent, two seeds have no spread to speak of.
 """
 
 import dataclasses
@@ -12,250 +12,202 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
+from infini_jax.analysis.intervals import FEWEST, NOTHING, TAIL, Curves, Estimate, curves_of, named
 from infini_jax.units import exponential
-
-RESAMPLES, SEED = 400, 0
-MIDDLE = (0.2, 0.8)  # accuracies where a recall curve is nearly a logistic
-SLOPES, NEWTON_STEPS, CLOSE = (0.05, 60.0), 60, 1e-13
-LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
-Interval = tuple[float, float] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class HalfPoint:
-    """Recall curve of n pairs, accuracy = 1 / (1 + (n / n50)^slope).
-
-    Attributes:
-      n50: number of pairs at which half are recalled.
-      slope: steepness in log n.
-      deviance: twice the log-likelihood that a curve through every point would gain.
-    """
-
-    n50: float
-    slope: float
-    deviance: float
-
-    def accuracy(self, pairs: np.ndarray) -> np.ndarray:
-        """Accuracy of the curve at each number of pairs, a share."""
-        return special.expit(-self.slope * (np.log(pairs) - math.log(self.n50)))
-
-
-def half_point(pairs: Sequence[float], right: Sequence[float], asked: Sequence[float]) -> HalfPoint:
-    """The recall curve of measured counts, by maximum likelihood of a logistic in log n with binomial counts.
-
-    The tails of recall curves are no logistic's and pull the middle by 5 %, so a second fit takes only the points that the
-    first one puts inside `MIDDLE`, where there are three. All is NaN where fewer than two n were measured or the curve stays
-    on one side of one half: the point would be a guess outside the data.
-
-    Args:
-      pairs: n, numbers of pairs.
-      right: number of right answers at each n.
-      asked: number of questions at each n.
-    """
-    n, k, m = (np.asarray(x, float) for x in (pairs, right, asked))
-    if not _crosses(k[None], m[None], np.ones((1, len(n)), bool))[0]:
-        return HalfPoint(math.nan, math.nan, math.nan)
-    n50, slope, used = (x[0] for x in _half_points(n, k[None], m[None]))
-    found, k, m = HalfPoint(float(n50), float(slope), math.nan), k[used], m[used]
-    at_best = special.xlogy(k, k / m) + special.xlogy(m - k, 1.0 - k / m)
-    share = found.accuracy(n[used])
-    here = special.xlogy(k, share) + special.xlogy(m - k, 1.0 - share)
-    return dataclasses.replace(found, deviance=float(2.0 * np.sum(at_best - here)))
-
-
-def _half_points(n_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n50 R, slope R, whether each point was used RxN): `half_point` of R curves at once."""
-    x_N = np.log(n_N)
-    centre = x_N.mean()
-    theta_Rx2 = _logistic(x_N - centre, k_RxN, m_RxN)
-    share_RxN = special.expit(theta_Rx2[:, :1] - theta_Rx2[:, 1:] * (x_N - centre))
-    middle_RxN = (share_RxN > MIDDLE[0]) & (share_RxN < MIDDLE[1])
-    again_R = (middle_RxN.sum(axis=1) >= 3) & _crosses(k_RxN, m_RxN, middle_RxN)
-    used_RxN = np.where(again_R[:, None], middle_RxN, True)
-    theta_Rx2 = _logistic(x_N - centre, k_RxN * used_RxN, m_RxN * used_RxN)
-    found_R = _crosses(k_RxN, m_RxN, used_RxN)
-    n50_R = np.exp(centre + theta_Rx2[:, 0] / theta_Rx2[:, 1])
-    return np.where(found_R, n50_R, np.nan), np.where(found_R, theta_Rx2[:, 1], np.nan), used_RxN
-
-
-def _crosses(k_RxN: np.ndarray, m_RxN: np.ndarray, used_RxN: np.ndarray) -> np.ndarray:
-    """Whether each curve has used points above one half, or at it, and others below: R."""
-    share_RxN = np.divide(k_RxN, m_RxN, out=np.full(k_RxN.shape, np.nan), where=used_RxN & (m_RxN > 0))
-    high_R, low_R = np.nanmax(share_RxN, axis=1, initial=0.0), np.nanmin(share_RxN, axis=1, initial=1.0)
-    return (low_R <= 0.5) & (high_R >= 0.5) & (low_R < high_R)
-
-
-def _logistic(x_N: np.ndarray, k_RxN: np.ndarray, m_RxN: np.ndarray) -> np.ndarray:
-    """(a, b) of R fits of share = expit(a - b x) by Newton's method, Rx2, b kept in `SLOPES`.
-
-    Two parameters are solved in closed form: an optimizer's calls cost a thousand times the arithmetic, and a bootstrap makes
-    many.
-    """
-    a_R, b_R = np.zeros(len(k_RxN)), np.full(len(k_RxN), 2.0)
-    for _ in range(NEWTON_STEPS):
-        before_2xR = np.stack([a_R, b_R])
-        share_RxN = special.expit(a_R[:, None] - b_R[:, None] * x_N)
-        miss_RxN, weight_RxN = k_RxN - share_RxN * m_RxN, m_RxN * share_RxN * (1.0 - share_RxN)
-        w0, w1, w2 = (np.sum(weight_RxN * x_N**power, axis=1) for power in (0, 1, 2))
-        g0, g1 = miss_RxN.sum(axis=1), np.sum(miss_RxN * x_N, axis=1)
-        determinant = w0 * w2 - w1**2 + 1e-9 * (1.0 + w0) ** 2
-        a_R = a_R + np.clip((w2 * g0 - w1 * g1) / determinant, -1.0, 1.0)  # short steps: far out the curvature vanishes
-        b_R = np.clip(b_R - np.clip((w0 * g1 - w1 * g0) / determinant, -1.0, 1.0), *SLOPES)
-        if np.allclose(before_2xR, (a_R, b_R), rtol=CLOSE, atol=CLOSE, equal_nan=True):
-            break
-    return np.stack([a_R, b_R], axis=1)
-
-
-def interval_of(draws: ArrayLike) -> Interval:
-    """The 95 % percentile interval of bootstrap draws; None where a twentieth or more of them found nothing."""
-    drawn = np.asarray(draws, float)
-    finite = drawn[np.isfinite(drawn)]
-    if len(drawn) == 0 or len(finite) < 0.95 * len(drawn):
-        return None
-    low, high = np.percentile(finite, LEVEL)
-    return float(low), float(high)
-
-
-def half_point_interval(pairs: Sequence[float], right_RxN: np.ndarray, asked_RxN: np.ndarray) -> Interval:
-    """Interval of n50 by a bootstrap over rows, as questions to one memory are not independent; None for one row.
-
-    Args:
-      pairs: n, numbers of pairs.
-      right_RxN: number of right answers of each row at each n.
-      asked_RxN: number of questions of each row at each n.
-    """
-    rows = len(right_RxN)
-    if rows < 2:
-        return None
-    random = np.random.default_rng(SEED)
-    chosen_DxR = random.integers(0, rows, (RESAMPLES, rows))
-    right_DxN, asked_DxN = (np.asarray(x, float)[chosen_DxR].sum(axis=1) for x in (right_RxN, asked_RxN))
-    return interval_of(_half_points(np.asarray(pairs, float), right_DxN, asked_DxN)[0])
 
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """Power law, value = prefactor x^exponent, with intervals from a bootstrap over seeds.
+    """Power law, value = prefactor x^exponent.
 
     Attributes:
-      exponent, prefactor: parameters of the fit, NaN where it cannot be made.
-      exponent_interval, prefactor_interval: 95 % intervals, None with one seed.
-      points: number of different x.
-      seeds: number of different seeds.
+      exponent, prefactor: parameters of the law, with intervals over seeds; NaN where it cannot be fitted.
+      sizes: number of different x.
     """
 
-    exponent: float
-    prefactor: float
-    exponent_interval: Interval
-    prefactor_interval: Interval
-    points: int
-    seeds: int
+    exponent: Estimate
+    prefactor: Estimate
+    sizes: int
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self.prefactor * np.asarray(x, float) ** self.exponent
+        return self.prefactor.value * np.asarray(x, float) ** self.exponent.value
 
 
 def log_log(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """(exponent, prefactor) by least squares in the logarithms; NaN where fewer than two x differ."""
+    """(exponent, logarithm of the prefactor) by least squares in the logarithms; NaN where fewer than two x differ."""
     if len(np.unique(x)) < 2:
         return math.nan, math.nan
     exponent, intercept = np.polyfit(np.log(x), np.log(y), 1)
-    return float(exponent), exponential(float(intercept))
+    return float(exponent), float(intercept)
 
 
 def power_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> PowerLaw:
-    """The fit y = c x^a of the points that are finite and above zero; `seeds` name the trial that each point comes from.
+    """The fit y = c x^a, by least squares in the logarithms of each seed's curve: means of a and log c, and t over seeds.
 
-    The bootstrap draws seeds anew at every x, so that no x is ever missing. With one seed the intervals are None.
+    Points that are not finite or not above zero count as not measured, see `curves_of`. Without a seed that has all sizes the
+    law is that of all points, and has no intervals.
+
+    Args:
+      x: sizes of the points, P.
+      y: figures of the points, P.
+      seeds: seed of each point, P.
     """
-    x_N, y_N, seed_N = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
-    kept_N = np.isfinite(x_N) & np.isfinite(y_N) & (x_N > 0) & (y_N > 0)
-    x_N, y_N, seed_N = x_N[kept_N], y_N[kept_N], seed_N[kept_N]
-    exponent, prefactor = log_log(x_N, y_N)
-    of_exponent, of_prefactor = _over_seeds(log_log, x_N, y_N, seed_N, 2)
-    return PowerLaw(exponent, prefactor, of_exponent, of_prefactor, len(np.unique(x_N)), len(np.unique(seed_N)))
+    x_P, y_P, seed_P = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
+    y_P = np.where((y_P > 0) & (x_P > 0), y_P, math.nan)
+    curves = curves_of(np.where(x_P > 0, x_P, math.nan), y_P, seed_P)
+    sizes = len(curves.x_N)
+    if sizes < 2 or not curves.seeds:
+        known_P = np.isfinite(y_P)
+        exponent, prefactor = log_log(x_P[known_P], y_P[known_P])
+        why = "fewer than two sizes" if sizes < 2 else "no seed has all sizes"
+        none = Estimate(exponent, None, curves.seeds, curves.dropped, why)
+        return PowerLaw(none, dataclasses.replace(none, value=exponential(prefactor)), sizes)
+    exponent, prefactor = (curves.estimate(lambda y_N, part=part: log_log(curves.x_N, y_N)[part]) for part in (0, 1))
+    return PowerLaw(exponent, prefactor.mapped(exponential), sizes)
 
 
-def _over_seeds(fit: Callable, x: np.ndarray, y: np.ndarray, seeds: np.ndarray, outputs: int) -> list[Interval]:
-    """Intervals of the outputs of `fit(x, y)`, resampling the trials of every x; None with fewer than two seeds at each x."""
-    groups = [np.flatnonzero(x == one) for one in np.unique(x)]
-    if not groups or min(len(np.unique(seeds[group])) for group in groups) < 2:
-        return [None] * outputs
-    random = np.random.default_rng(SEED)
-    draws = []
-    for _ in range(RESAMPLES):
-        chosen = np.concatenate([random.choice(group, len(group)) for group in groups])
-        draws.append(fit(x[chosen], y[chosen]))
-    return [interval_of(values) for values in zip(*draws, strict=True)]
+POWERS = np.geomspace(
+    0.01, 4.0, 81
+)  # of a decay to a floor, among which the best is looked for, and then between its neighbours
+PLACES, STEPS, ROUNDS = 101, 33, 3  # of a search for the ends of an interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Floor:
-    """Decay to a floor, value = floor + scale x^-power: how loss falls as memory grows.
+    """Decay to a floor, value = floor + scale (x / unit)^-power: how loss falls as memory grows.
 
     Attributes:
-      floor, scale, power: parameters of the fit, NaN where it cannot be made.
-      floor_interval, scale_interval, power_interval: 95 % intervals, None with one seed.
+      floor, scale, power: parameters of the law, with intervals over seeds; NaN where it cannot be fitted.
+      unit: geometric mean of the sizes, at which `scale` is what lies above the floor.
     """
 
-    floor: float
-    scale: float
-    power: float
-    floor_interval: Interval
-    scale_interval: Interval
-    power_interval: Interval
+    floor: Estimate
+    scale: Estimate
+    power: Estimate
+    unit: float
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self.floor + self.scale * np.asarray(x, float) ** -self.power
+        return self.floor.value + self.scale.value * (np.asarray(x, float) / self.unit) ** -self.power.value
 
 
 def floor_law(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> Floor:
-    """The fit y = L + A x^-g with L, A >= 0 and 0.01 <= g <= 4; all NaN with fewer than four different x.
+    """The fit y = L + A (x / u)^-g with L, A >= 0 and g within `POWERS`, by least squares of the seeds' mean curve.
 
-    `seeds` name the trial that each point comes from, for the intervals.
+    All NaN with fewer than four sizes, or no seed that has them all. An interval holds every value of its parameter that the
+    seeds do not refute: with the parameter held and the others fitted, what is left over along the direction in which it would
+    move the curve, and the others would not, is one number a seed, whose mean is zero if the value is right; t over seeds
+    tests that (Neyman 1959, C(alpha)). Fits of single seeds are no use here: four noisy sizes often put one at the edge of
+    what is allowed.
+
+    Args:
+      x: sizes of the points, P.
+      y: figures of the points, P.
+      seeds: seed of each point, P.
     """
-    x_N, y_N, seed_N = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
-    kept_N = np.isfinite(x_N) & np.isfinite(y_N) & (x_N > 0)
-    x_N, y_N, seed_N = x_N[kept_N], y_N[kept_N], seed_N[kept_N]
-    return Floor(*_floor(x_N, y_N), *_over_seeds(_floor, x_N, y_N, seed_N, 3))
+    x_P = np.asarray(x, float)
+    curves = curves_of(np.where(x_P > 0, x_P, math.nan), y, seeds)
+    if len(curves.x_N) < 4 or not curves.seeds:
+        none = dataclasses.replace(NOTHING, dropped=curves.dropped, why="fewer than four sizes" if curves.seeds else "no seed")
+        return Floor(none, none, none, math.nan)
+    unit = math.exp(np.log(curves.x_N).mean())
+    log_N = np.log(curves.x_N / unit)
+    found = _floor(log_N, curves.y_SxN.mean(axis=0))
+    tests = _Tests(log_N, curves.y_SxN)
+    most = float(np.abs(curves.y_SxN).max())
+    ranges = (tests.floor, (0.0, most)), (tests.scale, (0.0, most)), (tests.power, (float(POWERS[0]), float(POWERS[-1])))
+    floor, scale, power = (_estimate(curves, value, *one) for value, one in zip(found, ranges, strict=True))
+    return Floor(floor, scale, power, unit)
 
 
-def _floor(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+def _estimate(curves: Curves, value: float, strays: Callable[[np.ndarray], np.ndarray], ends: tuple[float, float]) -> Estimate:
+    """A parameter with the interval of what the seeds do not refute, within the ends of its range.
+
+    `strays` has for each of P values one number per seed, PxS, whose mean is zero where the value is right.
+    """
+    seeds = len(curves.seeds)
+    if seeds < FEWEST:
+        return Estimate(value, None, curves.seeds, curves.dropped, f"no interval from {named(curves.seeds)}")
+    bound = float(special.stdtrit(seeds - 1, 1.0 - TAIL)) / math.sqrt(seeds)
+
+    def stands(places_P: np.ndarray) -> np.ndarray:
+        strays_PxS = strays(places_P)
+        return np.abs(strays_PxS.mean(axis=1)) <= bound * strays_PxS.std(axis=1, ddof=1)
+
+    grid_P = np.linspace(*ends, PLACES) if ends[0] <= 0 else np.geomspace(*ends, PLACES)
+    places_P = np.sort(np.append(grid_P, value))
+    standing = np.flatnonzero(stands(places_P))
+    if not len(standing):
+        return Estimate(value, None, curves.seeds, curves.dropped, "the law does not describe the curves")
+    first, last = int(standing[0]), int(standing[-1])
+    low = _edge(stands, places_P[first], places_P[max(first - 1, 0)])
+    high = _edge(stands, places_P[last], places_P[min(last + 1, len(places_P) - 1)])
+    return Estimate(value, (low, high), curves.seeds, curves.dropped)
+
+
+def _edge(stands: Callable[[np.ndarray], np.ndarray], inside: float, outside: float) -> float:
+    """The first place that does not stand, on the way from one that does to one that does not."""
+    for _ in range(ROUNDS):
+        places_P = np.linspace(inside, outside, STEPS)
+        falls = np.flatnonzero(~stands(places_P)[1:-1])
+        step = int(falls[0]) + 1 if len(falls) else STEPS - 1
+        inside, outside = places_P[step - 1], places_P[step]
+    return float(outside)
+
+
+class _Tests:
+    """Numbers per seed for P values of a parameter of y = L + A e^(-g l), l the logarithms of sizes: zero on average where the
+    value is right, the other two fitted.
+
+    For a power, f = e^(-g l) is the direction of A, l f that of g, and 1 that of L.
+    """
+
+    def __init__(self, log_N: np.ndarray, y_SxN: np.ndarray):
+        self.log_N, self.y_SxN, self.mean_N = log_N, y_SxN, y_SxN.mean(axis=0)
+        self.f_GxN = np.exp(-POWERS[:, None] * log_N)
+
+    def power(self, power_P: np.ndarray) -> np.ndarray:
+        """Strays of powers, PxS."""
+        f_PxN = np.exp(-power_P[:, None] * self.log_N)
+        return beyond(self.log_N * f_PxN, np.ones_like(f_PxN), f_PxN) @ self.y_SxN.T
+
+    def floor(self, floor_P: np.ndarray) -> np.ndarray:
+        """Strays of floors, PxS."""
+        rest_PxN = self.mean_N - floor_P[:, None]
+        scale_PxG = np.maximum(rest_PxN @ self.f_GxN.T / np.sum(self.f_GxN**2, axis=1), 0.0)
+        f_PxN = self.best(rest_PxN[:, None] - scale_PxG[..., None] * self.f_GxN)
+        direction_PxN = beyond(np.ones_like(f_PxN), f_PxN, self.log_N * f_PxN)
+        return np.einsum("pn,psn->ps", direction_PxN, self.y_SxN - floor_P[:, None, None])
+
+    def scale(self, scale_P: np.ndarray) -> np.ndarray:
+        """Strays of scales, PxS."""
+        rest_PxGxN = self.mean_N - scale_P[:, None, None] * self.f_GxN
+        floor_PxG = np.maximum(rest_PxGxN.mean(axis=2), 0.0)
+        f_PxN = self.best(rest_PxGxN - floor_PxG[..., None])
+        direction_PxN = beyond(f_PxN, np.ones_like(f_PxN), self.log_N * f_PxN)
+        return np.einsum("pn,psn->ps", direction_PxN, self.y_SxN - (scale_P[:, None] * f_PxN)[:, None])
+
+    def best(self, left_PxGxN: np.ndarray) -> np.ndarray:
+        """The directions f of the powers that leave the least squares, PxN."""
+        return self.f_GxN[np.argmin(np.sum(left_PxGxN**2, axis=2), axis=1)]
+
+
+def beyond(direction_PxN: np.ndarray, *others_PxN: np.ndarray) -> np.ndarray:
+    """The part of each direction that is at right angles to the others, PxN."""
+    basis_PxNxK, _ = np.linalg.qr(np.stack(others_PxN, axis=2))
+    return direction_PxN - np.einsum("pnk,pmk,pm->pn", basis_PxNxK, basis_PxNxK, direction_PxN)
+
+
+def _floor(log_N: np.ndarray, y_N: np.ndarray) -> tuple[float, float, float]:
     """(L, A, g): for every g the best L, A >= 0 are linear least squares, so that only g is searched."""
-    if len(np.unique(x)) < 4:
-        return math.nan, math.nan, math.nan
-    unit = math.exp(np.log(x).mean())  # x relative to its middle: A is then of the size of y
 
     def best(power: float) -> tuple[np.ndarray, float]:
-        features = np.stack([np.ones_like(x), (x / unit) ** -power], axis=1)
-        return optimize.nnls(features, y)
+        return optimize.nnls(np.stack([np.ones_like(log_N), np.exp(-power * log_N)], axis=1), y_N)
 
-    powers = np.geomspace(0.01, 4.0, 40)
-    coarse = int(np.argmin([best(power)[1] for power in powers]))
-    bounds = powers[max(coarse - 1, 0)], powers[min(coarse + 1, len(powers) - 1)]
-    power = optimize.minimize_scalar(lambda p: best(p)[1], bounds=bounds, method="bounded").x
+    coarse = int(np.argmin([best(power)[1] for power in POWERS]))
+    bounds = POWERS[max(coarse - 1, 0)], POWERS[min(coarse + 1, len(POWERS) - 1)]
+    power = optimize.minimize_scalar(lambda p: best(p)[1], bounds=bounds, method="bounded", options={"xatol": 1e-9}).x
     (floor, scale), _ = best(power)
-    return float(floor), float(scale * unit**power), float(power)
-
-
-def wilson(right: float, asked: float) -> Interval:
-    """The 95 % interval of a share (Wilson 1927), for trials that need not be whole numbers; None where nothing was asked."""
-    if asked <= 0:
-        return None
-    z, share = float(special.ndtri(0.975)), float(np.clip(right / asked, 0.0, 1.0))  # sums of shares miss 1 by a rounding
-    middle = (share + z**2 / (2 * asked)) / (1 + z**2 / asked)
-    half = z / (1 + z**2 / asked) * math.sqrt(share * (1 - share) / asked + z**2 / (4 * asked**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def mean_over_seeds(x: ArrayLike, y: ArrayLike, seeds: ArrayLike) -> tuple[float, Interval]:
-    """(mean of the finite values, its interval), trials drawn anew at every x; None with fewer than two seeds at each."""
-    x_N, y_N, seed_N = np.asarray(x, float), np.asarray(y, float), np.asarray(seeds)
-    kept_N = np.isfinite(y_N)
-    if not kept_N.any():
-        return math.nan, None
-    (interval,) = _over_seeds(lambda x, y: (float(y.mean()),), x_N[kept_N], y_N[kept_N], seed_N[kept_N], 1)
-    return float(y_N[kept_N].mean()), interval
+    return float(floor), float(scale), float(power)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,17 +218,15 @@ class Decay:
       start: value at age 0.
       constant: age after which 1 / e is left.
       r2: share of the variance that the curve explains.
-      interval: 95 % interval of the constant.
     """
 
     start: float
     constant: float
     r2: float
-    interval: Interval
 
 
 def decay(age: Sequence[float], value: Sequence[float], count: Sequence[float]) -> Decay:
-    """The fit of an exponential decay by least squares weighted by counts; the interval is from the curvature.
+    """The fit of an exponential decay by least squares weighted by counts.
 
     All NaN with fewer than four ages or no decay. What is not finite or was never asked has no part.
     """
@@ -284,18 +234,15 @@ def decay(age: Sequence[float], value: Sequence[float], count: Sequence[float]) 
     kept = np.isfinite(a) & np.isfinite(y) & (m > 0)
     a, y, m = a[kept], y[kept], m[kept]
     if len(np.unique(a)) < 4:
-        return Decay(math.nan, math.nan, math.nan, None)
+        return Decay(math.nan, math.nan, math.nan)
 
     def curve(a: np.ndarray, start: float, log_constant: float) -> np.ndarray:
         return start * np.exp(-a * np.exp(-log_constant))
 
     guess = [max(float(y[np.argmin(a)]), 1e-3), math.log(max(float(a.mean()), 1e-3))]
     try:
-        found, covariance = optimize.curve_fit(curve, a, y, guess, sigma=1.0 / np.sqrt(m))
+        found, _ = optimize.curve_fit(curve, a, y, guess, sigma=1.0 / np.sqrt(m))
     except RuntimeError:  # scipy's word for a fit that does not settle
-        return Decay(math.nan, math.nan, math.nan, None)
+        return Decay(math.nan, math.nan, math.nan)
     explained = 1.0 - np.sum(m * (curve(a, *found) - y) ** 2) / np.sum(m * (y - np.average(y, weights=m)) ** 2)
-    half = 1.96 * math.sqrt(covariance[1, 1])
-    log_constant = float(found[1])
-    interval = (exponential(log_constant - half), exponential(log_constant + half)) if half < 5 else None
-    return Decay(float(found[0]), exponential(log_constant), float(explained), interval)
+    return Decay(float(found[0]), exponential(float(found[1])), float(explained))

@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from infini_jax.analysis.fits import half_point, half_point_interval, wilson
+from infini_jax.analysis.half_points import dispersion_of, half_point, half_point_interval, labelled
+from infini_jax.analysis.intervals import wilson
 from infini_jax.codes.probe import read_out_error
 from infini_jax.config.plain import fingerprint_of, from_plain, to_plain
 from infini_jax.errors import (
@@ -35,7 +36,7 @@ from infini_jax.records.measures import Label, Measure
 
 Rule = Literal["least_squares", "sum", "delta", "elu_sum", "elu_delta"]
 Read = Callable[[int], np.ndarray]  # pairs written -> the answers to their keys, nxV
-GROUPS = 16  # of memories that are resampled together for intervals
+GROUPS = 16  # of memories that are left out together for intervals
 NAME = "random_codes"
 
 
@@ -251,9 +252,10 @@ def measure(run: RandomCodesRun) -> list[Measure]:
         answers, values = (np.concatenate([getattr(group, name) for group in groups]) for name in ("answers", "values"))
         found.append(figure("nmse", read_out_error(answers, values), len(answers), labels=here))
     right_GxN, asked_GxN = np.array(right_GxN).T, np.array(asked_GxN).T
-    fitted = half_point(run.pairs, right_GxN.sum(axis=0), asked_GxN.sum(axis=0))
+    dispersion = dispersion_of(right_GxN, asked_GxN)
+    fitted = half_point(run.pairs, right_GxN.sum(axis=0), asked_GxN.sum(axis=0), dispersion)
     interval = half_point_interval(run.pairs, right_GxN, asked_GxN) or (math.nan, math.nan)
-    found.append(figure("n50", fitted.n50, int(asked_GxN.sum()), *interval, dict(labels)))
+    found.append(figure("n50", fitted.n50, int(asked_GxN.sum()), *interval, {**labels, **labelled(fitted)}))
     return found + survival(run, groups, {**labels, "pairs": pairs})
 
 

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infini_jax.analysis.fits import half_point, half_point_interval, wilson
+from infini_jax.analysis.half_points import dispersion_of, half_point, half_point_interval, labelled
+from infini_jax.analysis.intervals import wilson
 from infini_jax.analysis.theory import bits_per_scalar
 from infini_jax.codes import capacity, random_codes
 from infini_jax.codes.capacity import CapacityRun
@@ -235,7 +236,7 @@ def figures(run: CapacityRun, params: dict, scored: list[Answered]) -> list[Meas
     counts_RxN = np.stack([one.right.sum(axis=1) for one in scored], axis=1)
     asked_RxN = np.full_like(counts_RxN, scored[0].right.shape[1])
     ns = [one.pairs for one in scored]
-    fitted = half_point(ns, counts_RxN.sum(axis=0), asked_RxN.sum(axis=0))
+    fitted = half_point(ns, counts_RxN.sum(axis=0), asked_RxN.sum(axis=0), dispersion_of(counts_RxN, asked_RxN))
     interval = half_point_interval(ns, counts_RxN, asked_RxN) or (math.nan, math.nan)
     scalars = run.memory_bytes / SCALAR
     for name, scale in (
@@ -243,7 +244,7 @@ def figures(run: CapacityRun, params: dict, scored: list[Answered]) -> list[Meas
         ("bits_per_scalar", bits_per_scalar(1.0, scalars, run.symbols)),
     ):
         low, high = (scale * bound for bound in interval)
-        found.append(figure(name, scale * fitted.n50, int(asked_RxN.sum()), low, high))
+        found.append(figure(name, scale * fitted.n50, int(asked_RxN.sum()), low, high, dict(labelled(fitted))))
     return found + [
         share_of("overwritten", scored_at(run, params, TEST, n, run.overwrites + 1).right, pairs=n, overwrites=run.overwrites)
         for n in ns

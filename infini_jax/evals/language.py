@@ -16,7 +16,7 @@ from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.perplexity import Perplexity, Reader
 from infini_jax.evals.scores import ratio_variance
 from infini_jax.model.cost import model_cost
-from infini_jax.records.measures import Measure
+from infini_jax.records.measures import Label, Measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +67,11 @@ class LanguageEvaluation(Evaluation):
         return Reader(run.model, documents, counts, self.settings)
 
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
-        """The figures of `language_measures` for the run."""
+        """The figures of `language_measures` for the run; of another split than validation they have the label `split`."""
         reader = self.reader(subject.run)
-        return language_measures(reader.read(subject.params, lambda tokens: watch(tokens, reader.tokens)))
+        found = language_measures(reader.read(subject.params, lambda tokens: watch(tokens, reader.tokens)))
+        split: dict[str, Label] = {"split": self.split} if self.split != "validation" else {}
+        return [dataclasses.replace(one, labels=one.labels | split) for one in found]
 
 
 def language_measures(found: Perplexity) -> list[Measure]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from infini_jax.analysis.fits import wilson
+from infini_jax.analysis.intervals import wilson
 from infini_jax.records.measures import Label, Measure
 from infini_jax.units import ratio
 

@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from infini_jax.analysis.fits import wilson
+from infini_jax.analysis.intervals import wilson
 from infini_jax.data import SOURCES
 from infini_jax.data.base import Rows
 from infini_jax.data.examples import ExampleConfig
@@ -13,7 +13,7 @@ from infini_jax.report.figures.trade import window_of
 from infini_jax.report.found import Found, Point, at, by, by_task, points
 from infini_jax.report.parts import NotMeasured, middle, percent
 from infini_jax.report.plots import BASELINE
-from infini_jax.report.tasks import chance_of, example_evaluations, has_ceiling, own_settings, score_of
+from infini_jax.report.tasks import RECALLED, chance_of, example_evaluations, has_ceiling, own_settings, score_of
 from infini_jax.units import ratio
 
 CEILING, SOLVED = "full", 0.9
@@ -69,7 +69,7 @@ class Asked:
 
     @property
     def is_told_by_row(self) -> bool:
-        """Whether the run's row has this figure, too: its accuracy on the task as trained."""
+        """Whether the run's row has this figure, too: its accuracy on the task as trained, of other examples."""
         same = self.settings == self.own and self.length == at(self.point.config, SEQUENCE)
         return same and self.metric == self.settings.row_metric
 
@@ -103,7 +103,7 @@ def ceiling_scores(found: Found) -> dict[str, list[float]]:
     scores = {}
     for task, rows in by_task(found.rows, found.configs).items():
         if of := [row.accuracy for row in rows if has_ceiling(row.task) and row.mechanism == CEILING]:
-            scores[task] = of
+            scores[f"{task} ({RECALLED.name})"] = of
     trained = [one for one in asked_of(found, CEILING) if one.settings.has_ceiling and one.is_as_trained]
     for (_, task, metric), of in by(trained, lambda one: (one.point.measure.eval, one.point.row.task, one.metric)).items():
         longest = max(one.length for one in of)
@@ -135,7 +135,7 @@ def floor_warnings(found: Found) -> list[str]:
         if outside and chance is not None:
             asked = sum(questions(row, found) for row in outside)
             share = ratio(sum(row.accuracy * questions(row, found) for row in outside), asked)
-            found_wrong += above(task, share, wilson(share * asked, asked), chance)
+            found_wrong += above(f"{task} ({RECALLED.name})", share, wilson(share * asked, asked), chance)
     outside = [
         one
         for one in asked_of(found, BASELINE)
@@ -151,13 +151,13 @@ def floor_warnings(found: Found) -> list[str]:
 
 
 def above(task: str, share: float, interval: Sequence[float] | None, chance: float) -> list[str]:
-    """The warning that a share is above chance, where its whole 95 % interval lies above; otherwise nothing."""
+    """The warning that a share is above chance, where its whole 95 % interval over answers lies above; otherwise nothing."""
     if interval is None or interval[0] <= chance:
         return []
     return [
         f"A window alone is above chance on {task}, though what is asked for lies outside its reach: {percent(share)} % "
-        f"({percent(interval[0])}–{percent(interval[1])}) against {100 * chance:.3g} % of a guess. The answers leak, or the "
-        "reach is not what it should be."
+        f"({percent(interval[0])}–{percent(interval[1])} by the number of answers) against {100 * chance:.3g} % of a guess. "
+        "The answers leak, or the reach is not what it should be."
     ]
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from infini_jax.evals.base import Watch, unwatched
 from infini_jax.files import replaced_at_once, write_at_once
 from infini_jax.records.folder import StudyFolder
+from infini_jax.report.behind import behind
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures import FIGURES
 from infini_jax.report.found import Found, StudySource, by_task, find_each, joined
@@ -102,7 +103,7 @@ class Pictures:
             "title": drawn.title,
             "picture": Markup(svg(text, name, drawn.title, drawn.alternative)),
             "caption": drawn.caption,
-            "seeds": seeds_of(drawn.rows),
+            "seeds": "; ".join(filter(None, (str(behind("", drawn.rows)), seeds_of(drawn.rows)))),
             "commands": self.found.commands_of(drawn.rows),
             "file": f"{self.folder.name}/{name}",
             "table": drawn.table,

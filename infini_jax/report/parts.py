@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from infini_jax.analysis.intervals import Estimate
 from infini_jax.records.rows import Row
 from infini_jax.report.found import by
 from infini_jax.report.plots import series_of
@@ -101,11 +102,31 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.4g}"
 
 
-def estimate(value: float, interval: tuple[float, float] | None) -> str:
-    """A fitted number with its 95 % interval, as text; "" without a number, and a remark where no interval is known."""
-    if not math.isfinite(value):
+def estimate(found: Estimate) -> str:
+    """A number with its 95 % interval, as text; "" without a number, and a remark where it has no interval."""
+    if not math.isfinite(found.value):
         return ""
-    return f"{value:.3g}" + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else " (no interval)")
+    ends = found.interval
+    return f"{found.value:.3g}" + (f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else " (no interval)")
+
+
+def reasoned(found: Estimate) -> str:
+    """A number with its interval as text, or the reason why it has none, and what was left out."""
+    why = f" ({found.why})" if found.why else ""
+    dropped = f", without {listed(found.dropped)}" if found.dropped else ""
+    return (estimate(found).removesuffix(" (no interval)") or "–") + why + dropped
+
+
+def flops_text(flops: float) -> str:
+    """FLOPs with three digits and an exponent."""
+    mantissa, exponent = f"{flops:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def spread(values: Iterable[float], text: Callable[[float], str]) -> str:
+    """A value as text, or the smallest and the largest where values differ."""
+    ordered = sorted(values)
+    return "–".join(dict.fromkeys((text(ordered[0]), text(ordered[-1]))))
 
 
 def listed(words: Sequence[str]) -> str:

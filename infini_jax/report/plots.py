@@ -63,19 +63,25 @@ class Score:
 
     Attributes:
       column: column in the table of runs.
-      name: name of the score.
+      name: name of the score, with its split.
       unit: unit of the score, "" for a share.
       higher_is_better: whether a higher score is better.
+      split: data that are scored.
     """
 
-    column: Literal["accuracy", "loss"]
+    column: Literal["accuracy", "loss", "test_accuracy", "test_loss"]
     name: str
     unit: str
     higher_is_better: bool
+    split: str = "validation"
 
     def of(self, row: Row) -> float:
         """The score of a run, in `unit`."""
         return getattr(row, self.column)
+
+    def asked(self, row: Row) -> int:
+        """Number of answers behind a run's score, 0 where it is not known."""
+        return 0
 
     def number(self, value: float) -> str:
         """The value as in a table whose head names the unit: percent for a share."""
@@ -120,6 +126,11 @@ def styles_of(rows: Sequence[Row]) -> dict[Series, Style]:
     return {
         series: Style(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]) for number, series in enumerate(order)
     }
+
+
+def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
+    """The rows by mechanism and variant, in the order of the figures."""
+    return {series: [row for row in rows if series_of(row) == series] for series in styles_of(rows)}
 
 
 def points_of(rows: Sequence[Row]) -> dict[int, list[Row]]:

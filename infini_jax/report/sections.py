@@ -1,10 +1,9 @@
 """The page's section on one task: the finding, the score against bytes, curves, and all numbers."""
 
-import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from infini_jax.config import ModelConfig
@@ -14,27 +13,27 @@ from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.rows import Row
 from infini_jax.report.curves import NO_CURVE
-from infini_jax.report.found import Found, at, by_task, points
-from infini_jax.report.parts import Drawn
+from infini_jax.report.found import Found, at, by_task
+from infini_jax.report.parts import Drawn, flops_text, spread
 from infini_jax.report.plots import (
     BASELINE,
     Score,
     Series,
     Style,
+    by_series,
     label_of,
     medians_of,
     points_of,
     score_against_bytes,
-    series_of,
     styles_of,
     training_curves,
 )
-from infini_jax.report.tasks import chance_of, score_of, scored_by
+from infini_jax.report.scores import WINDOW, against_window, behind_score, score_for
+from infini_jax.report.tasks import chance_of
 from infini_jax.training.trained import flattened
 from infini_jax.units import human_bytes
 
 EQUAL = 0.05  # training FLOPs this close (a share of the largest) are called equal: a budget buys whole steps only
-WINDOW = f"the sliding window ({BASELINE})"
 COUNTS = {
     "budget_unit": "budget, unit",
     "budget_amount": "budget, amount",
@@ -45,39 +44,6 @@ COUNTS = {
 }
 MADE_WITH = ("package", "version", "python", "jax", "flax", "device")
 NAMES = {"package": "infini_jax", "version": "version of the runs"}
-
-
-def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
-    """The rows by mechanism and variant, in the order of the figures."""
-    return {series: [row for row in rows if series_of(row) == series] for series in styles_of(rows)}
-
-
-@dataclasses.dataclass(frozen=True)
-class HalfPoints(Score):
-    """The score of runs by n50, for tasks whose grid of n grows with the memory, so that an accuracy over it says nothing.
-
-    Attributes:
-      values: n50 in pairs, by run name.
-    """
-
-    values: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def of(self, row: Row) -> float:
-        """n50 of a run, NaN where it is not known."""
-        return self.values.get(row.run, math.nan)
-
-    def number(self, value: float) -> str:
-        """n50 as text."""
-        return f"{value:.4g}"
-
-
-def score_for(rows: Sequence[Row], found: Found) -> Score:
-    """The score by which the runs of one task are compared."""
-    task = rows[0].task
-    if scored_by(task) != "n50":
-        return score_of(task)
-    values = {point.row.run: point.value for point in points(found, task, "n50")}
-    return HalfPoints("accuracy", "half-recall n50", "pairs", True, values)
 
 
 def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
@@ -95,13 +61,13 @@ def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Sty
         "finding": finding(rows, score, chance),
         "ranges": ranges,
         "several": bool(median_word(rows)),
-        "notes": [*notes(rows, score), flops],
+        "notes": [behind_score(rows, score), *notes(rows, score), flops],
         "score": score,
         "figure": Drawn(
             f"score-{task}",
             title,
             score_against_bytes(rows, score, styles, chance),
-            "Every marker is one seed; lines join the medians over seeds.",
+            f"Every marker is one seed; lines join the medians over seeds. {behind_score(rows, score)}",
             f"Smallest to largest memory. {'; '.join(ranges)}." + (f" Chance {score.text(chance)}." if chance else ""),
             tuple(rows),
         ),
@@ -185,19 +151,7 @@ def finding(rows: Sequence[Row], score: Score, chance: float | None) -> str:
 
 def notes(rows: Sequence[Row], score: Score) -> list[str]:
     """Sentences about memory against the window, and about the number of seeds behind them."""
-    found = []
-    sign = 1 if score.higher_is_better else -1
-    window = [sign * score.of(row) for row in rows if row.mechanism == BASELINE]
-    others = by_series([row for row in rows if row.mechanism != BASELINE])
-    largest = {label_of(series): list(points_of(runs).values())[-1] for series, runs in others.items()}
-    if window and largest:
-        bar = max(window)
-        better = [label for label, runs in largest.items() if all(sign * score.of(row) > bar for row in runs)]
-        found.append(
-            f"With its largest memory, every run of {', '.join(better)} is better than every run of {WINDOW}."
-            if better
-            else f"No mechanism's runs with its largest memory are all better than every run of {WINDOW}."
-        )
+    found = against_window(rows, score)
     counts = sorted({len(runs) for _, runs in groups(rows)})
     found.append(
         "One seed per point: how much a score varies from seed to seed is not known."
@@ -222,18 +176,6 @@ def equality(rows: Sequence[Row]) -> tuple[bool, str]:
         f"Training FLOPs spent: {flops_text(low)} to {flops_text(high)}, {100 * apart:.1f} % apart"
         f"{'' if apart <= EQUAL else ': not equal'}."
     )
-
-
-def flops_text(flops: float) -> str:
-    """FLOPs with three digits and an exponent."""
-    mantissa, exponent = f"{flops:.2e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def spread(values: Iterable[float], text: Callable[[float], str]) -> str:
-    """A value as text, or the smallest and the largest where values differ."""
-    ordered = sorted(values)
-    return "–".join(dict.fromkeys((text(ordered[0]), text(ordered[-1]))))
 
 
 def tokens_per_second(rows: Sequence[Row]) -> str:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from infini_jax.report.behind import FRESH, behind
 from infini_jax.report.figures.passkey import length_text
 from infini_jax.report.found import Found, Point, by, points
 from infini_jax.report.parts import NotMeasured, Table, middle, percent
@@ -31,7 +32,8 @@ def passkey_table(of: Sequence[Point], said: str) -> Table:
     lengths = sorted({point.label("length") for point in of})
     runs = by(of, lambda point: (point.row.task, point.series, point.row.memory_bytes, point.row.seed, point.row.run))
     return Table(
-        f"{said}; needle at the start / middle / end of the filler, by thirds. – was not measured.",
+        f"{said}; needle at the start / middle / end of the filler, by thirds. – was not measured. From: "
+        f"{behind(FRESH, [point.row for point in of], [point.measure for point in of])}.",
         ("Mechanism", "Memory", "Seed", *(f"{length_text(length)} tokens" for length in lengths)),
         tuple(
             (label_of(series), human_bytes(size), str(seed), *(thirds(group, length) for length in lengths))
@@ -58,7 +60,7 @@ def blimp_table(found: Found) -> Table | NotMeasured:
     phenomena = sorted({str(point.label("phenomenon", "")) for point in of}, key=lambda name: (name != "all", name))
     return Table(
         "BLiMP: pairs whose grammatical sentence is the likelier one, in %; mean over paradigms, median over seeds and their "
-        "range. Chance is 50.",
+        f"range. Chance is 50. From: {behind('BLiMP', [point.row for point in of])}.",
         ("Mechanism", "Memory", "Corpus", *phenomena),
         tuple(
             (

@@ -10,12 +10,13 @@ from infini_jax.data.base import DataConfig, Scored
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.evals.tasks import ExampleEvaluation
+from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
-from infini_jax.report.found import Found, Point
+from infini_jax.report.found import Found, Point, at, points
 from infini_jax.report.plots import Score
 from infini_jax.study.jobs import JOB_KINDS
 
-RECALLED = Score("accuracy", "accuracy", "", True)
+RECALLED = Score("accuracy", "validation accuracy", "", True)
 
 
 def scored_by(task: str) -> Scored:
@@ -25,13 +26,13 @@ def scored_by(task: str) -> Scored:
 
 
 def score_of(task: str) -> Score:
-    """The score of a task's rows: held-out loss, or accuracy."""
+    """The score of a task's rows that every run has: loss or accuracy on the validation split, by which rates are chosen."""
     return loss_of(task) if scored_by(task) == "loss" else RECALLED
 
 
 def loss_of(task: str) -> Score:
-    """The held-out loss as a score, in the task's unit."""
-    return Score("loss", "held-out loss", SOURCES.get(task, DataConfig).loss_unit, False)
+    """The loss on the validation split as a score, in the task's unit."""
+    return Score("loss", "validation loss", SOURCES.get(task, DataConfig).loss_unit, False)
 
 
 def has_ceiling(task: str) -> bool:
@@ -41,7 +42,7 @@ def has_ceiling(task: str) -> bool:
 
 def chance_of(rows: Sequence[Row], found: Found, score: Score) -> float | None:
     """The accuracy of a guess; None for other scores, and where it is not known or not the same for all runs."""
-    if score is not RECALLED:
+    if score.unit:
         return None
     return only({data.chance().get(data.row_metric) if (data := found.data.get(row.run)) else None for row in rows})
 
@@ -65,6 +66,27 @@ def own_settings(point: Point, found: Found) -> ExampleConfig | None:
     """The run's own settings of the task that a figure is about; None where they are not known, or are of another task."""
     data, evaluation = found.data.get(point.row.run), example_evaluations()[point.measure.eval]
     return evaluation.own(data) if data is not None and evaluation.asks(data) else None
+
+
+def is_as_trained(point: Point, found: Found) -> bool:
+    """Whether a figure asks what the run's row scores, the task as it was trained on at its length, of other examples."""
+    own = own_settings(point, found)
+    data, length = found.data.get(point.row.run), at(point.config, "train.sequence")
+    if own is None or own is not data or point.measure.metric != own.row_metric:
+        return False
+    return own.with_labels(point.measure.labels) == own and point.label("length") == length
+
+
+def evaluated(rows: Sequence[Row], found: Found) -> dict[str, list[Measure]]:
+    """The figures of evaluations that ask the runs what training asked, see `is_as_trained`, by run name."""
+    measures: dict[str, list[Measure]] = {}
+    runs = {row.run for row in rows}
+    for name in example_evaluations():
+        for metric in sorted({one.metric for run, one in found.measures if one.eval == name and run in runs}):
+            for point in points(found, name, metric):
+                if point.row.run in runs and is_as_trained(point, found):
+                    measures.setdefault(point.row.run, []).append(point.measure)
+    return measures
 
 
 def chance_at(point: Point, found: Found) -> float | None:

@@ -8,19 +8,23 @@ from rich.text import Text
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import by_task
+from infini_jax.report.parts import flops_text, spread
 from infini_jax.report.plots import label_of
-from infini_jax.report.sections import flops_text, groups, median_word, spread, tokens_per_second
+from infini_jax.report.sections import groups, median_word, tokens_per_second
 from infini_jax.report.tasks import score_of
 from infini_jax.units import human_bytes
 
 
 def terminal_table(rows: Sequence[Row]) -> Table:
-    """The rows as a table of 80 columns: a line per mechanism and memory, with the median over seeds and their range."""
+    """The rows as a table of 80 columns: a line per mechanism and memory, with the median over seeds and their range.
+
+    Scores are those of the validation split, which every row has, and the head says so; reports have evaluations.
+    """
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     several = bool(median_word(rows))
     table.add_column("task", no_wrap=True)
     table.add_column("mechanism", overflow="fold")
-    for head in ("memory", "score", *(["seeds"] if several else []), "FLOPs", "tokens/s"):
+    for head in ("memory", "validation", *(["seeds"] if several else []), "FLOPs", "tokens/s"):
         table.add_column(head, justify="right", no_wrap=True)
     for task, of_task in by_task(rows, {}).items():
         score = score_of(task)

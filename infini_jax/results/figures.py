@@ -26,7 +26,7 @@ from infini_jax.report.figures.gates import by_layer
 from infini_jax.report.found import Found, by, by_task, joined, points, with_most_memory
 from infini_jax.report.plots import Score, score_against_bytes, styles_of
 from infini_jax.report.plots import training_curves as drawn_curves
-from infini_jax.report.sections import score_for
+from infini_jax.report.scores import score_for
 from infini_jax.report.tasks import RECALLED, chance_of, loss_of
 from infini_jax.report.trials import only_chosen
 from infini_jax.results.columns import metric_axis

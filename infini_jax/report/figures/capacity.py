@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from infini_jax.analysis.fits import power_law
 from infini_jax.analysis.theory import top1_accuracy
+from infini_jax.report.behind import rungs
 from infini_jax.report.found import Found, Point, at, by, points
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
 from infini_jax.report.plots import (
@@ -134,12 +135,14 @@ def n50(found: Found, styles: dict[Series, Style]) -> Figures:
     """F2: half-recall capacity n50 against bytes of memory, with a power law for each mechanism."""
     title = "Half-recall capacity n50 against memory bytes"
     both = [*points(found, "capacity", "n50"), *points(found, "random_codes", "n50")]
-    measured = [point for point in both if point.row.memory_bytes and point.value > 0]
+    known = [point for point in both if point.row.memory_bytes]
+    measured = [point for point in known if point.value > 0]
     if not measured:
         return [NotMeasured("F2", title, "the evaluation capacity (n50) of runs with several memory sizes")]
     groups = by(measured, lambda point: point.series)
     drawn = [series for series in styles if series in groups]
     lines, names = [], {}
+    crossing = [point for point in measured if point.label("by", "") == "crossing"]
     with our_look():
         figure, (axes,) = panels(1, 3.0, len(drawn))
         axes.set_xscale("log", base=2)
@@ -149,14 +152,10 @@ def n50(found: Found, styles: dict[Series, Style]) -> Figures:
             sizes = [point.row.memory_bytes for point in group]
             draw_seeds(axes, sizes, [point.value for point in group], look, joined=False)
             draw_intervals(axes, sizes, [p.measure.low for p in group], [p.measure.high for p in group], look)
-            law = power_law(sizes, [point.value for point in group], [point.row.seed for point in group])
-            if law.points > 1:
-                ends = np.array([min(sizes), max(sizes)], float)
-                axes.plot(ends, law(ends), color=look.colour, linewidth=1.4)
-            fitted = estimate(law.exponent, law.exponent_interval), estimate(law.prefactor, law.prefactor_interval)
             name = label_of(series) if group[0].measure.eval == "capacity" else f"random codes: {label_of(series)}"
             names[series] = name
-            lines.append((name, str(law.points), str(law.seeds), *fitted))
+            lines += draw_laws(axes, name, [point for point in known if point.series == series], look)
+        axes.plot(*places_of(crossing), "x", color=INK, markersize=4, markeredgewidth=1.0, zorder=4, clip_on=False)
         ticks = sorted({2.0 ** round(math.log2(point.row.memory_bytes)) for point in measured})
         axes.set_xticks(ticks[:: math.ceil(len(ticks) / 7)], [human_bytes(t) for t in ticks[:: math.ceil(len(ticks) / 7)]])
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -164,8 +163,9 @@ def n50(found: Found, styles: dict[Series, Style]) -> Figures:
         axes.set_ylabel("n50, pairs")
         legend(figure, [key(styles[s], names[s]) for s in drawn])
     table = Table(
-        "n50 = prefactor · bytesᵃ, with bootstrap 95 % intervals over seeds: none with one seed. Empty: fewer than two sizes.",
-        ("Mechanism", "Sizes", "Seeds", "Exponent a", "Prefactor"),
+        "n50 = prefactor · bytesᵃ, fitted to each seed's curve: mean over seeds and its 95 % interval by Student's t, none "
+        "from fewer than three seeds. Empty: fewer than two sizes.",
+        ("Mechanism", "Budget", "Sizes", "Seeds", "Exponent a", "Prefactor", "n50 by crossing", "Answers", "Left out"),
         tuple(lines),
     )
     return [
@@ -173,10 +173,35 @@ def n50(found: Found, styles: dict[Series, Style]) -> Figures:
             "F2",
             title,
             figure,
-            "Every marker is the n50 of one seed, by a logistic fit in log n, its bar the 95 % interval of that fit; lines "
-            "are power laws fitted to all seeds and sizes of a mechanism.",
-            "; ".join(f"{name}: exponent {exponent or 'not fitted'}" for name, _, _, exponent, _ in lines) + ".",
+            "Every marker is the n50 of one seed on pairs that no training saw, by a logistic fit in log n, or where no "
+            "logistic describes the curve by the crossing of one half, marked ×. Its bar is the 95 % interval over the "
+            "memories of that run, not over seeds; lines are power laws of a mechanism's seeds.",
+            "; ".join(f"{line[0]}: exponent {line[4] or 'not fitted'}" for line in lines) + ".",
             tuple(point.row for point in measured),
             table=table,
         )
     ]
+
+
+def places_of(of: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """The bytes of memory and the values of figures."""
+    return [point.row.memory_bytes for point in of], [point.value for point in of]
+
+
+def draw_laws(axes: Axes, name: str, of: Sequence[Point], look: Style) -> list[tuple[str, ...]]:
+    """Draws a mechanism's power law at each budget and returns their lines of the table; a run without n50 is named there."""
+    lines = []
+    for rung, rows in rungs([point.row for point in of]).items():
+        runs = {row.run for row in rows}
+        mine = [point for point in of if point.row.run in runs]
+        law = power_law(*places_of(mine), [point.row.seed for point in mine])
+        if law.sizes > 1:
+            ends = np.array([min(places_of(mine)[0]), max(places_of(mine)[0])], float)
+            axes.plot(ends, law(ends), color=look.colour, linewidth=1.4)
+        found_by = [str(point.label("by", "")) for point in mine if point.value > 0]
+        crossings = f"{found_by.count('crossing')} of {len(found_by)}" if any(found_by) else "not said"
+        seeds = ", ".join(map(str, law.exponent.seeds)) or "–"
+        answers, dropped = f"{sum(point.measure.count for point in mine):,}", listed(law.exponent.dropped) or "–"
+        fitted = estimate(law.exponent), estimate(law.prefactor)
+        lines.append((name, rung or "–", str(law.sizes), seeds, *fitted, crossings, answers, dropped))
+    return lines

@@ -1,10 +1,13 @@
 """F6, loss against memory bytes, and F7, which tokens gain."""
 
+import math
+
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from infini_jax.analysis.fits import floor_law
 from infini_jax.records.rows import Row
+from infini_jax.report.behind import rungs
 from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed
 from infini_jax.report.plots import (
@@ -22,8 +25,13 @@ from infini_jax.report.plots import (
     rule,
 )
 from infini_jax.report.tasks import score_of
+from infini_jax.units import human_bytes
 
-FIT = "Loss = L + A m⁻ᵍ in the memory's bytes m, with bootstrap 95 % intervals over seeds: none with one seed."
+FIT = (
+    "Loss = L + A (m / m₀)⁻ᵍ in the memory's bytes m, m₀ the geometric mean of the sizes, with the 95 % intervals over "
+    "seeds of what they do not refute: none from fewer than three seeds."
+)
+FITTED = ("Budget", "Seeds", "m₀", "L", "A", "g", "Left out")  # of a law in its table
 Measured = tuple[Row, float, float | None]  # a run, its loss with the memory carried, and with an empty memory
 
 
@@ -42,7 +50,7 @@ def losses_of(found: Found) -> dict[str, list[Measured]]:
 
 def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
     """F6: held-out loss against bytes of memory, one panel per corpus."""
-    title, corpora = "Held-out loss against memory bytes", losses_of(found)
+    title, corpora = "Loss on held-out text against memory bytes", losses_of(found)
     if not corpora:
         return [NotMeasured("F6", title, "runs of a corpus with several memory sizes, and the evaluation perplexity")]
     of_series = {series: True for _, runs in corpora.items() for series in styles if any(is_of(run, series) for run in runs)}
@@ -60,8 +68,7 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
                 if not mine:
                     continue
                 draw_emptied(axes, mine, place, styles[series])
-                if fitted := draw_law(axes, mine, place, styles[series]):
-                    lines.append((label_of(series), task, *fitted))
+                lines += [(label_of(series), task, *fitted) for fitted in draw_law(axes, mine, place, styles[series])]
         entries = [key(styles[series], label_of(series)) for series in drawn]
         legend(figure, [*entries, *([rule("memory emptied (×)", (1, 1))] if controls else [])])
     control = " Crosses on dotted lines: the same run with its memory emptied at every segment." if controls else ""
@@ -70,11 +77,11 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
             "F6",
             title,
             figure,
-            f"Every marker is one seed; a line is the fit of L + A m⁻ᵍ to all seeds, "
+            f"Every marker is one seed, {split_of(found)}; a line is the fit of L + A (m / m₀)⁻ᵍ to the seeds' mean, "
             f"or joins the medians where there are fewer than four sizes.{control}",
             f"Panels: {listed(list(corpora))}.",
             tuple(row for runs in corpora.values() for row, _, _ in runs),
-            table=Table(FIT, ("Mechanism", "Corpus", "L", "A", "g"), tuple(lines)) if lines else None,
+            table=Table(FIT, ("Mechanism", "Corpus", *FITTED), tuple(lines)) if lines else None,
         )
     ]
 
@@ -84,17 +91,38 @@ def is_of(run: Measured, series: Series) -> bool:
     return (run[0].mechanism, run[0].variant) == series
 
 
-def draw_law(axes, runs: list[Measured], place, look: Style) -> tuple[str, ...]:
-    """Draws L + A m^-g and returns L, A and g as text; where it could not be fitted, a line through the medians and ()."""
-    sized = [(row.memory_bytes, loss, row.seed) for row, loss, _ in runs if row.memory_bytes]
-    if len({size for size, _, _ in sized}) < 4:
-        draw_seeds(axes, [place(row.memory_bytes) for row, _, _ in runs], [loss for _, loss, _ in runs], look)
-        return ()
-    draw_seeds(axes, [place(row.memory_bytes) for row, _, _ in runs], [loss for _, loss, _ in runs], look, joined=False)
-    law = floor_law(*zip(*sized, strict=True))
-    sizes = np.geomspace(min(sized)[0], max(sized)[0], 40)
-    axes.plot([place(size) for size in sizes], law(sizes), color=look.colour, linewidth=1.4)
-    return tuple(estimate(getattr(law, name), getattr(law, f"{name}_interval")) for name in ("floor", "scale", "power"))
+def draw_law(axes, runs: list[Measured], place, look: Style) -> list[tuple[str, ...]]:
+    """Draws L + A (m / m0)^-g at each budget and returns what of it goes into the table, see `FITTED`.
+
+    Where it could not be fitted it is a line through the medians, and nothing is returned.
+    """
+    laws = []
+    for rung, rows in rungs([row for row, _, _ in runs if row.memory_bytes]).items():
+        sized = [(row.memory_bytes, loss, row.seed) for row, loss, _ in runs if row in rows]
+        law = floor_law(*zip(*sized, strict=True))
+        if math.isfinite(law.unit):
+            laws.append((rung, law))
+            sizes = np.geomspace(min(sized)[0], max(sized)[0], 40)
+            axes.plot([place(size) for size in sizes], law(sizes), color=look.colour, linewidth=1.4)
+    draw_seeds(axes, [place(row.memory_bytes) for row, _, _ in runs], [loss for _, loss, _ in runs], look, joined=not laws)
+    return [
+        (
+            rung or "–",
+            ", ".join(map(str, law.floor.seeds)),
+            human_bytes(law.unit),
+            *(estimate(parameter) for parameter in (law.floor, law.scale, law.power)),
+            listed(law.floor.dropped) or "–",
+        )
+        for rung, law in laws
+    ]
+
+
+def split_of(found: Found) -> str:
+    """The words for the split whose losses are drawn: as the evaluation's figures say, validation where they say nothing."""
+    splits = sorted({str(point.label("split", "validation")) for point in points(found, "perplexity", "loss")}) or [
+        "validation"
+    ]
+    return f"loss on the {' and '.join(splits)} split"
 
 
 def draw_emptied(axes, runs: list[Measured], place, look: Style) -> None:
@@ -143,7 +171,8 @@ def one_gain(identity: str, title: str, of: list[Point], styles: dict[Series, St
         title,
         figure,
         "Loss with the control minus loss with the document's own memory: right of zero, memory helps. Every marker is one "
-        f"seed, its bar the 95 % interval. Each mechanism with its largest memory. {beyond_zero(of)}",
+        "seed, its bar the 95 % interval over documents, not over seeds. Each mechanism with its largest memory. "
+        f"{beyond_zero(of)}",
         f"Classes of tokens by {listed(list(kinds))}.",
         tuple({point.row.run: point.row for point in of}.values()),
     )

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from infini_jax.analysis.intervals import share_over_seeds
+from infini_jax.report.behind import FRESH, behind, rungs
 from infini_jax.report.found import Found, Point, by, points
-from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
 from infini_jax.report.plots import (
     INK,
     Series,
@@ -23,6 +25,7 @@ from infini_jax.report.plots import (
 )
 from infini_jax.report.sections import equality
 from infini_jax.report.tasks import chance_at, example_evaluations, only, title_of
+from infini_jax.units import human_bytes
 
 MOST_PANELS = 6
 
@@ -69,11 +72,38 @@ def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles:
         identity,
         f"{title}{' at equal training FLOPs' if is_equal else ''}",
         figure,
-        f"Every marker is one seed{mean}, bars are 95 % intervals of a run; lines join the medians over seeds. {flops}"
+        f"Every marker is one seed{mean}, bars are 95 % intervals over the answers of a run, not over seeds; lines join the "
+        f"medians over seeds. {flops}"
         + (f" {left} more setting{'s' if left > 1 else ''} measured and not drawn." if left else ""),
         f"{len(chosen)} panels: {'; '.join(setting_text(axis, setting, settings) for setting in chosen)}.",
         rows,
+        table=table_of(of, {setting_text(axis, setting, settings): settings[setting] for setting in chosen}, drawn),
     )
+
+
+def table_of(of: Sequence[Point], panels: dict[str, list[Point]], drawn: Sequence[Series]) -> Table:
+    """The means over seeds with their intervals: a line per mechanism, memory and budget, a column per panel."""
+    lines = []
+    for series in drawn:
+        mine = [point for point in of if point.series == series]
+        for size, of_size in by(mine, lambda point: point.row.memory_bytes).items():
+            for rows in rungs([point.row for point in of_size]).values():
+                runs = {row.run for row in rows}
+                here = {name: [point for point in group if point.row.run in runs] for name, group in panels.items()}
+                measures = [point.measure for group in here.values() for point in group]
+                shares = (over_seeds(group) if group else "–" for group in here.values())
+                lines.append((label_of(series), human_bytes(size), *shares, str(behind(FRESH, rows, measures))))
+    score = of[0].measure.metric.replace("_", " ").capitalize()
+    said = f"{score}, %: mean over seeds and its 95 % interval, of the seeds' and the questions' spread; none from two seeds."
+    return Table(said, ("Mechanism", "Memory", *panels, "From"), tuple(lines))
+
+
+def over_seeds(of: Sequence[Point]) -> str:
+    """The mean share of figures over their seeds, in percent with its interval, as text."""
+    seeds = by(of, lambda point: point.row.seed)
+    right = {seed: sum(point.value * point.measure.count for point in group) for seed, group in seeds.items()}
+    asked = {seed: sum(point.measure.count for point in group) for seed, group in seeds.items()}
+    return estimate(share_over_seeds(right, asked).mapped(lambda share: 100 * share))
 
 
 def guess(of: Sequence[Point], found: Found) -> float | None:

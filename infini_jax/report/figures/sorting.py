@@ -66,7 +66,8 @@ def sorting(found: Found, styles: dict[Series, Style]) -> Figures:
             "F9",
             title,
             figure,
-            "Every marker is one seed, bars are 95 % intervals, lines join medians. Each mechanism with its largest memory. A "
+            "Every marker is one seed, bars are 95 % intervals over its answers, lines join medians. Each mechanism with its "
+            "largest memory. A "
             f"window's ceiling is what a perfect reader of its tokens scores.{missing}",
             f"Panels: {listed([name for name, *_ in kinds])}. Lines without markers: {listed(list(used)) or 'none'}.",
             tuple({point.row.run: point.row for point in of}.values()),

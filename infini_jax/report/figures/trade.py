@@ -21,8 +21,8 @@ from infini_jax.report.plots import (
     series_of,
     share_axis,
 )
+from infini_jax.report.scores import behind_score, difference, score_for
 from infini_jax.report.sections import equality
-from infini_jax.report.tasks import score_of
 from infini_jax.units import human_bytes
 
 WindowShare = tuple[int, int]  # tokens of the local window, bytes of memory
@@ -54,16 +54,16 @@ def best_split(found: Found, styles: dict[Series, Style]) -> Figures:
     for task, rows in by_task(found.rows, found.configs).items():
         splits = splits_of(rows, found)
         if any(series[0] != BASELINE for series in splits):
-            figures.append(one_trade(task, rows, splits, styles))
+            figures.append(one_trade(task, found, rows, splits, styles))
     title = "Best split of a FLOP budget between window and memory"
     return figures or [NotMeasured("F8", title, "runs that trade the local window against memory at equal training FLOPs")]
 
 
 def one_trade(
-    task: str, rows: list[Row], splits: dict[Series, dict[WindowShare, list[Row]]], styles: dict[Series, Style]
+    task: str, found: Found, rows: list[Row], splits: dict[Series, dict[WindowShare, list[Row]]], styles: dict[Series, Style]
 ) -> Drawn:
     """The figure of one task: the score against the local window, with the memory of each split as a label."""
-    score, drawn = score_of(rows[0].task), [series for series in styles if series in splits]
+    score, drawn = score_for(rows, found), [series for series in styles if series in splits]
     used = [row for series in drawn for group in splits[series].values() for row in group]
     is_equal, flops = equality(used)
     with our_look():
@@ -88,23 +88,21 @@ def one_trade(
         f"F8-{task}",
         f"Window against memory{' at equal training FLOPs' if is_equal else ''}: {task}",
         figure,
-        f"Every marker is one seed, with the memory's bytes above; lines join medians. {' '.join(said)} {flops}",
+        f"Every marker is one seed, with the memory's bytes above; lines join medians. {' '.join(said)} "
+        f"{behind_score(used, score)} {flops}",
         f"Mechanisms: {listed([label_of(series) for series in drawn])}. {' '.join(said)}",
         tuple(used),
     )
 
 
 def verdict(series: Series, points: dict[WindowShare, list[Row]], score: Score) -> str:
-    """The sentence on the best split, and whether all its seeds beat all seeds of every other split."""
-    sign = 1 if score.higher_is_better else -1
-    scores = {split: [sign * score.of(row) for row in group] for split, group in points.items()}
-    best = max(scores, key=lambda split: statistics.median(scores[split]))
-    rest = [value for split, values in scores.items() if split != best for value in values]
+    """The sentence on the best split by the median, and its difference from the next best over the seeds that both have."""
+    medians = {split: statistics.median(map(score.of, group)) for split, group in points.items()}
+    best, *others = sorted(medians, key=medians.__getitem__, reverse=score.higher_is_better)
     text = (
         f"{label_of(series)} is best, by the median, with a window of {number(best[0])} and {human_bytes(best[1])} of memory"
     )
-    if min(map(len, scores.values())) < 2:
-        return f"{text}; with one seed a split this is not decided."
-    return (
-        f"{text}: all its seeds beat all others." if min(scores[best]) > max(rest) else f"{text}; seeds overlap: not decided."
-    )
+    if not others:
+        return f"{text}."
+    unit = score.unit or "points of a hundred"
+    return f"{text}; minus the next best, seed by seed, in {unit}: {difference(points[best], points[others[0]], score)}."
