@@ -16,8 +16,8 @@ from infini_jax.study import Study
 from infini_jax.study.trials import seeded
 
 ELU, DPFP = InfiniConfig(), InfiniConfig(feature_map="dpfp")
-# (variant, memory, S, published loss): the lowest "eval-loss" in the authors' logs (github.com/ischlag/fast-weight-transformers,
-# synthetic/logs, files d64_linear_sum and d64_dpfp1_sum, setting 1: R0), which are the curves of the paper's figure 2.
+# (variant, memory, S, published loss): the lowest "eval-loss" in the authors' logs, which are the curves of the paper's
+# figure 2: github.com/ischlag/fast-weight-transformers, synthetic/logs, d64_linear_sum and d64_dpfp1_sum, setting 1 (R0).
 PUBLISHED = (
     ("elu", ELU, 60, 0.0245),
     ("elu", ELU, 100, 0.1642),

@@ -1,15 +1,15 @@
 """Why did replications of Infini-attention fail to use its memory: gates, rollouts, updates or segments?
 
-Two published replications disagree with the paper and with each other. Hugging Face's (2024, a Llama 3 8B, contexts of 1024 in
-segments of 64) saw 95 % of the gates stay at 0.5 until they had a rate of 0.01 of their own and no decay, and its memory did not
-find the needle even then. arXiv 2512.23862 (300M) gained 31 % at 16K, less the more often the memory was rewritten. Each varied
-one thing at a time; here every level of every factor meets every level of the others.
+Two published replications disagree with the paper and with each other. Hugging Face's (2024, a Llama 3 8B, contexts of 1024
+in segments of 64) saw 95 % of the gates stay at 0.5 until they had a rate of 0.01 of their own and no decay, and its memory
+did not find the needle even then. arXiv 2512.23862 (300M) gained 31 % at 16K, less the more often the memory was rewritten.
+Each varied one thing at a time; here every level of every factor meets every level of the others.
 
 Command:   infini-jax study infini_factors --scale cpu         (or smoke, accelerator)
 Cost:      cpu 480 runs COST; accelerator 96 runs and 2.9e16 FLOPs. `--dry-run` counts both.
-Expected:  longer rollouts and longer segments raise recall most, as both decide how many compressions a gradient sees. The gate's
-           own rate moves the gate and not what is recalled. Decay of the gate does nothing at these rates. The delta rule is
-           behind the sum.
+Expected:  longer rollouts and longer segments raise recall most, as both decide how many compressions a gradient sees. The
+           gate's own rate moves the gate and not what is recalled. Decay of the gate does nothing at these rates. The delta
+           rule is behind the sum.
 """
 
 import dataclasses
@@ -134,7 +134,7 @@ def study(scale: str) -> Study:
     budget = found.base.budget
     return Study(
         name="infini_factors",
-        question="Which of gate rate, gate decay, rollout, update and segment decides whether Infini-attention uses its memory?",
+        question="Which of gate rate, gate decay, rollout, update and segment decides whether the memory is used?",
         runs=tuple(found.runs()),
         held_equal=(
             ("training", f"{budget.amount:.2g} {budget.unit}, as many tokens per step"),

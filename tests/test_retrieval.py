@@ -1,4 +1,4 @@
-"""The retrieval task: drawn pairs, the layer against float64 loops, counted FLOPs, the end of training, the published points."""
+"""The retrieval task: pairs, the layer against float64 loops, counted FLOPs, the end of training, the published points."""
 
 import dataclasses
 
@@ -90,7 +90,7 @@ def test_a_memory_with_room_retrieves_and_ends_by_its_loss(finished):
     assert row.accuracy > 0.95
     assert row.test_loss == pytest.approx(row.loss, abs=0.05)  # other sequences
     assert row.steps < 3000
-    assert row.stopped_early == "loss of 0.05 or less"
+    assert row.stopped_early == "a loss of 0.05 or less"
     assert read_rows(folder / "row.parquet") == [row]
     assert jobs.job_from_plain(jobs.job_to_plain(run)) == run
     assert found["loss"].value == row.loss
@@ -130,5 +130,7 @@ def test_the_published_points_are_run_by_the_published_protocol():
     assert {(run.variant, run.pairs, run.published) for run in runs} == {
         (variant, pairs, published) for variant, _, pairs, published in fast_weights.PUBLISHED
     }
-    assert {(run.key_dim, run.batch, run.learning_rate, run.patience, run.enough) for run in runs} == {(64, 32, 1e-3, 10, 1e-3)}
+    assert {(run.key_dim, run.batch, run.learning_rate, run.patience, run.enough) for run in runs} == {
+        (64, 32, 1e-3, 10, 1e-3)
+    }
     assert {run.features for run in runs} == {64, 128}

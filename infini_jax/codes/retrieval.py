@@ -6,12 +6,15 @@ error against the value, so that the task tells a matrix memory's rank, not its 
 are projections of trained embeddings, and a key's projection sees its value, too. Features, write and read are those of
 Infini-attention's linear update (`infini_jax.memory.infini`), which is the paper's sum with its normalizer.
 
-`infini_jax.codes.retrieving` trains and scores. Its protocol is the authors': Adam at one rate, an examination every 100 steps,
-the lowest loss of all examinations counts, and training ends when that loss is low enough or has not fallen for a while.
+`infini_jax.codes.retrieving` trains and scores. Its protocol is the authors': Adam at one rate, an examination every 100
+steps, the lowest loss of all examinations counts, and training ends when it is low enough or has not fallen for a while.
 """
 
 import dataclasses
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from infini_jax.config import Budget
 from infini_jax.config.plain import fingerprint_of, from_plain, mechanism_of, to_plain
@@ -26,7 +29,7 @@ from infini_jax.errors import (
 )
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import BACKWARD, Dims, MemoryConfig, memory_bytes
-from infini_jax.memory.infini import Infini, InfiniConfig
+from infini_jax.memory.infini import InfiniConfig
 
 NAME = "retrieval"
 EVERY = 100  # steps between examinations
@@ -94,21 +97,12 @@ class RetrievalRun:
     @property
     def dims(self) -> Dims:
         """The memory's dimensions: one head, whose values are one-hot over S."""
-        return Dims(
-            d_model=self.pairs, heads=1, kv_heads=1, key_dim=self.key_dim, value_dim=self.pairs, segment=self.pairs
-        )
-
-    @property
-    def layer(self) -> Infini:
-        """The memory."""
-        layer = memory_of(self.memory, self.dims)
-        assert isinstance(layer, Infini)
-        return layer
+        return Dims(d_model=self.pairs, heads=1, kv_heads=1, key_dim=self.key_dim, value_dim=self.pairs, segment=self.pairs)
 
     @property
     def features(self) -> int:
-        """F, number of features of a key."""
-        return self.layer.feature_size
+        """F, number of features of a key, measured on the map's real output."""
+        return features_of(self.memory, self.key_dim)
 
     @property
     def embedding(self) -> int:
@@ -133,7 +127,7 @@ class RetrievalRun:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory per sequence."""
-        return memory_bytes(self.layer)
+        return memory_bytes(memory_of(self.memory, self.dims))
 
     def with_learning_rate(self, rate: float) -> "RetrievalRun":
         """This job at another learning rate."""
@@ -151,6 +145,11 @@ class RetrievalRun:
     def from_dict(plain: dict[str, Any]) -> "RetrievalRun":
         """The inverse of `to_dict`. Raises `ConfigError` for unknown fields."""
         return from_plain(RetrievalRun, plain, NAME)
+
+
+def features_of(memory: Any, key_dim: int) -> int:
+    """Number of features of a key of `key_dim` entries, by the map of Infini-attention's settings."""
+    return jax.eval_shape(memory.features, jax.ShapeDtypeStruct((key_dim,), jnp.float32)).shape[0]
 
 
 def forward_flops(run: RetrievalRun) -> float:

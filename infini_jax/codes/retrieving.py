@@ -8,7 +8,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from flax import struct
 from infini_jax.codes.retrieval import EVERY, RetrievalRun
 from infini_jax.errors import TrainingDiverged
 from infini_jax.layers.precision import PARAMETERS
-from infini_jax.memory.infini import retrieve, update
+from infini_jax.memory.infini import InfiniConfig, InfiniMemory, retrieve, update
 from infini_jax.model.cost import ProgramFlops, program_flops
 
 TRAINING, EXAMINATION, TEST = 0, 1, 2  # what the draws of a seed are for
@@ -94,7 +94,9 @@ class RetrievalLayer(nn.Module):
         keys_BxSxK = keys_SxK[sequences.keys] + self.key_of_value[sequences.values]
         asked_BxQ = jnp.take_along_axis(sequences.keys, sequences.asked, axis=1)
         queries_BxQxK = self._queries(asked_BxQ)
-        phi, empty = run.layer.config.features, run.layer.init_memory(len(asked_BxQ))
+        rows, config = len(asked_BxQ), cast(InfiniConfig, run.memory)
+        phi = config.features
+        empty = InfiniMemory(jnp.zeros((rows, 1, run.features, run.pairs)), jnp.zeros((rows, 1, run.features)))
         values_BxSxS = jax.nn.one_hot(sequences.values, run.pairs, dtype=PARAMETERS)
         memory = update(empty, phi(keys_BxSxK)[:, :, None], values_BxSxS[:, :, None], "linear")
         return retrieve(memory, phi(queries_BxQxK)[:, :, None])[:, :, 0]
@@ -208,7 +210,7 @@ def train(run: RetrievalRun, watch: Callable[[dict[str, float]], None]) -> Retri
             break
     seconds = time.perf_counter() - began
     reason = f"no lower loss in {without} examinations" if without > run.patience else None
-    ended = f"loss of {loss:.2g} or less" if loss <= run.enough else reason
+    ended = f"a loss of {run.enough:g} or less" if loss <= run.enough else reason
     loss, accuracy, at, params = best
     train_loss = float(np.asarray(losses_N).mean())
     return Retrieved(params, loss, accuracy, train_loss, done, at, ended, seconds, compile_seconds)

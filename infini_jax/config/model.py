@@ -165,8 +165,8 @@ class ModelConfig:
         Args:
           total: bytes per sequence.
           axis: one of the mechanism's `axes`, along which the memory grows; its first where none is named. Heads and their
-            dims grow in the whole model, which then has more parameters and FLOPs per token. `d_model` is the axis `heads` with
-            a residual stream and an MLP that are as many times wider: the embedding grows, the sizes of a head stay.
+            dims grow in the whole model, which then has more parameters and FLOPs per token. `d_model` is the axis `heads`
+            with a residual stream and an MLP that are as many times wider: the embedding grows, the sizes of a head stay.
 
         Raises `ConfigError` where even the smallest memory does not fit, or the memory does not grow along `axis`.
         """

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
-from infini_jax.errors import LATER, LARGEST, check_fields, require, require_not_negative, require_positive
+from infini_jax.errors import LARGEST, LATER, check_fields, require, require_not_negative, require_positive
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]
 Gives = Literal["steps", "width", "window"]

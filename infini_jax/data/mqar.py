@@ -33,8 +33,8 @@ class MqarConfig(ExampleConfig):
       repeats: number of questions per key.
       overwrites: number of pairs that are written again with another value, which counts.
       spread: exponent a of the power law by which questions are spread behind the pairs: the chance that a question stands at
-        place g = 1, 2, ... goes as g^(a - 1), where every second token is a place. 1 is uniform, the original's is 0.01; 0 asks
-        all at the end.
+        place g = 1, 2, ... goes as g^(a - 1), where every second token is a place. 1 is uniform, the original's is 0.01; 0
+        asks all at the end.
       noise: share of filler tokens that are drawn from the whole vocabulary instead; the original's is 1.
     """
 

@@ -87,8 +87,8 @@ def anchors_table(found: Found) -> Table | NotMeasured:
     laws = {point.row.run: point.value for point in points(found, "retrieval", "rank_law")}
     groups = by(of, lambda point: (point.series, point.label("features"), point.label("pairs")))
     return Table(
-        "Retrieval of pairs (Schlag et al. 2021, setting 1): the lowest validation loss of a run, half the squared error; median "
-        "over seeds and, in brackets, lowest and highest. The rank law is 1/2 (1 - features / pairs).",
+        "Retrieval of pairs (Schlag et al. 2021, setting 1): the lowest validation loss of a run, half the squared error; "
+        "median over seeds and, in brackets, lowest and highest. The rank law is 1/2 (1 - features / pairs).",
         ("Mechanism", "Features", "Pairs", "Seeds", "Published", "Ours", "Median difference", "Rank law"),
         tuple(
             (
