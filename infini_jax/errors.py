@@ -132,6 +132,7 @@ WORDS: dict[type, tuple[str, str]] = {  # what a value of a type is called, and 
     tuple: ("tuple", "one such as (1, 2)"),
     dict: ("table of settings", "names with their values"),
 }
+LATER = {"later": True}  # `metadata` of a setting that came when results were there: its default enters no fingerprint
 ABSTRACT: dict[type, type] = {int: numbers.Integral, float: numbers.Real}  # NumPy's numbers are some, too
 hints_of = functools.cache(typing.get_type_hints)
 

@@ -133,3 +133,14 @@ def test_basis_functions_come_in_whole_groups_of_widths():
 def test_a_memory_that_fits_at_no_size_is_refused_with_the_least_bytes():
     with pytest.raises(ConfigError, match=r"31 a layer hold no TransformerXL memory; ask for at least 132 a layer$"):
         tiny("transformer_xl").at_bytes(63)
+
+
+def test_along_the_embedding_heads_stream_and_mlp_grow_together_and_a_head_keeps_its_size():
+    model = dataclasses.replace(tiny("infini"), d_model=32, heads=2, mlp_dim=48)
+    more = model.at_bytes(3 * model.memory_bytes + 5, "d_model")
+    assert (more.heads, more.d_model, more.mlp_dim) == (6, 96, 144)
+    assert (more.dims.key_dim, more.dims.value_dim) == (model.dims.key_dim, model.dims.value_dim)
+    assert more.memory_bytes == 3 * model.memory_bytes
+    assert more.at_bytes(model.memory_bytes, "d_model").d_model == 32
+    with pytest.raises(ConfigError, match="does not grow along 'heads'"):
+        tiny("transformer_xl").at_bytes(2**15, "d_model")

@@ -12,9 +12,11 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.examples import Example
 from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.devices.effort import OFTEN, ONCE, effort
 from infini_jax.devices.sharding import ROWS_ALONE
 from infini_jax.evals.gates import gates
 from infini_jax.evals.reading import ExampleReader
+from infini_jax.layers.platforms import target
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.model.stream import init_params
 from infini_jax.training.checkpoint import Checkpoints, Saving
@@ -105,3 +107,13 @@ def test_gates_of_a_second_run_of_the_same_model_compile_nothing():
     with counted() as found:
         jax.block_until_ready(gates(dataclasses.replace(MODEL), other))
     assert found == {LOWERED: [], COMPILED: []}
+
+
+def test_programs_that_run_once_are_compiled_with_less_effort_on_a_cpu_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
+    assert effort(ONCE) == {"xla_backend_optimization_level": 0}
+    assert effort(OFTEN) == {"xla_backend_optimization_level": 1}
+    with target("cuda"):
+        assert effort(ONCE) is None
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    assert effort(ONCE) is None

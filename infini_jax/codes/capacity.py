@@ -144,9 +144,12 @@ class CapacityRun:
         """Bytes of memory per sequence."""
         return memory_bytes(memory_of(self.memory, self.dims))
 
-    def at_bytes(self, total: int) -> "CapacityRun":
-        """This run with the largest memory of at most `total` bytes per sequence. Raises `ConfigError` where none fits."""
-        memory, dims = MECHANISMS[self.mechanism].at_bytes(self.memory, self.dims, total)
+    def at_bytes(self, total: int, axis: str = "") -> "CapacityRun":
+        """This run with the largest memory of at most `total` bytes per sequence, grown along `axis`, or else the first one.
+
+        Raises `ConfigError` where even the smallest does not fit, or the memory does not grow along `axis`.
+        """
+        memory, dims = MECHANISMS[self.mechanism].at_bytes(self.memory, self.dims, total, axis)
         return dataclasses.replace(self, memory=memory, key_dim=dims.key_dim, value_dim=dims.value_dim, heads=dims.heads)
 
     def with_learning_rate(self, rate: float) -> "CapacityRun":

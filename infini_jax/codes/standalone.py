@@ -18,8 +18,8 @@ import numpy as np
 
 from infini_jax.analysis.half_points import dispersion_of, half_point, half_point_interval, labelled
 from infini_jax.analysis.intervals import wilson
-from infini_jax.analysis.theory import bits_per_scalar
-from infini_jax.codes import capacity, random_codes
+from infini_jax.analysis.theory import bits_per_scalar, rank_nmse
+from infini_jax.codes import capacity, random_codes, retrieval, retrieving
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.codes.coded_layer import CodedLayer
 from infini_jax.codes.learning import (
@@ -38,6 +38,7 @@ from infini_jax.codes.learning import (
 )
 from infini_jax.codes.probe import read_out_error
 from infini_jax.codes.random_codes import RandomCodesRun, age_bins
+from infini_jax.codes.retrieval import RetrievalRun
 from infini_jax.files import json_text
 from infini_jax.memory.base import reported_gates
 from infini_jax.model.cost import ProgramFlops, program_flops
@@ -143,6 +144,59 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
         gate_spread=float(gates.std()) if gates.size else None,
         corpus="random pairs",
     )
+
+
+@alone_in_folder
+def execute_retrieval(run: RetrievalRun, folder: Path, study: str) -> Row:
+    """Trains a memory to retrieve and returns the run's row.
+
+    The best examination gives loss and accuracy, which is how the authors report theirs; other sequences, asked of the same
+    parameters and averaged over all questions alike, the test columns. Raises `TrainingDiverged` where a loss is not finite.
+    """
+    RunFolder(folder).write_config(run.to_dict())
+    with RunFolder(folder).metrics.open("w", buffering=1) as log:
+        trained = retrieving.train(run, lambda line: print(json_text(line), file=log))
+    asked = retrieving.draw_examination(run, np.random.default_rng([run.seed, retrieving.TEST]))
+    _, test_loss, test_accuracy = map(float, retrieving.examine(retrieving.program_key(run), trained.params, asked))
+    counted = retrieving.counted_step_flops(run)
+    return leave(
+        run,
+        folder,
+        study,
+        retrieval_figures(run, trained, test_loss),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(trained.params)),
+        learning_rate=run.learning_rate,
+        flops_per_token=retrieval.forward_flops(run) / (run.batch * run.pairs),
+        budget_unit=run.budget.unit,
+        budget_amount=float(run.budget.amount),
+        flops_planned=retrieval.planned_flops(run),
+        flops_actual=trained.steps * retrieval.step_flops(run),
+        flops_counted=trained.steps * counted.work,
+        flops_executed=trained.steps * counted.executed,
+        steps=trained.steps,
+        tokens=trained.steps * run.batch * run.pairs,
+        seconds=trained.seconds,
+        compile_seconds=trained.compile_seconds,
+        train_loss=trained.train_loss,
+        loss=trained.loss,
+        accuracy=trained.accuracy,
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        gate_mean=None,
+        gate_spread=None,
+        corpus="random pairs",
+        stopped_early=trained.ended,
+    )
+
+
+def retrieval_figures(run: RetrievalRun, trained: retrieving.Retrieved, test_loss: float) -> list[Measure]:
+    """The figures of the task `retrieval`: the lowest loss, beside the published one where there is one, and the rank law."""
+    labels: dict[str, Any] = {"pairs": run.pairs, "features": run.features, "step": trained.best_step}
+    asked = run.sequences * run.pairs
+    found = {"loss": trained.loss, "test_loss": test_loss, "rank_law": 0.5 * float(rank_nmse(run.features, run.pairs))}
+    if run.published is not None:
+        found |= {"published": run.published, "difference": trained.loss - run.published}
+    return [Measure(retrieval.NAME, name, value, asked, labels=labels) for name, value in found.items()]
 
 
 def leave(run: Any, folder: Path, study: str, found: list[Measure], **columns: Any) -> Row:

@@ -13,6 +13,7 @@ from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.segment_only import SegmentOnlyConfig
 
 MOST_LAYERS = 10_000  # each of which is counted
+WIDTH = "d_model"  # axis along which a memory grows with the whole model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +165,15 @@ class ModelConfig:
         Args:
           total: bytes per sequence.
           axis: one of the mechanism's `axes`, along which the memory grows; its first where none is named. Heads and their
-            dims grow in the whole model, which then has more parameters and FLOPs per token.
+            dims grow in the whole model, which then has more parameters and FLOPs per token. `d_model` is the axis `heads`
+            with a residual stream and an MLP that are as many times wider: the embedding grows, the sizes of a head stay.
 
         Raises `ConfigError` where even the smallest memory does not fit, or the memory does not grow along `axis`.
         """
         mechanism = MECHANISMS[self.mechanism]
         require_positive("memory", bytes=total)
+        if axis == WIDTH:
+            return self._wider(self.at_bytes(total, "heads"))
         memory, dims = mechanism.at_bytes(self.memory, self.dims, total // self.memory_layers, axis)
         return dataclasses.replace(
             self,
@@ -178,6 +182,16 @@ class ModelConfig:
             kv_heads=self.kv_heads and dims.kv_heads,
             key_dim=dims.key_dim,
             value_dim=dims.value_dim,
+        )
+
+    def _wider(self, grown: "ModelConfig") -> "ModelConfig":
+        """`grown`, which has more heads than this model, with a residual stream and an MLP in proportion."""
+        return dataclasses.replace(
+            grown,
+            d_model=max(1, self.d_model * grown.heads // self.heads),
+            mlp_dim=self.mlp_dim and max(1, self.mlp_dim * grown.heads // self.heads),
+            key_dim=self.dims.key_dim,
+            value_dim=self.dims.value_dim,
         )
 
 

@@ -16,8 +16,7 @@ from infini_jax.config.train import Budget, TrainConfig
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import check_fields, require, require_file_name, require_not_negative, require_one_line
-from infini_jax.memory.base import LATER
+from infini_jax.errors import LATER, check_fields, require, require_file_name, require_not_negative, require_one_line
 
 STOPPING = ("patience", "improvement")  # settings of training that end a run early
 

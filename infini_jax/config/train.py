@@ -4,8 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
-from infini_jax.errors import LARGEST, check_fields, require, require_not_negative, require_positive
-from infini_jax.memory.base import LATER
+from infini_jax.errors import LARGEST, LATER, check_fields, require, require_not_negative, require_positive
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]
 Gives = Literal["steps", "width", "window"]
@@ -67,7 +66,8 @@ class TrainConfig:
       optimiser: a name in `infini_jax.config.optimisers.OPTIMISERS`.
       schedule: schedule of the learning rate after the warm-up, a name in `infini_jax.config.optimisers.SCHEDULES`.
       learning_rate: peak of the schedule; with rsqrt, the numerator of rate / sqrt(step).
-      gate_learning_rate: peak learning rate of the memory gates, which have no weight decay.
+      gate_learning_rate: peak learning rate of the memory gates.
+      gate_weight_decay: weight decay of the memory gates, towards one half.
       weight_decay: weight decay of matrices, apart from those that a mechanism declares in `no_decay`.
       warmup: share of the steps with a rising learning rate.
       average: decay of the moving average of the parameters that is evaluated and kept, which is shorter in the first tenth of
@@ -98,6 +98,7 @@ class TrainConfig:
     schedule: Schedule = "cosine"
     learning_rate: float = 1e-3
     gate_learning_rate: float = 1e-2
+    gate_weight_decay: float = dataclasses.field(default=0.0, metadata=LATER)
     weight_decay: float = 0.1
     warmup: float = 0.1
     average: float = 0.0
@@ -123,7 +124,7 @@ class TrainConfig:
             log_every=self.log_every,
         )
         require(self.evaluate_every >= 0, "train.evaluate_every", f"{self.evaluate_every} steps", "give 0 or more")
-        require_not_negative("train", segments_per_step=self.segments_per_step)
+        require_not_negative("train", segments_per_step=self.segments_per_step, gate_weight_decay=self.gate_weight_decay)
         require_not_negative("train", patience=self.patience, improvement=self.improvement, z_loss=self.z_loss)
         problem = f"a patience of {self.patience} readings, and none before the end"
         require(not self.patience or self.evaluate_every > 0, "train.evaluate_every", problem, "give a number of steps")

@@ -3,13 +3,14 @@
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.haystack import HaystackConfig
-from infini_jax.data.mqar import MqarConfig
+from infini_jax.data.mqar import MixedMqarConfig, MqarConfig
 from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.data.sorting import SortingConfig
 from infini_jax.data.stdlib import StdlibConfig
 
 SOURCES: dict[str, type[DataConfig]] = {
     "mqar": MqarConfig,
+    "mqar_mixed": MixedMqarConfig,
     "passkey": PasskeyConfig,
     "haystack": HaystackConfig,
     "sorting": SortingConfig,

@@ -4,17 +4,21 @@ A row is `key value key value ... filler ... key key ...`; the target at an aske
 half of the vocabulary and values from the upper half; token 0 is the filler. Only the asked keys are scored. Every key is
 asked `repeats` times, the questions in random order: the answers never stand in the row, so asking again gives nothing away.
 With `overwrites`, that many keys are written once more behind all pairs, each with another value, and the newer value counts.
-DEVIATION: the original spreads the questions by a power law of the distance; here they all stand at the end, so that the
-distance, and with it the memory needed, is one number.
+DEVIATION: the original spreads the questions by a power law of the distance and fills gaps with random tokens; by default all
+stand at the end, so that the distance, and with it the memory needed, is one number. `spread` and `noise` are the original's.
+DEVIATION: two keys of a row may have the same value; the original draws values without repetition.
+
+`MixedMqarConfig` trains on rows of several lengths and numbers of pairs, as the figures of Zoology and Based do.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from infini_jax.data.batch import Batch, Rows, generator
-from infini_jax.data.examples import Example, ExampleConfig, ExampleRows
-from infini_jax.errors import require, require_positive
+from infini_jax.data.examples import Example, ExampleConfig, ExampleRows, Label
+from infini_jax.errors import LATER, require, require_positive
 
 FILLER = 0
 
@@ -28,6 +32,10 @@ class MqarConfig(ExampleConfig):
       symbols: number of tokens in the vocabulary, the filler included.
       repeats: number of questions per key.
       overwrites: number of pairs that are written again with another value, which counts.
+      spread: exponent a of the power law by which questions are spread behind the pairs: the chance that a question stands at
+        place g = 1, 2, ... goes as g^(a - 1), where every second token is a place. 1 is uniform, the original's is 0.01; 0
+        asks all at the end.
+      noise: share of filler tokens that are drawn from the whole vocabulary instead; the original's is 1.
     """
 
     title = "MQAR"
@@ -35,6 +43,8 @@ class MqarConfig(ExampleConfig):
     symbols: int = 128
     repeats: int = 1
     overwrites: int = 0
+    spread: float = dataclasses.field(default=0.0, metadata=LATER)
+    noise: float = dataclasses.field(default=0.0, metadata=LATER)
 
     @property
     def vocab(self) -> int:
@@ -43,7 +53,7 @@ class MqarConfig(ExampleConfig):
     @property
     def least(self) -> int:
         """Tokens of the shortest row, one without a gap."""
-        return 2 * (self.pairs + self.overwrites) + self.repeats * self.pairs
+        return 2 * (self.pairs + self.overwrites) + self.repeats * self.pairs * (2 if self.spread else 1)
 
     def gap(self, tokens: int) -> int:
         """Filler tokens between the last pair and the first question in a row of `tokens`."""
@@ -64,6 +74,10 @@ class MqarConfig(ExampleConfig):
             f"{self.overwrites} of {self.pairs} pairs cannot be written again",
             f"give 0 to {self.pairs}",
         )
+        require(self.spread >= 0, "data.spread", f"{self.spread} is negative", "give 0, or an exponent such as 0.01")
+        once = not self.spread or self.repeats == 1
+        require(once, "data.repeats", f"{self.repeats} questions per key cannot be spread", "give 1, or data.spread 0")
+        require(0 <= self.noise <= 1, "data.noise", f"{self.noise} is no share", "give 0 to 1")
         require(
             self.gap(tokens) >= 0,
             "train.sequence",
@@ -81,7 +95,7 @@ class MqarConfig(ExampleConfig):
 
     def distance(self, tokens: int) -> float:
         """Tokens from the first question back to the last value, across the gap, in a row of `tokens`."""
-        return self.gap(tokens) + 1
+        return 1 if self.spread else self.gap(tokens) + 1
 
     def example(self, random: np.random.Generator, tokens: int) -> Example:
         self.check(tokens)
@@ -99,6 +113,9 @@ class MqarConfig(ExampleConfig):
         questions = pairs * self.repeats
         asked_BxQ = random.random((rows, questions)).argsort(axis=1) % pairs
         tokens_BxT = np.full((rows, tokens), FILLER, np.int32)
+        if self.noise:
+            drawn_BxT = random.integers(0, self.symbols, tokens_BxT.shape, np.int32)
+            tokens_BxT = np.where(random.random(tokens_BxT.shape) < self.noise, drawn_BxT, tokens_BxT)
         tokens_BxT[:, 0 : 2 * pairs : 2] = keys_BxP
         tokens_BxT[:, 1 : 2 * pairs : 2] = values_BxP
         if self.overwrites:
@@ -110,12 +127,26 @@ class MqarConfig(ExampleConfig):
             behind = slice(2 * pairs, 2 * (pairs + self.overwrites))
             written_BxOx2 = np.stack([np.take_along_axis(keys_BxP, again_BxO, axis=1), new_BxO], axis=2)
             tokens_BxT[:, behind] = written_BxOx2.reshape(rows, -1)
-        tokens_BxT[:, -questions:] = np.take_along_axis(keys_BxP, asked_BxQ, axis=1)
+        places_BxQ = self._places(random, rows, tokens)
+        np.put_along_axis(tokens_BxT, places_BxQ, np.take_along_axis(keys_BxP, asked_BxQ, axis=1), axis=1)
         targets_BxT = np.zeros_like(tokens_BxT)
-        targets_BxT[:, -questions:] = np.take_along_axis(values_BxP, asked_BxQ, axis=1)
+        np.put_along_axis(targets_BxT, places_BxQ, np.take_along_axis(values_BxP, asked_BxQ, axis=1), axis=1)
         weights_BxT = np.zeros(tokens_BxT.shape, np.float32)
-        weights_BxT[:, -questions:] = 1.0
+        np.put_along_axis(weights_BxT, places_BxQ, 1.0, axis=1)
         return tokens_BxT, targets_BxT, weights_BxT
+
+    def _places(self, random: np.random.Generator, rows: int, tokens: int) -> np.ndarray:
+        """The places of the questions, BxQ: the last ones, or every second behind the pairs with the chances of `spread`.
+
+        The largest of logarithmic chances with Gumbel noise are a draw without repetition.
+        """
+        questions = self.pairs * self.repeats
+        if not self.spread:
+            return np.broadcast_to(np.arange(tokens - questions, tokens), (rows, questions))
+        first = 2 * (self.pairs + self.overwrites)
+        log_chance_G = (self.spread - 1.0) * np.log(np.arange(1, (tokens - first) // 2 + 1))
+        drawn_BxG = log_chance_G + random.gumbel(size=(rows, len(log_chance_G)))
+        return first + 2 * np.argsort(-drawn_BxG, axis=1)[:, :questions]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +164,94 @@ class Mqar(ExampleRows):
         fields = self.config.draw(generator(shape, step), shape.batch, shape.tokens)
         document_B = np.int32(step * shape.batch) + np.arange(shape.batch, dtype=np.int32)
         return Batch(*fields, np.broadcast_to(document_B[:, None], fields[0].shape))
+
+    def rows(self, step: int, first: int, count: int) -> Batch:
+        """Rows `first` to `first + count` of batch `step`, cut from the whole batch: its rows share one random stream."""
+        return Batch(*(field[first : first + count] for field in self.batch(step)))
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedMqarConfig(MqarConfig):
+    """Settings of recall in rows of several lengths and numbers of pairs; `pairs` is the largest number.
+
+    A row holds as many examples of its length as fit, each a document of its own, so that short ones cost no padding. The
+    default is the training mixture of Based's figure 2 (Arora et al. 2024, arXiv 2402.18668).
+    DEVIATION: examples are drawn afresh, where the original repeats 180 000 of them for 32 to 64 epochs, and mixed within a
+    batch.
+
+    Attributes:
+      mixture: (tokens, pairs, weight) of each kind of example; weights are numbers of examples out of their sum.
+    """
+
+    pairs: int = 64
+    symbols: int = 8192
+    spread: float = 0.01
+    noise: float = 1.0
+    mixture: tuple[tuple[int, int, int], ...] = (
+        (64, 4, 100),
+        (128, 8, 20),
+        (256, 16, 20),
+        (256, 32, 20),
+        (256, 64, 20),
+    )
+
+    def kind(self, pairs: int) -> MqarConfig:
+        """The settings of examples with one number of pairs."""
+        names = [field.name for field in dataclasses.fields(MqarConfig)]
+        return MqarConfig(**{name: getattr(self, name) for name in names} | {"pairs": pairs})
+
+    def with_labels(self, labels: Mapping[str, Label]) -> MqarConfig:
+        return self.kind(self.pairs).with_labels(labels)
+
+    def covers(self, asked: MqarConfig) -> bool:
+        return asked in [self.kind(pairs) for _, pairs, _ in self.mixture]
+
+    def check(self, tokens: int) -> None:
+        require(bool(self.mixture), "data.mixture", "it is empty", "give (tokens, pairs, weight) of at least one kind")
+        for length, pairs, weight in self.mixture:
+            self.kind(pairs).check(length)
+            require_positive("data.mixture", weight=weight)
+            divides = f"rows of {tokens} tokens hold no whole number of examples of {length}"
+            require(tokens % length == 0, "data.mixture", divides, "give lengths that divide train.sequence")
+        most = max(pairs for _, pairs, _ in self.mixture)
+        require(self.pairs == most, "data.pairs", f"{self.pairs} is not the largest of the mixture", f"give {most}")
+
+    def most_scored(self, tokens: int) -> int:
+        """The largest number of questions in any row."""
+        return max(tokens // length * self.kind(pairs).most_scored(length) for length, pairs, _ in self.mixture)
+
+    def distance(self, tokens: int) -> float:
+        return min(self.kind(pairs).distance(length) for length, pairs, _ in self.mixture)
+
+    def open(self, rows: Rows) -> "MixedMqar":
+        return MixedMqar(self, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedMqar(ExampleRows):
+    """Source of rows of several lengths and numbers of pairs.
+
+    Attributes:
+      config: settings of the task.
+    """
+
+    config: MixedMqarConfig
+
+    def batch(self, step: int) -> Batch:
+        shape, mixture = self.shape, self.config.mixture
+        random = generator(shape, step)
+        share_K = np.array([weight * length for length, _, weight in mixture], float)
+        kind_B = random.choice(len(mixture), shape.batch, p=share_K / share_K.sum())
+        fields = [np.zeros((shape.batch, shape.tokens), kind) for kind in (np.int32, np.int32, np.float32, np.int32)]
+        for number, (length, pairs, _) in enumerate(mixture):
+            of_kind, packed = np.flatnonzero(kind_B == number), shape.tokens // length
+            drawn = self.config.kind(pairs).draw(random, len(of_kind) * packed, length)
+            for field, values in zip(fields, drawn, strict=False):
+                field[of_kind] = values.reshape(len(of_kind), shape.tokens)
+            fields[3][of_kind] = np.repeat(np.arange(packed), length)
+        most = shape.tokens // min(length for length, _, _ in mixture)  # documents of a row
+        row_B = (step * shape.batch + np.arange(shape.batch)) * most
+        return Batch(*fields[:3], (fields[3] + row_B[:, None]).astype(np.int32))
 
     def rows(self, step: int, first: int, count: int) -> Batch:
         """Rows `first` to `first + count` of batch `step`, cut from the whole batch: its rows share one random stream."""

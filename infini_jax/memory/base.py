@@ -58,9 +58,6 @@ class Dims:
         return self.policy.memory
 
 
-LATER = {"later": True}  # `metadata` of a setting that came when results were there: its default enters no fingerprint
-
-
 @dataclasses.dataclass(frozen=True)
 class MemoryConfig:
     """Settings that every mechanism has.

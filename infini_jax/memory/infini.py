@@ -113,7 +113,8 @@ def parallel_delta(
     """(A_mem BxWxSxHxV, memory after the last segment) of W segments at once by eq. 7 and 9.
 
     M_s = (I - W_s) M_{s-1} + U_s with W_s = sigma(K)^T sigma(K) / (sigma(K) z_{s-1}): z is a prefix sum, so all but one F x F
-    product per segment is done for all segments at once.
+    product per segment is done for all segments at once. Where a segment has fewer tokens than a key has features, W_s is the
+    larger matrix, and the segments' own products in turn cost less.
 
     Args:
       memory: memory before the first segment, which must have z.
@@ -121,6 +122,8 @@ def parallel_delta(
       v_BxWxTxGxV: values.
       keeps_BxW: `Boundaries.keeps_B` of each segment; the first write of a new document begins from zero.
     """
+    if k_BxWxTxGxF.shape[2] < k_BxWxTxGxF.shape[-1] and not shares_sequence():
+        return _delta_in_turn(memory, q_BxWxSxHxF, k_BxWxTxGxF, v_BxWxTxGxV, keeps_BxW)
     z_before_BxWxGxF, z_after = _carried_on(memory.z, k_BxWxTxGxF.sum(axis=2), keeps_BxW)
     z_kept_BxWxGxF = jnp.where(keeps_BxW[..., None, None], z_before_BxWxGxF, 0.0)
     read_BxWxTxGxF = jax.vmap(normalised, 1, 1)(k_BxWxTxGxF, z_kept_BxWxGxF)
@@ -129,6 +132,18 @@ def parallel_delta(
     M_before_BxWxGxFxV, M_after = _carried_on(memory.M, U_BxWxGxFxV, keeps_BxW, erase=W_BxWxGxFxF)
     a_mem_BxWxSxHxV = jax.vmap(retrieve, 1, 1)(InfiniMemory(M_before_BxWxGxFxV, z_before_BxWxGxF), q_BxWxSxHxF)
     return a_mem_BxWxSxHxV, InfiniMemory(M_after, z_after)
+
+
+def _delta_in_turn(memory, q_BxWxSxHxF, k_BxWxTxGxF, v_BxWxTxGxV, keeps_BxW) -> tuple[jax.Array, InfiniMemory]:
+    """`parallel_delta` by `update` of each segment; the memory before each is read for all segments at once."""
+
+    def step(memory: InfiniMemory, item: tuple) -> tuple[InfiniMemory, InfiniMemory]:
+        k_BxTxGxF, v_BxTxGxV, keeps_B = item
+        return update(reset_where_new(keeps_B, memory), k_BxTxGxF, v_BxTxGxV, "delta"), memory
+
+    items = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (k_BxWxTxGxF, v_BxWxTxGxV, keeps_BxW))
+    after, before = jax.lax.scan(step, memory, items, unroll=unrolled(keeps_BxW.shape[1]))
+    return jax.vmap(retrieve, (0, 1), 1)(before, q_BxWxSxHxF), after
 
 
 def _carried(memory, updates, keeps_BxW: jax.Array, erase: jax.Array | None = None):

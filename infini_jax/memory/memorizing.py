@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from infini_jax.errors import require
+from infini_jax.errors import LATER, require
 from infini_jax.layers.attention import masked_softmax
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.heads import SLOTS_AXIS, by_slots
@@ -30,7 +30,7 @@ from infini_jax.layers.platforms import platform
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, over_segments, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import GATE, KEPT, LATER, Cost, Dims, Memory, memory_bytes, segments_of_a_stream
+from infini_jax.memory.base import GATE, KEPT, Cost, Dims, Memory, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
 from infini_jax.memory.offload import on_host, part_of, to_device, to_host

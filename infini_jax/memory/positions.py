@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from infini_jax.errors import LATER
 from infini_jax.layers import precision
 from infini_jax.layers.attention import attend, attend_flops, attention_flops, masked_softmax
 from infini_jax.layers.distances import rotary, t5_distance_bias
 from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Sight
-from infini_jax.memory.base import LATER, Cost, Dims, Memory, MemoryConfig
+from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig
 
 Positions = Literal["rotary", "relative", "t5", "none"]
 T5_BUCKETS = 32

@@ -1,4 +1,4 @@
-"""The tables of evaluations: passkey in the papers' format, and BLiMP by phenomenon."""
+"""The tables of evaluations: passkey in the papers' format, BLiMP by phenomenon, and published values beside ours."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from infini_jax.report.behind import FRESH, behind
 from infini_jax.report.figures.passkey import length_text
 from infini_jax.report.found import Found, Point, by, points
-from infini_jax.report.parts import NotMeasured, Table, middle, percent
+from infini_jax.report.parts import NotMeasured, Table, middle, number, percent
 from infini_jax.report.plots import label_of
 from infini_jax.units import human_bytes
 
@@ -78,3 +78,44 @@ def cell(of: Sequence[Point]) -> str:
     """The mean over each run's paradigms as text: median and range over runs, in percent."""
     runs = by(of, lambda point: point.row.run).values()
     return middle([statistics.fmean(point.value for point in run) for run in runs], percent) if runs else "–"
+
+
+def anchors_table(found: Found) -> Table | NotMeasured:
+    """The table of published values beside ours: a line per point, over seeds."""
+    title, of = "Published values, reproduced", points(found, "retrieval", "published")
+    if not of:
+        return NotMeasured("anchors", title, "the study fast_weights")
+    ours = {point.row.run: point.value for point in points(found, "retrieval", "loss")}
+    tests = {point.row.run: point.value for point in points(found, "retrieval", "test_loss")}
+    laws = {point.row.run: point.value for point in points(found, "retrieval", "rank_law")}
+    groups = by(of, lambda point: (point.series, point.label("features"), point.label("pairs")))
+    return Table(
+        "Retrieval of pairs (Schlag et al. 2021, setting 1): the lowest validation loss of a run, half the squared error; "
+        "median over seeds and, in brackets, lowest and highest. Ours is averaged as the authors do, over batches of unequal "
+        "size, the mean over other sequences' questions alike. The rank law is 1/2 (1 - features / pairs).",
+        (
+            "Mechanism",
+            "Features",
+            "Pairs",
+            "Seeds",
+            "Published",
+            "Ours",
+            "Median difference",
+            "Mean, all questions",
+            "Rank law",
+        ),
+        tuple(
+            (
+                label_of(series),
+                number(features),
+                number(pairs),
+                str(len(group)),
+                f"{group[0].value:.4f}",
+                middle((ours[point.row.run] for point in group), "{:.4f}".format),
+                f"{statistics.median(ours[point.row.run] for point in group) - group[0].value:+.4f}",
+                middle((tests[point.row.run] for point in group), "{:.4f}".format),
+                f"{laws[group[0].row.run]:.4f}",
+            )
+            for (series, features, pairs), group in groups.items()
+        ),
+    )

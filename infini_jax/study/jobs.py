@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from infini_jax.codes import capacity, random_codes
+from infini_jax.codes import capacity, random_codes, retrieval
 from infini_jax.config import RunConfig
 from infini_jax.config.plain import kind_of
 from infini_jax.data.base import Scored
@@ -120,6 +120,12 @@ JOB_KINDS: dict[str, JobKind] = {
         random_codes.planned_flops,
         measures_itself=True,
         scored_by="n50",
+    ),
+    retrieval.NAME: JobKind(
+        retrieval.RetrievalRun,
+        "infini_jax.codes.standalone:execute_retrieval",
+        retrieval.planned_flops,
+        measures_itself=True,
     ),
 }
 """Registry of kinds of jobs: name in saved studies -> kind. Add your own kind here."""

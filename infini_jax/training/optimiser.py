@@ -39,8 +39,8 @@ def averaged(average: Any, params: Any, step: jax.Array, decay: float) -> Any:
 def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.GradientTransformation:
     """The optimizer of a run of `steps` steps, behind a clip of the global gradient norm.
 
-    Gates have their own rate, because they never leave 0.5 at the common one. Weight decay leaves out embedding, vectors,
-    scalars, gates and the parameters that the mechanisms of `model` declare in `no_decay`.
+    Gates have their own rate, because they never leave 0.5 at the common one, and their own decay. Weight decay leaves out
+    embedding, vectors, scalars, gates and the parameters that the mechanisms of `model` declare in `no_decay`.
     """
     gates, no_decay = memory_parameters(model, "gates"), memory_parameters(model, "no_decay")
 
@@ -52,9 +52,11 @@ def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.
 
     shape = schedule(train, steps)
     weights = OPTIMISERS[train.optimiser](shape, train.weight_decay, matrices)
+    decay = train.gate_weight_decay  # without one the state is that of Adam alone, as checkpoints have it
+    gate_updates = optax.adamw(shape, weight_decay=decay) if decay else optax.adam(shape)
     scale = optax.inject_hyperparams(optax.scale)  # by a number in the optimizer's state
     groups: dict[Hashable, optax.GradientTransformation] = {
         "weights": optax.chain(weights, scale(step_size=train.learning_rate)),
-        "gates": optax.chain(optax.adam(shape), scale(step_size=train.gate_learning_rate)),
+        "gates": optax.chain(gate_updates, scale(step_size=train.gate_learning_rate)),
     }
     return optax.chain(clip_by_global_norm(train.clip), optax.multi_transform(groups, labels))

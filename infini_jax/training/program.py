@@ -20,6 +20,7 @@ from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.base import opened
 from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.data.serve import batches
+from infini_jax.devices.effort import OFTEN, ONCE, effort
 from infini_jax.devices.processes import batch_shapes, own_rows, placed
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
 from infini_jax.errors import present
@@ -135,12 +136,15 @@ class Training:
 
     def fresh(self) -> TrainState:
         """The state before the first step, on the devices."""
-        return jax.jit(self._init, out_shardings=None if self.layout is None else self.places)()
+        return self._once(self._init)()
 
     def inherited(self, other: ModelConfig, learned: dict) -> TrainState:
         """The state before the first step, at the parameters that another model has `learned` as far as it has them."""
-        begin = functools.partial(self._init, other)
-        return jax.jit(begin, out_shardings=None if self.layout is None else self.places)(learned)
+        return self._once(functools.partial(self._init, other))(learned)
+
+    def _once(self, begin: Callable[..., TrainState]) -> Callable[..., TrainState]:
+        places = None if self.layout is None else self.places
+        return jax.jit(begin, out_shardings=places, compiler_options=effort(ONCE))
 
     @functools.cached_property
     def step(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
@@ -285,12 +289,13 @@ def compiled_steps(program: Program, most: int) -> Callable[[TrainState, Sequenc
     """
     training = program.training
     if most == 1:
-        step = _traced_step(program).lower().compile()
+        step = _traced_step(program).lower().compile(effort(OFTEN))
         return lambda state, batches: step(state, training.placed(batches[0]))
     several = jax.tree.map(
         lambda one: jax.ShapeDtypeStruct((most, *one.shape), one.dtype, sharding=behind_one_axis(one.sharding)), program.batch
     )
-    steps = training.several(most).lower(training.shapes, several, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+    lowered = training.several(most).lower(training.shapes, several, jax.ShapeDtypeStruct((), jnp.int32))
+    steps = lowered.compile(effort(OFTEN))
     return lambda state, batches: steps(state, training.stacked(batches, most), np.int32(len(batches)))
 
 

@@ -10,6 +10,7 @@ from infini_jax.config import RunConfig
 from infini_jax.data.base import opened
 from infini_jax.data.batch import Batch, Split
 from infini_jax.devices.chosen_form import form_of_run
+from infini_jax.devices.effort import OFTEN, effort
 from infini_jax.devices.processes import placed_batches
 from infini_jax.devices.queue import keep_close
 from infini_jax.devices.sharding import (
@@ -38,7 +39,7 @@ def make_evaluate(run: RunConfig, sharding: Sharding = ROWS_ALONE) -> Callable[[
         carry, scores, _ = scan_segments(run.model, params, carry, batch, score_tokens, form=form, most_scored=run.most_scored)
         return jax.tree.map(jnp.sum, scores), carry
 
-    score = jax.jit(summed_over_rows(score, run.model, layout))
+    score = jax.jit(summed_over_rows(score, run.model, layout), compiler_options=effort(OFTEN))
     places = carry_sharding(run.model, layout.mesh, layout.rules)
     rows = batch_sharding(layout.mesh, layout.rules)
     begin = jax.jit(lambda: init_carry(run.model, run.train.batch), out_shardings=places)

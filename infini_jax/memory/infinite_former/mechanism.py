@@ -37,11 +37,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from infini_jax.errors import require, require_not_negative, require_positive
+from infini_jax.errors import LATER, require, require_not_negative, require_positive
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, counts_before_each, reset_where_new, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import AUXILIARY, LATER, Cost, Dims, memory_bytes, segments_of_a_stream
+from infini_jax.memory.base import AUXILIARY, Cost, Dims, memory_bytes, segments_of_a_stream
 from infini_jax.memory.infinite_former import expectation, signal, sticky
 from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
 
