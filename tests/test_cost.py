@@ -116,7 +116,13 @@ SETTINGS = {
     "compressive": ({}, {"positions": "relative"}, {"slots": 0, "local": "cache"}),
     "gated_delta": ({}, {"local": "window"}),
     "transformer_xl": ({}, {"positions": "t5"}, {"positions": "relative"}),
-    "infini": ({}, {"update": "linear"}, {"feature_map": "dpfp"}, {"local": "cache"}, {"local": "cache", "positions": "relative"}),
+    "infini": (
+        {},
+        {"update": "linear"},
+        {"feature_map": "dpfp"},
+        {"local": "cache"},
+        {"local": "cache", "positions": "relative"},
+    ),
     "memorizing": ({}, {"cached": 8}, {"positions": "relative"}, {"local": "cache"}, {"local": "window"}),
     "landmark": ({}, {"blocks": 0}, {"block": 5}, {"positions": "relative"}, {"block": 8, "local": "cache"}),
     "infinite_former": (

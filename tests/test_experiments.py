@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from experiments import head_to_head, initial_values, language_modelling, mqar_pareto, passkey_novelty, sorting, window_vs_memory
+from experiments import (
+    head_to_head,
+    initial_values,
+    language_modelling,
+    mqar_pareto,
+    passkey_novelty,
+    sorting,
+    window_vs_memory,
+)
 from infini_jax.cli.main import main
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import RunConfig

@@ -245,7 +245,10 @@ def test_layers_without_the_memory_have_the_same_neighborhood():
 @pytest.mark.parametrize(
     ("memory", "line"),
     [
-        (lambda: MECHANISMS["full"].Config(local="cache"), "memory.local: Full has no neighborhood 'cache' beside its memory; "),
+        (
+            lambda: MECHANISMS["full"].Config(local="cache"),
+            "memory.local: Full has no neighborhood 'cache' beside its memory; ",
+        ),
         (lambda: MECHANISMS["local"].Config(local="segment"), "memory.local: Local has no neighborhood 'segment'"),
         (lambda: MECHANISMS["transformer_xl"].Config(local="window"), "memory.local: TransformerXL has no neighborhood"),
         (lambda: CompressiveConfig(slots=0, local="window"), "memory.local: Compressive has no neighborhood 'window'"),

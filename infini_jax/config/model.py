@@ -34,8 +34,8 @@ class ModelConfig:
       segment: number of raw tokens per segment.
       key_taps: number of tokens per key, mixed by a short causal convolution; 1 is the token alone, as in the papers.
       compute: type of activations; the other types follow from it, see `infini_jax.layers.precision`.
-      key_taps_own: share of a key's own token in the mix of `key_taps` before training, from 0 to 1; what is left is shared evenly
-        by the tokens before it. None is the mean of all.
+      key_taps_own: share of a key's own token in the mix of `key_taps` before training, from 0 to 1; the tokens before it
+        share what is left evenly. None is the mean of all.
     """
 
     memory: MemoryConfig = InfiniConfig()
@@ -178,7 +178,7 @@ class ModelConfig:
         return tokens * self.layers * d.kv_heads * (d.key_dim + d.value_dim) * d.dtype.itemsize
 
     def at_bytes(self, total: int, axis: str = "") -> "ModelConfig":
-        """This model with the largest memory of at most `total` bytes per sequence, all layers together, the neighborhood apart.
+        """This model with the largest memory of at most `total` bytes per sequence, all layers but no neighborhood counted.
 
         Args:
           total: bytes per sequence.

@@ -69,7 +69,7 @@ class MemoryConfig:
     Attributes:
       layers: numbers (from 0) of the layers that carry this memory; the others attend to the neighborhood only. None is all.
       local: what a token sees beside the memory, the same for every mechanism: its segment; a window of the last tokens, as
-        many as a segment has; a cache of one segment, as Transformer-XL's without gradient; or the mechanism's own, by default.
+        many as a segment has; a cache of one segment, without gradient as Transformer-XL's; or the mechanism's own.
     """
 
     layers: tuple[int, ...] | None = None
@@ -94,7 +94,7 @@ class MemoryConfig:
         return "rotary"
 
     def neighbors(self, segment: int) -> tuple[int, int | None]:
-        """(tokens carried beside the memory, places that a query sees with its own or None for all), with so long segments."""
+        """(tokens carried beside the memory, places that a query sees or None for all) where segments have so many."""
         return {"window": (segment - 1, segment), "cache": (segment, None)}.get(self.local, (0, None))
 
     def with_local(self, local: Neighborhood) -> "MemoryConfig":
@@ -151,7 +151,7 @@ class Memory(nn.Module):
     `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
     `write` is called once, when it is full.
 
-    What a subclass must declare has no default, and `declared.check_declared` refuses a class without it: `Config`, `summary` (one
+    What a subclass must declare has no default, and `check_declared` refuses a class without it: `Config`, `summary` (one
     line for tables), `paper`, `axes` (settings or dims along which the memory grows, the default first), and the methods
     `init_memory`, `attend`, `write`, `logical_axes` and `cost`. Values in the metrics whose names begin with `AUXILIARY` are
     added to the loss as they are.
@@ -163,8 +163,8 @@ class Memory(nn.Module):
         that hold tokens as they are; or other, about which nothing is predicted, by default.
       splits_sequence: whether `advance` works where devices share a sequence; by default not.
       usual_layers: the layers that carry it in its paper's models; by default all of them.
-      neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as those
-        of `memory.window.view` do, and its `cost` count it (`positions.local_cost`); by default none.
+      neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as
+        those of `memory.window.view` do, and its `cost` count it (`positions.local_cost`); by default none.
 
     The model has to know some of a mechanism's own parameters. They are declared by path below the memory; a path may exist
     for some settings only; by default there are none:

@@ -28,4 +28,6 @@ def check_declared(mechanism: type[Memory]) -> None:
     check_value(f"{name}.exempt", tuple(mechanism.exempt), tuple[Promise, ...])
     check_value(f"{name}.neighborhoods", tuple(mechanism.neighborhoods), tuple[Neighborhood, ...])
     on_stream = bool(mechanism.neighborhoods) and mechanism.works_on_stream()
-    require(not on_stream, f"{name}.neighborhoods", "it works on the residual stream, whose segments stand alone", "leave it out")
+    require(
+        not on_stream, f"{name}.neighborhoods", "it works on the residual stream, whose segments stand alone", "leave it out"
+    )

@@ -9,8 +9,8 @@ the tokens' real additions U solve (I + A) U = beta (V - e^G K S), and S' = e^{G
 DEVIATION: the paper's token mixer reads the running S_t at every token. Here, as in Infini-attention, a token reads the S of
 earlier segments only, its own segment by local attention, and a gate per head mixes both; no output norm and no output gate.
 DEVIATION: queries keep their length; the gate and the output projection follow, where the paper has a norm.
-DEVIATION: heads first remember for 1 to 64 segments (`horizons`), evenly spread in the logarithm, and one head alone for 64. The
-published layer's decay starts at tens of tokens: such a memory is empty when the next segment reads it.
+DEVIATION: heads first remember for 1 to 64 segments (`horizons`), evenly spread in the logarithm, and one head alone for 64.
+The published layer's decay starts at tens of tokens: such a memory is empty when the next segment reads it.
 """
 
 import dataclasses

@@ -2,12 +2,12 @@
 
   segment   the tokens of its segment up to itself
   window    the last S tokens, itself included, across the segment's edge, S being a segment's length (arXiv 2004.05150)
-  cache     all of the segment before, and its own up to itself, as Transformer-XL with a cache of one segment (arXiv 1901.02860)
+  cache     all of the segment before, and its own up to itself: Transformer-XL's cache of one segment (arXiv 1901.02860)
 A mechanism is composed with it: what is carried is the mechanism's memory and beside it a cache of the last tokens' keys and
 values, which the segment brings along as `Segment.near`. Local attention sees it through `window.view`, whatever is done with
 it then. So comparisons with one neighborhood compare what the memories hold of the far past. The cache is counted apart
 (`neighborhood_bytes`): bytes of memory are those of the mechanism alone. As in Transformer-XL no gradient enters a cache; one
-enters a window, which streams as one long banded attention. The entries have no positions, which the mechanism's rule gives them.
+enters a window, which streams as one long banded attention. Entries are carried without positions; the mechanism gives them.
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ class WithNeighborhood(Memory):
         return FarAndNear(self.alone.logical_axes(), window.LOGICAL_AXES)
 
     def cost(self, segment_length: int) -> Cost:
-        """FLOPs and bytes moved per token: the mechanism's, which has the neighborhood in its local part, and the cache moved."""
+        """FLOPs and bytes moved per token: the mechanism's, whose local part has the neighborhood, and the cache's bytes."""
         alone = self.alone.cost(segment_length)
         moved = 3.0 * neighborhood_bytes(self) / segment_length  # read by attend, read and written by write
         return dataclasses.replace(alone, bytes_moved=alone.bytes_moved + moved)

@@ -162,7 +162,7 @@ class PositionedAttention(nn.Module):
 
 
 def require_own_cache(config: MemoryConfig, **tokens: int) -> None:
-    """Raises `ConfigError` for the first of `tokens` that a mechanism caches itself beside a neighborhood that is not its own."""
+    """Raises `ConfigError` for the first of `tokens` that a mechanism caches itself beside a neighborhood not its own."""
     for name, count in tokens.items():
         cached = f"{count} tokens are cached beside the neighborhood '{config.local}'"
         require(count == 0 or config.local == "own", f"memory.{name}", cached, "give 0, or leave memory.local out")
@@ -199,7 +199,7 @@ class Positioned(Memory):
 
 
 def local_cost(config: PositionedConfig, dims: Dims, segment_length: int, carried: int = 0) -> Cost:
-    """Cost per token of attention over the neighborhood that the settings ask for, and `carried` entries of memory before it."""
+    """Cost per token of attention over the neighborhood that the settings ask for and `carried` entries before it."""
     near, window = config.neighbors(dims.segment)
     return positioned_cost(config.positions, dims, carried, segment_length, window, near)
 

@@ -131,7 +131,7 @@ def neighbors(segment: Segment) -> tuple[Recent, ...]:
 
 
 def with_neighbors_as_keys(segment: Segment) -> Segment:
-    """The segment with the entries of its neighborhood for keys, too, in front of its own, which then begin at a later place."""
+    """The segment with the entries of its neighborhood as keys in front of its own, so that queries begin at a later place."""
     if segment.near is None:
         return segment
     seen, bounds = view(segment), segment.bounds

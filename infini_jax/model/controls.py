@@ -1,6 +1,6 @@
 """Carries for controls: what is said of a memory is compared with no memory, or with that of another document.
 
-A neighborhood beside the memory (`MemoryConfig.local`) is none of it: the text's own stays, so that controls tell of the far past.
+A neighborhood beside the memory (`MemoryConfig.local`) is no part of it: the text's own stays; controls tell of the far past.
 """
 
 import dataclasses

@@ -73,7 +73,11 @@ RUNS = (
     ("stopped_early", "", "why the run ended before its budget was spent; null where it was spent"),
     ("form", "", "form of the training step: segments at once, what is made again, how layers run; null in old tables"),
     ("fleet", "runs", "that trained side by side in one program and share the seconds; null for a run alone"),
-    ("neighborhood_bytes", "bytes", "per sequence, of what memory.local carries beside the memory; 0 with the mechanism's own"),
+    (
+        "neighborhood_bytes",
+        "bytes",
+        "per sequence, of what memory.local carries beside the memory; 0 with the mechanism's own",
+    ),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

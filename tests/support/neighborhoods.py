@@ -17,7 +17,7 @@ PARTS = ("inputs", "keys", "values")
 def learned(name: str, local: Neighborhood) -> tuple[str, ...]:
     """What a segment's loss trains of the one before.
 
-    A window has a gradient, whatever the memory has; landmark's cache has none, and holds its blocks back for one segment more.
+    A window has a gradient, whatever the memory has; landmark's cache has none, and holds its blocks back for a segment.
     """
     if (name, local) == ("landmark", "cache"):
         return ()

@@ -12,8 +12,8 @@ Choices where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
 - A block none of whose raw tokens a query may see (all belong to another document) is invisible, landmark included; in
   the authors' code the weight of such a landmark is lost.
-- With the neighborhood `cache` (`local`) the segment before is seen as the segment is, through the same softmax of two levels, and
-  its blocks are retrieved from when they have left it. A window is refused: it would cut blocks, which are whole or not at all.
+- With the neighborhood `cache` (`local`) the segment before is seen as the segment is, through the softmax of two levels, and
+  its blocks may be retrieved when they have left it. A window is refused: it would cut blocks, which are seen whole.
 DEVIATION: with blocks > 0 the cache is carried in training too and gradients flow through keys and values of retrieved
 blocks; the choice of blocks has none. The paper trains inside one window without a cache and never differentiates through
 it: that is `blocks = 0`. The parameters are the same, so that a model trained so is read with any other number of blocks.
@@ -265,9 +265,7 @@ class Landmark(Positioned):
         keys, values, writes_BxT = leaving(segment)
         return append_blocks(memory, *self._new_blocks(keys, values, writes_BxT), held_B + writes_BxT.sum(axis=1))
 
-    def _new_blocks(
-        self, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, writes_BxT: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _new_blocks(self, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, writes_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(keys BxGxMxPxK turned by their place, values BxGxMx(P-1)xV) of blocks of tokens, zero where not written."""
 
         def blocks(x_BxTxGxK):
