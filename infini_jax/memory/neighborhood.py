@@ -1,4 +1,4 @@
-"""The same neighborhood for every mechanism: what a token sees exactly, beside the memory (`MemoryConfig.local`).
+"""One neighborhood for all mechanisms: what a token sees exactly, beside the memory (`MemoryConfig.local`).
 
   segment   the tokens of its segment up to itself
   window    the last S tokens, itself included, across the segment's edge, S being a segment's length (arXiv 2004.05150)
