@@ -15,7 +15,9 @@ import pytest
 from infini_jax.layers.segment import NO_DOCUMENT, Segment, counts_before_each, whole
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import AUXILIARY, Memory
+from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
+from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
@@ -38,7 +40,13 @@ CASES = {
     "memorizing": MemorizingConfig(slots=9, top_k=3),
     "memorizing, fewer slots than tokens": MemorizingConfig(slots=4, top_k=4, cached=2),
     "memorizing, more slots than tokens": MemorizingConfig(slots=64, top_k=2, cached=20, positions="rotary"),
+    "memorizing, beside a cache": MemorizingConfig(slots=9, top_k=3, local="cache"),
+    "infini, beside a window": InfiniConfig(local="window"),
+    "gated_delta, beside a cache": GatedDeltaConfig(local="cache"),
+    "∞-former, beside a window": dataclasses.replace(FORMER, local="window"),
+    "compressive, beside a cache": CompressiveConfig(slots=0, compressed=5, ratio=4, local="cache"),
     "landmark": LandmarkConfig(block=2, blocks=5, retrieved=2),
+    "landmark, beside a cache": LandmarkConfig(block=2, blocks=5, retrieved=2, local="cache"),
     "landmark, one block": LandmarkConfig(block=5, blocks=1, retrieved=1),
     "landmark, many blocks": LandmarkConfig(block=1, blocks=40, retrieved=3, positions="none"),
     "landmark, a choice for all heads": LandmarkConfig(block=2, blocks=7, retrieved=3, selection="heads", positions="t5"),
@@ -82,7 +90,7 @@ def measured(module: Memory, form, structure):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-@pytest.mark.parametrize("case", slow_but(("memorizing",), CASES))
+@pytest.mark.parametrize("case", slow_but(("memorizing", "infini, beside a window"), CASES))
 def test_segments_at_once_are_segments_in_turn(case):
     """Outputs, memory, metrics and gradients by parameters, inputs and the memory before."""
     module, rows, rng = module_of(case), len(EDGES), np.random.default_rng(1)

@@ -15,7 +15,9 @@ import pytest
 from infini_jax.config import ModelConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import check_declared, memory_bytes, reported_gates
+from infini_jax.memory.base import memory_bytes, reported_gates
+from infini_jax.memory.declared import check_declared
+from infini_jax.memory.neighborhood import neighborhood_bytes
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.model.transformer import memory_parameters
@@ -118,8 +120,10 @@ def test_bytes_are_those_of_the_arrays(name):
     model = tiny(name)
     module = memory_of(model.memory, model.dims)
     real = sum(leaf.nbytes for leaf in jax.tree.leaves(module.init_memory(1)))
-    assert memory_bytes(module) == real > 0, "let `init_memory` make every array that is carried"
-    assert model.memory_bytes == model.layers * real
+    assert memory_bytes(module) + neighborhood_bytes(module) == real > 0, "let `init_memory` make every array that is carried"
+    assert model.memory_bytes == model.layers * memory_bytes(module) > 0
+    assert model.neighborhood_bytes == model.layers * neighborhood_bytes(module)
+    assert (model.neighborhood_bytes > 0) == (model.memory.neighbors(model.dims.segment)[0] > 0)
 
 
 def test_logical_axes_name_every_axis_and_begin_with_the_batch(name):

@@ -113,15 +113,23 @@ SIZES = [
     {"d_model": 256, "heads": 4, "segment": 512},
 ]
 SETTINGS = {
-    "compressive": ({}, {"positions": "relative"}),
+    "compressive": ({}, {"positions": "relative"}, {"slots": 0, "local": "cache"}),
+    "gated_delta": ({}, {"local": "window"}),
     "transformer_xl": ({}, {"positions": "t5"}, {"positions": "relative"}),
-    "infini": ({}, {"update": "linear"}, {"feature_map": "dpfp"}),
-    "memorizing": ({}, {"cached": 8}, {"positions": "relative"}),
-    "landmark": ({}, {"blocks": 0}, {"block": 5}, {"positions": "relative"}),
+    "infini": (
+        {},
+        {"update": "linear"},
+        {"feature_map": "dpfp"},
+        {"local": "cache"},
+        {"local": "cache", "positions": "relative"},
+    ),
+    "memorizing": ({}, {"cached": 8}, {"positions": "relative"}, {"local": "cache"}, {"local": "window"}),
+    "landmark": ({}, {"blocks": 0}, {"block": 5}, {"positions": "relative"}, {"block": 8, "local": "cache"}),
     "infinite_former": (
         {"basis": 32, "samples": 32},
         {"basis": 32, "samples": 8, "cached": 8},
         {"basis": 32, "samples": 32, "sampling": "sticky"},
+        {"basis": 32, "samples": 32, "local": "window"},
     ),
 }
 
@@ -131,6 +139,11 @@ CASES = [
     for at, sizes in enumerate(SIZES)
     for name in MECHANISMS
     for changes in SETTINGS.get(name, ({},))[: None if at == 1 else 1]
+]
+IN_TILES = {"infini": "cache", "gated_delta": "window", "memorizing": "cache"}  # of attention, for which segments are long
+CASES += [
+    pytest.param(name, {"local": local}, SIZES[4], marks=pytest.mark.slow, id=f"{name}-{local} in tiles")
+    for name, local in IN_TILES.items()
 ]
 
 

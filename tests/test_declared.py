@@ -18,7 +18,8 @@ from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Subject
 from infini_jax.evals.gates import GateEvaluation
 from infini_jax.memory import MECHANISMS
-from infini_jax.memory.base import Memory, check_declared
+from infini_jax.memory.base import Memory
+from infini_jax.memory.declared import check_declared
 from infini_jax.memory.infini import Infini, InfiniConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.stream import init_params, parameter_shapes
@@ -144,6 +145,11 @@ def test_the_state_has_the_structure_that_checkpoints_of_format_2_have(name):
         (
             {"exempt": {"is_causal": "it is hard"}},
             "Undeclared.exempt: 'is_causal' is not known; choose reads_without_a_copy, ",
+        ),
+        ({"neighborhoods": ("far",)}, "Undeclared.neighborhoods: 'far' is not known; choose own, segment, window or cache"),
+        (
+            {"leave": lambda self, memory, x, bounds: memory},
+            "Undeclared.neighborhoods: it works on the residual stream, whose segments stand alone; leave it out",
         ),
         ({"write": Memory.write}, "Undeclared.write: it is not implemented; write it as infini_jax.memory.base.Memory says"),
     ],

@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from experiments import head_to_head, language_modelling, mqar_pareto, passkey_novelty, sorting, window_vs_memory
+from experiments import (
+    head_to_head,
+    initial_values,
+    language_modelling,
+    mqar_pareto,
+    passkey_novelty,
+    sorting,
+    window_vs_memory,
+)
 from infini_jax.cli.main import main
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import RunConfig
@@ -22,6 +30,7 @@ from infini_jax.study.trials import rate_text
 from tests.support.corpora import write_stories
 
 EXPERIMENTS = ("mqar_pareto", "passkey_novelty", "sorting", "language_modelling", "window_vs_memory", "gates", "head_to_head")
+EXPERIMENTS += ("initial_values",)
 of_recall = pytest.mark.parametrize("name", ["mqar_pareto", "passkey_novelty", "sorting", "head_to_head"])
 at_all_scales = pytest.mark.parametrize("scale", SCALES)
 
@@ -122,6 +131,18 @@ def test_the_floor_sees_none_of_what_is_asked_and_the_ceiling_all_of_it(module, 
 def test_learning_rates_are_chosen_from_three_but_for_the_head_to_head_and_smoke(name, scale):
     rates = {run.train.learning_rate for run in runs_of(built(name, scale))}
     assert len(rates) == (1 if scale == "smoke" or name == "head_to_head" else 3)
+
+
+@at_all_scales
+def test_initial_values_are_tried_in_every_combination_with_three_seeds(scale):
+    runs, seeds = runs_of(built("initial_values", scale)), 1 if scale == "smoke" else 3
+    for task, sweep in zip(("mqar", "python_stdlib"), initial_values.SCALES[scale], strict=True):
+        found = [run for run in runs if run.task == task]
+        values = {(run.model.memory, run.model.key_taps_own) for run in found if run.mechanism in ("infini", "gated_delta")}
+        assert len(values) == len(sweep.own) * (len(sweep.horizons) + len(sweep.gates) * len(sweep.scales))
+        assert len(found) == (len(values) + 2) * seeds * len(sweep.rates)
+        assert {run.seed for run in found} == set(range(seeds))
+        assert {"local", "full"} < {run.mechanism for run in found}
 
 
 @at_all_scales

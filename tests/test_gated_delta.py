@@ -154,6 +154,30 @@ def test_heads_first_remember_for_one_to_sixty_four_segments():
     np.testing.assert_allclose(1 / jax.nn.softplus(bias), 128 * np.array([1, 4, 16, 64]), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("horizons", "heads", "segments"),
+    [((1.0, 64.0), 1, [64]), ((1.0, 64.0), 2, [1, 64]), ((8.0, 8.0), 2, [8, 8]), ((4.0, 1.0), 3, [4, 2, 1])],
+)
+def test_heads_first_remember_for_the_horizons_asked_for_and_one_alone_for_the_last(horizons, heads, segments):
+    """Of what was written as long ago as a head's horizon 1/e is left, where the inputs say nothing."""
+    dims = dataclasses.replace(DIMS, heads=heads, kv_heads=heads, segment=16, compute="float32")
+    module = GatedDelta(GatedDeltaConfig(horizons=horizons), dims)
+    arrays = [jnp.zeros((1, 16, *shape)) for shape in ragged.shapes(dims)]
+    segment = Segment(*arrays, whole(jnp.zeros((1, 16), int), jnp.zeros(1, int)))
+    memory = jnp.ones((1, heads, dims.key_dim, dims.value_dim))
+    params = module.init(jax.random.key(0), memory, segment, method=ragged.both)
+    left = module.apply(params, memory, segment, method="write")[0, :, 0, 0]
+    np.testing.assert_allclose(left, np.exp(-1 / np.array(segments)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("horizons", "said"), [((1e-3, 64.0), "segments are less than a token"), ((1.0, 1e9), "segments are too many")]
+)
+def test_horizons_that_cannot_be_are_refused(horizons, said):
+    with pytest.raises(ConfigError, match=rf"^memory\.horizons: .*{said}"):
+        ModelConfig(memory=GatedDeltaConfig(horizons=horizons))
+
+
 def test_a_decay_that_is_none_of_both_is_refused():
     with pytest.raises(ConfigError, match=r"memory\.decay"):
         ModelConfig(memory=GatedDeltaConfig(decay="linear"))

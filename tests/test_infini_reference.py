@@ -139,6 +139,8 @@ def test_unit_keys_recall_exactly_without_a_normaliser():
         ({"feature_map": "relu"}, "memory.feature_map"),
         ({"feature_map": "dpfp", "dpfp_order": 0}, "memory.dpfp_order"),
         ({"feature_map": "dpfp", "dpfp_order": 16}, "memory.dpfp_order"),
+        ({"feature_scale": 0.0}, "memory.feature_scale"),
+        ({"feature_scale": 2.0, "feature_map": "unit"}, "memory.feature_scale: the unit map"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, field):

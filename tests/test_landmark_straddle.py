@@ -19,6 +19,7 @@ from infini_jax.layers.segment import (
     length_with_landmarks,
     whole,
 )
+from infini_jax.memory import memory_of
 from infini_jax.memory.base import Dims, memory_bytes
 from infini_jax.memory.landmark import softmax as landmark_softmax
 from infini_jax.memory.landmark import straddle
@@ -81,7 +82,7 @@ def kernel_of(dims=DIMS):
 
 def run_stream(config, dims, segment, is_landmark, documents, queries, keys, values, learned=None):
     """BxNxD, one segment after the other; a dead place gets numbers that would be seen if they were read."""
-    module, memory = Landmark(config, dims), Landmark(config, dims).init_memory(len(queries))
+    module, memory = memory_of(config, dims), memory_of(config, dims).init_memory(len(queries))
     params = {"params": {"out": {"kernel": jnp.asarray(kernel_of(dims), dims.dtype)}, **(learned or {})}}
     edges, outputs = edges_of(is_landmark, segment), []
     open_document = jnp.full(len(queries), NO_DOCUMENT)

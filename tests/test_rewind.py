@@ -13,6 +13,7 @@ from infini_jax.config import ModelConfig
 from infini_jax.memory.base import Memory
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import Full, FullConfig
+from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.rewind import rewinding_scan
@@ -31,9 +32,14 @@ CACHES = {
     "memorizing": MemorizingConfig(slots=40, top_k=4, cached=5),
     "landmark": LandmarkConfig(block=4, blocks=10, retrieved=2),
     "landmark that straddles": LandmarkConfig(block=5, blocks=10, retrieved=2),
+    "memorizing, beside a cache": MemorizingConfig(slots=40, top_k=4, local="cache"),
+    "infini, beside a window": InfiniConfig(local="window"),
+    "compressive, beside a cache": CompressiveConfig(slots=0, compressed=10, ratio=3, local="cache"),
+    "landmark, beside a cache": LandmarkConfig(block=4, blocks=10, retrieved=2, local="cache"),
     "smaller than a segment": MemorizingConfig(slots=9, top_k=4),
     "fewer blocks than a segment": LandmarkConfig(block=4, blocks=3, retrieved=2),
 }
+GRADIENTS = ("full", "compressive", "memorizing", "landmark that straddles", *(name for name in CACHES if "beside" in name))
 
 
 def model_of(memory, **changes) -> ModelConfig:
@@ -115,7 +121,7 @@ def loss_of(model: ModelConfig, params: dict, tokens: jax.Array, bptt: int, form
     ("bptt", "form"),
     [(0, Form(1, "none")), pytest.param(0, Form(), marks=pytest.mark.slow), pytest.param(2, Form(2), marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("case", slow_but(("memorizing",), ("full", "compressive", "memorizing", "landmark that straddles")))
+@pytest.mark.parametrize("case", slow_but(("memorizing", "infini, beside a window"), GRADIENTS))
 def test_gradients_are_those_of_a_plain_scan(monkeypatch, case, bptt, form):
     model = model_of(CACHES[case], layers=1)
     params, tokens = streams.parameters_of(model), streams.tokens_of(model, SEGMENTS)

@@ -53,7 +53,7 @@ BASES: dict[type, dict[str, Any]] = {  # what has no default
 DATA_OF = {"passkey": PasskeyConfig(), "haystack": HaystackConfig(), "sorting": SortingConfig()}
 NUMBERS = [math.nan, math.inf, -math.inf, -1, -0.5, 0, 1e30, 2**31 - 1, 2**64, 10**5000]
 OTHERS = ["", "8", "x" * 300, "a\nb", "a\0", None, True, 0.5, (), [8], {}, object()]
-NEGATIVE = {"InfiniConfig.gate_init", "GatedDeltaConfig.gate_init"}  # before the sigmoid
+NEGATIVE = {f"{name}Config.gate_init" for name in ("Infini", "GatedDelta", "Memorizing")}  # before the sigmoid
 
 
 def walked(kind: type) -> Iterator[type]:
@@ -122,7 +122,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin is tuple:
-        return isinstance(value, tuple) and (all(fits(one, inner[0]) for one in value) if inner[1:] == (...,) else False)
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) and isinstance(value, tuple) else inner
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(fits, value, kinds))
     if hint is int:
         return type(value) is int and abs(value) < 2**31
     if hint is float:

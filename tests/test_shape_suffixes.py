@@ -52,16 +52,21 @@ SETTINGS = {
     "local": [LocalConfig(window=13)],
     "full": [FullConfig(slots=37)],
     "transformer_xl": [TransformerXLConfig(slots=13, positions=kind) for kind in ("rotary", "relative", "t5")],
-    "compressive": [CompressiveConfig(slots=13, compressed=7, positions=kind) for kind in ("rotary", "relative")],
+    "compressive": [
+        *(CompressiveConfig(slots=13, compressed=7, positions=kind) for kind in ("rotary", "relative")),
+        CompressiveConfig(slots=0, compressed=7, local="cache"),
+    ],
     "infini": [
         InfiniConfig(),
         InfiniConfig(update="delta"),
         InfiniConfig(feature_map="dpfp"),
         InfiniConfig(reads="plain"),
+        InfiniConfig(local="cache"),
     ],
     "gated_delta": [GatedDeltaConfig(), GatedDeltaConfig(decay="none")],
     "memorizing": [
         MemorizingConfig(slots=17, top_k=3, cached=13),
+        MemorizingConfig(slots=17, top_k=3, local="window"),
         MemorizingConfig(slots=17, top_k=3, search="approximate"),
         MemorizingConfig(slots=17, top_k=3, held="host"),
         MemorizingConfig(slots=2**21, top_k=3),  # searched in groups: nothing of it is computed
@@ -72,6 +77,7 @@ SETTINGS = {
         dataclasses.replace(LANDMARKS, selection="tokens"),
         dataclasses.replace(LANDMARKS, blocks=1000),  # each pair of query and block has its own copy
         dataclasses.replace(LANDMARKS, blocks=0),
+        dataclasses.replace(LANDMARKS, local="cache"),
         dataclasses.replace(LANDMARKS, block=9),  # segments are no whole blocks
         dataclasses.replace(LANDMARKS, block=9, blocks=0),
     ],

@@ -28,6 +28,7 @@ from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import BACKWARD, LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.neighborhood import neighborhood_bytes
 
 NAME = "capacity"
 
@@ -141,8 +142,13 @@ class CapacityRun:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of memory per sequence."""
+        """Bytes of memory per sequence, those of a neighborhood apart."""
         return memory_bytes(memory_of(self.memory, self.dims))
+
+    @property
+    def neighborhood_bytes(self) -> int:
+        """Bytes per sequence of what `memory.local` carries beside the memory."""
+        return neighborhood_bytes(memory_of(self.memory, self.dims))
 
     def at_bytes(self, total: int, axis: str = "") -> "CapacityRun":
         """This run with the largest memory of at most `total` bytes per sequence, grown along `axis`, or else the first one.

@@ -143,6 +143,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
         gate_mean=float(gates.mean()) if gates.size else None,
         gate_spread=float(gates.std()) if gates.size else None,
         corpus="random pairs",
+        neighborhood_bytes=run.neighborhood_bytes,
     )
 
 

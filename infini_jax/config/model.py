@@ -4,12 +4,13 @@ import dataclasses
 import functools
 
 from infini_jax.config.plain import mechanism_of
-from infini_jax.errors import ConfigError, check_fields, require, require_positive
+from infini_jax.errors import LATER, ConfigError, check_fields, require, require_positive
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.neighborhood import neighborhood_bytes
 from infini_jax.memory.segment_only import SegmentOnlyConfig
 
 MOST_LAYERS = 10_000  # each of which is counted
@@ -34,6 +35,8 @@ class ModelConfig:
       segment: number of raw tokens per segment.
       key_taps: number of tokens per key, mixed by a short causal convolution; 1 is the token alone, as in the papers.
       compute: type of activations; the other types follow from it, see `infini_jax.layers.precision`.
+      key_taps_own: share of a key's own token in the mix of `key_taps` before training, from 0 to 1; the tokens before it
+        share what is left evenly. None is the mean of all.
     """
 
     memory: MemoryConfig = InfiniConfig()
@@ -48,6 +51,7 @@ class ModelConfig:
     segment: int = 64
     key_taps: int = 1
     compute: Compute = "float32"
+    key_taps_own: float | None = dataclasses.field(default=None, metadata=LATER)
 
     def __post_init__(self):
         check_fields("model", self)
@@ -91,7 +95,16 @@ class ModelConfig:
                 f"name layers 0 to {self.layers - 1}",
             )
         require(self.memory.layers != (), "memory.layers", "no layer carries the memory", "name at least one, or None for all")
+        own = self.key_taps_own
+        require(
+            own is None or (0 <= own <= 1 and self.key_taps > 1),
+            "model.key_taps_own",
+            f"{own} is no share among {self.key_taps} taps",
+            "give 0 to 1 with at least 2 model.key_taps, or leave it out",
+        )
         self.memory.check(dims)
+        if self.memory.local != "own":
+            memory_of(self.memory, dims)  # says whether the mechanism can have it
 
     @property
     def dims(self) -> Dims:
@@ -139,7 +152,7 @@ class ModelConfig:
 
     @property
     def _elsewhere(self) -> MemoryConfig:
-        return SegmentOnlyConfig(positions=self.memory.positions_elsewhere)
+        return SegmentOnlyConfig(positions=self.memory.positions_elsewhere, local=self.memory.local)
 
     @property
     def memory_layers(self) -> int:
@@ -148,8 +161,14 @@ class ModelConfig:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of memory per sequence, all layers together, measured on shapes."""
+        """Bytes of memory per sequence, all layers together, measured on shapes; those of a neighborhood are counted apart."""
         return self.memory_layers * layer_bytes(self.memory, self.dims)
+
+    @property
+    def neighborhood_bytes(self) -> int:
+        """Bytes per sequence of what `memory.local` carries beside the memory, all layers together, measured on shapes."""
+        counts = ((self.memory, self.memory_layers), (self._elsewhere, self.layers - self.memory_layers))
+        return sum(count * neighborhood_bytes(memory_of(memory, self.dims)) for memory, count in counts if count)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes per sequence of a cache of all keys and values of `tokens` tokens, all layers: what memories compress.
@@ -160,7 +179,7 @@ class ModelConfig:
         return tokens * self.layers * d.kv_heads * (d.key_dim + d.value_dim) * d.dtype.itemsize
 
     def at_bytes(self, total: int, axis: str = "") -> "ModelConfig":
-        """This model with the largest memory of at most `total` bytes per sequence, all layers together.
+        """This model with the largest memory of at most `total` bytes per sequence, all layers but no neighborhood counted.
 
         Args:
           total: bytes per sequence.
@@ -197,5 +216,5 @@ class ModelConfig:
 
 @functools.lru_cache(maxsize=1024)
 def layer_bytes(memory: MemoryConfig, dims: Dims) -> int:
-    """Bytes of memory per sequence of one layer, measured on shapes once."""
+    """Bytes of memory per sequence of one layer, measured on shapes once, the neighborhood left out."""
     return memory_bytes(memory_of(memory, dims))

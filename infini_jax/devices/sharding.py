@@ -190,7 +190,7 @@ def check_shares(run: RunConfig, sharding: Sharding) -> None:
         require(
             memory.splits_sequence,
             "sharding.rules",
-            f"{run.model.mechanism} takes the segments of a sequence in turn",
+            f"{run.model.mechanism if config.local == 'own' else 'memory.local'} takes the segments of a sequence in turn",
             "choose infini, or fsdp+tensor or fsdp+slots",
         )
     segments = run.train.sequence // run.model.segment

@@ -23,6 +23,7 @@ from infini_jax.config.evaluation import CARRIED, RESET, Condition
 from infini_jax.data.examples import Example, Label
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, data_mesh, on_own_rows, replicated
 from infini_jax.errors import present, require
+from infini_jax.model.controls import emptied, with_neighborhoods
 from infini_jax.model.stream import Carry, decode, forward_segments, init_carry, init_decoder, logits_of
 
 DOCUMENT = 0  # of every token: a row is one document for as long as it is read
@@ -57,10 +58,10 @@ def score_segments(
 
     def nats_under(condition: Condition, carry: Carry, texts: tuple[jax.Array, jax.Array]) -> jax.Array:
         if condition == RESET:
-            fresh = dataclasses.replace(init_carry(model, rows), phase=carry.phase)  # landmarks stay where they are
-            return read(fresh, texts, params)[0][0]
+            return read(emptied(model, carry), texts, params)[0][0]
         # Row b - 1 with its memory reads what document b says: the texts are exchanged, which moves no memory.
-        (nats_RxS, _), _ = read(carry, jax.tree.map(lambda text_RxS: jnp.roll(text_RxS, -1, axis=0), texts), params)
+        texts = jax.tree.map(lambda text_RxS: jnp.roll(text_RxS, -1, axis=0), texts)
+        (nats_RxS, _), _ = read(with_neighborhoods(carry, lambda leaf: jnp.roll(leaf, -1, axis=1)), texts, params)
         return jnp.roll(nats_RxS, 1, axis=0)
 
     def step(number: jax.Array, state: tuple) -> tuple:

@@ -9,7 +9,7 @@ from infini_jax.layers.segment import NO_DOCUMENT, Boundaries
 
 
 class KeyTaps(nn.Module):
-    """A short causal depthwise convolution: each token's mean-initialized mix of itself and the taps - 1 tokens before it.
+    """A short causal depthwise convolution: each token's mix of itself and the taps - 1 tokens before it.
 
     Only tokens of the same document and segment are mixed. With two taps a key knows the token it follows, so that one layer
     can recall `value after key`; recall studies commonly put such a convolution before every mixer (Arora et al. 2023, arXiv
@@ -18,17 +18,18 @@ class KeyTaps(nn.Module):
     Attributes:
       taps: number of tokens that are mixed, the token itself included.
       dtype: type of the mix.
+      own: share of the token itself in the mix before training, what is left is shared evenly; None is the mean of all.
     """
 
     taps: int
     dtype: jnp.dtype
+    own: float | None = None
 
     @nn.compact
     def __call__(self, inputs_BxTxD: jax.Array, bounds: Boundaries) -> jax.Array:
         """The mixes of the S query tokens, which begin at `bounds.start`: BxSxD."""
         width, back = inputs_BxTxD.shape[-1], self.taps - 1
-        mean = nn.initializers.constant(1 / self.taps)
-        kernel_IxD = self.param("kernel", mean, (self.taps, width), PARAMETERS).astype(self.dtype)
+        kernel_IxD = self.param("kernel", self._start, (self.taps, width), PARAMETERS).astype(self.dtype)
         queries = bounds.query_documents.shape[1]
 
         def recent(sequence: jax.Array, fill: int) -> jax.Array:
@@ -43,3 +44,10 @@ class KeyTaps(nn.Module):
             same_BxS = documents_BxR[:, window] == bounds.query_documents
             mixed_BxSxD += jnp.where(same_BxS[..., None], inputs_BxRxD[:, window] * kernel_IxD[tap], 0)
         return mixed_BxSxD
+
+    def _start(self, key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype) -> jax.Array:
+        """The kernel before training."""
+        if self.own is None:
+            return jnp.full(shape, 1 / self.taps, dtype)
+        before = (1 - self.own) / (self.taps - 1)
+        return jnp.full(shape, before, dtype).at[0].set(self.own)

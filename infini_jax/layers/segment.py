@@ -131,6 +131,9 @@ class Segment:
       keys: BxTxGxK, projected from `inputs`.
       values: BxTxGxV, projected from `inputs`.
       bounds: document edges.
+      near: keys and values of tokens before the segment that its queries see beside the memory (`memory.window.Recent`), None
+        without any.
+      sees: number of places that a query sees of `near` and the segment, its own included; None for all.
     """
 
     inputs: jax.Array
@@ -138,6 +141,8 @@ class Segment:
     keys: jax.Array
     values: jax.Array
     bounds: Boundaries
+    near: Any = None
+    sees: int | None = struct.field(pytree_node=False, default=None)
 
     @property
     def query_positions_S(self) -> jax.Array:

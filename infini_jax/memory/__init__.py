@@ -10,6 +10,7 @@ from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
 from infini_jax.memory.landmark.mechanism import Landmark
 from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
+from infini_jax.memory.neighborhood import composed
 from infini_jax.memory.registry import Registry
 from infini_jax.memory.segment_only import SegmentOnly
 from infini_jax.memory.transformer_xl import TransformerXL
@@ -32,12 +33,13 @@ package of its own (`infini_jax.memory.registry`)."""
 
 
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
-    """The Linen module of a memory with these settings and sizes.
+    """The Linen module of a memory with these settings and sizes, and of the neighborhood beside it.
 
-    Raises `ConfigError` unless the class of the settings is in one row of the registry.
+    Raises `ConfigError` unless the class of the settings is in one row of the registry, and its mechanism can have the
+    neighborhood.
     """
     kind, name = type(config), type(config).__name__
     found = [SegmentOnly] if kind is SegmentOnly.Config else [MECHANISMS[one] for one in MECHANISMS.names_of(kind)]
     require(len(found) > 0, "memory", f"{name} is in no row of the registry", "add it to MECHANISMS")
     require(len(found) == 1, "memory", f"{name} is in {len(found)} rows of the registry", "give each mechanism its own Config")
-    return found[0](config, dims)
+    return composed(found[0], config, dims)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from infini_jax.errors import ConfigError, check_fields, check_value, require
+from infini_jax.errors import LATER, ConfigError, check_fields, require
 from infini_jax.layers.precision import Policy, policy_of
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
 from infini_jax.memory.rewind import rewinding_scan
@@ -18,6 +18,7 @@ LONGEST_SEGMENT = 1 << 20  # tokens, all of which attend to each other
 MOST_GROWN = 1 << 28  # size along an axis: settings made of it have 32 bits
 Promise = Literal["reads_without_a_copy", "charges_where_computed", "costs_grow_with_bytes", "key_heads_apart"]
 Part = Literal["inputs", "keys", "values"]
+Neighborhood = Literal["own", "segment", "window", "cache"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +64,13 @@ class MemoryConfig:
     """Settings that every mechanism has.
 
     Attributes:
-      layers: numbers (from 0) of the layers that carry this memory; the others attend inside the segment only. None is all.
+      layers: numbers (from 0) of the layers that carry this memory; the others attend to the neighborhood only. None is all.
+      local: what a token sees beside the memory, the same for every mechanism: its segment; a window of the last tokens, as
+        many as a segment has; a cache of one segment, without gradient as Transformer-XL's; or the mechanism's own.
     """
 
     layers: tuple[int, ...] | None = None
+    local: Neighborhood = dataclasses.field(default="own", metadata=LATER)
 
     def __post_init__(self):
         check_fields("memory", self)
@@ -86,6 +90,14 @@ class MemoryConfig:
         """Kind of positions of the layers that `layers` leaves out, which attend inside the segment only."""
         return "rotary"
 
+    def neighbors(self, segment: int) -> tuple[int, int | None]:
+        """(tokens carried beside the memory, places that a query sees or None for all) where segments have so many."""
+        return {"window": (segment - 1, segment), "cache": (segment, None)}.get(self.local, (0, None))
+
+    def with_local(self, local: Neighborhood) -> "MemoryConfig":
+        """These settings with another neighborhood, in the place of any cache that they have for the same purpose."""
+        return dataclasses.replace(self, local=local)
+
     def check(self, dims: Dims) -> None:
         """Checks the settings: raises `ConfigError` where they cannot work with these sizes."""
 
@@ -100,7 +112,7 @@ class Cost:
     FLOPs are those of matrix products and convolutions (a multiply-add is two); element-wise work is not counted.
 
     Attributes:
-      local: FLOPs of attention inside the segment.
+      local: FLOPs of attention inside the neighborhood, by default the segment.
       read: FLOPs of reading the memory.
       write: FLOPs of writing the memory.
       read_saved: FLOPs by which the backward pass of attending falls short of twice the forward pass, as no gradient reaches
@@ -148,6 +160,8 @@ class Memory(nn.Module):
         that hold tokens as they are; or other, about which nothing is predicted, by default.
       splits_sequence: whether `advance` works where devices share a sequence; by default not.
       usual_layers: the layers that carry it in its paper's models; by default all of them.
+      neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as
+        those of `memory.window.view` do, and its `cost` count it (`positions.local_cost`); by default none.
 
     The model has to know some of a mechanism's own parameters. They are declared by path below the memory; a path may exist
     for some settings only; by default there are none:
@@ -185,6 +199,7 @@ class Memory(nn.Module):
     learns: ClassVar[tuple[Part, ...]] = ("keys", "values")
     holds: ClassVar[Literal["matrix", "slots", "other"]] = "other"
     splits_sequence: ClassVar[bool] = False
+    neighborhoods: ClassVar[tuple[Neighborhood, ...]] = ()
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -197,6 +212,10 @@ class Memory(nn.Module):
     def init_memory(self, batch: int) -> Any:
         """An empty memory for `batch` rows, made without parameters."""
         raise NotImplementedError
+
+    def remembered(self, memory: Any) -> Any:
+        """The part of what is carried that is the memory: all of it but a neighborhood."""
+        return memory
 
     def initial(self, batch: int) -> Any:
         """The memory of `batch` documents that begin, from parameters; by default that of `init_memory`."""
@@ -337,29 +356,6 @@ class Memory(nn.Module):
         return cls.resized(config, dims, low, axis)
 
 
-REQUIRED = {
-    "Config": "the class of its settings, a frozen dataclass on MemoryConfig",
-    "summary": "one line for tables",
-    "paper": "where it was published, or 'none'",
-    "axes": "settings or dims along which it grows, such as ('slots',)",
-}
-METHODS = ("init_memory", "attend", "write", "logical_axes", "cost")
-
-
-def check_declared(mechanism: type[Memory]) -> None:
-    """Checks what a mechanism must declare: raises `ConfigError` for the first that is missing, with what to write."""
-    name = mechanism.__name__
-    for field, what in REQUIRED.items():
-        require(hasattr(mechanism, field), f"{name}.{field}", "it is not declared", f"set it to {what}")
-    for method in METHODS:
-        missing = getattr(mechanism, method) is getattr(Memory, method)
-        require(not missing, f"{name}.{method}", "it is not implemented", "write it as infini_jax.memory.base.Memory says")
-    require(bool(mechanism.axes), f"{name}.axes", "there is none, so that no size can be chosen", "name one at least")
-    check_value(f"{name}.learns", tuple(mechanism.learns), tuple[Part, ...])
-    check_value(f"{name}.holds", mechanism.holds, Literal["matrix", "slots", "other"])
-    check_value(f"{name}.exempt", tuple(mechanism.exempt), tuple[Promise, ...])
-
-
 AUXILIARY = "aux/"
 """Beginning of the names of metrics that are added to the loss."""
 GATE = "gate"
@@ -389,6 +385,13 @@ def segments_of_a_stream(memory: Any, segments: Segment) -> int:
 
 
 def memory_bytes(memory: Memory) -> int:
-    """Bytes per sequence of one layer's memory, measured on the shapes that `init_memory` really makes."""
-    shapes = jax.eval_shape(lambda: memory.init_memory(1))
+    """Bytes per sequence of one layer's memory, measured on the shapes that `init_memory` really makes.
+
+    A neighborhood, which `MemoryConfig.local` puts beside the memory, is counted by `neighborhood.neighborhood_bytes`.
+    """
+    return bytes_of_shapes(jax.eval_shape(lambda: memory.remembered(memory.init_memory(1))))
+
+
+def bytes_of_shapes(shapes: Any) -> int:
+    """Bytes of all arrays of these shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

@@ -10,6 +10,9 @@ DEVIATION: f_c starts as the mean of its `ratio` entries (the paper's mean pooli
 the first step on. DEVIATION: the loss is a mean over queries, heads and value dims, not a sum; `loss_weight` scales it.
 DEVIATION: a compressed entry stands one place before the next, as in the paper, and positions are rotary by default.
 
+With the neighborhood `segment` or `cache` (`local`) instead of its own, m is that neighborhood and no part of the memory: what
+leaves it is compressed. A window is refused: what slides out of it inside a segment would be in neither.
+
 Each segment's evicted entries are compressed by themselves: if they are no multiple of `ratio` the oldest group is filled up
 with zeros at its old end. So are entries of an older document, which happens in a document's first eviction only.
 """
@@ -22,13 +25,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.errors import require, require_positive
+from infini_jax.errors import require, require_not_negative, require_positive
 from infini_jax.layers.attention import attention_flops, dense
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment
 from infini_jax.memory import window
-from infini_jax.memory.base import AUXILIARY, Cost, Dims, memory_bytes
-from infini_jax.memory.positions import Positioned, PositionedConfig, Positions, positioned_cost
+from infini_jax.memory.base import AUXILIARY, Cost, Dims, Neighborhood, memory_bytes
+from infini_jax.memory.positions import Positioned, PositionedConfig, Positions, local_cost, require_own_cache
 from infini_jax.memory.window import Recent
 
 
@@ -37,11 +40,11 @@ class CompressiveMemory:
     """State of the Compressive Transformer, of the open document only.
 
     Attributes:
-      recent: cache of the last tokens.
+      recent: cache of the last tokens, None where it is the neighborhood.
       compressed: cache of older entries, each compressed from `ratio` tokens.
     """
 
-    recent: Recent
+    recent: Recent | None
     compressed: Recent
 
 
@@ -92,7 +95,7 @@ def append(memory: CompressiveMemory, segment: Segment, compressed: Entries) -> 
     Valid entries stay a suffix of both: a document evicts less than a whole segment only when nothing is compressed yet.
     """
     older = window.shift_in(memory.compressed, compressed.keys, compressed.values, segment.bounds.keeps_B, compressed.count)
-    return CompressiveMemory(window.append(memory.recent, segment), older)
+    return CompressiveMemory(memory.recent and window.append(memory.recent, segment), older)
 
 
 def reconstruction(q_BxSxHxK: jax.Array, asks_BxS: jax.Array, old: Entries, compressed: Entries) -> jax.Array:
@@ -115,7 +118,7 @@ class CompressiveConfig(PositionedConfig):
     """Settings of the Compressive Transformer.
 
     Attributes:
-      slots: tokens of the past that are cached as they are.
+      slots: tokens of the past that are cached as they are; 0 with another neighborhood (`local`) than its own.
       compressed: entries of the compressed cache, which holds older tokens.
       ratio: tokens that become one entry.
       positions: kind of positions; relative are the paper's.
@@ -128,8 +131,14 @@ class CompressiveConfig(PositionedConfig):
     positions: Positions = "rotary"
     loss_weight: float = 1.0
 
+    def with_local(self, local: Neighborhood) -> "CompressiveConfig":
+        return dataclasses.replace(self, local=local, slots=self.slots if local == "own" else 0)
+
     def check(self, dims: Dims) -> None:
-        require_positive("memory", slots=self.slots, compressed=self.compressed, ratio=self.ratio)
+        own = {"slots": self.slots} if self.local == "own" else {}
+        require_positive("memory", **own, compressed=self.compressed, ratio=self.ratio)
+        require_not_negative("memory", slots=self.slots)
+        require_own_cache(self, slots=self.slots)
         require(self.loss_weight >= 0, "memory.loss_weight", f"{self.loss_weight:g} is negative", "give 0 or more")
 
 
@@ -171,6 +180,7 @@ class Compressive(Positioned):
     }
     learns = ()
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
+    neighborhoods = ("segment", "cache")
     parameter_axes: ClassVar = {
         **Positioned.parameter_axes,
         ("compress_keys", "kernel"): (None, "embed", None),
@@ -184,8 +194,14 @@ class Compressive(Positioned):
         self.compress_values = Compression(c.ratio, d.kv_heads * d.value_dim, has_offset=True)
 
     def init_memory(self, batch: int) -> CompressiveMemory:
-        c = self.config
-        return CompressiveMemory(window.empty(batch, c.slots, self.dims), window.empty(batch, c.compressed, self.dims))
+        c, d = self.config, self.dims
+        recent = window.empty(batch, c.slots, d) if c.local == "own" else None
+        return CompressiveMemory(recent, window.empty(batch, c.compressed, d))
+
+    def _recent(self, memory: CompressiveMemory, segment: Segment) -> Recent:
+        """The cache in front of the segment, its own or the neighborhood's."""
+        recent = segment.near if memory.recent is None else memory.recent
+        return window.empty(segment.keys.shape[0], 0, self.dims) if recent is None else recent
 
     def attend(self, memory: CompressiveMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(output BxSxD, metrics with the loss) of attention over both caches and the segment.
@@ -193,8 +209,9 @@ class Compressive(Positioned):
         The loss is the reconstruction loss (algorithm 2) of the entries that the segment will push out, for its queries.
         """
         memory = jax.lax.stop_gradient(memory)
-        y_BxSxHxV = self.attention(segment.queries, window.view(segment, memory.compressed, memory.recent))
-        old = jax.lax.stop_gradient(evicted(memory.recent, segment, self.config.ratio))
+        own = () if memory.recent is None else (memory.recent,)
+        y_BxSxHxV = self.attention(segment.queries, window.view(segment, memory.compressed, *own))
+        old = jax.lax.stop_gradient(evicted(self._recent(memory, segment), segment, self.config.ratio))
         asks_BxS = segment.bounds.query_documents == segment.bounds.key_documents[:, -1:]
         loss = reconstruction(segment.queries, asks_BxS, old, self.compress(old))
         return self.out(y_BxSxHxV), {AUXILIARY + "reconstruction": self.config.loss_weight * loss}
@@ -205,26 +222,24 @@ class Compressive(Positioned):
         return Entries(self.compress_keys(old.keys), self.compress_values(old.values), count_B)
 
     def write(self, memory: CompressiveMemory, segment: Segment) -> CompressiveMemory:
-        compressed = self.compress(evicted(memory.recent, segment, self.config.ratio))
+        compressed = self.compress(evicted(self._recent(memory, segment), segment, self.config.ratio))
         return jax.lax.stop_gradient(append(memory, segment, compressed))
 
     def lost(
         self, before: CompressiveMemory, after: CompressiveMemory, segments: int, phase_B: jax.Array | None
     ) -> CompressiveMemory:
         tokens, entries = self.dims.segment, -(-self.dims.segment // self.config.ratio)
-        return CompressiveMemory(
-            window.pushed_out(before.recent, segments * tokens), window.pushed_out(before.compressed, segments * entries)
-        )
+        recent = before.recent and window.pushed_out(before.recent, segments * tokens)
+        return CompressiveMemory(recent, window.pushed_out(before.compressed, segments * entries))
 
     def restored(
         self, after: CompressiveMemory, lost: CompressiveMemory, segments: int, phase_B: jax.Array | None
     ) -> CompressiveMemory:
-        return CompressiveMemory(
-            window.shifted_back(after.recent, lost.recent), window.shifted_back(after.compressed, lost.compressed)
-        )
+        recent = after.recent and lost.recent and window.shifted_back(after.recent, lost.recent)
+        return CompressiveMemory(recent, window.shifted_back(after.compressed, lost.compressed))
 
     def logical_axes(self) -> CompressiveMemory:
-        return CompressiveMemory(window.LOGICAL_AXES, window.LOGICAL_AXES)
+        return CompressiveMemory(window.LOGICAL_AXES if self.config.local == "own" else None, window.LOGICAL_AXES)
 
     def cost(self, segment_length: int) -> Cost:
         """FLOPs and bytes moved per token.
@@ -232,9 +247,9 @@ class Compressive(Positioned):
         Writing is the compression, made once for the loss and once for the memory, and the loss's two attentions.
         """
         d, c = self.dims, self.config
-        carried, groups = c.slots + c.compressed, -(-segment_length // c.ratio)
+        groups = -(-segment_length // c.ratio)
         squares = (d.kv_heads * d.key_dim) ** 2 + (d.kv_heads * d.value_dim) ** 2
-        attention = positioned_cost(c.positions, d, carried, segment_length)
+        attention = local_cost(c, d, segment_length, c.slots + c.compressed)
         compression = 2.0 * groups * c.ratio * squares / segment_length
         over_old = attention_flops(groups * c.ratio, d.heads, d.key_dim, d.value_dim)
         # no gradient reaches the memory's compression, the attention over old entries, their compression's input, the queries
@@ -252,8 +267,11 @@ class Compressive(Positioned):
     ) -> tuple[CompressiveConfig, Dims]:
         """(settings, dims) of `size` entries.
 
-        Along `entries` both caches hold half of them, the odd one goes to `slots`; along one cache the other stays.
+        Along `entries` both caches hold half of them, the odd one goes to `slots`; along one cache the other stays. Where the
+        recent cache is the neighborhood, all entries are compressed ones.
         """
+        if config.local != "own":
+            return super().resized(config, dims, size, "compressed")
         if axis == "entries":
             return dataclasses.replace(config, slots=max(size - size // 2, 1), compressed=max(size // 2, 1)), dims
         return super().resized(config, dims, size, axis)

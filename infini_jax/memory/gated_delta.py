@@ -9,8 +9,8 @@ the tokens' real additions U solve (I + A) U = beta (V - e^G K S), and S' = e^{G
 DEVIATION: the paper's token mixer reads the running S_t at every token. Here, as in Infini-attention, a token reads the S of
 earlier segments only, its own segment by local attention, and a gate per head mixes both; no output norm and no output gate.
 DEVIATION: queries keep their length; the gate and the output projection follow, where the paper has a norm.
-DEVIATION: heads first remember for 1 to `LONGEST` segments, evenly spread in the logarithm. The published layer's decay starts
-at tens of tokens: such a memory is empty when the next segment reads it.
+DEVIATION: heads first remember for 1 to 64 segments (`horizons`), evenly spread in the logarithm, and one head alone for 64.
+The published layer's decay starts at tens of tokens: such a memory is empty when the next segment reads it.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from infini_jax.errors import require
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.recurrence import composed, linear_recurrence
@@ -28,11 +29,11 @@ from infini_jax.layers.segment import Segment, reset_where_new
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import mixed_with_local, with_size
-from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
+from infini_jax.memory.positions import Positioned, PositionedConfig, local_cost
 from infini_jax.memory.window import view
 
 CHUNK = 64  # tokens solved at once: a power of two
-LONGEST = 64  # segments
+LONGEST = 1e6  # segments, which no document has
 
 
 def retrieve(S_BxGxKxV: jax.Array, q_BxSxHxK: jax.Array) -> jax.Array:
@@ -179,10 +180,23 @@ class GatedDeltaConfig(PositionedConfig):
     Attributes:
       decay: learned forgets by a factor per token and head; none is the delta rule, which only overwrites.
       gate_init: the gate between memory and local attention before training; 0 lets both weigh the same.
+      horizons: segments after which the first and the last head have forgotten all but 1/e before training, heads between them
+        evenly in the logarithm; one head alone begins with the last, as a short horizon hides what is to be learned.
     """
 
     decay: Literal["learned", "none"] = "learned"
     gate_init: float = 0.0
+    horizons: tuple[float, float] = (1.0, 64.0)  # in every fingerprint: one head alone began with the first of them before
+
+    def check(self, dims: Dims) -> None:
+        shortest, longest = min(self.horizons), max(self.horizons)
+        require(
+            shortest * dims.segment >= 1,
+            "memory.horizons",
+            f"{shortest:g} segments are less than a token",
+            f"give at least {1 / dims.segment:g}",
+        )
+        require(longest <= LONGEST, "memory.horizons", f"{longest:g} segments are too many", f"give at most {LONGEST:g}")
 
 
 class GatedDelta(Positioned):
@@ -194,6 +208,7 @@ class GatedDelta(Positioned):
     axes = ("key_dim", "value_dim", "heads")
     gates = (("gate",),)
     learns, holds = ("inputs", "keys", "values"), "matrix"
+    neighborhoods = ("segment", "window", "cache")
 
     def setup(self):
         super().setup()
@@ -206,7 +221,8 @@ class GatedDelta(Positioned):
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         """softplus^-1 of one over the tokens that each head first remembers for."""
-        horizons_G = self.dims.segment * np.geomspace(1.0, LONGEST, shape[0])
+        first, last = self.config.horizons
+        horizons_G = self.dims.segment * (np.geomspace(first, last, shape[0]) if shape[0] > 1 else np.array([last]))
         return jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_G, dtype)))
 
     def init_memory(self, batch: int) -> jax.Array:
@@ -254,7 +270,7 @@ class GatedDelta(Positioned):
             written = square + matrix / d.heads + square * d.value_dim / chunk
         in_chunk = d.kv_heads * ((inverse + solved) / chunk + written)
         projections = 2.0 * d.d_model * d.kv_heads * (2 if self.config.decay == "learned" else 1)
-        local = positioned_cost(self.config.positions, d, 0, segment_length)
+        local = local_cost(self.config, d, segment_length)
         return dataclasses.replace(
             local,
             read=local.read + matrix,

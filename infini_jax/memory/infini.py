@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.errors import require
+from infini_jax.errors import LATER, require
 from infini_jax.layers.attention import attend_segment
 from infini_jax.layers.grouped_heads import by_key_head, repeat_heads
 from infini_jax.layers.heads import SEQUENCE_AXIS, shares_sequence
@@ -32,7 +32,7 @@ from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import SIGNED, FeatureMap, elu_plus_one, feature_map
-from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
+from infini_jax.memory.positions import Positioned, PositionedConfig, local_cost
 from infini_jax.memory.window import view
 
 sigma = elu_plus_one  # the paper's name for its feature map
@@ -228,6 +228,7 @@ class InfiniConfig(PositionedConfig):
       reads: normalised divides by sigma(Q) z, which is kept beside M; plain reads sigma(Q) M as it is and keeps no z.
       dpfp_order: nu of the dpfp map, which has 2 nu features per entry of a key.
       gate_init: beta before training; 0 weighs memory and local attention equally.
+      feature_scale: factor of queries and keys before the feature map, which decides how sharply it tells keys apart.
     """
 
     update: Literal["linear", "delta"] = "linear"
@@ -235,6 +236,7 @@ class InfiniConfig(PositionedConfig):
     reads: Literal["normalised", "plain"] = "normalised"
     dpfp_order: int = 1
     gate_init: float = 0.0
+    feature_scale: float = dataclasses.field(default=1.0, metadata=LATER)
 
     def check(self, dims: Dims) -> None:
         require(
@@ -249,11 +251,25 @@ class InfiniConfig(PositionedConfig):
             f"order {self.dpfp_order} repeats products of {2 * dims.key_dim} entries or has none",
             f"give 1 to {2 * dims.key_dim - 1}",
         )
+        largest = 1e3  # of which the largest map is the square: far from the end of float32
+        require(
+            0 < self.feature_scale <= largest,
+            "memory.feature_scale",
+            f"{self.feature_scale:g} is no scale of keys",
+            f"give a number above zero and at most {largest:g}",
+        )
+        require(
+            self.feature_scale == 1.0 or self.feature_map != "unit",
+            "memory.feature_scale",
+            "the unit map takes the length of keys away",
+            "leave it out, or choose another feature_map",
+        )
 
     @property
     def features(self) -> Callable[[jax.Array], jax.Array]:
-        """The feature map (..., K) -> (..., F)."""
-        return feature_map(self.feature_map, self.dpfp_order)
+        """The feature map (..., K) -> (..., F), of keys and queries as they are scaled."""
+        features = feature_map(self.feature_map, self.dpfp_order)
+        return features if self.feature_scale == 1.0 else lambda x: features(self.feature_scale * x)
 
     @property
     def normalises(self) -> bool:
@@ -271,6 +287,7 @@ class Infini(Positioned):
     gates = (("gate",),)
     splits_sequence = True
     holds = "matrix"
+    neighborhoods = ("segment", "window", "cache")
 
     def setup(self):
         super().setup()
@@ -335,7 +352,7 @@ class Infini(Positioned):
         d = self.dims
         matrix = 2.0 * self.feature_size * d.value_dim  # a head
         read = matrix + (2.0 * self.feature_size if self.config.normalises else 0.0)
-        local = positioned_cost(self.config.positions, d, 0, segment_length)
+        local = local_cost(self.config, d, segment_length)
         return dataclasses.replace(
             local,
             read=local.read + d.heads * read,

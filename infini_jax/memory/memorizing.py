@@ -30,7 +30,7 @@ from infini_jax.layers.platforms import platform
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, over_segments, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import GATE, KEPT, Cost, Dims, Memory, memory_bytes, segments_of_a_stream
+from infini_jax.memory.base import GATE, KEPT, Cost, Dims, Memory, Neighborhood, memory_bytes, segments_of_a_stream
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.infini import combine
 from infini_jax.memory.offload import on_host, part_of, to_device, to_host
@@ -40,7 +40,8 @@ from infini_jax.memory.positions import (
     PositionedAttention,
     PositionedConfig,
     Positions,
-    positioned_cost,
+    local_cost,
+    require_own_cache,
 )
 from infini_jax.memory.ring import LostSlots, Ring, append, lost_slots, slots_before
 from infini_jax.memory.rings import Rings
@@ -194,11 +195,13 @@ class MemorizingConfig(PositionedConfig):
       positions: kind of positions of V_c, by default T5's as in the paper; the ring's keys have none.
       slots: number of (key, value) pairs per head.
       top_k: number of pairs that each query retrieves.
-      cached: number of tokens before the segment that local attention sees too, without gradient (the XL cache).
+      cached: number of tokens before the segment that local attention sees too, without gradient (the XL cache); a part of the
+        memory, and 0 with another neighborhood (`local`) than its own.
       search: exact; approximate is for TPUs (`lax.approx_max_k`) and reports the recall that it measured as `recall`.
       recall_target: recall that an approximate search aims at.
       scale_init: scale of the logits before training.
       held: where the ring lives; on the host one key head of one layer is on the device at a time.
+      gate_init: b before training; 0 weighs memory and local attention equally.
     """
 
     positions: Positions = dataclasses.field(default="t5", metadata=LATER)
@@ -209,6 +212,10 @@ class MemorizingConfig(PositionedConfig):
     recall_target: float = 0.95
     scale_init: float = 8.0
     held: Literal["device", "host"] = "device"
+    gate_init: float = dataclasses.field(default=0.0, metadata=LATER)
+
+    def with_local(self, local: Neighborhood) -> "MemorizingConfig":
+        return dataclasses.replace(self, local=local, cached=self.cached if local == "own" else 0)
 
     @property
     def positions_elsewhere(self) -> Positions:
@@ -224,6 +231,7 @@ class MemorizingConfig(PositionedConfig):
             f"give 1 to {self.slots}",
         )
         require(self.cached >= 0, "memory.cached", f"{self.cached} is negative", "give 0 or more")
+        require_own_cache(self, cached=self.cached)
         require(
             0 < self.recall_target < 1,
             "memory.recall_target",
@@ -242,11 +250,12 @@ class Memorizing(Memory):
     axes = ("slots",)
     gates, no_decay, parameter_axes = (("gate",),), NO_DECAY, PARAMETER_AXES
     learns, holds = (), "slots"
+    neighborhoods = ("segment", "window", "cache")
 
     def setup(self):
         super().setup()
         heads = self.dims.heads
-        self.gate = self.param("gate", nn.initializers.zeros, (heads,), PARAMETERS)
+        self.gate = self.param("gate", nn.initializers.constant(self.config.gate_init), (heads,), PARAMETERS)
         self.scale = self.param("scale", nn.initializers.constant(self.config.scale_init), (heads,), PARAMETERS)
         self.attention = PositionedAttention(self.config.positions, self.dims)
         nn.share_scope(self, self.attention)  # its parameters lie beside the gate
@@ -294,10 +303,11 @@ class Memorizing(Memory):
         return unit(x.astype(self.dims.memory_dtype))
 
     def local(self, recent: Recent | None, segment: Segment, q_BxSxHxK: jax.Array, scale_H: jax.Array) -> jax.Array:
-        """V_c BxSxHxV, attention over the XL cache and the segment."""
+        """V_c BxSxHxV, attention over the XL cache and the neighborhood."""
         dtype = self.dims.dtype
+        near = segment.near and dataclasses.replace(segment.near, keys=self.unit(segment.near.keys))
         recent = window.empty(q_BxSxHxK.shape[0], 0, self.dims) if recent is None else recent
-        seen = window.view(dataclasses.replace(segment, keys=self.unit(segment.keys).astype(dtype)), recent)
+        seen = window.view(dataclasses.replace(segment, keys=self.unit(segment.keys).astype(dtype), near=near), recent)
         return self.attention(q_BxSxHxK.astype(dtype), seen, scale_H)
 
     def write(self, memory: MemorizingMemory, segment: Segment) -> MemorizingMemory:
@@ -353,7 +363,7 @@ class Memorizing(Memory):
         Reading is the scores of all slots, the k found ones again with their values, the cache, and measuring recall.
         """
         d, c = self.dims, self.config
-        attended = positioned_cost(c.positions, d, c.cached, segment_length)
+        attended = local_cost(c, d, segment_length, c.cached)
         stride = -(-segment_length // RECALL_QUERIES)
         asked = 0.0 if c.search == "exact" else math.ceil(segment_length / stride) / segment_length
         searched = 2.0 * d.heads * (1.0 + asked) * c.slots * d.key_dim

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from infini_jax.errors import LATER
+from infini_jax.errors import LATER, require
 from infini_jax.layers import precision
 from infini_jax.layers.attention import attend, attend_flops, attention_flops, masked_softmax
 from infini_jax.layers.distances import rotary, t5_distance_bias
@@ -161,6 +161,13 @@ class PositionedAttention(nn.Module):
         return self.w_r(sinusoids(falling_distances(seen), self.dims.d_model)), u_HxK, v_HxK
 
 
+def require_own_cache(config: MemoryConfig, **tokens: int) -> None:
+    """Raises `ConfigError` for the first of `tokens` that a mechanism caches itself beside a neighborhood not its own."""
+    for name, count in tokens.items():
+        cached = f"{count} tokens are cached beside the neighborhood '{config.local}'"
+        require(count == 0 or config.local == "own", f"memory.{name}", cached, "give 0, or leave memory.local out")
+
+
 @dataclasses.dataclass(frozen=True)
 class PositionedConfig(MemoryConfig):
     """Settings of local attention.
@@ -191,18 +198,28 @@ class Positioned(Memory):
         self.attention = PositionedAttention(self.config.positions, self.dims)
 
 
-def positioned_cost(positions: Positions, dims: Dims, carried: int, segment_length: int, window: int | None = None) -> Cost:
-    """Cost per token of `PositionedAttention` over `carried` entries and the segment, of which a query sees `window` places.
+def local_cost(config: PositionedConfig, dims: Dims, segment_length: int, carried: int = 0) -> Cost:
+    """Cost per token of attention over the neighborhood that the settings ask for and `carried` entries before it."""
+    near, window = config.neighbors(dims.segment)
+    return positioned_cost(config.positions, dims, carried, segment_length, window, near)
+
+
+def positioned_cost(
+    positions: Positions, dims: Dims, carried: int, segment_length: int, window: int | None = None, near: int = 0
+) -> Cost:
+    """Cost per token of `PositionedAttention` over `carried` entries, `near` ones and the segment.
+
+    A query sees `window` places; reading is what it takes beside the near entries and the segment.
 
     Relative positions add W_r R, made once per segment for all rows, and its products with the queries; they hold all scores,
     as those are shifted, and take no tiles.
     """
-    keys, sizes = carried + segment_length, (dims.heads, dims.key_dim, dims.value_dim)
+    keys, sizes = carried + near + segment_length, (dims.heads, dims.key_dim, dims.value_dim)
     if positions == "relative":
-        local, extra = attention_flops(segment_length, *sizes), relative_cost(dims, keys, segment_length)
+        local, extra = attention_flops(near + segment_length, *sizes), relative_cost(dims, keys, segment_length)
         return dataclasses.replace(extra, local=local, read=attention_flops(carried, *sizes) + extra.read)
-    total = attend_flops(segment_length, *sizes, prefix=carried, window=window)
-    local = min(total, attend_flops(segment_length, *sizes, window=window))
+    total = attend_flops(segment_length, *sizes, prefix=carried + near, window=window)
+    local = min(total, attend_flops(segment_length, *sizes, prefix=near, window=window))
     return Cost(local=local, read=total - local)
 
 

@@ -16,7 +16,8 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from infini_jax.errors import ConfigError, named_line, require, require_file_name
-from infini_jax.memory.base import Memory, check_declared
+from infini_jax.memory.base import Memory
+from infini_jax.memory.declared import check_declared
 
 GROUP = "infini_jax.mechanisms"
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""No memory: attention inside the segment, for the layers that `MemoryConfig.layers` leaves out; zero bytes."""
+"""No memory: attention to the neighborhood, by default the segment, for the layers that `MemoryConfig.layers` leaves out."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax
 
 from infini_jax.layers.segment import Segment
 from infini_jax.memory.base import Cost
-from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
+from infini_jax.memory.positions import Positioned, PositionedConfig, local_cost
 from infini_jax.memory.window import view
 
 
@@ -16,12 +16,13 @@ class SegmentOnlyConfig(PositionedConfig):
 
 
 class SegmentOnly(Positioned):
-    """Causal attention inside the segment; the state is an empty tuple."""
+    """Causal attention to the neighborhood alone; the state is an empty tuple."""
 
     Config = SegmentOnlyConfig
     summary = "no memory"
     paper = "Vaswani et al. 2017, arXiv 1706.03762"
     splits_sequence = True
+    neighborhoods = ("segment", "window", "cache")
 
     def init_memory(self, batch: int) -> tuple[()]:
         return ()
@@ -40,4 +41,4 @@ class SegmentOnly(Positioned):
         return ()
 
     def cost(self, segment_length: int) -> Cost:
-        return positioned_cost(self.config.positions, self.dims, 0, segment_length)
+        return local_cost(self.config, self.dims, segment_length)

@@ -123,11 +123,29 @@ def before_each(recent: Recent, segments: Segment, count: int) -> tuple[Recent, 
     return Recent(keys, values, length_BxX[:, :-1].reshape(-1)), Recent(keys_after, values_after, length_BxX[:, -1])
 
 
-def view(segment: Segment, *carried: Recent, limit: int | None = None) -> View:
-    """The carried entries, if any, oldest first, in front of the segment.
+def neighbors(segment: Segment) -> tuple[Recent, ...]:
+    """The entries that the segment's queries see beside the memory, at most one cache; a gradient enters a window only."""
+    if segment.near is None:
+        return ()
+    return (jax.lax.stop_gradient(segment.near) if segment.sees is None else segment.near,)
 
-    `limit` is the number of places that a query sees, its own included; None for all.
+
+def with_neighbors_as_keys(segment: Segment) -> Segment:
+    """The segment with the entries of its neighborhood as keys in front of its own, so that queries begin at a later place."""
+    if segment.near is None:
+        return segment
+    seen, bounds = view(segment), segment.bounds
+    start = bounds.start + seen.sight.prefix
+    bounds = dataclasses.replace(bounds, key_documents=seen.sight.key_documents, start=start)
+    return dataclasses.replace(segment, keys=seen.keys, values=seen.values, bounds=bounds, near=None)
+
+
+def view(segment: Segment, *carried: Recent, limit: int | None = None) -> View:
+    """The carried entries, if any, oldest first, then those of the neighborhood, in front of the segment.
+
+    `limit` is the number of places that a query sees, its own included; where None that of the neighborhood, or all.
     """
+    carried, limit = (*carried, *neighbors(segment)), segment.sees if limit is None else limit
     k_BxJxGxK = jnp.concatenate([*(part.keys.astype(segment.keys.dtype) for part in carried), segment.keys], axis=1)
     v_BxJxGxV = jnp.concatenate([*(part.values.astype(segment.values.dtype) for part in carried), segment.values], axis=1)
     valid = [valid_BxN(part) for part in carried]

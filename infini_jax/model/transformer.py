@@ -81,7 +81,7 @@ class Block(nn.Module):
         self.query = project(dims.heads, dims.key_dim)
         self.key, self.value = project(dims.kv_heads, dims.key_dim), project(dims.kv_heads, dims.value_dim)
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dtype=dims.dtype), nn.RMSNorm(dtype=dims.dtype)
-        self.taps = KeyTaps(self.model.key_taps, dims.dtype)
+        self.taps = KeyTaps(self.model.key_taps, dims.dtype, self.model.key_taps_own)
         self.memory = memory_of(self.memory_config, dims)
         self.mlp = MLP(dims.d_model, self.model.mlp_dim or 4 * dims.d_model, dims.dtype)
 

@@ -24,7 +24,7 @@ class Row:
       task: registry name of the data.
       mechanism: registry name of the memory.
       variant: name that tells it from the mechanism's defaults, or "".
-      memory_bytes: bytes of memory per sequence, all layers together.
+      memory_bytes: bytes of memory per sequence, all layers together, without those of a neighborhood.
       parameters: scalars in the parameters.
       learning_rate: peak of the schedule, None where nothing is learned or an old table does not say.
       flops_per_token: forward FLOPs of one raw token, counted.
@@ -54,6 +54,7 @@ class Row:
       stopped_early: reason why the run ended before its budget was spent, None where it was spent.
       form: form of the training step, see `infini_jax.model.form.Form`; None in old tables and where no model is trained.
       fleet: number of runs that took their steps in one program side by side and share the seconds; None for a run alone.
+      neighborhood_bytes: bytes per sequence of what `memory.local` carries beside the memory, all layers together.
     """
 
     run: str
@@ -101,6 +102,7 @@ class Row:
     stopped_early: str | None = None
     form: str | None = None
     fleet: int | None = None
+    neighborhood_bytes: int = 0
 
 
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -113,6 +115,7 @@ LATER: dict[str, Any] = dict.fromkeys(
 ) | {
     "gives": "steps",
     "skipped_steps": 0,
+    "neighborhood_bytes": 0,
 }
 
 

@@ -36,7 +36,7 @@ RUNS = (
     ("task", "", "data source, such as mqar"),
     ("mechanism", "", "name in the registry, such as infini"),
     ("variant", "", "name that tells it from the mechanism's defaults, or empty"),
-    ("memory_bytes", "bytes", "memory per sequence, all layers together"),
+    ("memory_bytes", "bytes", "memory per sequence, all layers together, without a neighborhood beside it"),
     ("parameters", "scalars", "number of learned scalars"),
     ("learning_rate", "", "peak of the schedule; null where nothing is learned"),
     ("flops_per_token", "FLOPs", "forward pass per raw token, counted"),
@@ -73,6 +73,11 @@ RUNS = (
     ("stopped_early", "", "why the run ended before its budget was spent; null where it was spent"),
     ("form", "", "form of the training step: segments at once, what is made again, how layers run; null in old tables"),
     ("fleet", "runs", "that trained side by side in one program and share the seconds; null for a run alone"),
+    (
+        "neighborhood_bytes",
+        "bytes",
+        "per sequence, of what memory.local carries beside the memory; 0 with the mechanism's own",
+    ),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

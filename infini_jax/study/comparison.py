@@ -11,7 +11,7 @@ from infini_jax.evals.base import Evaluation
 from infini_jax.evals.gains import Gains
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.memory import MECHANISMS
-from infini_jax.memory.base import MemoryConfig
+from infini_jax.memory.base import MemoryConfig, Neighborhood
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
@@ -50,11 +50,11 @@ SMOKE_CODES = CapacityRun(
 """Settings of a memory layer alone at the scale smoke."""
 
 
-def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
+def memories(segment: int, *names: str, local: Neighborhood = "own") -> tuple[tuple[str, MemoryConfig], ...]:
     """(variant, settings) of the named mechanisms; without names, of all in the registry between floor and ceiling.
 
     A mechanism that is added to the registry is compared too, with its default settings. Blocks and samples fit segments of
-    `segment` tokens.
+    `segment` tokens. All have the neighborhood `local` but those that are nothing else than a cache of the last tokens.
     """
     settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
         "infini": (("linear", InfiniConfig()), ("delta", InfiniConfig(update="delta"))),
@@ -63,7 +63,10 @@ def memories(segment: int, *names: str) -> tuple[tuple[str, MemoryConfig], ...]:
         "infinite_former": (("", InfiniteFormerConfig(samples=max(64, segment))),),
     }
     chosen = [name for name in MECHANISMS if (name in names if names else name not in BOUNDS)]
-    return tuple(pair for name in chosen for pair in settings.get(name, (("", MECHANISMS[name].Config()),)))
+    pairs = [(name, *pair) for name in chosen for pair in settings.get(name, (("", MECHANISMS[name].Config()),))]
+    return tuple(
+        (variant, memory.with_local(local) if MECHANISMS[name].neighborhoods else memory) for name, variant, memory in pairs
+    )
 
 
 def code_memories() -> list[tuple[str, MemoryConfig]]:
@@ -120,6 +123,7 @@ class Comparison:
       window: number of tokens that the floor sees, fewer than the distance to what is asked about.
       slots: number of tokens that the ceiling holds, as many as the longest text that is asked about.
       seeds: number of seeds per point.
+      local: neighborhood of all memories, which is the same for all unless it is each one's own.
     """
 
     base: RunConfig
@@ -128,6 +132,7 @@ class Comparison:
     window: int
     slots: int
     seeds: int = 1
+    local: Neighborhood = "own"
 
     @property
     def held_equal(self) -> tuple[tuple[str, str], ...]:
@@ -137,6 +142,7 @@ class Comparison:
             ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens per step"),
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in self.rates)}, chosen on validation"),
             ("optimizer", "AdamW, warm-up and cosine"),
+            *([] if self.local == "own" else [("neighborhood beside each memory", self.local)]),
         )
 
     def on(self, data: DataConfig) -> "Comparison":
@@ -146,7 +152,7 @@ class Comparison:
 
     def runs(self, *names: str) -> tuple[RunConfig, ...]:
         """The runs of the floor, of the ceiling, and of the named mechanisms; of all mechanisms where none is named."""
-        compared = memories(self.base.model.segment, *names)
+        compared = memories(self.base.model.segment, *names, local=self.local)
         sized = [at_bytes(self.base, variant, memory, size) for variant, memory in compared for size in self.sizes]
         points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]
         return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))

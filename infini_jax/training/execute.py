@@ -214,6 +214,7 @@ def planned_row(seat: Seat, study: str) -> Row:
         mechanism=run.model.mechanism,
         variant=run.variant,
         memory_bytes=run.model.memory_bytes,
+        neighborhood_bytes=run.model.neighborhood_bytes,
         parameters=parameter_count(run.model),
         learning_rate=run.train.learning_rate,
         flops_per_token=run_cost(run).flops,

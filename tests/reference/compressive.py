@@ -68,7 +68,8 @@ def stream(live, held, documents, lengths, slots, size, compress, held_compress,
         if last != open_document:
             cache, older = [], []
         cache = cache + [(held[1][j], held[2][j]) for j in tokens if documents[j] == last]
-        leaving, cache = cache[: max(len(cache) - slots, 0)], cache[-slots:]
+        room = max(len(cache) - slots, 0)
+        leaving, cache = cache[:room], cache[room:]
         squares = []
         if leaving:
             rebuilt = compressed(leaving, compress)

@@ -74,11 +74,11 @@ class Row:
     open document, evicted ones included. `tail` holds (key, value, document) of the tokens of the unfinished block.
 
     `near` (q, k, distance, head) is the score of a token that is not retrieved; None turns both as all others are. `turn` is
-    what slots do to keys and queries.
+    what slots do to keys and queries. The newest `kept_back` tokens stay in the tail, although their blocks are complete.
     """
 
-    def __init__(self, block, blocks, retrieved, selection, near=None, turn=rotate):
-        self.near, self.turn = near, turn
+    def __init__(self, block, blocks, retrieved, selection, near=None, turn=rotate, kept_back=0):
+        self.near, self.turn, self.kept_back = near, turn, kept_back
         self.length, self.blocks, self.retrieved, self.selection = block + 1, blocks, retrieved, selection
         self.cache, self.ever, self.open, self.tail = [], 0, None, []
 
@@ -148,7 +148,7 @@ class Row:
         if documents[-1] != self.open:
             self.cache, self.ever, self.open = [], 0, documents[-1]
         self.tail = self.tail + list(zip(keys, values, documents, strict=True))
-        while len(self.tail) >= self.length:
+        while len(self.tail) >= self.length + self.kept_back:
             block = {
                 name: np.array(part)
                 for name, part in zip(

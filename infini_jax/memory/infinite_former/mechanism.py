@@ -41,9 +41,9 @@ from infini_jax.errors import LATER, require, require_not_negative, require_posi
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, counts_before_each, reset_where_new, with_leaves
 from infini_jax.memory import window
-from infini_jax.memory.base import AUXILIARY, Cost, Dims, memory_bytes, segments_of_a_stream
+from infini_jax.memory.base import AUXILIARY, Cost, Dims, Neighborhood, memory_bytes, segments_of_a_stream
 from infini_jax.memory.infinite_former import expectation, signal, sticky
-from infini_jax.memory.positions import Positioned, PositionedConfig, positioned_cost
+from infini_jax.memory.positions import Positioned, PositionedConfig, local_cost, require_own_cache
 
 
 @struct.dataclass
@@ -141,7 +141,7 @@ class InfiniteFormerConfig(PositionedConfig):
       seed: seed of the drawn times.
       variance_floor: least sigma^2 of a query's density; 1e-6 in the released sorting code, 1e-4 in its GPT-2 code.
       cached: tokens of earlier segments that the short-term attention sees and that are not yet in the signal: tokens that
-        leave this cache are written to it. With 0 a segment is written when it ends.
+        leave this cache are written to it. With 0 a segment is written when it ends, as with another neighborhood (`local`).
     """
 
     basis: int = 512
@@ -156,6 +156,9 @@ class InfiniteFormerConfig(PositionedConfig):
     variance_floor: float = dataclasses.field(default=signal.VARIANCE_FLOOR, metadata=LATER)
     cached: int = 0
 
+    def with_local(self, local: Neighborhood) -> "InfiniteFormerConfig":
+        return dataclasses.replace(self, local=local, cached=self.cached if local == "own" else 0)
+
     def check(self, dims: Dims) -> None:
         require(len(self.widths) > 0, "memory.widths", "there is none", "give at least one, e.g. (0.01, 0.05)")
         for width in self.widths:
@@ -169,6 +172,7 @@ class InfiniteFormerConfig(PositionedConfig):
         require_positive("memory", samples=self.samples)
         require_not_negative("memory", seed=self.seed)
         require(self.cached >= 0, "memory.cached", f"{self.cached} tokens are none", "give 0 for no cache")
+        require_own_cache(self, cached=self.cached)
         require(0 < self.tau < 1, "memory.tau", f"{self.tau} leaves no room for past or present", "give a number in (0, 1)")
         for name, value in (("ridge", self.ridge), ("kl_sigma", self.kl_sigma), ("variance_floor", self.variance_floor)):
             require(value > 0, f"memory.{name}", f"{value} is not above zero", "give a positive number")
@@ -186,6 +190,7 @@ class InfiniteFormer(Positioned):
     paper = "arXiv 2109.00301"
     axes = ("basis",)
     learns = ("inputs",)  # through X, without a cache
+    neighborhoods = ("segment", "window", "cache")
     parameter_axes: ClassVar = {
         **Positioned.parameter_axes,
         ("w_k",): ("embed", "kv_heads", "head_dim"),
@@ -365,7 +370,7 @@ class InfiniteFormer(Positioned):
         own_output = 2.0 * d.heads * d.value_dim * d.d_model
         even = c.sampling == "even"
         contracted = 2.0 * d.d_model * c.basis * (min(c.basis, 2 * c.samples) if even else 2 * c.samples) / segment_length
-        short_term = positioned_cost(c.positions, d, c.cached, segment_length)
+        short_term = local_cost(c, d, segment_length, c.cached)
         fit, looked = 2.0 * c.basis * d.d_model, 0.0 if even else density  # where sticky memories look
         merged = sum(2.0 * some.count * some.merges * d.d_model for some in context.functions) / segment_length
         return dataclasses.replace(

@@ -12,6 +12,8 @@ Choices where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
 - A block none of whose raw tokens a query may see (all belong to another document) is invisible, landmark included; in
   the authors' code the weight of such a landmark is lost.
+- With the neighborhood `cache` (`local`) the segment before is seen as the segment is, through the softmax of two levels, and
+  its blocks may be retrieved when they have left it. A window is refused: it would cut blocks, which are seen whole.
 DEVIATION: with blocks > 0 the cache is carried in training too and gradients flow through keys and values of retrieved
 blocks; the choice of blocks has none. The paper trains inside one window without a cache and never differentiates through
 it: that is `blocks = 0`. The parameters are the same, so that a model trained so is read with any other number of blocks.
@@ -32,10 +34,11 @@ from infini_jax.errors import present, require, require_positive
 from infini_jax.layers.attention import MASKED
 from infini_jax.layers.distances import rotary, unturned
 from infini_jax.layers.segment import Segment, length_with_landmarks, reset_where_new, with_leaves
+from infini_jax.memory import window
 from infini_jax.memory.base import KEPT, Cost, Dims, memory_bytes, segments_of_a_stream
 from infini_jax.memory.landmark import at_once, layouts, retrieval, straddle
 from infini_jax.memory.landmark import softmax as landmark_softmax
-from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection, append_blocks
+from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection, append_blocks, leaving
 from infini_jax.memory.landmark.straddle import OpenBlock, StraddlingMemory
 from infini_jax.memory.positions import Positioned, PositionedConfig, View, relative_cost
 
@@ -119,6 +122,12 @@ class LandmarkConfig(PositionedConfig):
             f"{dims.segment} places are of no segment with a landmark after every {self.block} tokens",
             f"give S + ceil(S / {self.block}) for S raw tokens, e.g. {dims.segment + 1}",
         )
+        require(
+            self.local == "own" or dims.segment % length == 0,
+            "memory.local",
+            f"blocks of {self.block} tokens straddle segments, so that '{self.local}' would cut one",
+            "leave it out, or give a model.segment that the block divides",
+        )
 
 
 class Landmark(Positioned):
@@ -129,6 +138,7 @@ class Landmark(Positioned):
     paper = "arXiv 2305.16300"
     axes = ("blocks", "block")
     holds = "slots"
+    neighborhoods = ("segment", "cache")
     exempt: ClassVar = {"costs_grow_with_bytes": "more blocks are read in another form (`layouts.form_of`), of fewer products"}
 
     @property
@@ -203,7 +213,8 @@ class Landmark(Positioned):
         return self._both(memory, segment, chosen_BxHxRxA)[1]
 
     def _near(self, memory: Any, segment: Segment) -> tuple[jax.Array, jax.Array]:
-        """(values BxSxHxV, log-sum-exp BxHxS) of the segment and of an unfinished block before it."""
+        """(values BxSxHxV, log-sum-exp BxHxS) of the segment and its neighborhood or an unfinished block before it."""
+        segment = window.with_neighbors_as_keys(segment)
         if not self.turns:
             return self._near_with_bias(memory, segment)
         if self.straddles:
@@ -224,7 +235,7 @@ class Landmark(Positioned):
         return landmark_softmax.dense(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds, self.length, added_xSxJ)
 
     def _both(self, memory: Any, segment: Segment, given: jax.Array | None) -> tuple[jax.Array, "Retrieved"]:
-        c, cache, reads_BxS, places_S = self.config, memory, segment.bounds.reads_BxS, segment.query_positions_S
+        c, cache, reads_BxS, places_S = self.config, memory, segment.bounds.reads_BxS, self._places(segment)
         if self.straddles:
             cache, places_S = memory.cache, places_S + straddle.phase_of(segment.bounds)
             reads_BxS = reads_BxS & straddle.live_S(segment.bounds, self.length)
@@ -237,6 +248,10 @@ class Landmark(Positioned):
         by_query = (x.swapaxes(2, 3) for x in (ages_BxHxRxS, far_BxHxRxS, shares_BxHxRxS))
         return y_BxSxHxV, Retrieved(*by_query)
 
+    def _places(self, segment: Segment) -> jax.Array:
+        """Places S of the queries behind the cached blocks: those of the neighborhood stand before the segment's."""
+        return segment.query_positions_S + (0 if segment.near is None else segment.near.keys.shape[1])
+
     def write(self, memory: Any, segment: Segment) -> Any:
         """The memory with every block of the segment; its tokens outside the open document become zero and are masked.
 
@@ -246,20 +261,19 @@ class Landmark(Positioned):
             return self._write_straddling(memory, segment)
         if self.config.blocks == 0:
             return ()
-        bounds = segment.bounds
-        held_B = jnp.where(bounds.keeps_B, memory.tokens, 0)
-        return append_blocks(memory, *self._new_blocks(segment), held_B + bounds.writes_BxT.sum(axis=1))
+        held_B = jnp.where(segment.bounds.keeps_B, memory.tokens, 0)
+        keys, values, writes_BxT = leaving(segment)
+        return append_blocks(memory, *self._new_blocks(keys, values, writes_BxT), held_B + writes_BxT.sum(axis=1))
 
-    def _new_blocks(self, segment: Segment) -> tuple[jax.Array, jax.Array]:
-        """(keys BxGxMxPxK turned by their place, values BxGxMx(P-1)xV) of a segment's blocks, zero where not written."""
-        writes_BxT = segment.bounds.writes_BxT
+    def _new_blocks(self, k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, writes_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(keys BxGxMxPxK turned by their place, values BxGxMx(P-1)xV) of blocks of tokens, zero where not written."""
 
         def blocks(x_BxTxGxK):
             x_BxTxGxK = jnp.where(writes_BxT[..., None, None], x_BxTxGxK.astype(self.dims.memory_dtype), 0.0)
             return x_BxTxGxK.reshape(x_BxTxGxK.shape[0], -1, self.length, *x_BxTxGxK.shape[2:])
 
-        keys_BxMxPxGxK = self.turn(blocks(segment.keys), jnp.arange(self.length))
-        values_BxMxbxGxV = blocks(segment.values)[:, :, :-1]
+        keys_BxMxPxGxK = self.turn(blocks(k_BxTxGxK), jnp.arange(self.length))
+        values_BxMxbxGxV = blocks(v_BxTxGxV)[:, :, :-1]
         return jnp.moveaxis(keys_BxMxPxGxK, 3, 1), jnp.moveaxis(values_BxMxbxGxV, 3, 1)
 
     def _write_straddling(self, memory: StraddlingMemory, segment: Segment) -> StraddlingMemory:
@@ -279,7 +293,7 @@ class Landmark(Positioned):
     def advance(self, memory, segments: Segment):
         """(outputs BWxSxD, memory, metrics) of W segments, as `Memory.advance`.
 
-        They are taken at once, unless a block straddles them.
+        They are taken at once, unless a block straddles them or they have a neighborhood.
         """
         c = self.config
         if self.straddles:
@@ -287,9 +301,9 @@ class Landmark(Positioned):
         if c.blocks == 0:
             y_BxSxD, metrics = self.attend(memory, segments)
             return y_BxSxD, (), metrics
-        if segments_of_a_stream(memory, segments) == 1:
+        if segments_of_a_stream(memory, segments) == 1 or segments.near is not None:
             return super().advance(memory, segments)
-        blocks = at_once.Blocks.of(memory, *self._new_blocks(segments), segments.bounds)
+        blocks = at_once.Blocks.of(memory, *self._new_blocks(*leaving(segments)), segments.bounds)
         queries = retrieval.turned_queries(segments.queries, segments.query_positions_S, c.retrieved, self.length, self.turn)
         asked = (queries, segments.bounds.reads_BxS, c.retrieved, c.selection, self.turn)
         _, far_BxHxRxSxV, far_BxHxRxS = at_once.read(blocks, c.blocks, *asked)
@@ -335,10 +349,10 @@ class Landmark(Positioned):
     def cost(self, segment_length: int) -> Cost:
         """FLOPs and bytes moved per token, products with masked tokens and with empty places of tiles included."""
         c, d = self.config, self.dims
-        near = straddle if self.straddles else landmark_softmax
-        products = near.products if self.turns else near.dense_products
-        local = 2.0 * d.heads * products(segment_length, self.length, d.key_dim, d.value_dim)
-        keys = straddle.span_blocks(segment_length, self.length) * self.length if self.straddles else segment_length
+        near, beside = straddle if self.straddles else landmark_softmax, c.neighbors(d.segment)[0]
+        products = near.products if self.turns and not beside else near.dense_products
+        local = 2.0 * d.heads * products(beside + segment_length, self.length, d.key_dim, d.value_dim)
+        keys = straddle.span_blocks(segment_length, self.length) * self.length if self.straddles else beside + segment_length
         placed = relative_cost(d, keys, segment_length) if c.positions == "relative" else Cost()
         if c.blocks == 0:
             return dataclasses.replace(placed, local=local, bytes_moved=2.0 * memory_bytes(self) / segment_length)

@@ -33,6 +33,8 @@ from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.layers.distances import rotary
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.platforms import platform
+from infini_jax.layers.segment import Segment
+from infini_jax.memory import window
 from infini_jax.memory.base import KEPT
 from infini_jax.memory.landmark.layouts import PairLayout, block_copies, by_pair, form_of, pair_layout
 
@@ -54,6 +56,17 @@ class LandmarkMemory:
     keys: jax.Array
     values: jax.Array
     tokens: jax.Array
+
+
+def leaving(segment: Segment) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(keys BxTxGxK, values BxTxGxV, whether each is written BxT) of the tokens that a segment brings into the cache.
+
+    They are its own, or those of its neighborhood, which the next segment no longer sees.
+    """
+    near, bounds = segment.near, segment.bounds
+    if near is None:
+        return segment.keys, segment.values, bounds.writes_BxT
+    return near.keys, near.values, window.valid_BxN(near) & bounds.keeps_B[:, None]
 
 
 def append_blocks(
