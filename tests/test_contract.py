@@ -15,7 +15,8 @@ import pytest
 from infini_jax.config import ModelConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import check_declared, memory_bytes, reported_gates
+from infini_jax.memory.base import memory_bytes, reported_gates
+from infini_jax.memory.registry import check_declared
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
 from infini_jax.model.transformer import memory_parameters

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from infini_jax.errors import ConfigError, check_fields, check_value, require
+from infini_jax.errors import ConfigError, check_fields, require
 from infini_jax.layers.precision import Policy, policy_of
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
 from infini_jax.memory.rewind import rewinding_scan
@@ -139,7 +139,7 @@ class Memory(nn.Module):
     `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
     `write` is called once, when it is full.
 
-    What a subclass must declare has no default, and `check_declared` refuses a class without it: `Config`, `summary` (one
+    What a subclass must declare has no default, and the registry refuses a class without it: `Config`, `summary` (one
     line for tables), `paper`, `axes` (settings or dims along which the memory grows, the default first), and the methods
     `init_memory`, `attend`, `write`, `logical_axes` and `cost`. Values in the metrics whose names begin with `AUXILIARY` are
     added to the loss as they are.
@@ -193,6 +193,8 @@ class Memory(nn.Module):
         super().__init_subclass__(**options)
         if {"init_memory", "write", "leave"} & vars(cls).keys() and "lost" not in vars(cls):  # what it inherits may be wrong
             cls.lost, cls.restored = Memory.lost, Memory.restored
+        if {"cost", "advance"} & vars(cls).keys() and "cost_at_once" not in vars(cls):
+            cls.cost_at_once = Memory.cost_at_once
 
     def setup(self):
         self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
@@ -293,6 +295,13 @@ class Memory(nn.Module):
         """FLOPs and bytes moved per token at this segment length, those of `enter` and `leave` included."""
         raise NotImplementedError
 
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        """`cost` where `advance` takes so many consecutive segments of a stream; by default that of segments in turn.
+
+        Mechanisms override it whose `advance` makes other products than `attend` and `write` do. For one segment it is `cost`.
+        """
+        return self.cost(segment_length)
+
     @classmethod
     def resized(cls, config: Any, dims: Dims, size: int, axis: str = "") -> tuple[Any, Dims]:
         """(settings, dims) with the memory's size along `axis` (the first where none is named) set to `size`.
@@ -338,29 +347,6 @@ class Memory(nn.Module):
             middle = (low + high) // 2
             low, high = (middle, high) if bytes_at(middle) <= layer_bytes else (low, middle)
         return cls.resized(config, dims, low, axis)
-
-
-REQUIRED = {
-    "Config": "the class of its settings, a frozen dataclass on MemoryConfig",
-    "summary": "one line for tables",
-    "paper": "where it was published, or 'none'",
-    "axes": "settings or dims along which it grows, such as ('slots',)",
-}
-METHODS = ("init_memory", "attend", "write", "logical_axes", "cost")
-
-
-def check_declared(mechanism: type[Memory]) -> None:
-    """Checks what a mechanism must declare: raises `ConfigError` for the first that is missing, with what to write."""
-    name = mechanism.__name__
-    for field, what in REQUIRED.items():
-        require(hasattr(mechanism, field), f"{name}.{field}", "it is not declared", f"set it to {what}")
-    for method in METHODS:
-        missing = getattr(mechanism, method) is getattr(Memory, method)
-        require(not missing, f"{name}.{method}", "it is not implemented", "write it as infini_jax.memory.base.Memory says")
-    require(bool(mechanism.axes), f"{name}.axes", "there is none, so that no size can be chosen", "name one at least")
-    check_value(f"{name}.learns", tuple(mechanism.learns), tuple[Part, ...])
-    check_value(f"{name}.holds", mechanism.holds, Literal["matrix", "slots", "other"])
-    check_value(f"{name}.exempt", tuple(mechanism.exempt), tuple[Promise, ...])
 
 
 AUXILIARY = "aux/"

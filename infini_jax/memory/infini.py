@@ -316,17 +316,23 @@ class Infini(Positioned):
             z=("batch", "kv_heads", "key_dim") if self.config.normalises else None,
         )
 
-    def cost(self, segment_length: int) -> Cost:
-        d = self.dims
-        matrix = 2.0 * self.feature_size * d.value_dim  # a head
-        read = matrix + (2.0 * self.feature_size if self.config.normalises else 0.0)
-        local = positioned_cost(self.config.positions, d, 0, segment_length)
+    def cost(self, segment_length: int, segments: int = 1) -> Cost:
+        d, features = self.dims, self.feature_size
+        matrix = 2.0 * features * d.value_dim  # a head
+        read = matrix + (2.0 * features if self.config.normalises else 0.0)
+        written = matrix
+        if self.config.update == "delta":  # each key reads; or W per token, its product with M per segment (`parallel_delta`)
+            written += read if segments == 1 else 2.0 * features * (1 + features * (1 + d.value_dim / segment_length))
+        local = positioned_cost(self.config.positions, d, 0, segment_length, segments=segments)
         return dataclasses.replace(
             local,
             read=local.read + d.heads * read,
-            write=d.kv_heads * (matrix + (read if self.config.update == "delta" else 0.0)),
+            write=d.kv_heads * written,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        return self.cost(segment_length, segments)
 
     @classmethod
     def resized(cls, config: InfiniConfig, dims: Dims, size: int, axis: str = "key_dim") -> tuple[InfiniConfig, Dims]:

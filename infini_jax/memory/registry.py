@@ -13,13 +13,35 @@ and left out of all loops; asked for by name, it is a `ConfigError`. A name that
 import importlib.metadata
 import logging
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import Any, Literal
 
-from infini_jax.errors import ConfigError, named_line, require, require_file_name
-from infini_jax.memory.base import Memory, check_declared
+from infini_jax.errors import ConfigError, check_value, named_line, require, require_file_name
+from infini_jax.memory.base import Memory, Part, Promise
 
 GROUP = "infini_jax.mechanisms"
 logger = logging.getLogger(__name__)
+
+REQUIRED = {
+    "Config": "the class of its settings, a frozen dataclass on MemoryConfig",
+    "summary": "one line for tables",
+    "paper": "where it was published, or 'none'",
+    "axes": "settings or dims along which it grows, such as ('slots',)",
+}
+METHODS = ("init_memory", "attend", "write", "logical_axes", "cost")
+
+
+def check_declared(mechanism: type[Memory]) -> None:
+    """Checks what a mechanism must declare: raises `ConfigError` for the first that is missing, with what to write."""
+    name = mechanism.__name__
+    for field, what in REQUIRED.items():
+        require(hasattr(mechanism, field), f"{name}.{field}", "it is not declared", f"set it to {what}")
+    for method in METHODS:
+        missing = getattr(mechanism, method) is getattr(Memory, method)
+        require(not missing, f"{name}.{method}", "it is not implemented", "write it as infini_jax.memory.base.Memory says")
+    require(bool(mechanism.axes), f"{name}.axes", "there is none, so that no size can be chosen", "name one at least")
+    check_value(f"{name}.learns", tuple(mechanism.learns), tuple[Part, ...])
+    check_value(f"{name}.holds", mechanism.holds, Literal["matrix", "slots", "other"])
+    check_value(f"{name}.exempt", tuple(mechanism.exempt), tuple[Promise, ...])
 
 
 class Registry(MutableMapping[str, type[Memory]]):
