@@ -139,9 +139,7 @@ CASES = [
 
 def run_with(name: str, changes: dict, sizes: dict) -> RunConfig:
     """A run of two rows of four segments."""
-    model = ModelConfig(
-        memory=dataclasses.replace(MECHANISMS[name].Config(), **changes), vocab=64, **{"layers": 2, **sizes}
-    )
+    model = ModelConfig(memory=dataclasses.replace(MECHANISMS[name].Config(), **changes), vocab=64, **{"layers": 2, **sizes})
     train = TrainConfig(batch=2, sequence=4 * model.segment)
     return RunConfig(model=model, data=RUN.data, train=train, budget=Budget("steps", 1))
 
@@ -169,7 +167,8 @@ def test_the_plan_of_segments_at_once_counts_their_forward_pass_exactly(name, ch
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "cheaper"), [("landmark", {}, 4), ("transformer_xl", {"positions": "relative"}, 4), ("infini", DELTA, 1)]
+    ("name", "changes", "cheaper"),
+    [("landmark", {}, 4), ("transformer_xl", {"positions": "relative"}, 4), ("infini", DELTA, 1)],
 )
 def test_a_budget_pays_for_the_form_of_fewest_flops_whatever_form_is_taken_here(name, changes, cheaper):
     """Tiles hold fewer empty places at once, and a table of positions is made once; the delta rule in turn erases less."""

@@ -19,8 +19,8 @@ from infini_jax.evals.base import Subject
 from infini_jax.evals.gates import GateEvaluation
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Memory
-from infini_jax.memory.registry import check_declared
 from infini_jax.memory.infini import Infini, InfiniConfig
+from infini_jax.memory.registry import check_declared
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.stream import init_params, parameter_shapes
 from infini_jax.training.loop import train

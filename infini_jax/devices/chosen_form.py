@@ -61,9 +61,10 @@ def fastest_first(run: RunConfig, layout: Layout | None) -> list[tuple[int, Rema
     On a CPU the last one is taken whatever its bytes are: what does not fit into its memory is for the user to see.
     """
     if platform() == "cpu":
-        most = segments_in_cache(run, layout)
-        return [(most, "none"), (most, "segment")]
-    at_once: list[tuple[int, Rematerialise]] = [(most_at_once(run.train, run.model), "none"), (most_at_once(run.train, run.model), "layer")]
+        fitting = segments_in_cache(run, layout)
+        return [(fitting, "none"), (fitting, "segment")]
+    most = most_at_once(run.train, run.model)
+    at_once: list[tuple[int, Rematerialise]] = [(most, "none"), (most, "layer")]
     return [*(at_once if platform() in GPUS else [(1, "none")]), (1, "segment"), (1, "layer")]
 
 
