@@ -283,7 +283,7 @@ def _forward_row(plan: Tiling, places, scale, bias_J, q_LxK, k_JxK, vT_VxJ) -> t
 
 
 def _over_blocks(plan: Tiling, width: int, seen_NxM, tile, low, step: Callable, state):
-    """`state` after `step(state, whether seen, number of keys, tile, low)` of a tile's keys: all at once, or block by block."""
+    """`state` after `step(state, whether seen, number of keys, tile, low)` of a tile's keys: at once, or block by block."""
     if plan.block is None:
         return step(state, None, width, tile, low)
     block = plan.block
