@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infini_jax.errors import ConfigError
 from infini_jax.layers import attention
-from infini_jax.layers.blockwise import blockwise, tiling_of
+from infini_jax.layers.blockwise import NO_QUERY, blockwise, seen_blocks, tiling_of
 from infini_jax.layers.distances import t5_distance_bias
 from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.platforms import target
@@ -37,6 +37,8 @@ SHAPES = [
     (1, 20, 5, 6),
     (3, 140, 4, None),
 ]
+# in blocks: a prefix that is no multiple of them, a window of more than two, several bands of tiles, and an open segment
+LONG = [(150, 150, 400, None), (260, 260, 390, 530), (130, 130, 640, None), (700, 700, 0, None), (5, 600, 30, None)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,12 @@ def assert_close(real, wanted, tolerance: float):
 
 @pytest.mark.parametrize(
     ("form", "shape"),
-    [("dense", SHAPES[2]), ("dense", SHAPES[5]), *(("blockwise", shape) for shape in SHAPES), ("rows together", SHAPES[3])],
+    [
+        ("dense", SHAPES[2]),
+        ("dense", SHAPES[5]),
+        *(("blockwise", shape) for shape in SHAPES + LONG),
+        ("rows together", SHAPES[3]),
+    ],
 )
 def test_outputs_lse_and_gradients_equal_the_loop(form, shape):
     case = make_case(shape, edges=(5, 77), valid=3)
@@ -123,6 +130,56 @@ def test_outputs_lse_and_gradients_equal_the_loop(form, shape):
 def test_tiles_equal_the_dense_form_for_any_documents(shape, edges, valid, seed):
     case = make_case(shape, tuple(edges), valid, start=None if shape[0] == shape[1] else seed * 10, seed=seed)
     assert_close(outputs("blockwise", case), [np.asarray(x, np.float64) for x in outputs("dense", case)], 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_that_are_skipped_hold_nothing_that_a_query_sees(seed):
+    """float64, so that a skipped pair would show: documents whose numbers fall and come again, empty and filled places."""
+    rng = np.random.default_rng(seed)
+    edges, valid = tuple(sorted(rng.integers(1, 299, 3))), int(rng.integers(0, 900))
+    with jax.enable_x64(True):
+        case = make_case((300, 300, 900, None), edges, valid, seed=seed)
+        numbers = rng.permutation(len(edges) + 1)
+        numbers[-1] = numbers[0] if seed else numbers[-1]  # a number may come again
+        query, keys = (np.where(x < 0, x, numbers[x]) for x in (case.sight.query_documents, case.sight.key_documents))
+        case = dataclasses.replace(case, sight=case.sight.replace(query_documents=query, key_documents=keys))
+        plan = tiling_of(300, 1200, 900)
+        padded = jnp.pad(jnp.asarray(query), ((0, 0), (0, plan.padded - 300)), constant_values=NO_QUERY)
+        filled = jnp.pad(jnp.asarray(keys), ((0, 0), (0, -1200 % plan.block)), constant_values=NEVER_SEEN)
+        seen_BxNxM = np.asarray(seen_blocks(plan, padded, filled, jnp.int32(0)))
+        assert 0 < seen_BxNxM.sum() < seen_BxNxM.size
+        visible_BxLxJ = np.zeros((BATCH, plan.padded, filled.shape[1]), bool)
+        visible_BxLxJ[:, :300, :1200] = case.sight.mask_BxSxJ
+        tiles_BxNxM = visible_BxLxJ.reshape(BATCH, -1, plan.tile, filled.shape[1] // plan.block, plan.block).any(axis=(2, 4))
+        assert not np.any(tiles_BxNxM & ~seen_BxNxM)
+        real = runner("blockwise").__wrapped__(*jax.tree.map(jnp.asarray, (case.arrays, case.sight, case.cotangents)))
+        assert_close(real, expected(case), 1e-12)
+
+
+def test_a_block_that_nobody_sees_is_not_computed():
+    """Infinite keys there would make the scores of a computed block no numbers."""
+    case = make_case((150, 150, 2048, None), valid=0)
+    q, k, v = (repeat_heads(jnp.asarray(a, jnp.float32), HEADS) for a in case.arrays[:3])
+    k, sight = k.at[:, :1900].set(jnp.inf), jax.tree.map(jnp.asarray, case.sight)
+
+    def loss(q, k, v):
+        return jnp.sum(blockwise(q, k, v, sight, scale=jnp.ones(HEADS), one_row_at_a_time=True)[0] ** 2)
+
+    value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
+    assert jnp.isfinite(value)
+    assert all(jnp.all(jnp.isfinite(x)) for x in gradients)
+    assert not np.any(gradients[1][:, :1900])
+
+
+def test_runs_that_are_mapped_see_the_same_with_blocks():
+    """Under `vmap` the choice becomes a selection: slower, and the same numbers."""
+    cases = [make_case((150, 150, 700, None), valid=valid, seed=valid) for valid in (0, 300)]
+    stacked = jax.tree.map(
+        lambda *x: jnp.stack(x), *[jax.tree.map(jnp.asarray, (c.arrays, c.sight, c.cotangents)) for c in cases]
+    )
+    mapped = jax.jit(jax.vmap(runner("blockwise").__wrapped__))(*stacked)
+    for number, case in enumerate(cases):
+        assert_close([x[number] for x in mapped], expected(case), 1e-5)
 
 
 def test_rows_that_see_nothing_are_zero_and_have_no_gradient():
@@ -189,20 +246,25 @@ def test_temporary_memory_of_the_gradient_grows_with_the_length_not_its_square(o
     assert temporary(4096) < 2 * 4096 * 4096 * 4 / 2  # the scores of its two heads; the dense form holds several such
 
 
-@pytest.mark.parametrize("shape", [(512, 512, 0, None), (2048, 2048, 0, None), (300, 300, 128, None), (2048, 2048, 63, 64)])
+@pytest.mark.parametrize(
+    "shape", [(512, 512, 0, None), (2048, 2048, 0, None), (300, 300, 128, None), (2048, 2048, 63, 64), (700, 700, 900, 800)]
+)
 def test_plan_covers_every_visible_pair_and_little_more(shape):
     queries, length, prefix, window = shape
     keys = prefix + length
     plan = tiling_of(queries, keys, prefix, window)
-    covered = np.zeros((plan.padded, keys), bool)
+    covered = np.zeros((plan.padded, keys if plan.block is None else keys + -keys % plan.block), bool)
     for band in plan.bands:
         for tile, low in zip(band.tiles, band.lows, strict=True):
             covered[tile * plan.tile : (tile + 1) * plan.tile, low : low + band.width] = True
     distance = np.arange(queries)[:, None] + prefix - np.arange(keys)
     visible = (distance >= 0) & (distance < (window or keys))
-    assert np.all(covered[:queries][visible])
+    assert np.all(covered[:queries, :keys][visible])
     assert covered.sum() == plan.pairs
-    assert plan.pairs < (0.66 if window is None else 0.15) * queries * keys + queries * prefix
+    if plan.block is not None and window:
+        assert plan.pairs < 1.5 * visible.sum()  # edges of blocks on both sides of a window
+    else:
+        assert plan.pairs < (0.66 if window is None else 0.15) * queries * keys + queries * prefix
     assert len(plan.bands) <= 10
 
 

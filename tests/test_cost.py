@@ -8,6 +8,7 @@ import pytest
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.errors import ConfigError
 from infini_jax.layers.blockwise import blockwise
 from infini_jax.layers.segment import Sight
@@ -28,6 +29,7 @@ from infini_jax.model.cost import (
 from infini_jax.model.stream import init_params
 from infini_jax.training.gradient import gradient_function
 from infini_jax.training.program import Training, counted_flops
+from tests.support import streams
 from tests.support.streams import MODEL
 
 A, B = jnp.ones((3, 5)), jnp.ones((5, 7))
@@ -112,13 +114,14 @@ SIZES = [
     {"d_model": 128, "heads": 4, "segment": 128},
     {"d_model": 256, "heads": 4, "segment": 512},
 ]
+DELTA = {"update": "delta"}
 SETTINGS = {
     "compressive": ({}, {"positions": "relative"}, {"slots": 0, "local": "cache"}),
     "gated_delta": ({}, {"local": "window"}),
     "transformer_xl": ({}, {"positions": "t5"}, {"positions": "relative"}),
     "infini": (
         {},
-        {"update": "linear"},
+        DELTA,
         {"feature_map": "dpfp"},
         {"local": "cache"},
         {"local": "cache", "positions": "relative"},
@@ -147,24 +150,58 @@ CASES += [
 ]
 
 
+def run_with(name: str, changes: dict, sizes: dict) -> RunConfig:
+    """A run of two rows of four segments."""
+    model = ModelConfig(memory=dataclasses.replace(MECHANISMS[name].Config(), **changes), vocab=64, **{"layers": 2, **sizes})
+    train = TrainConfig(batch=2, sequence=4 * model.segment)
+    return RunConfig(model=model, data=RUN.data, train=train, budget=Budget("steps", 1))
+
+
 @pytest.mark.parametrize(("name", "changes", "sizes"), CASES)
 def test_the_plan_counts_what_the_training_step_computes_without_recomputation(name, changes, sizes):
-    """Within 2 %, as budgets of FLOPs are compared. Relative positions get 3 %: their table W_r R is that of every segment,
-    so that JAX takes its product out of the forward loop, which a count per token cannot know. Segments are taken in turn
-    there, as those at once make one table for all; so are landmark's, which count up to 7 % less at once."""
-    is_relative = changes.get("positions") == "relative"
-    memory = dataclasses.replace(MECHANISMS[name].Config(), **changes)
-    model = ModelConfig(memory=memory, vocab=64, **{"layers": 2, **sizes})
-    run = RunConfig(
-        model=model,
-        data=RUN.data,
-        train=TrainConfig(batch=2, sequence=4 * model.segment, segments_per_step=int(is_relative or name == "landmark")),
-        budget=Budget("steps", 1),
-    )
-    training = Training(run)
-    counted = program_flops(gradient_function(run), training.shapes.params, training.shapes.carry, training.batch)
-    tolerance = 0.03 if is_relative else 0.02
-    assert counted.work == pytest.approx(training_flops_per_step(run), rel=tolerance)
+    """Within 2 %, as budgets of FLOPs are compared, in the form that is chosen, with segments in turn and all of them at once.
+    Relative positions get 3 % where segments are taken in turn: their table W_r R is that of every segment, so that JAX takes
+    its product out of the forward loop, which a count per token cannot know."""
+    run = run_with(name, changes, sizes)
+    for segments in {form_of_run(run).segments, 1, 4}:
+        named = dataclasses.replace(run, train=dataclasses.replace(run.train, segments_per_step=segments))
+        training = Training(named)
+        counted = program_flops(gradient_function(named), training.shapes.params, training.shapes.carry, training.batch)
+        tolerance = 0.03 if changes.get("positions") == "relative" and segments < 4 else 0.02
+        assert counted.work == pytest.approx(training_flops_per_step(run, segments), rel=tolerance), segments
+
+
+@pytest.mark.parametrize(("name", "changes", "sizes"), CASES)
+def test_the_plan_of_segments_at_once_counts_their_forward_pass_exactly(name, changes, sizes):
+    model = run_with(name, changes, sizes).model
+    for segments in (1, 3):
+        planned = model_cost(model, segments=segments).flops
+        assert streams.walked_flops(model, 1, segments) == pytest.approx(planned, rel=1e-6), segments
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "cheaper"),
+    [("landmark", {}, 4), ("transformer_xl", {"positions": "relative"}, 4), ("infini", DELTA, 1)],
+)
+def test_a_budget_pays_for_the_form_of_fewest_flops_whatever_form_is_taken_here(name, changes, cheaper):
+    """Tiles hold fewer empty places at once, and a table of positions is made once; the delta rule in turn erases less."""
+    run = run_with(name, changes, SIZES[2])
+    prices = {segments: training_flops_per_step(run, segments) for segments in (1, 4)}
+    assert min(prices, key=lambda segments: prices[segments]) == cheaper
+    for segments in (0, 1, 2, 4):
+        named = dataclasses.replace(run, train=dataclasses.replace(run.train, segments_per_step=segments))
+        assert training_flops_per_step(named) == prices[cheaper]
+    cut = dataclasses.replace(run, train=dataclasses.replace(run.train, bptt=2))  # where gradients are cut, steps end
+    assert training_flops_per_step(cut) == min(training_flops_per_step(run, segments) for segments in (1, 2))
+
+
+def test_a_mechanism_that_overrides_its_cost_is_planned_by_it():
+    class Twice(MECHANISMS["landmark"]):
+        def cost(self, segment_length):
+            return dataclasses.replace(super().cost(segment_length), read=7.0)
+
+    model = run_with("landmark", {}, SIZES[1]).model
+    assert Twice(model.memory, model.dims).cost_at_once(model.dims.segment, 4).read == 7.0
 
 
 def test_executed_flops_are_those_counted_plus_recomputation():

@@ -23,8 +23,8 @@ from tests.reference import attention as reference
 from tests.support import ragged, streams
 
 KINDS = ("rotary", "relative", "t5", "none")
-# Digests of default settings as they were before positions could be chosen everywhere: results in folders go on with them. Those of
-# gated_delta are younger: one head alone began with another horizon before, and results of that start are no others' results.
+# Digests of default settings as they were before positions could be chosen everywhere: results in folders go on with them.
+# Those of gated_delta are younger: one head alone began with another horizon before, whose results are no others' results.
 BEFORE = {
     "local": ("5495f5f95584", "bc4975ff785b"),
     "full": ("8f4338a3bdc4", "5c467387bfd8"),

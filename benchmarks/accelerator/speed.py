@@ -20,7 +20,7 @@ import tyro
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.presets import SIZES as PRESETS
 from infini_jax.data.stdlib import StdlibConfig
-from infini_jax.devices.chosen_form import form_of_run, most_at_once, with_form
+from infini_jax.devices.chosen_form import form_of_run, with_form
 from infini_jax.devices.peaks import peak_flops
 from infini_jax.devices.sharding import Layout, layout_of
 from infini_jax.errors import instance, lookup
@@ -28,7 +28,7 @@ from infini_jax.files import json_text
 from infini_jax.forecast.compiled import kernels_of
 from infini_jax.forecast.program_text import ProgramText
 from infini_jax.memory import MECHANISMS
-from infini_jax.model.cost import parameter_count, training_flops_per_step
+from infini_jax.model.cost import most_at_once, parameter_count, training_flops_per_step
 from infini_jax.model.form import Form, Rematerialise
 from infini_jax.records.environment import environment
 from infini_jax.training.program import Training
@@ -170,7 +170,7 @@ def main(size: str, mechanism: str, rounds: int = 5, steps: int = 10) -> None:
     lookup("mechanism", mechanism, MECHANISMS)
     run = run_of(of_size, mechanism)
     layout = layout_of(run)
-    forms = {"before": Form(most_at_once(run), of_size.before, "scan"), "chosen": form_of_run(run, layout)}
+    forms = {"before": Form(most_at_once(run.train, run.model), of_size.before, "scan"), "chosen": form_of_run(run, layout)}
     steppers = {name: Stepper.of(run, form, layout) for name, form in forms.items()}
     for stepper in steppers.values():
         stepper.seconds(2)  # the first steps find buffers and choose kernels

@@ -13,7 +13,7 @@ import jax
 from infini_jax.config import RunConfig
 from infini_jax.devices.sharding import Layout
 from infini_jax.layers.platforms import GPUS, platform
-from infini_jax.model.cost import available_bytes, head_share, state_bytes
+from infini_jax.model.cost import available_bytes, head_share, most_at_once, state_bytes
 from infini_jax.model.form import Form, Rematerialise
 
 KEPT_PER_FEATURE = 64  # numbers per token, layer and feature that the gradient needs: 21 to 78, by mechanism
@@ -37,7 +37,7 @@ def form_of_run(run: RunConfig, layout: Layout | None = None, memory: int | None
     train, parts = run.train, 1 if layout is None else layout.sequence_parts
     named = None if train.rematerialise == "auto" else train.rematerialise
     forms: list[tuple[int, Rematerialise]] = [
-        (train.segments_per_step or (most_at_once(run) if parts > 1 else segments), named or rematerialise)
+        (train.segments_per_step or (most_at_once(run.train, run.model) if parts > 1 else segments), named or rematerialise)
         for segments, rematerialise in fastest_first(run, layout)
     ]
     room = MOST_ON_CPU if platform() == "cpu" else room_for_activations(run, layout, memory)
@@ -61,20 +61,16 @@ def fastest_first(run: RunConfig, layout: Layout | None) -> list[tuple[int, Rema
     On a CPU the last one is taken whatever its bytes are: what does not fit into its memory is for the user to see.
     """
     if platform() == "cpu":
-        most = segments_in_cache(run, layout)
-        return [(most, "none"), (most, "segment")]
-    at_once: list[tuple[int, Rematerialise]] = [(most_at_once(run), "none"), (most_at_once(run), "layer")]
+        fitting = segments_in_cache(run, layout)
+        return [(fitting, "none"), (fitting, "segment")]
+    most = most_at_once(run.train, run.model)
+    at_once: list[tuple[int, Rematerialise]] = [(most, "none"), (most, "layer")]
     return [*(at_once if platform() in GPUS else [(1, "none")]), (1, "segment"), (1, "layer")]
-
-
-def most_at_once(run: RunConfig) -> int:
-    """The most segments that every layer of a run can take at once."""
-    return 1 if run.model.takes_in_turn else run.train.bptt or run.train.sequence // run.model.segment
 
 
 def segments_in_cache(run: RunConfig, layout: Layout | None) -> int:
     """The most segments, a divisor of all or 1, whose features on a device are at most `IN_CACHE` bytes per layer."""
-    most = most_at_once(run)
+    most = most_at_once(run.train, run.model)
     tokens = tokens_of_device(run, layout) * run.model.segment / run.train.sequence
     fitting = IN_CACHE / (tokens * run.model.d_model * run.model.dims.dtype.itemsize)
     return max(count for count in range(1, most + 1) if most % count == 0 and count <= max(1.0, fitting))

@@ -143,7 +143,9 @@ def attend_flops(
 ) -> float:
     """FLOPs per token of `attend` over a whole segment and `prefix` carried keys, as `auto` computes it on a CPU.
 
-    The count is the same on every platform, so that a budget buys the same steps; the kernels skip about the same tiles.
+    The count is the same on every platform, so that a budget buys the same steps; the kernels skip about the same tiles. It
+    depends on no data: blocks of keys that are skipped when the program runs, as nothing was written there yet or by another
+    document, are counted as if they were computed.
     """
     keys = prefix + segment_length
     computed = (

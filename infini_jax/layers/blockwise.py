@@ -1,11 +1,15 @@
 """Exact local attention in tiles: pure JAX with its own gradient rule, for any platform.
 
 Nothing of size S x J is ever stored: a tile of queries meets the keys that it may see, and the gradient makes its weights
-again from the log-sum-exp (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 4, with whole rows of keys instead of tiles of
-them). With P = exp(scale q k^T + bias - lse), D = sum_v dy * y - dlse, dS = P * (dy v^T - D):
+again from the log-sum-exp (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 4). With P = exp(scale q k^T + bias - lse),
+D = sum_v dy * y - dlse, dS = P * (dy v^T - D):
   dv = P^T dy,  dq = scale dS k,  dk = scale dS^T q,  dbias = sums of dS along diagonals,  dscale = sum (dS k) * q
 
-Letters: S queries, L with those that fill the last tile, J keys, K and V their dims, H heads; a tile has P queries and C keys.
+A tile of queries meets few keys all at once. Many keys it meets in blocks, one after the other, with a running softmax, and a
+block that none of its queries sees is skipped when the program runs: places that nobody has filled, older documents.
+
+Letters: S queries, L with those that fill the last tile, J keys, K and V their dims, H heads; a tile has P queries and C keys,
+N tiles and M blocks.
 Scores are kept keys first (C x P): then every product of the gradient is a plain row-by-column one, which a CPU runs at twice
 the speed of P^T dy.
 """
@@ -20,11 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from infini_jax.errors import present
 from infini_jax.layers import precision
 from infini_jax.layers.platforms import platform
-from infini_jax.layers.segment import Sight, within
+from infini_jax.layers.segment import NEVER_SEEN, Sight, within
 
 TILE = 128
+BLOCK = 256  # keys
+MOST_AT_ONCE = 512  # keys that a tile meets in one piece
 BANDS = 8  # at most about so many loop bodies: (BANDS + 1) / (2 BANDS) of the square is computed
 MASKED = -1e30  # finite, so that gradients of fully masked rows stay finite
 MADE_AGAIN = "made_again"  # scope of what a gradient rule computes once more instead of keeping it, for counting FLOPs
@@ -38,7 +45,7 @@ class Band:
     Attributes:
       tiles: numbers of the tiles.
       lows: first key of each tile.
-      width: number of keys that each tile meets.
+      width: number of keys that each tile meets, at most.
     """
 
     tiles: tuple[int, ...]
@@ -55,16 +62,18 @@ class Tiling:
       bands: tiles by the number of keys that they meet.
       prefix: number of carried keys, as in `Sight`.
       window: number of places that a query sees, as in `Sight`.
+      block: number of keys of a block, of which lows and widths are multiples; None where tiles meet their keys at once.
     """
 
     tile: int
     bands: tuple[Band, ...]
     prefix: int
     window: int | None
+    block: int | None = None
 
     @property
     def pairs(self) -> int:
-        """Number of query-key pairs that are computed."""
+        """Number of query-key pairs that are computed where no block is skipped."""
         return self.tile * sum(len(band.tiles) * band.width for band in self.bands)
 
     @property
@@ -74,11 +83,14 @@ class Tiling:
 
 
 @functools.cache
-def tiling_of(queries: int, keys: int, prefix: int = 0, window: int | None = None) -> Tiling:
+def tiling_of(
+    queries: int, keys: int, prefix: int = 0, window: int | None = None, most_at_once: int | None = MOST_AT_ONCE
+) -> Tiling:
     """The tiling of a sight.
 
     Fewer queries than the segment has keys begin at a place that only the program knows, so they meet all keys; otherwise keys
-    above the diagonal and before the window are left out.
+    above the diagonal and before the window are left out. Where a tile meets more than `most_at_once` keys all tiles meet
+    theirs in blocks, the last of which may be filled up; None is any number.
     """
     count = -(-queries // TILE)
     tile = -(-queries // count)
@@ -87,8 +99,12 @@ def tiling_of(queries: int, keys: int, prefix: int = 0, window: int | None = Non
     for first in range(0, queries, tile):
         low = max(0, prefix + first - window + 1) if at_zero and window is not None else 0
         spans.append((low, min(prefix + first + tile, keys) if at_zero else keys))
-    widest = max(high - low for low, high in spans)
-    step = tile * math.ceil(widest / (BANDS * tile))
+    widest, block, unit = max(high - low for low, high in spans), None, tile
+    if most_at_once is not None and widest > most_at_once:
+        block = unit = BLOCK
+        spans = [(low // block * block, high) for low, high in spans]
+        widest, keys = max(high - low for low, high in spans), block * math.ceil(keys / block)
+    step = unit * math.ceil(widest / (BANDS * unit))
     bands: list[Band] = []
     for number, (low, high) in enumerate(spans):
         width = min(keys, step * math.ceil((high - low) / step))
@@ -98,7 +114,7 @@ def tiling_of(queries: int, keys: int, prefix: int = 0, window: int | None = Non
             bands.append(Band((*last.tiles, number), (*last.lows, low), width))
         else:
             bands.append(Band((number,), (low,), width))
-    return Tiling(tile, tuple(bands), prefix, window)
+    return Tiling(tile, tuple(bands), prefix, window, block)
 
 
 def blockwise(
@@ -114,21 +130,49 @@ def blockwise(
     """(softmax(scale q k^T + bias) v BxSxHxV, log-sum-exp BxHxS) over the keys that `sight` shows, both with gradients.
 
     `scale` H is one number per head, `distance_bias_HxJ` the bias of a key that many places back. One row (a head of one
-    sequence) at a time keeps a tile in a CPU's cache and is the default there; elsewhere all rows run side by side. That loop
-    over rows cannot be split by the automatic partitioner: on several CPU devices it takes `sharding.summed_over_rows`.
+    sequence) at a time keeps a tile in a CPU's cache and is the default there; elsewhere all rows run side by side, and meet
+    their keys at once, as nothing can be skipped that one of them sees. That loop over rows cannot be split by the automatic
+    partitioner: on several CPU devices it takes `sharding.summed_over_rows`.
     """
-    plan = tiling_of(q_BxSxHxK.shape[1], k_BxJxHxK.shape[1], sight.prefix, sight.window)
     if one_row_at_a_time is None:
         one_row_at_a_time = platform() == "cpu"
-    spare = plan.padded - q_BxSxHxK.shape[1]
+    queries, keys = q_BxSxHxK.shape[1], k_BxJxHxK.shape[1]
+    plan = tiling_of(queries, keys, sight.prefix, sight.window, MOST_AT_ONCE if one_row_at_a_time else None)
+    spare, spare_keys = plan.padded - queries, 0 if plan.block is None else -keys % plan.block
     q_BxHxLxK = jnp.pad(q_BxSxHxK.swapaxes(1, 2), ((0, 0), (0, 0), (0, spare), (0, 0)))
     documents_BxL = jnp.pad(sight.query_documents, ((0, 0), (0, spare)), constant_values=NO_QUERY)
-    places = (documents_BxL, sight.key_documents, sight.start)
-    k_BxHxJxK, v_BxHxJxV = k_BxJxHxK.swapaxes(1, 2), v_BxJxHxV.swapaxes(1, 2)
+    key_documents_BxJ = jnp.pad(sight.key_documents, ((0, 0), (0, spare_keys)), constant_values=NEVER_SEEN)
+    seen_BxNxM = None if plan.block is None else seen_blocks(plan, documents_BxL, key_documents_BxJ, sight.start)
+    places = (documents_BxL, key_documents_BxJ, sight.start, seen_BxNxM)
+    k_BxHxJxK, v_BxHxJxV = (
+        jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, spare_keys), (0, 0))) for x in (k_BxJxHxK, v_BxJxHxV)
+    )
     found: Any = _rows(plan, one_row_at_a_time, q_BxHxLxK, k_BxHxJxK, v_BxHxJxV, scale, distance_bias_HxJ, places)
     y_BxHxLxV, lse_BxHxL = found
-    length = q_BxSxHxK.shape[1]
-    return y_BxHxLxV[:, :, :length].swapaxes(1, 2), lse_BxHxL[:, :, :length]
+    return y_BxHxLxV[:, :, :queries].swapaxes(1, 2), lse_BxHxL[:, :, :queries]
+
+
+def seen_blocks(plan: Tiling, documents_BxL: jax.Array, key_documents_BxJ: jax.Array, start: jax.Array) -> jax.Array:
+    """Whether a query of each tile may see a key of each block, BxNxM: never False where one does.
+
+    Documents are compared by the least and the greatest number in a tile and in a block, which tells all of them apart where
+    numbers rise.
+    """
+
+    def ends(documents_Bx: jax.Array, size: int, nobody: int) -> tuple[jax.Array, jax.Array]:
+        x_BxNxP = documents_Bx.reshape(len(documents_Bx), -1, size)
+        return jnp.where(x_BxNxP == nobody, jnp.iinfo(x_BxNxP.dtype).max, x_BxNxP).min(axis=2), x_BxNxP.max(axis=2)
+
+    block = present(plan.block, "blocks are of some size")
+    (low_BxN, high_BxN), (key_low_BxM, key_high_BxM) = (
+        ends(documents_BxL, plan.tile, NO_QUERY),
+        ends(key_documents_BxJ, block, NEVER_SEEN),
+    )
+    shared_BxNxM = (low_BxN[:, :, None] <= key_high_BxM[:, None]) & (key_low_BxM[:, None] <= high_BxN[:, :, None])
+    first_Nx1 = start + plan.prefix + plan.tile * jnp.arange(low_BxN.shape[1])[:, None]
+    furthest_NxM = first_Nx1 + plan.tile - 1 - block * jnp.arange(key_low_BxM.shape[1])
+    nearest_NxM = furthest_NxM - (plan.tile - 1) - (block - 1)
+    return shared_BxNxM & (furthest_NxM >= 0) & ((plan.window is None) | (nearest_NxM < (plan.window or 0)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -160,13 +204,14 @@ _rows.defvjp(_rows_forward, _rows_backward)
 def _over_rows(row: Callable, loop: bool, places, per_head, arrays):
     """`row(places, scale, bias_J, *arrays)` of each sequence and head; arrays are BxHx..."""
     spread = (lambda f: lambda xs: jax.lax.map(f, xs)) if loop else jax.vmap
-    documents_BxL, key_documents_BxJ, start = places
+    documents_BxL, key_documents_BxJ, start, seen_BxNxM = places
 
     def sequence(xs):
-        documents_L, key_documents_J, arrays = xs
-        return spread(lambda ys: row((documents_L, key_documents_J, start), *ys[0], *ys[1]))((per_head, arrays))
+        documents_L, key_documents_J, seen_NxM, arrays = xs
+        own = (documents_L, key_documents_J, start, seen_NxM)
+        return spread(lambda ys: row(own, *ys[0], *ys[1]))((per_head, arrays))
 
-    return spread(sequence)((documents_BxL, key_documents_BxJ, arrays))
+    return spread(sequence)((documents_BxL, key_documents_BxJ, seen_BxNxM, arrays))
 
 
 def _cut(x: jax.Array, start, size: int, axis: int = 0) -> jax.Array:
@@ -175,7 +220,7 @@ def _cut(x: jax.Array, start, size: int, axis: int = 0) -> jax.Array:
 
 def _scores(plan: Tiling, width: int, tile, low, places, scale, q_PxK: jax.Array, k_CxK: jax.Array, bias_J) -> jax.Array:
     """Scaled, biased and masked scores of a tile, CxP."""
-    documents_L, key_documents_J, _ = places
+    documents_L, key_documents_J, *_ = places
     wide = precision.wide(q_PxK.dtype)
     scores_CxP = jnp.einsum("ck,pk->cp", k_CxK, q_PxK, preferred_element_type=wide) * scale
     distance = _distance(plan, places, tile, low)
@@ -198,8 +243,8 @@ def _toeplitz(bias_J: jax.Array, distance, width: int, tile: int) -> jax.Array:
     one place further on each time.
     """
     squares = -(-width // tile)
-    padded = jnp.pad(bias_J, (squares * tile, 2 * tile))
-    rows = _cut(padded, distance + 1, (squares + 1) * tile).reshape(squares + 1, tile)
+    padded = jnp.pad(bias_J, ((squares + 1) * tile, 2 * tile))  # a block may begin inside the tile, at -tile < distance < 0
+    rows = _cut(padded, distance + 1 + tile, (squares + 1) * tile).reshape(squares + 1, tile)
     spans_GxU = jnp.roll(jnp.concatenate([rows[:-1], rows[1:]], axis=1)[::-1], 1 - tile, axis=1)
     written = jnp.tile(spans_GxU, tile)[:, : tile * (2 * tile - 1)].reshape(squares, tile, -1)
     return written[:, :, :tile].reshape(-1, tile)[:width]
@@ -207,23 +252,51 @@ def _toeplitz(bias_J: jax.Array, distance, width: int, tile: int) -> jax.Array:
 
 def _forward_row(plan: Tiling, places, scale, bias_J, q_LxK, k_JxK, vT_VxJ) -> tuple[jax.Array, jax.Array]:
     """y SxV and log-sum-exp S of one head of one sequence."""
+    wide = precision.wide(q_LxK.dtype)
 
-    def tile_of(width: int, tile, low) -> tuple[jax.Array, jax.Array]:
+    def met(before: tuple, width: int, tile, low) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(y VxP not yet divided, top P, total P) of the running softmax after a tile has met keys from `low` on."""
+        y_VxP, before_P, total_P = before
         q_PxK, k_CxK = _cut(q_LxK, tile * plan.tile, plan.tile), _cut(k_JxK, low, width)
         vT_VxC = _cut(vT_VxJ, low, width, axis=1)
         scores_CxP = _scores(plan, width, tile, low, places, scale, q_PxK, k_CxK, bias_J)
-        top_P = scores_CxP.max(axis=0)
-        weights_CxP = jnp.exp(scores_CxP - top_P)
-        # a row that sees nothing has its top at MASKED, and the weights 1
+        top_P = jnp.maximum(before_P, scores_CxP.max(axis=0))
+        weights_CxP = jnp.exp(scores_CxP - top_P)  # 1 all over as long as nothing was seen, and wiped out by the first that is
+        left_P = jnp.exp(before_P - top_P)
+        met_VxP = jnp.einsum("vc,cp->vp", vT_VxC, weights_CxP.astype(vT_VxC.dtype), preferred_element_type=wide)
+        return y_VxP * left_P + met_VxP, top_P, total_P * left_P + weights_CxP.sum(axis=0)
+
+    def step(before: tuple, seen, *span) -> tuple:
+        return _where_seen(seen, lambda: met(before, *span), before)
+
+    def tile_of(width: int, tile, low) -> tuple[jax.Array, jax.Array]:
+        nothing = jnp.zeros((vT_VxJ.shape[0], plan.tile), wide), jnp.full(plan.tile, MASKED, wide), jnp.zeros(plan.tile, wide)
+        y_VxP, top_P, total_P = _over_blocks(plan, width, places[3], tile, low, step, nothing)
         seen_P = top_P > MASKED
-        total_P = jnp.where(seen_P, weights_CxP.sum(axis=0), 1.0)
+        total_P = jnp.where(seen_P, total_P, 1.0)
         share_P = jnp.where(seen_P, 1.0 / total_P, 0.0)
-        y_VxP = jnp.einsum("vc,cp->vp", vT_VxC, weights_CxP.astype(vT_VxC.dtype), preferred_element_type=scores_CxP.dtype)
-        return (y_VxP * share_P).T.astype(vT_VxC.dtype), top_P + jnp.log(total_P)
+        return (y_VxP * share_P).T.astype(vT_VxJ.dtype), top_P + jnp.log(total_P)
 
     parts = [_over_tiles(band, functools.partial(tile_of, band.width)) for band in plan.bands]
     y_LxV, lse_L = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     return y_LxV, lse_L
+
+
+def _over_blocks(plan: Tiling, width: int, seen_NxM, tile, low, step: Callable, state):
+    """`state` after `step(state, whether seen, number of keys, tile, low)` of a tile's keys: at once, or block by block."""
+    if plan.block is None:
+        return step(state, None, width, tile, low)
+    block = plan.block
+
+    def of_block(state, number):
+        return step(state, seen_NxM[tile, number], block, tile, number * block), None
+
+    return jax.lax.scan(of_block, state, low // block + jnp.arange(width // block))[0]
+
+
+def _where_seen(seen, found: Callable, otherwise):
+    """`found()`, or without computing it `otherwise`, where keys are not seen; `seen` is None where that is not known."""
+    return found() if seen is None else jax.lax.cond(seen, found, lambda: otherwise)
 
 
 def _over_tiles(band: Band, tile_of: Callable):
@@ -238,8 +311,8 @@ def _backward_row(plan: Tiling, places, scale, bias_J, q_LxK, k_JxK, v_JxV, kT_K
     """(dq, dk, dv, dscale, dbias) of one head of one sequence."""
     wide = lse_L.dtype
 
-    def tile_of(width: int, sums, numbers):
-        tile, low = numbers
+    def met(width: int, tile, low) -> tuple:
+        """(dk CxK, dv CxV, dbias J, dq KxP) of a tile and the keys from `low` on."""
         q_PxK, dy_PxV, lse_P, D_P = (_cut(x, tile * plan.tile, plan.tile) for x in (q_LxK, dy_LxV, lse_L, D_L))
         k_CxK, v_CxV = _cut(k_JxK, low, width), _cut(v_JxV, low, width)
         kT_KxC = _cut(kT_KxJ, low, width, axis=1)
@@ -252,13 +325,24 @@ def _backward_row(plan: Tiling, places, scale, bias_J, q_LxK, k_JxK, v_JxV, kT_K
         dq_KxP = jnp.einsum("kc,cp->kp", kT_KxC, narrow_CxP, preferred_element_type=wide)
         dk_CxK = jnp.einsum("cp,pk->ck", narrow_CxP, q_PxK, preferred_element_type=wide)
         dv_CxV = jnp.einsum("cp,pv->cv", weights_CxP.astype(dy_LxV.dtype), dy_PxV, preferred_element_type=wide)
-        dk_JxK, dv_JxV, dbias_J = sums
-        dk_JxK, dv_JxV = (_add(total, part, low) for total, part in ((dk_JxK, dk_CxK), (dv_JxV, dv_CxV)))
-        if bias_J is not None:
-            distance = _distance(plan, places, tile, low)
-            along = jax.linear_transpose(lambda bias_J: _toeplitz(bias_J, distance, width, plan.tile), bias_J)
-            dbias_J = dbias_J + along(dscores_CxP)[0]
-        return (dk_JxK, dv_JxV, dbias_J), dq_KxP
+        if bias_J is None:
+            return dk_CxK, dv_CxV, None, dq_KxP
+        distance = _distance(plan, places, tile, low)
+        along = jax.linear_transpose(lambda bias_J: _toeplitz(bias_J, distance, width, plan.tile), bias_J)
+        return dk_CxK, dv_CxV, along(dscores_CxP)[0], dq_KxP
+
+    def step(sums: tuple, seen, width: int, tile, low) -> tuple:
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: met(width, 0, 0)))
+        dk_CxK, dv_CxV, own_bias_J, own_KxP = _where_seen(seen, lambda: met(width, tile, low), nothing)
+        dk_JxK, dv_JxV, dbias_J, dq_KxP = sums  # added outside of the choice, where the sums would be copied
+        dk_JxK, dv_JxV = _add(dk_JxK, dk_CxK, low), _add(dv_JxV, dv_CxV, low)
+        return dk_JxK, dv_JxV, None if bias_J is None else dbias_J + own_bias_J, dq_KxP + own_KxP
+
+    def tile_of(width: int, sums, numbers):
+        tile, low = numbers
+        nothing_KxP = jnp.zeros((q_LxK.shape[1], plan.tile), wide)
+        *sums, dq_KxP = _over_blocks(plan, width, places[3], tile, low, step, (*sums, nothing_KxP))
+        return tuple(sums), dq_KxP
 
     sums = (jnp.zeros(k_JxK.shape, wide), jnp.zeros(v_JxV.shape, wide), None if bias_J is None else jnp.zeros_like(bias_J))
     parts = []

@@ -148,7 +148,7 @@ class Memory(nn.Module):
     `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
     `write` is called once, when it is full.
 
-    What a subclass must declare has no default, and `check_declared` refuses a class without it: `Config`, `summary` (one
+    What a subclass must declare has no default, and the registry refuses a class without it: `Config`, `summary` (one
     line for tables), `paper`, `axes` (settings or dims along which the memory grows, the default first), and the methods
     `init_memory`, `attend`, `write`, `logical_axes` and `cost`. Values in the metrics whose names begin with `AUXILIARY` are
     added to the loss as they are.
@@ -205,6 +205,8 @@ class Memory(nn.Module):
         super().__init_subclass__(**options)
         if {"init_memory", "write", "leave"} & vars(cls).keys() and "lost" not in vars(cls):  # what it inherits may be wrong
             cls.lost, cls.restored = Memory.lost, Memory.restored
+        if {"cost", "advance"} & vars(cls).keys() and "cost_at_once" not in vars(cls):
+            cls.cost_at_once = Memory.cost_at_once
 
     def setup(self):
         self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
@@ -308,6 +310,13 @@ class Memory(nn.Module):
     def cost(self, segment_length: int) -> Cost:
         """FLOPs and bytes moved per token at this segment length, those of `enter` and `leave` included."""
         raise NotImplementedError
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        """`cost` where `advance` takes so many consecutive segments of a stream; by default that of segments in turn.
+
+        Mechanisms override it whose `advance` makes other products than `attend` and `write` do. For one segment it is `cost`.
+        """
+        return self.cost(segment_length)
 
     @classmethod
     def resized(cls, config: Any, dims: Dims, size: int, axis: str = "") -> tuple[Any, Dims]:

@@ -148,7 +148,7 @@ def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tupl
 
     `keeps_BxW` is `Boundaries.keeps_B` of each segment: where its document began inside, nothing of S is left or erased. The
     transitions of a segment's chunks become one where there are several segments, so that only a product per segment is done
-    in turn, for a few more FLOPs than `GatedDelta.cost` counts.
+    in turn, for one more product of transitions per chunk.
     """
     (batch, count), chunks = keeps_BxW.shape, len(solved.left)
     if count > 1 and is_transition(solved.kept.shape[-2], solved.kept.shape[-1]):
@@ -258,7 +258,7 @@ class GatedDelta(Positioned):
     def logical_axes(self) -> tuple[str, ...]:
         return ("batch", "kv_heads", "key_dim", "value_dim")
 
-    def cost(self, segment_length: int) -> Cost:
+    def cost(self, segment_length: int, segments: int = 1) -> Cost:
         d, chunk = self.dims, chunk_length(segment_length)
         matrix, square = 2.0 * d.heads * d.key_dim * d.value_dim, 2.0 * d.key_dim**2
         halves = [2**level for level in range(1, chunk.bit_length() - 1)]
@@ -268,15 +268,20 @@ class GatedDelta(Positioned):
         written = 2.0 * matrix / d.heads
         if is_transition(chunk, d.key_dim):  # A and B, and A S once per chunk
             written = square + matrix / d.heads + square * d.value_dim / chunk
+            if segments > 1:  # the transitions of a segment's chunks become one, in one product less than there are chunks
+                written += square * d.key_dim * (1 / chunk - 1 / padded_tokens)
         in_chunk = d.kv_heads * ((inverse + solved) / chunk + written)
         projections = 2.0 * d.d_model * d.kv_heads * (2 if self.config.decay == "learned" else 1)
-        local = local_cost(self.config, d, segment_length)
+        local = local_cost(self.config, d, segment_length, segments=segments)
         return dataclasses.replace(
             local,
             read=local.read + matrix,
             write=projections + in_chunk * padded_tokens / segment_length,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        return self.cost(segment_length, segments)
 
     @classmethod
     def resized(cls, config: GatedDeltaConfig, dims: Dims, size: int, axis: str = "key_dim") -> tuple[GatedDeltaConfig, Dims]:

@@ -348,17 +348,24 @@ class Infini(Positioned):
             z=("batch", "kv_heads", "key_dim") if self.config.normalises else None,
         )
 
-    def cost(self, segment_length: int) -> Cost:
-        d = self.dims
-        matrix = 2.0 * self.feature_size * d.value_dim  # a head
-        read = matrix + (2.0 * self.feature_size if self.config.normalises else 0.0)
-        local = local_cost(self.config, d, segment_length)
+    def cost(self, segment_length: int, segments: int = 1) -> Cost:
+        d, features = self.dims, self.feature_size
+        matrix = 2.0 * features * d.value_dim  # a head
+        read = matrix + (2.0 * features if self.config.normalises else 0.0)
+        written = matrix
+        if self.config.update == "delta":  # each key reads; or W per token, its product with M per segment (`parallel_delta`)
+            in_turn = segments == 1 or segment_length < features
+            written += read if in_turn else 2.0 * features * (1 + features * (1 + d.value_dim / segment_length))
+        local = local_cost(self.config, d, segment_length, segments=segments)
         return dataclasses.replace(
             local,
             read=local.read + d.heads * read,
-            write=d.kv_heads * (matrix + (read if self.config.update == "delta" else 0.0)),
+            write=d.kv_heads * written,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        return self.cost(segment_length, segments)
 
     @classmethod
     def resized(cls, config: InfiniConfig, dims: Dims, size: int, axis: str = "key_dim") -> tuple[InfiniConfig, Dims]:

@@ -357,13 +357,13 @@ class Memorizing(Memory):
         )
         return MemorizingMemory(ring, window.LOGICAL_AXES if self.config.cached else None)
 
-    def cost(self, segment_length: int) -> Cost:
+    def cost(self, segment_length: int, segments: int = 1) -> Cost:
         """FLOPs and bytes moved per token.
 
         Reading is the scores of all slots, the k found ones again with their values, the cache, and measuring recall.
         """
         d, c = self.dims, self.config
-        attended = local_cost(c, d, segment_length, c.cached)
+        attended = local_cost(c, d, segment_length, c.cached, segments)
         stride = -(-segment_length // RECALL_QUERIES)
         asked = 0.0 if c.search == "exact" else math.ceil(segment_length / stride) / segment_length
         searched = 2.0 * d.heads * (1.0 + asked) * c.slots * d.key_dim
@@ -377,6 +377,10 @@ class Memorizing(Memory):
             + attended.read_saved,  # which slots are found has no gradient, and what they hold has none
             bytes_moved=memory_bytes(self) / segment_length + written,
         )
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        takes_in_turn = self.config.held == "host" or self.config.search != "exact"
+        return self.cost(segment_length, 1 if takes_in_turn else segments)
 
     @classmethod
     def usual_layers(cls, layers: int) -> tuple[int, ...]:

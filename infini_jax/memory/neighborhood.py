@@ -129,6 +129,11 @@ class WithNeighborhood(Memory):
 
     def cost(self, segment_length: int) -> Cost:
         """FLOPs and bytes moved per token: the mechanism's, whose local part has the neighborhood, and the cache's bytes."""
-        alone = self.alone.cost(segment_length)
+        return self._with_cache(self.alone.cost(segment_length), segment_length)
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        return self._with_cache(self.alone.cost_at_once(segment_length, segments), segment_length)
+
+    def _with_cache(self, alone: Cost, segment_length: int) -> Cost:
         moved = 3.0 * neighborhood_bytes(self) / segment_length  # read by attend, read and written by write
         return dataclasses.replace(alone, bytes_moved=alone.bytes_moved + moved)

@@ -198,34 +198,43 @@ class Positioned(Memory):
         self.attention = PositionedAttention(self.config.positions, self.dims)
 
 
-def local_cost(config: PositionedConfig, dims: Dims, segment_length: int, carried: int = 0) -> Cost:
+def local_cost(config: PositionedConfig, dims: Dims, segment_length: int, carried: int = 0, segments: int = 1) -> Cost:
     """Cost per token of attention over the neighborhood that the settings ask for and `carried` entries before it."""
     near, window = config.neighbors(dims.segment)
-    return positioned_cost(config.positions, dims, carried, segment_length, window, near)
+    return positioned_cost(config.positions, dims, carried, segment_length, window, near, segments)
 
 
 def positioned_cost(
-    positions: Positions, dims: Dims, carried: int, segment_length: int, window: int | None = None, near: int = 0
+    positions: Positions,
+    dims: Dims,
+    carried: int,
+    segment_length: int,
+    window: int | None = None,
+    near: int = 0,
+    segments: int = 1,
 ) -> Cost:
     """Cost per token of `PositionedAttention` over `carried` entries, `near` ones and the segment.
 
     A query sees `window` places; reading is what it takes beside the near entries and the segment.
 
-    Relative positions add W_r R, made once per segment for all rows, and its products with the queries; they hold all scores,
-    as those are shifted, and take no tiles.
+    Relative positions add W_r R, made once for all rows and for all `segments` that are taken at once, and its products with
+    the queries; they hold all scores, as those are shifted, and take no tiles.
     """
     keys, sizes = carried + near + segment_length, (dims.heads, dims.key_dim, dims.value_dim)
     if positions == "relative":
-        local, extra = attention_flops(near + segment_length, *sizes), relative_cost(dims, keys, segment_length)
+        local, extra = attention_flops(near + segment_length, *sizes), relative_cost(dims, keys, segment_length, segments)
         return dataclasses.replace(extra, local=local, read=attention_flops(carried, *sizes) + extra.read)
     total = attend_flops(segment_length, *sizes, prefix=carried + near, window=window)
     local = min(total, attend_flops(segment_length, *sizes, prefix=near, window=window))
     return Cost(local=local, read=total - local)
 
 
-def relative_cost(dims: Dims, keys: int, segment_length: int) -> Cost:
-    """Cost per token that relative positions add to attention over `keys`: W_r R, and its products with the queries."""
+def relative_cost(dims: Dims, keys: int, segment_length: int, segments: int = 1) -> Cost:
+    """Cost per token that relative positions add to attention over `keys`: W_r R, and its products with the queries.
+
+    W_r R is made once for the `segments` that are taken at once.
+    """
     sines = dims.d_model + dims.d_model % 2
-    made = 2.0 * keys * dims.heads * dims.key_dim * sines / segment_length
-    asked = 2.0 * keys * dims.heads * dims.key_dim * (1 + sines / segment_length)
-    return Cost(read=asked, read_saved=made, shared=2 * made)  # no gradient reaches R
+    asked = 2.0 * keys * dims.heads * dims.key_dim
+    made = asked * sines / (segment_length * segments)
+    return Cost(read=asked + made, read_saved=made, shared=2 * made)  # no gradient reaches R

@@ -40,5 +40,8 @@ class SegmentOnly(Positioned):
     def logical_axes(self) -> tuple[()]:
         return ()
 
-    def cost(self, segment_length: int) -> Cost:
-        return local_cost(self.config, self.dims, segment_length)
+    def cost(self, segment_length: int, segments: int = 1) -> Cost:
+        return local_cost(self.config, self.dims, segment_length, segments=segments)
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        return self.cost(segment_length, segments)

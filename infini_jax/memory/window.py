@@ -206,7 +206,10 @@ class Cache(Positioned):
     def logical_axes(self) -> Recent:
         return LOGICAL_AXES
 
-    def cost(self, segment_length: int) -> Cost:
+    def cost(self, segment_length: int, segments: int = 1) -> Cost:
         """FLOPs and bytes moved per token. Local attention is over the segment, reading the rest of it; writing is a copy."""
-        attended = positioned_cost(self.config.positions, self.dims, self.slots, segment_length, self.limit)
+        attended = positioned_cost(self.config.positions, self.dims, self.slots, segment_length, self.limit, segments=segments)
         return dataclasses.replace(attended, bytes_moved=3.0 * memory_bytes(self) / segment_length)
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        return self.cost(segment_length, segments)

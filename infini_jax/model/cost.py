@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.memory import memory_of
@@ -49,17 +49,22 @@ class ModelCost:
         """Forward and backward FLOPs per raw token in a batch of one row."""
         return (1.0 + BACKWARD) * (self.projections + self.head) + self.attention.training_flops
 
+    def of_rows(self, batch: int) -> float:
+        """Forward and backward FLOPs per raw token in a batch of so many rows."""
+        return self.training_flops - self.attention.shared * (1 - 1 / batch)
+
 
 @functools.lru_cache(maxsize=1024)
-def model_cost(model: ModelConfig, head_share: float = 1.0) -> ModelCost:
+def model_cost(model: ModelConfig, head_share: float = 1.0, segments: int = 1) -> ModelCost:
     """The cost of a model's forward pass per raw token, with logits of a share of the tokens, see `head_share`.
 
-    Inserted landmarks and memory tokens run through every layer and are paid for by the raw tokens.
+    Every layer takes so many `segments` at once. Inserted landmarks and memory tokens run through every layer and are paid for
+    by the raw tokens.
     """
     d, inserted = model.dims, model.dims.segment / model.segment
     mlp_dim = model.mlp_dim or 4 * d.d_model
     weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + 2 * mlp_dim)
-    layers = [memory_of(model.layer_memory(layer), d).cost(d.segment) for layer in range(model.layers)]
+    layers = [memory_of(model.layer_memory(layer), d).cost_at_once(d.segment, segments) for layer in range(model.layers)]
     fields = [field.name for field in dataclasses.fields(Cost)]
     return ModelCost(
         projections=inserted * model.layers * 2.0 * weights,
@@ -74,15 +79,32 @@ def head_share(run: RunConfig) -> float:
     return 1.0 if few is None else few / run.train.sequence
 
 
-def run_cost(run: RunConfig) -> ModelCost:
-    """The cost of a run's training per raw token: that of its model, with logits where its data has scored places."""
-    return model_cost(run.model, head_share(run))
+def most_at_once(train: TrainConfig, model: ModelConfig) -> int:
+    """The most segments that every layer can take at once: all that a gradient flows through, or 1."""
+    return 1 if model.takes_in_turn else train.bptt or train.sequence // model.segment
 
 
-def training_flops_per_step(run: RunConfig) -> float:
-    """Forward and backward FLOPs of one optimizer step, recomputation left out."""
-    cost = run_cost(run)
-    return run.tokens_per_step * (cost.training_flops - cost.attention.shared * (1 - 1 / run.train.batch))
+def training_cost(model: ModelConfig, train: TrainConfig, head_share: float) -> ModelCost:
+    """The cost of training per raw token in the form of fewest FLOPs: with segments in turn, or as many at once as can be.
+
+    That is what a budget pays for, whatever form a run has on the platform at hand, so that it buys the same steps everywhere.
+    """
+    forms = [model_cost(model, head_share, segments) for segments in (1, most_at_once(train, model))]
+    return min(forms, key=lambda cost: cost.of_rows(train.batch))
+
+
+def run_cost(run: RunConfig, segments: int | None = None) -> ModelCost:
+    """The cost of a run's training per raw token: that of its model, with logits where its data has scored places.
+
+    Every layer takes so many `segments` at once; None is the form of fewest FLOPs, see `training_cost`.
+    """
+    share = head_share(run)
+    return training_cost(run.model, run.train, share) if segments is None else model_cost(run.model, share, segments)
+
+
+def training_flops_per_step(run: RunConfig, segments: int | None = None) -> float:
+    """Forward and backward FLOPs of one optimizer step, recomputation left out; `segments` as in `run_cost`."""
+    return run.tokens_per_step * run_cost(run, segments).of_rows(run.train.batch)
 
 
 def budget_steps(run: RunConfig) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -93,16 +94,16 @@ def decoded(model: ModelConfig, params: dict, tokens: jax.Array) -> jax.Array:
     return jnp.stack(outputs, axis=1)
 
 
-def walked_flops(model: ModelConfig, batch: int = BATCH) -> float:
-    """FLOPs per raw token of the forward pass of one segment, as the walker counts the program."""
-    tokens = jax.ShapeDtypeStruct((batch, model.segment), jnp.int32)
+def walked_flops(model: ModelConfig, batch: int = BATCH, segments: int = 1) -> float:
+    """FLOPs per raw token of the forward pass of segments that are taken at once, as the walker counts the program."""
+    tokens = jax.ShapeDtypeStruct((batch, segments * model.segment), jnp.int32)
 
     def forward(params, carry, tokens):
         carry, x, _ = forward_segments(model, params, carry, tokens, tokens)
         return carry, head_of(model, params, x)
 
     shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_carry(model, batch)))
-    return program_flops(forward, *shapes, tokens).executed / (batch * model.segment)
+    return program_flops(forward, *shapes, tokens).executed / math.prod(tokens.shape)
 
 
 def length_of(model: ModelConfig) -> int:

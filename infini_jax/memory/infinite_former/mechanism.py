@@ -362,7 +362,7 @@ class InfiniteFormer(Positioned):
         )
         return with_leaves(InfiniteMemory, B=("batch", "slots", "model"), writes=("batch",), fit=("batch",), cache=cache)
 
-    def cost(self, segment_length: int) -> Cost:
+    def cost(self, segment_length: int, segments: int = 1) -> Cost:
         c, d = self.config, self.dims
         density = 4.0 * d.heads * d.key_dim + 4.0 * d.d_model * (c.basis + d.kv_heads * d.key_dim) / segment_length
         sizes = (d.d_model, d.heads, d.kv_heads, d.value_dim)
@@ -370,7 +370,7 @@ class InfiniteFormer(Positioned):
         own_output = 2.0 * d.heads * d.value_dim * d.d_model
         even = c.sampling == "even"
         contracted = 2.0 * d.d_model * c.basis * (min(c.basis, 2 * c.samples) if even else 2 * c.samples) / segment_length
-        short_term = local_cost(c, d, segment_length, c.cached)
+        short_term = local_cost(c, d, segment_length, c.cached, segments)
         fit, looked = 2.0 * c.basis * d.d_model, 0.0 if even else density  # where sticky memories look
         merged = sum(2.0 * some.count * some.merges * d.d_model for some in context.functions) / segment_length
         return dataclasses.replace(
@@ -383,6 +383,9 @@ class InfiniteFormer(Positioned):
             write_saved=fit + 2 * (fit + contracted + looked),
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        return self.cost(segment_length, segments if self.config.sampling == "even" else 1)
 
     @classmethod
     def resized(

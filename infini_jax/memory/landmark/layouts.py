@@ -32,6 +32,7 @@ def tiles_of(pairs: int, blocks: int, size: int) -> int:
 def tiling(queries: int, repeats: int, retrieved: int, blocks: int, length: int, shared: bool) -> tuple[int, int]:
     """Tiles (E, C) in which `read` takes one key head's part of a segment: `queries` tokens, each of `repeats` heads.
 
+    Heads of several segments that are read at once are all among `repeats`.
     E blocks are copied and E C products of a query and a block are made, those of empty places included.
     """
     choices, pairs = repeats * retrieved, queries * repeats * retrieved

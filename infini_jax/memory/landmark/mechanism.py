@@ -346,33 +346,40 @@ class Landmark(Positioned):
         )
         return StraddlingMemory(cache, block)
 
-    def cost(self, segment_length: int) -> Cost:
-        """FLOPs and bytes moved per token, products with masked tokens and with empty places of tiles included."""
+    def cost(self, segment_length: int, segments: int = 1) -> Cost:
+        """FLOPs and bytes moved per token, products with masked tokens and with empty places of tiles included.
+
+        Segments at once share tiles, which then hold fewer empty places, and read from all of their blocks.
+        """
         c, d = self.config, self.dims
         near, beside = straddle if self.straddles else landmark_softmax, c.neighbors(d.segment)[0]
         products = near.products if self.turns and not beside else near.dense_products
         local = 2.0 * d.heads * products(beside + segment_length, self.length, d.key_dim, d.value_dim)
         keys = straddle.span_blocks(segment_length, self.length) * self.length if self.straddles else beside + segment_length
-        placed = relative_cost(d, keys, segment_length) if c.positions == "relative" else Cost()
+        placed = relative_cost(d, keys, segment_length, segments) if c.positions == "relative" else Cost()
         if c.blocks == 0:
             return dataclasses.replace(placed, local=local, bytes_moved=2.0 * memory_bytes(self) / segment_length)
-        shared, repeats = c.selection == "tokens", d.heads // d.kv_heads
-        sizes = (segment_length, repeats, c.retrieved, c.blocks, self.length, shared)
+        shared, repeats = c.selection == "tokens", segments * d.heads // d.kv_heads
+        blocks = c.blocks if segments == 1 else c.blocks + segments * segment_length // self.length
+        sizes = (segment_length, repeats, c.retrieved, blocks, self.length, shared)
         block_products = self.length * d.key_dim + c.block * d.value_dim  # one query with the tokens of one block
         item = d.memory_dtype.itemsize
         tiles, places = layouts.tiling(*sizes)
         copied = d.kv_heads * tiles * block_products * item
-        landmark_bytes = c.blocks * d.kv_heads * d.key_dim * item
+        landmark_bytes = segments * c.blocks * d.kv_heads * d.key_dim * item
         moved = copied + landmark_bytes + 2.0 * memory_bytes(self)  # the shift reads and writes the whole cache
-        pairs = tiles * places / segment_length
+        tokens = segments * segment_length
         chosen = 2.0 * d.heads * c.blocks * d.key_dim
         return dataclasses.replace(
             placed,
             local=local,
-            read=placed.read + chosen + 2.0 * d.kv_heads * pairs * block_products,
+            read=placed.read + chosen + 2.0 * d.kv_heads * tiles * places / tokens * block_products,
             read_saved=placed.read_saved + 2 * chosen,  # the choice has no gradient
-            bytes_moved=moved / segment_length,
+            bytes_moved=moved / tokens,
         )
+
+    def cost_at_once(self, segment_length: int, segments: int) -> Cost:
+        return self.cost(segment_length, 1 if self.straddles else segments)
 
     @classmethod
     def resized(cls, config: LandmarkConfig, dims: Dims, size: int, axis: str = "blocks") -> tuple[LandmarkConfig, Dims]:
