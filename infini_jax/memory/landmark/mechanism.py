@@ -379,7 +379,9 @@ class Landmark(Positioned):
         )
 
     def cost_at_once(self, segment_length: int, segments: int) -> Cost:
-        return self.cost(segment_length, 1 if self.straddles else segments)
+        c = self.config
+        takes_in_turn = self.straddles or (c.blocks > 0 and c.neighbors(self.dims.segment)[0] > 0)
+        return self.cost(segment_length, 1 if takes_in_turn else segments)
 
     @classmethod
     def resized(cls, config: LandmarkConfig, dims: Dims, size: int, axis: str = "blocks") -> tuple[LandmarkConfig, Dims]:
