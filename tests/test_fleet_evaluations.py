@@ -3,8 +3,10 @@
 import dataclasses
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import jax
 import pytest
 
 from infini_jax.config import Budget, RunConfig, TrainConfig
@@ -17,13 +19,14 @@ from infini_jax.evals.gates import GateEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.model.cost import parameter_count, state_bytes
 from infini_jax.records.folder import StudyFolder
-from infini_jax.records.measures import read_measures
+from infini_jax.records.measures import Measure, read_measures
+from infini_jax.records.rows import read_rows
 from infini_jax.study.evaluations import measured_alike
 from infini_jax.study.fleets import ALONE, Companions
 from infini_jax.study.study import Study
 from infini_jax.study.workers import do_all
 from tests.support.calls import calls_from_now
-from tests.support.commands import killed_at
+from tests.support.commands import killed_at, on_devices
 from tests.support.streams import tiny
 from tests.test_fleet import RATES, UNLIKE, assert_lines, done, few, with_train
 from tests.test_resume import logged
@@ -133,7 +136,13 @@ def evaluated(folder: Path, runs: list[RunConfig], fleet: int, evaluations=EVALU
     """The files of figures of each run, that a worker made in fleets of so many."""
     desk = Study("together", "does it matter?", tuple(runs), evaluations=evaluations).desk(folder)
     do_all(desk, tuple(runs), fleet)
-    return [[read_measures(file) for file in desk.measure_files(run) if file.exists()] for run in runs]
+    return [[figures_in(file, run) for file in desk.measure_files(run) if file.exists()] for run in runs]
+
+
+def figures_in(file: Path, run: RunConfig) -> list[Measure]:
+    found = read_measures([file])
+    assert {name for name, _ in found} == {run.name}
+    return [one for _, one in found]
 
 
 def assert_same_figures(ours: list[list], theirs: list[list]) -> None:
@@ -189,6 +198,29 @@ def test_a_run_without_parameters_fails_alone(tmp_path, alone):
     first, second, last = evaluated(tmp_path, runs, 3)
     assert second == []
     assert_same_figures([first, last], [alone[0], alone[2]])
+
+
+def on_two() -> list[list[float]]:
+    """Scores and figures of each of three runs, done as a fleet on two devices, so that one of four places is empty."""
+    assert len(jax.devices()) == 2
+    runs = alike()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        calls = calls_from_now(patch)
+        figures = evaluated(Path(folder), runs, 3)
+        assert {one.split()[1] for one in calls} == {"members"}
+        rows = [read_rows(StudyFolder(Path(folder)).run(run.name).row)[0] for run in runs]
+    return [[row.loss, row.test_loss, *values_of(of_run)] for row, of_run in zip(rows, figures, strict=True)]
+
+
+def values_of(figures: list[list[Measure]]) -> list[float]:
+    return [one.value for of_file in figures for one in of_file]
+
+
+@pytest.mark.slow
+def test_members_on_several_devices_are_evaluated_side_by_side(tmp_path, alone):
+    found, (rows, _) = on_devices(2, "test_fleet_evaluations", "on_two()"), done(tmp_path, alike(), ALONE)
+    expected = [[row.loss, row.test_loss, *values_of(of_run)] for row, of_run in zip(rows, alone, strict=False)]
+    assert found == [pytest.approx(one, rel=CLOSE) for one in expected]
 
 
 CHILD = "from pathlib import Path; from tests.test_fleet_evaluations import child; child(Path(sys.argv[1]))"

@@ -71,7 +71,8 @@ def case(name: str, folder) -> tuple[RunConfig, Evaluation]:
     return tasks.run_on("python_stdlib") if name == "perplexity" else test_gains.RUN, found[name]
 
 
-def assert_same(found: Sequence[Measure], expected: Sequence[Measure]) -> None:
+def assert_same(found: Sequence[Measure] | Exception, expected: Sequence[Measure]) -> None:
+    assert not isinstance(found, Exception), found
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.eval, ours.metric, ours.count, ours.labels) == (theirs.eval, theirs.metric, theirs.count, theirs.labels)
         figures = [(one.value, one.low, one.high) for one in (ours, theirs)]
@@ -219,7 +220,7 @@ def test_an_error_of_one_member_read_alone_is_its_own():
 
     def read(models: Learned) -> list[float]:
         asked.append(models.asked)
-        if models.asked > 1 or len(asked) == 3:
+        if not isinstance(models, OneModel) or len(asked) == 3:
             raise ValueError("not this one")
         return [float(jax.tree.leaves(models.params)[0].ravel()[0])]
 
@@ -253,7 +254,7 @@ def on_two() -> list[list[list[float]]]:
     for name in ("mqar", "perplexity"):
         run, evaluation = case(name, None)
         measures = evaluation.measure_each(Subjects(runs_like(run), SideBySide.of(parameters(run.model))))
-        found.append([[one.value for one in of_run] for of_run in measures])
+        found.append([[one.value for one in of_run] for of_run in measures if not isinstance(of_run, Exception)])
     learned = SideBySide.of(parameters(BATCHES.model))
     return [*found, [list(one) for one in score_batches(BATCHES, learned, "validation")], [[float(learned.count)]]]
 

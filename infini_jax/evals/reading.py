@@ -217,7 +217,7 @@ class ExampleReader:
 
     def _score(
         self, places: Places, carry: Carry, texts: tuple[np.ndarray, np.ndarray], first: int, last: int
-    ) -> tuple[Carry, tuple[np.ndarray, np.ndarray] | None]:
+    ) -> tuple[Carry, tuple[np.ndarray, ...] | None]:
         """Scores segments `first` to `last`: (carry, (nats AxRxT, hits AxRxT)), None of no segment. Uses the carry up."""
         size, found = self.model.segment, []
         for begin in range(first, last, SEGMENTS_A_CALL):

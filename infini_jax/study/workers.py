@@ -25,6 +25,7 @@ from infini_jax.errors import (
     EvaluationFailed,
     Stopped,
     TrainingDiverged,
+    instance,
     named_line,
     require,
 )
@@ -159,11 +160,12 @@ class Wrong:
             desk.fail(run, error + (f" (and {len(others)} more)" if others else ""), details)
 
 
-def do_together(desk: Desk, runs: tuple[RunConfig, ...]) -> None:
+def do_together(desk: Desk, jobs: tuple[Job, ...]) -> None:
     """Does what is missing of runs that share a program, all of which are trained or none: training, then their evaluations.
 
     Both are done side by side. A failure is noted at once.
     """
+    runs = [instance(job, RunConfig, "a fleet is of runs") for job in jobs]
     wrong = [Wrong() for _ in runs]
     if not desk.is_done(runs[0]):
         train_together(desk, runs, wrong)
@@ -172,7 +174,7 @@ def do_together(desk: Desk, runs: tuple[RunConfig, ...]) -> None:
         measure_together(desk, [runs[number] for number in group], [wrong[number] for number in group])
 
 
-def train_together(desk: Desk, runs: tuple[RunConfig, ...], wrong: Sequence[Wrong]) -> None:
+def train_together(desk: Desk, runs: Sequence[RunConfig], wrong: Sequence[Wrong]) -> None:
     """Trains runs that share a program side by side; notes how each fails, or what is wrong with one that is trained."""
     has_ended: set[int] = set()
 
