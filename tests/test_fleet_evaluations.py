@@ -200,7 +200,7 @@ def test_a_run_without_parameters_fails_alone(tmp_path, alone):
     assert_same_figures([first, last], [alone[0], alone[2]])
 
 
-def on_two() -> list[list[float]]:
+def on_two() -> list[list[float | None]]:
     """Scores and figures of each of three runs, done as a fleet on two devices, so that one of four places is empty."""
     assert len(jax.devices()) == 2
     runs = alike()

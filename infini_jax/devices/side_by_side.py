@@ -215,7 +215,7 @@ class SideBySide(Learned):
         return jax.tree.leaves(self.params)[0].shape[0]
 
     def only(self, members: Sequence[int]) -> "SideBySide":
-        """The same with other members asked for."""
+        """These parameters with other members asked for."""
         return dataclasses.replace(self, members=tuple(members))
 
     def alone(self, member: int) -> OneModel:
