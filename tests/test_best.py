@@ -29,6 +29,7 @@ from infini_jax.training.loop import Finished, train
 from infini_jax.training.notes import checked_notes, hash_of, progress_in, sealed
 from infini_jax.training.standing import Standing
 from infini_jax.training.trained import Trained
+from tests.support.asking import noted_by
 from tests.support.made_results import made_rows
 from tests.support.saved import saved_run
 
@@ -135,7 +136,7 @@ def trained(folder, stop_at=None):
     """(what training returns, steps that were examined, steps that were logged, checkpoints); stopped behind a step."""
     examined, logged = [], []
 
-    def examine(step, params):
+    def loss_of(step):
         examined.append(step)
         return LOSSES.get(step, 9.0)
 
@@ -143,7 +144,7 @@ def trained(folder, stop_at=None):
         try:
             counted = iter(range(1, 99))
             stop = (lambda: next(counted) == stop_at) if stop_at else (lambda: False)
-            found = train(RUN, logged.append, checkpoints, stop, examine)
+            found = train(RUN, logged.append, checkpoints, stop, noted_by(loss_of))
         except Stopped:
             found = None
         checkpoints.wait()
@@ -173,7 +174,7 @@ def test_the_row_counts_the_steps_that_were_done():
     planned = dataclasses.replace(
         made_rows()[0], steps=12, tokens=1200, flops_actual=6e6, flops_executed=9e6, flops_counted=3e6
     )
-    finished = Finished(None, {}, 8, 1.0, 1.0, {"loss": 2.0}, 0, "validation loss did not fall")
+    finished = Finished(8, 1.0, 1.0, {"loss": 2.0}, 0, "validation loss did not fall")
     row = finished_row(planned, finished, HeldOutScores(1.0, 0.5, None, None))
     assert (row.steps, row.tokens, row.flops_actual, row.flops_executed, row.flops_counted) == (8, 800, 4e6, 6e6, 2e6)
     assert row.flops_planned == planned.flops_planned

@@ -16,6 +16,7 @@ from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.devices.sharding import ROWS_ALONE
+from infini_jax.devices.side_by_side import OneModel
 from infini_jax.errors import CheckpointError
 from infini_jax.evals import perplexity
 from infini_jax.model.generate import Sampling, continuation, read_prompt
@@ -28,6 +29,7 @@ from infini_jax.training.held_out import HeldOut
 from infini_jax.training.text_generator import TextGenerator
 from infini_jax.training.trained import Trained, run_tokenizer
 from infini_jax.units import human_bytes
+from tests.support.asking import answered
 from tests.support.commands import told
 from tests.support.corpora import STORIES, write_stories
 from tests.test_cli import fails
@@ -87,9 +89,9 @@ def test_test_documents_are_scored_at_the_end_where_there_are_some(trained, tmp_
     prepare("text_folder", TokenizerSettings("sentencepiece", 300), "tested", stories, jobs=1)
     lines = []
     held_out = HeldOut(dataclasses.replace(run, data=CorpusConfig("tested")), lines.append, ROWS_ALONE)
-    params = Trained.open(folder).params
-    held_out.examine(10, params)
-    scores = held_out.scores(params)
+    learned = OneModel(Trained.open(folder).params)
+    answered(held_out.examine(10), learned)
+    scores = answered(held_out.scores(), learned)
     assert (scores.test_loss, scores.test_accuracy) == pytest.approx((scores.loss, scores.accuracy), rel=1e-5)
     assert not [name for line in lines for name in line if "test" in name]
 
@@ -103,15 +105,15 @@ def test_a_run_that_goes_on_has_the_metrics_of_one_that_was_never_stopped(broken
         if broken == "training" and line["step"] == 6:
             raise CheckpointError("stopped here")
 
-    def read(reader, params):
+    def read(reader, learned):
         nonlocal readings
         readings += 1
         if broken == "reading" and readings == 2:
             raise KeyboardInterrupt("stopped here")  # an error of an evaluation would not end the run
-        return read_whole(reader, params)
+        return read_whole(reader, learned)
 
-    readings, read_whole = 0, perplexity.Reader.read
-    monkeypatch.setattr(perplexity.Reader, "read", read)
+    readings, read_whole = 0, perplexity.Reader.read_each
+    monkeypatch.setattr(perplexity.Reader, "read_each", read)
     with pytest.raises((CheckpointError, KeyboardInterrupt), match="stopped here"):
         execute(run, tmp_path, "", fail_at_six, saving=SAVING)
     row = execute(run, tmp_path, study="", saving=SAVING)

@@ -14,15 +14,17 @@ from infini_jax.data.examples import Example
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.devices.effort import OFTEN, ONCE, effort
 from infini_jax.devices.sharding import ROWS_ALONE
+from infini_jax.devices.side_by_side import OneModel
 from infini_jax.evals.gates import gates
 from infini_jax.evals.reading import ExampleReader
 from infini_jax.layers.platforms import target
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.model.stream import init_params
+from infini_jax.training.asking import Asks
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.held_out import HeldOut
 from infini_jax.training.loop import train
-from infini_jax.training.scoring import make_evaluate
+from infini_jax.training.scoring import score_batches
 from tests.test_study import GOOD
 
 MODEL = ModelConfig(memory=InfiniConfig(), vocab=256, layers=1, d_model=16, heads=2, segment=8)
@@ -63,9 +65,9 @@ def test_the_second_and_third_evaluation_of_a_run_compile_nothing(tmp_path):
     with counted() as found, Checkpoints(RUN, tmp_path, Saving(every_steps=2)) as checkpoints:
         held_out = HeldOut(RUN, lambda line: None, ROWS_ALONE)
 
-        def examine(step: int, params: dict) -> None:
+        def examine(step: int) -> Asks[None]:
             before = copied(found)
-            held_out.examine(step, params)
+            yield from held_out.examine(step)
             so_far.append((step, before, copied(found)))
 
         train(RUN, lambda line: None, checkpoints, examine=examine)
@@ -78,11 +80,11 @@ def test_the_second_and_third_evaluation_of_a_run_compile_nothing(tmp_path):
 
 
 def test_both_splits_of_a_task_and_a_second_call_share_one_program():
-    evaluate, params = make_evaluate(GOOD), init_params(GOOD.model, jax.random.key(0))
-    evaluate(params, "validation")
+    learned = OneModel(init_params(GOOD.model, jax.random.key(0)))
+    score_batches(GOOD, learned, "validation")
     with counted() as found:
-        evaluate(params, "test")
-        evaluate(params, "validation")
+        score_batches(GOOD, learned, "test")
+        score_batches(GOOD, learned, "validation")
     assert found == {LOWERED: [], COMPILED: []}
 
 

@@ -36,7 +36,8 @@ from infini_jax.study.workers import do_all
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.execute import execute
 from infini_jax.training.fleet import Fleet, execute_fleet
-from infini_jax.training.loop import Finished, train, training_steps
+from infini_jax.training.loop import Finished, FinishedState, train, training_steps, unexamined
+from tests.support.asking import noted_by
 from tests.support.commands import on_devices, told
 from tests.support.marks import slow_but
 from tests.support.streams import tiny
@@ -82,10 +83,16 @@ def together(runs: list[RunConfig], devices=None) -> tuple[list, list[list[dict]
     """(results or exceptions, metric lines) of runs in a fleet, without folders."""
     fleet, lines, found = Fleet(runs, devices), [[] for _ in runs], {}
     loops = [
-        training_steps(seat, own.append, None, lambda: False, lambda *_: None)
-        for seat, own in zip(fleet.seats, lines, strict=True)
+        training_steps(seat, own.append, None, lambda: False, unexamined) for seat, own in zip(fleet.seats, lines, strict=True)
     ]
-    fleet.drive(loops, found.__setitem__)
+
+    def ended(number: int, result: Any) -> None:
+        if isinstance(result, Finished):
+            state = fleet.seats[number].state
+            result = FinishedState(**vars(result), state=state, learned=state.learned)
+        found[number] = result
+
+    fleet.drive(loops, ended)
     return [found[number] for number in range(len(runs))], lines
 
 
@@ -93,7 +100,7 @@ def norm(leaves: list) -> float:
     return float(np.sqrt(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in leaves)))
 
 
-def assert_same(ours: Finished, theirs: Finished) -> None:
+def assert_same(ours: FinishedState, theirs: FinishedState) -> None:
     """Parameters within `CLOSE` of their own norm, and the newest line."""
     found, expected = (jax.tree.leaves(one.learned) for one in (ours, theirs))
     assert norm([np.asarray(a) - np.asarray(b) for a, b in zip(found, expected, strict=True)]) <= CLOSE * norm(expected)
@@ -108,7 +115,7 @@ def assert_lines(ours: list[dict], theirs: list[dict], close: float = CLOSE) -> 
         assert of_one == pytest.approx(of_other, rel=close, abs=CLOSE, nan_ok=True)
 
 
-def alone(run: RunConfig) -> tuple[Finished, list[dict]]:
+def alone(run: RunConfig) -> tuple[FinishedState, list[dict]]:
     lines = []
     return train(run, lines.append), lines
 
@@ -147,7 +154,7 @@ def test_a_member_that_diverges_stops_alone_with_the_line_of_the_run_alone():
 
 def test_what_the_step_itself_raises_reaches_every_member(monkeypatch):
     runs, closed = few()[:2], []
-    monkeypatch.setattr(Fleet, "_step", lambda self: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr(Fleet, "take_step", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
 
     def noted(number, loop):
         try:
@@ -156,7 +163,7 @@ def test_what_the_step_itself_raises_reaches_every_member(monkeypatch):
             closed.append(number)
 
     fleet, found = Fleet(runs), {}
-    loops = [training_steps(seat, lambda line: None, None, lambda: False, lambda *_: None) for seat in fleet.seats]
+    loops = [training_steps(seat, lambda line: None, None, lambda: False, unexamined) for seat in fleet.seats]
     fleet.drive([noted(*one) for one in enumerate(loops)], found.__setitem__)
     assert [str(found[number]) for number in (0, 1)] == ["out of memory"] * 2
     assert closed == [0, 1]
@@ -290,13 +297,13 @@ def test_a_fleet_that_was_ended_by_a_signal_goes_on_at_different_steps(tmp_path,
 def test_a_signal_saves_every_member_and_members_go_on_from_different_steps(tmp_path, monkeypatch):
     """Both stop behind step 1; one is then stopped alone behind step 3, and both go on together."""
     runs, folders = few()[:2], [tmp_path / run.name for run in few()[:2]]
-    step = Fleet._step
+    step = Fleet.take_step
 
-    def signaled(fleet):
+    def signaled(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return step(fleet)
+        return step(*arguments)
 
-    monkeypatch.setattr(Fleet, "_step", signaled)
+    monkeypatch.setattr(Fleet, "take_step", signaled)
     with pytest.raises(Stopped, match="stopped after step 1 of 6") as stopped:
         execute_fleet(runs, folders, "", lambda *_: pytest.fail("none has ended"))
     assert stopped.value.signal == signal.SIGTERM
@@ -307,7 +314,7 @@ def test_a_signal_saves_every_member_and_members_go_on_from_different_steps(tmp_
                 stop = iter([False, True])
                 with pytest.raises(Stopped, match="stopped after step 3 of 6"):
                     train(run, lambda line: None, checkpoints, stop=lambda stop=stop: next(stop))
-    monkeypatch.setattr(Fleet, "_step", step)
+    monkeypatch.setattr(Fleet, "take_step", step)
     found = {}
     execute_fleet(runs, folders, "", found.__setitem__)
     for place, run in enumerate(runs):
@@ -340,21 +347,22 @@ def test_the_clock_of_members_stands_still_while_one_is_examined(monkeypatch):
     """A second in each step, a minute in each examination, which no member's training has."""
     now = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    runs, step, seconds = [with_train(run, log_every=1, evaluate_every=2) for run in few()[:2]], Fleet._step, {}
+    runs, step, seconds = [with_train(run, log_every=1, evaluate_every=2) for run in few()[:2]], Fleet.take_step, {}
 
-    def slow_step(fleet):
-        measured = step(fleet)
+    def slow_step(*arguments):
+        measured = step(*arguments)
         now[0] += 1.0
         return measured
 
-    def examine(number, params):
+    def take_a_minute(number):
         now[0] += 60.0
 
-    monkeypatch.setattr(Fleet, "_step", slow_step)
+    monkeypatch.setattr(Fleet, "take_step", slow_step)
     fleet = Fleet(runs)
     lines = [[], []]
     loops = [
-        training_steps(seat, own.append, None, lambda: False, examine) for seat, own in zip(fleet.seats, lines, strict=True)
+        training_steps(seat, own.append, None, lambda: False, noted_by(take_a_minute))
+        for seat, own in zip(fleet.seats, lines, strict=True)
     ]
     fleet.drive(loops, seconds.__setitem__)
     assert [[line["seconds"] for line in own] for own in lines] == [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]] * 2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from infini_jax.config import RunConfig
+from infini_jax.devices.side_by_side import OneModel
 from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.evals.registry import EVALUATIONS
@@ -18,7 +19,7 @@ from infini_jax.records.rows import is_whole, read_rows, write_rows
 from infini_jax.study.evaluations import measure_file
 from infini_jax.study.study import Study, collect, cut_short, save_study, saved_study
 from infini_jax.study.workers import do, run_study
-from infini_jax.training.scoring import make_evaluate
+from infini_jax.training.scoring import score_batches
 from infini_jax.training.trained import Trained
 from tests.test_study import GOOD
 
@@ -131,10 +132,10 @@ def test_files_that_were_cut_in_half_are_noticed_and_made_again(measured):
 
 def test_the_test_split_is_scored_with_the_final_parameters(measured):
     folder, (row,), _ = measured
-    evaluate = make_evaluate(GOOD)
-    params = Trained.open(folder / "runs" / "good").params
-    assert (row.loss, row.accuracy) == pytest.approx(evaluate(params, "validation"), rel=1e-5)
-    assert (row.test_loss, row.test_accuracy) == pytest.approx(evaluate(params, "test"), rel=1e-5)
+    learned = OneModel(Trained.open(folder / "runs" / "good").params)
+    ((loss, accuracy),), (tested,) = (score_batches(GOOD, learned, split) for split in ("validation", "test"))
+    assert (row.loss, row.accuracy) == pytest.approx((loss, accuracy), rel=1e-5)
+    assert (row.test_loss, row.test_accuracy) == pytest.approx(tested, rel=1e-5)
     assert row.test_loss != row.loss
     assert row.learning_rate == GOOD.train.learning_rate
 

@@ -14,11 +14,13 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.optimisers import each_layer_alone
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.devices.sharding import ROWS_ALONE
+from infini_jax.devices.side_by_side import OneModel
 from infini_jax.model.stream import init_params
 from infini_jax.training.held_out import HeldOut
 from infini_jax.training.loop import train
 from infini_jax.training.optimiser import averaged, make_optimiser, schedule
 from infini_jax.training.program import Training
+from tests.support.asking import answered
 from tests.support.marks import slow_but
 
 MODEL = ModelConfig(vocab=32, layers=2, d_model=16, heads=1, mlp_dim=32, segment=8, key_taps=2)
@@ -164,7 +166,8 @@ def test_a_short_run_with_an_average_is_no_worse_than_its_raw_weights():
     def held_out(average: float) -> float:
         settings = dataclasses.replace(RUN.train, average=average, learning_rate=1e-2)
         run = dataclasses.replace(RUN, train=settings, budget=Budget("steps", 40))
-        return HeldOut(run, lambda line: None, ROWS_ALONE).scores(train(run, lambda line: None).learned).loss
+        scores = HeldOut(run, lambda line: None, ROWS_ALONE).scores()
+        return answered(scores, OneModel(train(run, lambda line: None).learned)).loss
 
     assert held_out(0.999) <= 1.01 * held_out(0.0)  # a hundredth: the average lags where the loss still falls
 

@@ -15,6 +15,7 @@ from infini_jax.data.batch import Batch, Rows
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.devices.sharding import Sharding, layout_of
+from infini_jax.devices.side_by_side import OneModel
 from infini_jax.errors import ConfigError
 from infini_jax.layers.dropout import dropout_of_step
 from infini_jax.memory import MECHANISMS
@@ -23,7 +24,7 @@ from infini_jax.model.cost import head_share, model_cost, program_flops, run_cos
 from infini_jax.model.scored import few_places, gathered, in_parts
 from infini_jax.training.gradient import gradient_function
 from infini_jax.training.program import Training
-from infini_jax.training.scoring import make_evaluate
+from infini_jax.training.scoring import score_batches
 from tests.support.commands import on_devices
 from tests.support.marks import slow_but
 from tests.support.streams import losses_of, parameters, tiny
@@ -91,7 +92,8 @@ def test_in_every_form_of_the_step(settings):
 
 
 def test_held_out_batches_have_the_scores_of_all_places():
-    found, expected = (make_evaluate(run_of("local", data))(parameters("local"), "validation") for data in (FEW, ALL_PLACES))
+    learned = OneModel(parameters("local"))
+    found, expected = (score_batches(run_of("local", data), learned, "validation") for data in (FEW, ALL_PLACES))
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # sums in another order
 
 

@@ -16,6 +16,7 @@ from infini_jax.training.loop import Alone, train, training_steps
 from infini_jax.training.program import Training, compiled_steps
 from infini_jax.training.skips import Skips
 from infini_jax.training.timed_budget import FEW, MANY, seconds_per_step
+from tests.support.asking import noted_by
 from tests.test_resume import timeless
 from tests.test_train import RUN
 
@@ -70,7 +71,7 @@ def noted_calls(monkeypatch) -> list[int]:
 def lengths_of_calls(monkeypatch, run, checkpoints=None, stop=lambda: False) -> tuple[list[int], list[int]]:
     """Steps in each call, and the steps that were examined."""
     calls, examined, seat = noted_calls(monkeypatch), [], Alone(run)
-    seat.drive(training_steps(seat, lambda line: None, checkpoints, stop, lambda step, params: examined.append(step)))
+    seat.drive(training_steps(seat, lambda line: None, checkpoints, stop, noted_by(examined.append)))
     return calls, examined
 
 

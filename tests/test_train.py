@@ -11,6 +11,7 @@ import pytest
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.devices.side_by_side import OneModel
 from infini_jax.errors import ConfigError, Stopped, TrainingDiverged
 from infini_jax.model.cost import training_flops_per_step
 from infini_jax.model.stream import init_carry, init_params, scan_segments
@@ -19,7 +20,7 @@ from infini_jax.training.gradient import auxiliary_loss, score_tokens
 from infini_jax.training.loop import train
 from infini_jax.training.optimiser import make_optimiser
 from infini_jax.training.program import Training, rows_of
-from infini_jax.training.scoring import make_evaluate
+from infini_jax.training.scoring import score_batches
 from tests.support import streams
 from tests.support.marks import slow_but
 from tests.support.streams import MODEL
@@ -41,8 +42,8 @@ def test_training_lowers_the_loss_and_the_same_run_gives_the_same_numbers():
     assert 0 < lines[0]["gate_mean"] < 1
     for ours, theirs in zip(jax.tree.leaves(first.state.params), jax.tree.leaves(second.state.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    evaluate = make_evaluate(RUN)
-    assert evaluate(first.state.params, "validation") == evaluate(second.state.params, "validation")
+    scores = [score_batches(RUN, OneModel(one.state.params), "validation") for one in (first, second)]
+    assert scores[0] == scores[1]
 
 
 class Clock:

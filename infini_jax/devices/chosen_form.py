@@ -7,13 +7,16 @@ into the memory that the state leaves. docs/performance.md has the measurements.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 
-from infini_jax.config import RunConfig
+from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.config.evaluation import EvaluationConfig
+from infini_jax.data.examples import ExampleConfig
 from infini_jax.devices.sharding import Layout
 from infini_jax.layers.platforms import GPUS, platform
-from infini_jax.model.cost import available_bytes, head_share, most_at_once, state_bytes
+from infini_jax.model.cost import available_bytes, head_share, most_at_once, parameter_count, state_bytes
 from infini_jax.model.form import Form, Rematerialise
 
 KEPT_PER_FEATURE = 64  # numbers per token, layer and feature that the gradient needs: 21 to 78, by mechanism
@@ -110,13 +113,43 @@ def most_steps() -> int:
     return MOST_STEPS if platform() == "cpu" and jax.process_count() == 1 else 1
 
 
-def most_members(run: RunConfig) -> int:
+@dataclasses.dataclass(frozen=True)
+class RowsAtOnce:
+    """Rows that an evaluation reads side by side.
+
+    Attributes:
+      rows: number of the rows.
+      memories: number of memories that each row has meanwhile.
+    """
+
+    rows: int = 0
+    memories: int = 1
+
+
+def documents_at_once(settings: EvaluationConfig) -> RowsAtOnce:
+    """The rows of held-out documents that are read side by side: what is carried, and the new one under each condition."""
+    return RowsAtOnce(settings.rows, 1 + len(settings.conditions))
+
+
+def reading_bytes(model: ModelConfig, read: RowsAtOnce) -> float:
+    """About the bytes that one device needs to read rows: their memories, features of one layer, logits of one segment."""
+    tokens = read.rows * model.segment
+    features = KEPT_PER_FEATURE * tokens * model.d_model * model.dims.dtype.itemsize
+    return read.rows * read.memories * model.memory_bytes + features + KEPT_PER_LOGIT * tokens * model.vocab * 4
+
+
+def most_members(run: RunConfig, evaluated: Iterable[RowsAtOnce] = ()) -> int:
     """The number of runs like this one that train side by side in one program, as a fleet, on the devices at hand.
 
-    As many as fit by the estimate of bytes, `MOST_MEMBERS` at most, and 1 on a CPU, where fleets do not pay.
+    As many as fit by the estimate of bytes, `MOST_MEMBERS` at most, and 1 on a CPU, where fleets do not pay. They fit while
+    they are trained, while held-out documents are read beside their states, and while their parameters are `evaluated`.
     """
     if platform() == "cpu":
         return 1
     form = form_of_run(run)
-    needed = state_bytes(run) + kept_bytes(run, None, form.segments, form.rematerialise)
+    held_out = RowsAtOnce() if isinstance(run.data, ExampleConfig) else documents_at_once(run.evaluation)
+    beside = max(kept_bytes(run, None, form.segments, form.rematerialise), reading_bytes(run.model, held_out))
+    learned = run.model.dims.policy.parameters.itemsize * parameter_count(run.model)
+    behind = max((reading_bytes(run.model, read) for read in evaluated), default=0.0)
+    needed = max(state_bytes(run) + beside, learned + behind)
     return max(1, min(int(SHARE * available_bytes() / needed) * jax.device_count(), MOST_MEMBERS))

@@ -27,9 +27,11 @@ from infini_jax.data.base import tokenizer_of
 from infini_jax.data.batch import Batch
 from infini_jax.data.minimal_pairs import Pair, blimp_pairs
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.devices.sharding import Layout, batch_sharding, data_mesh, on_own_rows, replicated
+from infini_jax.devices.chosen_form import RowsAtOnce
+from infini_jax.devices.sharding import Layout, on_own_rows, replicated
+from infini_jax.devices.side_by_side import Learned, ReadingProgram
 from infini_jax.errors import require, require_local, require_one_line
-from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
 from infini_jax.evals.reading import nats_of
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import Carry, init_carry, scan_segments
@@ -40,7 +42,7 @@ TOKENS_A_CALL = 1 << 13  # enough that calling the program costs nothing beside 
 
 
 @dataclasses.dataclass(frozen=True)
-class Blimp(Evaluation):
+class Blimp(ReadingEvaluation):
     """Accuracy on BLiMP's minimal pairs of sentences (Warstadt et al. 2020), by paradigm, by phenomenon and over all pairs.
 
     Attributes:
@@ -72,12 +74,19 @@ class Blimp(Evaluation):
         packed = Packed.of(run.model, encoded(tokenizer_of(run.data), sentences_of(self._chosen())))
         return model_cost(run.model).flops * packed.read_tokens
 
-    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+    def at_once(self, run: RunConfig) -> RowsAtOnce:
+        """The rows of packed sentences, of a segment each where no sentence is longer."""
+        return RowsAtOnce(max(1, TOKENS_A_CALL // run.model.segment))
+
+    def read(self, run: RunConfig, learned: Learned, watch: Watch = unwatched) -> list[dict[str, float]]:
+        """ln p of each sentence with each model."""
+        sentences = sentences_of(self._chosen())
+        found_AxN = log_probabilities(run.model, learned, encoded(tokenizer_of(run.data), sentences), watch)
+        return [dict(zip(sentences, found_N.tolist(), strict=True)) for found_N in found_AxN]
+
+    def figures_of(self, run: RunConfig, found: dict[str, float]) -> list[Measure]:
         """Accuracy of each paradigm, each phenomenon and "all", with Wilson intervals; a tie counts as wrong."""
-        pairs, tokenizer = self._chosen(), tokenizer_of(subject.run.data)
-        sentences = sentences_of(pairs)
-        found_N = log_probabilities(subject.run.model, subject.params, encoded(tokenizer, sentences), watch)
-        score = dict(zip(sentences, found_N.tolist(), strict=True))
+        pairs, score = self._chosen(), found
         right = {paradigm: [score[pair.good] > score[pair.bad] for pair in group] for paradigm, group in pairs.items()}
         phenomena: dict[str, list[bool]] = {}
         measures = []
@@ -188,8 +197,8 @@ def align(place: int, every: int) -> int:
     return -(-place // every) * every
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def weighted_nats(model: ModelConfig, layout: Layout, params: dict, rows: Batch) -> jax.Array:
+@functools.partial(ReadingProgram, settings=1)
+def weighted_nats(model: ModelConfig, layout: Layout | None, params: dict, rows: Batch) -> jax.Array:
     """weight * -ln p(target) at every place of rows that begin with an empty memory: RxT, on every device."""
 
     def read(carry: Carry, rows: Batch, params: dict) -> tuple[jax.Array, Carry]:
@@ -201,19 +210,21 @@ def weighted_nats(model: ModelConfig, layout: Layout, params: dict, rows: Batch)
 
     fresh = init_carry(model, rows.tokens.shape[0])
     nats_RxT, _ = on_own_rows(read, model, layout)(fresh, rows, params)
-    return jax.lax.with_sharding_constraint(nats_RxT, replicated(layout.mesh))
+    return nats_RxT if layout is None else jax.lax.with_sharding_constraint(nats_RxT, replicated(layout.mesh))
 
 
-def log_probabilities(model: ModelConfig, params: dict, sentences: list[np.ndarray], watch: Watch = unwatched) -> np.ndarray:
-    """ln p of each sentence, summed over the tokens behind its first one: N, float64. One program scores all sentences."""
+def log_probabilities(
+    model: ModelConfig, learned: Learned, sentences: list[np.ndarray], watch: Watch = unwatched
+) -> np.ndarray:
+    """ln p of each of N sentences with each of A models, summed over the tokens behind its first one: AxN, float64.
+
+    One program scores all sentences.
+    """
     packed = Packed.of(model, sentences)
-    layout, found_N = Layout(data_mesh(packed.rows_a_call)), np.zeros(len(sentences))
-    place = batch_sharding(layout.mesh)
+    places, found_AxN = learned.places(model, packed.rows_a_call), np.zeros((learned.asked, len(sentences)))
     for call, (rows, numbers, local_RxT) in enumerate(packed.batches(), 1):
-        placed = jax.tree.map(
-            lambda array, where: jax.make_array_from_callback(array.shape, where, array.__getitem__), rows, place
-        )
-        nats_RxT = np.asarray(weighted_nats(model, layout, params, placed), float)
-        found_N[numbers] = -np.bincount(local_RxT.ravel(), nats_RxT.ravel(), minlength=len(numbers))
+        nats = places.call(weighted_nats, (model,), (), (Batch(*map(places.put, rows)),))
+        for found_N, nats_RxT in zip(found_AxN, places.on_host(nats).astype(float), strict=True):
+            found_N[numbers] = -np.bincount(local_RxT.ravel(), nats_RxT.ravel(), minlength=len(numbers))
         watch(call * packed.rows_a_call * packed.length, packed.read_tokens)
-    return found_N
+    return found_AxN

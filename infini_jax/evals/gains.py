@@ -28,8 +28,10 @@ from infini_jax.config.evaluation import CARRIED, CONDITIONS, EvaluationConfig
 from infini_jax.data.base import DataConfig, documents_of, tokenizer_of
 from infini_jax.data.batch import Split
 from infini_jax.data.repeats import NOWHERE, copy_sources, previous_use
+from infini_jax.devices.chosen_form import RowsAtOnce, documents_at_once
+from infini_jax.devices.side_by_side import Learned
 from infini_jax.errors import require
-from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
 from infini_jax.evals.perplexity import Reader, chosen_documents
 from infini_jax.evals.words import LEXICAL, UNIT_KINDS, Units, count_words, unit_of_tokens
 from infini_jax.model.cost import model_cost
@@ -44,7 +46,7 @@ Class = tuple[str, str]  # (by, class)
 
 
 @dataclasses.dataclass(frozen=True)
-class Gains(Evaluation):
+class Gains(ReadingEvaluation):
     """Gain from memory by class of word: the loss under each control minus the loss with the memory carried.
 
     Attributes:
@@ -89,26 +91,34 @@ class Gains(Evaluation):
         reader = self._reader(run)
         return model_cost(run.model).flops * reader.read_tokens * len(reader.conditions)
 
-    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
-        """The mean gain of each class and the share of tokens with half of the total gain, under each control.
+    def at_once(self, run: RunConfig) -> RowsAtOnce:
+        """The documents that are read side by side, with a memory for each condition."""
+        return documents_at_once(self.reading)
 
-        Gains are in nats per unit of text.
-        """
-        run = subject.run
+    def read(self, run: RunConfig, learned: Learned, watch: Watch = unwatched) -> list[dict[str, "Tally"]]:
+        """The gains of the documents' classes of words with each model, by control."""
         reader, tokenizer = self._reader(run), tokenizer_of(run.data)
         documents = documents_of(run.data, self.split)[0]
         uses, total = training_words(run.data, self.counted)
         controls = [name for name in reader.conditions if name != CARRIED]
-        found = [Tally(self.draws) for _ in controls]
-        for number, nats_CxT in reader.token_nats(subject.params, lambda done: watch(done, reader.tokens)):
+        found = [{control: Tally(self.draws) for control in controls} for _ in range(learned.asked)]
+        for number, nats_AxCxT in reader.token_nats_each(learned, lambda done: watch(done, reader.tokens)):
             start = documents.starts[number]
-            tokens_T = documents.text[start : start + nats_CxT.shape[1] + 1]
+            tokens_T = documents.text[start : start + nats_AxCxT.shape[2] + 1]
             _, units, unit_T = unit_of_tokens(tokens_T.tolist(), tokenizer)
             of_units = Classes(units, unit_T, run.model.segment).all(uses, total)
-            nats: dict[str, np.ndarray] = dict(zip(reader.conditions, nats_CxT.astype(float), strict=True))
-            for tally, control in zip(found, controls, strict=True):
-                tally.add(nats[control] - nats[CARRIED], unit_T[1:], of_units)
-        return [one for tally, control in zip(found, controls, strict=True) for one in tally.measures(control)]
+            for tallies, nats_CxT in zip(found, nats_AxCxT.astype(float), strict=True):
+                nats: dict[str, np.ndarray] = dict(zip(reader.conditions, nats_CxT, strict=True))
+                for control, tally in tallies.items():
+                    tally.add(nats[control] - nats[CARRIED], unit_T[1:], of_units)
+        return found
+
+    def figures_of(self, run: RunConfig, found: dict[str, "Tally"]) -> list[Measure]:
+        """The mean gain of each class and the share of tokens with half of the total gain, under each control.
+
+        Gains are in nats per unit of text.
+        """
+        return [one for control, tally in found.items() for one in tally.measures(control)]
 
     def _reader(self, run: RunConfig) -> Reader:
         documents, counts = documents_of(run.data, self.split)

@@ -11,8 +11,10 @@ from infini_jax.config import RunConfig
 from infini_jax.config.evaluation import CONDITIONS, Condition, EvaluationConfig
 from infini_jax.data.batch import Split
 from infini_jax.data.examples import ExampleConfig
+from infini_jax.devices.chosen_form import RowsAtOnce, documents_at_once
+from infini_jax.devices.side_by_side import Learned
 from infini_jax.errors import required
-from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
 from infini_jax.evals.perplexity import Perplexity, Reader
 from infini_jax.evals.scores import ratio_variance
 from infini_jax.model.cost import model_cost
@@ -20,7 +22,7 @@ from infini_jax.records.measures import Label, Measure
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageEvaluation(Evaluation):
+class LanguageEvaluation(ReadingEvaluation):
     """Streaming perplexity of whole held-out documents: memory carried, reset, and of another document.
 
     Attributes:
@@ -66,12 +68,19 @@ class LanguageEvaluation(Evaluation):
         documents, counts = required(found, "run", f"its task {run.task} has no documents", "choose a run on a corpus")
         return Reader(run.model, documents, counts, self.settings)
 
-    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
+    def at_once(self, run: RunConfig) -> RowsAtOnce:
+        """The documents that are read side by side, with a memory for each condition."""
+        return documents_at_once(self.settings)
+
+    def read(self, run: RunConfig, learned: Learned, watch: Watch = unwatched) -> list[Perplexity]:
+        """The perplexity of the run's documents with each model."""
+        reader = self.reader(run)
+        return reader.read_each(learned, lambda tokens: watch(tokens, reader.tokens))
+
+    def figures_of(self, run: RunConfig, found: Perplexity) -> list[Measure]:
         """The figures of `language_measures` for the run; of another split than validation they have the label `split`."""
-        reader = self.reader(subject.run)
-        found = language_measures(reader.read(subject.params, lambda tokens: watch(tokens, reader.tokens)))
         split: dict[str, Label] = {"split": self.split} if self.split != "validation" else {}
-        return [dataclasses.replace(one, labels=one.labels | split) for one in found]
+        return [dataclasses.replace(one, labels=one.labels | split) for one in language_measures(found)]
 
 
 def language_measures(found: Perplexity) -> list[Measure]:

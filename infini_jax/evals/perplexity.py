@@ -16,6 +16,7 @@ needed, so that its memory is always as old as the reader's own. Every layer's m
 and the relative ages of cached tokens with it, and all tokens of a row count as one document: no mask hides the exchange.
 
 Within the reader's own segment nothing changes, so the difference between two conditions is what memory is worth.
+Several models may read the same documents in the same calls (`infini_jax.devices.side_by_side`). Letters: A models.
 """
 
 import collections
@@ -29,7 +30,8 @@ from infini_jax.config import ModelConfig
 from infini_jax.config.evaluation import ANOTHER, CARRIED, Condition, EvaluationConfig
 from infini_jax.data.documents import Documents, require_something
 from infini_jax.data.prepared import Counts
-from infini_jax.evals.reading import SEGMENTS_A_CALL, Places, score_segments
+from infini_jax.devices.side_by_side import Learned, OneModel
+from infini_jax.evals.reading import SEGMENTS_A_CALL, score_segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,23 +155,33 @@ class Reader:
         return int((self.lengths_D - 1).sum())
 
     def read(self, params: dict, watch: Callable[[int], None] = lambda tokens: None) -> Perplexity:
-        """The perplexity under these parameters; `watch` gets the number of tokens scored so far."""
-        count, ranges = len(self.numbers_D), int(self.lengths_D[0] - 1).bit_length()
-        kinds = len(self.conditions)
-        nats_CxD, hits_D, scored_D = np.zeros((kinds, count)), np.zeros(count, np.int64), np.zeros(count, np.int64)
-        nats_CxN, tokens_N = np.zeros((kinds, ranges)), np.zeros(ranges, np.int64)
-        for documents_R, places_T, is_scored_RxT, nats_CxRxT, hits_RxT in self._pieces(params):
-            np.add.at(nats_CxD.T, documents_R, np.where(is_scored_RxT, nats_CxRxT, 0.0).sum(axis=2, dtype=float).T)
-            np.add.at(hits_D, documents_R, (hits_RxT & is_scored_RxT).sum(axis=1))
-            np.add.at(scored_D, documents_R, is_scored_RxT.sum(axis=1))
-            at_CxT = np.where(is_scored_RxT, nats_CxRxT, 0.0).sum(axis=1, dtype=float)
+        """The perplexity under one model's parameters, see `read_each`."""
+        (found,) = self.read_each(OneModel(params), watch)
+        return found
+
+    def read_each(self, learned: Learned, watch: Callable[[int], None] = lambda tokens: None) -> list[Perplexity]:
+        """The perplexity under each model's parameters; `watch` gets the number of tokens scored so far."""
+        ranges = int(self.lengths_D[0] - 1).bit_length()
+        sums = [Sums(len(self.conditions), len(self.numbers_D), ranges) for _ in range(learned.asked)]
+        for documents_R, places_T, is_scored_RxT, nats_AxCxRxT, hits_AxRxT in self._pieces(learned):
             range_T = np.minimum(np.frexp(places_T)[1] - 1, ranges - 1)  # places past the end hold no scored token
-            np.add.at(nats_CxN.T, range_T, at_CxT.T)
-            np.add.at(tokens_N, range_T, is_scored_RxT.sum(axis=0))
-            watch(int(tokens_N.sum()))
-        return Perplexity(
-            self.conditions, self.numbers_D, self.cut, scored_D, hits_D, nats_CxD, tokens_N, nats_CxN, self.counts
-        )
+            for of_model, nats_CxRxT, hits_RxT in zip(sums, nats_AxCxRxT, hits_AxRxT, strict=True):
+                of_model.add(documents_R, range_T, is_scored_RxT, nats_CxRxT, hits_RxT)
+            watch(int(sums[0].tokens_N.sum()))
+        return [
+            Perplexity(
+                self.conditions,
+                self.numbers_D,
+                self.cut,
+                one.scored_D,
+                one.hits_D,
+                one.nats_CxD,
+                one.tokens_N,
+                one.nats_CxN,
+                self.counts,
+            )
+            for one in sums
+        ]
 
     @property
     def read_tokens(self) -> int:
@@ -179,20 +191,26 @@ class Reader:
 
     def token_nats(self, params: dict, watch: Callable[[int], None] = lambda tokens: None) -> Iterator[tuple[int, np.ndarray]]:
         """For each document, as soon as it is read: (its number in the split, nats CxT of all its tokens but the first)."""
+        return ((number, nats_AxCxT[0]) for number, nats_AxCxT in self.token_nats_each(OneModel(params), watch))
+
+    def token_nats_each(
+        self, learned: Learned, watch: Callable[[int], None] = lambda tokens: None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """For each document, as soon as it is read: (its number, nats AxCxT of its tokens but the first with each model)."""
         parts: dict[int, list[np.ndarray]] = collections.defaultdict(list)
         done = 0
-        for documents_R, _, is_scored_RxT, nats_CxRxT, _ in self._pieces(params):
+        for documents_R, _, is_scored_RxT, nats_AxCxRxT, _ in self._pieces(learned):
             done += int(is_scored_RxT.sum())
             watch(done)
             for row in np.flatnonzero(is_scored_RxT.any(axis=1)):
                 document = int(documents_R[row])
-                parts[document].append(nats_CxRxT[:, row, is_scored_RxT[row]])
-                if sum(part.shape[1] for part in parts[document]) == self.lengths_D[document] - 1:
-                    yield int(self.numbers_D[document]), np.concatenate(parts.pop(document), axis=1)
+                parts[document].append(nats_AxCxRxT[:, :, row, is_scored_RxT[row]])
+                if sum(part.shape[2] for part in parts[document]) == self.lengths_D[document] - 1:
+                    yield int(self.numbers_D[document]), np.concatenate(parts.pop(document), axis=2)
 
-    def _pieces(self, params: dict) -> Iterator[tuple[np.ndarray, ...]]:
-        """The scores of each piece: (documents R, places T of the targets, whether scored RxT, nats CxRxT, hits RxT)."""
-        size, places = self.model.segment, Places(self.model, self.rows)
+    def _pieces(self, learned: Learned) -> Iterator[tuple[np.ndarray, ...]]:
+        """The scores of each piece: (documents R, places T of the targets, whether scored RxT, nats AxCxRxT, hits AxRxT)."""
+        size, places = self.model.segment, learned.places(self.model, self.rows)
         for first in range(0, len(self.numbers_D), self.rows):
             documents_R = min(first, len(self.numbers_D) - self.rows) + np.arange(self.rows)
             is_new_R = documents_R >= first  # the last group is filled up with documents that were scored before
@@ -202,16 +220,49 @@ class Reader:
                 tokens_RxT = self._tokens(documents_R, begin)
                 texts = (places.put(tokens_RxT[:, :-1]), places.put(tokens_RxT[:, 1:]))
                 segments = np.int32(min(self.segments, -(-(longest - begin) // size)))
-                carry, *found = score_segments(self.model, self.conditions, places.layout, params, carry, texts, segments)
+                carry, *found = places.call(score_segments, (self.model, self.conditions), (carry,), (texts, segments))
                 places_T = begin + 1 + np.arange(self.segments * size)
                 is_scored_RxT = is_new_R[:, None] & (places_T < self.lengths_D[documents_R, None])
-                yield documents_R, places_T, is_scored_RxT, *map(np.asarray, found)
+                yield documents_R, places_T, is_scored_RxT, *places.on_host(found)
 
     def _tokens(self, documents_R: np.ndarray, begin: int) -> np.ndarray:
         """The tokens of one call's segments and the one after them, Rx(T + 1); a document that ended begins again."""
         places_T = begin + np.arange(self.segments * self.model.segment + 1)
         places_RxT = self.starts_D[documents_R, None] + places_T % self.lengths_D[documents_R, None]
         return np.stack([self.text[places_T] for places_T in places_RxT]).astype(np.int32)
+
+
+class Sums:
+    """The losses of one model, added up over pieces of D documents under C conditions, by document and by N ranges of places.
+
+    Attributes:
+      nats_CxD: nats of each document's tokens so far.
+      hits_D: right predictions among them.
+      scored_D: their number.
+      nats_CxN: nats by range.
+      tokens_N: tokens by range.
+    """
+
+    def __init__(self, conditions: int, documents: int, ranges: int):
+        self.nats_CxD, self.nats_CxN = np.zeros((conditions, documents)), np.zeros((conditions, ranges))
+        self.hits_D, self.scored_D = np.zeros(documents, np.int64), np.zeros(documents, np.int64)
+        self.tokens_N = np.zeros(ranges, np.int64)
+
+    def add(
+        self,
+        documents_R: np.ndarray,
+        range_T: np.ndarray,
+        is_scored_RxT: np.ndarray,
+        nats_CxRxT: np.ndarray,
+        hits_RxT: np.ndarray,
+    ) -> None:
+        """Adds a piece of R rows: numbers of their documents, ranges of its places, and the scores of each place."""
+        nats_CxRxT = np.where(is_scored_RxT, nats_CxRxT, 0.0)
+        np.add.at(self.nats_CxD.T, documents_R, nats_CxRxT.sum(axis=2, dtype=float).T)
+        np.add.at(self.hits_D, documents_R, (hits_RxT & is_scored_RxT).sum(axis=1))
+        np.add.at(self.scored_D, documents_R, is_scored_RxT.sum(axis=1))
+        np.add.at(self.nats_CxN.T, range_T, nats_CxRxT.sum(axis=1, dtype=float).T)
+        np.add.at(self.tokens_N, range_T, is_scored_RxT.sum(axis=0))
 
 
 def chosen_documents(lengths: np.ndarray, count: int, name: str = "the corpus") -> np.ndarray:

@@ -5,13 +5,13 @@ Scores are teacher-forced: every place reads what the text has before it. `Examp
 the same, once; from there the free run reads token by token.
 
 A row is one document, and rows that end before the longest read on over padding that nobody scores: attention is causal.
+Several models may read the same rows in the same calls (`infini_jax.devices.side_by_side`). Letters: A models, C conditions.
 """
 
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,17 @@ import optax
 from infini_jax.config import ModelConfig
 from infini_jax.config.evaluation import CARRIED, RESET, Condition
 from infini_jax.data.examples import Example, Label
-from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, data_mesh, on_own_rows, replicated
+from infini_jax.devices.sharding import Layout, on_own_rows, replicated
+from infini_jax.devices.side_by_side import Learned, OneModel, Places, ReadingProgram
 from infini_jax.errors import present, require
 from infini_jax.model.controls import emptied, with_neighborhoods
-from infini_jax.model.stream import Carry, decode, forward_segments, init_carry, init_decoder, logits_of
+from infini_jax.model.stream import Carry, decode, forward_segments, init_decoder, logits_of
 
 DOCUMENT = 0  # of every token: a row is one document for as long as it is read
 SEGMENTS_A_CALL = 16  # enough that calling the program costs nothing beside running it
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+@functools.partial(ReadingProgram, settings=2, own=1, uses_up=True)
 def score_segments(
     model: ModelConfig,
     conditions: tuple[Condition, ...],
@@ -86,7 +87,7 @@ def nats_of(logits_RxSxV: jax.Array, targets_RxS: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits_RxSxV, targets_RxS)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(ReadingProgram, settings=2, own=1)
 def speak(
     model: ModelConfig,
     vocab: int,
@@ -118,39 +119,6 @@ def speak(
 
     said_RxT, _ = on_own_rows(speak_rows, model, layout)(carry, texts, params, steps)
     return said_RxT if layout is None else jax.lax.with_sharding_constraint(said_RxT, replicated(layout.mesh))
-
-
-@functools.lru_cache(maxsize=4)
-def carry_maker(model: ModelConfig, rows: int, layout: Layout | None) -> Callable[[], Carry]:
-    """The function that makes a fresh carry, compiled once and kept for all that read such rows."""
-    where = layout and carry_sharding(model, layout.mesh)
-    return jax.jit(functools.partial(init_carry, model, rows), out_shardings=where)
-
-
-class Places:
-    """The devices on which rows are read: all devices where these share the rows evenly, otherwise one.
-
-    Attributes:
-      model: settings of the model that reads.
-      rows: R, number of rows that are read side by side.
-      layout: how the devices share the rows, None for one device.
-    """
-
-    def __init__(self, model: ModelConfig, rows: int):
-        self.model, self.rows = model, rows
-        self.layout = None if rows % jax.device_count() else Layout(data_mesh(rows))
-
-    def fresh(self) -> Carry:
-        """The carry of R rows that have read nothing."""
-        return carry_maker(self.model, self.rows, self.layout)()
-
-    def put(self, text: np.ndarray) -> Any:
-        """An array with rows in front, placed on the rows' devices."""
-        if self.layout is None:
-            return text
-        tokens = batch_sharding(self.layout.mesh).tokens.spec
-        spec = jax.sharding.NamedSharding(self.layout.mesh, jax.sharding.PartitionSpec(*tokens[: text.ndim]))
-        return jax.make_array_from_callback(text.shape, spec, text.__getitem__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,11 +154,10 @@ class ExampleReader:
       model: settings of the model that reads.
       rows: number of examples that are read side by side.
       vocab: number of the model's tokens that may be said.
-      places: devices of the rows.
     """
 
     def __init__(self, model: ModelConfig, rows: int, vocab: int = 0):
-        self.model, self.rows, self.vocab, self.places = model, rows, vocab or model.vocab, Places(model, rows)
+        self.model, self.rows, self.vocab = model, rows, vocab or model.vocab
 
     def read(
         self,
@@ -199,21 +166,31 @@ class ExampleReader:
         new: Callable[[Example], int] = lambda example: 0,
         watch: Callable[[int], None] = lambda tokens: None,
     ) -> Iterator[Reading]:
-        """The readings of the examples, in order; examples that stand together should be about equally long.
+        """The readings of the examples with one model's parameters, see `read_each`."""
+        return (reading for (reading,) in self.read_each(OneModel(params), examples, new, watch))
+
+    def read_each(
+        self,
+        learned: Learned,
+        examples: Iterable[Example],
+        new: Callable[[Example], int] = lambda example: 0,
+        watch: Callable[[int], None] = lambda tokens: None,
+    ) -> Iterator[tuple[Reading, ...]]:
+        """The readings of each example, one of each model; examples that stand together should be about equally long.
 
         Args:
-          params: the model's parameters.
-          examples: the examples to read.
+          learned: parameters of the models.
+          examples: the examples to read, in order.
           new: function from an example to the number of tokens that the model says by itself behind its prompt; 0 for none.
           watch: gets the number of tokens of each group of examples that was read.
         """
-        examples = iter(examples)
+        examples, places = iter(examples), learned.places(self.model, self.rows)
         while group := list(itertools.islice(examples, self.rows)):
-            found = self._read_group(params, group, [new(example) for example in group])
+            found = self._read_group(places, group, [new(example) for example in group])
             watch(sum(len(example.tokens) for example in group))
             yield from found
 
-    def _read_group(self, params: dict, group: Sequence[Example], new: Sequence[int]) -> list[Reading]:
+    def _read_group(self, places: Places, group: Sequence[Example], new: Sequence[int]) -> list[tuple[Reading, ...]]:
         """The readings of at most `rows` examples side by side."""
         size, longest = self.model.segment, max(len(example.tokens) for example in group)
         whole = -(-longest // size)
@@ -221,15 +198,15 @@ class ExampleReader:
         texts = (self._side_by_side(tokens, whole * size), self._side_by_side(targets, whole * size))
         asked = [example for example, count in zip(group, new, strict=True) if count]
         shared = min((spoken_behind(example, self.model) for example in asked), default=whole * size) // size
-        carry, before = self._score(params, self.places.fresh(), texts, 0, shared)
-        said = self._speak(params, carry, group, shared, new) if asked else [None] * len(group)
-        _, after = self._score(params, carry, texts, shared, whole)
-        nats_RxT, hits_RxT = (np.concatenate(parts, axis=1) for parts in zip(before, after, strict=True))
+        carry, before = self._score(places, places.fresh(), texts, 0, shared)
+        said = self._speak(places, carry, group, shared, new) if asked else [None] * len(group)
+        _, after = self._score(places, carry, texts, shared, whole)
+        nats_AxRxT, hits_AxRxT = (np.concatenate(parts, axis=2) for parts in zip(*filter(None, (before, after)), strict=True))
         found = []
         for row, (one, words) in enumerate(zip(group, said, strict=True)):
             scored = np.flatnonzero(one.weights)
-            scores = (one.answer, nats_RxT[row, scored], hits_RxT[row, scored])
-            found.append(Reading(one.labels, *scores, words, one.references))
+            scores = zip(nats_AxRxT[:, row, scored], hits_AxRxT[:, row, scored], words or itertools.repeat(None), strict=False)
+            found.append(tuple(Reading(one.labels, one.answer, *of_model, one.references) for of_model in scores))
         return found
 
     def _side_by_side(self, texts: Sequence[np.ndarray], length: int) -> np.ndarray:
@@ -239,23 +216,24 @@ class ExampleReader:
             row[: len(text)] = text
         return found
 
-    def _score(self, params: dict, carry: Carry, texts: tuple[np.ndarray, np.ndarray], first: int, last: int) -> tuple:
-        """Scores segments `first` to `last`: (carry, (nats RxT, hits RxT)). The carry that is given is used up."""
-        size, found = self.model.segment, [(np.zeros((self.rows, 0)), np.zeros((self.rows, 0), bool))]
+    def _score(
+        self, places: Places, carry: Carry, texts: tuple[np.ndarray, np.ndarray], first: int, last: int
+    ) -> tuple[Carry, tuple[np.ndarray, ...] | None]:
+        """Scores segments `first` to `last`: (carry, (nats AxRxT, hits AxRxT)), None of no segment. Uses the carry up."""
+        size, found = self.model.segment, []
         for begin in range(first, last, SEGMENTS_A_CALL):
             count = min(SEGMENTS_A_CALL, last - begin)
             piece = [text_RxT[:, begin * size : (begin + count) * size] for text_RxT in texts]
-            padded = tuple(self.places.put(np.pad(part, ((0, 0), (0, (SEGMENTS_A_CALL - count) * size)))) for part in piece)
-            carry, nats_CxRxT, hits_RxT = score_segments(
-                self.model, (CARRIED,), self.places.layout, params, carry, padded, np.int32(count)
-            )
-            found.append((np.asarray(nats_CxRxT)[0, :, : count * size], np.asarray(hits_RxT)[:, : count * size]))
-        return carry, tuple(np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+            padded = tuple(places.put(np.pad(part, ((0, 0), (0, (SEGMENTS_A_CALL - count) * size)))) for part in piece)
+            carry, *scores = places.call(score_segments, (self.model, (CARRIED,)), (carry,), (padded, np.int32(count)))
+            nats_AxCxRxT, hits_AxRxT = places.on_host(scores)
+            found.append((nats_AxCxRxT[:, 0, :, : count * size].astype(float), hits_AxRxT[:, :, : count * size]))
+        return carry, tuple(np.concatenate(parts, axis=2) for parts in zip(*found, strict=True)) if found else None
 
     def _speak(
-        self, params: dict, carry: Carry, group: Sequence[Example], shared: int, new: Sequence[int]
-    ) -> list[np.ndarray | None]:
-        """The tokens that the model says behind each prompt, whose first `shared` segments are read already."""
+        self, places: Places, carry: Carry, group: Sequence[Example], shared: int, new: Sequence[int]
+    ) -> list[list[np.ndarray] | None]:
+        """The tokens that each model says behind each prompt, whose first `shared` segments are read already."""
         read = shared * self.model.segment
         given_R, new_R = np.ones(self.rows, np.int32), np.zeros(self.rows, np.int32)
         new_R[: len(group)] = new
@@ -264,10 +242,11 @@ class ExampleReader:
         width = -(-steps // self.model.segment) * self.model.segment  # few programs for many lengths
         given_R = np.minimum(given_R, width)  # of those who are not asked
         tokens_RxT = self._side_by_side([one.tokens[read:][:given] for one, given in zip(group, given_R, strict=False)], width)
-        texts = (self.places.put(tokens_RxT), self.places.put(given_R))
-        said_RxT = np.asarray(speak(self.model, self.vocab, self.places.layout, params, carry, texts, np.int32(steps)))
-        rows = zip(said_RxT, given_R, new, strict=False)
-        return [said_T[given - 1 : given - 1 + count] if count else None for said_T, given, count in rows]
+        texts = (places.put(tokens_RxT), places.put(given_R))
+        said = places.call(speak, (self.model, self.vocab), (carry,), (texts, np.int32(steps)))
+        said_RxAxT = places.on_host(said).swapaxes(0, 1)
+        rows = zip(said_RxAxT, given_R, new, strict=False)
+        return [[*said_AxT[:, given - 1 : given - 1 + count]] if count else None for said_AxT, given, count in rows]
 
 
 def spoken_behind(example: Example, model: ModelConfig) -> int:

@@ -20,8 +20,10 @@ from infini_jax.data.base import DataConfig, tokenizer_of
 from infini_jax.data.batch import Rows, generator
 from infini_jax.data.examples import Example, ExampleConfig
 from infini_jax.data.text_task import LONGEST_ROW
+from infini_jax.devices.chosen_form import RowsAtOnce
+from infini_jax.devices.side_by_side import Learned
 from infini_jax.errors import require, require_positive
-from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
 from infini_jax.evals.reading import ExampleReader, Reading, spoken_behind
 from infini_jax.model.cost import model_cost
 from infini_jax.records.measures import Label, Measure
@@ -42,7 +44,7 @@ class Cell:
     labels: dict[str, Label]
 
 
-class ExampleEvaluation(Evaluation):
+class ExampleEvaluation(ReadingEvaluation):
     """An evaluation that reads examples, the base of frozen dataclasses with these fields.
 
     Attributes:
@@ -138,10 +140,14 @@ class ExampleEvaluation(Evaluation):
             else:
                 yield cell.config.example(random, cell.tokens)
 
-    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
-        """The figures of all cells. Raises `ConfigError` as `check` does."""
-        run, found = subject.run, []
+    def at_once(self, run: RunConfig) -> RowsAtOnce:
+        """The examples that are read side by side; what one carries is there twice while the model answers."""
+        return RowsAtOnce(self.rows, memories=2)
+
+    def read(self, run: RunConfig, learned: Learned, watch: Watch = unwatched) -> Sequence[Sequence[Sequence[Reading]]]:
+        """The readings of all cells' examples with each model. Raises `ConfigError` as `check` does."""
         self.check(run)
+        found: list[list[Sequence[Reading]]] = [[] for _ in range(learned.asked)]
         reader = ExampleReader(run.model, self.rows, run.data.vocab)
         cells = self.cells(run)
         done, total = 0, self.examples * sum(cell.tokens for cell in cells)
@@ -153,10 +159,17 @@ class ExampleEvaluation(Evaluation):
         for _, alike in itertools.groupby(cells, key=lambda cell: cell.tokens):
             alike = list(alike)
             examples = itertools.chain.from_iterable(self.draw(run, cell) for cell in alike)
-            readings = reader.read(subject.params, examples, self.new_tokens, watch_tokens)
-            for cell in alike:
-                found += self.figures(run, cell, list(itertools.islice(readings, self.examples)))
+            readings = reader.read_each(learned, examples, self.new_tokens, watch_tokens)
+            for _ in alike:
+                of_cell = itertools.islice(readings, self.examples)
+                for of_model, read in zip(found, zip(*of_cell, strict=True), strict=True):
+                    of_model.append(read)
         return found
+
+    def figures_of(self, run: RunConfig, found: Sequence[Sequence[Reading]]) -> list[Measure]:
+        """The figures of all cells, from the readings of each."""
+        cells = zip(self.cells(run), found, strict=True)
+        return [one for cell, readings in cells for one in self.figures(run, cell, readings)]
 
 
 @functools.lru_cache(maxsize=4096)

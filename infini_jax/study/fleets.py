@@ -1,15 +1,19 @@
-"""Which jobs of a study train side by side in one program, as a fleet (`infini_jax.training.fleet`), and how many of them."""
+"""Which jobs of a study train side by side in one program, as a fleet (`infini_jax.training.fleet`), and how many of them.
+
+Runs that trained and lack figures are evaluated side by side in the same groups.
+"""
 
 import contextlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from infini_jax.config import RunConfig
-from infini_jax.devices.chosen_form import most_members
+from infini_jax.devices.chosen_form import RowsAtOnce, most_members
 from infini_jax.errors import LARGEST, require
 from infini_jax.model.cost import budget_steps
 from infini_jax.model.transformer import layer_groups
 from infini_jax.study.desk import Desk
+from infini_jax.study.evaluations import evaluations_of
 from infini_jax.study.jobs import Job, settings_of
 
 AUTO, ALONE = 0, 1  # sizes of fleets: as many as fit on an accelerator and none on a CPU; none
@@ -66,19 +70,29 @@ class Companions:
 
     @contextlib.contextmanager
     def claimed(self, desk: Desk, job: Job) -> Iterator[list[Job]]:
-        """A context that holds the claims of others that are to train beside `job`, which is claimed; its value are they."""
+        """A context that holds the claims of others that go beside `job`, which is claimed; its value are they.
+
+        Those that are trained and lack figures are evaluated beside such a one, the others are trained beside such a one.
+        """
         waiting = self._waiting.get(self._program.get(job.name), [])
         with contextlib.ExitStack() as claims:
             found: list[Job] = []
-            if isinstance(job, RunConfig) and waiting and not desk.is_done(job):
-                most = self.size or most_members(job)
+            if isinstance(job, RunConfig) and waiting:
+                is_trained, most = desk.is_done(job), self.size or most_members(job, rows_at_once(desk, job))
                 for other in [one for one in waiting if one is not job]:
                     if len(found) + 1 >= most:
                         break
+                    if desk.is_done(other) != is_trained and not desk.is_finished(other):
+                        continue
                     waiting.remove(other)
-                    if not desk.is_done(other) and claims.enter_context(desk.claim(other)) and not desk.is_done(other):
+                    if claims.enter_context(desk.claim(other)) and desk.is_done(other) == is_trained:
                         found.append(other)
             yield found
+
+
+def rows_at_once(desk: Desk, run: RunConfig) -> list[RowsAtOnce]:
+    """The rows that each of the study's evaluations of a run reads at once."""
+    return [evaluation.at_once(run) for evaluation in evaluations_of(desk.evaluations, run)]
 
 
 def fleets_described(jobs: Sequence[Job], size: int) -> str:

@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from infini_jax.config import RunConfig
 from infini_jax.devices.allocator import keep_pages
+from infini_jax.devices.side_by_side import SideBySide, tried
 from infini_jax.errors import (
     Announced,
     CheckpointError,
@@ -23,6 +25,7 @@ from infini_jax.errors import (
     EvaluationFailed,
     Stopped,
     TrainingDiverged,
+    instance,
     named_line,
     require,
 )
@@ -31,7 +34,13 @@ from infini_jax.locks import Holder
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.rows import Row
 from infini_jax.study.desk import Desk, Failure
-from infini_jax.study.evaluations import measure_missing
+from infini_jax.study.evaluations import (
+    learned_together,
+    measure_missing,
+    measure_side_by_side,
+    measured_alike,
+    missing_in,
+)
 from infini_jax.study.fleets import ALONE, Companions
 from infini_jax.study.jobs import Job, execute_job, execute_together
 from infini_jax.study.own_code import OwnCode
@@ -120,39 +129,62 @@ def do(desk: Desk, run: Job) -> None:
 
 def do_missing(desk: Desk, run: Job, execute: Callable[[], Any]) -> None:
     """Does what is missing of a run: what `execute` does, then its evaluations."""
-    wrong = []
-
-    def note(said: str, error: Exception) -> None:
-        wrong.append((said, "".join(traceback.format_exception(error))))
-
-    def fail(evaluation: Evaluation, error: Exception) -> None:
-        note(f"evaluation {evaluation.name}: {named_line(error)}", error)
-
+    wrong = Wrong()
     if not desk.is_done(run):
         try:
             execute()
         except EvaluationFailed as error:  # the run is trained: its other evaluations are made
-            note(str(error), error)
-    measure_missing(desk.of(run), run, desk.evaluations, fail)
-    if wrong:
-        (error, details), *others = wrong
-        desk.fail(run, error + (f" (and {len(others)} more)" if others else ""), details)
+            wrong.note(str(error), error)
+    measure_missing(desk.of(run), run, desk.evaluations, wrong.note_evaluation)
+    wrong.tell(desk, run)
 
 
-def do_together(desk: Desk, runs: tuple[Job, ...]) -> None:
-    """Does runs that share a program side by side, then their evaluations one after the other. A failure is noted at once."""
-    results: dict[int, Any] = {}
+class Wrong:
+    """What went wrong in a run that goes on, told as one failure in the end."""
+
+    def __init__(self):
+        self._noted: list[tuple[str, str]] = []
+
+    def note(self, said: str, error: Exception) -> None:
+        """Notes an error, and the line that says it."""
+        self._noted.append((said, "".join(traceback.format_exception(error))))
+
+    def note_evaluation(self, evaluation: Evaluation, error: Exception) -> None:
+        """Notes an evaluation that ended with an error."""
+        self.note(f"evaluation {evaluation.name}: {named_line(error)}", error)
+
+    def tell(self, desk: Desk, run: Job) -> None:
+        """Notes the failure of the run on the desk, if anything went wrong."""
+        if self._noted:
+            (error, details), *others = self._noted
+            desk.fail(run, error + (f" (and {len(others)} more)" if others else ""), details)
+
+
+def do_together(desk: Desk, jobs: tuple[Job, ...]) -> None:
+    """Does what is missing of runs that share a program, all of which are trained or none: training, then their evaluations.
+
+    Both are done side by side. A failure is noted at once.
+    """
+    runs = [instance(job, RunConfig, "a fleet is of runs") for job in jobs]
+    wrong = [Wrong() for _ in runs]
+    if not desk.is_done(runs[0]):
+        train_together(desk, runs, wrong)
+    sound = {number: run for number, run in enumerate(runs) if desk.error(run) is None}
+    for group in measured_alike(sound):
+        measure_together(desk, [runs[number] for number in group], [wrong[number] for number in group])
+
+
+def train_together(desk: Desk, runs: Sequence[RunConfig], wrong: Sequence[Wrong]) -> None:
+    """Trains runs that share a program side by side; notes how each fails, or what is wrong with one that is trained."""
+    has_ended: set[int] = set()
 
     def ended(number: int, result: Any) -> None:
-        results[number] = result
-        if isinstance(result, Exception) and not isinstance(result, EvaluationFailed):
+        has_ended.add(number)
+        if isinstance(result, EvaluationFailed):  # the run is trained: its other evaluations are made
+            wrong[number].note(str(result), result)
+        elif isinstance(result, Exception):
             with failures_noted(desk, runs[number]):
                 raise result
-
-    def result_of(number: int) -> Any:
-        if isinstance(results[number], Exception):
-            raise results[number]
-        return results[number]
 
     try:
         execute_together(runs, [desk.of(run).path for run in runs], desk.study, ended)
@@ -160,12 +192,31 @@ def do_together(desk: Desk, runs: tuple[Job, ...]) -> None:
         raise
     except Exception as error:  # of all runs that have not ended by themselves
         for number in range(len(runs)):
-            if number not in results:
+            if number not in has_ended:
                 ended(number, error)
-    for number, run in enumerate(runs):
+
+
+def measure_together(desk: Desk, runs: Sequence[RunConfig], wrong: Sequence[Wrong]) -> None:
+    """Makes the missing evaluations of trained runs that are measured alike, side by side; tells what went wrong in each run.
+
+    Where the parameters of one cannot be read, each is evaluated by itself, and fails by itself.
+    """
+    lacking = [number for number, run in enumerate(runs) if missing_in(desk.of(run), run, desk.evaluations)]
+    folders, of_them = [desk.of(runs[number]) for number in lacking], [runs[number] for number in lacking]
+
+    def fail(number: int, evaluation: Evaluation, error: Exception) -> None:
+        wrong[lacking[number]].note_evaluation(evaluation, error)
+
+    learned = tried(functools.partial(learned_together, folders)) if len(lacking) > 1 else None
+    if isinstance(learned, SideBySide):
+        measure_side_by_side(learned, folders, of_them, desk.evaluations, fail)
+    else:
+        for number, folder in zip(lacking, folders, strict=True):
+            with failures_noted(desk, runs[number]):
+                measure_missing(folder, runs[number], desk.evaluations, wrong[number].note_evaluation)
+    for run, own in zip(runs, wrong, strict=True):
         if desk.error(run) is None:
-            with failures_noted(desk, run):
-                do_missing(desk, run, functools.partial(result_of, number))
+            own.tell(desk, run)
 
 
 def die_with_parent() -> None:

@@ -22,6 +22,7 @@ from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import Row, write_rows
 from infini_jax.records.training_log import log_text, metrics_in, whole_lines
+from infini_jax.training.asking import Asks
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.held_out import HeldOut, HeldOutScores
 from infini_jax.training.interrupts import terminated
@@ -73,7 +74,7 @@ def execute(
         seat = Alone(run, sharding)
         with terminated() as stop:
             trained = seat.drive(trained_steps(seat, folder, study, stop, watch, saving, resume, mirrors, sharding))
-        return scored(trained, folder)
+        return seat.drive(scored(trained, folder))
 
 
 @contextlib.contextmanager
@@ -144,10 +145,10 @@ def trained_steps(
     return TrainedRun(planned, finished, held_out)
 
 
-def scored(trained: TrainedRun, folder: Path) -> Row:
-    """Scores a trained run, and writes its row. Raises `EvaluationFailed` where the row lacks figures."""
+def scored(trained: TrainedRun, folder: Path) -> Asks[Row]:
+    """Scores a trained run, whose seat answers, and writes its row. Raises `EvaluationFailed` where the row lacks figures."""
     held_out, place = trained.held_out, RunFolder(folder)
-    row = finished_row(trained.planned, trained.finished, held_out.scores(trained.finished.learned))
+    row = finished_row(trained.planned, trained.finished, (yield from held_out.scores()))
     if is_first():
         leave_row(row, place, held_out.failed)
     if held_out.failed:

@@ -4,7 +4,8 @@ The step is that of one run, mapped over members by `jax.vmap`; on several devic
 of the others'. A member is a run like any other: its loop, log, checkpoints, end and row are those of a run alone
 (`infini_jax.training.loop.training_steps`), and only the step is taken with others. Members may be at different steps, as the
 step is a part of each one's state. One that ends early leaves its place to results that nobody looks at, because a smaller
-program would have to be compiled.
+program would have to be compiled. Readings that members ask for between the same steps, of equal data, are made side by side
+(`infini_jax.devices.side_by_side`), with the states as they lie.
 
 Numbers are those of the runs alone to rounding. Seconds are shared: see `Clock`, and the row's column `fleet`.
 """
@@ -12,29 +13,30 @@ Numbers are those of the runs alone to rounding. Seconds are shared: see `Clock`
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch
 from infini_jax.devices.sharding import ROWS_ALONE, layout_of
+from infini_jax.devices.side_by_side import MEMBERS, Learned, SideBySide, members_mesh, read_each, taken_out
 from infini_jax.errors import Stopped, require
 from infini_jax.model.cost import budget_steps
 from infini_jax.records.rows import Row
+from infini_jax.training.asking import Asked, Result
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.clock import Clock
 from infini_jax.training.execute import OFTEN_ENOUGH, begun, scored, trained_steps
 from infini_jax.training.interrupts import terminated
-from infini_jax.training.loop import Measured, Result, Seat, Steps
+from infini_jax.training.loop import Measured, Seat, Steps
 from infini_jax.training.program import Program, Training, TrainState
 
-MEMBERS = "members"  # mesh axis of the places of a fleet
 Ended = Callable[[int, Any], None]  # gets the number of a member, and its result or its exception
 
 
@@ -106,7 +108,7 @@ class Fleet:
         problem = "the runs differ in model, training, steps or scored places"
         require(all(other == first for other in others), "runs", problem, "train them in turn")
         devices = jax.devices() if devices is None else devices
-        self.clock, self.mesh = Clock(), jax.make_mesh((len(devices),), (MEMBERS,), (AxisType.Auto,), devices=devices)
+        self.clock, self.mesh = Clock(), members_mesh(devices)
         self.of_each = -(-len(runs) // len(devices))  # members of each device
         own = [self.mesh.devices[place // self.of_each] for place in range(len(runs))]
         self.seats = [Member(self, place, run, device) for place, (run, device) in enumerate(zip(runs, own, strict=True))]
@@ -141,53 +143,40 @@ class Fleet:
         def on_device(leaf: jax.Array) -> jax.Array:
             return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
 
-        return jax.device_put(taken_out(jax.tree.map(on_device, self._states), own), seat.training.places)
+        return jax.device_put(state_at(jax.tree.map(on_device, self._states), own), seat.training.places)
 
     def drive(self, steps: Sequence[Steps[Result]], ended: Ended) -> None:
         """Takes the steps of all members until each has ended; `ended` hears of each at once, with its result or exception.
 
         What a step raises is raised inside of the loops of all members that are under way.
         """
-        under_way = dict(enumerate(steps))
-
-        def go_on(place: int, move: Callable[[], Sequence[Batch]]) -> None:
-            try:
-                (self._batches[place],) = move()
-                return
-            except StopIteration as end:
-                result = end.value
-            except Exception as error:  # it is this member's alone
-                result = error
-            del under_way[place]
-            with self.clock.paused():
-                ended(place, result)
-
+        loops = Loops(self, steps, ended)
         try:
-            with self.clock.paused():
-                for place, member in enumerate(steps):
-                    go_on(place, functools.partial(next, member))
-            while under_way:
-                try:
-                    measured = self._step()
-                except Exception as error:
-                    for place, member in list(under_way.items()):
-                        go_on(place, functools.partial(member.throw, error))
-                    break
-                for place, member in list(under_way.items()):
-                    go_on(place, functools.partial(member.send, part_of(measured, place)))
+            loops.begin()
+            while loops.under_way:
+                loops.go_on()
         finally:
             for member in steps:
                 member.close()
 
-    def _step(self) -> dict[str, jax.Array]:
-        """Takes a step of all members, and returns what it measured."""
-        if self._states is None:
-            self._states = self._stacked()
+    def take_step(self, next_batches: Mapping[int, Batch]) -> dict[str, jax.Array]:
+        """Takes a step of all places, on the next batches of members that are under way; returns what it measured."""
+        self._batches |= next_batches
         some = next(iter(self._batches.values()))  # for places without a member
         batches = [self._batches.get(place, some) for place in range(self._count)]
         stacked = jax.device_put(Batch(*map(np.stack, zip(*batches, strict=True))), self._places)
-        self._states, measured = self.compiled[0](self._states, stacked, self._seeds)
+        self._states, measured = self.compiled[0](self._joined_states(), stacked, self._seeds)
         return measured
+
+    def read(self, places: Sequence[int], read: Callable[[Learned], Sequence[Any]]) -> list[Any]:
+        """What is read of what these members have learned so far, or the exceptions with which it ended."""
+        return read_each(SideBySide(self._joined_states().learned, tuple(places), self.mesh), read)
+
+    def _joined_states(self) -> TrainState:
+        """The states of all places, from now on as one."""
+        if self._states is None:
+            self._states = self._stacked()
+        return self._states
 
     def _stacked(self) -> TrainState:
         """The states of all places, stacked in front; those without a member get another one's."""
@@ -213,6 +202,69 @@ class Fleet:
         return jax.make_array_from_single_device_arrays(shape, self._places, on_devices)
 
 
+class Loops:
+    """The loops of a fleet's members, each of which goes on by itself from a step or a reading to the next one.
+
+    Attributes:
+      under_way: loop of each member that has not ended.
+    """
+
+    def __init__(self, fleet: Fleet, steps: Sequence[Steps[Any]], ended: Ended):
+        self.fleet, self.ended, self.under_way = fleet, ended, dict(enumerate(steps))
+        self._batches: dict[int, Batch] = {}  # of members that wait for a step
+        self._asked: dict[int, Asked] = {}  # by members that wait for a reading
+
+    def begin(self) -> None:
+        """Begins all members, and makes the readings that they ask for before the first step."""
+        with self.fleet.clock.paused():
+            for place, member in list(self.under_way.items()):
+                self._move(place, functools.partial(next, member))
+        self._answer()
+
+    def go_on(self) -> None:
+        """Takes a step of all members, and makes the readings that they ask for behind it."""
+        batches, self._batches = self._batches, {}
+        try:
+            measured = self.fleet.take_step(batches)
+        except Exception as error:
+            for place, member in list(self.under_way.items()):
+                self._move(place, functools.partial(member.throw, error))
+        else:
+            for place, member in list(self.under_way.items()):
+                self._move(place, functools.partial(member.send, part_of(measured, place)))
+        self._answer()
+
+    def _answer(self) -> None:
+        """Makes all readings that are asked for, those that are alike side by side."""
+        while self._asked:
+            first = next(iter(self._asked.values()))
+            places = [place for place, asked in self._asked.items() if asked.alike == first.alike]
+            for place in places:
+                del self._asked[place]
+            for place, found in zip(places, self.fleet.read(places, first.read), strict=True):
+                member = self.under_way[place]
+                to = member.throw if isinstance(found, Exception) else member.send
+                self._move(place, functools.partial(to, found))
+
+    def _move(self, place: int, move: Callable[[], Sequence[Batch] | Asked]) -> None:
+        """Moves a member on to what it waits for next, or to its end."""
+        try:
+            wanted = move()
+        except StopIteration as end:
+            result = end.value
+        except Exception as error:  # it is this member's alone
+            result = error
+        else:
+            if isinstance(wanted, Asked):
+                self._asked[place] = wanted
+            else:
+                (self._batches[place],) = wanted
+            return
+        del self.under_way[place]
+        with self.fleet.clock.paused():
+            self.ended(place, result)
+
+
 class Member(Seat):
     """The seat of a run in a fleet; what it has outside of the program lies on `device`.
 
@@ -235,19 +287,13 @@ class Member(Seat):
     def state(self) -> TrainState:
         return self.fleet.state_of(self.place)
 
-    def gathered(self, learned: dict) -> dict:
-        return jax.device_put(learned, NamedSharding(self.fleet.mesh, PartitionSpec()))
-
 
 def part_of(measured: dict[str, jax.Array], place: int) -> Measured:
     """What a step measured of one member."""
     return {name: OfMember(found, place) for name, found in measured.items()}
 
 
-@jax.jit
-def taken_out(tree: Any, place: int) -> Any:
-    """The arrays at one place of stacked ones."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), tree)
+state_at = jax.jit(taken_out)
 
 
 def member_steps(seat: Member, folder: Path, study: str, stop: Callable[[], bool], saving: Saving) -> Steps[Row]:
@@ -255,7 +301,7 @@ def member_steps(seat: Member, folder: Path, study: str, stop: Callable[[], bool
     with begun(seat.training.run, folder) as mirrors:
         trained = yield from trained_steps(seat, folder, study, stop, saving=saving, mirrors=mirrors)
         with seat.clock.paused():
-            return scored(trained, folder)
+            return (yield from scored(trained, folder))
 
 
 def execute_fleet(

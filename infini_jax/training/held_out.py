@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -13,10 +13,12 @@ from infini_jax.config.evaluation import CARRIED
 from infini_jax.data.batch import Split
 from infini_jax.data.documents import has_something
 from infini_jax.devices.sharding import Sharding
+from infini_jax.devices.side_by_side import Learned
 from infini_jax.errors import named_line, require
 from infini_jax.evals.perplexity import Perplexity, Reader
 from infini_jax.model.cost import budget_steps
-from infini_jax.training.scoring import make_evaluate
+from infini_jax.training.asking import Asked, Asks
+from infini_jax.training.scoring import score_batches
 
 Found = TypeVar("Found")
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class HeldOut:
     The test split is read once, at the end, if it has something to score, and only the row hears of it. An evaluation that
     fails costs its figures and nothing else: it is told in one line, and training and the other evaluations go on.
 
+    What is read is asked for (`infini_jax.training.asking`): runs that ask alike are read side by side.
+
     Attributes:
       failed: split -> error of its last evaluation, for splits whose last evaluation failed.
 
@@ -66,37 +70,47 @@ class HeldOut:
         tested = run.data.whole("test") if run.data.has("test") else None
         self.test_reader = Reader(run.model, *tested, carried) if tested and has_something(tested[0].lengths) else None
 
-    def examine(self, step: int, params: dict) -> float | None:
+    def examine(self, step: int) -> Asks[float | None]:
         """Reads the held-out documents and logs their figures; does nothing for tasks without documents.
 
         Returns the loss with the memory carried, in nats per token; None where nothing was read.
         """
         reader, self.newest = self.reader, None
-        if reader and (found := self._tried("validation", lambda: with_metrics(reader.read(params)))):
+        if reader and (found := (yield from self._tried("validation", reader.read_each, with_metrics))):
             self.newest, metrics = found
             self.log({"step": step, "tokens": step * self.run.tokens_per_step, **metrics})
         return self.newest.loss() if self.newest else None
 
-    def scores(self, params: dict) -> HeldOutScores:
+    def scores(self) -> Asks[HeldOutScores]:
         """The scores at the end of training."""
         if not self.reader:
-            evaluate = make_evaluate(self.run.program(budget_steps(self.run)), self.sharding)
-            found = self._tried("validation", lambda: evaluate(params, "validation"))
-            tested = self._tried("test", lambda: evaluate(params, "test"))
+            found = yield from self._of_batches("validation")
+            tested = yield from self._of_batches("test")
         else:
             found = self.newest and means_of(self.newest)
-            test_reader = self.test_reader
-            tested = self._tried("test", lambda: means_of(test_reader.read(params))) if test_reader else None
+            reader = self.test_reader
+            tested = (yield from self._tried("test", reader.read_each, means_of)) if reader else None
         return HeldOutScores(*(found or (math.nan, math.nan)), *(tested or (None, None)))
 
-    def _tried(self, split: Split, evaluation: Callable[[], Found]) -> Found | None:
-        """The result of an evaluation of a split, None where it fails.
+    def _of_batches(self, split: Split) -> Asks[tuple[float, float] | None]:
+        def read(learned: Learned) -> list[tuple[float, float]]:
+            return score_batches(self._alike, learned, split, self.sharding)
+
+        return (yield from self._tried(split, read, lambda found: found))
+
+    @property
+    def _alike(self) -> RunConfig:
+        """What runs have in common whose held-out data are read alike."""
+        return self.run.program(budget_steps(self.run))
+
+    def _tried(self, split: Split, read: Callable[[Learned], Any], figures_of: Callable[[Any], Found]) -> Asks[Found | None]:
+        """The figures of what is read of a split, None where reading fails, or making figures of it.
 
         With several processes the error is raised: one that went on alone would meet the others in the wrong computation.
         """
         self.failed.pop(split, None)
         try:
-            return evaluation()
+            return figures_of((yield Asked(read, (split, self._alike))))
         except Exception as error:  # whatever went wrong, what was trained is worth more
             if jax.process_count() > 1:
                 raise

@@ -1,15 +1,15 @@
 """The training loop: steps until the budget is spent, a log, checkpoints, pauses to examine what was learned.
 
 The loop of a run, `training_steps`, does everything but the step itself: it is a generator that hands out the batches of
-its next steps and gets what they measured. `Alone` takes these steps, several in one call where they are short;
-`infini_jax.training.fleet` takes those of many runs at once.
+its next steps and gets what they measured, or asks for a reading of what was learned (`infini_jax.training.asking`). `Alone`
+takes these steps, several in one call where they are short; `infini_jax.training.fleet` takes those of many runs at once.
 """
 
 import abc
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,12 @@ from infini_jax.data.batch import Batch
 from infini_jax.devices.chosen_form import most_steps
 from infini_jax.devices.peaks import peak_flops
 from infini_jax.devices.processes import Agreement
-from infini_jax.devices.sharding import (
-    ROWS_ALONE,
-    Sharding,
-    layout_of,
-)
+from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
+from infini_jax.devices.side_by_side import OneModel, read_alone
 from infini_jax.errors import Stopped, TrainingDiverged, instance
 from infini_jax.model.cost import check_fits, training_flops_per_step
 from infini_jax.model.stream import Carry
+from infini_jax.training.asking import Asked, Asks, Result
 from infini_jax.training.checkpoint import Checkpoints, Progress
 from infini_jax.training.clock import Clock
 from infini_jax.training.origin import read_origin
@@ -35,20 +33,19 @@ from infini_jax.training.program import Training, TrainState, compiled_steps
 from infini_jax.training.skips import Skips
 from infini_jax.units import ratio
 
-Result = TypeVar("Result")
 Measured = Mapping[str, Any]  # what a step measured: arrays of devices, or what becomes one of the host when it is asked for
-Steps = Generator[Sequence[Batch], Measured, Result]  # of a run: batches of the host, of a step each -> what the last measured
+# Of a run: batches of the host, of a step each -> what the last one measured; or a reading that is asked for -> what was read.
+Steps = Generator[Sequence[Batch] | Asked, Any, Result]
+Examine = Callable[[int], Asks[float | None]]
 TIMED = 3  # steps that are timed at first
 CALL = 0.2  # seconds that several steps in one call may take, as nothing interrupts it
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """The result of training.
+    """The result of training, without what was learned, which the run's seat has.
 
     Attributes:
-      state: the state after the last step.
-      learned: the parameters to evaluate, whole on every device.
       steps: number of steps that were done.
       seconds: seconds of training, without compiling and without examining.
       compile_seconds: seconds of compiling.
@@ -57,14 +54,25 @@ class Finished:
       stopped: the reason why it ended before its budget was spent, in words; None where it was spent.
     """
 
-    state: TrainState
-    learned: dict
     steps: int
     seconds: float
     compile_seconds: float
     last: dict[str, float]
     skipped: int
     stopped: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedState(Finished):
+    """The result of training a run alone, with what was learned.
+
+    Attributes:
+      state: the state after the last step.
+      learned: the parameters to evaluate, whole on every device.
+    """
+
+    state: TrainState
+    learned: dict
 
 
 class Seat(abc.ABC):
@@ -89,11 +97,7 @@ class Seat(abc.ABC):
     @property
     @abc.abstractmethod
     def state(self) -> TrainState:
-        """The state after the steps so far."""
-
-    @abc.abstractmethod
-    def gathered(self, learned: dict) -> dict:
-        """Parameters whole on every device, to be evaluated there."""
+        """The state after the steps so far, which may be a copy."""
 
 
 class Alone(Seat):
@@ -115,22 +119,32 @@ class Alone(Seat):
     def state(self) -> TrainState:
         return self._state
 
-    def gathered(self, learned: dict) -> dict:
-        return self.training.gathered(learned)
+    @property
+    def learned(self) -> dict:
+        """The parameters to evaluate, whole on every device."""
+        return self.training.gathered(self._state.learned)
 
     def drive(self, steps: Steps[Result]) -> Result:
-        """Takes all steps of a run, and returns its result; what a step raises is raised inside of the run's own loop."""
+        """Takes all steps of a run, and reads what it asks for; returns its result.
+
+        What a step or a reading raises is raised inside of the run's own loop.
+        """
         try:
-            batches = next(steps)
+            wanted = next(steps)
             while True:
                 try:
-                    measured = self._advance(batches)
+                    found = self._answer(wanted)
                 except BaseException as error:
-                    steps.throw(error)
-                    raise
-                batches = steps.send(measured)
+                    wanted = steps.throw(error)
+                else:
+                    wanted = steps.send(found)
         except StopIteration as end:
             return end.value
+
+    def _answer(self, wanted: Sequence[Batch] | Asked) -> Any:
+        if isinstance(wanted, Asked):
+            return read_alone(OneModel(self.learned), wanted.read)
+        return self._advance(wanted)
 
     def _advance(self, batches: Sequence[Batch]) -> Measured:
         """Takes a step on each of the batches, and finds how many to take in one call."""
@@ -144,17 +158,23 @@ class Alone(Seat):
         return measured
 
 
+def unexamined(step: int) -> Asks[float | None]:
+    """The `Examine` of training whose parameters nobody examines: it asks for nothing."""
+    yield from ()
+
+
 def train(
     run: RunConfig,
     log: Callable[[dict[str, float]], None],
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
-    examine: Callable[[int, dict], float | None] = lambda step, params: None,
+    examine: Examine = unexamined,
     sharding: Sharding = ROWS_ALONE,
-) -> Finished:
+) -> FinishedState:
     """Trains a run alone, until its budget is spent; see `training_steps`. `sharding` is how the devices at hand share it."""
     seat = Alone(run, sharding)
-    return seat.drive(training_steps(seat, log, checkpoints, stop, examine))
+    finished = seat.drive(training_steps(seat, log, checkpoints, stop, examine))
+    return FinishedState(**vars(finished), state=seat.state, learned=seat.learned)
 
 
 def training_steps(
@@ -162,7 +182,7 @@ def training_steps(
     log: Callable[[dict[str, float]], None],
     checkpoints: Checkpoints | None,
     stop: Callable[[], bool],
-    examine: Callable[[int, dict], float | None],
+    examine: Examine,
 ) -> Steps[Finished]:
     """Trains until the budget is spent; `log` gets a metric line every `train.log_every` steps and at the last.
 
@@ -171,9 +191,9 @@ def training_steps(
       log: gets the metric lines.
       checkpoints: checkpoints to which the run is saved, and from which it goes on if there are any; the end is always saved.
       stop: function that is asked after every call of the program; where it is true, the run is saved and `Stopped` is raised.
-      examine: gets the step and the learned parameters every `train.evaluate_every` steps and at the last, behind the
-        checkpoint of the step, and returns the validation loss where there is one. A run that goes on from such a step begins
-        with it, because it may have been stopped before it was done.
+      examine: gets the step every `train.evaluate_every` steps and at the last, behind the checkpoint of the step, asks for
+        readings of what was learned, and returns the validation loss where there is one. A run that goes on from such a step
+        begins with it, because it may have been stopped before it was done.
 
     Raises:
       ConfigError: the budget pays for no step, or the state cannot fit.
@@ -189,22 +209,20 @@ def training_steps(
     compile_seconds = behind.compile_seconds + seat.take(state)
     batches, state = training.read(range(behind.step, steps)), None
     peak, agreed, skips = peak_flops(mesh.devices.flat), Agreement(mesh), Skips(behind.skipped, behind.skipped_in_row)
-    began, standing = clock() - behind.seconds, behind.standing
+    began, standing, done = clock() - behind.seconds, behind.standing, behind.step
 
-    def examined() -> None:
-        """Examines the learned parameters, and takes note of what was found."""
+    def examined() -> Asks[None]:
+        """Examines what was learned, and takes note of what was found."""
         nonlocal standing
-        now = seat.state
-        number = int(now.step)  # waits for the training steps under way
         with clock.paused():
-            standing = standing.after(number, examine(number, seat.gathered(now.learned)), run.train.improvement)
+            standing = standing.after(done, (yield from examine(done)), run.train.improvement)
             if checkpoints is not None:
                 checkpoints.keep_best(standing.best_step)
 
     if checkpoints is not None:
         checkpoints.keep_best(standing.best_step)
     if behind.step and is_examined(run, behind.step, steps):
-        examined()
+        yield from examined()
     taken: list[Batch] = []
     for number, batch in enumerate(batches, start=behind.step + 1):
         if not taken and standing.why_stopped(run.train):
@@ -215,7 +233,7 @@ def training_steps(
             continue
         measured = yield taken
         skips.add(measured["skipped"], len(taken))
-        taken = []
+        taken, done = [], number
         stopping, overdue = agreed(stop(), checkpoints is not None and checkpoints.is_overdue())
         examining = is_examined(run, number, steps)
         saving = checkpoints is not None and (
@@ -243,11 +261,10 @@ def training_steps(
                 checkpoints.wait()
             raise Stopped(f"stopped after step {number} of {steps}")
         if examining:
-            examined()
-    state = seat.state
-    learned, done, last = seat.gathered(state.learned), int(state.step), behind
+            jax.block_until_ready(measured["loss"])  # the clock pauses behind the training steps under way
+            yield from examined()
     why = standing.why_stopped(run.train) if done < steps else None
-    return Finished(state, learned, done, last.seconds, last.compile_seconds, last.last, last.skipped, why)
+    return Finished(done, behind.seconds, behind.compile_seconds, behind.last, behind.skipped, why)
 
 
 def is_examined(run: RunConfig, number: int, steps: int) -> bool:
