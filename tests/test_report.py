@@ -14,7 +14,7 @@ from infini_jax.records.rows import Row, write_rows
 from infini_jax.report import StudySource, terminal_table, write_report
 from infini_jax.report.plots import COLOURS, MARKERS, drawing, human_bytes, label_of, score_against_bytes, styles_of, svg
 from infini_jax.report.sections import equality, finding
-from infini_jax.report.tasks import score_of
+from infini_jax.study.scores import score_of
 from tests.support.made_results import SERIES, SIZES, TASKS, fill, made_rows, row_of
 
 QUESTION = "Do more bytes recall more, at the same FLOPs?"

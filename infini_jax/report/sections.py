@@ -1,6 +1,5 @@
 """The page's section on one task: the finding, the score against bytes, curves, and all numbers."""
 
-import dataclasses
 import math
 import statistics
 from collections import Counter
@@ -18,7 +17,6 @@ from infini_jax.report.found import Found, at, by_task, points
 from infini_jax.report.parts import Drawn
 from infini_jax.report.plots import (
     BASELINE,
-    Score,
     Series,
     Style,
     label_of,
@@ -29,7 +27,8 @@ from infini_jax.report.plots import (
     styles_of,
     training_curves,
 )
-from infini_jax.report.tasks import chance_of, score_of, scored_by
+from infini_jax.report.tasks import chance_of
+from infini_jax.study.scores import Score, score_of
 from infini_jax.training.trained import flattened
 from infini_jax.units import human_bytes
 
@@ -52,32 +51,10 @@ def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
     return {series: [row for row in rows if series_of(row) == series] for series in styles_of(rows)}
 
 
-@dataclasses.dataclass(frozen=True)
-class HalfPoints(Score):
-    """The score of runs by n50, for tasks whose grid of n grows with the memory, so that an accuracy over it says nothing.
-
-    Attributes:
-      values: n50 in pairs, by run name.
-    """
-
-    values: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def of(self, row: Row) -> float:
-        """n50 of a run, NaN where it is not known."""
-        return self.values.get(row.run, math.nan)
-
-    def number(self, value: float) -> str:
-        """n50 as text."""
-        return f"{value:.4g}"
-
-
 def score_for(rows: Sequence[Row], found: Found) -> Score:
     """The score by which the runs of one task are compared."""
     task = rows[0].task
-    if scored_by(task) != "n50":
-        return score_of(task)
-    values = {point.row.run: point.value for point in points(found, task, "n50")}
-    return HalfPoints("accuracy", "half-recall n50", "pairs", True, values)
+    return score_of(task, {point.row.run: point.value for point in points(found, task, "n50")})
 
 
 def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> dict[str, Any]:

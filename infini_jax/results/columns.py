@@ -73,6 +73,8 @@ RUNS = (
     ("stopped_early", "", "why the run ended before its budget was spent; null where it was spent"),
     ("form", "", "form of the training step: segments at once, what is made again, how layers run; null in old tables"),
     ("fleet", "runs", "that trained side by side in one program and share the seconds; null for a run alone"),
+    ("rung", "", "of the study's ladder, from 1, once its point's runs there have ended; null without a ladder"),
+    ("rate_inside", "", "whether its point's chosen learning rate lies inside those tried; null where one was tried"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

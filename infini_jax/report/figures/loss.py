@@ -21,7 +21,7 @@ from infini_jax.report.plots import (
     panels,
     rule,
 )
-from infini_jax.report.tasks import score_of
+from infini_jax.study.scores import score_of
 
 FIT = "Loss = L + A m⁻ᵍ in the memory's bytes m, with bootstrap 95 % intervals over seeds: none with one seed."
 Measured = tuple[Row, float, float | None]  # a run, its loss with the memory carried, and with an empty memory

@@ -9,7 +9,6 @@ from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 from infini_jax.report.plots import (
     BASELINE,
     INK,
-    Score,
     Series,
     Style,
     draw_seeds,
@@ -22,7 +21,7 @@ from infini_jax.report.plots import (
     share_axis,
 )
 from infini_jax.report.sections import equality
-from infini_jax.report.tasks import score_of
+from infini_jax.study.scores import Score, score_of
 from infini_jax.units import human_bytes
 
 WindowShare = tuple[int, int]  # tokens of the local window, bytes of memory
