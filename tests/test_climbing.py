@@ -1,6 +1,7 @@
 """Workers of a study whose list of jobs grows: alone, several, killed and gone on with; what is saved, told and counted."""
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -26,16 +27,6 @@ from infini_jax.study.workers import Share, do_study
 from tests.support.commands import told
 from tests.support.slopes import KIND, Slope
 
-SLOPES = Study(
-    "slopes",
-    "does it climb?",
-    (
-        Slope("late", mechanism="late", fall=4.0, best=3e-2),
-        Slope("still", mechanism="still", breaks=2e-2, memory_bytes=9999),
-    ),
-    ladder=Ladder((1.0, 2.0, 4.0), 0.5),
-    rates=Rates((3e-3, 1e-2)),
-)
 # late: 1e-2 is an edge, then 3e-2, then 9e-2 shows that it lies inside; still: 3e-2 diverges
 LATE = [f"late-b{rung}-lr{rate}" for rung in ("1e0", "2e0", "4e0") for rate in ("3e-3", "1e-2", "3e-2", "9e-2")]
 STILL = [f"still-b{rung}-lr{rate}" for rung in ("1e0", "2e0") for rate in ("3e-3", "1e-2")]
@@ -57,22 +48,37 @@ def _registered(monkeypatch):
     monkeypatch.setitem(JOB_KINDS, "slope", KIND)
 
 
+@functools.cache
+def slopes() -> Study:
+    """One point that learns late and one that does not, whose grid ends where its runs diverge."""
+    return Study(
+        "slopes",
+        "does it climb?",
+        (
+            Slope("late", mechanism="late", fall=4.0, best=3e-2),
+            Slope("still", mechanism="still", breaks=2e-2, memory_bytes=9999),
+        ),
+        ladder=Ladder((1.0, 2.0, 4.0), 0.5),
+        rates=Rates((3e-3, 1e-2)),
+    )
+
+
 @pytest.fixture
 def done(tmp_path) -> Path:
     """The folder of a study that one worker of a scheduler did."""
-    save_study(SLOPES, tmp_path)
+    save_study(slopes(), tmp_path)
     work_on(tmp_path, 0, 1, "session")
-    collect(SLOPES, SLOPES.desk(tmp_path))
+    collect(slopes(), slopes().desk(tmp_path))
     return tmp_path
 
 
 def test_a_worker_does_the_runs_that_come_to_the_list_and_what_diverged_is_not_tried_again(done):
     assert {row.run for row in read_rows(done / TABLE_FILE)} == {*LATE, *STILL}
-    assert missing_of(SLOPES, done) == ()
+    assert missing_of(slopes(), done) == ()
     notes = {note["run"]: note["error"] for note in json.loads((done / FAILED_FILE).read_text())}
     assert notes == dict.fromkeys(BROKEN, "loss: not finite")
     before = [StudyFolder(done).run(name).error.stat().st_mtime_ns for name in BROKEN]
-    do_study(SLOPES, SLOPES.desk(done), Share(0, 1))
+    do_study(slopes(), slopes().desk(done), Share(0, 1))
     assert [StudyFolder(done).run(name).error.stat().st_mtime_ns for name in BROKEN] == before
 
 
@@ -85,20 +91,20 @@ def test_tables_have_the_rung_and_whether_the_rate_lies_inside(done):
     assert all(row.rate_inside for row in rows)
     assert set(load(done).runs.rung) == {1, 2, 3}
     StudyFolder(done).run(LATE[-1]).row.unlink()
-    again, _ = collect(SLOPES, SLOPES.desk(done))
+    again, _ = collect(slopes(), slopes().desk(done))
     assert {row.run for row in again if row.rung is None} == set(LATE[-4:-1])  # nothing is said of a rung that is not over
     assert {row.rate_inside for row in again if row.rung is None} == {None}
 
 
 def test_a_saved_study_climbs_as_it_did(done):
     study, rows, _ = saved_study(done)
-    assert study == SLOPES
+    assert study == slopes()
     assert len(rows) == len(LATE + STILL)
     plain = json.loads(StudyFolder(done).study.read_text())
     for name in ("ladder", "rates"):
         del plain[name]  # as earlier versions wrote it
     StudyFolder(done).study.write_text(json.dumps(plain))
-    assert saved_study(done)[0] == dataclasses.replace(SLOPES, ladder=None, rates=None)
+    assert saved_study(done)[0] == dataclasses.replace(slopes(), ladder=None, rates=None)
 
 
 def test_watch_shows_rungs_and_grown_rates(done):
@@ -110,24 +116,24 @@ def test_watch_shows_rungs_and_grown_rates(done):
 
 
 def test_a_run_that_failed_otherwise_holds_up_its_point_alone(tmp_path):
-    desk = SLOPES.desk(tmp_path)
-    desk.fail(SLOPES.jobs_now({})[0], "no memory")
-    do_study(SLOPES, desk, Share(0, 1))
-    names = {job.name for job in SLOPES.jobs_on(desk)}
+    desk = slopes().desk(tmp_path)
+    desk.fail(slopes().jobs_now({})[0], "no memory")
+    do_study(slopes(), desk, Share(0, 1))
+    names = {job.name for job in slopes().jobs_on(desk)}
     assert "late-b1e0-lr3e-2" not in names
     assert {*STILL, *BROKEN} < names
-    do_study(SLOPES, SLOPES.desk(tmp_path), Share(0, 1))  # the next call tries it again
-    assert {job.name for job in SLOPES.jobs_on(desk)} == {*LATE, *STILL, *BROKEN}
+    do_study(slopes(), slopes().desk(tmp_path), Share(0, 1))  # the next call tries it again
+    assert {job.name for job in slopes().jobs_on(desk)} == {*LATE, *STILL, *BROKEN}
 
 
 def test_a_dry_run_says_the_least_and_the_most():
     least, most = 2 * 2 * (1 + 2), 2 * 8 * (1 + 2 + 4)
-    assert range_plain(SLOPES) == {"least_flops": least, "most_flops": most}
-    assert range_described(SLOPES) == (
+    assert range_plain(slopes()) == {"least_flops": least, "most_flops": most}
+    assert range_described(slopes()) == (
         f"{least} training FLOPs at least (the runs above), {most} at most: 2 points; first 2 of 3 rungs, 1, 2, 4; "
         "2 rates, 3 more at each edge at most"
     )
-    assert range_described(dataclasses.replace(SLOPES, ladder=None, rates=None)) == ""
+    assert range_described(dataclasses.replace(slopes(), ladder=None, rates=None)) == ""
 
 
 EXPERIMENT = """
@@ -136,7 +142,7 @@ from infini_jax.study import Ladder, Rates, Study
 from infini_jax.study.comparison import SMALL_TEXT
 
 def study():
-    found = dataclasses.replace(SMALL_TEXT, sizes=(16 << 10,), growths=2, ladder=Ladder((1e9, 4e9, 1.6e10), 0.02))
+    found = dataclasses.replace(SMALL_TEXT, sizes=(16 << 10,), growths=2, ladder=Ladder((1e10, 4e10, 1.6e11), 0.02))
     return Study("climbs", "?", found.runs("infini"), found.held_equal, ladder=found.ladder, rates=found.grids)
 """
 
@@ -148,10 +154,10 @@ def test_limits_are_given_on_the_command_line_and_refused_without_a_ladder(tmp_p
     plain = json.loads(capsys.readouterr().out)
     assert len(plain["runs"]) == 4 * 2 * 3  # window, full attention and two update rules, on two rungs at three rates
     assert plain["least_flops"] < plain["most_flops"]
-    main(["study", str(file), "--dry-run", "--json", "--results", str(tmp_path), "--until", "3", "--ceiling", "1e11"])
+    main(["study", str(file), "--dry-run", "--json", "--results", str(tmp_path), "--until", "3", "--ceiling", "3e12"])
     limited = json.loads(capsys.readouterr().out)
     assert len(limited["runs"]) == 4 * 3 * 3
-    assert limited["most_flops"] == max(1e11, limited["least_flops"])
+    assert limited["most_flops"] == max(3e12, limited["least_flops"])
     given = ["study", str(file), "--dry-run", "--results", str(tmp_path)]
     assert told(capsys, [*given, "--until", "up"], 2).startswith("until: 'up' is no rung; give settled, or a number such as 3")
     assert told(capsys, [*given, "--until", "9"], 2).startswith("ladder.until: there are 3 rungs; give 1 to 3, or settled")

@@ -95,7 +95,9 @@ def test_a_grid_of_one_rate_grows_at_both_sides():
 def test_each_rung_has_a_grid_of_its_own():
     """The best rate is moved by hand where the budget is larger."""
     plan = plan_of(slope(), ladder=Ladder(RUNGS[:2], 1.0), rates=Rates((3e-3, 1e-2, 3e-2)))
-    known = {job.name: ended(dataclasses.replace(job, best=(1e-2, 9e-2)[job.budget.amount > 1])) for job in climb(plan, {}).jobs}
+    known = {
+        job.name: ended(dataclasses.replace(job, best=(1e-2, 9e-2)[job.budget.amount > 1])) for job in climb(plan, {}).jobs
+    }
     assert climb(plan, known).rungs[0][0].grid == (3e-3, 1e-2, 3e-2)
     assert climb(plan, known).rungs[0][1].grid == (3e-3, 1e-2, 3e-2, 9e-2)
 
@@ -108,7 +110,11 @@ def test_a_rate_that_diverges_is_an_edge_and_all_that_diverge_ask_for_lower_ones
 
 
 def test_rates_that_a_study_gives_itself_are_judged_and_never_grown():
-    runs = [dataclasses.replace(slope(best=best), name=f"{best}-{rate}", learning_rate=rate) for best in (1e-2, 1.0) for rate in (3e-3, 1e-2, 3e-2)]
+    runs = [
+        dataclasses.replace(slope(best=best), name=f"{best}-{rate}", learning_rate=rate)
+        for best in (1e-2, 1.0)
+        for rate in (3e-3, 1e-2, 3e-2)
+    ]
     found = final(Plan(tuple(runs)))
     assert set(found.jobs) == set(runs)
     assert [rung.rate_inside for (rung,) in found.rungs] == [True, False]

@@ -119,8 +119,8 @@ def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
         print_table(console, seen_table(all_seen(watchlist.runs), note=watchlist.note))
         return
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, transient=False) as live:
-        for watchlist, found in looks(watchlist):
-            live.update(seen_table(found, (console.height - AROUND) // LINES, watchlist.note), refresh=True)
+        for now, found in looks(watchlist):
+            live.update(seen_table(found, (console.height - AROUND) // LINES, now.note), refresh=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ made here say whether that rung still changed anything.
 
 import dataclasses
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -103,9 +104,14 @@ def climbed(rows: Sequence[Row], score: Score) -> list[Climbed]:
     found = []
     for (size, series), of in places.items():
         rungs = by(of, lambda row: row.rung)
-        scores = {rung: statistics.median(map(score.of, group)) for rung, group in rungs.items()}
+        scores = {rung: median_of(group, score) for rung, group in rungs.items()}
         found.append(Climbed(series, size, scores, {rung: budget_text(group[0]) for rung, group in rungs.items()}))
     return found
+
+
+def median_of(rows: Sequence[Row], score: Score) -> float:
+    """The median of the scores that are finite, NaN where none is."""
+    return statistics.median([value for value in map(score.of, rows) if math.isfinite(value)] or [math.nan])
 
 
 def orders(rows: Sequence[Row], score: Score, tolerance: float) -> list[Order]:
@@ -151,7 +157,7 @@ def settled_sentence(rows: Sequence[Row], score: Score, ladder: Ladder) -> str:
     top = budget.budgets[max(budget.scores)]
     parts = []
     if turned:
-        parts.append(f"Not settled is the order of {several(turned)}.")
+        parts.append(f"The order turned for {several(turned)}.")
     if moved:
         parts.append(f"Scores still change: {several(moved)}.")
     if single:

@@ -14,6 +14,7 @@ from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, Point
 from infini_jax.study.scores import RECALLED, Score
 
+
 def has_ceiling(task: str) -> bool:
     """Whether full attention should solve a task; False for an unknown one."""
     return SOURCES.get(task, DataConfig).has_ceiling

@@ -9,8 +9,8 @@ from rich.text import Text
 from infini_jax.records.rows import Row
 from infini_jax.report.found import by_task
 from infini_jax.report.plots import label_of
-from infini_jax.report.settled import top_rows
 from infini_jax.report.sections import flops_text, groups, median_word, spread, tokens_per_second
+from infini_jax.report.settled import top_rows
 from infini_jax.study.scores import score_of
 from infini_jax.units import human_bytes
 

@@ -27,8 +27,8 @@ from infini_jax.report.found import Found, by, by_task, joined, points, with_mos
 from infini_jax.report.plots import score_against_bytes, styles_of
 from infini_jax.report.plots import training_curves as drawn_curves
 from infini_jax.report.sections import score_for
-from infini_jax.report.tasks import chance_of
 from infini_jax.report.settled import only_top
+from infini_jax.report.tasks import chance_of
 from infini_jax.report.trials import only_chosen
 from infini_jax.results.columns import metric_axis
 from infini_jax.results.load import Results

@@ -4,8 +4,8 @@ Nothing of it is stored. Whoever asks, a worker, a report or another machine on 
 same results, so that workers need no coordination and a study that was killed goes on.
 
 The list only grows while jobs end, in whatever order they do: a decision is taken on a complete group, all rates and seeds of
-a point at a rung, whose results never change again. Under a ceiling decisions depend on each other, because one job's FLOPs are
-no longer another's; they are then taken together, each time that all jobs of the list have ended.
+a point at a rung, whose results never change again. Under a ceiling decisions depend on each other, because FLOPs are spent
+once; they are then taken together, each time that all jobs of the list have ended.
 """
 
 import dataclasses
@@ -134,7 +134,7 @@ class Plan:
 
     @property
     def most_flops(self) -> float:
-        """Training FLOPs of all jobs that may be run: every rung, every grid grown at both sides, but no more than the ceiling."""
+        """Training FLOPs of all jobs that may be run: every rung, all grids grown at both sides, up to the ceiling."""
         added = 2 * self.rates.growths if self.rates else 0
         most = 0.0
         for point in self.points:
@@ -225,7 +225,8 @@ def climb(plan: Plan, ended: Mapping[str, Ended]) -> Climb:
     ceiling = plan.ladder.ceiling if plan.ladder else 0.0
     while (wanted := under_way.wanted()) and not (ceiling and under_way.waits()):
         for step in wanted:
-            if ceiling and under_way.flops + plan.points[step.point].flops(step.rung, step.rates) > ceiling:
+            flops = plan.points[step.point].flops(step.rung, step.rates)
+            if ceiling and plan.least_flops + under_way.added_flops + flops > ceiling:
                 under_way.refused.add((step.point, step.rung))
             else:
                 under_way.take(step)
@@ -255,7 +256,7 @@ class Climbing:
     def __init__(self, plan: Plan, ended: Mapping[str, Ended]):
         self.plan, self.ended = plan, ended
         self.grids = [[point.start] * point.first for point in plan.points]
-        self.flops = plan.least_flops
+        self.added_flops = 0.0
         self.refused: set[tuple[int, int]] = set()  # (point, rung) for which the ceiling left nothing
 
     def take(self, step: Step) -> None:
@@ -265,7 +266,7 @@ class Climbing:
             grids.append(step.rates)
         else:
             grids[step.rung] = tuple(sorted({*grids[step.rung], *step.rates}, key=lambda rate: rate or 0.0))
-        self.flops += self.plan.points[step.point].flops(step.rung, step.rates)
+        self.added_flops += self.plan.points[step.point].flops(step.rung, step.rates)
 
     def waits(self) -> bool:
         """Whether a job of the list has not ended."""
@@ -319,13 +320,8 @@ class Climbing:
             return True
         for other in (seen[number] for number in self.plan.rivals[point]):
             scores = {number: rung.score for number, rung in enumerate(other) if rung.is_over}
-            if last - 1 in scores and last in scores:
-                if order_of(scores[last - 1], before, tolerance) != order_of(scores[last], now, tolerance):
-                    return True
-            if last in scores and any(
-                order_of(score, now, tolerance) != order_of(scores[last], now, tolerance)
-                for number, score in scores.items()
-                if number > last
-            ):
+            own = {**dict.fromkeys(scores, now), last - 1: before}
+            signs = {number: order_of(score, own[number], tolerance) for number, score in scores.items() if number >= last - 1}
+            if last in signs and len(set(signs.values())) > 1:
                 return True
         return False

@@ -78,7 +78,7 @@ def spending_plain(study: Study) -> list[dict[str, Any]]:
 
 
 def range_plain(study: Study) -> dict[str, float]:
-    """The least and the most training FLOPs of a study whose results decide which jobs there are, as JSON values; else none."""
+    """The least and the most training FLOPs of a study whose list of jobs grows, as JSON values; none of another."""
     plan = study.plan
     return {"least_flops": plan.least_flops, "most_flops": plan.most_flops} if study.grows else {}
 
