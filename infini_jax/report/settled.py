@@ -67,7 +67,7 @@ class Climbed:
     def moved(self, score: Score, tolerance: float) -> bool:
         """Whether the score changed between the last two rungs; False for a point with one."""
         last = [score.goodness(self.scores[rung]) for rung in sorted(self.scores)[-2:]]
-        return len(last) == 2 and not is_equal(*last, tolerance)
+        return not is_equal(last[0], last[-1], tolerance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +125,8 @@ def orders(rows: Sequence[Row], score: Score, tolerance: float) -> list[Order]:
         if one.series != other.series and is_same_size(one.memory_bytes, other.memory_bytes):
             budgets = one.budgets | other.budgets
             lower, upper = sorted(budgets)[-2:]
-            each = [{rung: score.goodness(value) for rung, value in point.scores.items()} for point in (one, other)]
-            before, now = (order_of(*(carried(of, rung) for of in each), tolerance) for rung in (lower, upper))
+            left, right = ({rung: score.goodness(value) for rung, value in point.scores.items()} for point in (one, other))
+            before, now = (order_of(carried(left, rung), carried(right, rung), tolerance) for rung in (lower, upper))
             found.append(Order(one, other, (budgets[lower], budgets[upper]), before, now))
     return found
 
