@@ -13,18 +13,23 @@ import pytest
 
 from infini_jax.cli.main import main
 from infini_jax.cli.watch import watchlist_of
+from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.records.folder import FAILED_FILE, METRICS_FILE, TABLE_FILE, StudyFolder
-from infini_jax.records.rows import read_rows
+from infini_jax.records.measures import Measure, write_measures
+from infini_jax.records.rows import read_rows, write_rows
 from infini_jax.results.load import load
 from infini_jax.study import Ladder, Rates, Study, missing_of, run_study, save_study, saved_study, work_on
 from infini_jax.study.comparison import SMALL_TEXT
 from infini_jax.study.jobs import JOB_KINDS
 from infini_jax.study.spending import range_described, range_plain
+from infini_jax.study.standing import ended_of
 from infini_jax.study.study import collect
 from infini_jax.study.workers import Share, do_study
 from tests.support.commands import told
+from tests.support.made_results import row_of
 from tests.support.slopes import KIND, Slope
 
 # late: 1e-2 is an edge, then 3e-2, then 9e-2 shows that it lies inside; still: 3e-2 diverges
@@ -124,6 +129,24 @@ def test_a_run_that_failed_otherwise_holds_up_its_point_alone(tmp_path):
     assert {*STILL, *BROKEN} < names
     do_study(slopes(), slopes().desk(tmp_path), Share(0, 1))  # the next call tries it again
     assert {job.name for job in slopes().jobs_on(desk)} == {*LATE, *STILL, *BROKEN}
+
+
+def test_what_ended_is_known_by_the_figure_of_its_task_and_only_when_nothing_will_be_added_to_it(tmp_path):
+    run, capacity = dataclasses.replace(TINY, data=MqarConfig(pairs=2, symbols=32)), CapacityRun(name="codes")
+    study = Study("ends", "?", (run, dataclasses.replace(TINY, name="text"), capacity))
+    desk = study.desk(tmp_path)
+    made_up = dataclasses.replace(row_of("mqar", "infini", "delta", 4096, 0), accuracy=0.25, loss=2.0)
+    for job in study.runs:
+        place = desk.of(job)
+        place.write_config({})
+        write_rows([dataclasses.replace(made_up, run=job.name, task=job.task)], place.row)
+    assert set(ended_of(study.runs, desk)) == {"tiny", "text"}  # codes has a row and no figures of its own yet
+    write_measures("codes", [Measure("capacity", "n50", 12.5, 8)], desk.of(capacity).own_measures)
+    found = ended_of(study.runs, desk)
+    assert {name: one.score for name, one in found.items()} == {"tiny": 0.25, "text": -2.0, "codes": 12.5}
+    assert {one.loss for one in found.values()} == {2.0}
+    desk.of(run).unscored.write_text("{}")
+    assert set(ended_of(study.runs, desk)) == {"text", "codes"}
 
 
 def test_a_dry_run_says_the_least_and_the_most():
