@@ -210,7 +210,7 @@ def test_a_study_that_is_killed_while_it_grows_ends_with_the_same_runs(tmp_path)
     save_study(TRAINED, folder)
     process = multiprocessing.get_context("spawn").Process(target=run_in_own_group, args=(TRAINED, folder))
     process.start()
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not any(StudyFolder(folder).all_runs.glob("*-lr6e-5/" + METRICS_FILE)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -234,7 +234,7 @@ def test_workers_of_an_array_share_what_comes_to_the_list(tmp_path):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(timeout=300)
+        worker.join(timeout=900)
     assert [worker.exitcode for worker in workers] == [0, 0]
     rows, failures = collect(TRAINED, TRAINED.desk(tmp_path))
     assert ({row.run for row in rows}, failures) == (GROWN, [])
