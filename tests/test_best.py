@@ -21,7 +21,7 @@ from infini_jax.memory.local import LocalConfig
 from infini_jax.records.folder import METRICS_FILE
 from infini_jax.records.rows import read_rows
 from infini_jax.report.sections import notes
-from infini_jax.report.tasks import score_of
+from infini_jax.study.scores import score_of
 from infini_jax.training.checkpoint import Checkpoints, Progress, Saving
 from infini_jax.training.execute import execute, finished_row
 from infini_jax.training.held_out import HeldOut, HeldOutScores

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from infini_jax.cli.main import main
 from infini_jax.cli.output import MANY, plain_lines, print_table, terminal
-from infini_jax.cli.watch import all_seen, watched_in
+from infini_jax.cli.watch import all_seen, watchlist_of
 from infini_jax.errors import ConfigError
 from infini_jax.records import inventory
 from infini_jax.records.folder import REMEMBERED_FILE, StudyFolder
@@ -111,7 +111,7 @@ def test_every_file_of_a_run_is_opened_once_and_then_only_what_is_remembered(tmp
     with opened(runs) as later:
         load(runs)
         load(folder)
-        all_seen(watched_in(folder))
+        all_seen(watchlist_of(folder).runs)
         missing_of(study_in(folder), folder)
         with study_in(folder).desk(folder).looked_at() as desk:
             write_tables(study_in(folder), desk)

@@ -26,8 +26,8 @@ from infini_jax.model.stream import init_params
 from infini_jax.records.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, METRICS_FILE
 from infini_jax.records.rows import ORIGIN, read_rows
 from infini_jax.report.sections import notes
-from infini_jax.report.tasks import score_of
 from infini_jax.study.jobs import job_from_plain, job_to_plain
+from infini_jax.study.scores import score_of
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
 from infini_jax.training.origin import begun_from, check_origin

@@ -18,7 +18,7 @@ from infini_jax.report.found import Found
 from infini_jax.report.plots import COLOURS, MARKERS, drawing, human_bytes, label_of, score_against_bytes, styles_of, svg
 from infini_jax.report.scores import against_window, behind_score, score_for
 from infini_jax.report.sections import equality, finding
-from infini_jax.report.tasks import score_of
+from infini_jax.study.scores import score_of
 from tests.support.made_results import SERIES, SIZES, TASKS, config_of, fill, made_rows, row_of
 
 QUESTION = "Do more bytes recall more, at the same FLOPs?"

@@ -9,7 +9,7 @@ import pytest
 
 from infini_jax.cli import watch
 from infini_jax.cli.main import main
-from infini_jax.cli.watch import Seen, Watched, looks, seen, seen_table, watched_in
+from infini_jax.cli.watch import Seen, Watched, looks, seen, seen_table, watchlist_of
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.records.rows import write_rows
@@ -53,7 +53,7 @@ def desk(tmp_path) -> Desk:
 
 
 def states(folder: Path) -> dict[str, str]:
-    return {one.name: one.state for one in map(seen, watched_in(folder))}
+    return {one.name: one.state for one in map(seen, watchlist_of(folder).runs)}
 
 
 def test_a_studys_runs_are_in_the_states_that_their_files_say(desk):
@@ -91,7 +91,7 @@ def test_nothing_of_a_study_is_touched(desk):
 def test_it_ends_when_all_runs_are_finished_or_failed(desk, monkeypatch):
     monkeypatch.setattr(watch, "SECONDS", 0.0)
     counts = []
-    for found in looks(watched_in(desk.folder)):
+    for _, found in looks(watchlist_of(desk.folder)):
         counts.append([one.state for one in found].count("finished"))
         if len(counts) == 2:
             for name in ("going", "next"):

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -39,21 +39,41 @@ _LINE = TextColumn("{task.fields[line]}", markup=False, table_column=Column(rati
 def study_progress(study: Study, console: Console) -> Iterator[Callable[[Desk], None]]:
     """A context with a bar of the whole study in FLOPs, evaluations included, from the files that the runs write.
 
-    Where a run's FLOPs are not known before its device is timed, every run counts the same instead.
+    Where a run's FLOPs are not known before its device is timed, every run counts the same instead. Runs that results add make
+    the bar longer.
     """
-    plans = {run.name: plan for run, plan in zip(study.runs, spendings(study), strict=True)}
-    if any(plan.flops is None for plan in plans.values()):
-        plans = {name: Spending(None, None, 1.0, ()) for name in plans}
+    plans = Plans(study)
     with _bars(console, TextColumn("{task.fields[runs]}", markup=False)) as bars:
-        task = bars.add_task(study.label, total=sum(plan.all_flops for plan in plans.values()), runs="")
+        task = bars.add_task(study.label, total=plans.flops_of(study.jobs_now({})), runs="")
 
         def watch(desk: Desk) -> None:
             with desk.looked_at() as now:
-                ended = sum(now.is_finished(run) or now.error(run) is not None for run in study.runs)
-                done = sum(flops_done(now, run, plans[run.name]) for run in study.runs)
-            bars.update(task, completed=done, runs=f"{ended}/{len(study.runs)} runs")
+                jobs = study.jobs_on(now)
+                ended = sum(now.is_finished(run) or now.error(run) is not None for run in jobs)
+                total = plans.flops_of(jobs)
+                done = sum(flops_done(now, run, plans.known[run.name]) for run in jobs)
+            bars.update(task, total=total, completed=done, runs=f"{ended}/{len(jobs)} runs")
 
         yield watch
+
+
+class Plans:
+    """The planned spending of the runs of a study, each counted once.
+
+    Attributes:
+      known: spending by run name.
+    """
+
+    def __init__(self, study: Study):
+        self.study, self.known = study, dict[str, Spending]()
+        self.is_counted = all(plan.flops is not None for plan in spendings(study, study.jobs_now({})))
+
+    def flops_of(self, jobs: Sequence[Job]) -> float:
+        """FLOPs of the runs together; the number of runs where not all are known."""
+        fresh = [job for job in jobs if job.name not in self.known]
+        plans = spendings(self.study, fresh) if self.is_counted else [Spending(None, None, 1.0, ())] * len(fresh)
+        self.known.update({job.name: plan for job, plan in zip(fresh, plans, strict=True)})
+        return sum(self.known[job.name].all_flops for job in jobs)
 
 
 def flops_done(desk: Desk, job: Job, plan: Spending) -> float:

@@ -28,7 +28,8 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
         asked = study_in(folder)
         with asked.desk(folder).looked_at() as desk:
             rows.append(write_tables(asked, desk))  # a study that was stopped has finished rows and no table yet
-        sources.append(StudySource(folder, asked.question, dict(asked.held_equal), asked.command, asked.runs))
+            jobs = asked.jobs_on(desk)
+        sources.append(StudySource(folder, asked.question, dict(asked.held_equal), asked.command, jobs, asked.ladder))
         failures.extend(noted_failures(folder))
     with evaluation_progress("report", console) as watch:
         page = write_report(sources, output or Path(os.path.commonpath(folders)), watch)

@@ -1,20 +1,22 @@
 """`infini-jax study`: does what is missing of an experiment, and writes its report."""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from infini_jax.cli.output import AsJson, print_json, print_table, terminal
 from infini_jax.cli.progress import study_progress
 from infini_jax.cli.report import report
-from infini_jax.errors import lookup, require, require_local
+from infini_jax.errors import ConfigError, lookup, require, require_local
 from infini_jax.records.folder import StudyFolder
 from infini_jax.study.experiment import load_experiment
 from infini_jax.study.fleets import fleet_size, fleets_described
+from infini_jax.study.ladder import until_of
 from infini_jax.study.launch import LAUNCHERS, Resources
-from infini_jax.study.spending import spending_plain, spending_table
-from infini_jax.study.study import cut_short, missing_of, save_study, study_in
+from infini_jax.study.spending import range_described, range_plain, spending_plain, spending_table
+from infini_jax.study.study import Study, cut_short, missing_of, save_study, study_in
 
 LauncherName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(LAUNCHERS) + "}")]  # an experiment's file may add its own
 
@@ -27,6 +29,8 @@ def study(
     launch: LauncherName = "local",
     resources: Resources = Resources(),
     fleet: str = "1",
+    until: str = "",
+    ceiling: float | None = None,
     dry_run: bool = False,
     cancel: bool = False,
     as_json: AsJson = False,
@@ -47,6 +51,9 @@ def study(
       resources: resources of each worker that is not on this machine.
       fleet: most runs that a worker trains side by side in one program: those that differ in seeds, rates and data alone. auto
         is as many as fit on an accelerator, and 1 on a CPU, where fleets do not pay.
+      until: settled, or the number of the rung of the experiment's ladder up to which every run is done; without it as the
+        experiment says. It is kept in the study's folder.
+      ceiling: training FLOPs of the whole study above which no ladder is climbed and no rate added, 0 for none; kept, too.
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
       cancel: ends this study's workers on a scheduler, and stops.
       as_json: with --dry-run, prints one JSON object instead of tables.
@@ -60,19 +67,20 @@ def study(
     else:
         found = load_experiment(experiment, scale)
         folder = results / found.label
-    size = fleet_size(fleet)
+    found, size = limited(found, until, ceiling), fleet_size(fleet)
     launcher = lookup("launch", launch, LAUNCHERS)(jobs, resources, size)
     if cancel:
         console.print(launcher.cancel(folder), soft_wrap=True)
         return
     if as_json:
-        print_json({"study": found.label, "runs": spending_plain(found), "workers": launcher.described(found, folder)})
+        said = {"study": found.label, "runs": spending_plain(found), **range_plain(found)}
+        print_json({**said, "workers": launcher.described(found, folder)})
         return
     if dry_run:
         print_table(console, spending_table(found))
-        console.print(launcher.described(found, folder), soft_wrap=True)
-        if said := fleets_described(missing_of(found, folder), size):
-            console.print(said, soft_wrap=True)
+        lines = (launcher.described(found, folder), fleets_described(missing_of(found, folder), size), range_described(found))
+        for line in filter(None, lines):
+            console.print(line, soft_wrap=True)
         return
     save_study(found, folder)
     for file in cut_short(found, folder):
@@ -83,3 +91,17 @@ def study(
         console.print(left, soft_wrap=True)
         return
     report((folder,))
+
+
+def limited(found: Study, until: str, ceiling: float | None) -> Study:
+    """A study with other limits of its ladder, where any are given. Raises `ConfigError` where it has no ladder."""
+    given: dict[str, Any] = {}
+    if until:
+        given["until"] = until_of(until)
+    if ceiling is not None:
+        given["ceiling"] = ceiling
+    if not given:
+        return found
+    if found.ladder is None:
+        raise ConfigError(min(given), f"the study {found.label} has no ladder", "leave it out, or give the experiment one")
+    return dataclasses.replace(found, ladder=dataclasses.replace(found.ladder, **given))

@@ -26,7 +26,8 @@ from infini_jax.records.folder import RunFolder, StudyFolder, runs_below
 from infini_jax.records.inventory import NOW, Disk, looked_at
 from infini_jax.study.desk import Desk
 from infini_jax.study.jobs import Job
-from infini_jax.study.study import study_in
+from infini_jax.study.standing import climb_on
+from infini_jax.study.study import Study, study_in
 from infini_jax.training.trained import saved_config
 from infini_jax.units import human_time
 
@@ -112,36 +113,63 @@ def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
       path: folder of a study or of a run, or one that holds runs.
       once: prints one table and stops.
     """
-    runs, console = watched_in(path), terminal()
+    watchlist, console = watchlist_of(path), terminal()
     if once:
-        print_table(console, seen_table(all_seen(runs)))
+        watchlist = watchlist.now()
+        print_table(console, seen_table(all_seen(watchlist.runs), note=watchlist.note))
         return
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, transient=False) as live:
-        for found in looks(runs):
-            live.update(seen_table(found, (console.height - AROUND) // LINES), refresh=True)
+        for now, found in looks(watchlist):
+            live.update(seen_table(found, (console.height - AROUND) // LINES, now.note), refresh=True)
 
 
-def looks(runs: list[Watched]) -> Iterator[list[Seen]]:
-    """The states of all runs, once per second, until all are finished or have failed."""
+@dataclasses.dataclass(frozen=True)
+class Watchlist:
+    """The runs that are watched.
+
+    Attributes:
+      runs: the runs.
+      note: line about the rungs and the learning rates of a study whose list of runs grows, or "".
+      study, desk: the study whose runs they are, and its desk; None for runs without one.
+    """
+
+    runs: list[Watched]
+    note: str = ""
+    study: Study | None = None
+    desk: Desk | None = None
+
+    def now(self) -> "Watchlist":
+        """The list as the results of this moment make it."""
+        if self.study is None or self.desk is None or (self.runs and not self.study.grows):
+            return self
+        with self.desk.looked_at() as now:
+            stands = climb_on(self.study.plan, now) if self.study.grows else None
+        jobs = stands.jobs if stands else self.study.runs
+        runs = [Watched(self.desk.of(job), self.desk, job) for job in jobs]
+        return dataclasses.replace(self, runs=runs, note=stands.described() if stands else "")
+
+
+def looks(watchlist: Watchlist) -> Iterator[tuple[Watchlist, list[Seen]]]:
+    """The runs and their states, once per second, until all are finished or have failed."""
     while True:
-        found = all_seen(runs)
-        yield found
+        watchlist = watchlist.now()
+        found = all_seen(watchlist.runs)
+        yield watchlist, found
         if all(one.state in OVER for one in found):
             return
         time.sleep(SECONDS)
 
 
-def watched_in(path: Path) -> list[Watched]:
+def watchlist_of(path: Path) -> Watchlist:
     """The runs of a study, a run alone, or the runs in a folder. Raises `ConfigError` where there is none."""
     mend = "name a study's folder, such as results/quick, or a run's"
     require(path.is_dir(), "path", f"there is no folder {path}", mend)
     if StudyFolder(path).study.exists():
         study = study_in(path)
-        desk = study.desk(path)
-        return [Watched(desk.of(job), desk, job) for job in study.runs]
+        return Watchlist([], study=study, desk=study.desk(path)).now()
     runs = [Watched(folder) for folder in runs_below(path)]
     require(bool(runs), "path", f"{path} holds no runs", mend)
-    return runs
+    return Watchlist(runs)
 
 
 def all_seen(runs: list[Watched]) -> list[Seen]:
@@ -182,8 +210,9 @@ def steps_of(folder: Path) -> int | None:
     return None
 
 
-def seen_table(found: list[Seen], most: int | None = None) -> Table:
-    """A table of at most `most` runs, those that ask for attention first, with the number of runs in each state below."""
+def seen_table(found: list[Seen], most: int | None = None, note: str = "") -> Table:
+    """A table of at most `most` runs, those that ask for attention first, with the number of runs in each state and a note
+    below."""
     ordered = sorted(found, key=lambda one: ORDER.index(one.state))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
@@ -201,5 +230,6 @@ def seen_table(found: list[Seen], most: int | None = None) -> Table:
             "" if one.age is None or one.state in OVER else human_time(one.age),
         )
     counts = {state: sum(one.state == state for one in found) for state in ORDER}
-    table.caption = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    table.caption = "; ".join(filter(None, (said, note)))
     return table

@@ -1,6 +1,7 @@
 """Rows of finished runs as Parquet: one row per run, columns with a meaning and a unit."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ class Row:
       form: form of the training step, see `infini_jax.model.form.Form`; None in old tables and where no model is trained.
       fleet: number of runs that took their steps in one program side by side and share the seconds; None for a run alone.
       neighborhood_bytes: bytes per sequence of what `memory.local` carries beside the memory, all layers together.
+      rung: number of the rung of its study's ladder, from 1, where all runs of its point on that rung have ended; None else,
+        and in a run's own table, as are all columns that other runs decide.
+      rate_inside: whether the learning rate that validation chose for its point lies inside those that were tried; None where
+        one was tried, or runs of the point have not ended.
     """
 
     run: str
@@ -103,15 +108,18 @@ class Row:
     form: str | None = None
     fleet: int | None = None
     neighborhood_bytes: int = 0
+    rung: int | None = None
+    rate_inside: bool | None = None
 
 
-ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 ARROW |= {kind | None: arrow for kind, arrow in ARROW.items()}
 SCHEMA = pa.schema([(field.name, ARROW[field.type]) for field in dataclasses.fields(Row)])
 ORIGIN = ("origin", "origin_fingerprint", "origin_step", "origin_digest")
+MARKS = ("rung", "rate_inside")  # that a study's table has of all runs together
 # Columns that old tables lack, with what stands for them.
 LATER: dict[str, Any] = dict.fromkeys(
-    ("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN, "stopped_early", "form", "fleet")
+    ("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN, "stopped_early", "form", "fleet", *MARKS)
 ) | {
     "gives": "steps",
     "skipped_steps": 0,
@@ -149,6 +157,15 @@ def rows_as_they_stand(table: pa.Table) -> list[Row]:
     """The rows of a table of `SCHEMA` in its order."""
     columns = [column.to_pylist() for column in table.columns]
     return [Row(*values) for values in zip(*columns, strict=True)]
+
+
+def marked(table: pa.Table, marks: Mapping[str, tuple[int | None, bool | None]]) -> pa.Table:
+    """A table of `SCHEMA` with the values of the columns `MARKS` by run name, None for runs that have none."""
+    found = [marks.get(run, (None, None)) for run in table.column("run").to_pylist()]
+    for place, name in enumerate(MARKS):
+        values = pa.array([one[place] for one in found], SCHEMA.field(name).type)
+        table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), values)
+    return table
 
 
 def in_order(table: pa.Table) -> pa.Table:

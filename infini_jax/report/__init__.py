@@ -6,8 +6,9 @@ Every sentence and number on the page is computed from the rows and figures of t
   tasks      score, chance and ceiling of tasks
   parts      figures that could be drawn, figures that could not, tables
   sections   the page's section on one task: finding, score against bytes, numbers
-  figures/   F1 to F10, one file per question
+  figures/   F1 to F11, one file per question
   tables     passkey in the papers' format, BLiMP by phenomenon
+  settled    whether scores and orders still change between rungs of a ladder, and where rates stand
   trials     learning rates that were tried, and the one that was chosen
   verdicts   verdicts on the predictions
   checks     whether the ceiling reached the top and the floor stayed at chance

@@ -13,7 +13,8 @@ from infini_jax.report.figures.trade import window_of
 from infini_jax.report.found import Found, Point, at, by, by_task, points
 from infini_jax.report.parts import NotMeasured, middle, percent
 from infini_jax.report.plots import BASELINE
-from infini_jax.report.tasks import RECALLED, chance_of, example_evaluations, has_ceiling, own_settings, score_of
+from infini_jax.report.tasks import chance_of, example_evaluations, has_ceiling, own_settings
+from infini_jax.study.scores import RECALLED, score_of
 from infini_jax.units import ratio
 
 CEILING, SOLVED = "full", 0.9

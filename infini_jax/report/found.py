@@ -19,6 +19,7 @@ from infini_jax.records.rows import Row, checked_table, rows_in
 from infini_jax.report.curves import Curves, curves_by_run
 from infini_jax.report.plots import Series, series_of
 from infini_jax.study.jobs import Job
+from infini_jax.study.ladder import Ladder
 from infini_jax.study.study import Failure, noted_failures
 
 
@@ -32,6 +33,7 @@ class StudySource:
       held_equal: settings that the study kept the same in all runs, name -> value.
       command: command that remakes the study, by default `infini-jax study` with its name.
       jobs: jobs of the study, for settings that rows do not have.
+      ladder: budgets that they climb, None where each has one.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class StudySource:
     held_equal: dict[str, str] = dataclasses.field(default_factory=dict)
     command: str = ""
     jobs: tuple[Job, ...] = ()
+    ladder: Ladder | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,12 @@ from infini_jax.records.folder import StudyFolder
 from infini_jax.report.behind import behind
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures import FIGURES
+from infini_jax.report.figures.ladder import score_against_flops
 from infini_jax.report.found import Found, StudySource, by_task, find_each, joined
 from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
 from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
+from infini_jax.report.settled import only_top, rate_sentences, settled_sentences
 from infini_jax.report.tables import anchors_table, blimp_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
@@ -41,12 +43,13 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     """
     each, place = find_each(sources), StudyFolder(folder)
     tried = joined([source.folder for source in sources], each)
-    found = only_chosen(tried)
+    climbed = only_chosen(tried)
+    found = only_top(climbed)
     styles = styles_of(found.rows)
     tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
-    made = [one for figure in FIGURES for one in figure(found, styles)]
+    made = [one for figure in FIGURES for one in figure(found, styles)] + score_against_flops(climbed, styles)
     tables = [*passkey_tables(found), blimp_table(found), anchors_table(found)]
-    trials, predicted = trials_table(tried), predictions_table(sources, each)
+    trials, predicted = trials_table(tried), predictions_table(sources, [only_top(one) for one in each])
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
     shown = Pictures(place.figures, found, lambda done: watch(done, count))
     environment = jinja2.Environment(
@@ -63,6 +66,7 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
         warnings=warnings(found),
         missing=found.missing,
         runs=len(tried.rows),
+        settled=[*settled_sentences(sources, [only_chosen(one) for one in each]), *rate_sentences(found.rows)],
         tasks=[task | {name: task[name] and shown(task[name]) for name in PICTURED} for task in tasks],
         figures=[shown(one) for one in made if isinstance(one, Drawn)],
         predictions=predicted if isinstance(predicted, Table) else None,

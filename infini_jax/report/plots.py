@@ -26,6 +26,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from infini_jax.records.rows import Row
 from infini_jax.report.curves import NO_CURVE, Curves
+from infini_jax.study.scores import Score
 from infini_jax.units import human_bytes
 
 Series = tuple[str, str]  # mechanism, variant
@@ -55,46 +56,6 @@ LOOK = {
 WIDTH = 4.8  # inches: text stays readable when a phone shrinks the figure to its width
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_POINTS = 300  # of one drawn curve
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """The score of a task.
-
-    Attributes:
-      column: column in the table of runs.
-      name: name of the score, with its split.
-      unit: unit of the score, "" for a share.
-      higher_is_better: whether a higher score is better.
-      split: data that are scored.
-    """
-
-    column: Literal["accuracy", "loss", "test_accuracy", "test_loss"]
-    name: str
-    unit: str
-    higher_is_better: bool
-    split: str = "validation"
-
-    def of(self, row: Row) -> float:
-        """The score of a run, in `unit`."""
-        return getattr(row, self.column)
-
-    def asked(self, row: Row) -> int:
-        """Number of answers behind a run's score, 0 where it is not known."""
-        return 0
-
-    def number(self, value: float) -> str:
-        """The value as in a table whose head names the unit: percent for a share."""
-        return f"{value:.4f}" if self.unit else f"{100 * value:.1f}"
-
-    def text(self, value: float) -> str:
-        """The value with its unit."""
-        return f"{self.number(value)} {self.unit or '%'}"
-
-    @property
-    def axis(self) -> str:
-        """The name of an axis: the score's name and unit."""
-        return f"{self.name}, {self.unit or '%'}"
 
 
 @dataclasses.dataclass(frozen=True)

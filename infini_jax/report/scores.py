@@ -14,8 +14,9 @@ from infini_jax.records.rows import Row
 from infini_jax.report.behind import FRESH, behind, rungs
 from infini_jax.report.found import Found, points
 from infini_jax.report.parts import reasoned, spread
-from infini_jax.report.plots import BASELINE, Score, by_series, label_of, medians_of, points_of
-from infini_jax.report.tasks import evaluated, score_of, scored_by
+from infini_jax.report.plots import BASELINE, by_series, label_of, medians_of, points_of
+from infini_jax.report.tasks import evaluated
+from infini_jax.study.scores import Score, score_of, scored_by
 from infini_jax.units import human_bytes
 
 WINDOW = f"the sliding window ({BASELINE})"

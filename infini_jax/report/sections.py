@@ -17,7 +17,6 @@ from infini_jax.report.found import Found, at, by_task
 from infini_jax.report.parts import Drawn, flops_text, spread
 from infini_jax.report.plots import (
     BASELINE,
-    Score,
     Series,
     Style,
     by_series,
@@ -30,6 +29,7 @@ from infini_jax.report.plots import (
 )
 from infini_jax.report.scores import WINDOW, against_window, behind_score, score_for
 from infini_jax.report.tasks import chance_of
+from infini_jax.study.scores import Score
 from infini_jax.training.trained import flattened
 from infini_jax.units import human_bytes
 

@@ -1,4 +1,4 @@
-"""Tasks as the report sees them: how they are scored, what a guess scores, the settings of their figures.
+"""Tasks as the report sees them: what a guess scores, the settings of their figures; study/scores.py says how they are scored.
 
 A task answers by its settings, see `DataConfig`; an evaluation by its class, see `ExampleEvaluation`. No task is named here.
 """
@@ -6,33 +6,14 @@ A task answers by its settings, see `DataConfig`; an evaluation by its class, se
 from collections.abc import Sequence
 
 from infini_jax.data import SOURCES
-from infini_jax.data.base import DataConfig, Scored
+from infini_jax.data.base import DataConfig
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.evals.tasks import ExampleEvaluation
 from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, Point, at, points
-from infini_jax.report.plots import Score
-from infini_jax.study.jobs import JOB_KINDS
-
-RECALLED = Score("accuracy", "validation accuracy", "", True)
-
-
-def scored_by(task: str) -> Scored:
-    """The kind of score of a task, as its data or its kind of job says; a task of no registry is taken for a corpus."""
-    known = {**SOURCES, **JOB_KINDS}
-    return known[task].scored_by if task in known else DataConfig.scored_by
-
-
-def score_of(task: str) -> Score:
-    """The score of a task's rows that every run has: loss or accuracy on the validation split, by which rates are chosen."""
-    return loss_of(task) if scored_by(task) == "loss" else RECALLED
-
-
-def loss_of(task: str) -> Score:
-    """The loss on the validation split as a score, in the task's unit."""
-    return Score("loss", "validation loss", SOURCES.get(task, DataConfig).loss_unit, False)
+from infini_jax.study.scores import Score
 
 
 def has_ceiling(task: str) -> bool:

@@ -11,7 +11,8 @@ from infini_jax.report.found import by_task
 from infini_jax.report.parts import flops_text, spread
 from infini_jax.report.plots import label_of
 from infini_jax.report.sections import groups, median_word, tokens_per_second
-from infini_jax.report.tasks import score_of
+from infini_jax.report.settled import top_rows
+from infini_jax.study.scores import score_of
 from infini_jax.units import human_bytes
 
 
@@ -26,7 +27,8 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     table.add_column("mechanism", overflow="fold")
     for head in ("memory", "validation", *(["seeds"] if several else []), "FLOPs", "tokens/s"):
         table.add_column(head, justify="right", no_wrap=True)
-    for task, of_task in by_task(rows, {}).items():
+    for task, every in by_task(rows, {}).items():
+        of_task = top_rows(every)
         score = score_of(task)
         for number, (series, runs) in enumerate(groups(of_task)):
             values = [score.of(row) for row in runs]

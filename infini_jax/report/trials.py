@@ -17,7 +17,11 @@ def points_of(found: Found) -> list[tuple[str, list[Row]]]:
 
 def only_chosen(found: Found) -> Found:
     """The results without the trials whose learning rate was not chosen."""
-    runs = {row.run for _, rows in points_of(found) for row in chosen(rows)}
+    return only_rows(found, {row.run for _, rows in points_of(found) for row in chosen(rows)})
+
+
+def only_rows(found: Found, runs: set[str]) -> Found:
+    """The results of some of the finished runs, by name; what is missing stays."""
     return dataclasses.replace(
         found,
         rows=[row for row in found.rows if row.run in runs],
@@ -37,7 +41,7 @@ def trials_table(found: Found) -> Table | NotMeasured:
         "Every learning rate tried, with the validation loss: median over seeds, and their range. The one with the lowest "
         "median is taken, and only its runs are in figures and other tables. Training FLOPs of all runs "
         f"{flops_text(total)}, of those taken {flops_text(taken)}.",
-        ("Mechanism", "Task", "Memory", "Learning rate: loss", "FLOPs"),
+        ("Mechanism", "Task", "Memory", "Learning rate: loss", "FLOPs", "Chosen rate"),
         tuple(
             (
                 label_of(series_of(rows[0])),
@@ -45,11 +49,18 @@ def trials_table(found: Found) -> Table | NotMeasured:
                 human_bytes(rows[0].memory_bytes),
                 "; ".join(rates_of(rows)),
                 flops_text(sum(row.flops_actual for row in rows)),
+                where_text(rows),
             )
             for task, rows in tried
         ),
         words=True,
     )
+
+
+def where_text(rows: list[Row]) -> str:
+    """Whether the chosen rate lies inside those tried, and the budget where a point climbs a ladder, as text."""
+    inside = {None: "not known", True: "inside", False: "at an edge"}[rows[0].rate_inside]
+    return inside if rows[0].rung is None else f"{inside}, rung {rows[0].rung}"
 
 
 def rates_of(rows: list[Row]) -> list[str]:

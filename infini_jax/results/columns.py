@@ -78,6 +78,8 @@ RUNS = (
         "bytes",
         "per sequence, of what memory.local carries beside the memory; 0 with the mechanism's own",
     ),
+    ("rung", "", "of the study's ladder, from 1, once its point's runs there have ended; null without a ladder"),
+    ("rate_inside", "", "whether its point's chosen learning rate lies inside those tried; null where one was tried"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

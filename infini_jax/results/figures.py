@@ -24,13 +24,15 @@ from infini_jax.records.rows import Row
 from infini_jax.report.curves import Curves
 from infini_jax.report.figures.gates import by_layer
 from infini_jax.report.found import Found, by, by_task, joined, points, with_most_memory
-from infini_jax.report.plots import Score, score_against_bytes, styles_of
+from infini_jax.report.plots import score_against_bytes, styles_of
 from infini_jax.report.plots import training_curves as drawn_curves
 from infini_jax.report.scores import score_for
-from infini_jax.report.tasks import RECALLED, chance_of, loss_of
+from infini_jax.report.settled import only_top
+from infini_jax.report.tasks import chance_of
 from infini_jax.report.trials import only_chosen
 from infini_jax.results.columns import metric_axis
 from infini_jax.results.load import Results
+from infini_jax.study.scores import RECALLED, Score, loss_of
 
 
 def recall_against_bytes(results: Results, task: str = "") -> Figure:
@@ -86,7 +88,7 @@ def gates(results: Results) -> Figure:
 
     Raises `ConfigError` where no run has figures of the evaluation gates.
     """
-    found = only_chosen(found_of(results))
+    found = only_top(only_chosen(found_of(results)))
     of = with_most_memory(points(found, "gates", "gate"))
     require(
         bool(of), "gates", "none were measured", "`infini-jax evaluate RUN --task gates` does it, for mechanisms with gates"
@@ -123,7 +125,7 @@ def of_task(results: Results, task: str) -> tuple[Found, list[Row]]:
 
     Raises `ConfigError` where the task is not there, or there are several and none is named.
     """
-    found = only_chosen(found_of(results))
+    found = only_top(only_chosen(found_of(results)))
     named = by_task(found.rows, found.configs)
     require(bool(named), "runs", "there are none that are finished", "load the folder of a study that has finished runs")
     several = not task and len(named) > 1

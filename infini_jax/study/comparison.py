@@ -19,6 +19,7 @@ from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
+from infini_jax.study.ladder import Ladder, Rates
 from infini_jax.study.trials import seeded, trials
 
 BOUNDS = ("local", "full")  # the floor and the ceiling
@@ -124,6 +125,8 @@ class Comparison:
       slots: number of tokens that the ceiling holds, as many as the longest text that is asked about.
       seeds: number of seeds per point.
       local: neighborhood of all memories, which is the same for all unless it is each one's own.
+      ladder: budgets that all points climb, None for the one of `base`; give it to the study.
+      growths: rates that a point's grid may get at each edge; above 0 the study tries the rates itself: give it `grids`.
     """
 
     base: RunConfig
@@ -133,14 +136,23 @@ class Comparison:
     slots: int
     seeds: int = 1
     local: Neighborhood = "own"
+    ladder: Ladder | None = None
+    growths: int = 0
+
+    @property
+    def grids(self) -> Rates | None:
+        """The rates as a study tries them itself, None where `runs` has a run for each."""
+        return Rates(self.rates, growths=self.growths) if self.growths else None
 
     @property
     def held_equal(self) -> tuple[tuple[str, str], ...]:
         """(name, value) lines for the report about what all runs spend, and how their rates were chosen."""
         budget, train = self.base.budget, self.base.train
+        amounts = ", ".join(f"{amount:.2g}" for amount in (self.ladder.rungs if self.ladder else (budget.amount,)))
+        added = f", {self.growths} more at each edge at most" if self.growths else ""
         return (
-            ("training", f"{budget.amount:.2g} {budget.unit}, {train.batch} rows of {train.sequence} tokens per step"),
-            ("learning rates", f"{', '.join(f'{rate:g}' for rate in self.rates)}, chosen on validation"),
+            ("training", f"{amounts} {budget.unit}, {train.batch} rows of {train.sequence} tokens per step"),
+            ("learning rates", f"{', '.join(f'{rate:g}' for rate in self.rates)}{added}, chosen on validation"),
             ("optimizer", "AdamW, warm-up and cosine"),
             *([] if self.local == "own" else [("neighborhood beside each memory", self.local)]),
         )
@@ -155,7 +167,8 @@ class Comparison:
         compared = memories(self.base.model.segment, *names, local=self.local)
         sized = [at_bytes(self.base, variant, memory, size) for variant, memory in compared for size in self.sizes]
         points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *sized]
-        return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))
+        each = [one for point in points for one in seeded(point, self.seeds)]
+        return tuple(each) if self.growths else tuple(run for one in each for run in trials(one, self.rates))
 
 
 SMALL_TEXT = Comparison(

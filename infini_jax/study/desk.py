@@ -11,6 +11,7 @@ import functools
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from infini_jax.evals.base import Evaluation
 from infini_jax.files import object_or_none, write_json
@@ -45,6 +46,7 @@ class Desk:
       evaluations: evaluations of the study.
       session: mark of this call on its failures.
       files: the files of the jobs as they are now, or as one pass over the study found them.
+      is_growing: whether results decide which jobs there are; a run that diverged is then not tried again.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class Desk:
     evaluations: tuple[Evaluation, ...] = ()
     session: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     files: Disk = NOW
+    is_growing: bool = False
 
     @contextlib.contextmanager
     def looked_at(self) -> Iterator["Desk"]:
@@ -101,17 +104,28 @@ class Desk:
         return self.files.joined([file for job in jobs if self.has_row(job) for file in self.measure_files(job)], "figures")
 
     def error(self, job: Job) -> str | None:
-        """The error with which the job failed in this call, None if it did not."""
-        if not self.files.exists(self.of(job).error):
-            return None
-        found = object_or_none(self.of(job).error) or {}
-        return str(found.get("error")) if found.get("session") == self.session else None
+        """The error with which the job failed in this call, or for good; None if it did not."""
+        found = self._noted(job)
+        is_final = self.is_growing and found.get("diverged") is True
+        return str(found.get("error")) if is_final or (found and found.get("session") == self.session) else None
 
-    def fail(self, job: Job, error: str, details: str = "") -> None:
-        """Notes the failure of a job; the next call tries the job again."""
+    def diverged(self, job: Job) -> bool:
+        """Whether the job's loss was no longer finite when it was last tried: the same settings give the same again."""
+        return self._noted(job).get("diverged") is True
+
+    def _noted(self, job: Job) -> dict[str, Any]:
+        """The note about the job's last failure, empty without one."""
+        return (object_or_none(self.of(job).error) or {}) if self.files.exists(self.of(job).error) else {}
+
+    def fail(self, job: Job, error: str, details: str = "", diverged: bool = False) -> None:
+        """Notes the failure of a job; the next call tries the job again, unless it diverged in a study whose list grows."""
         self.of(job).path.mkdir(parents=True, exist_ok=True)
-        note = {"session": self.session, "error": error, "details": details}
+        note = {"session": self.session, "error": error, "details": details, "diverged": diverged}
         write_json(note, self.of(job).error)
+
+    def is_open(self, job: Job) -> bool:
+        """Whether something is to be done for the job: it is not finished, and has not failed in this call or for good."""
+        return not self.is_finished(job) and self.error(job) is None
 
     @contextlib.contextmanager
     def claim(self, job: Job) -> Iterator[bool]:
@@ -120,7 +134,7 @@ class Desk:
         It is unless the job is finished, has failed in this call, or is claimed by another worker.
         """
         with claimed(self.of(job).lock) as ours:
-            yield ours and not self.is_finished(job) and self.error(job) is None
+            yield ours and self.is_open(job)
 
     def claimed_by(self, job: Job) -> Holder | None:
         """The process that last claimed the job, None without one."""

@@ -89,6 +89,7 @@ class JobKind:
       together: "module:function" that does several jobs that share a program, where the kind has one, see `execute_together`.
       measures_itself: whether executing the job also writes figures, to `RunFolder.own_measures`.
       scored_by: figure by which jobs whose `task` is the kind's name are compared; for runs their data say it.
+      learns: whether its jobs have a learning rate and a `budget`; those that have none try no rates and climb no ladder.
     """
 
     settings: type
@@ -97,6 +98,7 @@ class JobKind:
     together: str = ""
     measures_itself: bool = False
     scored_by: Scored = "loss"
+    learns: bool = True
 
 
 RUN = "run"
@@ -120,6 +122,7 @@ JOB_KINDS: dict[str, JobKind] = {
         random_codes.planned_flops,
         measures_itself=True,
         scored_by="n50",
+        learns=False,
     ),
     retrieval.NAME: JobKind(
         retrieval.RetrievalRun,
@@ -149,6 +152,42 @@ def planned_flops(job: Job) -> float | None:
 def settings_of(job: Job) -> Hashable:
     """What decides whether a job can work and what it costs: a run's settings without its name, version, variant and seed."""
     return (job.model, job.data, job.train, job.budget, job.evaluation) if isinstance(job, RunConfig) else job
+
+
+def learning_rate_of(job: Job) -> float | None:
+    """The learning rate of a job; None where nothing is learned, or its kind has another name for it."""
+    return job.train.learning_rate if isinstance(job, RunConfig) else getattr(job, "learning_rate", None)
+
+
+def trial_of(job: Job) -> Hashable:
+    """What a job has in common with others that differ in nothing but seed and learning rate: a point's identity."""
+    if isinstance(job, RunConfig):
+        train = dataclasses.replace(job.train, learning_rate=1.0)
+        return (job.variant, job.model, job.data, train, job.budget, job.evaluation, job.origin)
+    same: Any = job if learning_rate_of(job) is None else job.with_learning_rate(1.0)
+    return dataclasses.replace(same, name="point", version=1, seed=0)
+
+
+def task_of(job: Job) -> Hashable:
+    """The task of a job with its settings: only jobs of one task are compared."""
+    return (job.task, job.data) if isinstance(job, RunConfig) else job.task
+
+
+def at_budget(job: Job, amount: float) -> Job:
+    """The job with another amount of its budget's unit; called for jobs that have a budget."""
+    base: Any = job  # a frozen dataclass, which a protocol cannot say
+    return dataclasses.replace(base, budget=dataclasses.replace(base.budget, amount=amount))
+
+
+def named(job: Job, *parts: str) -> Job:
+    """The job with parts added to its name, those that are not empty."""
+    base: Any = job
+    return dataclasses.replace(base, name="-".join((job.name, *filter(None, parts))))
+
+
+def learns(job: Job) -> bool:
+    """Whether a job has a learning rate and a budget."""
+    return JOB_KINDS[kind_name(job)].learns
 
 
 def first_of_each(jobs: Iterable[Job]) -> list[Job]:

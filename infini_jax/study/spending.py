@@ -1,6 +1,7 @@
 """The planned spending of a study: steps, tokens and FLOPs, before it runs."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -52,14 +53,15 @@ def spending_of(study: Study, job: Job) -> Spending:
     return Spending(steps, tokens, flops, tuple((one, one.cost(job)) for one in study.evaluations_of(job)))
 
 
-def spendings(study: Study) -> list[Spending]:
+def spendings(study: Study, jobs: Sequence[Job]) -> list[Spending]:
     """The planned spending of each of a study's jobs, counted once for those that differ in nothing but name and seed."""
-    counted = {settings_of(job): spending_of(study, job) for job in first_of_each(study.runs)}
-    return [counted[settings_of(job)] for job in study.runs]
+    counted = {settings_of(job): spending_of(study, job) for job in first_of_each(jobs)}
+    return [counted[settings_of(job)] for job in jobs]
 
 
 def spending_plain(study: Study) -> list[dict[str, Any]]:
     """The lines of `spending_table` as JSON values, one per run; null where only the run's device can tell."""
+    jobs = study.jobs_now({})
     return [
         {
             "run": run.name,
@@ -71,14 +73,36 @@ def spending_plain(study: Study) -> list[dict[str, Any]]:
             "training_flops": plan.flops,
             "evaluation_flops": plan.evaluation_flops,
         }
-        for run, plan in zip(study.runs, spendings(study), strict=True)
+        for run, plan in zip(jobs, spendings(study, jobs), strict=True)
     ]
 
 
+def range_plain(study: Study) -> dict[str, float]:
+    """The least and the most training FLOPs of a study whose list of jobs grows, as JSON values; none of another."""
+    plan = study.plan
+    return {"least_flops": plan.least_flops, "most_flops": plan.most_flops} if study.grows else {}
+
+
+def range_described(study: Study) -> str:
+    """A line with the least and the most training FLOPs of a study; "" where its list of jobs does not grow."""
+    if not study.grows:
+        return ""
+    asked = [f"{len(study.plan.points)} points"]
+    if ladder := study.ladder:
+        least = "all" if ladder.until else "first 2"
+        asked.append(f"{least} of {ladder.most} rungs, {', '.join(f'{one:.3g}' for one in ladder.rungs[: ladder.most])}")
+        asked += [f"ceiling {human_count(ladder.ceiling)}"] if ladder.ceiling else []
+    if rates := study.rates:
+        asked.append(f"{len(rates.start)} rates, {rates.growths} more at each edge at most")
+    least, most = (human_count(flops) for flops in (study.plan.least_flops, study.plan.most_flops))
+    return f"{least} training FLOPs at least (the runs above), {most} at most: {'; '.join(asked)}"
+
+
 def spending_table(study: Study) -> Table:
-    """The planned spending of a study as a table for the terminal: one line per run, and the sums."""
-    table = Table(title=f"{study.label}: what it will do", show_footer=True)
-    plans = spendings(study)
+    """The planned spending of a study's runs before there are results, for the terminal: one line per run, and the sums."""
+    first = "what it will do first" if study.grows else "what it will do"
+    table, jobs = Table(title=f"{study.label}: {first}", show_footer=True), study.jobs_now({})
+    plans = spendings(study, jobs)
     total = {
         "run": f"{len(plans)} runs",
         "tokens": human_count(sum(plan.tokens or 0 for plan in plans)),
@@ -88,7 +112,7 @@ def spending_table(study: Study) -> Table:
     table.add_column("run", total["run"], overflow="fold")
     for name in ("memory", "tokens", "training FLOPs", "evaluation FLOPs"):
         table.add_column(name, total.get(name, ""), justify="right")
-    for run, plan in zip(study.runs, plans, strict=True):
+    for run, plan in zip(jobs, plans, strict=True):
         table.add_row(
             run.name,
             human_bytes(run.memory_bytes),

@@ -7,13 +7,14 @@ studies on one folder, never do the same job twice.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infini_jax.config import RunConfig
-from infini_jax.config.plain import each_made_once
+from infini_jax.config.plain import each_made_once, from_plain, to_plain
 from infini_jax.errors import (
     ConfigError,
     one_line,
@@ -26,11 +27,14 @@ from infini_jax.files import json_value, read_object, write_json
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import write_joined
 from infini_jax.records.parquet import write_table
-from infini_jax.records.rows import Row, rows_as_they_stand
+from infini_jax.records.rows import Row, marked, rows_as_they_stand
+from infini_jax.study.climb import Ended, Plan, climb
 from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import evaluations_of
-from infini_jax.study.jobs import Job, first_of_each, job_from_plain, job_to_plain, planned_flops
+from infini_jax.study.jobs import Job, first_of_each, job_from_plain, job_to_plain, learning_rate_of, planned_flops
+from infini_jax.study.ladder import Ladder, Rates
 from infini_jax.study.own_code import load_once
+from infini_jax.study.standing import climb_on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +44,14 @@ class Study:
     Attributes:
       name: name of the study and of its folder.
       question: question that the study answers, for the report.
-      runs: jobs of any kind, see `infini_jax.study.jobs`.
+      runs: jobs of any kind, see `infini_jax.study.jobs`; with a ladder or rates each stands for all that are made of it, at
+        the ladder's budgets and the rates' learning rates, and only seeds differ between those of a point.
       held_equal: (name, value) pairs of what is the same in all runs, for the report.
       evaluations: evaluations of trained runs, each made of every run to which it applies.
       scale: scale of an experiment that has several, or "".
       own_code: path of the user's Python file that made the study and registers what it needs, or "".
+      ladder: budgets that the runs climb, None for the one that each has.
+      rates: learning rates that each run tries, None for the one that each has.
 
     Raises:
       ConfigError: no run, two of the same name (in small letters), no file name, or settings that cannot work.
@@ -57,19 +64,53 @@ class Study:
     evaluations: tuple[Evaluation, ...] = ()
     scale: str = ""
     own_code: str = ""
+    ladder: Ladder | None = None
+    rates: Rates | None = None
 
     def __post_init__(self):
         require_file_name("study.name", self.label)
-        names = [run.name.lower() for run in self.runs]  # `A` and `a` are one folder where case does not tell files apart
+        jobs = self.jobs_now({}) if self.runs else ()
+        names = [run.name.lower() for run in jobs]  # `A` and `a` are one folder where case does not tell files apart
         twice = {name for name, count in Counter(names).items() if count > 1}
         require(bool(names), "study.runs", "there is none", "give at least one run")
         require(not twice, "study.runs", f"two runs are called '{min(twice, default='')}'", "give each its own name")
-        for run in first_of_each(self.runs):
+        for run in first_of_each(jobs):
             with errors_of(run):
                 planned_flops(run)
                 if isinstance(run, RunConfig):
                     for evaluation in self.evaluations_of(run):
                         evaluation.check(run)
+        if self.grows:
+            self._check_points()
+
+    def _check_points(self) -> None:
+        """Checks that each point can climb: seeds that differ, a budget on every rung, FLOPs where there is a ceiling."""
+        for point in self.plan.points:
+            seeds = Counter((job.seed, None if self.rates else learning_rate_of(job)) for job in point.given)
+            twice = f"{point.given[0].name} and another run differ in nothing that the study does not vary itself"
+            require(max(seeds.values()) == 1, "study.runs", twice, "give them different seeds, or one of them")
+            top = point.jobs(len(point.amounts) - 1, point.start[0])[0]
+            with errors_of(top):
+                is_counted = planned_flops(top) is not None or not (self.ladder and self.ladder.ceiling)
+                require(is_counted, "ladder.ceiling", "seconds have no FLOPs before they run", "leave it out")
+
+    @property
+    def grows(self) -> bool:
+        """Whether results decide which jobs there are."""
+        return self.ladder is not None or self.rates is not None
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What the list of jobs is made of."""
+        return Plan(self.runs, self.ladder, self.rates)
+
+    def jobs_now(self, ended: Mapping[str, Ended]) -> tuple[Job, ...]:
+        """The jobs that are to be done by what is known of those that ended, by name; see `infini_jax.study.climb`."""
+        return climb(self.plan, ended).jobs if self.grows else self.runs
+
+    def jobs_on(self, desk: Desk) -> tuple[Job, ...]:
+        """The jobs that are to be done by the results on a desk."""
+        return climb_on(self.plan, desk).jobs if self.grows else self.runs
 
     @property
     def label(self) -> str:
@@ -87,7 +128,7 @@ class Study:
 
     def desk(self, folder: Path) -> Desk:
         """The desk on which the study is worked on in `folder`."""
-        return Desk(folder, self.label, self.evaluations)
+        return Desk(folder, self.label, self.evaluations, is_growing=self.grows)
 
 
 def save_study(study: Study, folder: Path) -> None:
@@ -102,6 +143,8 @@ def save_study(study: Study, folder: Path) -> None:
         "evaluations": [evaluation_to_plain(one) for one in study.evaluations],
         "scale": study.scale,
         "own_code": study.own_code,
+        "ladder": to_plain(study.ladder),
+        "rates": to_plain(study.rates),
     }
     write_json(plain, file)
 
@@ -136,6 +179,8 @@ def study_in(folder: Path) -> Study:
             tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
             plain.get("scale", ""),
             own_code,
+            from_plain(Ladder | None, plain.get("ladder"), "ladder"),
+            from_plain(Rates | None, plain.get("rates"), "rates"),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError("study", f"{file} is damaged ({one_line(error)})", mend) from error
@@ -167,9 +212,10 @@ def check_same_settings(study: Study, desk: Desk) -> None:
     Raises `ConfigError` where a run had.
     """
     with desk.looked_at() as now:
-        found = now.rows(study.runs)
+        jobs = study.jobs_on(now)
+        found = now.rows(jobs)
         of_rows = iter(found.table.column("fingerprint").to_pylist())
-        for run, count in zip(study.runs, found.counts, strict=True):
+        for run, count in zip(jobs, found.counts, strict=True):
             require(
                 all(one == run.fingerprint() for one in itertools.islice(of_rows, count or 0)),
                 "study",
@@ -179,9 +225,14 @@ def check_same_settings(study: Study, desk: Desk) -> None:
 
 
 def missing_of(study: Study, folder: Path) -> tuple[Job, ...]:
-    """The runs of a study that are not finished in `folder`."""
-    with study.desk(folder).looked_at() as desk:
-        return tuple(run for run in study.runs if not desk.is_finished(run))
+    """The runs of a study that are not finished in `folder`, without those that never will be."""
+    return open_on(study, study.desk(folder))
+
+
+def open_on(study: Study, desk: Desk) -> tuple[Job, ...]:
+    """The runs of a study for which something is to be done, by the results and failures on its desk."""
+    with desk.looked_at() as now:
+        return tuple(run for run in study.jobs_on(now) if now.is_open(run))
 
 
 def part_of(runs: tuple[Job, ...], number: int, count: int) -> tuple[Job, ...]:
@@ -197,7 +248,7 @@ def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
     """
     with desk.looked_at() as now:
         rows = write_tables(study, now)
-        missing = [run for run in study.runs if not now.is_finished(run)]
+        missing = [run for run in study.jobs_on(now) if not now.is_finished(run)]
         failures = [
             Failure(run.name, now.error(run) or "not done: its worker could not start, or another runner is at it")
             for run in missing
@@ -208,8 +259,13 @@ def collect(study: Study, desk: Desk) -> tuple[list[Row], list[Failure]]:
 
 
 def write_tables(study: Study, desk: Desk) -> list[Row]:
-    """Writes the rows and the figures that are there so far as one table each, and returns the rows."""
-    rows, figures = desk.rows(study.runs).table, desk.figures(study.runs)
+    """Writes the rows and the figures that are there so far as one table each, and returns the rows.
+
+    The rows say on which rung of the study's ladder they stand, and whether their point's rate lies inside those tried.
+    """
+    stands = climb_on(study.plan, desk)
+    jobs = stands.jobs if study.grows else study.runs
+    rows, figures = marked(desk.rows(jobs).table, stands.marks()), desk.figures(jobs)
     if rows.num_rows:
         write_table(rows.combine_chunks(), StudyFolder(desk.folder).table)
     is_measured = any(count is not None for count in figures.counts)
@@ -220,9 +276,9 @@ def write_tables(study: Study, desk: Desk) -> list[Row]:
 def cut_short(study: Study, folder: Path) -> list[Path]:
     """Damaged or incomplete files of a study's results: its next call makes them again."""
     with study.desk(folder).looked_at() as desk:
-        return [file for run in study.runs for file in desk.cut_short(run)]
+        return [file for run in study.jobs_on(desk) for file in desk.cut_short(run)]
 
 
 def finished_rows(study: Study, desk: Desk) -> list[Row]:
     """The rows that are there, in the order of the study's runs."""
-    return rows_as_they_stand(desk.rows(study.runs).table)
+    return rows_as_they_stand(desk.rows(study.jobs_on(desk)).table)

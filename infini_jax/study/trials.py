@@ -72,9 +72,14 @@ def best_rate(rows: Sequence[Row]) -> float | None:
 
     A run whose evaluation failed has no loss and no say; a rate without any loss is the last to be taken.
     """
+    return best_of([(row.learning_rate, row.loss) for row in rows])
+
+
+def best_of(trials: Sequence[tuple[float | None, float]]) -> float | None:
+    """The learning rate of the lowest median loss among (rate, validation loss) pairs, see `best_rate`."""
     losses: dict[float | None, list[float]] = {}
-    for row in rows:
-        losses.setdefault(row.learning_rate, []).extend([row.loss] if math.isfinite(row.loss) else [])
+    for rate, loss in trials:
+        losses.setdefault(rate, []).extend([loss] if math.isfinite(loss) else [])
     return min(losses, key=lambda rate: (statistics.median(losses[rate] or [math.inf]), rate or 0.0))
 
 

@@ -44,16 +44,32 @@ from infini_jax.study.evaluations import (
 from infini_jax.study.fleets import ALONE, Companions
 from infini_jax.study.jobs import Job, execute_job, execute_together
 from infini_jax.study.own_code import OwnCode
-from infini_jax.study.study import Study, check_same_settings, collect, missing_of, part_of, study_in
+from infini_jax.study.study import Study, check_same_settings, collect, open_on, part_of, study_in
 from infini_jax.training.interrupts import announced
 
 USUAL = "out of memory is the usual cause"
 # What Python and the loader of libraries say where there is no room for a thread's stack or a library.
 NO_ROOM = ("can't start new thread", "failed to map segment")
 GRACE = 30.0  # seconds that runs under way have to be saved when their study is stopped
+WAIT = 1.0  # seconds between two looks at what others do, where that may add runs
 
 
-def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int, ...], fleet: int) -> None:
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The share that a worker has in a study: where it begins, and with how many runs at once.
+
+    Attributes:
+      number: number of the worker.
+      count: number of all workers.
+      fleet: most runs that train side by side in one program, see `infini_jax.study.fleets`.
+    """
+
+    number: int
+    count: int
+    fleet: int = ALONE
+
+
+def work(own_code: OwnCode, study: Study, desk: Desk, share: Share, cores: tuple[int, ...]) -> None:
     """Does every run that nobody else does: the body of a worker process. It saves its run when its end is announced.
 
     `own_code` loads the user's file where it is unpickled, before the runs are. `cores` are the CPU cores that the worker may
@@ -65,7 +81,7 @@ def work(own_code: OwnCode, desk: Desk, runs: tuple[Job, ...], cores: tuple[int,
         os.sched_setaffinity(0, cores)  # before JAX starts: it makes one thread per core that it may use
     try:
         with announced():
-            do_all(desk, runs, fleet)
+            do_study(study, desk, share)
     except (Stopped, Announced):  # saved, or nothing was to be saved
         sys.exit(os.EX_TEMPFAIL)
 
@@ -78,7 +94,23 @@ def work_on(folder: Path, number: int, count: int, session: str, fleet: int = AL
     """
     study = study_in(folder)
     desk = dataclasses.replace(study.desk(folder), session=session)
-    do_all(desk, part_of(missing_of(study, folder), number, count), fleet)
+    do_study(study, desk, Share(number, count, fleet))
+
+
+def do_study(study: Study, desk: Desk, share: Share) -> None:
+    """Does every run of a study that nobody else does, and those that come to its list meanwhile.
+
+    Where the list may grow, a worker that finds nothing to do waits for what others are at: their results may add runs, and
+    what they leave when they are killed is done here.
+    """
+    asked: set[str] = set()
+    while runs := open_on(study, desk):
+        if asked.issuperset(run.name for run in runs):  # others are at them
+            if not study.grows:
+                return
+            time.sleep(WAIT)
+        asked = {run.name for run in runs}
+        do_all(desk, part_of(runs, share.number, share.count), share.fleet)
 
 
 def do_all(desk: Desk, runs: tuple[Job, ...], fleet: int = ALONE) -> None:
@@ -112,7 +144,9 @@ def failures_noted(desk: Desk, run: Job) -> Iterator[None]:
     """A context that notes how a run fails inside, because the other runs must finish whatever went wrong in this one."""
     try:
         yield
-    except (ConfigError, TrainingDiverged, CheckpointError) as error:
+    except TrainingDiverged as error:
+        desk.fail(run, str(error), diverged=True)
+    except (ConfigError, CheckpointError) as error:
         desk.fail(run, str(error))
     except Stopped:  # nothing failed
         raise
@@ -251,27 +285,27 @@ def run_study(
     require(jobs >= 1, "jobs", f"{jobs} workers do nothing", "give at least 1")
     desk = study.desk(folder)
     check_same_settings(study, desk)
-    missing = missing_of(study, folder)
-    workers = {}
+    missing, workers = open_on(study, desk), {}
+    shares = [Share(number, jobs, fleet) for number in range(min(jobs, len(missing)) if not study.grows else jobs)]
     with announced():
         try:
-            for number in range(min(jobs, len(missing))):
-                workers[number] = start(study.own_code, desk, missing, number, jobs, fleet)
+            for share in shares if missing else ():
+                workers[share.number] = start(study, desk, share)
             while any(worker.is_alive() for worker in workers.values()):
                 watch(desk)
                 for number, worker in workers.items():
                     worker.join(0.5 / len(workers))
-                    if worker.exitcode and note_death(desk, missing, worker):
-                        workers[number] = start(study.own_code, desk, missing, number, jobs, fleet)
+                    if worker.exitcode and note_death(desk, study.jobs_on(desk), worker):
+                        workers[number] = start(study, desk, shares[number])
             watch(desk)
         finally:
             stop(list(workers.values()))
     return collect(study, desk)
 
 
-def start(own_code: str, desk: Desk, runs: tuple[Job, ...], number: int, jobs: int, fleet: int) -> BaseProcess:
-    """Starts worker `number` of `jobs` on the runs."""
-    arguments = (OwnCode(own_code), desk, part_of(runs, number, jobs), dealt_cores(number, jobs), fleet)
+def start(study: Study, desk: Desk, share: Share) -> BaseProcess:
+    """Starts a worker on a study."""
+    arguments = (OwnCode(study.own_code), study, desk, share, dealt_cores(share.number, share.count))
     worker = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
     worker.start()
     return worker

@@ -24,7 +24,7 @@ from infini_jax.report.plots import (
     panels,
     rule,
 )
-from infini_jax.report.tasks import score_of
+from infini_jax.study.scores import score_of
 from infini_jax.units import human_bytes
 
 FIT = (

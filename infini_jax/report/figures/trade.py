@@ -9,7 +9,6 @@ from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 from infini_jax.report.plots import (
     BASELINE,
     INK,
-    Score,
     Series,
     Style,
     draw_seeds,
@@ -23,6 +22,7 @@ from infini_jax.report.plots import (
 )
 from infini_jax.report.scores import behind_score, difference, score_for
 from infini_jax.report.sections import equality
+from infini_jax.study.scores import Score
 from infini_jax.units import human_bytes
 
 WindowShare = tuple[int, int]  # tokens of the local window, bytes of memory
