@@ -2,8 +2,8 @@
 
 Command:   infini-jax study echo --scale cpu                   (or smoke, accelerator)
 Cost:      see `--dry-run`, which counts runs and FLOPs; no scale above smoke has run to its end
-Expected:  full attention reads quotations at a loss far below that of other text at every distance that its slots hold, else the
-           task decided nothing. A window gains nothing outside its reach. Caches gain up to the tokens that they hold and
+Expected:  full attention reads quotations at a loss far below that of other text at every distance that its slots hold, else
+           the task decided nothing. A window gains nothing outside its reach. Caches gain up to the tokens that they hold and
            nothing beyond; matrices gain less with each distance. Only "carried" gains: neither an empty memory nor another
            document's does.
 """
@@ -74,8 +74,8 @@ READ = {
 def as_control(run: RunConfig, steps: int) -> RunConfig:
     """The floor or the ceiling: with positions that carry beyond a training row, and so many steps.
 
-    The ceiling is no competitor but must be trained for the task to decide anything, so that it takes as many steps as the floor,
-    whatever FLOPs they cost.
+    The ceiling is no competitor but must be trained for the task to decide anything, so that it takes as many steps as the
+    floor, whatever FLOPs they cost.
     """
     if run.mechanism not in BOUNDS or not isinstance(run.model.memory, PositionedConfig):
         return run

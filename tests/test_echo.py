@@ -1,7 +1,9 @@
 """Text that quotes itself: what is planted is found by brute force, and only a memory that reaches it can predict it."""
 
+import collections
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -192,42 +194,54 @@ def test_settings_that_cannot_work_are_refused_in_one_line(settings, said):
 # ---- who can predict a quotation -------------------------------------------------------------------------------------------
 
 
-def copier_nats(text: np.ndarray, reach: int, context: int = 12, sure: float = 0.98) -> np.ndarray:
-    """Losses of a reader that mixes counts of three bytes with a copy of what followed the last `context` tokens.
+def spelling(text: np.ndarray, weight: float = 2.0) -> Callable[[bytes, int], float]:
+    """The chance of a byte behind three others, from counts of other text: what a reader without any memory knows."""
+    whole = text.tobytes()
+    counts = [collections.Counter(whole[at : at + n + 1] for at in range(len(whole) - n)) for n in range(4)]
+    totals = [collections.Counter(gram[:-1] for gram in counts[n].elements()) for n in range(4)]
 
-    It looks for them no further back than `reach` tokens, at their newest place.
-    """
-    counts: dict[tuple, np.ndarray] = {}
+    def chance(last: bytes, token: int) -> float:
+        found = 1 / 256
+        for n in range(4):  # each length leans on the shorter one where it was seen seldom
+            context = last[len(last) - n :]
+            seen, total = counts[n][context + bytes([token])], totals[n][context]
+            found = (seen + weight * found) / (total + weight)
+        return found
+
+    return chance
+
+
+def copier_nats(text: np.ndarray, reach: int, spelt: Callable[[bytes, int], float], context: int = 20) -> np.ndarray:
+    """Losses of a reader that knows spelling and copies what followed the last `context` bytes, at most `reach` back."""
     newest: dict[bytes, int] = {}
-    nats = np.zeros(len(text))
+    nats, whole, sure = np.zeros(len(text)), text.tobytes(), 0.98
     for place in range(len(text)):
-        token, last = int(text[place]), tuple(text[max(0, place - 2) : place].tolist())
-        seen = counts.setdefault(last, np.full(256, 1 / 256))
-        chance = seen[token] / seen.sum()
-        gram = text[place - context : place].tobytes() if place >= context else b""
-        source = newest.get(gram, -1) if gram else -1
-        if source >= 0 and place - source <= reach:
-            chance = sure * (text[source] == token) + (1 - sure) * chance
-        if gram:
-            newest[gram] = place
+        chance = spelt(whole[max(0, place - 3) : place], whole[place])
+        gram = whole[max(0, place - context) : place]
+        source = newest.get(gram, -1)
+        if 0 <= place - source <= reach and source >= 0:
+            chance = sure * (whole[source] == whole[place]) + (1 - sure) * chance
+        newest[gram] = place
         nats[place] = -math.log(chance)
-        seen[token] += 1
     return nats
 
 
-def test_a_copier_that_reaches_the_first_use_loses_nearly_nothing_and_a_window_as_much_as_on_other_text():
-    documents, _ = CONFIG.whole("validation")
-    length = 30_000
-    text, places = documents.text[:length], documents.text.places(0, length)
-    all_nats, window_nats = copier_nats(text, length), copier_nats(text, CONFIG.distances[0] - 1)
-    other = window_nats[places == FIRST_TIME].mean()
-    for distance in CONFIG.distances:
-        quoted = places == distance
-        assert quoted.sum() > 1000
-        assert all_nats[quoted].mean() < 0.1
-        assert window_nats[quoted].mean() > 0.8 * other
-    reaches_one = copier_nats(text, 1000)
-    assert reaches_one[places == 256].mean() < 0.1
-    assert reaches_one[places == 1024].mean() > 0.8 * other
-    leads = places == UNSCORED
-    assert all_nats[leads].mean() > 0.5 * other  # they tell what is quoted: a memory does not help
+def test_a_copier_loses_next_to_nothing_where_it_reaches_the_first_use_and_as_much_as_on_any_text_where_not():
+    """A lead of 20 tokens, so that a quotation is told by what the copier compares."""
+    config = EchoConfig(distances=(256, 1024), span=64, lead=20)
+    documents, _ = config.whole("validation")
+    number, length = int(documents.lengths.argmax()), 30_000
+    start = int(documents.starts[number])
+    text, places = documents.text[start : start + length], documents.text.places(number, length)
+    spelt = spelling(stdlib_documents("train").text[:300_000])
+    nats = {reach: copier_nats(text, reach, spelt) for reach in (length, 1000, 255)}
+    loss = {
+        (reach, place): float(of[places == place].mean()) for reach, of in nats.items() for place in (FIRST_TIME, 256, 1024)
+    }
+    assert min((places == distance).sum() for distance in config.distances) > 1000
+    for reach, distance in ((length, 256), (length, 1024), (1000, 256)):
+        assert loss[reach, distance] < 0.1 * loss[reach, FIRST_TIME]
+    for reach, distance in ((255, 256), (255, 1024), (1000, 1024)):
+        assert loss[reach, distance] > 0.8 * loss[reach, FIRST_TIME]
+    leads = [float(of[places == UNSCORED].mean()) for of in nats.values()]
+    assert max(leads) < 1.2 * min(leads)  # they tell what is quoted, so that no memory helps

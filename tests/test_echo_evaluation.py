@@ -47,7 +47,9 @@ def slow_sums(memory: MemoryConfig) -> dict[int, list[tuple[int, int, np.ndarray
     documents, counts = DATA.whole("validation")
     whole = Documents(documents.text[:], documents.starts, "whole")
     found: dict[int, list] = {FIRST_TIME: [], **{distance: [] for distance in DATA.distances}}
-    for number, nats_CxT in Reader(run.model, whole, counts, ASKED.reading).token_nats(init_params(run.model, jax.random.key(0))):
+    for number, nats_CxT in Reader(run.model, whole, counts, ASKED.reading).token_nats(
+        init_params(run.model, jax.random.key(0))
+    ):
         kinds = [FIRST_TIME] * int(documents.lengths[number])
         planted = documents.text.quotations(number)
         for begin, distance in zip(planted.begins[1:].tolist(), planted.distances[1:].tolist(), strict=True):

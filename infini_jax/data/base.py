@@ -19,7 +19,7 @@ Scored = Literal["accuracy", "loss", "n50"]  # what runs of a task are compared 
 class Controls:
     """The runs and figures that tell whether a task decided anything, and which gains are those of a memory.
 
-    A guess's score is `DataConfig.chance`, and how far back answers lie is `DataConfig.distance`, or the value of the label `by`.
+    A guess's score is `DataConfig.chance`; how far back answers lie is `DataConfig.distance`, or the value of the label `by`.
 
     Attributes:
       floor: mechanism that cannot reach the answers, where they lie further back than its window.
@@ -28,7 +28,8 @@ class Controls:
       carrying: positions under which the positive control sees beyond the length that it was trained at.
       negative: conditions of the memory, each of which a gain must beat to be one of memory.
       perfect: score of a reader that remembers all; None where it is not known, as of natural text.
-      evaluation: evaluation whose figures of the memory carried decide; without them, and where it is "", the score of rows does.
+      evaluation: evaluation whose figures of the memory carried decide; "" for the score of rows, which also decides where
+        there are no such figures.
       metric: name of these figures.
       by: label of these figures, in tokens back, each of whose values above 0 is decided alone; "" for none.
       unit: unit of these figures; that of the rows' score where it is "".

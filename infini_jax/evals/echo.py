@@ -1,8 +1,8 @@
 """Echo: what a memory is worth on text that quotes itself (`infini_jax.data.echo`), by the distance of what is quoted.
 
-Held-out documents are read once; the controls read in the same pass (`infini_jax.evals.perplexity`). Losses and gains are in nats
-per byte, where a token has as many bytes as in the whole split. They are those of quoted tokens by the distance drawn, and,
-under distance 0, of text that stands for the first time; cues and the first tokens of quotations are in neither.
+Held-out documents are read once; the controls read in the same pass (`infini_jax.evals.perplexity`). Losses and gains are in
+nats per byte, where a token has as many bytes as in the whole split. They are those of quoted tokens by the distance drawn,
+and, under distance 0, of text that stands for the first time; cues and the first tokens of quotations are in neither.
 
   loss               mean loss under a condition of the memory.
   gain               loss under a control minus the loss with the memory carried.

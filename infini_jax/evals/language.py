@@ -75,7 +75,7 @@ class LanguageEvaluation(Evaluation):
 def language_measures(found: Perplexity) -> list[Measure]:
     """Loss, word perplexity and bits per byte of each condition over all tokens, its loss by place in the document, and gains.
 
-    Loss and gain are in nats per token. Intervals are those of the loss between documents (a ratio estimate with Student's t); a single
+    Loss and gain are in nats per token. Intervals are those between documents (a ratio estimate with Student's t); a single
     document has none.
     """
     measures: list[Measure] = list(gains_over("perplexity", found.conditions, found.nats_CxD, found.tokens_D, {}))

@@ -1,9 +1,9 @@
 """Whether a task decided anything, and which gains are those of a memory.
 
-What the controls of a task are it declares itself, see `infini_jax.data.base.Controls`. A task has decided something where its
-positive control is better than its floor, in runs that both could have: the control's slots hold what is asked about, and the
-floor's window does not reach it. Runs are paired by seed, each seed with the best of its runs. From `FEWEST` seeds on, the 95 %
-interval of the mean difference (Student's t over seeds) must lie above zero; from fewer, every difference, and the sentence says so.
+A task declares its controls itself, see `infini_jax.data.base.Controls`. It has decided something where its positive control
+is better than its floor, among runs that can tell: the control's slots hold what is asked about, and the floor's window does
+not reach it. Runs are paired by seed, each seed with the best of its runs. From `FEWEST` seeds on, the 95 % interval of the
+mean difference (Student's t over seeds) must lie above zero; with fewer, every difference must, and the sentence says so.
 
 A gain is called memory only where the memory carried beats every negative control: an empty one, and another document's. Where
 there are fewer seeds, the interval of each run's gain between documents decides.
@@ -171,7 +171,7 @@ def described(question: Question, positive: Sequence[Row]) -> str:
 
 
 def doubt(question: Question, positive: Sequence[Row]) -> str:
-    """What may keep the positive control from seeing so far: positions that do not carry beyond a training row; "" if nothing."""
+    """What may keep the positive control from seeing so far: positions that do not carry beyond a training row; else ""."""
     used = {question.setting(row, POSITIONS) for row in positive}
     longest = max(question.setting(row, SEQUENCE, 0) for row in positive)
     kinds = sorted(used - {None, *question.controls.carrying})
@@ -230,7 +230,7 @@ def memory_gains(rows: Sequence[Row], found: Found, score: Score) -> list[str]:
 
 
 def beats(gains: Sequence[Point]) -> bool:
-    """Whether gains over one control, one a run, are above zero: over seeds, or between the documents of each where they are few."""
+    """Whether gains over one control, one a run, are above zero: over seeds, or between each one's documents for few seeds."""
     interval = seed_interval([point.value for point in gains])
     lowest = interval[0] if interval else min((point.measure.low for point in gains), default=math.nan)
     return lowest > 0

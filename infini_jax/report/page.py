@@ -18,7 +18,7 @@ from infini_jax.report.found import Found, StudySource, by_task, find_each, join
 from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
 from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
-from infini_jax.report.tables import blimp_table, passkey_tables
+from infini_jax.report.tables import blimp_table, echo_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
 
@@ -44,7 +44,7 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     styles = styles_of(found.rows)
     tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
     made = [one for figure in FIGURES for one in figure(found, styles)]
-    tables = [*passkey_tables(found), blimp_table(found)]
+    tables = [*passkey_tables(found), echo_table(found), blimp_table(found)]
     trials, predicted = trials_table(tried), predictions_table(sources, each)
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
     shown = Pictures(place.figures, found, lambda done: watch(done, count))
