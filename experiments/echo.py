@@ -36,10 +36,11 @@ SCALES = {
     ),
     "cpu": Comparison(
         RunConfig(
-            model=ModelConfig(layers=2, d_model=64, heads=2, mlp_dim=128, segment=64, key_taps=2, vocab=256),
-            data=EchoConfig(distances=(256, 1024, 4096)),
-            train=TrainConfig(batch=4, sequence=1024, evaluation_steps=1),
-            budget=Budget("flops", 2e12),
+            # two layers, to find what followed the same bytes; key taps, so that a key knows some bytes before it
+            model=ModelConfig(layers=2, d_model=32, heads=2, mlp_dim=64, segment=64, key_taps=4, vocab=256),
+            data=EchoConfig(distances=(256, 1024, 4096), share=0.5),
+            train=TrainConfig(batch=4, sequence=512, evaluation_steps=1),
+            budget=Budget("flops", 7e11),
             evaluation=AT_THE_END,
         ),
         sizes=(32 << 10, 128 << 10),
@@ -53,17 +54,18 @@ SCALES = {
             model=ModelConfig(layers=4, d_model=256, heads=4, mlp_dim=1024, segment=256, vocab=256, compute="bfloat16"),
             data=EchoConfig(),
             train=TrainConfig(batch=16, sequence=4096, evaluation_steps=1),
-            budget=Budget("flops", 2e15),
+            budget=Budget("flops", 6e14),
             evaluation=dataclasses.replace(AT_THE_END, tokens=16_384),
         ),
-        sizes=(320 << 10, 2 << 20, 16 << 20),
+        sizes=(320 << 10, 2 << 20),
         rates=(1e-3, 3e-3, 1e-2),
         window=256,
         slots=66_560,
         seeds=3,
     ),
 }
-COMPARED = {"accelerator": ("transformer_xl", "infini", "gated_delta", "memorizing", "landmark")}
+SOME = ("transformer_xl", "infini", "gated_delta", "memorizing", "landmark")
+COMPARED = {"cpu": SOME, "accelerator": SOME}
 READ = {
     "smoke": (EchoEvaluation(documents=2, tokens=256, rows=2), LanguageEvaluation(documents=2, tokens=64, rows=2)),
     "cpu": (EchoEvaluation(documents=8, tokens=16_384), LanguageEvaluation(documents=8, tokens=4096)),

@@ -10,7 +10,7 @@ from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.errors import check_fields, require, required
+from infini_jax.errors import check_fields, require, require_not_negative, required
 
 Scored = Literal["accuracy", "loss", "n50"]  # what runs of a task are compared by; n50: pairs of which half are recalled
 
@@ -44,6 +44,10 @@ class Controls:
     metric: str = "loss"
     by: str = ""
     unit: str = ""
+
+    def __post_init__(self):
+        check_fields("controls", self)
+        require_not_negative("controls", perfect=self.perfect or 0.0)
 
 
 class DataConfig(abc.ABC):

@@ -81,7 +81,8 @@ class EchoEvaluation(Evaluation):
     def check(self, run: RunConfig) -> None:
         """Checks a run: raises `ConfigError` for another task, and where no document is long enough for a quotation."""
         require(self.applies(run), "task", f"echo cannot ask a run on {run.task}", "choose a run that was trained on echo")
-        longest, least = int(self._reader(run)[0].lengths_D[0]), run.data.distances[0]
+        reader, text = self._reader(run)
+        longest, least = int(reader.lengths_D[0]), text.layout.distances[0]
         problem = f"documents of {longest} tokens quote nothing from {least} tokens back"
         require(longest > least, "echo.tokens", problem, "read more of them, or prepare longer ones")
 
@@ -93,7 +94,7 @@ class EchoEvaluation(Evaluation):
     def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
         """The losses and gains of each distance that has tokens, in nats per byte."""
         reader, text = self._reader(subject.run)
-        distances = (FIRST_TIME, *subject.run.data.distances)
+        distances = (FIRST_TIME, *text.layout.distances)
         found: dict[int, list[tuple[int, int, np.ndarray]]] = {distance: [] for distance in distances}
         for number, nats_CxT in reader.token_nats(subject.params, lambda done: watch(done, reader.tokens)):
             place_T = text.places(number, nats_CxT.shape[1] + 1)[1:]  # the first token is never predicted
@@ -118,7 +119,8 @@ def summed(distance: int, of: list[tuple[int, int, np.ndarray]]) -> Sums:
 
 def measures_of(sums: Sums, conditions: tuple[Condition, ...], scale: float) -> Iterator[Measure]:
     """The figures of one distance; `scale` is the number of tokens a byte."""
-    count, at = int(sums.tokens_D.sum()), {"distance": sums.distance}
+    count = int(sums.tokens_D.sum())
+    at: dict[str, Label] = {"distance": sums.distance}
     for condition, nats_D in zip(conditions, sums.nats_CxD * scale, strict=True):
         loss, half = float(nats_D.sum() / count), loss_margin(nats_D, sums.tokens_D)
         yield Measure("echo", "loss", loss, count, loss - half, loss + half, {"condition": condition, **at})
