@@ -67,5 +67,4 @@ def study(scale: str) -> Study:
             ("protocol", "setting 1 of arXiv 2102.11174: S keys, S values, all S pairs written, one asked"),
             ("training", "Adam at 1e-3, 32 sequences per step, until the loss has not fallen in 11 examinations"),
         ),
-        scale=scale,
     )

@@ -142,5 +142,4 @@ def study(scale: str) -> Study:
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
         ),
         evaluations=(MqarEvaluation(), GateEvaluation()),
-        scale=scale,
     )

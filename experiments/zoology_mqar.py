@@ -86,7 +86,6 @@ def study(scale: str) -> Study:
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
         ),
         evaluations=tuple(MqarEvaluation(lengths=(length,), pairs=(pairs,), examples=256) for pairs, length in found.pairs),
-        scale=scale,
     )
 
 

@@ -29,8 +29,19 @@ from infini_jax.study.study import Study
 from infini_jax.study.trials import rate_text
 from tests.support.corpora import write_stories
 
-EXPERIMENTS = ("mqar_pareto", "passkey_novelty", "sorting", "language_modelling", "window_vs_memory", "gates", "head_to_head")
-EXPERIMENTS += ("initial_values",)
+EXPERIMENTS = (
+    "mqar_pareto",
+    "passkey_novelty",
+    "sorting",
+    "language_modelling",
+    "window_vs_memory",
+    "gates",
+    "head_to_head",
+    "echo",
+    "initial_values",
+    "infini_factors",
+    "zoology_mqar",
+)
 of_recall = pytest.mark.parametrize("name", ["mqar_pareto", "passkey_novelty", "sorting", "head_to_head"])
 at_all_scales = pytest.mark.parametrize("scale", SCALES)
 

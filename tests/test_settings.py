@@ -19,6 +19,7 @@ from infini_jax.config import Budget, EvaluationConfig, ModelConfig, Origin, Run
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpus import CorpusConfig
+from infini_jax.data.echo import EchoConfig
 from infini_jax.data.haystack import HaystackConfig
 from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.data.prepare import TokenizerSettings
@@ -50,7 +51,7 @@ BASES: dict[type, dict[str, Any]] = {  # what has no default
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},
     Origin: {"folder": "first", "name": "first", "fingerprint": "0", "step": 1, "digest": "0"},
 }
-DATA_OF = {"passkey": PasskeyConfig(), "haystack": HaystackConfig(), "sorting": SortingConfig()}
+DATA_OF = {"passkey": PasskeyConfig(), "haystack": HaystackConfig(), "sorting": SortingConfig(), "echo": EchoConfig()}
 NUMBERS = [math.nan, math.inf, -math.inf, -1, -0.5, 0, 1e30, 2**31 - 1, 2**64, 10**5000]
 OTHERS = ["", "8", "x" * 300, "a\nb", "a\0", None, True, 0.5, (), [8], {}, object()]
 NEGATIVE = {f"{name}Config.gate_init" for name in ("Infini", "GatedDelta", "Memorizing")}  # before the sigmoid

@@ -2,6 +2,7 @@
 
 from infini_jax.data.base import DataConfig
 from infini_jax.data.corpus import CorpusConfig
+from infini_jax.data.echo import EchoConfig
 from infini_jax.data.haystack import HaystackConfig
 from infini_jax.data.mqar import MixedMqarConfig, MqarConfig
 from infini_jax.data.passkey import PasskeyConfig
@@ -16,5 +17,6 @@ SOURCES: dict[str, type[DataConfig]] = {
     "sorting": SortingConfig,
     "python_stdlib": StdlibConfig,
     "corpus": CorpusConfig,
+    "echo": EchoConfig,
 }
 """Registry of tasks: name on the command line and in results -> class of its settings. Add your own task here."""

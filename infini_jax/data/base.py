@@ -10,9 +10,44 @@ from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.data.documents import Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.errors import check_fields, require, required
+from infini_jax.errors import check_fields, require, require_not_negative, required
 
 Scored = Literal["accuracy", "loss", "n50"]  # what runs of a task are compared by; n50: pairs of which half are recalled
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """The runs and figures that tell whether a task decided anything, and which gains are those of a memory.
+
+    A guess's score is `DataConfig.chance`; how far back answers lie is `DataConfig.distance`, or the value of the label `by`.
+
+    Attributes:
+      floor: mechanism that cannot reach the answers, where they lie further back than its window.
+      positive: mechanism that must be better than the floor, where its slots hold all that is asked about: else the task, or
+        the training, lets nobody remember.
+      carrying: positions under which the positive control sees beyond the length that it was trained at.
+      negative: conditions of the memory, each of which a gain must beat to be one of memory.
+      perfect: score of a reader that remembers all; None where it is not known, as of natural text.
+      evaluation: evaluation whose figures of the memory carried decide; "" for the score of rows, which also decides where
+        there are no such figures.
+      metric: name of these figures.
+      by: label of these figures, in tokens back, each of whose values above 0 is decided alone; "" for none.
+      unit: unit of these figures; that of the rows' score where it is "".
+    """
+
+    floor: str = "local"
+    positive: str = "full"
+    carrying: tuple[str, ...] = ("none", "t5")
+    negative: tuple[str, ...] = ("reset", "another")
+    perfect: float | None = None
+    evaluation: str = "perplexity"
+    metric: str = "loss"
+    by: str = ""
+    unit: str = ""
+
+    def __post_init__(self):
+        check_fields("controls", self)
+        require_not_negative("controls", perfect=self.perfect or 0.0)
 
 
 class DataConfig(abc.ABC):
@@ -25,6 +60,7 @@ class DataConfig(abc.ABC):
       row_metric: name of `Row.accuracy` among the metrics of `chance` and of evaluations.
       has_ceiling: whether full attention should solve examples as it was trained on; where it does not, the task or the
         training is wrong.
+      controls: what tells whether the task decided anything.
     """
 
     title: ClassVar[str] = ""
@@ -32,6 +68,7 @@ class DataConfig(abc.ABC):
     loss_unit: ClassVar[str] = "nats per token"
     row_metric: ClassVar[str] = "accuracy"
     has_ceiling: ClassVar[bool] = False
+    controls: ClassVar[Controls] = Controls()
 
     def __post_init__(self):
         check_fields("data", self)

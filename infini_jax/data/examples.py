@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from infini_jax.data.base import DataConfig, Scored
+from infini_jax.data.base import Controls, DataConfig, Scored
 from infini_jax.data.batch import Batch, Rows, generator
 
 Label = float | str
@@ -63,6 +63,7 @@ class ExampleConfig(DataConfig):
 
     scored_by: ClassVar[Scored] = "accuracy"
     has_ceiling: ClassVar[bool] = True
+    controls: ClassVar[Controls] = Controls(perfect=1.0, evaluation="")
 
     @abc.abstractmethod
     def example(self, random: np.random.Generator, tokens: int) -> Example:

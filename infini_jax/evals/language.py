@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import numpy as np
 
 from infini_jax.config import RunConfig
-from infini_jax.config.evaluation import CONDITIONS, Condition, EvaluationConfig
+from infini_jax.config.evaluation import CARRIED, CONDITIONS, Condition, EvaluationConfig
 from infini_jax.data.batch import Split
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.devices.chosen_form import RowsAtOnce, documents_at_once
@@ -84,12 +84,12 @@ class LanguageEvaluation(ReadingEvaluation):
 
 
 def language_measures(found: Perplexity) -> list[Measure]:
-    """Loss, word perplexity and bits per byte of each condition over all tokens, and its loss by place in the document.
+    """Loss, word perplexity and bits per byte of each condition over all tokens, its loss by place in the document, and gains.
 
-    Loss is in nats per token. Intervals are those of the loss between documents (a ratio estimate with Student's t); a single
+    Loss and gain are in nats per token. Intervals are those between documents (a ratio estimate with Student's t); a single
     document has none.
     """
-    measures = []
+    measures: list[Measure] = list(gains_over("perplexity", found.conditions, found.nats_CxD, found.tokens_D, {}))
     for number, condition in enumerate(found.conditions):
         loss = found.loss(condition)
         half = loss_margin(found.nats_CxD[number], found.tokens_D)
@@ -107,6 +107,25 @@ def language_measures(found: Perplexity) -> list[Measure]:
             labels = {"condition": condition, "from": place["from"]}
             measures.append(Measure("perplexity", "loss_by_position", place[condition], int(place["tokens"]), labels=labels))
     return measures
+
+
+def gains_over(
+    evaluation: str, conditions: tuple[Condition, ...], nats_CxD: np.ndarray, tokens_D: np.ndarray, labels: dict[str, Label]
+) -> Iterator[Measure]:
+    """The gain over each control: its loss minus that of the memory carried, the two paired by document.
+
+    Args:
+      evaluation: name of the evaluation.
+      conditions: C conditions of the memory.
+      nats_CxD: loss of each document's tokens under each condition.
+      tokens_D: number of these tokens.
+      labels: labels of the figures, beside `control`.
+    """
+    count, carried_D = int(tokens_D.sum()), nats_CxD[conditions.index(CARRIED)]
+    for condition, nats_D in zip(conditions, nats_CxD, strict=True):
+        if condition != CARRIED:
+            gain, half = float((nats_D - carried_D).sum() / count), loss_margin(nats_D - carried_D, tokens_D)
+            yield Measure(evaluation, "gain", gain, count, gain - half, gain + half, {"control": condition, **labels})
 
 
 def loss_margin(nats_D: np.ndarray, tokens_D: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from infini_jax.data import SOURCES
 from infini_jax.data.base import Rows
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.records.rows import Row
-from infini_jax.report.figures.trade import window_of
+from infini_jax.report.controls import SEQUENCE, reach
 from infini_jax.report.found import Found, Point, at, by, by_task, points
 from infini_jax.report.parts import NotMeasured, middle, percent
 from infini_jax.report.plots import BASELINE
@@ -18,7 +18,6 @@ from infini_jax.study.scores import RECALLED, score_of
 from infini_jax.units import ratio
 
 CEILING, SOLVED = "full", 0.9
-SEQUENCE = "train.sequence"
 
 
 def warnings(found: Found) -> list[str]:
@@ -173,9 +172,3 @@ def questions(row: Row, found: Found) -> float:
     config = found.configs[row.run]
     each = found.data[row.run].open(Rows(1, at(config, SEQUENCE), row.seed, "validation")).batch(0).weights.sum()
     return at(config, "train.evaluation_steps", 1) * at(config, "train.batch", 1) * float(each)
-
-
-def reach(row: Row, found: Found) -> float:
-    """Number of tokens that a window alone reaches back: its length less one, per layer; infinite where it is not known."""
-    window, layers = window_of(row, found), at(found.configs.get(row.run, {}), "model.layers")
-    return (window - 1) * layers if window and layers else float("inf")

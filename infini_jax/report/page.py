@@ -21,7 +21,7 @@ from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
 from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
 from infini_jax.report.settled import only_top, rate_sentences, settled_sentences
-from infini_jax.report.tables import anchors_table, blimp_table, passkey_tables
+from infini_jax.report.tables import anchors_table, blimp_table, echo_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
 
@@ -48,7 +48,7 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     styles = styles_of(found.rows)
     tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
     made = [one for figure in FIGURES for one in figure(found, styles)] + score_against_flops(climbed, styles)
-    tables = [*passkey_tables(found), blimp_table(found), anchors_table(found)]
+    tables = [*passkey_tables(found), echo_table(found), blimp_table(found), anchors_table(found)]
     trials, predicted = trials_table(tried), predictions_table(sources, [only_top(one) for one in each])
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
     shown = Pictures(place.figures, found, lambda done: watch(done, count))

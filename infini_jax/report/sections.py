@@ -12,6 +12,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.rows import Row
+from infini_jax.report.controls import opening
 from infini_jax.report.curves import NO_CURVE
 from infini_jax.report.found import Found, at, by_task
 from infini_jax.report.parts import Drawn, flops_text, spread
@@ -58,6 +59,7 @@ def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Sty
     ranges = [f"{label_of(series)}: {range_of(runs, score)}" for series, runs in by_series(rows).items()]
     return {
         "name": task,
+        "controls": opening(every, found, score),
         "finding": finding(rows, score, chance),
         "ranges": ranges,
         "several": bool(median_word(rows)),
@@ -89,6 +91,7 @@ def unscored(task: str, rows: list[Row], score: Score, found: Found, styles: dic
     """The template's variables of a task none of whose runs has a score."""
     return {
         "name": task,
+        "controls": opening(rows, found, score),
         "finding": f"No run has a finite {score.name}.",
         "ranges": [],
         "several": False,

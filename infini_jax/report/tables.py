@@ -1,8 +1,9 @@
-"""The tables of evaluations: passkey in the papers' format, BLiMP by phenomenon, and published values beside ours."""
+"""The tables of evaluations: passkey in the papers' format, echo by distance, BLiMP by phenomenon, and published values beside ours."""
 
 import statistics
 from collections.abc import Sequence
 
+from infini_jax.config.evaluation import CARRIED
 from infini_jax.report.behind import FRESH, behind
 from infini_jax.report.figures.passkey import length_text
 from infini_jax.report.found import Found, Point, by, points
@@ -49,6 +50,38 @@ def thirds(of: Sequence[Point], length: float) -> str:
         cell = [p.value for p in of if p.label("length") == length and low <= p.label("depth") < high]
         shares.append(f"{100 * statistics.fmean(cell):.0f}" if cell else "–")
     return "/".join(shares) if set(shares) != {"–"} else "–"
+
+
+def echo_table(found: Found) -> Table | NotMeasured:
+    """The table of losses and gains on text that quotes itself: a line per memory, a column per distance, seeds' medians."""
+    title, losses = "Text that quotes itself, by distance", points(found, "echo", "loss", condition=CARRIED)
+    if not losses:
+        return NotMeasured("echo", title, "the evaluation echo of runs on the task echo")
+    memories = by(losses, lambda point: (point.row.task, point.series, point.row.memory_bytes))
+    gains = by(points(found, "echo", "gain"), lambda point: (point.row.run, point.label("distance")))
+    distances = sorted({point.label("distance") for point in losses})
+    return Table(
+        f"{title}: nats per byte with the memory carried, and in brackets the gain over the better of an empty memory and "
+        "another document's; median over seeds.",
+        ("Mechanism", "Memory", *(f"{length_text(one)} tokens back" if one else "first time" for one in distances)),
+        tuple(
+            (
+                label_of(series),
+                human_bytes(size),
+                *(echo_cell([point for point in group if point.label("distance") == one], gains) for one in distances),
+            )
+            for (_, series, size), group in memories.items()
+        ),
+    )
+
+
+def echo_cell(of: Sequence[Point], gains: dict[tuple[str, float], list[Point]]) -> str:
+    """The loss of one memory at one distance as text, with its gain where that was measured."""
+    if not of:
+        return "–"
+    gained = [min(one.value for one in gains[at]) for point in of if (at := (point.row.run, point.label("distance"))) in gains]
+    loss = f"{statistics.median(point.value for point in of):.3f}"
+    return f"{loss} ({statistics.median(gained):.3f})" if gained else loss
 
 
 def blimp_table(found: Found) -> Table | NotMeasured:

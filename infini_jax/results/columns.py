@@ -97,7 +97,7 @@ MEASURES = (
     ("run", "", "as in runs"),
     ("eval", "", "the evaluation, such as passkey"),
     ("metric", "", "what was measured, such as exact_match"),
-    ("value", "of the metric", "the figure: shares from 0 to 1, losses in nats per token"),
+    ("value", "of the metric", "the figure: shares from 0 to 1, losses in nats per token, of echo per byte"),
     ("count", "", "number of trials or tokens behind the figure"),
     ("low", "of the metric", "lower end of the 95 % interval, NaN where none is known"),
     ("high", "of the metric", "upper end of the 95 % interval, NaN where none is known"),

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, by, by_task
-from infini_jax.report.parts import Drawn, Figures, NotMeasured
+from infini_jax.report.parts import Drawn, Figures, NotMeasured, flops_text
 from infini_jax.report.plots import (
     INK,
     Series,
@@ -22,7 +22,7 @@ from infini_jax.report.plots import (
     series_of,
     share_axis,
 )
-from infini_jax.report.sections import flops_text, score_for
+from infini_jax.report.scores import score_for
 from infini_jax.report.tasks import chance_of
 from infini_jax.study.ladder import is_same_size
 from infini_jax.study.scores import Score
