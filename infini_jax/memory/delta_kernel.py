@@ -169,7 +169,7 @@ class Tiles:
             "keeps": lambda: pl.BlockSpec(memory_space=pltpu.SMEM),
             "state": lambda: pl.BlockSpec((1, *state), lambda b, h, n: (b, h, 0, 0)),
             "states": lambda: pl.BlockSpec((1, 1, *state), lambda b, h, n: (b, place(n), h, 0, 0)),
-            "reads": lambda: pl.BlockSpec((1, 1, *state), lambda b, h, n: (b, place(n) // plan.blocks, h, 0, 0)),
+            "reads": lambda: pl.BlockSpec((1, 1, *state), lambda b, h, n: (b, _divided(place(n), plan.blocks)[0], h, 0, 0)),
             "keys": lambda: pl.BlockSpec((1, tokens, heads * self.key_dim), lambda b, h, n: (b, place(n), h)),
             "values": lambda: pl.BlockSpec((1, tokens, heads * self.value_dim), lambda b, h, n: (b, place(n), h)),
             "gates": lambda: pl.BlockSpec((1, heads, 1, plan.chunks, CHUNK), lambda b, h, n: (b, h, place(n), 0, 0)),
@@ -256,14 +256,20 @@ def _backward_kernel(
     def _():
         D_ref[...] = jnp.zeros_like(D_ref)
 
-    @pl.when(n % plan.blocks == 0)
+    @pl.when(_divided(n, plan.blocks)[1] == 0)
     def _():
         D_ref[...] += E_ref[0]
 
 
 def _is_new(plan: Plan, keeps_ref, n):
     """Whether the block opens a segment that does not keep the memory."""
-    return (n % plan.blocks == 0) & (keeps_ref[pl.program_id(0), n // plan.blocks] == 0)
+    segment, block = _divided(n, plan.blocks)
+    return (block == 0) & (keeps_ref[pl.program_id(0), segment] == 0)
+
+
+def _divided(n: jax.Array, by: int) -> tuple[jax.Array, jax.Array]:
+    """(quotient, rest) of a number that is not negative; `divmod` asks for signs, and with them for the TPU at hand."""
+    return jax.lax.div(n, jnp.asarray(by, n.dtype)), jax.lax.rem(n, jnp.asarray(by, n.dtype))
 
 
 def _of_chunk(tokens, c, head: int) -> list[tuple[Any, tuple]]:
