@@ -103,7 +103,8 @@ class Case:
             return results, pull(slopes)
 
         given = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=chip), (shapes, jax.eval_shape(function, *shapes))
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=chip),
+            (shapes, jax.eval_shape(function, *shapes)),
         )
         with target("tpu"):
             compiled = jax.jit(both).lower(*given).compile()

@@ -103,7 +103,9 @@ def test_a_strong_decay_forgets_without_overflow_and_equal_keys_stay_exact():
     found = with_gradients(INTERPRETED, arrays, slopes)
     assert all(np.all(np.isfinite(x)) for x in found)  # e^{60 * 64} is no float
     still = [*arrays[:4], 0 * arrays[4]]
-    for name, ours, theirs in zip(NAMES[:2], with_gradients(INTERPRETED, still, slopes), expected(still, slopes), strict=False):
+    for name, ours, theirs in zip(
+        NAMES[:2], with_gradients(INTERPRETED, still, slopes), expected(still, slopes), strict=False
+    ):
         # powers of A have entries up to 1e18; those of the inverse stay below one
         np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
 
@@ -157,7 +159,10 @@ def test_a_tpu_takes_the_kernel_and_others_do_not():
         assert gated_delta.chosen_form(*case) == "kernel"
         with gated_delta.form("chunks"):
             assert gated_delta.chosen_form(*case) == "chunks"
-    with gated_delta.form("fast"), pytest.raises(ConfigError, match=r"^gated_delta.form: 'fast' is no form; choose one of auto"):
+    with (
+        gated_delta.form("fast"),
+        pytest.raises(ConfigError, match=r"^gated_delta.form: 'fast' is no form; choose one of auto"),
+    ):
         gated_delta.chosen_form(*case)
 
 

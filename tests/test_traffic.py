@@ -99,7 +99,9 @@ def test_a_real_program_moves_its_arrays_and_a_loop_s_as_often_as_it_turns():
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed("tpu"), reason="needs libtpu: pip install 'infini_jax[tpu]'")
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v5p:1x1x1", "v6e:1x1"])
-@pytest.mark.parametrize(("dim", "segment", "compute"), [(32, 2048, "float32"), (128, 256, "bfloat16"), (128, 2048, "float32")])
+@pytest.mark.parametrize(
+    ("dim", "segment", "compute"), [(32, 2048, "float32"), (128, 256, "bfloat16"), (128, 2048, "float32")]
+)
 def test_the_delta_rule_s_kernel_moves_little_more_than_it_must(topology, dim, segment, compute):
     """Its own is the memory before each block; the plain form moves several times as much."""
     kernel, plain = (Case(mechanism, dim, segment, compute) for mechanism in ("delta, kernel", "delta, chunks"))

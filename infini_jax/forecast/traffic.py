@@ -13,8 +13,9 @@ from infini_jax.forecast.program_text import BYTES, NAME, Instruction, ProgramTe
 LAID_OUT = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^{}]*))?\})?")
 TILE = re.compile(r"T\(([\d,]+)\)")
 ON_CHIP = re.compile(r"S\([1-9]\d*\)")  # a space other than the device's memory
-MOVES_NOTHING = ("AllocateBuffer", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape")
+MOVES_NOTHING = ("AllocateBuffer", "ConcatBitcast", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape")
 CUTS = ("dynamic-slice", "slice", "gather")
+FETCHES = ("copy-start", "slice-start", "dynamic-slice-start")
 
 
 def bytes_moved(program: ProgramText) -> int:
@@ -32,11 +33,15 @@ def bytes_of_type(kind: str) -> int:
 
 
 def _in_memory(array: tuple[str, str, str, str]) -> int:
+    return 0 if ON_CHIP.search(array[3]) else _in_tiles(array)
+
+
+def _in_tiles(array: tuple[str, str, str, str]) -> int:
     name, shape, order, rest = array
-    if ON_CHIP.search(rest):
-        return 0
     sizes, tile = [int(size) for size in shape.split(",") if size], TILE.search(rest)
-    for axis, step in zip(order.split(",") if tile and sizes else (), reversed(tile[1].split(",") if tile else ()), strict=False):
+    for axis, step in zip(
+        order.split(",") if tile and sizes else (), reversed(tile[1].split(",") if tile else ()), strict=False
+    ):
         sizes[int(axis)] = math.ceil(sizes[int(axis)] / int(step)) * int(step)
     return math.prod(sizes) * BYTES.get(name, 0)
 
@@ -57,8 +62,11 @@ def moved_by(one: Instruction, program: ProgramText, known: dict[str, Instructio
     """Bytes that one instruction moves: what it reads of its operands and what it writes of its results."""
     if one.operation.endswith("-done") or any(f'"{name}"' in one.line for name in MOVES_NOTHING):
         return 0
-    if one.operation == "copy-start":  # a tuple of where to, where from and a mark
-        return sum(map(_in_memory, LAID_OUT.findall(one.type)[:2]))
+    if one.operation in FETCHES:  # a tuple that has where from and where to, and a mark
+        ends = LAID_OUT.findall(one.type)[:2]
+        return min(map(_in_tiles, ends)) * sum(_in_memory(end) > 0 for end in ends)
+    if one.operation.endswith("-start"):  # the tuple has operands and results
+        return bytes_of_type(one.type)
     operands = [known[name] for name in operands_of(one) if name in known]
     if one.operation in CUTS:
         return bytes_of_type(one.type) + (bytes_of_type(operands[0].type) and bytes_of_type(one.type))
@@ -76,7 +84,9 @@ def moved_by(one: Instruction, program: ProgramText, known: dict[str, Instructio
 
 
 def _parameters(instructions: tuple[Instruction, ...]) -> list[Instruction]:
-    found = {int(one.line.partition("parameter(")[2].partition(")")[0]): one for one in instructions if one.operation == "parameter"}
+    found = {
+        int(one.line.partition("parameter(")[2].partition(")")[0]): one for one in instructions if one.operation == "parameter"
+    }
     return [found[number] for number in sorted(found)]
 
 

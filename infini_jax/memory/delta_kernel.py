@@ -215,9 +215,7 @@ def _forward_kernel(plan: Plan, keeps_ref, S_ref, k_ref, v_ref, beta_ref, g_ref,
     jax.lax.fori_loop(0, plan.chunks, chunk, None)
 
 
-def _backward_kernel(
-    plan: Plan, keeps_ref, before_ref, k_ref, v_ref, beta_ref, g_ref, E_ref, last_ref, D_ref, *rest
-) -> None:
+def _backward_kernel(plan: Plan, keeps_ref, before_ref, k_ref, v_ref, beta_ref, g_ref, E_ref, last_ref, D_ref, *rest) -> None:
     """One block backwards: the gradient by the memory stays in `D_ref` from block to block.
 
     `rest` are the gradients of keys, values and gates, then room for the memory before each chunk and each chunk's inverse.
