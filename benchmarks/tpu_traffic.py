@@ -1,10 +1,12 @@
 """Bytes that the read and write of a matrix memory move on a TPU, against the least: compiled ahead of time, not run.
 
 Question: which mechanisms reach the roofline on paper, and what do the kernels gain?
-Command:  python -m benchmarks.tpu_traffic --topologies v5e:1x1 v5p:1x1x1 v6e:1x1       (some minutes; pip install 'infini_jax[tpu]')
+Command:  python -m benchmarks.tpu_traffic --topologies v5e:1x1          (pip install 'infini_jax[tpu]'; most of an hour on two
+          cores, nearly all of it for `delta, chunks`; --only leaves mechanisms out)
 Prints a table for each topology, in MB and in times the least: forward and backward of what a layer does with its memory in
 one segment. The least is each input read once forwards and once backwards, each result written, each gradient of a result
-read and each gradient of an input written once. Keys and values come as a projection leaves them, all heads side by side.
+read and each gradient of an input written once; what fits on the chip (128 MiB on a v5e and a v6e) may stay there from one
+pass to the other, so that a program can move less. Keys and values come as a projection leaves them, all heads side by side.
   delta, chunks   the gated delta rule's write, as plain XLA
   delta, kernel   the same by the kernel
   infini          Infini-attention's read and write, linear update
@@ -43,6 +45,8 @@ class Sizes:
       dims: dims of keys and values.
       segments: numbers of tokens.
       compute: types of queries, keys and values; memories and gates are float32.
+      topologies: single chips.
+      only: mechanisms of the table.
     """
 
     rows: int = 16
@@ -51,6 +55,7 @@ class Sizes:
     segments: tuple[int, ...] = (256, 2048)
     compute: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     topologies: tuple[str, ...] = ("v5e:1x1", "v5p:1x1x1", "v6e:1x1")
+    only: tuple[str, ...] = MECHANISMS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +107,8 @@ class Case:
             results, pull = jax.vjp(function, *inputs)
             return results, pull(slopes)
 
-        given = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=chip),
-            (shapes, jax.eval_shape(function, *shapes)),
-        )
+        given = shapes, jax.eval_shape(function, *shapes)
+        given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=chip), given)
         with target("tpu"):
             compiled = jax.jit(both).lower(*given).compile()
         return bytes_moved(ProgramText.parse(compiled.as_text()))
@@ -146,10 +149,10 @@ def main(sizes: Sizes) -> None:
     """Prints the tables."""
     for topology in sizes.topologies:
         print(f"\n{topology}, jax {jax.__version__}, {sizes.rows} rows, {sizes.heads} heads; MB (times the least)\n")
-        print("| type | dim | segment | " + " | ".join(MECHANISMS) + " |\n" + "|---" * (3 + len(MECHANISMS)) + "|")
+        print("| type | dim | segment | " + " | ".join(sizes.only) + " |\n" + "|---" * (3 + len(sizes.only)) + "|")
         for compute, dim, segment in ((c, d, s) for c in sizes.compute for d in sizes.dims for s in sizes.segments):
             line = []
-            for mechanism in MECHANISMS:
+            for mechanism in sizes.only:
                 case = Case(mechanism, dim, segment, compute, sizes.rows, sizes.heads)
                 moved = case.moved(topology)
                 line.append(f"{moved / 1e6:.0f} ({moved / case.least():.2f})")

@@ -68,9 +68,10 @@ INTERPRETED = functools.partial(written, interpret=True)
     ("tokens", "heads", "key_dim", "value_dim"),
     [
         (CHUNK, 1, 32, 32),
-        (2 * CHUNK, 8, 32, 64),  # four heads at once in two cells
-        (9 * CHUNK, 1, 32, 32),  # three blocks of three chunks
-        (CHUNK, 3, 32, 32),  # no few of three heads fill a tile
+        pytest.param(2 * CHUNK, 8, 32, 64, marks=pytest.mark.slow),  # four heads at once in two cells
+        pytest.param(11 * CHUNK, 1, 32, 32, marks=pytest.mark.slow),  # eleven blocks, as eight chunks at most are one
+        pytest.param(9 * CHUNK, 1, 32, 32, marks=pytest.mark.slow),  # three blocks of three chunks
+        pytest.param(CHUNK, 3, 32, 32, marks=pytest.mark.slow),  # no few of three heads fill a tile
     ],
 )
 def test_results_and_all_gradients_are_those_of_a_loop_token_by_token(tokens, heads, key_dim, value_dim):
@@ -86,7 +87,7 @@ def test_results_and_all_gradients_are_those_of_a_loop_token_by_token(tokens, he
 @pytest.mark.parametrize(("dtype", "rounding"), [(jnp.float32, 2**-23), (jnp.bfloat16, 2**-8)])
 def test_narrow_types_stay_near_the_loop_over_the_same_numbers(dtype, rounding):
     """Sums are float32 whatever keys and values are; their gradients are rounded to their type at the end."""
-    S, keys, values, beta, g = (jnp.asarray(x, jnp.float32) for x in arrays_of(3 * CHUNK, 4, 32, 32))
+    S, keys, values, beta, g = (jnp.asarray(x, jnp.float32) for x in arrays_of(3 * CHUNK, 1, 32, 32))
     arrays = [S, keys.astype(dtype), values.astype(dtype), beta, g]
     slopes = [jnp.asarray(x, jnp.float32) for x in slopes_of(arrays)]
     found = with_gradients(INTERPRETED, arrays, slopes)
@@ -103,9 +104,8 @@ def test_a_strong_decay_forgets_without_overflow_and_equal_keys_stay_exact():
     found = with_gradients(INTERPRETED, arrays, slopes)
     assert all(np.all(np.isfinite(x)) for x in found)  # e^{60 * 64} is no float
     still = [*arrays[:4], 0 * arrays[4]]
-    for name, ours, theirs in zip(
-        NAMES[:2], with_gradients(INTERPRETED, still, slopes), expected(still, slopes), strict=False
-    ):
+    found = with_gradients(INTERPRETED, still, slopes)
+    for name, ours, theirs in zip(NAMES[:2], found[:2], expected(still, slopes)[:2], strict=True):
         # powers of A have entries up to 1e18; those of the inverse stay below one
         np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
 
@@ -117,6 +117,7 @@ def test_inverses_of_all_blocks_at_once_are_the_inverse(size):
         np.testing.assert_allclose(unit_lower_inverse(jnp.asarray(A)) @ (np.eye(size) + A), np.eye(size), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_runs_are_mapped_side_by_side():
     runs = [arrays_of(CHUNK, 2, 32, 32, seed) for seed in range(2)]
     stacked = [jnp.asarray(np.stack(x), jnp.float32) for x in zip(*runs, strict=True)]
@@ -159,10 +160,7 @@ def test_a_tpu_takes_the_kernel_and_others_do_not():
         assert gated_delta.chosen_form(*case) == "kernel"
         with gated_delta.form("chunks"):
             assert gated_delta.chosen_form(*case) == "chunks"
-    with (
-        gated_delta.form("fast"),
-        pytest.raises(ConfigError, match=r"^gated_delta.form: 'fast' is no form; choose one of auto"),
-    ):
+    with gated_delta.form("fast"), pytest.raises(ConfigError, match=r"^gated_delta.form: 'fast' is no form; choose one"):
         gated_delta.chosen_form(*case)
 
 
@@ -186,7 +184,7 @@ def layer_case(segments: int):
     return module, params, memory, segment
 
 
-@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("segments", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_layer_is_the_same_by_the_kernel_with_its_gradients(segments):
     """Segments of a step, in turn and at once; grouped queries."""
     module, params, memory, segment = layer_case(segments)
@@ -206,6 +204,7 @@ def test_a_layer_is_the_same_by_the_kernel_with_its_gradients(segments):
             np.testing.assert_allclose(ours, theirs, atol=1e-5 * size)  # float32 sums in another order
 
 
+@pytest.mark.slow
 def test_the_kernel_and_its_gradient_lower_for_a_tpu_alone_and_mapped():
     module, params, memory, segment = layer_case(1)
 

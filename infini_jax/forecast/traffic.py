@@ -1,8 +1,9 @@
 """Bytes that a compiled program moves to and from a device's memory, counted in the program's text.
 
-On paper a program takes at least these bytes over the bandwidth of the memory. Each operation reads its operands and writes its
-results, a fusion those of all that is inside; what the compiler placed on the chip moves nothing, and of an array that is cut
-or written in place only the part that is touched moves. Arrays are as large as their tiles: 32 numbers in rows of 128 take 128.
+On paper a program takes at least as long as these bytes over the bandwidth of the memory. Each operation reads its operands
+and writes its results, a fusion those of all that is inside; what the compiler placed on the chip moves nothing, and of an
+array that is cut or written in place only the part that is touched moves. Arrays are as large as their tiles: a row of 32
+numbers in tiles of 128 takes 128.
 """
 
 import math
@@ -39,10 +40,9 @@ def _in_memory(array: tuple[str, str, str, str]) -> int:
 def _in_tiles(array: tuple[str, str, str, str]) -> int:
     name, shape, order, rest = array
     sizes, tile = [int(size) for size in shape.split(",") if size], TILE.search(rest)
-    for axis, step in zip(
-        order.split(",") if tile and sizes else (), reversed(tile[1].split(",") if tile else ()), strict=False
-    ):
-        sizes[int(axis)] = math.ceil(sizes[int(axis)] / int(step)) * int(step)
+    if tile and sizes:  # of the axes that lie closest together
+        for axis, step in zip(map(int, order.split(",")), map(int, reversed(tile[1].split(","))), strict=False):
+            sizes[axis] = math.ceil(sizes[axis] / step) * step
     return math.prod(sizes) * BYTES.get(name, 0)
 
 
@@ -84,10 +84,8 @@ def moved_by(one: Instruction, program: ProgramText, known: dict[str, Instructio
 
 
 def _parameters(instructions: tuple[Instruction, ...]) -> list[Instruction]:
-    found = {
-        int(one.line.partition("parameter(")[2].partition(")")[0]): one for one in instructions if one.operation == "parameter"
-    }
-    return [found[number] for number in sorted(found)]
+    found = (one for one in instructions if one.operation == "parameter")
+    return sorted(found, key=lambda one: int(one.line.partition("parameter(")[2].partition(")")[0]))
 
 
 def _read(array: Instruction, program: ProgramText, inside: str) -> int:

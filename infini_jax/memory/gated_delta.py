@@ -200,7 +200,7 @@ def chosen_form(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array) -> str:
 def by_kernel(
     S_BxGxKxV: jax.Array, segments: Segment, beta_BWxTxG: jax.Array, g_BWxTxG: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(S before each of W consecutive segments BWxGxKxV, S after the last) by the kernel, interpreted where there is no TPU."""
+    """(S before each of W consecutive segments BWxGxKxV, S after the last) by the kernel; interpreted where no TPU is."""
     from infini_jax.memory import delta_kernel
 
     heads, keeps_BxW = S_BxGxKxV.shape[1], segments.bounds.keeps_B.reshape(S_BxGxKxV.shape[0], -1)

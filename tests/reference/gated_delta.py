@@ -46,7 +46,7 @@ def row(arrays, documents, *, lengths, params):
 
 
 def stream(S, keys, values, beta, g, keeps):
-    """(S before each segment WxKxV, S after the last) of one head: segments of T tokens WxTxK, WxTxV, WxT; keys of any length."""
+    """(S before each segment WxKxV, S after the last) of one head: keys WxTxK of any length, values WxTxV, gates WxT."""
     before = []
     for segment, kept in enumerate(keeps):
         before.append(S)
