@@ -136,8 +136,14 @@ def read_and_written(
     """(A_mem in the type of the queries, the memory after the segment) of queries, keys and values BxTx(GK)."""
     q, k, v = by_heads(heads, q, k, v)
     wide = memory.M.dtype
-    read = infini.retrieve(memory, elu_plus_one(q.astype(wide)))
-    return read.astype(q.dtype), infini.update(memory, elu_plus_one(k.astype(wide)), v.astype(wide), update)
+
+    def read(memory: InfiniMemory, q: jax.Array) -> jax.Array:
+        return infini.retrieve(memory, elu_plus_one(q.astype(wide))).astype(q.dtype)
+
+    def updated(memory: InfiniMemory, k: jax.Array, v: jax.Array) -> InfiniMemory:
+        return infini.update(memory, elu_plus_one(k.astype(wide)), v.astype(wide), update)
+
+    return infini.made_again(read)(memory, q), infini.made_again(updated)(memory, k, v)
 
 
 def bytes_of(tree) -> int:

@@ -184,7 +184,8 @@ def layer_case(segments: int):
     return module, params, memory, segment
 
 
-@pytest.mark.parametrize("segments", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", [1, 2])
 def test_a_layer_is_the_same_by_the_kernel_with_its_gradients(segments):
     """Segments of a step, in turn and at once; grouped queries."""
     module, params, memory, segment = layer_case(segments)

@@ -15,6 +15,7 @@ LAID_OUT = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^{}]*))?\})?")
 TILE = re.compile(r"T\(([\d,]+)\)")
 ON_CHIP = re.compile(r"S\([1-9]\d*\)")  # a space other than the device's memory
 MOVES_NOTHING = ("AllocateBuffer", "ConcatBitcast", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape")
+EVERYTHING = 2**63  # bytes, at most those that there are
 CUTS = ("dynamic-slice", "slice", "gather")
 FETCHES = ("copy-start", "slice-start", "dynamic-slice-start")
 
@@ -119,10 +120,10 @@ def _written(fusion: Instruction, program: ProgramText, inside: str) -> int:
     return sum(min(_in_memory(result), _changed(one, within, program)) for result, one in zip(results, made, strict=True))
 
 
-def _changed(one: Instruction | None, within: dict[str, Instruction], program: ProgramText) -> float:
-    """Bytes of the part of an array that an instruction in a fusion changes; without end where it makes all of it."""
+def _changed(one: Instruction | None, within: dict[str, Instruction], program: ProgramText) -> int:
+    """Bytes of the part of an array that an instruction in a fusion changes; `EVERYTHING` where it makes all of it."""
     if one is None:
-        return math.inf
+        return EVERYTHING
     if one.operation == "bitcast":
         return _changed(within.get(operands_of(one)[0]), within, program)
     if one.operation == "dynamic-update-slice":
@@ -130,4 +131,4 @@ def _changed(one: Instruction | None, within: dict[str, Instruction], program: P
     if one.operation == "fusion":
         (nested,) = one.called("calls")
         return _written(one, program, nested)
-    return math.inf
+    return EVERYTHING
