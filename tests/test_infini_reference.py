@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from infini_jax.config import ModelConfig
 from infini_jax.errors import ConfigError
+from infini_jax.layers.platforms import target
 from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import feature_maps
 from infini_jax.memory.base import memory_bytes
@@ -51,6 +52,12 @@ def row_of(rule, name, nu, reads):
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_memory_and_gradients_are_the_reference_s(case):
     ragged.assert_is_the_reference(layer(case), row_of(*case))
+
+
+def test_features_that_a_tpu_s_gradient_finds_again_are_the_reference_s():
+    case = ("delta", "elu_plus_one", 1, "normalised")
+    with target("tpu"):
+        ragged.assert_is_the_reference(layer(case), row_of(*case))
 
 
 @settings(max_examples=15, deadline=None)

@@ -17,26 +17,12 @@ from infini_jax.config import RunConfig
 from infini_jax.devices.chosen_form import form_of_run, with_form
 from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.errors import ConfigError
-from infini_jax.forecast.program_text import ProgramText, kernels_launched
+from infini_jax.forecast.program_text import BYTES, ProgramText, kernels_launched
 from infini_jax.forecast.topology import Topology
 from infini_jax.layers.platforms import target
 from infini_jax.training.program import Training
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
-BYTES = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "s16": 2,
-    "u16": 2,
-    "bf16": 2,
-    "f16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-    "s64": 8,
-    "u64": 8,
-}
 NO_BUFFER = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional", "iota", "broadcast"}
 ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 

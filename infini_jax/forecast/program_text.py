@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from infini_jax.errors import ConfigError
 
@@ -18,6 +18,20 @@ NO_KERNEL = {
     "add-dependency",
     "opt-barrier",
     "async-update",
+}
+BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
 }
 BRANCHES = ("branch_computations", "true_computation", "false_computation")
 
@@ -101,11 +115,10 @@ def _end_of_tuple(text: str) -> int:
     return len(text)
 
 
-def kernels_launched(program: ProgramText) -> int:
-    """Number of kernels that one call of a compiled program launches: its instructions times the turns of their loops.
+def total(program: ProgramText, count: Callable[[Instruction], int]) -> int:
+    """The sum of what is counted of each instruction that one call of a compiled program runs, as often as it runs it.
 
-    A fusion, a copy and a call of a library count one each (inside, cuDNN's gradient is several), a choice its largest branch.
-    On a GPU each costs microseconds, whatever its work. The text of a program for a CPU has the steps of its executor instead.
+    Bodies of loops count as often as they turn, of a choice the branch that has most.
 
     Raises `ConfigError` where the text does not tell a loop's number of turns.
     """
@@ -117,7 +130,7 @@ def kernels_launched(program: ProgramText) -> int:
         return known[name]
 
     def of_one(one: Instruction) -> int:
-        if one.operation in NO_KERNEL or one.operation.endswith("-done"):
+        if one.operation in NO_KERNEL:
             return 0
         if one.operation == "while":
             (body,), (condition,) = one.called("body"), one.called("condition")
@@ -130,9 +143,20 @@ def kernels_launched(program: ProgramText) -> int:
             return max(map(of, one.called(*BRANCHES)))
         if one.operation in ("call", "async-start"):
             return sum(map(of, one.called("to_apply", "calls")))
-        return 1
+        return count(one)
 
     return of(program.entry)
+
+
+def kernels_launched(program: ProgramText) -> int:
+    """Number of kernels that one call of a compiled program launches: its instructions times the turns of their loops.
+
+    A fusion, a copy and a call of a library count one each (inside, cuDNN's gradient is several), a choice its largest branch.
+    On a GPU each costs microseconds, whatever its work. The text of a program for a CPU has the steps of its executor instead.
+
+    Raises `ConfigError` where the text does not tell a loop's number of turns.
+    """
+    return total(program, lambda one: not one.operation.endswith("-done"))
 
 
 def _turns_of(program: ProgramText, condition: str) -> int:

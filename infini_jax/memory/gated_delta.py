@@ -14,6 +14,7 @@ The published layer's decay starts at tens of tokens: such a memory is empty whe
 """
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -23,6 +24,8 @@ import numpy as np
 
 from infini_jax.errors import require
 from infini_jax.layers.grouped_heads import by_key_head
+from infini_jax.layers.heads import by_heads, can_split
+from infini_jax.layers.platforms import platform
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.recurrence import composed, linear_recurrence
 from infini_jax.layers.segment import Segment, reset_where_new
@@ -34,6 +37,9 @@ from infini_jax.memory.window import view
 
 CHUNK = 64  # tokens solved at once: a power of two
 LONGEST = 1e6  # segments, which no document has
+
+FORMS = ("auto", "chunks", "kernel")
+form = jax.make_user_context("auto")  # of a write; `with form("chunks"):`; a part of jit's cache key
 
 
 def retrieve(S_BxGxKxV: jax.Array, q_BxSxHxK: jax.Array) -> jax.Array:
@@ -173,6 +179,37 @@ def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tupl
     return jnp.swapaxes(before[::chunks], 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), after
 
 
+def chosen_form(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array) -> str:
+    """Name of the form that writes a segment: the one asked for by `form`, or else the kernel on a TPU where it can.
+
+    Raises `ConfigError` where the form asked for does not exist or cannot do this.
+    """
+    asked = form.value
+    require(asked in FORMS, "gated_delta.form", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
+    if asked == "chunks" or (asked == "auto" and platform() != "tpu"):
+        return "chunks"
+    from infini_jax.memory import delta_kernel  # Pallas is not imported where nothing runs it
+
+    problem, heads = delta_kernel.refuses(k_BxTxGxK, v_BxTxGxV), k_BxTxGxK.shape[2]
+    if problem is None and not can_split(heads, heads):
+        problem = "needs heads that devices share evenly"
+    require(asked == "auto" or problem is None, "gated_delta.form", f"the kernel {problem}", "choose auto or chunks")
+    return "kernel" if problem is None else "chunks"
+
+
+def by_kernel(
+    S_BxGxKxV: jax.Array, segments: Segment, beta_BWxTxG: jax.Array, g_BWxTxG: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(S before each of W consecutive segments BWxGxKxV, S after the last) by the kernel; interpreted where no TPU is."""
+    from infini_jax.memory import delta_kernel
+
+    heads, keeps_BxW = S_BxGxKxV.shape[1], segments.bounds.keeps_B.reshape(S_BxGxKxV.shape[0], -1)
+    written = functools.partial(delta_kernel.written, interpret=platform() != "tpu")
+    written = by_heads(written, (1, 2, 2, 2, 2, None), (2, 1), heads, heads)
+    before_BxWxGxKxV, after = written(S_BxGxKxV, segments.keys, segments.values, beta_BWxTxG, g_BWxTxG, keeps_BxW)
+    return before_BxWxGxKxV.reshape(-1, *S_BxGxKxV.shape[1:]), after
+
+
 @dataclasses.dataclass(frozen=True)
 class GatedDeltaConfig(PositionedConfig):
     """Settings of the gated delta rule.
@@ -236,19 +273,27 @@ class GatedDelta(Positioned):
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {GATE: nn.sigmoid(self.gate)}
 
     def write(self, memory: jax.Array, segment: Segment) -> jax.Array:
+        if chosen_form(segment.keys, segment.values) == "kernel":
+            return by_kernel(memory, segment, *self._gates(segment))[1]
         return states(reset_where_new(segment.bounds.keeps_B, memory), self._solved(segment))[1]
 
     def advance(self, memory: jax.Array, segments: Segment) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        keeps_BxW = segments.bounds.keeps_B.reshape(memory.shape[0], -1)
-        before, memory = parallel(memory, self._solved(segments), keeps_BxW)
+        if chosen_form(segments.keys, segments.values) == "kernel":
+            before, memory = by_kernel(memory, segments, *self._gates(segments))
+        else:
+            keeps_BxW = segments.bounds.keeps_B.reshape(memory.shape[0], -1)
+            before, memory = parallel(memory, self._solved(segments), keeps_BxW)
         attended, metrics = self.attend(before, segments)
         return attended, memory, metrics
 
     def _solved(self, segment: Segment) -> Solved:
-        wide, writes_BxTx1 = self.dims.memory_dtype, segment.bounds.writes_BxT[..., None]
-        beta_BxTxG = nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1
-        g_BxTxG = self._log_decay(segment.inputs) * writes_BxTx1
-        return solve_chunks(unit(segment.keys.astype(wide)), segment.values.astype(wide), beta_BxTxG, g_BxTxG)
+        wide = self.dims.memory_dtype
+        return solve_chunks(unit(segment.keys.astype(wide)), segment.values.astype(wide), *self._gates(segment))
+
+    def _gates(self, segment: Segment) -> tuple[jax.Array, jax.Array]:
+        """(beta BxTxG, g BxTxG), zero where nothing is written."""
+        writes_BxTx1 = segment.bounds.writes_BxT[..., None]
+        return nn.sigmoid(self.strength(segment.inputs)) * writes_BxTx1, self._log_decay(segment.inputs) * writes_BxTx1
 
     def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:
         if self.config.decay == "none":

@@ -27,7 +27,7 @@ from infini_jax.errors import LATER, require
 from infini_jax.layers.attention import attend_segment
 from infini_jax.layers.grouped_heads import by_key_head, repeat_heads
 from infini_jax.layers.heads import SEQUENCE_AXIS, shares_sequence
-from infini_jax.layers.platforms import unrolled
+from infini_jax.layers.platforms import platform, unrolled
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, reset_where_new, with_leaves
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes, segments_of_a_stream
@@ -83,6 +83,15 @@ def update(memory: InfiniMemory, features_BxTxGxF: jax.Array, v_BxTxGxV: jax.Arr
         M=memory.M + jnp.einsum("bthf,bthv->bhfv", features_BxTxGxF, v_BxTxGxV),
         z=None if memory.z is None else memory.z + features_BxTxGxF.sum(axis=1),
     )
+
+
+def made_again(function: Callable) -> Callable:
+    """`function`, whose gradient on a TPU finds features again instead of keeping them.
+
+    They are float32 where queries and keys may be bfloat16, and a TPU waits for its memory: counted in programs compiled for a
+    v5e, a quarter less is moved.
+    """
+    return jax.checkpoint(function) if platform() == "tpu" else function
 
 
 def parallel_linear(
@@ -307,10 +316,16 @@ class Infini(Positioned):
         )
 
     def attend(self, memory: InfiniMemory, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return self._combined(retrieve(memory, self._asked(segment)), segment)
+        def read(memory: InfiniMemory, segment: Segment) -> jax.Array:
+            return retrieve(memory, self._asked(segment))
+
+        return self._combined(made_again(read)(memory, segment), segment)
 
     def write(self, memory: InfiniMemory, segment: Segment) -> InfiniMemory:
-        return update(reset_where_new(segment.bounds.keeps_B, memory), *self._written(segment), self.config.update)
+        def updated(memory: InfiniMemory, segment: Segment) -> InfiniMemory:
+            return update(memory, *self._written(segment), self.config.update)
+
+        return made_again(updated)(reset_where_new(segment.bounds.keeps_B, memory), segment)
 
     def advance(self, memory: InfiniMemory, segments: Segment) -> tuple[jax.Array, InfiniMemory, dict[str, jax.Array]]:
         count = segments_of_a_stream(memory, segments)

@@ -1,4 +1,4 @@
-"""The tables of evaluations: passkey in the papers' format, echo by distance, BLiMP by phenomenon, and published values beside ours."""
+"""The tables of evaluations: passkey in the papers' format, echo by distance, BLiMP, and published values beside ours."""
 
 import statistics
 from collections.abc import Sequence

@@ -43,3 +43,44 @@ def row(arrays, documents, *, lengths, params):
                 S[g] = write(S[g], unit(keys[t, g]), values[t, g], beta, log_decay)
         open_document, begin = last, begin + length
     return A, {"S": S}
+
+
+def stream(S, keys, values, beta, g, keeps):
+    """(S before each segment WxKxV, S after the last) of one head: keys WxTxK of any length, values WxTxV, gates WxT."""
+    before = []
+    for segment, kept in enumerate(keeps):
+        before.append(S)
+        S = S if kept else np.zeros_like(S)
+        for t in range(keys.shape[1]):
+            S = write(S, unit(keys[segment, t]), values[segment, t], beta[segment, t], g[segment, t])
+    return np.stack(before), S
+
+
+def stream_gradients(S, keys, values, beta, g, keeps, before_slope, after_slope):
+    """Gradients of sum(before * before_slope) + sum(after * after_slope) by all arguments of `stream` but the last.
+
+    Token by token from the last one: with P = e^g S, r = v - P^T k and S' = P + beta k r^T,
+      d_beta = k^T D r,  dr = beta D^T k,  dk = beta D r - P dr,  dv = dr,  dP = D - k dr^T,  dg = sum(dP P),  dS = e^g dP
+    and a key x of length n = sqrt(|x|^2 + 1e-6) has dx = dk / n - x (x . dk) / n^3.
+    """
+    passed = []  # S before each token
+    state = S
+    for segment, kept in enumerate(keeps):
+        state = state if kept else np.zeros_like(state)
+        for t in range(keys.shape[1]):
+            passed.append(state)
+            state = write(state, unit(keys[segment, t]), values[segment, t], beta[segment, t], g[segment, t])
+    slopes = [np.zeros_like(x) for x in (keys, values, beta, g)]
+    D = after_slope
+    for segment in reversed(range(len(keeps))):
+        for t in reversed(range(keys.shape[1])):
+            x, k, strength = keys[segment, t], unit(keys[segment, t]), beta[segment, t]
+            P = np.exp(g[segment, t]) * passed[segment * keys.shape[1] + t]
+            r, dr = values[segment, t] - P.T @ k, strength * D.T @ k
+            dk, dP, n = strength * D @ r - P @ dr, D - np.outer(k, dr), np.sqrt(x @ x + 1e-6)
+            found = dk / n - x * (x @ dk) / n**3, dr, k @ D @ r, np.sum(dP * P)
+            for slope, one in zip(slopes, found, strict=True):
+                slope[segment, t] = one
+            D = np.exp(g[segment, t]) * dP
+        D = (D if keeps[segment] else np.zeros_like(D)) + before_slope[segment]
+    return D, *slopes
