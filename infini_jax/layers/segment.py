@@ -274,3 +274,14 @@ def drop_landmarks(x_BxSxD: jax.Array, every: int, phase_B: jax.Array | None = N
         raw = jnp.arange(places - math.ceil(places / (every + 1)))
         return jnp.take_along_axis(x_BxSxD, (raw + (phase_B[:, None] + raw) // every)[..., None], axis=1)
     return x_BxSxD.reshape(batch, -1, every + 1, features)[:, :, :every].reshape(batch, -1, features)
+
+
+def at_places(tokens_xNxD: jax.Array, x_BxSxD: jax.Array, bounds: Boundaries, first: int) -> jax.Array:
+    """`x_BxSxD` with N tokens put at the segment's places from `first` on, as far as its S places have them: BxSxD.
+
+    `x_BxSxD` begins at place `bounds.start` of the segment.
+    """
+    place_S = bounds.start + jnp.arange(x_BxSxD.shape[1]) - first
+    count = tokens_xNxD.shape[1]
+    put_xSxD = tokens_xNxD[:, jnp.clip(place_S, 0, count - 1)].astype(x_BxSxD.dtype)
+    return jnp.where(((place_S >= 0) & (place_S < count))[:, None], put_xSxD, x_BxSxD)

@@ -377,17 +377,6 @@ def reported_gates(metrics: Mapping[str, jax.Array]) -> jax.Array | None:
     return metrics.get(GATE)
 
 
-def at_places(tokens_xNxD: jax.Array, x_BxSxD: jax.Array, bounds: Boundaries, first: int) -> jax.Array:
-    """`x_BxSxD` with N tokens put at the segment's places from `first` on, as far as its S places have them: BxSxD.
-
-    `x_BxSxD` begins at place `bounds.start` of the segment.
-    """
-    place_S = bounds.start + jnp.arange(x_BxSxD.shape[1]) - first
-    count = tokens_xNxD.shape[1]
-    put_xSxD = tokens_xNxD[:, jnp.clip(place_S, 0, count - 1)].astype(x_BxSxD.dtype)
-    return jnp.where(((place_S >= 0) & (place_S < count))[:, None], put_xSxD, x_BxSxD)
-
-
 def segments_of_a_stream(memory: Any, segments: Segment) -> int:
     """Number W of consecutive segments per stream: rows of `segments` for each row of a memory that is not empty."""
     return segments.inputs.shape[0] // jax.tree.leaves(memory)[0].shape[0]

@@ -15,8 +15,9 @@ from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops, attend_segment
 from infini_jax.layers.grouped_heads import by_key_head
+from infini_jax.layers.segment import at_places
 from infini_jax.memory import MECHANISMS
-from infini_jax.memory.base import Cost, Memory, MemoryConfig, at_places, memory_bytes
+from infini_jax.memory.base import Cost, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import with_size
 from tests.support.streams import losses_of, tiny
 

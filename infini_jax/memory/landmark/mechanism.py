@@ -5,8 +5,7 @@ tokens of its own block and the landmarks of the other blocks, and the share of 
 of its block. At inference complete blocks are cached, each query retrieves the `k` blocks whose landmarks it likes best,
 and the same softmax runs over [retrieved blocks | segment].
 
-The mathematics is in softmax.py (the two levels) and retrieval.py (positions, selection, reading); straddle.py has blocks
-that do not end where a segment ends.
+softmax.py has the two levels, retrieval.py positions, selection and reading, straddle.py blocks across segments.
 
 Choices where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
@@ -379,9 +378,8 @@ class Landmark(Positioned):
         )
 
     def cost_at_once(self, segment_length: int, segments: int) -> Cost:
-        c = self.config
-        takes_in_turn = self.straddles or (c.blocks > 0 and c.neighbors(self.dims.segment)[0] > 0)
-        return self.cost(segment_length, 1 if takes_in_turn else segments)
+        has_near = self.config.blocks > 0 and self.config.neighbors(self.dims.segment)[0] > 0
+        return self.cost(segment_length, 1 if self.straddles or has_near else segments)
 
     @classmethod
     def resized(cls, config: LandmarkConfig, dims: Dims, size: int, axis: str = "blocks") -> tuple[LandmarkConfig, Dims]:
