@@ -57,7 +57,7 @@ def draw_steps(run: RetrievalRun, random: np.random.Generator) -> Sequences:
 def draw_examination(run: RetrievalRun, random: np.random.Generator) -> Sequences:
     """The sequences of an examination, all of whose pairs are asked."""
     drawn = draw(run, random, run.sequences)
-    return drawn.replace(asked=np.broadcast_to(np.arange(run.pairs, dtype=np.int32), drawn.keys.shape))
+    return dataclasses.replace(drawn, asked=np.broadcast_to(np.arange(run.pairs, dtype=np.int32), drawn.keys.shape))
 
 
 class RetrievalLayer(nn.Module):
@@ -208,7 +208,7 @@ def train(run: RetrievalRun, watch: Callable[[dict[str, float]], None]) -> Retri
     step_on = train_steps.lower(sizes, state, first[0], rate).compile()
     examined = examine.lower(sizes, state[0], first[1]).compile()
     compile_seconds, began = time.perf_counter() - began, time.perf_counter()
-    best, without = None, 0
+    best, without = (math.inf, 0.0, 0, state[0]), 0
     for done in range(EVERY, run.steps + 1, EVERY):
         state, losses_N = step_on(state, draw_steps(run, np.random.default_rng([run.seed, TRAINING, done])), rate)
         drawn = draw_examination(run, np.random.default_rng([run.seed, EXAMINATION, done]))
@@ -216,7 +216,7 @@ def train(run: RetrievalRun, watch: Callable[[dict[str, float]], None]) -> Retri
         if not math.isfinite(loss):
             raise TrainingDiverged(f"step {done}: the loss is no number; lower the learning rate")
         watch({"step": done, "share": done / run.steps, "loss": loss, "mean_loss": mean, "accuracy": accuracy})
-        without = 0 if best is None or loss < best[0] else without + 1
+        without = 0 if loss < best[0] else without + 1
         if without == 0:
             best = (loss, accuracy, done, jax.tree.map(np.array, state[0]))  # copies: the state is donated
         if loss <= run.enough or without > run.patience:

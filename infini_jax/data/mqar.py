@@ -242,16 +242,17 @@ class MixedMqar(ExampleRows):
         random = generator(shape, step)
         share_K = np.array([weight * length for length, _, weight in mixture], float)
         kind_B = random.choice(len(mixture), shape.batch, p=share_K / share_K.sum())
-        fields = [np.zeros((shape.batch, shape.tokens), kind) for kind in (np.int32, np.int32, np.float32, np.int32)]
+        tokens_BxT, targets_BxT, document_BxT = (np.zeros((shape.batch, shape.tokens), np.int32) for _ in range(3))
+        weights_BxT = np.zeros((shape.batch, shape.tokens), np.float32)
         for number, (length, pairs, _) in enumerate(mixture):
             of_kind, packed = np.flatnonzero(kind_B == number), shape.tokens // length
             drawn = self.config.kind(pairs).draw(random, len(of_kind) * packed, length)
-            for field, values in zip(fields, drawn, strict=False):
+            for field, values in zip((tokens_BxT, targets_BxT, weights_BxT), drawn, strict=True):
                 field[of_kind] = values.reshape(len(of_kind), shape.tokens)
-            fields[3][of_kind] = np.repeat(np.arange(packed), length)
+            document_BxT[of_kind] = np.repeat(np.arange(packed), length)
         most = shape.tokens // min(length for length, _, _ in mixture)  # documents of a row
         row_B = (step * shape.batch + np.arange(shape.batch)) * most
-        return Batch(*fields[:3], (fields[3] + row_B[:, None]).astype(np.int32))
+        return Batch(tokens_BxT, targets_BxT, weights_BxT, (document_BxT + row_B[:, None]).astype(np.int32))
 
     def rows(self, step: int, first: int, count: int) -> Batch:
         """Rows `first` to `first + count` of batch `step`, cut from the whole batch: its rows share one random stream."""

@@ -92,7 +92,7 @@ def score_of(task: str, half_points: dict[str, float] | None = None) -> Score:
     """
     kind = scored_by(task)
     if kind == "n50" and half_points is not None:
-        return HalfPoints("accuracy", "half-recall n50", "pairs", True, half_points)
+        return HalfPoints("accuracy", "half-recall n50", "pairs", True, values=half_points)
     return loss_of(task) if kind == "loss" else RECALLED
 
 
