@@ -142,7 +142,7 @@ def settled_sentences(sources: Sequence[StudySource], each: Sequence[Found]) -> 
         tasks = by_task(found.rows, found.configs) if source.ladder else {}
         said += [] if source.ladder else [where + ONE_BUDGET]
         for task, rows in tasks.items():
-            if source.ladder:
+            if source.ladder and any(row.learning_rate is not None for row in rows):  # what learns nothing climbs nothing
                 said.append(f"{where}{task}: {settled_sentence(rows, score_for(rows, found), source.ladder)}")
     return said
 
