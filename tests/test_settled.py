@@ -64,6 +64,11 @@ def test_a_point_on_one_rung_settles_nothing():
     assert said.endswith("One finished rung only, so that nothing is known of a larger budget: landmark at 16 KiB.")
 
 
+def test_without_a_finished_rung_nothing_is_settled():
+    rows = [dataclasses.replace(row, rung=None) for row in rows_of("infini", 0.5, 0.5)]
+    assert sentence(rows) == "not settled: no point has finished a rung."
+
+
 def test_orders_are_of_the_same_bytes_and_a_settled_point_keeps_its_last_score():
     rows = [*rows_of("infini", 0.2, 0.2), *rows_of("landmark", 0.1, 0.15, 0.4), *rows_of("full", 0.9, 0.9, size=65536)]
     (order,) = orders(rows, ACCURACY, 0.02)

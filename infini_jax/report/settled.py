@@ -142,7 +142,7 @@ def settled_sentences(sources: Sequence[StudySource], each: Sequence[Found]) -> 
         tasks = by_task(found.rows, found.configs) if source.ladder else {}
         said += [] if source.ladder else [where + ONE_BUDGET]
         for task, rows in tasks.items():
-            if source.ladder and any(row.rung is not None for row in rows):
+            if source.ladder and any(row.learning_rate is not None for row in rows):  # what learns nothing climbs nothing
                 said.append(f"{where}{task}: {settled_sentence(rows, score_for(rows, found), source.ladder)}")
     return said
 
@@ -150,6 +150,8 @@ def settled_sentences(sources: Sequence[StudySource], each: Sequence[Found]) -> 
 def settled_sentence(rows: Sequence[Row], score: Score, ladder: Ladder) -> str:
     """Whether the scores and orders of one task are settled, and what is not."""
     points, tolerance = climbed(rows, score), ladder.tolerance
+    if not points:
+        return "not settled: no point has finished a rung."
     moved = [moved_text(point, score) for point in points if point.moved(score, tolerance)]
     turned = [order.text() for order in orders(rows, score, tolerance) if not order.is_settled]
     single = [point.name for point in points if len(point.scores) == 1]
