@@ -30,8 +30,8 @@ from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import NEVER_SEEN, Sight, within
 
 TILE = 128
-BLOCK = 256  # keys
-MOST_AT_ONCE = 512  # keys that a tile meets in one piece
+BLOCK, GRAIN = 256, 16  # keys of a block at most, and what divides them
+MOST_AT_ONCE = 1024  # keys that a tile meets in one piece: of fewer, edges of blocks waste what skipping could gain
 BANDS = 8  # at most about so many loop bodies: (BANDS + 1) / (2 BANDS) of the square is computed
 MASKED = -1e30  # finite, so that gradients of fully masked rows stay finite
 MADE_AGAIN = "made_again"  # scope of what a gradient rule computes once more instead of keeping it, for counting FLOPs
@@ -101,7 +101,7 @@ def tiling_of(
         spans.append((low, min(prefix + first + tile, keys) if at_zero else keys))
     widest, block, unit = max(high - low for low, high in spans), None, tile
     if most_at_once is not None and widest > most_at_once:
-        block = unit = BLOCK
+        block = unit = GRAIN * math.ceil(keys / math.ceil(keys / BLOCK) / GRAIN)  # so that the last one is nearly full
         spans = [(low // block * block, high) for low, high in spans]
         widest, keys = max(high - low for low, high in spans), block * math.ceil(keys / block)
     step = unit * math.ceil(widest / (BANDS * unit))
