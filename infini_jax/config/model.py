@@ -126,9 +126,8 @@ class ModelConfig:
         if self.elsewhere is None:
             return
         mechanism_of(self.elsewhere)
-        require(
-            self.elsewhere.layers is None, "model.elsewhere.layers", "they are those that memory.layers leaves out", "drop it"
-        )
+        problem = "they are those that memory.layers leaves out"
+        require(self.elsewhere.layers is None, "model.elsewhere.layers", problem, "leave it out")
         inserts = self.elsewhere.landmark_every is not None or any(self.elsewhere.memory_tokens) or self.has_phase
         problem = "it inserts tokens into segments, or memory cuts them at landmarks"
         require(not inserts, "model.elsewhere", problem, "choose another mechanism, or a segment of whole landmark blocks")

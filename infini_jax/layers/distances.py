@@ -66,8 +66,8 @@ class RotaryConfig:
     def check(self, key_dim: int) -> None:
         """Checks the settings: raises `ConfigError` where heads of `key_dim` entries have no pairs to turn."""
         turned = self.turned(key_dim)
-        problem = f"{turned} of {key_dim} entries are no pairs"
-        require(turned > 0 and turned % 2 == 0, "model.rotary.fraction", problem, "give a share that is an even number")
+        problem, mend = f"{turned} of {key_dim} entries are no pairs", f"give an even share of {key_dim}, such as all"
+        require(turned > 0 and turned % 2 == 0, "model.rotary.fraction", problem, mend)
 
     def turned(self, key_dim: int) -> int:
         """Number R of the entries that are turned."""

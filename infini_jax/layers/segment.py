@@ -89,7 +89,7 @@ class Boundaries:
 
     @property
     def places_BxS(self) -> jax.Array:
-        """Place of each query behind the first token of its document that counts, which stands in the segment or `before` it."""
+        """Place of each query in its document, of which the tokens of the segment count, and those `before` it."""
         documents_BxT = self.key_documents
         place_T = jnp.arange(documents_BxT.shape[1])
         begins_BxT = jnp.pad(documents_BxT[:, 1:] != documents_BxT[:, :-1], ((0, 0), (1, 0)))

@@ -131,8 +131,8 @@ class Memory(nn.Module):
       neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as
         those of `memory.window.view` do, and its `cost` count it (`positions.local_cost`); by default none.
       honors: parts of the model's attention, other than the defaults, that its reading has: attention_scale, where scores are
-        linear in the queries, which bring the scale along; rotary, where it turns queries and keys by `Dims.rotary`; score_cap,
-        where every softmax over scores has `Dims.score_cap`. A model that asks for another is refused.
+        linear in the queries, which bring the scale along; rotary, where it turns queries and keys by `Dims.rotary`;
+        score_cap, where every softmax over scores has `Dims.score_cap`. A model that asks for another is refused.
 
     The model has to know some of a mechanism's own parameters. They are declared by path below the memory; a path may exist
     for some settings only; by default there are none:

@@ -51,19 +51,21 @@ def llama_like(config: Any, segment: int, context: int) -> ModelConfig:
     return ModelConfig(memory=FullConfig(slots=context), **sizes_of(config, segment, **others))
 
 
-def gemma3(config: Any, segment: int, context: int) -> ModelConfig:
+def gemma(config: Any, segment: int, context: int) -> ModelConfig:
+    """Gemma 2, which has soft caps, and Gemma 3, which has norms of queries and keys and two kinds of turns."""
     block = BlockConfig(
         mlp="geglu",
         epsilon=config.rms_norm_eps,
         norm_places="both",
-        qk_norm="rms",
+        qk_norm="rms" if config.model_type == "gemma3_text" else "none",
         embedding_scale=config.hidden_size**0.5,
         attention_scale=config.query_pre_attn_scalar**-0.5,
-        score_cap=config.attn_logit_softcapping or 0.0,
+        score_cap=getattr(config, "attn_logit_softcapping", None) or 0.0,
         logit_cap=config.final_logit_softcapping or 0.0,
     )
     layers = tuple(number for number, kind in enumerate(config.layer_types) if kind == "full_attention")
-    turns = {kind: rotary_of(config.rope_parameters[kind]) for kind in ("full_attention", "sliding_attention")}
+    ropes = config.rope_parameters
+    turns = {kind: rotary_of(ropes.get(kind, ropes)) for kind in ("full_attention", "sliding_attention")}
     return ModelConfig(
         memory=FullConfig(slots=context, layers=layers),
         elsewhere=LocalConfig(window=config.sliding_window),
@@ -160,14 +162,11 @@ def layer_like_gpt2(model: ModelConfig, tensors: Tensors, number: int) -> dict[s
     """Its projections are stored input first."""
     d, at = model.dims, f"transformer.h.{number}."
     weight, bias = (np.split(tensors[f"{at}attn.c_attn.{kind}"], 3, axis=-1) for kind in ("weight", "bias"))
-    names = ("query", "key", "value")
-    shape = (d.heads, d.key_dim)
+    shape, names = (d.heads, d.key_dim), ("query", "key", "value")
+    parts = zip(names, weight, bias, strict=True)
     out = of_part(tensors, at + "attn.c_proj", lambda w: w.reshape(*shape, -1))
     return {
-        **{
-            name: {"kernel": w.reshape(-1, *shape), "bias": b.reshape(shape)}
-            for name, w, b in zip(names, weight, bias, strict=True)
-        },
+        **{name: {"kernel": w.reshape(-1, *shape), "bias": b.reshape(shape)} for name, w, b in parts},
         "attention_norm": norm_from(tensors, at + "ln_1"),
         "mlp_norm": norm_from(tensors, at + "ln_2"),
         "memory": {"out": out},
@@ -177,16 +176,17 @@ def layer_like_gpt2(model: ModelConfig, tensors: Tensors, number: int) -> dict[s
     }
 
 
-AROUND = {  # embedding, positions, last norm, head
-    "llama": ("model.embed_tokens", None, "model.norm", "lm_head"),
-    "gpt_neox": ("gpt_neox.embed_in", None, "gpt_neox.final_layer_norm", "embed_out"),
-    "gpt2": ("transformer.wte", "transformer.wpe", "transformer.ln_f", None),
+AROUND = {  # embedding, positions, last norm
+    "llama": ("model.embed_tokens", None, "model.norm"),
+    "gpt_neox": ("gpt_neox.embed_in", None, "gpt_neox.final_layer_norm"),
+    "gpt2": ("transformer.wte", "transformer.wpe", "transformer.ln_f"),
 }
 FAMILIES: dict[str, tuple[Callable, Callable, str]] = {
     "llama": (llama_like, layer_like_llama, "llama"),
     "qwen2": (llama_like, layer_like_llama, "llama"),
     "qwen3": (llama_like, layer_like_llama, "llama"),
-    "gemma3_text": (gemma3, layer_like_llama, "llama"),
+    "gemma2": (gemma, layer_like_llama, "llama"),
+    "gemma3_text": (gemma, layer_like_llama, "llama"),
     "gpt_neox": (gpt_neox, layer_like_neox, "gpt_neox"),
     "gpt2": (gpt2, layer_like_gpt2, "gpt2"),
 }
@@ -200,8 +200,8 @@ def model_of(config: Any, segment: int, context: int) -> ModelConfig:
 def parameters_of(kind: str, model: ModelConfig, tensors: Tensors) -> dict:
     """The parameters of a model from the tensors of an architecture, by their names there."""
     _, layer, around = FAMILIES[kind]
-    embedding, positions, norm, head = AROUND[around]
-    offset = 1.0 if kind == "gemma3_text" else 0.0
+    embedding, positions, norm = AROUND[around]
+    offset = 1.0 if kind.startswith("gemma") else 0.0
     flat: dict[tuple[str, ...], Any] = {("embedding", "embedding"): tensors[f"{embedding}.weight"]}
 
     def put(path: tuple[str, ...], tree: Any) -> None:
@@ -217,5 +217,6 @@ def parameters_of(kind: str, model: ModelConfig, tensors: Tensors) -> dict:
     if positions:
         flat["positions", "embedding"] = tensors[f"{positions}.weight"]
     if model.block.head == "own":
-        put(("head",), of_part(tensors, head, np.transpose))
+        (name,) = (name for name in ("lm_head", "embed_out") if f"{name}.weight" in tensors)
+        put(("head",), of_part(tensors, name, np.transpose))
     return grouped(model, flat)
