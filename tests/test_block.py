@@ -217,11 +217,12 @@ def test_the_default_block_is_what_it_was(name):
 
 
 def test_the_default_enters_no_fingerprint_and_every_other_part_does():
-    train = TrainConfig(batch=2, sequence=96)
-    run = RunConfig(model=PLAIN, train=train)
-    named = dataclasses.replace(PLAIN, block=BlockConfig(), rotary=RotaryConfig())
-    assert RunConfig(model=named, train=train).fingerprint() == run.fingerprint()
-    others = [RunConfig(model=model_of(part), train=train) for part in PARTS]
+    def run_of(model: ModelConfig) -> RunConfig:
+        return RunConfig(model=dataclasses.replace(model, vocab=128), train=TrainConfig(batch=2, sequence=96))
+
+    run = run_of(PLAIN)
+    assert run_of(dataclasses.replace(PLAIN, block=BlockConfig(), rotary=RotaryConfig())).fingerprint() == run.fingerprint()
+    others = [run_of(model_of(part)) for part in PARTS]
     assert len({one.fingerprint() for one in [run, *others]}) == 1 + len(others)
     for one in others:
         assert RunConfig.from_dict(one.to_dict()) == one
