@@ -172,14 +172,15 @@ def test_counted_flops_are_those_of_the_program(part):
 
 def test_large_parameters_have_axes():
     model = model_of("everything")
-    names = {path: axes for path, axes in flatten_dict(parameter_axes(model)).items() if any(axes)}
+    declared: Any = flatten_dict(parameter_axes(model))
+    names = {path: axes for path, axes in declared.items() if any(axes)}
     group = "groups_0"
     for name, of_heads in (("query", "heads"), ("key", "kv_heads"), ("value", "kv_heads")):
         assert names[group, name, "bias"] == ("layers", of_heads, "head_dim")
     assert names[group, "mlp", "gate", "kernel"] == ("layers", "embed", "mlp")
     assert names["head", "kernel"] == ("embed", "vocab")
     assert names["positions", "embedding"] == (None, "embed")
-    shapes = flatten_dict(parameter_shapes(model))
+    shapes: Any = flatten_dict(parameter_shapes(model))
     assert {path for path, leaf in shapes.items() if leaf.ndim - path[0].startswith("groups") >= 2} <= names.keys()
 
 
