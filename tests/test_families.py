@@ -1,4 +1,4 @@
-"""Logits of published architectures, from `transformers` on a CPU with random weights; skipped where it and PyTorch are not installed."""
+"""Logits of published architectures, from `transformers` on a CPU with random weights; skipped where that is not installed."""
 
 import jax
 import jax.numpy as jnp
