@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from infini_jax.config import BlockConfig, Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.devices.sharding import parameter_axes
+from infini_jax.devices.sharding import Sharding, layout_of, parameter_axes
 from infini_jax.errors import ConfigError
 from infini_jax.layers.attention import form
 from infini_jax.layers.distances import RotaryConfig
@@ -28,9 +28,13 @@ from infini_jax.model.cost import model_cost, training_flops_per_step
 from infini_jax.model.inheritance import inheritance, layers_apart, shapes_by_layer
 from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of, parameter_shapes
 from infini_jax.model.transformer import layer_groups, without_decay
+from infini_jax.training.execute import execute
 from infini_jax.training.program import Training, counted_flops
+from infini_jax.training.trained import Trained
 from tests.reference.block import Reference
 from tests.support import streams
+from tests.support.commands import on_devices
+from tests.support.streams import losses_of
 
 PLAIN = ModelConfig(
     memory=FullConfig(slots=32), vocab=23, layers=2, d_model=12, heads=4, kv_heads=2, key_dim=6, value_dim=5, segment=6
@@ -202,10 +206,14 @@ def test_capped_attention_is_charged_without_tiles():
     assert streams.walked_flops(model, batch=1) == pytest.approx(model_cost(model).flops, rel=1e-6)
 
 
-def test_a_training_step_of_everything_costs_what_is_planned():
+def run_of_everything(batch: int) -> RunConfig:
     model = dataclasses.replace(model_of("everything"), vocab=64)
-    train = TrainConfig(batch=2, sequence=18)
-    run = RunConfig(model=model, data=MqarConfig(pairs=4, symbols=32), train=train, budget=Budget("steps", 1))
+    train = TrainConfig(batch=batch, sequence=18, learning_rate=1e-2)
+    return RunConfig(model=model, data=MqarConfig(pairs=4, symbols=32), train=train, budget=Budget("steps", 3))
+
+
+def test_a_training_step_of_everything_costs_what_is_planned():
+    run = run_of_everything(batch=2)
     assert counted_flops(Training(run).program).work == pytest.approx(training_flops_per_step(run), rel=0.02)
 
 
@@ -367,3 +375,25 @@ def test_everything_works_in_bfloat16():
     half: Any = streamed(dataclasses.replace(model, compute="bfloat16"), params, tokens)
     assert half.dtype == jnp.float32
     assert np.corrcoef(np.ravel(half), np.ravel(streamed(model, params, tokens)))[0, 1] > 0.98
+
+
+def test_a_run_of_everything_is_saved_and_opened_again(tmp_path):
+    """Its carry counts places, and its config has all parts."""
+    run = run_of_everything(batch=2)
+    row = execute(run, tmp_path, study="")
+    assert row.memory_bytes == run.model.memory_bytes
+    opened = Trained.open(tmp_path)
+    assert opened.run.model == run.model
+    assert jax.tree.map(jnp.shape, opened.params) == jax.tree.map(jnp.shape, parameter_shapes(run.model))
+
+
+def sharded_losses() -> dict[str, list[float]]:
+    """Losses of three steps on one device and on four, two of which share a row's heads."""
+    run = run_of_everything(batch=4)
+    return {"one": losses_of(run), "four": losses_of(run, layout_of(run, Sharding("fsdp+tensor", 2)))}
+
+
+@pytest.mark.slow
+def test_everything_trains_on_four_devices_as_on_one():
+    found = on_devices(4, "test_block", "sharded_losses()")
+    np.testing.assert_allclose(found["four"], found["one"], rtol=2e-5)  # sums in another order
