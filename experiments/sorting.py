@@ -2,8 +2,8 @@
 
 Command:   infini-jax study sorting --scale cpu                (or smoke, accelerator)
 Cost:      cpu at least 300 runs and 2.1e14 FLOPs, hours of two cores; not run yet since it has a ladder and five seeds (30
-           runs at the first budget: 7 min 48 s). accelerator 30 runs and 9e15 FLOPs: at least 40 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
-           ran to its end. `--dry-run` counts both.
+           runs at the first budget: 7 min 48 s). accelerator 30 runs and 9e15 FLOPs: at least 40 minutes at the 5 TFLOP/s
+           that width 256 reached on an H100, and 15 s per run to compile. It never ran to its end. `--dry-run` counts both.
 Expected:  a sum over all tokens is what this task asks for, so memories that add or average (Infini-attention, the ∞-former)
            need few bytes for it, and those that keep single tokens count no more than they hold. Scores stand beside the
            ceilings of counting in a window and of knowing the true probabilities; near them nothing more can be learned.
