@@ -7,6 +7,7 @@ import re
 import typing
 from collections.abc import Iterator
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,8 +155,8 @@ def with_every_choice(name) -> Iterator[ModelConfig]:
 def test_what_is_declared_of_parameters_exists_and_is_declared_once(name):
     mechanism, found = MECHANISMS[name], set()
     for model in with_every_choice(name):
-        params = jax.eval_shape(lambda model=model: init_params(model, jax.random.key(0)))
-        found |= {streams.names_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params["groups_0"]["memory"])}
+        params = jax.eval_shape(lambda model=model: nn.unbox(streams.block_variables(model)))["params"]
+        found |= {streams.names_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params["memory"])}
     declared = [*mechanism.gates, *mechanism.no_decay]
     assert len(declared) == len(set(declared)), "declare a path in `gates` or in `no_decay`, once"
     missing = {*declared, *mechanism.parameter_axes} - found

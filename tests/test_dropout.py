@@ -38,7 +38,10 @@ def with_settings(**changes):
 
 
 def dropout_at(step, seed=0):
-    return dropout_of_step(RATE, seed, jnp.int32(step), 2, 2)
+    return drawn_at(seed, jnp.int32(step))
+
+
+drawn_at = jax.jit(lambda seed, step: dropout_of_step(RATE, seed, step, 2, 2))
 
 
 def row_keys(step=0, segment=0):

@@ -166,14 +166,16 @@ def whole_layer(model: ModelConfig):
             before = bounds.key_documents[:, -1]
         return jnp.concatenate(outputs, axis=1)
 
-    @jax.jit
-    def made():
-        memory = jax.tree.map(lambda leaf: leaf[0], init_memory(model, BATCH)[0])
-        zeros = jnp.zeros((BATCH, length_of(model)), jnp.int32)
-        x, bounds = read(0, jnp.zeros((*zeros.shape, model.d_model)), zeros, jnp.full(BATCH, NO_DOCUMENT))
-        return module.init(jax.random.key(1), x, (memory, None), bounds)
+    return module, jax.jit(block_variables, static_argnums=0)(model), jax.jit(run)
 
-    return module, made(), jax.jit(run)
+
+def block_variables(model: ModelConfig) -> dict:
+    """Fresh parameters of one layer of the transformer."""
+    memory = jax.tree.map(lambda leaf: leaf[0], init_memory(model, BATCH)[0])
+    x, documents = jnp.zeros((BATCH, model.dims.segment, model.d_model)), jnp.zeros((BATCH, model.dims.segment), jnp.int32)
+    phase = jnp.zeros(BATCH, jnp.int32) if model.has_phase else None
+    bounds = whole(documents, jnp.full(BATCH, NO_DOCUMENT), phase)
+    return Block(model, model.memory).init(jax.random.key(1), x, (memory, None), bounds)
 
 
 @functools.cache
