@@ -32,8 +32,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start wo
 
 def pytest_collection_finish(session):
     """Tracing makes objects by the million, among which Python looks for circles again and again: a tenth of all time."""
-    gc.collect()
-    gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
 
