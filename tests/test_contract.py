@@ -239,7 +239,7 @@ def test_reading_a_token_copies_no_memory(name):
     if kept_from_it:
         pytest.skip(kept_from_it)
     model = tiny(name, layers=1)
-    model = model.at_bytes(max(2**17, model.memory_bytes))
+    model = model.at_bytes(max(2**16, model.memory_bytes))
     shapes = jax.eval_shape(lambda: (init_params(model, jax.random.key(0)), init_decoder(model, init_carry(model, 1))))
     token = jax.ShapeDtypeStruct((1,), jnp.int32)
     program = jax.jit(functools.partial(decode, model), donate_argnums=1).lower(*shapes, token, token).compile().as_text()
