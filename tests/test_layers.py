@@ -20,14 +20,16 @@ def test_the_gradient_of_the_mlp_is_that_of_its_products(shape):
         def plain(x, up, down):
             return jnp.sum(upstream * (nn.gelu(x @ up) @ down))
 
-        ours = jax.value_and_grad(lambda *a: jnp.sum(upstream * gelu_mlp(*a)), argnums=(0, 1, 2))(x, up, down)
-        theirs = jax.value_and_grad(plain, argnums=(0, 1, 2))(x, up, down)
+        def written_out(x, up, down):
+            return jnp.sum(upstream * gelu_mlp(x, up, down))
+
+        ours, theirs = (jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(x, up, down) for f in (written_out, plain))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), ours, theirs)
 
 
 def test_the_mlp_computes_in_its_type_with_float32_parameters():
     x = jnp.ones((1, 2, 4), jnp.bfloat16)
-    y, variables = MLP(4, 8, jnp.bfloat16).init_with_output(jax.random.key(0), x)
+    y, variables = jax.jit(MLP(4, 8, jnp.bfloat16).init_with_output)(jax.random.key(0), x)
     assert y.dtype == jnp.bfloat16
     shapes = {name: (leaf["kernel"].shape, leaf["kernel"].dtype) for name, leaf in variables["params"].items()}
     assert shapes == {"up": ((4, 8), jnp.float32), "down": ((8, 4), jnp.float32)}
