@@ -21,17 +21,18 @@ setup: $(READY)
 study: $(READY)
 	$(BIN)/infini-jax study quick
 
+# A file's tests share what they compile, so that one worker has all of them.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n auto -m slow
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 test-floors: $(READY)
 	$(BIN)/uv venv --quiet --clear --python 3.11 $(FLOORS)
 	$(BIN)/uv pip install --quiet --resolution lowest-direct --python $(FLOORS)/bin/python -e '.[dev,mirrors]'
 	$(FLOORS)/bin/ruff check .
-	LOWEST_VERSIONS=1 $(FLOORS)/bin/python -m pytest -n auto -m "not slow" $(FLOOR_TESTS)
+	LOWEST_VERSIONS=1 $(FLOORS)/bin/python -m pytest -n auto --dist loadfile -m "not slow" $(FLOOR_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ did not find the needle even then. arXiv 2512.23862 (300M) gained 31 % at 16K, l
 Each varied one thing at a time; here every level of every factor meets every level of the others.
 
 Command:   infini-jax study infini_factors --scale cpu         (or smoke, accelerator)
-Cost:      cpu 480 runs COST; accelerator 96 runs and 2.9e16 FLOPs. `--dry-run` counts both.
+Cost:      cpu 540 runs and 8.6e13 FLOPs, accelerator 324 runs and 9.7e16. Neither was run yet; `--dry-run` counts both.
 Expected:  longer rollouts and longer segments raise recall most, as both decide how many compressions a gradient sees. The
            gate's own rate moves the gate and not what is recalled. Decay of the gate does nothing at these rates. The delta
            rule is behind the sum.
@@ -122,7 +122,7 @@ SCALES = {
         rollouts=(4, 0),
         updates=("linear", "delta"),
         segments=(64, 256),
-        rates=(1e-3,),
+        rates=(3e-4, 1e-3, 3e-3),
         seeds=3,
     ),
 }

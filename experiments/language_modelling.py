@@ -3,9 +3,10 @@
 Command:   infini-jax study language_modelling --scale cpu     (or smoke, accelerator)
 Corpora:   smoke and cpu read the standard library's source code as bytes, which needs nothing else. accelerator also reads, of
            HOL Light, Metamath and a folder of books, what was prepared: infini-jax corpus prepare hol_light ...
-Cost:      cpu 78 runs in 55 min on two cores that other work kept busy; accelerator 42 runs a corpus and 2.5e16 FLOPs:
-           at least 95 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
-           ran to its end. `--dry-run` counts both.
+Cost:      cpu at least 780 runs and 2e14 FLOPs, hours of two cores; not run yet since it has a ladder and five seeds (78
+           runs at the first budget: 55 min). accelerator 42 runs a corpus and 2.5e16 FLOPs: at least 95 minutes at the 5
+           TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never ran to its end. `--dry-run` counts
+           both.
 Expected:  L + A m^-g in the bytes m of a mechanism. Code and formal proofs gain more than books, because more of their text
            copies what stands far back; names and words that were used long ago gain most. Nothing gains from the memory
            of another document.
@@ -29,6 +30,7 @@ from infini_jax.evals.gains import Gains
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.study import Study
 from infini_jax.study.comparison import AT_THE_END, RATES, SMALL_READ, SMALL_TEXT, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.study.ladder import Ladder
 
 PREPARED = ("hol_light", "metamath", "text_folder")  # the last one of books
 
@@ -46,7 +48,7 @@ SCALES = {
         window=4,
         slots=48,
     ),
-    "cpu": SMALL_TEXT,
+    "cpu": dataclasses.replace(SMALL_TEXT, seeds=5, ladder=Ladder((1e11, 4e11, 1.6e12), tolerance=0.01), growths=2),
     "accelerator": Comparison(
         RunConfig(
             model=ModelConfig(layers=4, d_model=256, heads=4, mlp_dim=1024, segment=256, vocab=256, compute="bfloat16"),
@@ -93,6 +95,8 @@ def study(scale: str) -> Study:
         question="How does the loss on long documents fall with the bytes of memory, by corpus?",
         runs=tuple(runs),
         held_equal=(*found.held_equal, *((("corpora that are not here", "; ".join(missing)),) if missing else ())),
+        ladder=found.ladder,
+        rates=found.grids,
         evaluations=READ[scale] + ((Blimp(pairs=100),) if scale == "accelerator" and blimp_place() else ()),
     )
 

@@ -1,9 +1,10 @@
 """Multi-query associative recall: how many pairs does each mechanism recall with how many bytes, at the same training FLOPs?
 
 Command:   infini-jax study mqar_pareto --scale cpu            (or smoke, accelerator)
-Cost:      cpu 78 runs, 12 minutes measured on two cores that other work shared; accelerator 54 runs and 1.1e16 FLOPs: at
-           least 50 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never ran to
-           its end. `--dry-run` counts both.
+Cost:      cpu at least 780 runs and 2.2e14 FLOPs, hours of two cores; not run yet since it has a ladder and five seeds (one
+           seed at the first budget, 78 runs: 12 minutes). `--only MECHANISM` does a part. accelerator 54 runs and 1.1e16
+           FLOPs: at least 50 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It
+           never ran to its end. `--dry-run` counts both.
 Expected:  full attention answers all that it was trained on and the window guesses, else task or training is wrong. Slots
            recall no more pairs than they hold, but exactly; matrices recall several times more a byte. Keys that are written
            again with another value, which no model was trained on, tell update rules that replace from those that add.
@@ -16,6 +17,7 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.study import Study
 from infini_jax.study.comparison import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.study.ladder import Ladder
 
 SCALES = {
     "smoke": Comparison(
@@ -41,6 +43,9 @@ SCALES = {
         rates=RATES,
         window=8,
         slots=112,
+        seeds=5,
+        ladder=Ladder((1.6e11, 4e11, 1e12), tolerance=0.03),
+        growths=2,
     ),
     "accelerator": Comparison(
         RunConfig(
@@ -67,6 +72,8 @@ def study(scale: str) -> Study:
         question="How many pairs does each mechanism recall with how many bytes, at the same training FLOPs?",
         runs=found.runs(),
         held_equal=(*found.held_equal, ("pairs", f"{most} in training")),
+        ladder=found.ladder,
+        rates=found.grids,
         evaluations=(
             MqarEvaluation(lengths=(length,), pairs=asked, overwrites=(0,)),
             MqarEvaluation(lengths=(length,), pairs=(most // 2,), overwrites=(most // 4,)),

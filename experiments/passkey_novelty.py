@@ -1,9 +1,10 @@
 """Passkey: is a number in filler harder to keep the longer the filler is, or the more different words it has?
 
 Command:   infini-jax study passkey_novelty --scale cpu        (or smoke, accelerator)
-Cost:      cpu 60 runs in 6 min 28 s on two cores beside other work; accelerator 54 runs and 5.4e15 FLOPs:
-           at least 30 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
-           ran to its end. `--dry-run` counts both.
+Cost:      cpu at least 1260 runs and 4.4e14 FLOPs, hours of two cores; not run yet since it has a ladder, five sizes and five
+           seeds (one size and two seeds at the first budget, 60 runs: 6 min 28 s). `--only MECHANISM` does a part. accelerator
+           54 runs and 5.4e15 FLOPs: at least 30 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run
+           to compile. It never ran to its end. `--dry-run` counts both.
 Expected:  full attention finds the number wherever its filler fits and the window never. A memory that only adds loses it with
            the length. One that overwrites what its keys point at loses it with the number K of different words, once K is
            near its key dimension, whatever the length: the papers' filler has some twenty words.
@@ -16,6 +17,7 @@ from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.evals.passkey import PasskeyEvaluation
 from infini_jax.study import Study
 from infini_jax.study.comparison import ONE_LAYER, RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.study.ladder import Ladder
 
 # Words are one token each, and the number has two digits, so that models of a few seconds learn it.
 FEW, MANY = PasskeyConfig(digits=2, novelty=32, filler_words=64), PasskeyConfig(digits=3, novelty=128, filler_words=256)
@@ -40,11 +42,13 @@ SCALES = {
             train=TrainConfig(batch=8, sequence=112, evaluation_steps=16),
             budget=Budget("flops", 2e11),
         ),
-        sizes=(16 << 10,),
+        sizes=(5 << 10, 10 << 10, 20 << 10, 40 << 10, 80 << 10),
         rates=RATES,
         window=8,
         slots=448,
-        seeds=2,
+        seeds=5,
+        ladder=Ladder((2e11, 5e11, 1.25e12), tolerance=0.03),
+        growths=2,
     ),
     "accelerator": Comparison(
         RunConfig(
@@ -80,5 +84,7 @@ def study(scale: str) -> Study:
             *found.held_equal,
             ("prompts", f"{data.novelty} of {data.filler_words} filler words in each, numbers of {data.digits} digits"),
         ),
+        ladder=found.ladder,
+        rates=found.grids,
         evaluations=(ASKED[scale],),
     )

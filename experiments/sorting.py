@@ -1,9 +1,9 @@
 """Sorting symbols by how often they occurred: does a mechanism count what is out of its window?
 
 Command:   infini-jax study sorting --scale cpu                (or smoke, accelerator)
-Cost:      cpu 30 runs in 7 min 48 s on two cores beside other work; accelerator 30 runs and 9e15 FLOPs:
-           at least 40 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never
-           ran to its end. `--dry-run` counts both.
+Cost:      cpu at least 300 runs and 2.1e14 FLOPs, hours of two cores; not run yet since it has a ladder and five seeds (30
+           runs at the first budget: 7 min 48 s). accelerator 30 runs and 9e15 FLOPs: at least 40 minutes at the 5 TFLOP/s
+           that width 256 reached on an H100, and 15 s per run to compile. It never ran to its end. `--dry-run` counts both.
 Expected:  a sum over all tokens is what this task asks for, so memories that add or average (Infini-attention, the ∞-former)
            need few bytes for it, and those that keep single tokens count no more than they hold. Scores stand beside the
            ceilings of counting in a window and of knowing the true probabilities; near them nothing more can be learned.
@@ -16,6 +16,7 @@ from infini_jax.data.sorting import SortingConfig
 from infini_jax.evals.sorting import SortingEvaluation
 from infini_jax.study import Study
 from infini_jax.study.comparison import RATES, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, Comparison
+from infini_jax.study.ladder import Ladder
 
 FEW, MANY = SortingConfig(symbols=8), SortingConfig(symbols=20)
 TWO_LAYERS = ModelConfig(layers=2, d_model=64, heads=2, mlp_dim=128, segment=16, key_taps=2)  # counting, then sorting
@@ -44,6 +45,9 @@ SCALES = {
         rates=RATES,
         window=8,
         slots=384,
+        seeds=5,
+        ladder=Ladder((4e11, 1e12, 2.5e12), tolerance=0.03),
+        growths=2,
     ),
     "accelerator": Comparison(
         RunConfig(
@@ -74,4 +78,6 @@ def study(scale: str) -> Study:
         runs=found.runs(),
         held_equal=(*found.held_equal, ("bytes of memory", f"at most {found.sizes[0]} a sequence")),
         evaluations=(ASKED[scale],),
+        ladder=found.ladder,
+        rates=found.grids,
     )

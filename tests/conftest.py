@@ -4,6 +4,7 @@ Tests compile far more than they run: without LLVM's optimization XLA compiles i
 fusions, which JAX 0.11 no longer lets one choose, in a third of that.
 """
 
+import gc
 import importlib.metadata
 import os
 import subprocess
@@ -18,13 +19,20 @@ if ACCELERATOR:
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # workers share the device
 quickly = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
-    quickly += " --xla_cpu_use_fusion_emitters=false"
+    quickly += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    quickly += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 os.environ.setdefault("XLA_FLAGS", f"{quickly} --xla_force_host_platform_device_count=1")
 
 # Programs that were compiled once are read from here by other workers, by processes that tests start and by later runs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start would read the whole package's source, each anew
+
+
+def pytest_collection_finish(session):
+    """Tracing makes objects by the million, among which Python looks for circles again and again: a tenth of all time."""
+    gc.set_threshold(50_000, 20, 20)
 
 
 MAPPINGS = Path("/proc/self/maps")  # Linux gives a process 65 530, and each compiled program takes some
@@ -52,7 +60,8 @@ def no_process_outlives_its_test(monkeypatch):
 def programs_are_forgotten_where_they_are_many():
     """A worker that keeps the programs of a whole suite runs out of mappings, and dies while it reads another program."""
     yield
-    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > 25_000:
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > 40_000:
         import jax  # after the settings above
 
+        gc.collect()
         jax.clear_caches()

@@ -209,7 +209,7 @@ def test_bf16_is_as_close_to_the_loop_as_the_dense_form():
 def test_float64_is_kept():
     with jax.enable_x64(True):
         case = make_case((131, 131, 2, 40))
-        real = runner("rows together").__wrapped__(case.arrays, case.sight, case.cotangents)
+        real = runner("rows together")(case.arrays, case.sight, case.cotangents)
         assert_close(real, expected(case), 1e-13)
 
 
@@ -242,8 +242,9 @@ def test_temporary_memory_of_the_gradient_grows_with_the_length_not_its_square(o
         compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape, documents).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary(4096) < 4.5 * temporary(1024)
-    assert temporary(4096) < 2 * 4096 * 4096 * 4 / 2  # the scores of its two heads; the dense form holds several such
+    long = temporary(2048)
+    assert long < 4.5 * temporary(512)
+    assert long < 2 * 2048 * 2048 * 4 / 2  # the scores of its two heads; the dense form holds several such
 
 
 @pytest.mark.parametrize(

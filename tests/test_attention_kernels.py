@@ -66,8 +66,9 @@ def answered_by_xla(monkeypatch):
 @pytest.mark.parametrize(("prefix", "window"), SIGHTS)
 def test_what_cudnn_is_asked_for_equals_the_dense_form(prefix, window):
     q, k, v, sight = kernel_case(prefix, window)
-    wanted, _ = attention.dense(q, k, v, sight.mask_BxSxJ, scale=SCALE)
-    np.testing.assert_allclose(kernels.cudnn(q, k, v, sight, SCALE), wanted, atol=1e-5)  # float32 rounding
+    wanted = jax.jit(by_dense)(q, k, v, sight)
+    real = jax.jit(lambda *case: kernels.cudnn(*case, SCALE))(q, k, v, sight)
+    np.testing.assert_allclose(real, wanted, atol=1e-5)  # float32 rounding
 
 
 def squared(attend, q, k, v, sight):
@@ -99,7 +100,7 @@ def test_odd_lengths_get_cudnn_with_one_place_more(length, prefix, window):
     q, k, v, sight = kernel_case(prefix, window, length=length)
     narrow = (x.astype(jnp.bfloat16) for x in (q, k, v))
     assert kernels.KERNELS["cudnn"].problem(*narrow, sight, False) is None
-    real, wanted = squared(by_cudnn, q, k, v, sight), squared(by_dense, q, k, v, sight)
+    real, wanted = (jax.jit(functools.partial(squared, attend))(q, k, v, sight) for attend in (by_cudnn, by_dense))
     assert_all_close(real, wanted)
 
 
@@ -116,13 +117,14 @@ def test_cudnn_mapped_over_runs_is_each_of_them(axes):
         sight = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (runs, *leaf.shape)), sight)
         sight = sight.replace(query_documents=sight.query_documents.at[:, :, 60:].add(edges[..., None]))
         sight = sight.replace(key_documents=sight.key_documents.at[:, :, 187:].add(edges[..., None]))
-    mapped = jax.vmap(functools.partial(squared, by_cudnn), axes)(q, k, v, sight)
+    mapped = jax.jit(jax.vmap(functools.partial(squared, by_cudnn), axes))(q, k, v, sight)
+    alone = jax.jit(functools.partial(squared, by_dense))
     for run in range(runs):
         own = [
             x if axis is None else jax.tree.map(lambda leaf, run=run: leaf[run], x)
             for x, axis in zip((q, k, v, sight), axes, strict=True)
         ]
-        assert_all_close([leaf[run] for leaf in mapped], squared(by_dense, *own))
+        assert_all_close([leaf[run] for leaf in mapped], alone(*own))
 
 
 @pytest.mark.skipif(platform() != "cuda", reason="needs an NVIDIA GPU: TESTS_ON=cuda")

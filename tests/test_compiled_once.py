@@ -19,12 +19,12 @@ from infini_jax.evals.gates import gates
 from infini_jax.evals.reading import ExampleReader
 from infini_jax.layers.platforms import target
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.model.stream import init_params
 from infini_jax.training.asking import Asks
 from infini_jax.training.checkpoint import Checkpoints, Saving
 from infini_jax.training.held_out import HeldOut
 from infini_jax.training.loop import train
 from infini_jax.training.scoring import score_batches
+from tests.support.streams import initial
 from tests.test_study import GOOD
 
 MODEL = ModelConfig(memory=InfiniConfig(), vocab=256, layers=1, d_model=16, heads=2, segment=8)
@@ -80,7 +80,7 @@ def test_the_second_and_third_evaluation_of_a_run_compile_nothing(tmp_path):
 
 
 def test_both_splits_of_a_task_and_a_second_call_share_one_program():
-    learned = OneModel(init_params(GOOD.model, jax.random.key(0)))
+    learned = OneModel(initial(GOOD.model))
     score_batches(GOOD, learned, "validation")
     with counted() as found:
         score_batches(GOOD, learned, "test")
@@ -90,7 +90,7 @@ def test_both_splits_of_a_task_and_a_second_call_share_one_program():
 
 @pytest.mark.parametrize("new", [0, 2])
 def test_a_second_reader_of_examples_compiles_nothing(new):
-    params, random = init_params(MODEL, jax.random.key(0)), np.random.default_rng(0)
+    params, random = initial(MODEL), np.random.default_rng(0)
     tokens = random.integers(0, 256, (2, 20)).astype(np.int32)
     examples = [Example(row[:-1], row[1:], np.ones(19, np.float32), prompt=9) for row in tokens]
 
@@ -104,7 +104,7 @@ def test_a_second_reader_of_examples_compiles_nothing(new):
 
 
 def test_gates_of_a_second_run_of_the_same_model_compile_nothing():
-    one, other = (init_params(MODEL, jax.random.key(seed)) for seed in (0, 1))
+    one, other = (initial(MODEL, seed) for seed in (0, 1))
     jax.block_until_ready(gates(MODEL, one))
     with counted() as found:
         jax.block_until_ready(gates(dataclasses.replace(MODEL), other))

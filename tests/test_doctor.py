@@ -1,6 +1,9 @@
 """What `infini-jax doctor` says of this machine and installation."""
 
 import ast
+import contextlib
+import functools
+import io
 import json
 import os
 import re
@@ -14,6 +17,7 @@ import flax
 import jax
 import pytest
 
+from infini_jax.cli import doctor
 from infini_jax.cli.doctor import PACKAGES, PARTS, bytes_in, needs, version
 from infini_jax.cli.main import main
 from infini_jax.forecast.topology import is_installed
@@ -23,6 +27,16 @@ ROOT = Path(__file__).parents[1]
 ASKED = needs("infini_jax")  # package -> what pip is to install
 
 
+@pytest.fixture
+def tried_once(monkeypatch):
+    """What the process with all packages says of this machine is asked for once."""
+    monkeypatch.setattr(doctor, "tried", answers)
+
+
+answers = functools.cache(doctor.tried)
+
+
+@pytest.mark.usefixtures("tried_once")
 def test_versions_devices_and_parts_are_shown(capsys):
     main(["doctor"])
     text = capsys.readouterr().out
@@ -34,6 +48,7 @@ def test_versions_devices_and_parts_are_shown(capsys):
     assert all((part.install in text) != part.is_here for part in PARTS)
 
 
+@pytest.mark.usefixtures("tried_once")
 def test_json_says_the_same(capsys):
     main(["doctor", "--json"])
     found = json.loads(capsys.readouterr().out)
@@ -81,17 +96,21 @@ def test_a_platform_that_cannot_start_is_told_and_everything_else_too(platform):
 
 
 def diagnosed(python: str, **environment: str) -> dict[str, str]:
-    """What `doctor` of an interpreter calls wrong; the tables say the same, and nothing is a traceback."""
-    told = []
-    for options in (["--json"], []):
-        command = [python, "-m", "infini_jax", "doctor", *options]
-        with_ours = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT), **environment}
-        done = subprocess.run(command, env=with_ours, capture_output=True, text=True, check=False, timeout=300)
-        assert (done.returncode, done.stderr) == (1, "")
-        told.append(done.stdout)
-    problems = json.loads(told[0])["problems"]
-    assert all(f"\n{name}: {problem}\n" in told[1] for name, problem in problems.items())
-    return problems
+    """What `doctor` of an interpreter calls wrong; the tables of the same findings say so, and nothing is a traceback."""
+    with_ours = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT), **environment}
+    command = [python, "-m", "infini_jax", "doctor", "--json"]
+    done = subprocess.run(command, env=with_ours, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (1, "")
+    found = json.loads(done.stdout)
+    health = doctor.Health(**{**found, "devices": tuple(doctor.Device(**one) for one in found["devices"])})
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+        patch.setenv("COLUMNS", "80")
+        patch.setattr(doctor, "examine", lambda: health)
+        with pytest.raises(SystemExit, match=r"^1$"):
+            main(["doctor"])
+    assert all(f"\n{name}: {problem}\n" in shown.getvalue() for name, problem in health.problems.items())
+    return health.problems
 
 
 @pytest.mark.parametrize(

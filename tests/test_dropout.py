@@ -39,7 +39,10 @@ def with_settings(**changes):
 
 
 def dropout_at(step, seed=0):
-    return dropout_of_step(RATE, seed, jnp.int32(step), 2, 2)
+    return drawn_at(seed, jnp.int32(step))
+
+
+drawn_at = jax.jit(lambda seed, step: dropout_of_step(RATE, seed, step, 2, 2))
 
 
 def row_keys(step=0, segment=0):
@@ -99,7 +102,7 @@ def test_a_block_with_it_is_the_formula_with_the_same_masks():
     x, upstream = (jnp.asarray(rng.normal(size=(2, 8, 16)), jnp.float32) for _ in range(2))
     bounds, dropout = whole(jnp.zeros((2, 8), jnp.int32), jnp.zeros(2, jnp.int32)), row_keys()
     memory = jax.tree.map(lambda leaf: leaf[0], init_carry(MODEL, 2).memory[0])
-    params = nn.meta.unbox(block.init(jax.random.key(0), x, (memory, None), bounds))["params"]
+    params = nn.meta.unbox(jax.jit(block.init)(jax.random.key(0), x, (memory, None), bounds))["params"]
     ones = jnp.ones((2, 8, 16))
     mask = [dropped(ones, dropout, number) for number in (0, 1)]
     assert (mask[0] != mask[1]).any()

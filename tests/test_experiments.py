@@ -139,9 +139,19 @@ def test_the_floor_sees_none_of_what_is_asked_and_the_ceiling_all_of_it(module, 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 @at_all_scales
-def test_learning_rates_are_chosen_from_three_but_for_the_head_to_head_and_smoke(name, scale):
-    rates = {run.train.learning_rate for run in runs_of(built(name, scale))}
-    assert len(rates) == (1 if scale == "smoke" or name == "head_to_head" else 3)
+def test_learning_rates_are_chosen_from_three_at_least_but_for_the_head_to_head_and_smoke(name, scale):
+    study = built(name, scale)
+    rates = set(study.rates.start) if study.rates else {run.train.learning_rate for run in runs_of(study)}
+    assert len(rates) == 1 if scale == "smoke" or name == "head_to_head" else len(rates) >= 3
+
+
+@pytest.mark.parametrize("name", ["capacity_law", "mqar_pareto", "passkey_novelty", "sorting", "language_modelling"])
+def test_what_two_cores_find_climbs_three_rungs_with_five_seeds_and_grids_that_grow(name):
+    study = built(name, "cpu")
+    assert len(study.ladder.rungs) == 3
+    assert study.rates.growths == 2
+    assert {run.seed for run in runs_of(study)} <= set(range(5))
+    assert len({run.seed for run in study.runs}) == 5
 
 
 @at_all_scales

@@ -15,9 +15,9 @@ from infini_jax.evals.gates import GateEvaluation
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
-from infini_jax.model.stream import init_params
 from infini_jax.model.transformer import memory_parameters
 from infini_jax.training.optimiser import names_of
+from tests.support.streams import initial
 
 MODEL = ModelConfig(vocab=32, layers=3, d_model=16, heads=2, segment=8)
 
@@ -45,7 +45,7 @@ def test_every_head_of_a_layer_with_gates_is_told(memory, layers):
         betas.append(np.random.default_rng(len(betas)).normal(size=leaf.shape))
         return jnp.asarray(betas[-1], leaf.dtype)
 
-    params = jax.tree_util.tree_map_with_path(drawn, init_params(run.model, jax.random.key(0)))
+    params = jax.tree_util.tree_map_with_path(drawn, initial(run.model))
     found = GateEvaluation().measure(Subject(run, params))
     assert [tuple(one.labels.values()) for one in found] == [(layer, head) for layer in layers for head in (0, 1)]
     expected = 1 / (1 + np.exp(-np.concatenate([beta.ravel() for beta in betas])))

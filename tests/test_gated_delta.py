@@ -114,12 +114,13 @@ def test_segments_at_once_have_the_states_of_segments_in_turn_in_both_forms_of_a
     beta, g = rng.uniform(size=(rows, count, length, 3)), -rng.uniform(size=(rows, count, length, 3))
     S, parts = rng.normal(size=(rows, 3, key_dim, 5)), (k, v, beta, g)
     with jax.enable_x64(True):
-        solved = gated_delta.solve_chunks(*(jnp.asarray(x).reshape(rows * count, length, *x.shape[3:]) for x in parts))
-        before, after = gated_delta.parallel(jnp.asarray(S), solved, jnp.asarray(keeps))
+        solved = jax.jit(gated_delta.solve_chunks)(*(x.reshape(rows * count, length, *x.shape[3:]) for x in parts))
+        before, after = jax.jit(gated_delta.parallel)(S, solved, keeps)
+        before, write = np.reshape(before, (rows, count, *S.shape[1:])), jax.jit(write_tokens)
         for number in range(count):
-            np.testing.assert_allclose(before.reshape(rows, count, *S.shape[1:])[:, number], S, atol=1e-12)
+            np.testing.assert_allclose(before[:, number], S, atol=1e-12)
             S = np.where(keeps[:, number, None, None, None], S, 0.0)
-            S = write_tokens(jnp.asarray(S), *(jnp.asarray(x[:, number]) for x in parts))
+            S = write(S, *(x[:, number] for x in parts))
         np.testing.assert_allclose(after, S, atol=1e-12)  # rounding of float64
 
 
@@ -127,7 +128,7 @@ def test_segments_at_once_have_the_states_of_segments_in_turn_in_both_forms_of_a
 def test_inverse_by_halves_is_the_inverse(size):
     A = np.tril(np.random.default_rng(size).normal(size=(3, size, size)), -1) * 0.3
     with jax.enable_x64(True):
-        np.testing.assert_allclose(unit_lower_inverse(jnp.asarray(A)), np.linalg.inv(np.eye(size) + A), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(jax.jit(unit_lower_inverse)(A), np.linalg.inv(np.eye(size) + A), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("segment", [1, 16, 150])

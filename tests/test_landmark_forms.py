@@ -1,5 +1,7 @@
 """Landmark attention's fast forms against its readable ones, in float64: outputs and gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,17 +75,22 @@ def test_reading_in_tiles_is_a_copy_for_each_pair(size, tokens):
 
 
 def read_with_gradients(memory, q, blocks, reads, form, size=1):
-    rng = np.random.default_rng(2)
+    return reader(form, size)(q, memory.keys, memory.values, memory.tokens, blocks, reads)
 
-    def read(q, keys, values):
+
+@functools.cache
+def reader(form, size):
+    """Compiled once for all that is read in a form."""
+
+    def read(q, keys, values, tokens, blocks, reads):
+        rng = np.random.default_rng(2)
         turned = retrieval.turned_queries(q, jnp.arange(q.shape[1]), blocks.shape[2], 4)
-        held = LandmarkMemory(keys, values, memory.tokens)
-        y, scores = retrieval.read(held, turned, blocks, reads, form, size)
+        y, scores = retrieval.read(LandmarkMemory(keys, values, tokens), turned, blocks, reads, form, size)
         seen = scores > MASKED
         y, shown = jnp.where(seen[..., None], y, 0.0), jnp.where(seen, scores, 0.0)
         return (y * normal(rng, *y.shape)).sum() + (shown * normal(rng, *shown.shape)).sum(), (y, shown)
 
-    return jax.jit(jax.value_and_grad(read, argnums=(0, 1, 2), has_aux=True))(q, memory.keys, memory.values)
+    return jax.jit(jax.value_and_grad(read, argnums=(0, 1, 2), has_aux=True))
 
 
 def test_a_shared_choice_is_the_same_choice_of_every_token():
@@ -102,7 +109,8 @@ def test_tiles_suffice_for_every_choice(size):
     """Worst case: each block but one is chosen once. Every pair has a place of its own in a tile of its block."""
     cached, pairs = 9, 40
     for blocks in (np.r_[np.arange(8), np.full(32, 8)], np.zeros(pairs, int), np.arange(pairs) % cached):
-        layout = layouts.tiles_layout(jnp.asarray(blocks, jnp.int32), cached, size)
+        layout = jax.jit(layouts.tiles_layout, static_argnums=(1, 2))(jnp.asarray(blocks, jnp.int32), cached, size)
+        layout = jax.tree.map(np.asarray, layout)
         assert len(layout.block) == layouts.tiles_of(pairs, cached, size)
         np.testing.assert_array_equal(layout.pair.reshape(-1)[layout.place], np.arange(pairs))
         np.testing.assert_array_equal(layout.block[layout.place // size], blocks)

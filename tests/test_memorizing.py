@@ -23,17 +23,16 @@ from tests.golden import golden
 from tests.support import ragged, streams
 
 
-def stream(arrays: dict, dtype: str):
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def stream(weights: dict, starts, slots: int, k: int):
     """Outputs, V_m, V_c and slot ids of each segment, and the ring at the end, from the plain functions."""
-    weights = {name: jnp.asarray(arrays[name], dtype) for name in ("X", "Wq", "Wk", "Wv", "Wo", "scale", "bg")}
-    segments, batch, length, _ = arrays["X"].shape
-    heads, key_dim = arrays["Wq"].shape[1:]
-    slots, k = int(arrays["M"]), int(arrays["k"])
-    empty = jnp.zeros((batch, heads, slots, key_dim), dtype)
-    ring, document, found = Ring(empty, empty, jnp.zeros(batch, jnp.int32)), np.zeros(batch, np.int32), []
+    segments, batch, length, _ = weights["X"].shape
+    heads, key_dim = weights["Wq"].shape[1:]
+    empty = jnp.zeros((batch, heads, slots, key_dim), weights["X"].dtype)
+    ring, document, found = Ring(empty, empty, jnp.zeros(batch, jnp.int32)), jnp.zeros(batch, jnp.int32), []
     for s in range(segments):
-        before, document = document, document + arrays["start"][s]
-        bounds = whole(jnp.asarray(np.repeat(document[:, None], length, axis=1)), jnp.asarray(before))
+        before, document = document, document + starts[s].astype(jnp.int32)
+        bounds = whole(jnp.repeat(document[:, None], length, axis=1), before)
         q_s, k_s, v_s = (jnp.einsum("btd,dhk->bthk", weights["X"][s], weights[name]) for name in ("Wq", "Wk", "Wv"))
         q_s, k_s = memorizing.unit(q_s), memorizing.unit(k_s)
         v_c, _ = dense(q_s, k_s, v_s, bounds.local_BxSxT, scale=weights["scale"])
@@ -52,11 +51,12 @@ def stream(arrays: dict, dtype: str):
 def test_outputs_neighbours_and_ring_equal_the_golden_arrays(dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
         arrays = golden("memorizing_paper_f64")
-        (outputs, v_m, v_c, slot), ring = stream(arrays, dtype)
+        weights = {name: jnp.asarray(arrays[name], dtype) for name in ("X", "Wq", "Wk", "Wv", "Wo", "scale", "bg")}
+        (outputs, v_m, v_c, slot), ring = stream(weights, arrays["start"], int(arrays["M"]), int(arrays["k"]))
         np.testing.assert_array_equal(slot, arrays["idx"])
         # the arrays have zeros where a new document has not written yet; ours keeps the old numbers there and masks them
         held = (np.arange(ring.keys.shape[2]) < arrays["n_written"][:, None])[:, None, :, None]
-        ring = ring.replace(keys=ring.keys * held, values=ring.values * held)
+        ring = ring.replace(keys=np.asarray(ring.keys) * held, values=np.asarray(ring.values) * held)
         for name, found in (
             ("O", outputs),
             ("V_m", v_m),
@@ -69,14 +69,22 @@ def test_outputs_neighbours_and_ring_equal_the_golden_arrays(dtype, tolerance):
 
 
 def ring_of(slots: int, written: int = 0) -> Ring:
-    filled = jnp.arange(float(slots)).reshape(1, 1, slots, 1)
-    return Ring(filled, -filled, jnp.array([written], jnp.int32))
+    filled = np.arange(slots, dtype=np.float32).reshape(1, 1, slots, 1)
+    return Ring(jnp.asarray(filled), jnp.asarray(-filled), jnp.array([written], jnp.int32))
 
 
 def append(ring: Ring, values: list[float], keeps: bool = True) -> Ring:
-    new = jnp.asarray(values).reshape(1, -1, 1, 1)
-    documents = jnp.zeros((1, len(values)), jnp.int32)
-    return memorizing.append(ring, new, -new, whole(documents, jnp.array([0 if keeps else 5])))
+    new = np.reshape(values, (1, -1, 1, 1)).astype(np.float32)
+    documents = np.zeros((1, len(values)), np.int32)
+    return appended(ring, new, -new, documents, np.array([0 if keeps else 5], np.int32))
+
+
+@jax.jit
+def appended(ring: Ring, keys, values, documents, open_document) -> Ring:
+    return memorizing.append(ring, keys, values, whole(documents, open_document))
+
+
+search = jax.jit(memorizing.search, static_argnums=(2, 3))
 
 
 def test_a_segment_longer_than_the_ring_leaves_its_last_tokens_in_ring_order():
@@ -89,7 +97,7 @@ def test_a_segment_longer_than_the_ring_leaves_its_last_tokens_in_ring_order():
 def test_a_new_document_forgets_the_old_one():
     ring = append(ring_of(4, written=9), [10.0, 11.0], keeps=False)
     assert ring.written.tolist() == [2]
-    slot = memorizing.search(ring, jnp.ones((1, 1, 1, 1)), k=4)
+    slot = search(ring, np.ones((1, 1, 1, 1), np.float32), 4)
     assert sorted(slot.ravel().tolist()) == [-1, -1, 0, 1]
 
 
@@ -99,7 +107,7 @@ def test_an_empty_ring_gives_zero_and_finite_gradients():
     def total(q):
         return memorizing.retrieve(ring, q, jnp.ones(1), memorizing.search(ring, q, k=2)).sum()
 
-    value, gradient = jax.value_and_grad(total)(jnp.ones((1, 3, 1, 1)))
+    value, gradient = jax.jit(jax.value_and_grad(total))(np.ones((1, 3, 1, 1), np.float32))
     assert value == 0
     assert not np.any(gradient)
 
@@ -108,28 +116,36 @@ def test_an_empty_ring_gives_zero_and_finite_gradients():
 
 
 def random_ring(slots: int, written: list[int], kv_heads: int = 2) -> Ring:
-    keys, values = jax.random.normal(jax.random.key(1), (2, len(written), kv_heads, slots, 4))
-    return Ring(memorizing.unit(keys), values, jnp.array(written, jnp.int32))
+    keys, values = np.random.default_rng(1).standard_normal((2, len(written), kv_heads, slots, 4), np.float32)
+    return Ring(jax.jit(memorizing.unit)(keys), jnp.asarray(values), jnp.array(written, jnp.int32))
+
+
+def queries(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 @pytest.mark.parametrize("scores", [2**24, 6 * 2 * 40, 1])
 def test_a_search_in_parts_finds_what_numpy_finds(monkeypatch, scores):
     """All queries at once, six at once, and one: query head h searches key head h // 2, of the first `written` slots."""
     monkeypatch.setattr(topk, "A_CPUS_SCORES", scores)
-    ring, q = random_ring(40, [30, 100]), jax.random.normal(jax.random.key(0), (2, 6, 4, 4))
-    found = memorizing.search(ring, q, 5)
+    ring, q = random_ring(40, [30, 100]), queries(2, 6, 4, 4)
+    found = np.asarray(jax.jit(lambda ring, q: memorizing.search(ring, q, 5))(ring, q))
     for b, s, h in np.ndindex(2, 6, 4):
-        products = np.asarray(ring.keys[b, h // 2, : [30, 40][b]] @ q[b, s, h])
+        products = np.asarray(ring.keys)[b, h // 2, : [30, 40][b]] @ q[b, s, h]
         np.testing.assert_array_equal(found[b, h, s], np.argsort(-products, kind="stable")[:5])
 
 
 def test_equal_keys_are_found_from_the_lowest_slot_on():
     """In layer 0 the keys of equal tokens are equal."""
     ring = random_ring(2000, [1990])
-    ring = ring.replace(keys=jnp.tile(ring.keys[:, :, :100], (1, 1, 20, 1)))
-    q = jax.random.normal(jax.random.key(0), (1, 3, 2, 4))
-    scores = jnp.einsum("bshk,bhnk->bhsn", q, ring.keys).at[..., 1990:].set(-jnp.inf)
-    np.testing.assert_array_equal(memorizing.search(ring, q, 30), jax.lax.top_k(scores, 30)[1])
+    ring, q = ring.replace(keys=np.tile(np.asarray(ring.keys)[:, :, :100], (1, 1, 20, 1))), queries(1, 3, 2, 4)
+
+    @jax.jit
+    def expected(q, keys):
+        scores = jnp.einsum("bshk,bhnk->bhsn", q, keys).at[..., 1990:].set(-jnp.inf)
+        return jax.lax.top_k(scores, 30)[1]
+
+    np.testing.assert_array_equal(search(ring, q, 30), expected(q, ring.keys))
 
 
 def half_found(scores, k: int, held):
@@ -142,9 +158,10 @@ def half_found(scores, k: int, held):
 def test_measured_recall_is_the_share_of_the_neighbours_that_were_found(written, reads, share):
     """Also with fewer tokens than neighbours (of three slots the first and the third are found), with an empty ring, and
     where nobody may read."""
-    ring, q = random_ring(40, [written]), jax.random.normal(jax.random.key(0), (1, 20, 2, 4))
-    found = memorizing.search(ring, q, 4, half_found)
-    assert memorizing.measured_recall(ring, q, found, jnp.full((1, 20), reads)) == pytest.approx(share)
+    ring, q = random_ring(40, [written]), queries(1, 20, 2, 4)
+    found = search(ring, q, 4, half_found)
+    measured = jax.jit(memorizing.measured_recall)(ring, q, found, np.full((1, 20), reads))
+    assert measured == pytest.approx(share)
 
 
 def test_an_approximate_search_reports_its_recall_and_pays_for_measuring_it():
@@ -153,7 +170,8 @@ def test_an_approximate_search_reports_its_recall_and_pays_for_measuring_it():
     model = dataclasses.replace(streams.tiny("memorizing"), memory=config)
     params, tokens = streams.parameters_of(model), streams.tokens_of(model)
     sequence = streams.Sequence(tokens, jnp.zeros_like(tokens))
-    _, _, (metrics,) = scan_segments(model, params, init_carry(model, len(tokens)), sequence, lambda logits, _: logits.sum())
+    score = jax.jit(lambda params, carry: scan_segments(model, params, carry, sequence, lambda logits, _: logits.sum()))
+    _, _, (metrics,) = score(params, init_carry(model, len(tokens)))
     np.testing.assert_array_equal(metrics["recall"], 1.0)
     assert streams.walked_flops(model) == pytest.approx(model_cost(model).flops, rel=1e-6)
 

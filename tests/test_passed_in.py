@@ -1,5 +1,7 @@
 """What is drawn, chosen or normalized in a mechanism can be passed in, so that another code's numbers can run through it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,12 @@ def normal(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
+@functools.cache
+def applied(module, method: str):
+    """A method of a module, compiled once."""
+    return jax.jit(functools.partial(module.apply, method=method))
+
+
 def segment_of(seed: int, open_document: int = 0, tokens: int = TOKENS, dims: Dims = DIMS) -> Segment:
     arrays = (normal(seed + place, ROWS, tokens, *shape) for place, shape in enumerate(ragged.shapes(dims)))
     return Segment(*arrays, whole(jnp.zeros((ROWS, tokens), int), jnp.full(ROWS, open_document)))
@@ -58,33 +66,34 @@ def written():
     with jax.enable_x64(True):
         module = InfiniteFormer(FORMER, DIMS)
         params = {"params": ragged.parameters(module)}
-        memory = module.apply(params, module.init_memory(ROWS), segment_of(10, -1), method="write")
+        memory = applied(module, "write")(params, module.init_memory(ROWS), segment_of(10, -1))
         return module, params, memory, segment_of(20)
 
 
 def test_the_former_s_variance_has_the_floor_of_its_settings(written):
     _, params, memory, segment = written
     module = InfiniteFormer(InfiniteFormerConfig(**{**vars(FORMER), "variance_floor": 50.0}), DIMS)
-    _, metrics = module.apply(params, memory, segment, method="attend")
+    _, metrics = applied(module, "attend")(params, memory, segment)
     assert metrics["sigma_sq"] == 50.0
 
 
 def test_times_that_it_would_have_drawn_give_the_same_memory(written):
     module, params, memory, segment = written
-    densities = module.apply(params, memory, segment, method="_densities")
+    densities = applied(module, "_densities")(params, memory, segment)
     shares = sticky.attention_histogram(*densities, jnp.ones((ROWS, TOKENS), bool))
     keys = sticky.row_keys(FORMER.seed, memory.writes)
     which = jax.vmap(lambda key: jax.random.split(key)[0])(keys)
     bins = jax.vmap(lambda key, row: jax.random.categorical(key, jnp.log(row), shape=(FORMER.samples,)))(which, shares)
-    given = module.apply(params, memory, segment, sticky.times_of(bins), method="write")
-    jax.tree.map(np.testing.assert_array_equal, given, module.apply(params, memory, segment, method="write"))
+    write = applied(module, "write")
+    given = write(params, memory, segment, sticky.times_of(bins))
+    jax.tree.map(np.testing.assert_array_equal, given, write(params, memory, segment))
 
 
 def test_the_old_signal_is_sampled_at_the_times_that_are_given(written):
     module, params, memory, segment = written
     rng = np.random.default_rng(1)
     one, other = (np.sort(rng.uniform(size=(ROWS, FORMER.samples)), axis=1) for _ in range(2))
-    found = [module.apply(params, memory, segment, jnp.asarray(times), method="write").B for times in (one, other)]
+    found = [np.asarray(applied(module, "write")(params, memory, segment, jnp.asarray(times)).B) for times in (one, other)]
     centres, widths = np.repeat(np.linspace(0, 1, 4), 2), np.tile([0.1, 0.3], 4)
 
     def sampled(times):  # X(t) = B^T psi(t)
@@ -143,11 +152,16 @@ def test_values_and_log_sum_exps_of_ring_and_segment_make_one_softmax():
     q, keys, values = normal(0, 1, 3, 2, 4), normal(1, 1, 2, 5, 4), normal(2, 1, 2, 5, 3)
     near_k, near_v, scale = normal(3, 1, 3, 2, 4), normal(4, 1, 3, 2, 3), jnp.asarray([0.7, 1.9])
     causal = jnp.tril(jnp.ones((1, 3, 3), bool))
-    near = dense(q, near_k, near_v, causal, scale=scale)
-    for held in (4, 0):
-        ring = memorizing.Ring(keys, values, jnp.full(1, held))
+
+    @jax.jit
+    def read(held):
+        near = dense(q, near_k, near_v, causal, scale=scale)
+        ring = memorizing.Ring(keys, values, held)
         slots = memorizing.search(ring, q, 2)
-        y, lse = merged(memorizing.retrieve_with_lse(ring, q, scale, slots), near)
+        return slots, *merged(memorizing.retrieve_with_lse(ring, q, scale, slots), near)
+
+    for held in (4, 0):
+        slots, y, lse = map(np.asarray, read(np.full(1, held)))
         for t, h in np.ndindex(3, 2):
             some = [int(slot) for slot in slots[0, h, t] if slot >= 0]
             assert len(some) == min(2, held)

@@ -2,9 +2,6 @@
 
 import functools
 import itertools
-import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +17,7 @@ from infini_jax.evals.perplexity import Reader, chosen_documents
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, logits_of
 from tests.support import streams
-from tests.support.commands import with_devices
+from tests.support.commands import on_devices
 
 LENGTHS = (40, 1, 5, 17, 2, 33, 16, 55)  # ragged; one has nothing to score; 55 is four segments of 16, 33 two and the edge
 COUNTS = Counts(len(LENGTHS), 0, sum(LENGTHS), 50, 300, max(LENGTHS), "", "")
@@ -218,16 +215,15 @@ def summary(rows: int) -> list[list[float]]:
     return found.read(streams.parameters_of(model)).nats_CxD.tolist()
 
 
+def on_all_devices() -> list:
+    """[devices, `summary` of eight rows, of three]."""
+    return [jax.device_count(), summary(8), summary(3)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [8, 3])
-def test_several_devices_give_the_numbers_of_one(rows):
+def test_several_devices_give_the_numbers_of_one():
     """Eight share eight rows; three rows are on all of them. Float32 sums in another order move a document's by 1e-4."""
-    command = [sys.executable, "-m", "tests.test_perplexity", str(rows)]
-    done = subprocess.run(command, env=with_devices(8), capture_output=True, text=True, check=True)
-    devices, found = json.loads(done.stdout)
+    devices, *found = on_devices(8, "test_perplexity", "on_all_devices()")
     assert devices == 8
-    np.testing.assert_allclose(found, summary(rows), atol=1e-3)
-
-
-if __name__ == "__main__":
-    print(json.dumps([jax.device_count(), summary(int(sys.argv[1]))]))
+    for rows, of_rows in zip((8, 3), found, strict=True):
+        np.testing.assert_allclose(of_rows, summary(rows), atol=1e-3, err_msg=f"{rows} rows")

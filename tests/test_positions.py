@@ -1,6 +1,7 @@
 """Positions of local attention are one setting of every mechanism, and what it is by default it always was."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,8 @@ def test_local_attention_beside_a_memory_has_the_positions_asked_for(name, kind)
     with jax.enable_x64(True):
         arrays = (jnp.asarray(x) for x in (inputs, q, k, v))
         segment = Segment(*arrays, whole(jnp.asarray(documents), jnp.full(1, NO_DOCUMENT)))
-        y, _ = module.apply({"params": params}, module.init_memory(1), segment, method="attend")
+        attend = jax.jit(functools.partial(module.apply, method="attend"))
+        y, _ = attend({"params": params}, module.init_memory(1), segment)
     logit = logit_of(kind, params.get("attention", params))
     if name == "memorizing":  # vectors of unit length, and a scale in the place of 1 / sqrt(K)
         q, k = (x / np.sqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6) for x in (q, k))
@@ -134,9 +136,8 @@ def test_landmark_attention_has_the_positions_asked_for_inside_the_segment(kind,
     learned = jax.tree.map(lambda shape: rng.normal(size=shape), shapes[kind], is_leaf=is_shape)
     *qkv, documents, is_landmark = landmark.inserted(block)
     with jax.enable_x64(True):
-        arrays = map(jnp.asarray, qkv)
         y = landmark.run_stream(
-            config, dims, segment, is_landmark, documents, *arrays, learned=jax.tree.map(jnp.asarray, {"attention": learned})
+            config, dims, segment, is_landmark, documents, *qkv, learned=jax.tree.map(jnp.asarray, {"attention": learned})
         )
     turn = {"turn": lambda x, place: x} if kind == "none" else {}
     rows = landmark.expected_rows(config, segment, *qkv, documents, is_landmark, near=logit_of(kind, learned), **turn)

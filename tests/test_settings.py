@@ -35,6 +35,7 @@ from infini_jax.model.generate import Sampling
 from infini_jax.model.stopping import Stopping
 from infini_jax.study.jobs import JOB_KINDS
 from infini_jax.study.jobs import planned_flops as planned_flops_of_job
+from infini_jax.study.ladder import Ladder, Rates
 from infini_jax.study.launch import Resources
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.mirrors import Mirroring
@@ -46,8 +47,10 @@ REGISTRIES: dict[type, list[type]] = {
     DataConfig: list(SOURCES.values()),
 }
 ROOTS = [kind.settings for kind in JOB_KINDS.values()]
-ROOTS += [Resources, Saving, Mirroring, Sharding, Sampling, Stopping, TokenizerSettings, *EVALUATIONS.values()]
+ROOTS += [Ladder, Rates, Resources, Saving, Mirroring, Sharding, Sampling, Stopping, TokenizerSettings, *EVALUATIONS.values()]
 BASES: dict[type, dict[str, Any]] = {  # what has no default
+    Ladder: {"rungs": (1e11, 4e11), "tolerance": 0.1},
+    Rates: {"start": (1e-3, 3e-3, 1e-2)},
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},
     Origin: {"folder": "first", "name": "first", "fingerprint": "0", "step": 1, "digest": "0"},
 }

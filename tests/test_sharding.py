@@ -57,10 +57,20 @@ def losses(name: str) -> dict[str, list[float]]:
     return found
 
 
+def all_losses() -> dict[str, dict[str, list[float]]]:
+    """`losses` of every mechanism."""
+    return {name: losses(name) for name in MECHANISMS}
+
+
+@pytest.fixture(scope="module")
+def of_eight_devices():
+    return on_devices(8, "test_sharding", "all_losses()")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_sharded_training_equals_one_device(name):
-    found = on_devices(8, "test_sharding", f"losses('{name}')")
+def test_sharded_training_equals_one_device(name, of_eight_devices):
+    found = of_eight_devices[name]
     assert found.keys() >= {"one", EVERY}
     for layout, reached in found.items():
         np.testing.assert_allclose(reached, found["one"], rtol=2e-5, err_msg=layout)  # sums in another order

@@ -24,7 +24,7 @@ def test_histogram_is_the_mass_of_all_counted_gaussians():
     with jax.enable_x64(True):
         mu, sigma_sq = RNG.uniform(0, 1, (2, 3, 5)), RNG.uniform(1e-4, 0.3, (2, 3, 5))
         counted = RNG.random((2, 5)) < 0.7
-        found = sticky.attention_histogram(jnp.asarray(mu), jnp.asarray(sigma_sq), jnp.asarray(counted))
+        found = jax.jit(sticky.attention_histogram)(mu, sigma_sq, counted)
         edges = np.linspace(0, 1, 129)
         edges[0], edges[-1] = -1e-6, 1 + 1e-6
         for row in range(2):
@@ -37,14 +37,19 @@ def test_histogram_is_the_mass_of_all_counted_gaussians():
 
 
 def test_a_row_without_counted_queries_draws_from_everywhere():
-    shares = sticky.attention_histogram(jnp.ones((1, 1, 2)), jnp.ones((1, 1, 2)), jnp.zeros((1, 2), bool))
+    shares = jax.jit(sticky.attention_histogram)(np.ones((1, 1, 2)), np.ones((1, 1, 2)), np.zeros((1, 2), bool))
     np.testing.assert_allclose(shares, 1 / 128)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def drawn(seed: int, writes_B, shares_BxG, count: int, inside: str = "edge"):
+    return sticky.draw_times(sticky.row_keys(seed, writes_B), shares_BxG, count, inside)
 
 
 @pytest.mark.parametrize("inside", ["edge", "uniform"])
 def test_times_are_sorted_and_follow_the_histogram(inside):
     shares = jnp.asarray([[0.5, 0.0, 0.3, 0.2], [0.0, 1.0, 0.0, 0.0]])
-    times = np.asarray(sticky.draw_times(sticky.row_keys(0, jnp.array([1, 1])), shares, 4000, inside))
+    times = np.asarray(drawn(0, jnp.array([1, 1]), shares, 4000, inside))
     assert (np.diff(times, axis=1) >= 0).all()
     for row in range(2):
         found = np.bincount((times[row] * 4).astype(int), minlength=4) / 4000
@@ -55,7 +60,7 @@ def test_times_are_sorted_and_follow_the_histogram(inside):
 
 def test_draws_depend_on_the_seed_the_row_and_the_write():
     shares = jnp.full((2, 128), 1 / 128)
-    draw = lambda seed, count: np.asarray(sticky.draw_times(sticky.row_keys(seed, jnp.array([count] * 2)), shares, 16))  # noqa: E731
+    draw = lambda seed, count: np.asarray(drawn(seed, jnp.array([count] * 2), shares, 16))  # noqa: E731
     np.testing.assert_array_equal(draw(0, 1), draw(0, 1))
     assert not np.array_equal(draw(0, 1)[0], draw(0, 1)[1])
     assert not np.array_equal(draw(0, 1), draw(0, 2))
@@ -64,9 +69,9 @@ def test_draws_depend_on_the_seed_the_row_and_the_write():
 
 def segment_of(seed: int, before: int) -> Segment:
     d = MODEL.dims
-    keys = jax.random.split(jax.random.key(seed), 4)
+    random = np.random.default_rng(seed)
     shapes = [(d.d_model,), (d.heads, d.key_dim), (d.heads, d.key_dim), (d.heads, d.value_dim)]
-    arrays = [jax.random.normal(key, (2, 16, *shape)) for key, shape in zip(keys, shapes, strict=True)]
+    arrays = [jnp.asarray(random.normal(size=(2, 16, *shape)), jnp.float32) for shape in shapes]
     return Segment(*arrays, whole(jnp.zeros((2, 16), jnp.int32), jnp.full(2, before)))
 
 

@@ -20,7 +20,8 @@ from infini_jax.memory.infini import InfiniConfig
 from infini_jax.records.folder import CONFIG_FILE, METRICS_FILE, ROW_FILE, TABLE_FILE
 from infini_jax.records.rows import read_rows
 from infini_jax.study.desk import Desk
-from infini_jax.study.study import Study, save_study, saved_study
+from infini_jax.study.experiment import load_experiment
+from infini_jax.study.study import Study, save_study, saved_study, study_in
 from infini_jax.study.workers import run_study
 
 GOOD = RunConfig(
@@ -203,3 +204,16 @@ def test_window_of_the_quick_study_cannot_reach_the_pairs():
     recall = quick.RECALL
     reach = recall.model.layers * (max(quick.WINDOWS["mqar"]) - 1) + recall.model.key_taps - 1
     assert 2 * reach <= recall.data.gap(recall.train.sequence)
+
+
+def test_a_part_of_a_study_has_its_mechanisms_between_floor_and_ceiling_and_a_folder_of_its_own(tmp_path):
+    whole = load_experiment("mqar_pareto", "smoke")
+    part = whole.restricted("memorizing", "infini")
+    assert {run.mechanism for run in part.runs} == {"infini", "memorizing", "local", "full"}
+    assert part.label == "mqar_pareto-infini-memorizing-smoke"
+    assert part.command == "infini-jax study mqar_pareto --scale smoke --only infini,memorizing"
+    assert [run for run in whole.runs if run in part.runs] == list(part.runs)
+    save_study(part, tmp_path)
+    assert study_in(tmp_path) == part
+    with pytest.raises(ConfigError, match="the study has no run of 'infinity'; choose among"):
+        whole.restricted("infinity")

@@ -14,7 +14,7 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.devices.side_by_side import OneModel
 from infini_jax.errors import ConfigError, Stopped, TrainingDiverged
 from infini_jax.model.cost import training_flops_per_step
-from infini_jax.model.stream import init_carry, init_params, scan_segments
+from infini_jax.model.stream import init_carry, scan_segments
 from infini_jax.training.checkpoint import Checkpoints
 from infini_jax.training.gradient import auxiliary_loss, score_tokens
 from infini_jax.training.loop import train
@@ -118,7 +118,7 @@ def test_parameters_without_a_finite_gradient_stop_the_run_with_one_line():
 
 def test_a_seed_draws_the_parameters_that_it_always_drew():
     """Pinned: a run of the same settings has the same numbers in every version."""
-    params = jax.jit(lambda: init_params(MODEL, jax.random.key(0)))()
+    params = streams.initial(MODEL)
     layers = params["groups_0"]
     drawn = params["embedding"]["embedding"], layers["query"]["kernel"], layers["mlp"]["up"]["kernel"]
     sizes = [float(np.abs(array).sum(dtype=np.float64)) for array in drawn]
@@ -129,7 +129,7 @@ def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
     """With a zero gradient Adam moves nothing, so what moves is weight decay; with gradient one, the rate is the step."""
     run = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, warmup=0.0, gate_learning_rate=0.5, clip=1e9))
     optimiser = make_optimiser(run.train, 10, run.model)
-    params = jax.tree.map(jnp.ones_like, init_params(MODEL, jax.random.key(0)))
+    params = jax.tree.map(jnp.ones_like, streams.initial(MODEL))
 
     def first_move(gradient):
         move, _ = optimiser.update(gradient, optimiser.init(params), params)
@@ -232,7 +232,7 @@ def test_an_optimiser_and_a_schedule_that_are_registered_train_and_others_are_re
     monkeypatch.setitem(SCHEDULES, "always", lambda steps, warm: optax.constant_schedule(1.0))
     settings = dataclasses.replace(RUN.train, optimiser="descent", schedule="always", learning_rate=0.5, clip=1e9)
     optimiser = make_optimiser(settings, 10, MODEL)
-    params = init_params(MODEL, jax.random.key(0))
+    params = streams.initial(MODEL)
     moves, _ = optimiser.update(jax.tree.map(jnp.ones_like, params), optimiser.init(params), params)
     weights = [move for path, move in jax.tree_util.tree_leaves_with_path(moves) if "gate" not in jax.tree_util.keystr(path)]
     assert weights

@@ -31,6 +31,7 @@ def study(
     fleet: str = "1",
     until: str = "",
     ceiling: float | None = None,
+    only: str = "",
     dry_run: bool = False,
     cancel: bool = False,
     as_json: AsJson = False,
@@ -54,6 +55,8 @@ def study(
       until: settled, or the number of the rung of the experiment's ladder up to which every run is done; without it as the
         experiment says. It is kept in the study's folder.
       ceiling: training FLOPs of the whole study above which no ladder is climbed and no rate added, 0 for none; kept, too.
+      only: mechanisms to which the study is restricted, such as infini,memorizing; floor and ceiling are always there. The
+        part has a folder of its own, and `infini-jax report` takes the folders of several parts.
       dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
       cancel: ends this study's workers on a scheduler, and stops.
       as_json: with --dry-run, prints one JSON object instead of tables.
@@ -63,9 +66,11 @@ def study(
     console = terminal()
     if StudyFolder(Path(experiment)).study.exists():
         require(not scale, "scale", f"the study in {experiment} has its own", "leave --scale out")
+        require(not only, "only", f"the study in {experiment} has its own part", "leave --only out")
         found, folder = study_in(Path(experiment)), Path(experiment)
     else:
         found = load_experiment(experiment, scale)
+        found = found.restricted(*only.split(",")) if only else found
         folder = results / found.label
     found, size = limited(found, until, ceiling), fleet_size(fleet)
     launcher = lookup("launch", launch, LAUNCHERS)(jobs, resources, size)

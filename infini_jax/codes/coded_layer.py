@@ -53,19 +53,23 @@ class CodedLayer(nn.Module):
         y_BxTxD, memory, _ = self.memory.advance(memory, asked)
         return self.score(y_BxTxD), memory
 
-    def write(self, memory, keys_BxS: jax.Array, values_BxS: jax.Array, documents_BxS: jax.Array, opened_B: jax.Array):
+    def pairs(self, keys_BxS: jax.Array, values_BxS: jax.Array) -> tuple[jax.Array, ...]:
+        """Inputs, queries, keys and values of pairs of symbols, of one segment or of all.
+
+        Of all at once the tables' gradients are gathered in one pass, and not once per segment.
+        """
+        inputs_BxSxD = (self.key_inputs[keys_BxS] + self.value_inputs[values_BxS]) * 2**-0.5
+        return inputs_BxSxD, self.queries[keys_BxS], self.keys[keys_BxS], self.values(self.value_inputs[values_BxS])
+
+    def write(self, memory, tokens: tuple[jax.Array, ...], documents_BxS: jax.Array, opened_B: jax.Array):
         """The memory after a segment of pairs.
 
         Args:
           memory: the memory before it.
-          keys_BxS: key symbols.
-          values_BxS: value symbols.
+          tokens: inputs, queries, keys and values of the segment's `pairs`.
           documents_BxS: document of each pair.
           opened_B: document that was open before the segment.
         """
-        inputs_BxSxD, keys_BxSxGxK = self.key_inputs[keys_BxS] + self.value_inputs[values_BxS], self.keys[keys_BxS]
-        values_BxSxGxV = self.values(self.value_inputs[values_BxS])
-        tokens = (inputs_BxSxD * 2**-0.5, self.queries[keys_BxS], keys_BxSxGxK, values_BxSxGxV)
         return self.memory.write(memory, self._segment(tokens, documents_BxS, opened_B))
 
     def ask(self, memory, symbols_BxS: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

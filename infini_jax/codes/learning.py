@@ -93,19 +93,20 @@ def answers(run: CapacityRun, params: dict, pairs: Pairs) -> tuple[jax.Array, di
     """(answers BxQxD, mean of each metric) after all pairs are written. Each segment of questions meets the same memory."""
     layer, rows = CodedLayer(run), pairs.keys.shape[0]
 
-    def in_segments(x_BxT: Any) -> jax.Array:
-        return x_BxT.reshape(rows, -1, run.segment).swapaxes(0, 1)
+    def in_segments(x_BxTx: Any) -> jax.Array:
+        return x_BxTx.reshape(rows, -1, run.segment, *x_BxTx.shape[2:]).swapaxes(0, 1)
 
     def write(carry: tuple, segment: tuple) -> tuple[tuple, None]:
-        memory, opened_B = carry
-        memory = layer.apply({"params": params}, memory, *segment, opened_B, method="write")
-        return (memory, segment[2][:, -1]), None
+        (memory, opened_B), (tokens, documents_BxS) = carry, segment
+        memory = layer.apply({"params": params}, memory, tokens, documents_BxS, opened_B, method="write")
+        return (memory, documents_BxS[:, -1]), None
 
     def ask(_: None, asked_BxS: jax.Array) -> tuple[None, tuple]:
         return None, layer.apply({"params": params}, memory, asked_BxS, method="ask")
 
     empty = (empty_memory(run, rows), jnp.full(rows, NO_DOCUMENT, jnp.int32))
-    segments = tuple(map(in_segments, (pairs.keys, pairs.values, pairs.documents)))
+    tokens = layer.apply({"params": params}, pairs.keys, pairs.values, method="pairs")
+    segments = jax.tree.map(in_segments, (tokens, pairs.documents))
     (memory, _), _ = jax.lax.scan(write, empty, segments)
     _, (y_WxBxSxD, metrics) = jax.lax.scan(ask, None, in_segments(pairs.asked))
     y_BxQxD = y_WxBxSxD.swapaxes(0, 1).reshape(rows, pairs.asked.shape[1], -1)

@@ -81,6 +81,7 @@ class RetrievalRun:
         check_fields(NAME, self)
         require_one_line("variant", self.variant)
         require_not_negative(NAME, version=self.version, seed=self.seed, enough=self.enough, patience=self.patience)
+        require_not_negative(NAME, published=self.published or 0.0)
         sizes = ("key_dim", "batch", "learning_rate", "sequences")
         require_positive(NAME, **{field: getattr(self, field) for field in sizes})
         require(self.pairs >= 2, f"{NAME}.pairs", f"{self.pairs} leave nothing to choose", "give at least 2")

@@ -20,9 +20,9 @@ from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.study.ladder import Ladder, Rates
+from infini_jax.study.study import BOUNDS
 from infini_jax.study.trials import seeded, trials
 
-BOUNDS = ("local", "full")  # the floor and the ceiling
 # One layer and one head, so that a recall is one memory's doing; with key taps of two, one layer can bind a value to its key.
 ONE_LAYER = ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=16, key_taps=2)
 """Settings of a small model: one layer, one head, width 64, segments of 16 tokens."""

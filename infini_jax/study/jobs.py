@@ -101,6 +101,7 @@ class JobKind:
     learns: bool = True
 
 
+NAMING = ("name", "version", "variant", "seed")  # settings that tell jobs of the same cost apart
 RUN = "run"
 JOB_KINDS: dict[str, JobKind] = {
     RUN: JobKind(
@@ -150,8 +151,11 @@ def planned_flops(job: Job) -> float | None:
 
 
 def settings_of(job: Job) -> Hashable:
-    """What decides whether a job can work and what it costs: a run's settings without its name, version, variant and seed."""
-    return (job.model, job.data, job.train, job.budget, job.evaluation) if isinstance(job, RunConfig) else job
+    """What decides whether a job can work and what it costs: its settings without its name, version, variant and seed."""
+    if isinstance(job, RunConfig):
+        return (job.model, job.data, job.train, job.budget, job.evaluation)
+    fields = dataclasses.fields(job)  # pyright: ignore[reportArgumentType]  a frozen dataclass, which a protocol cannot say
+    return (type(job), *(getattr(job, field.name) for field in fields if field.name not in NAMING))
 
 
 def learning_rate_of(job: Job) -> float | None:

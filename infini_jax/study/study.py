@@ -36,6 +36,8 @@ from infini_jax.study.ladder import Ladder, Rates
 from infini_jax.study.own_code import load_once
 from infini_jax.study.standing import climb_on
 
+BOUNDS = ("local", "full")  # mechanisms that are the floor and the ceiling of a comparison
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -52,6 +54,7 @@ class Study:
       own_code: path of the user's Python file that made the study and registers what it needs, or "".
       ladder: budgets that the runs climb, None for the one that each has.
       rates: learning rates that each run tries, None for the one that each has.
+      only: mechanisms to which the runs were restricted, see `restricted`; none where all are there.
 
     Raises:
       ConfigError: no run, two of the same name (in small letters), no file name, or settings that cannot work.
@@ -66,6 +69,7 @@ class Study:
     own_code: str = ""
     ladder: Ladder | None = None
     rates: Rates | None = None
+    only: tuple[str, ...] = ()
 
     def __post_init__(self):
         require_file_name("study.name", self.label)
@@ -115,12 +119,25 @@ class Study:
     @property
     def label(self) -> str:
         """The name of the study's folder, and of the study in its rows."""
-        return f"{self.name}-{self.scale}" if self.scale else self.name
+        return "-".join(filter(None, (self.name, *self.only, self.scale)))
 
     @property
     def command(self) -> str:
         """The command that does the study, where it is one in experiments/."""
-        return f"infini-jax study {self.name}" + (f" --scale {self.scale}" if self.scale else "")
+        scale, only = f" --scale {self.scale}" if self.scale else "", f" --only {','.join(self.only)}" if self.only else ""
+        return f"infini-jax study {self.name}{scale}{only}"
+
+    def restricted(self, *mechanisms: str) -> "Study":
+        """The part of this study about some mechanisms, beside the floor and the ceiling, with a folder of its own.
+
+        Parts may be done in any order and on several machines; a report of their folders has them on one page. Raises
+        `ConfigError` for a mechanism of which the study has no run.
+        """
+        known = list(dict.fromkeys(run.mechanism for run in self.runs))
+        for name in mechanisms:
+            require(name in known, "only", f"the study has no run of '{name:.40}'", f"choose among {', '.join(known)}")
+        kept = tuple(run for run in self.runs if run.mechanism in (*mechanisms, *BOUNDS))
+        return dataclasses.replace(self, runs=kept, only=tuple(sorted(set(mechanisms))))
 
     def evaluations_of(self, run: Job) -> tuple[Evaluation, ...]:
         """The evaluations that apply to a run."""
@@ -145,6 +162,7 @@ def save_study(study: Study, folder: Path) -> None:
         "own_code": study.own_code,
         "ladder": to_plain(study.ladder),
         "rates": to_plain(study.rates),
+        "only": study.only,
     }
     write_json(plain, file)
 
@@ -181,6 +199,7 @@ def study_in(folder: Path) -> Study:
             own_code,
             from_plain(Ladder | None, plain.get("ladder"), "ladder"),
             from_plain(Rates | None, plain.get("rates"), "rates"),
+            from_plain(tuple[str, ...], plain.get("only", []), "only"),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError("study", f"{file} is damaged ({one_line(error)})", mend) from error

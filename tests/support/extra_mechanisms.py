@@ -163,6 +163,11 @@ def registered() -> Iterator[None]:
             del MECHANISMS[name]
 
 
+def all_losses() -> dict[str, dict[str, list[float]]]:
+    """`losses` of both."""
+    return {name: losses(name) for name in EXTRA}
+
+
 def losses(name: str) -> dict[str, list[float]]:
     """Losses of three training steps on one device and on four, by layout."""
     with registered():

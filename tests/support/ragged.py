@@ -73,6 +73,12 @@ def parameters(module) -> dict:
 # ---- ours: compiled once per module, lengths and types
 
 
+@functools.partial(jax.jit, static_argnames="module")
+def one_segment(module, params, memory, segment):
+    """((outputs, metrics), memory behind it); traced once for all segments of a length."""
+    return module.apply({"params": params}, memory, segment, method=both)
+
+
 @functools.partial(jax.jit, static_argnames=("module", "lengths"))
 def stream(module, params, arrays, documents=DOCUMENTS, lengths=LENGTHS):
     """(outputs BxTxD, final memory, metrics of the segments)."""
@@ -80,7 +86,7 @@ def stream(module, params, arrays, documents=DOCUMENTS, lengths=LENGTHS):
     memory, before, outputs, metrics = module.init_memory(rows), jnp.full(rows, NO_DOCUMENT), [], []
     for start, end in zip(ends - np.array(lengths), ends, strict=True):
         segment = Segment(*(x[:, start:end] for x in arrays), whole(documents[:, start:end], before))
-        (y, measured), memory = module.apply({"params": params}, memory, segment, method=both)
+        (y, measured), memory = one_segment(module, params, memory, segment)
         before = documents[:, end - 1]
         outputs.append(y)
         metrics.append(measured)

@@ -130,8 +130,9 @@ def looking_codes(file: Path) -> dict[tuple[str, int], CodeType]:
     return {(code.co_qualname, code.co_firstlineno): code for code in codes_in(compile(tree, str(file), "exec"))}
 
 
-def functions_of(files: set[str]) -> list[FunctionType]:
-    """That live, also behind decorators."""
+@functools.cache
+def functions_of(files: frozenset[str]) -> list[FunctionType]:
+    """That live, also behind decorators; those that others define while they run have their code from these."""
     return [one for one in gc.get_objects() if isinstance(one, FunctionType) and one.__code__.co_filename in files]
 
 
@@ -148,7 +149,7 @@ def checked(*files: Path) -> Iterator[Checked]:
         return returned
 
     plain = {}
-    for function in functions_of(set(paths)):
+    for function in functions_of(frozenset(paths)):
         code = function.__code__
         other = looking_codes(paths[code.co_filename]).get((code.co_qualname, code.co_firstlineno))
         if other is not None:

@@ -33,6 +33,14 @@ def tiny(name: str, **changes) -> ModelConfig:
     return dataclasses.replace(MODEL, **fields | changes)
 
 
+def initial(model: ModelConfig, seed: int = 0) -> dict:
+    """Fresh parameters, drawn by one program: operation by operation, each would be compiled by itself."""
+    return drawn_by(model, jax.random.key(seed))
+
+
+drawn_by = jax.jit(init_params, static_argnums=0)
+
+
 @functools.cache
 def parameters(name: str) -> dict:
     return parameters_of(tiny(name))
@@ -41,8 +49,7 @@ def parameters(name: str) -> dict:
 @functools.cache
 def parameters_of(model: ModelConfig) -> dict:
     """Random parameters; gates are moved off zero, so that both branches are seen."""
-    params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
-
+    params = initial(model)
     gates = memory_parameters(model, "gates")
 
     def moved(path, leaf):
@@ -51,8 +58,9 @@ def parameters_of(model: ModelConfig) -> dict:
     return jax.tree_util.tree_map_with_path(moved, params)
 
 
-def tokens_of(model: ModelConfig, segments: int = SEGMENTS, seed: int = 0) -> jax.Array:
-    return jax.random.randint(jax.random.key(seed), (BATCH, segments * model.segment), 0, model.vocab)
+def tokens_of(model: ModelConfig, segments: int = SEGMENTS, seed: int = 0) -> np.ndarray:
+    """Of NumPy, as all that tests cut: a cut of a JAX array is a program for each of its shapes."""
+    return np.random.default_rng(seed).integers(0, model.vocab, (BATCH, segments * model.segment), np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +87,7 @@ def scorer(model: ModelConfig):
 
 def logits_of(name: str, tokens, documents=None, model: ModelConfig | None = None):
     model = model or tiny(name)
-    documents = jnp.zeros_like(tokens) if documents is None else documents
+    documents = np.zeros_like(tokens) if documents is None else documents
     return scorer(model)(parameters(name), init_carry(model, tokens.shape[0]), tokens, documents)[1]
 
 
@@ -122,8 +130,11 @@ def layer(name: str, **changes):
     if MECHANISMS[name].works_on_stream():
         return whole_layer(model)
     module = memory_of(model.memory, model.dims)
-    segment = cut(free_inputs(name, **changes), documents_of(name), 0, model.dims.segment, jnp.full(BATCH, -1))
-    params = module.init(jax.random.key(1), module.init_memory(BATCH), segment, method=both)
+
+    @jax.jit
+    def made(inputs):
+        segment = cut(inputs, documents_of(name), 0, model.dims.segment, jnp.full(BATCH, -1))
+        return module.init(jax.random.key(1), module.init_memory(BATCH), segment, method=both)
 
     def run(params, inputs, documents):
         memory, before, outputs = module.init_memory(BATCH), jnp.full(BATCH, -1), []
@@ -134,7 +145,7 @@ def layer(name: str, **changes):
             before = segment.bounds.key_documents[:, -1]
         return jnp.concatenate(outputs, axis=1)
 
-    return module, params, jax.jit(run)
+    return module, made(free_inputs(name, **changes)), jax.jit(run)
 
 
 def whole_layer(model: ModelConfig):
@@ -156,10 +167,16 @@ def whole_layer(model: ModelConfig):
             before = bounds.key_documents[:, -1]
         return jnp.concatenate(outputs, axis=1)
 
+    return module, jax.jit(block_variables, static_argnums=0)(model), jax.jit(run)
+
+
+def block_variables(model: ModelConfig) -> dict:
+    """Fresh parameters of one layer of the transformer."""
     memory = jax.tree.map(lambda leaf: leaf[0], init_memory(model, BATCH)[0])
-    zeros = jnp.zeros((BATCH, length_of(model)), jnp.int32)
-    x, bounds = read(0, jnp.zeros((*zeros.shape, model.d_model)), zeros, jnp.full(BATCH, NO_DOCUMENT))
-    return module, module.init(jax.random.key(1), x, (memory, None), bounds), jax.jit(run)
+    x, documents = jnp.zeros((BATCH, model.dims.segment, model.d_model)), jnp.zeros((BATCH, model.dims.segment), jnp.int32)
+    phase = jnp.zeros(BATCH, jnp.int32) if model.has_phase else None
+    bounds = whole(documents, jnp.full(BATCH, NO_DOCUMENT), phase)
+    return Block(model, model.memory).init(jax.random.key(1), x, (memory, None), bounds)
 
 
 @functools.cache
@@ -185,16 +202,17 @@ def free_inputs(name: str, **changes) -> tuple:
     """Random inputs, queries, keys and values of a whole stream; inputs alone where the memory stands in a whole layer."""
     model = tiny(name, **changes)
     d, length = model.dims, SEGMENTS * length_of(model)
-    keys = jax.random.split(jax.random.key(2), 4)
     shapes = [(d.d_model,), (d.heads, d.key_dim), (d.kv_heads, d.key_dim), (d.kv_heads, d.value_dim)]
-    found = tuple(jax.random.normal(key, (BATCH, length, *shape)) for key, shape in zip(keys, shapes, strict=True))
+    random = np.random.default_rng(2)
+    found = tuple(random.standard_normal((BATCH, length, *shape), np.float32) for shape in shapes)
     return found[:1] if MECHANISMS[name].works_on_stream() else found
 
 
-def documents_of(name: str, edges: tuple[int, ...] = ()) -> jax.Array:
+def documents_of(name: str, edges: tuple[int, ...] = ()) -> np.ndarray:
     """Document ids of a stream, with a new document at each of `edges`."""
     length = SEGMENTS * length_of(tiny(name))
-    return jnp.asarray(np.broadcast_to(np.searchsorted(edges, np.arange(length), side="right"), (BATCH, length)))
+    row = np.searchsorted(edges, np.arange(length), side="right").astype(np.int32)
+    return np.broadcast_to(row, (BATCH, length))
 
 
 def losses_of(run: RunConfig, layout: Layout | None = None) -> list[float]:
