@@ -1,6 +1,8 @@
 """Text to tokens and back: bytes, and SentencePiece (Kudo & Richardson 2018, arXiv 1808.06226), encoded line by line.
 
-Tokenizers of pretrained models that are a tokenizer.json stand in `infini_jax.data.byte_level`. Models trained here keep any text exactly: identity normalization, bytes for what no piece covers, a piece for the line end.
+Those of pretrained models that are a tokenizer.json stand in `infini_jax.data.byte_level`.
+
+Models trained here keep any text exactly: identity normalization, bytes for what no piece covers, a piece for the line end.
 """
 
 import codecs

@@ -165,6 +165,7 @@ def gemma3(fields: Fields) -> Architecture:
     """The architecture of Gemma 3's text models (arXiv 2503.19786): norms before and after, windows in most layers."""
     fields.only("attention_bias", False)
     fields.only("use_bidirectional_attention", False)
+    fields.only("attn_logit_softcapping", 0.0)  # Gemma 2's, which the family's own code does not apply here
     sizes = shared_sizes(fields)
     key_dim = sizes["key_dim"]
     scalar = fields.number("query_pre_attn_scalar", key_dim)
@@ -179,7 +180,6 @@ def gemma3(fields: Fields) -> Architecture:
         head="tied" if fields.flag("tie_word_embeddings", True) else "own",
         embedding_scale=sizes["d_model"] ** 0.5,
         attention_scale=0.0 if scalar == key_dim else scalar**-0.5,
-        score_cap=fields.number("attn_logit_softcapping", 0.0),
         logit_cap=fields.number("final_logit_softcapping", 0.0),
         rotary=everywhere,
         window=window if windowed else 0,

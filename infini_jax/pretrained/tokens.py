@@ -1,6 +1,7 @@
-"""The tokenizer that comes with a model: tokenizer.json, a SentencePiece model, or the one inside a GGUF, made a tokenizer.json.
+"""The tokenizer that comes with a model: tokenizer.json, a SentencePiece model, or the one inside a GGUF.
 
-A GGUF has tokens, merges and the name of a rule that splits text in front of them; the rules that are known are in `SPLITS`.
+A GGUF has tokens, merges and the name of a rule that splits text in front of them, of which a tokenizer.json is made; the
+rules that are known are in `SPLITS`.
 """
 
 from collections.abc import Callable, Mapping

