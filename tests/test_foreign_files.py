@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from infini_jax.errors import ConfigError
-from infini_jax.pretrained.formats import open_weights, safetensors
+from infini_jax.pretrained.formats import open_weights
+from infini_jax.pretrained.safetensors_file import safetensors
 from tests.support.foreign import LLAMA, llama_tensors, safetensors_bytes, write_model
 
 ARRAYS = {

@@ -143,7 +143,7 @@ def test_what_is_not_supported_is_named(settings, field):
 def test_settings_of_families():
     llama3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaled = architecture_of({**LLAMA, "rope_theta": 5e5, "rope_scaling": llama3 | {"original_max_position_embeddings": 8192}})
-    assert scaled.rotary == Rotary(5e5, scaling="llama3", factor=32.0, low=1.0, high=4.0, original=8192)
+    assert scaled.rotary == Rotary(5e5, scaling="llama3", factor=32.0, low_turns=1.0, high_turns=4.0, context=8192)
     assert architecture_of({**LLAMA, "rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}}).rotary == Rotary(7.0)
     assert architecture_of({**LLAMA, "model_type": "qwen2"}).biases == ("query_key_value",)
     mistral = architecture_of({**LLAMA, "model_type": "mistral", "sliding_window": 8})

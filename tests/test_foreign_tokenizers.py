@@ -8,7 +8,7 @@ import pytest
 from infini_jax.data.prepared import Prepared
 from infini_jax.data.tokenizers import SentencePiece, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError
-from infini_jax.pretrained.formats import Weights
+from infini_jax.pretrained.tensors import Weights
 from infini_jax.pretrained.tokens import SPLITS, of_gguf, tokenizer_of
 
 TEXTS = [f"def f{one}(x):\n    return x + {one}  # {'many ' * (one % 7)}words, aren't they?\n" for one in range(99)]

@@ -12,9 +12,10 @@ from infini_jax.cli.output import terminal
 from infini_jax.errors import ConfigError, require, require_file_name
 from infini_jax.model.cost import parameter_count
 from infini_jax.model.inheritance import layer_names
-from infini_jax.pretrained.formats import Weights, open_weights
+from infini_jax.pretrained.formats import open_weights
 from infini_jax.pretrained.importing import described, parameters
 from infini_jax.pretrained.settings import model_settings
+from infini_jax.pretrained.tensors import Weights
 from infini_jax.pretrained.tokens import tokenizer_of
 from infini_jax.training.imported import save_imported
 from infini_jax.units import human_bytes

@@ -20,9 +20,10 @@ class Rotary:
       fraction: share of a head's dimensions that are turned; they come first.
       pairs: dimensions that are turned together: i and i + half of those turned, or neighbors.
       scaling: change of the frequencies for longer contexts: all divided by `factor`, or as in Llama 3.1.
-      factor: number by which low frequencies are divided.
-      low, high: `llama3` leaves wavelengths below `original` / `high` as they are and divides those above `original` / `low`.
-      original: length of context before scaling.
+      factor: number by which frequencies are divided.
+      low_turns: turns in `context` tokens below which `llama3` divides a frequency.
+      high_turns: turns above which it leaves a frequency as it is; it blends between the two.
+      context: length of context before scaling.
     """
 
     base: float = 10_000.0
@@ -30,16 +31,16 @@ class Rotary:
     pairs: Literal["halves", "neighbors"] = "halves"
     scaling: Literal["none", "linear", "llama3"] = "none"
     factor: float = 1.0
-    low: float = 1.0
-    high: float = 1.0
-    original: int = 0
+    low_turns: float = 1.0
+    high_turns: float = 4.0
+    context: int = 8192
 
     def __post_init__(self):
         check_fields("rotary", self)
         require_positive("rotary", base=self.base, factor=self.factor)
         require(0 < self.fraction <= 1, "rotary.fraction", f"{self.fraction} is no share", "give more than 0 and at most 1")
-        bands = self.scaling != "llama3" or (0 < self.low < self.high and self.original > 0)
-        require(bands, "rotary.scaling", "llama3 has bands without an extent", "give low < high and original")
+        bands = 0 < self.low_turns < self.high_turns and self.context > 0
+        require(bands, "rotary.low_turns", "the bands of frequencies have no extent", "give low_turns < high_turns")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +62,9 @@ class Architecture:
       norm_places: norms in front of attention and MLP, or before and after each.
       qk_norm: norm of each head's queries and keys.
       mlp: activation of the MLP, which is gated in swiglu and geglu.
-      biases: which parts add a bias.
+      biases: names of the parts that add a bias.
       residual: attention, then MLP; or both read the same stream and are added up (GPT-NeoX).
-      head: whether the logits' matrix is the embedding.
+      head: tied where the matrix of the logits is the embedding.
       embedding_scale: number by which embeddings are multiplied.
       attention_scale: number by which scores are multiplied; 0 is key_dim^-1/2.
       score_cap, logit_cap: bounds of scores and logits, by tanh; 0 is none.

@@ -109,9 +109,9 @@ def scaled(rotary: Rotary, scaling: Fields) -> Rotary:
             rotary,
             scaling="llama3",
             factor=scaling.number("factor"),
-            low=scaling.number("low_freq_factor"),
-            high=scaling.number("high_freq_factor"),
-            original=scaling.whole("original_max_position_embeddings"),
+            low_turns=scaling.number("low_freq_factor"),
+            high_turns=scaling.number("high_freq_factor"),
+            context=scaling.whole("original_max_position_embeddings"),
         )
     return rotary
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from infini_jax.errors import ConfigError, installs, one_line, require
-from infini_jax.pretrained.formats import AGAIN, Tensor
+from infini_jax.pretrained.tensors import AGAIN, Tensor
 
 
 def open_gguf(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

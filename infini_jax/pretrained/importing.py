@@ -12,9 +12,9 @@ import numpy as np
 from infini_jax.errors import ConfigError, require
 from infini_jax.pretrained.architecture import Architecture
 from infini_jax.pretrained.families import architecture_of
-from infini_jax.pretrained.formats import WEIGHTS, Tensor, Weights
 from infini_jax.pretrained.metadata import settings_of
 from infini_jax.pretrained.names import TABLES, Row, Table, rows_of
+from infini_jax.pretrained.tensors import WEIGHTS, Tensor, Weights
 
 
 def described(weights: Weights) -> Architecture:

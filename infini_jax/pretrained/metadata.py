@@ -9,7 +9,7 @@ from typing import Any
 
 from infini_jax.errors import ConfigError, require
 from infini_jax.pretrained.fields import Fields
-from infini_jax.pretrained.formats import Tensor
+from infini_jax.pretrained.tensors import Tensor
 
 FAMILY_OF = {
     "llama": "llama",

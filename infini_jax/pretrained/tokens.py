@@ -10,7 +10,7 @@ from typing import Any
 
 from infini_jax.data.tokenizers import Tokenizer, load_tokenizer
 from infini_jax.errors import ConfigError, installs, lookup, one_line, require
-from infini_jax.pretrained.formats import Weights
+from infini_jax.pretrained.tensors import Weights
 
 JSON, PIECES = "tokenizer.json", "tokenizer.model"
 NORMAL, CONTROL, DEFINED = 1, 3, 4  # types of tokens in a GGUF

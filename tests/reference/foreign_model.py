@@ -15,8 +15,8 @@ def frequencies(rotary: Rotary, turned: int) -> np.ndarray:
     if rotary.scaling == "linear":
         return plain / rotary.factor
     if rotary.scaling == "llama3":
-        turns = rotary.original * plain / (2 * math.pi)  # in the original context
-        share = np.clip((turns - rotary.low) / (rotary.high - rotary.low), 0, 1)
+        turns = rotary.context * plain / (2 * math.pi)  # in the original context
+        share = np.clip((turns - rotary.low_turns) / (rotary.high_turns - rotary.low_turns), 0, 1)
         return share * plain + (1 - share) * plain / rotary.factor
     return plain
 
