@@ -13,6 +13,7 @@ from infini_jax.pretrained.architecture import Architecture, Rotary
 from infini_jax.pretrained.families import architecture_of
 from infini_jax.pretrained.formats import open_weights
 from infini_jax.pretrained.importing import described, parameters
+from infini_jax.pretrained.names import TABLES, rows_of
 from tests.reference import foreign_model
 from tests.support.foreign import LLAMA, llama_tensors, write_model
 
@@ -193,6 +194,23 @@ def test_logits_are_those_of_transformers(case, tmp_path):
     architecture, params = imported(tmp_path)
     found = foreign_model.logits(architecture, params, ids, "all")
     np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-5 * np.abs(wanted).max())  # cos and sin are float32 there
+
+
+GGUF = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3", "gemma3_text": "GEMMA3", "gpt2": "GPT2", "gpt_neox": "GPTNEOX"}
+
+
+@pytest.mark.parametrize("family", GGUF)
+def test_names_in_a_gguf_are_those_that_its_package_translates_to(family):
+    gguf = pytest.importorskip("gguf", reason="compares with the names of the package gguf")
+    settings = next(one for one in CASES.values() if one["model_type"] == family)
+    architecture = dataclasses.replace(architecture_of(settings), head="own")
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, GGUF[family]), architecture.layers)
+    theirs, ours = (
+        {row.path: row.tensor.format(1) for row in rows_of(TABLES[form, family], architecture)}
+        for form in ("safetensors", "gguf")
+    )
+    assert ours.keys() == theirs.keys()
+    assert ours == {path: names.get_name(name, (".weight", ".bias")) for path, name in theirs.items()}
 
 
 MEASURED = """

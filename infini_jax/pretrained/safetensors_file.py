@@ -75,13 +75,13 @@ def header_of(text: bytes, file: Path) -> dict[str, Any]:
 
 def checked_entry(name: str, said: Any, file: Path) -> tuple[tuple[int, ...], np.dtype, int, int]:
     """(shape, type, first byte, last byte) of a tensor by its header. Raises `ConfigError` where they do not fit together."""
+    told = f"{file} is damaged: its header says nothing of {quoted(name)} that can be read"
     try:
-        shape, (begin, end), kind = tuple(said["shape"]), said["data_offsets"], said["dtype"]
-        is_plain = all(type(one) is int and one >= 0 for one in (*shape, begin, end))
-    except (TypeError, KeyError, ValueError):
-        is_plain, kind = False, None
-    require(is_plain, "path", f"{file} is damaged: its header says nothing of {quoted(name)} that can be read", AGAIN)
-    mend = f"convert it to one of {', '.join(('F32', 'F16', 'BF16'))}"
+        shape, (begin, end), kind = tuple(said["shape"]), said["data_offsets"], str(said["dtype"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise ConfigError("path", told, AGAIN) from error
+    require(all(type(one) is int and one >= 0 for one in (*shape, begin, end)), "path", told, AGAIN)
+    mend = "convert it to one of F32, F16, BF16"
     require(kind in DTYPES, "path", f"the tensor {quoted(name)} of {file.name} has the type {quoted(kind)}", mend)
     fits = end - begin == math.prod(shape) * DTYPES[kind].itemsize
     require(fits, "path", f"{file} is damaged: {quoted(name)} has another size than its shape says", AGAIN)
