@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 from infini_jax.config import ModelConfig
 from infini_jax.errors import require
 
+WITHOUT = ("memory", "elsewhere", "rotary_elsewhere")  # chosen by a command of its own, or in Python only
+
 if TYPE_CHECKING:  # what follows is made at run time; of it a type checker knows the settings
     from infini_jax.config import ModelConfig as Shape
 else:
     Shape = dataclasses.make_dataclass(
         "Shape",
-        [(field.name, field.type, field) for field in dataclasses.fields(ModelConfig) if field.name != "memory"],
+        [(field.name, field.type, field) for field in dataclasses.fields(ModelConfig) if field.name not in WITHOUT],
         frozen=True,
     )
     Shape.__doc__ = ModelConfig.__doc__

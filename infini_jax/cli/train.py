@@ -1,6 +1,5 @@
 """`infini-jax train`: one run, whose settings are all options."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -80,7 +79,7 @@ def train(
       processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.
       results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.
     """
-    sizes = sized(ModelConfig(memory=memory, **dataclasses.asdict(model)), memory_bytes, memory_axis)
+    sizes = sized(ModelConfig(memory=memory, **vars(model)), memory_bytes, memory_axis)
     run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
     if origin is None:
         require(origin_step is None, "from-step", "no run is named", "give --from, too")

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 
+from infini_jax.config.block import BlockConfig
 from infini_jax.config.plain import mechanism_of
 from infini_jax.errors import LATER, ConfigError, check_fields, require, require_positive
+from infini_jax.layers.distances import ROTARY, RotaryConfig
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
@@ -37,6 +39,10 @@ class ModelConfig:
       compute: type of activations; the other types follow from it, see `infini_jax.layers.precision`.
       key_taps_own: share of a key's own token in the mix of `key_taps` before training, from 0 to 1; the tokens before it
         share what is left evenly. None is the mean of all.
+      block: parts of a layer and of what stands around the layers.
+      rotary: turns of queries and keys, where positions are rotary.
+      elsewhere: memory of the layers that `memory.layers` leaves out; None is attention to the neighborhood only.
+      rotary_elsewhere: turns in those layers; None is `rotary`.
     """
 
     memory: MemoryConfig = InfiniConfig()
@@ -52,6 +58,10 @@ class ModelConfig:
     key_taps: int = 1
     compute: Compute = "float32"
     key_taps_own: float | None = dataclasses.field(default=None, metadata=LATER)
+    block: BlockConfig = dataclasses.field(default=BlockConfig(), metadata=LATER)
+    rotary: RotaryConfig = dataclasses.field(default=ROTARY, metadata=LATER)
+    elsewhere: MemoryConfig | None = dataclasses.field(default=None, metadata=LATER)
+    rotary_elsewhere: RotaryConfig | None = dataclasses.field(default=None, metadata=LATER)
 
     def __post_init__(self):
         check_fields("model", self)
@@ -105,6 +115,46 @@ class ModelConfig:
         self.memory.check(dims)
         if self.memory.local != "own":
             memory_of(self.memory, dims)  # says whether the mechanism can have it
+        if self.elsewhere is not None or self.rotary_elsewhere is not None:
+            self._check_elsewhere()
+        self._check_parts()
+
+    def _check_elsewhere(self) -> None:
+        field = "model.rotary_elsewhere" if self.elsewhere is None else "model.elsewhere"
+        some = self.memory.layers is not None and self.memory_layers < self.layers
+        require(some, field, "every layer carries the memory", "leave it out, or name some layers in memory.layers")
+        if self.elsewhere is None:
+            return
+        mechanism_of(self.elsewhere)
+        problem = "they are those that memory.layers leaves out"
+        require(self.elsewhere.layers is None, "model.elsewhere.layers", problem, "leave it out")
+        inserts = self.elsewhere.landmark_every is not None or any(self.elsewhere.memory_tokens) or self.has_phase
+        problem = "it inserts tokens into segments, or memory cuts them at landmarks"
+        require(not inserts, "model.elsewhere", problem, "choose another mechanism, or a segment of whole landmark blocks")
+        self.elsewhere.check(self.dims_of(self.elsewhere))
+        memory_of(self.elsewhere, self.dims_of(self.elsewhere))
+
+    def _check_parts(self) -> None:
+        """Raises `ConfigError` where the sizes or a mechanism cannot have a part of the block."""
+        block, used = self.block, {self.layer_memory(layer) for layer in range(self.layers)} if self.has_parts else set()
+        rows = block.learned_positions
+        problem = f"{rows} rows are fewer than the {self.dims.segment} places of a segment"
+        require(rows == 0 or rows >= self.dims.segment, "model.block.learned_positions", problem, f"give {self.dims.segment}")
+        for memory in used:
+            dims = self.dims_of(memory)
+            dims.rotary.check(dims.key_dim)
+            honors, name = memory_of(memory, dims).honors, type(memory).__name__.removesuffix("Config")
+            asked = {"attention_scale": block.attention_scale, "score_cap": block.score_cap, "rotary": dims.rotary != ROTARY}
+            for part in (part for part, value in asked.items() if value and part not in honors):
+                field = "model.rotary" if part == "rotary" else f"model.block.{part}"
+                require(False, field, f"{name} reads its memory without it", "leave it out, or choose another mechanism")
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether attention has parts that not every mechanism can have."""
+        return bool(
+            self.block.attention_scale or self.block.score_cap or {self.rotary, self.rotary_elsewhere} - {ROTARY, None}
+        )
 
     @property
     def dims(self) -> Dims:
@@ -117,7 +167,21 @@ class ModelConfig:
             value_dim=self.value_dim or self.d_model // self.heads,
             segment=length_with_landmarks(self.segment, self.memory.landmark_every) + sum(self.memory.memory_tokens),
             compute=self.compute,
+            rotary=self.rotary,
+            score_cap=self.block.score_cap,
+            output_bias="output" in self.block.biases,
         )
+
+    def dims_of(self, memory: MemoryConfig) -> Dims:
+        """Sizes of the layers that carry `memory`, one of those that `layer_memory` gives."""
+        if self.rotary_elsewhere is None or memory == self.memory:
+            return self.dims
+        return dataclasses.replace(self.dims, rotary=self.rotary_elsewhere)
+
+    @property
+    def counts_places(self) -> bool:
+        """Whether the carry knows how many tokens of the open document were read, for learned positions."""
+        return bool(self.block.learned_positions) and self.memory.covers_document
 
     @property
     def has_phase(self) -> bool:
@@ -138,7 +202,8 @@ class ModelConfig:
     @property
     def takes_in_turn(self) -> bool:
         """Whether the layers can only take the segments of a stream in turn."""
-        return memory_of(self.memory, self.dims).works_on_stream()
+        used = (self.memory,) if self.elsewhere is None else (self.memory, self.elsewhere)
+        return any(memory_of(memory, self.dims).works_on_stream() for memory in used)
 
     def check_at_once(self, segments: int) -> None:
         """Checks for several segments at once: raises `ConfigError` where the memory takes those of a stream in turn."""
@@ -152,7 +217,7 @@ class ModelConfig:
 
     @property
     def _elsewhere(self) -> MemoryConfig:
-        return SegmentOnlyConfig(positions=self.memory.positions_elsewhere, local=self.memory.local)
+        return self.elsewhere or SegmentOnlyConfig(positions=self.memory.positions_elsewhere, local=self.memory.local)
 
     @property
     def memory_layers(self) -> int:
@@ -162,7 +227,11 @@ class ModelConfig:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory per sequence, all layers together, measured on shapes; those of a neighborhood are counted apart."""
-        return self.memory_layers * layer_bytes(self.memory, self.dims)
+        return self.memory_layers * layer_bytes(self.memory, self.dims) + self._bytes_elsewhere
+
+    @property
+    def _bytes_elsewhere(self) -> int:
+        return (self.layers - self.memory_layers) * layer_bytes(self.elsewhere, self.dims) if self.elsewhere else 0
 
     @property
     def neighborhood_bytes(self) -> int:
@@ -193,8 +262,11 @@ class ModelConfig:
         require_positive("memory", bytes=total)
         if axis == WIDTH:
             return self._wider(self.at_bytes(total, "heads"))
-        memory, dims = mechanism.at_bytes(self.memory, self.dims, total // self.memory_layers, axis)
-        return dataclasses.replace(
+        left = total - self._bytes_elsewhere
+        problem = f"{total} are fewer than the layers without {self.mechanism} carry"
+        require(left > 0, "memory bytes", problem, f"ask for more than {self._bytes_elsewhere}")
+        memory, dims = mechanism.at_bytes(self.memory, self.dims, left // self.memory_layers, axis)
+        grown = dataclasses.replace(
             self,
             memory=memory,
             heads=dims.heads,
@@ -202,6 +274,9 @@ class ModelConfig:
             key_dim=dims.key_dim,
             value_dim=dims.value_dim,
         )
+        problem = f"with larger heads the layers without {self.mechanism} carry {grown._bytes_elsewhere}"
+        require(grown.memory_bytes <= total or grown.elsewhere is None, "memory axis", problem, "choose another axis")
+        return grown
 
     def _wider(self, grown: "ModelConfig") -> "ModelConfig":
         """`grown`, which has more heads than this model, with a residual stream and an MLP in proportion."""

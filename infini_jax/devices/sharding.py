@@ -186,7 +186,7 @@ def check_shares(run: RunConfig, sharding: Sharding) -> None:
     if sharding.rules != "fsdp+sequence":
         return
     for config, _ in layer_groups(run.model):
-        memory = memory_of(config, run.model.dims)
+        memory = memory_of(config, run.model.dims_of(config))
         require(
             memory.splits_sequence,
             "sharding.rules",
@@ -320,7 +320,7 @@ def parameter_axes(model: ModelConfig) -> dict:
     """The logical axes of each parameter, in the structure of the parameters; None where nobody names an axis."""
     declared = dict(PARAMETER_AXES)
     for config, _ in layer_groups(model):
-        declared |= {("memory", *path): axes for path, axes in memory_of(config, model.dims).parameter_axes.items()}
+        declared |= {("memory", *path): axes for path, axes in memory_of(config, model.dims_of(config)).parameter_axes.items()}
 
     def axes_of(path: tuple, leaf: jax.ShapeDtypeStruct) -> Axes:
         names = tuple(key.key for key in path)
@@ -377,12 +377,13 @@ def carry_sharding(model: ModelConfig, mesh: AnyMesh, rules: ShardingRules = DAT
     def is_names(node) -> bool:
         return isinstance(node, tuple) and len(node) > 0 and all(isinstance(name, str) for name in node)
 
-    axes = tuple(memory_of(config, model.dims).logical_axes() for config, _ in layer_groups(model))
+    axes = tuple(memory_of(config, model.dims_of(config)).logical_axes() for config, _ in layer_groups(model))
     program, shapes = jax.make_jaxpr(lambda: init_memory(model, 1), return_shape=True)()
     leaves = jax.tree.unflatten(jax.tree.structure(shapes), program.out_avals)  # shapes alone do not tell where arrays live
     memory = jax.tree.map(place, axes, leaves, is_leaf=is_names)
     by_row = NamedSharding(mesh, rules.spec(("batch",)))
-    return with_leaves(Carry, memory=memory, open_document=by_row, phase=by_row if model.has_phase else None)
+    phase, before = by_row if model.has_phase else None, by_row if model.counts_places else None
+    return with_leaves(Carry, memory=memory, open_document=by_row, phase=phase, before=before)
 
 
 def batch_sharding(mesh: AnyMesh, rules: ShardingRules = DATA_PARALLEL) -> Batch:

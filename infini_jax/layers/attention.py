@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from infini_jax.errors import require
 from infini_jax.layers import kernels, precision
 from infini_jax.layers.blockwise import MASKED, TILE, blockwise, tiling_of
-from infini_jax.layers.distances import rotary
+from infini_jax.layers.distances import ROTARY, Turn
 from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.heads import by_heads, can_split
 from infini_jax.layers.platforms import platform
@@ -34,6 +34,11 @@ def masked_softmax(logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.A
     return weights / safe, (top + jnp.log(safe))[..., 0]
 
 
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """cap tanh(x / cap): bounded by `cap`, the identity near zero (Gemma Team 2024, arXiv 2408.00118); `x` where it is 0."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
 def dense(
     q_BxSxHxK: jax.Array,
     k_BxTxGxK: jax.Array,
@@ -42,11 +47,12 @@ def dense(
     *,
     scale: jax.Array | float | None = None,
     bias_HxSxT: jax.Array | None = None,
+    cap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """softmax(scale q k^T + bias) v where `mask` is true, with all scores in memory: (BxSxHxV, log-sum-exp BxHxS).
 
-    `scale` is one number or one per head, by default 1/sqrt(K). Query head h reads key head h // (H / G). Rows that may see
-    nothing give zero.
+    `scale` is one number or one per head, by default 1/sqrt(K); `cap` bounds scores with their bias as `soft_cap` does. Query
+    head h reads key head h // (H / G). Rows that may see nothing give zero.
     """
     wide = precision.wide(q_BxSxHxK.dtype)
     factor = q_BxSxHxK.shape[-1] ** -0.5 if scale is None else jnp.reshape(scale, (-1, 1, 1))
@@ -54,6 +60,7 @@ def dense(
     logits_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide) * factor
     if bias_HxSxT is not None:
         logits_BxHxSxT = logits_BxHxSxT + bias_HxSxT
+    logits_BxHxSxT = soft_cap(logits_BxHxSxT, cap)
     weights_BxHxSxT, lse_BxHxS = masked_softmax(logits_BxHxSxT, mask_BxSxT[:, None])
     y_BxSxHxV = jnp.einsum("bhst,bthv->bshv", weights_BxHxSxT.astype(v_BxTxHxV.dtype), v_BxTxHxV)
     return y_BxSxHxV, lse_BxHxS
@@ -78,6 +85,7 @@ def attend(
     *,
     scale: jax.Array | float | None = None,
     distance_bias_HxJ: jax.Array | None = None,
+    cap: float = 0.0,
 ) -> jax.Array:
     """softmax(scale q k^T + bias) v over the keys that `sight` shows: BxSxHxV.
 
@@ -87,32 +95,36 @@ def attend(
       sight: the keys that each query sees.
       scale: one number or one per head; by default 1/sqrt(K).
       distance_bias_HxJ: bias of a key 0, 1, .. J-1 places before the query.
+      cap: bound of the scores with their bias, as by `soft_cap`, for which all are held in memory; 0 is none.
 
     Rows that may see nothing give zero. Raises `ConfigError` where the form asked for cannot do this.
     """
-    chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None)
+    chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None, cap=cap)
     if chosen in kernels.KERNELS:
         scale_H = _scale_of_heads(scale, q_BxSxHxK)
         kernel = by_heads(kernels.KERNELS[chosen].attend, (2, 2, 2, None, 0), 2, *_heads_of(q_BxSxHxK, k_BxJxGxK))
         return kernel(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale_H)
-    return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ)[0]
+    return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ, cap)[0]
 
 
-def attend_segment(segment: Segment) -> jax.Array:
+def attend_segment(segment: Segment, turn: Turn = ROTARY) -> jax.Array:
     """Causal rotary attention inside the segment and the document: BxSxHxV. Infini-attention eq. 6, ∞-former's short term."""
     key_positions_T = jnp.arange(segment.keys.shape[1])
-    q_BxSxHxK = rotary(segment.queries, segment.query_positions_S)
-    k_BxTxGxK = rotary(segment.keys, key_positions_T)
+    q_BxSxHxK = turn(segment.queries, segment.query_positions_S)
+    k_BxTxGxK = turn(segment.keys, key_positions_T)
     return attend(q_BxSxHxK, k_BxTxGxK, segment.values, segment.bounds.sight())
 
 
-def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biased: bool = False) -> str:
+def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biased: bool = False, cap: float = 0.0) -> str:
     """Name of the form that runs: the one asked for by `form`, or else by platform and length.
 
     Raises `ConfigError` where the form asked for does not exist or cannot do this.
     """
     asked = form.value
     require(asked in FORMS, "attention", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
+    if cap:
+        require(asked in ("auto", "dense"), "attention", f"{asked} has no soft cap of scores", "choose auto or dense")
+        return "dense"
     if asked in ("dense", "blockwise"):
         return asked
     if asked != "auto":
@@ -139,7 +151,14 @@ def attention_flops(keys: float, heads: int, key_dim: int, value_dim: int) -> fl
 
 
 def attend_flops(
-    segment_length: int, heads: int, key_dim: int, value_dim: int, *, prefix: int = 0, window: int | None = None
+    segment_length: int,
+    heads: int,
+    key_dim: int,
+    value_dim: int,
+    *,
+    prefix: int = 0,
+    window: int | None = None,
+    cap: float = 0.0,
 ) -> float:
     """FLOPs per token of `attend` over a whole segment and `prefix` carried keys, as `auto` computes it on a CPU.
 
@@ -148,9 +167,8 @@ def attend_flops(
     document, are counted as if they were computed.
     """
     keys = prefix + segment_length
-    computed = (
-        tiling_of(segment_length, keys, prefix, window).pairs / segment_length if tiles_pay(segment_length, keys) else keys
-    )
+    in_tiles = not cap and tiles_pay(segment_length, keys)
+    computed = tiling_of(segment_length, keys, prefix, window).pairs / segment_length if in_tiles else keys
     return attention_flops(computed, heads, key_dim, value_dim)
 
 
@@ -169,7 +187,9 @@ def _in_tiles(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale_H, distance_b
     return blockwise(q_BxSxHxK, k_BxJxHxK, v_BxJxHxV, sight, scale=scale_H, distance_bias_HxJ=distance_bias_HxJ)
 
 
-def _run(chosen: str, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale, distance_bias_HxJ) -> tuple[jax.Array, jax.Array]:
+def _run(
+    chosen: str, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale, distance_bias_HxJ, cap
+) -> tuple[jax.Array, jax.Array]:
     heads, keys = q_BxSxHxK.shape[2], k_BxJxGxK.shape[1]
     if distance_bias_HxJ is not None and distance_bias_HxJ.shape != (heads, keys):
         problem = f"bias of shape {distance_bias_HxJ.shape} for {heads} heads and {keys} keys"
@@ -180,4 +200,4 @@ def _run(chosen: str, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale, dist
     bias_HxSxJ = None
     if distance_bias_HxJ is not None:
         bias_HxSxJ = distance_bias_HxJ[:, jnp.clip(sight.distance_SxJ, 0, keys - 1)]
-    return dense(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight.mask_BxSxJ, scale=scale, bias_HxSxT=bias_HxSxJ)
+    return dense(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight.mask_BxSxJ, scale=scale, bias_HxSxT=bias_HxSxJ, cap=cap)

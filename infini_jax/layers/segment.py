@@ -76,6 +76,8 @@ class Boundaries:
       phase: B raw tokens between the newest landmark of the stream and the segment, the same in all rows; None where segments
         are whole landmark blocks, or without landmarks. With a phase the last place of the segment may be dead, see
         `insert_landmarks`.
+      before: B tokens of the open document before the segment, where places count from its start; None where they count from
+        the segment's.
     """
 
     query_documents: jax.Array
@@ -83,6 +85,18 @@ class Boundaries:
     open_document: jax.Array
     start: jax.Array
     phase: jax.Array | None = None
+    before: jax.Array | None = None
+
+    @property
+    def places_BxS(self) -> jax.Array:
+        """Place of each query in its document, of which the tokens of the segment count, and those `before` it."""
+        documents_BxT = self.key_documents
+        place_T = jnp.arange(documents_BxT.shape[1])
+        begins_BxT = jnp.pad(documents_BxT[:, 1:] != documents_BxT[:, :-1], ((0, 0), (1, 0)))
+        place_BxT = place_T - jax.lax.cummax(jnp.where(begins_BxT, place_T, 0), axis=1)
+        if self.before is not None:
+            place_BxT = place_BxT + jnp.where(documents_BxT == self.open_document[:, None], self.before[:, None], 0)
+        return jax.lax.dynamic_slice_in_dim(place_BxT, self.start, self.query_documents.shape[1], axis=1)
 
     @property
     def local_BxSxT(self) -> jax.Array:

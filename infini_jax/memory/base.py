@@ -10,53 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from infini_jax.errors import LATER, ConfigError, check_fields, require
-from infini_jax.layers.precision import Policy, policy_of
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
+from infini_jax.memory.dims import Dims
 from infini_jax.memory.rewind import rewinding_scan
 
 LONGEST_SEGMENT = 1 << 20  # tokens, all of which attend to each other
 MOST_GROWN = 1 << 28  # size along an axis: settings made of it have 32 bits
 Promise = Literal["reads_without_a_copy", "charges_where_computed", "costs_grow_with_bytes", "key_heads_apart"]
 Part = Literal["inputs", "keys", "values"]
+Honored = Literal["attention_scale", "rotary", "score_cap"]
 Neighborhood = Literal["own", "segment", "window", "cache"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Dims:
-    """Sizes of one attention layer.
-
-    Attributes:
-      d_model: width of the residual stream.
-      heads: number of query heads.
-      kv_heads: number of heads of keys, values and memory, a divisor of `heads`.
-      key_dim: key dimension of one head.
-      value_dim: value dimension of one head.
-      segment: tokens of a segment that the layer sees, landmarks and memory tokens included.
-      compute: type of activations, by name.
-    """
-
-    d_model: int
-    heads: int
-    kv_heads: int
-    key_dim: int
-    value_dim: int
-    segment: int
-    compute: str = "float32"
-
-    @property
-    def policy(self) -> Policy:
-        """Types of parameters, activations, memory and sums."""
-        return policy_of(self.compute)
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Type of activations and products."""
-        return self.policy.compute
-
-    @property
-    def memory_dtype(self) -> jnp.dtype:
-        """Type of the state that is carried."""
-        return self.policy.memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +52,11 @@ class MemoryConfig:
     def positions_elsewhere(self) -> Any:
         """Kind of positions of the layers that `layers` leaves out, which attend inside the segment only."""
         return "rotary"
+
+    @property
+    def covers_document(self) -> bool:
+        """Whether the memory is attention to the whole document, so that learned positions count its tokens."""
+        return False
 
     def neighbors(self, segment: int) -> tuple[int, int | None]:
         """(tokens carried beside the memory, places that a query sees or None for all) where segments have so many."""
@@ -162,6 +130,9 @@ class Memory(nn.Module):
       usual_layers: the layers that carry it in its paper's models; by default all of them.
       neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as
         those of `memory.window.view` do, and its `cost` count it (`positions.local_cost`); by default none.
+      honors: parts of the model's attention, other than the defaults, that its reading has: attention_scale, where scores are
+        linear in the queries, which bring the scale along; rotary, where it turns queries and keys by `Dims.rotary`;
+        score_cap, where every softmax over scores has `Dims.score_cap`. A model that asks for another is refused.
 
     The model has to know some of a mechanism's own parameters. They are declared by path below the memory; a path may exist
     for some settings only; by default there are none:
@@ -200,6 +171,7 @@ class Memory(nn.Module):
     holds: ClassVar[Literal["matrix", "slots", "other"]] = "other"
     splits_sequence: ClassVar[bool] = False
     neighborhoods: ClassVar[tuple[Neighborhood, ...]] = ()
+    honors: ClassVar[tuple[Honored, ...]] = ("attention_scale",)
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -209,7 +181,7 @@ class Memory(nn.Module):
             cls.cost_at_once = Memory.cost_at_once
 
     def setup(self):
-        self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=False, dtype=self.dims.dtype)
+        self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=self.dims.output_bias, dtype=self.dims.dtype)
 
     def init_memory(self, batch: int) -> Any:
         """An empty memory for `batch` rows, made without parameters."""

@@ -181,6 +181,7 @@ class Compressive(Positioned):
     learns = ()
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
     neighborhoods = ("segment", "cache")
+    honors = ("attention_scale", "rotary")
     parameter_axes: ClassVar = {
         **Positioned.parameter_axes,
         ("compress_keys", "kernel"): (None, "embed", None),

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from infini_jax.errors import check_value, require
-from infini_jax.memory.base import Memory, Neighborhood, Part, Promise
+from infini_jax.memory.base import Honored, Memory, Neighborhood, Part, Promise
 
 REQUIRED = {
     "Config": "the class of its settings, a frozen dataclass on MemoryConfig",
@@ -27,6 +27,7 @@ def check_declared(mechanism: type[Memory]) -> None:
     check_value(f"{name}.holds", mechanism.holds, Literal["matrix", "slots", "other"])
     check_value(f"{name}.exempt", tuple(mechanism.exempt), tuple[Promise, ...])
     check_value(f"{name}.neighborhoods", tuple(mechanism.neighborhoods), tuple[Neighborhood, ...])
+    check_value(f"{name}.honors", tuple(mechanism.honors), tuple[Honored, ...])
     on_stream = bool(mechanism.neighborhoods) and mechanism.works_on_stream()
     require(
         not on_stream, f"{name}.neighborhoods", "it works on the residual stream, whose segments stand alone", "leave it out"

@@ -20,6 +20,10 @@ class FullConfig(SlotsConfig):
 
     slots: int = 1024
 
+    @property
+    def covers_document(self) -> bool:
+        return True
+
 
 class Full(Cache):
     """Memory that is a cache of all keys and values of the document, with gradient."""

@@ -246,6 +246,7 @@ class GatedDelta(Positioned):
     gates = (("gate",),)
     learns, holds = ("inputs", "keys", "values"), "matrix"
     neighborhoods = ("segment", "window", "cache")
+    honors = ("attention_scale", "rotary", "score_cap")
 
     def setup(self):
         super().setup()

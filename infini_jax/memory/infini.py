@@ -297,6 +297,7 @@ class Infini(Positioned):
     splits_sequence = True
     holds = "matrix"
     neighborhoods = ("segment", "window", "cache")
+    honors = ("attention_scale", "rotary", "score_cap")
 
     def setup(self):
         super().setup()

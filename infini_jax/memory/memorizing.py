@@ -251,6 +251,7 @@ class Memorizing(Memory):
     gates, no_decay, parameter_axes = (("gate",),), NO_DECAY, PARAMETER_AXES
     learns, holds = (), "slots"
     neighborhoods = ("segment", "window", "cache")
+    honors = ("rotary",)  # queries are of unit length, and scores have a scale of their own
 
     def setup(self):
         super().setup()

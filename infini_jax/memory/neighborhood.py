@@ -84,6 +84,10 @@ class WithNeighborhood(Memory):
     def parameter_axes(self) -> Any:
         return self.mechanism.parameter_axes
 
+    @property
+    def honors(self) -> Any:
+        return self.mechanism.honors
+
     def remembered(self, memory: FarAndNear) -> Any:
         return memory.far
 

@@ -22,8 +22,8 @@ from flax import struct
 
 from infini_jax.errors import LATER, require
 from infini_jax.layers import precision
-from infini_jax.layers.attention import attend, attend_flops, attention_flops, masked_softmax
-from infini_jax.layers.distances import rotary, t5_distance_bias
+from infini_jax.layers.attention import attend, attend_flops, attention_flops, masked_softmax, soft_cap
+from infini_jax.layers.distances import t5_distance_bias
 from infini_jax.layers.grouped_heads import repeat_heads
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Sight
@@ -52,18 +52,6 @@ class View:
     sight: Sight
     query_positions: jax.Array
     key_positions: jax.Array
-
-
-def attend_rotary(q_BxSxHxK: jax.Array, seen: View, scale_H: jax.Array | None = None) -> jax.Array:
-    """Softmax attention with rotary positions: BxSxHxV. Only distances matter, so any origin will do."""
-    q_BxSxHxK, k_BxJxGxK = rotary(q_BxSxHxK, seen.query_positions), rotary(seen.keys, seen.key_positions)
-    return attend(q_BxSxHxK, k_BxJxGxK, seen.values, seen.sight, scale=scale_H)
-
-
-def attend_t5(q_BxSxHxK: jax.Array, seen: View, table_NxH: jax.Array, scale_H: jax.Array | None = None) -> jax.Array:
-    """Softmax attention with a learned bias for each bucket of distances: BxSxHxV. `scale_H` is 1/sqrt(K) where None."""
-    bias_HxJ = t5_distance_bias(table_NxH, seen.keys.shape[1])
-    return attend(q_BxSxHxK, seen.keys, seen.values, seen.sight, scale=scale_H, distance_bias_HxJ=bias_HxJ)
 
 
 def sinusoids(distance_J: jax.Array, width: int) -> jax.Array:
@@ -95,18 +83,19 @@ def attend_relative(
     u_HxK: jax.Array,
     v_HxK: jax.Array,
     scale_H: jax.Array | None = None,
+    cap: float = 0.0,
 ) -> jax.Array:
     """Softmax attention with Transformer-XL's relative positions: BxSxHxV.
 
     `r_JxHxK` is W_r R at `falling_distances`; u and v stand for the query in the terms that do not know it. `scale_H` is
-    1/sqrt(K) where None.
+    1/sqrt(K) where None, `cap` bounds the scores as `soft_cap` does.
     """
     wide = precision.wide(q_BxSxHxK.dtype)
     k_BxJxHxK, v_BxJxHxV = (repeat_heads(x, q_BxSxHxK.shape[2]) for x in (seen.keys, seen.values))
     content = jnp.einsum("bshk,bjhk->bhsj", q_BxSxHxK + u_HxK, k_BxJxHxK, preferred_element_type=wide)
     position = jnp.einsum("bshk,jhk->bhsj", q_BxSxHxK + v_HxK, r_JxHxK, preferred_element_type=wide)
     factor = q_BxSxHxK.shape[-1] ** -0.5 if scale_H is None else scale_H[:, None, None]
-    logits_BxHxSxJ = (content + shifted(position)) * factor
+    logits_BxHxSxJ = soft_cap((content + shifted(position)) * factor, cap)
     weights_BxHxSxJ, _ = masked_softmax(logits_BxHxSxJ, seen.sight.mask_BxSxJ[:, None])
     return jnp.einsum("bhsj,bjhv->bshv", weights_BxHxSxJ.astype(v_BxJxHxV.dtype), v_BxJxHxV)
 
@@ -133,14 +122,19 @@ class PositionedAttention(nn.Module):
             self.v = self.param("v", small, (d.heads, d.key_dim), PARAMETERS)
 
     def __call__(self, q_BxSxHxK: jax.Array, seen: View, scale_H: jax.Array | None = None) -> jax.Array:
-        """The attention of queries over the view, BxSxHxV; `scale_H` multiplies the products, 1/sqrt(K) where None."""
-        if self.positions == "none":
-            return attend(q_BxSxHxK, seen.keys, seen.values, seen.sight, scale=scale_H)
+        """The attention of queries over the view, BxSxHxV; `scale_H` multiplies the products, 1/sqrt(K) where None.
+
+        Turns and the bound of scores are those of `dims`. Only distances matter, so any origin of places will do.
+        """
+        cap, k_BxJxGxK, bias_HxJ = self.dims.score_cap, seen.keys, None
+        if self.positions == "relative":
+            return attend_relative(q_BxSxHxK, seen, *self.relative(seen), scale_H, cap)
         if self.positions == "rotary":
-            return attend_rotary(q_BxSxHxK, seen, scale_H)
+            turn = self.dims.rotary
+            q_BxSxHxK, k_BxJxGxK = turn(q_BxSxHxK, seen.query_positions), turn(k_BxJxGxK, seen.key_positions)
         if self.positions == "t5":
-            return attend_t5(q_BxSxHxK, seen, self.bias, scale_H)
-        return attend_relative(q_BxSxHxK, seen, *self.relative(seen), scale_H)
+            bias_HxJ = t5_distance_bias(self.bias, k_BxJxGxK.shape[1])
+        return attend(q_BxSxHxK, k_BxJxGxK, seen.values, seen.sight, scale=scale_H, distance_bias_HxJ=bias_HxJ, cap=cap)
 
     def added(self, q_BxSxHxK: jax.Array, seen: View) -> tuple[jax.Array, jax.Array]:
         """(queries BxSxHxK, what is added to their products over sqrt(K), ...xSxJ) of relative or T5's positions.
@@ -224,8 +218,8 @@ def positioned_cost(
     if positions == "relative":
         local, extra = attention_flops(near + segment_length, *sizes), relative_cost(dims, keys, segment_length, segments)
         return dataclasses.replace(extra, local=local, read=attention_flops(carried, *sizes) + extra.read)
-    total = attend_flops(segment_length, *sizes, prefix=carried + near, window=window)
-    local = min(total, attend_flops(segment_length, *sizes, prefix=near, window=window))
+    total = attend_flops(segment_length, *sizes, prefix=carried + near, window=window, cap=dims.score_cap)
+    local = min(total, attend_flops(segment_length, *sizes, prefix=near, window=window, cap=dims.score_cap))
     return Cost(local=local, read=total - local)
 
 

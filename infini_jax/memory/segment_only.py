@@ -23,6 +23,7 @@ class SegmentOnly(Positioned):
     paper = "Vaswani et al. 2017, arXiv 1706.03762"
     splits_sequence = True
     neighborhoods = ("segment", "window", "cache")
+    honors = ("attention_scale", "rotary", "score_cap")
 
     def init_memory(self, batch: int) -> tuple[()]:
         return ()

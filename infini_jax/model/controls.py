@@ -21,7 +21,7 @@ def is_both(memory: Any) -> bool:
 
 def emptied(model: ModelConfig, carry: Carry) -> Carry:
     """The carry of new streams with the landmarks where they are; neighborhoods stay, and then their documents, too."""
-    fresh = dataclasses.replace(init_carry(model, carry.open_document.shape[0]), phase=carry.phase)
+    fresh = dataclasses.replace(init_carry(model, carry.open_document.shape[0]), phase=carry.phase, before=carry.before)
     if not any(map(is_both, carry.memory)):
         return fresh
 

@@ -63,8 +63,9 @@ def model_cost(model: ModelConfig, head_share: float = 1.0, segments: int = 1) -
     """
     d, inserted = model.dims, model.dims.segment / model.segment
     mlp_dim = model.mlp_dim or 4 * d.d_model
-    weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + 2 * mlp_dim)
-    layers = [memory_of(model.layer_memory(layer), d).cost_at_once(d.segment, segments) for layer in range(model.layers)]
+    weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + model.block.mlp_products * mlp_dim)
+    carried = [model.layer_memory(layer) for layer in range(model.layers)]
+    layers = [memory_of(memory, model.dims_of(memory)).cost_at_once(d.segment, segments) for memory in carried]
     fields = [field.name for field in dataclasses.fields(Cost)]
     return ModelCost(
         projections=inserted * model.layers * 2.0 * weights,

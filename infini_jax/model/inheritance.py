@@ -108,6 +108,8 @@ def inheritance(other: ModelConfig, model: ModelConfig, name: str) -> Inheritanc
     """
     for field in SHARED:
         check_same(f"model.{field}", resolved(other, field), resolved(model, field), name)
+    for part in dataclasses.fields(model.block):
+        check_same(f"model.block.{part.name}", getattr(other.block, part.name), getattr(model.block, part.name), name)
     theirs, ours = shapes_by_layer(other), shapes_by_layer(model)
     taken = {path: leaf for path, leaf in ours.items() if path in theirs}
     for path in [path for path, leaf in taken.items() if leaf.shape != theirs[path].shape]:

@@ -23,6 +23,7 @@ from infini_jax.layers.segment import (
     drop_memory_tokens,
     insert_landmarks,
     insert_memory_tokens,
+    tokens_before_each,
     whole,
 )
 from infini_jax.memory.base import AUXILIARY, Memory
@@ -40,17 +41,20 @@ class Carry:
       memory: one pytree per layer group.
       open_document: B, number of the open document.
       phase: B, phase of the landmarks, as in `Boundaries`, or None.
+      before: B, tokens of the open document, as in `Boundaries`, or None.
     """
 
     memory: tuple
     open_document: jax.Array
     phase: jax.Array | None = None
+    before: jax.Array | None = None
 
 
 def init_carry(model: ModelConfig, batch: int) -> Carry:
     """The carry of new streams: empty memories, no open document."""
     phase = jnp.zeros(batch, jnp.int32) if model.has_phase else None
-    return Carry(init_memory(model, batch), jnp.full(batch, NO_DOCUMENT, jnp.int32), phase)
+    before = jnp.zeros(batch, jnp.int32) if model.counts_places else None
+    return Carry(init_memory(model, batch), jnp.full(batch, NO_DOCUMENT, jnp.int32), phase, before)
 
 
 def _phase_after(model: ModelConfig, phase: jax.Array | None, segments: int | jax.Array = 1) -> jax.Array | None:
@@ -109,7 +113,10 @@ def forward_segments(
     last_BxW = documents_RxL[:, -1].reshape(batch, -1)
     open_B, last_B = handed_on(carry.open_document, last_BxW[:, -1])
     open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
-    bounds = whole(documents_RxL, open_BxW.reshape(-1), phase_R)
+    bounds, before = whole(documents_RxL, open_BxW.reshape(-1), phase_R), None
+    if carry.before is not None:
+        before_BxX = tokens_before_each(carry.before, bounds)
+        bounds, before = dataclasses.replace(bounds, before=before_BxX[:, :-1].reshape(-1)), before_BxX[:, -1]
     transformer = Transformer(model, form)
     dropout = dropout and dataclasses.replace(dropout, keys=dropout.keys.reshape(-1))
     found: Any = transformer.apply({"params": params}, tokens_RxL, carry.memory, bounds, dropout)
@@ -117,7 +124,7 @@ def forward_segments(
     x_RxSxD = drop_memory_tokens(x_RxSxD, memory_tokens)
     if every is not None:
         x_RxSxD = drop_landmarks(x_RxSxD, every, phase_R)
-    carry = Carry(memory, last_B, _phase_after(model, carry.phase, count))
+    carry = Carry(memory, last_B, _phase_after(model, carry.phase, count), before)
     return carry, x_RxSxD.reshape(batch, -1, x_RxSxD.shape[-1]), metrics
 
 
@@ -275,7 +282,7 @@ def _places(model: ModelConfig, phase: jax.Array | None) -> int | jax.Array:
 
 def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) -> Boundaries:
     carry = decoder.carry
-    return Boundaries(query_documents_BxS, decoder.documents, carry.open_document, start, carry.phase)
+    return Boundaries(query_documents_BxS, decoder.documents, carry.open_document, start, carry.phase, carry.before)
 
 
 def _extend(model, params, decoder: Decoder, token_BxS: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
@@ -306,5 +313,7 @@ def _close(model, params, decoder: Decoder) -> Decoder:
         decoder = dataclasses.replace(decoder, documents=jnp.where(live_T, decoder.documents, last_Bx1))
     bounds = _bounds(decoder, decoder.documents, jnp.int32(0))
     memory: Any = Transformer(model).apply({"params": params}, decoder.carry.memory, decoder.opened, bounds, method="close")
-    carry = Carry(memory, decoder.documents[:, -1], _phase_after(model, decoder.carry.phase))
+    before = decoder.carry.before
+    before = None if before is None else tokens_before_each(before, bounds)[:, -1]
+    carry = Carry(memory, decoder.documents[:, -1], _phase_after(model, decoder.carry.phase), before)
     return dataclasses.replace(decoder, carry=carry, length=jnp.int32(0))

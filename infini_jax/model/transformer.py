@@ -1,10 +1,11 @@
-"""The decoder-only transformer: pre-norm blocks whose attention is a `Memory`, stacked by `nn.scan`.
+"""The decoder-only transformer: blocks of named parts whose attention is a `Memory`, stacked by `nn.scan`.
 
 Every method takes explicit state and returns the new one; nothing is kept in Linen collections but parameters. The scan over
 segments stands outside (`infini_jax.model.stream`): a raw scan inside a module that first creates a parameter leaks a tracer
 at init.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,9 +16,12 @@ from flax import struct
 
 from infini_jax.config import ModelConfig
 from infini_jax.config.optimisers import GROUP
+from infini_jax.layers.attention import soft_cap
 from infini_jax.layers.dropout import Dropout, dropped
 from infini_jax.layers.key_taps import KeyTaps
 from infini_jax.layers.mlp import MLP
+from infini_jax.layers.norms import norm_of
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import KEPT, Memory, MemoryConfig
@@ -36,8 +40,20 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
     ("memory", "out", "kernel"): ("heads", "head_dim", "embed"),
     ("mlp", "up", "kernel"): ("embed", "mlp"),
     ("mlp", "down", "kernel"): ("mlp", "embed"),
+    ("mlp", "gate", "kernel"): ("embed", "mlp"),
+    ("query", "bias"): ("heads", "head_dim"),
+    ("key", "bias"): ("kv_heads", "head_dim"),
+    ("value", "bias"): ("kv_heads", "head_dim"),
+    ("mlp", "up", "bias"): ("mlp",),
+    ("mlp", "gate", "bias"): ("mlp",),
+    ("head", "kernel"): ("embed", "vocab"),
+    ("head", "bias"): ("vocab",),
+    ("positions", "embedding"): (None, "embed"),
 }
 """Logical axes of the model's own parameters, by their path."""
+
+
+NO_DECAY = tuple((name, "bias") for name in ("query", "key", "value"))  # of a layer: they have two axes, and are no matrices
 
 
 @struct.dataclass
@@ -62,6 +78,9 @@ class OpenLayer:
 class Block(nn.Module):
     """One layer: x + Memory(norm(x)), then x + MLP(norm(x)), where the memory may change x first and look at it in the end.
 
+    Norms, biases, activation and residual are those of `model.block`: with norms in both places what is added is normed, too,
+    and in parallel the MLP sees x as attention does.
+
     The methods take x first and return it first so that `nn.scan` can stack layers, whose states follow.
 
     Attributes:
@@ -73,17 +92,25 @@ class Block(nn.Module):
     memory_config: MemoryConfig
 
     def setup(self):
-        dims = self.model.dims
+        dims, block = self.model.dims_of(self.memory_config), self.model.block
+        biased = "query_key_value" in block.biases
 
         def project(heads: int, features: int) -> nn.DenseGeneral:
-            return nn.DenseGeneral((heads, features), use_bias=False, dtype=dims.dtype)
+            return nn.DenseGeneral((heads, features), use_bias=biased, dtype=dims.dtype)
+
+        norm = functools.partial(norm_of, block.norm, block.epsilon, "norm" in block.biases, dims.dtype)
 
         self.query = project(dims.heads, dims.key_dim)
         self.key, self.value = project(dims.kv_heads, dims.key_dim), project(dims.kv_heads, dims.value_dim)
-        self.attention_norm, self.mlp_norm = nn.RMSNorm(dtype=dims.dtype), nn.RMSNorm(dtype=dims.dtype)
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        if block.norm_places == "both":
+            self.attention_norm_after, self.mlp_norm_after = norm(), norm()
+        if block.qk_norm == "rms":
+            self.query_norm, self.key_norm = (norm_of("rms", block.epsilon, False, dims.dtype) for _ in range(2))
         self.taps = KeyTaps(self.model.key_taps, dims.dtype, self.model.key_taps_own)
         self.memory = memory_of(self.memory_config, dims)
-        self.mlp = MLP(dims.d_model, self.model.mlp_dim or 4 * dims.d_model, dims.dtype)
+        width, has_gate = self.model.mlp_dim or 4 * dims.d_model, block.mlp_products == 3
+        self.mlp = MLP(dims.d_model, width, dims.dtype, block.mlp, has_gate, "mlp" in block.biases)
 
     def __call__(
         self, x_BxSxD: jax.Array, state: tuple[Any, Dropout | None], bounds: Boundaries
@@ -137,12 +164,19 @@ class Block(nn.Module):
         self, new_BxSxD: jax.Array, inputs_BxTxD: jax.Array, bounds: Boundaries
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values of the new tokens; keys may look back at the inputs before them."""
-        seen_BxSxD = new_BxSxD if self.model.key_taps == 1 else self.taps(inputs_BxTxD, bounds)
-        return self.query(new_BxSxD), self.key(seen_BxSxD), self.value(new_BxSxD)
+        block, seen_BxSxD = self.model.block, new_BxSxD if self.model.key_taps == 1 else self.taps(inputs_BxTxD, bounds)
+        q_BxSxHxK, k_BxSxGxK = self.query(new_BxSxD), self.key(seen_BxSxD)
+        if block.qk_norm == "rms":
+            q_BxSxHxK, k_BxSxGxK = self.query_norm(q_BxSxHxK), self.key_norm(k_BxSxGxK)
+        if block.attention_scale:  # mechanisms divide by sqrt(K)
+            q_BxSxHxK = q_BxSxHxK * (block.attention_scale * q_BxSxHxK.shape[-1] ** 0.5)
+        return q_BxSxHxK, k_BxSxGxK, self.value(new_BxSxD)
 
     def _residual(self, x_BxSxD: jax.Array, y_BxSxD: jax.Array, dropout: Dropout | None = None) -> jax.Array:
-        x_BxSxD = x_BxSxD + dropped(y_BxSxD, dropout, 0)
-        return x_BxSxD + dropped(self.mlp(self.mlp_norm(x_BxSxD)), dropout, 1)
+        block, has_both = self.model.block, self.model.block.norm_places == "both"
+        sum_BxSxD = x_BxSxD + dropped(self.attention_norm_after(y_BxSxD) if has_both else y_BxSxD, dropout, 0)
+        made_BxSxD = self.mlp(self.mlp_norm(x_BxSxD if block.residual == "parallel" else sum_BxSxD))
+        return sum_BxSxD + dropped(self.mlp_norm_after(made_BxSxD) if has_both else made_BxSxD, dropout, 1)
 
 
 def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
@@ -159,7 +193,7 @@ def layer_groups(model: ModelConfig) -> list[tuple[MemoryConfig, int]]:
 
 def memories_of(model: ModelConfig) -> list[Memory]:
     """The memory of each layer group."""
-    return [memory_of(config, model.dims) for config, _ in layer_groups(model)]
+    return [memory_of(config, model.dims_of(config)) for config, _ in layer_groups(model)]
 
 
 def over_layers(function: Callable[..., Any], *states: Any) -> Any:
@@ -182,11 +216,17 @@ def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) ->
     return frozenset((f"{GROUP}{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
 
 
+def without_decay(model: ModelConfig) -> frozenset[tuple[str, ...]]:
+    """Paths of parameters of layers that have axes like matrices and no weight decay."""
+    groups = range(len(layer_groups(model)))
+    return memory_parameters(model, "no_decay") | {(f"{GROUP}{number}", *path) for number in groups for path in NO_DECAY}
+
+
 def init_memory(model: ModelConfig, batch: int) -> tuple:
     """Empty memories, one pytree per layer group with the layers in front of the batch."""
 
     def stacked(config: MemoryConfig, count: int):
-        memory = memory_of(config, model.dims).init_memory(batch)
+        memory = memory_of(config, model.dims_of(config)).init_memory(batch)
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), memory)
 
     return tuple(stacked(config, count) for config, count in layer_groups(model))
@@ -211,8 +251,34 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
     return tuple(stacked(config, count) for config, count in layer_groups(model))
 
 
+class Head(nn.Module):
+    """Logits from features, with parameters where they are not those of the embedding.
+
+    Attributes:
+      vocab: number of logits.
+      own: whether there is a matrix of its own.
+      biased: whether there is a bias.
+      output: type of logits.
+    """
+
+    vocab: int
+    own: bool
+    biased: bool
+    output: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxSxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
+        product, shape = functools.partial(jnp.einsum, preferred_element_type=self.output), (x_BxSxD.shape[-1], self.vocab)
+        if self.own:
+            kernel_DxV = self.param("kernel", nn.initializers.lecun_normal(), shape, PARAMETERS)
+            logits_BxSxV = product("bsd,dv->bsv", x_BxSxD, kernel_DxV.astype(x_BxSxD.dtype))
+        else:
+            logits_BxSxV = product("bsd,vd->bsv", x_BxSxD, table_VxD.astype(x_BxSxD.dtype))
+        return logits_BxSxV + self.param("bias", nn.initializers.zeros, shape[1:], PARAMETERS) if self.biased else logits_BxSxV
+
+
 class Transformer(nn.Module):
-    """Embedding, layer groups, norm, tied head. Token ids run to `vocab`, which stands for landmarks and memory tokens.
+    """Embedding, layer groups, norm, head. Token ids run to `vocab`, which stands for landmarks and memory tokens.
 
     Attributes:
       model: settings of the model.
@@ -223,7 +289,7 @@ class Transformer(nn.Module):
     form: Form = IN_TURN
 
     def setup(self):
-        model, block = self.model, Block
+        model, block, parts = self.model, Block, self.model.block
         if self.form.rematerialise == "layer":
             block = nn.remat(Block, prevent_cse=False, policy=KEEP_FOUND, methods=("__call__",))
         self.embedding = nn.Embed(
@@ -242,7 +308,12 @@ class Transformer(nn.Module):
             )(model, config)
             for config, count in layer_groups(model)
         ]
-        self.norm = nn.RMSNorm(dtype=model.dims.dtype)
+        self.norm = norm_of(parts.norm, parts.epsilon, "norm" in parts.biases, model.dims.dtype)
+        if parts.learned_positions:
+            small = nn.initializers.normal(0.02)
+            self.positions = nn.Embed(parts.learned_positions, model.d_model, embedding_init=small, dtype=model.dims.dtype)
+        output = model.dims.policy.output
+        self.logits = Head(model.vocab, parts.head == "own", "head" in parts.biases, output, name="head")
 
     def __call__(
         self, tokens_BxS: jax.Array, memory: tuple, bounds: Boundaries, dropout: Dropout | None = None
@@ -251,17 +322,28 @@ class Transformer(nn.Module):
 
         Consecutive segments of one stream are rows next to each other, as in `Memory.advance`. `dropout` has a key per row.
         """
-        x_BxSxD, written, metrics = dropped(self.embedding(tokens_BxS), dropout, 0), [], []
+        x_BxSxD, written, metrics = dropped(self._embedded(tokens_BxS, bounds), dropout, 0), [], []
         dropouts = dropout_by_group(self.model, dropout)
         for group, state in zip(self.groups, zip(memory, dropouts, strict=True), strict=True):
             x_BxSxD, (new, measured) = group(x_BxSxD, state, bounds)
             written.append(new)
             metrics.append(measured)
-        return self.norm(x_BxSxD), tuple(written), tuple(metrics)
+        x_BxSxD = self.norm(x_BxSxD)
+        if self.is_initializing():
+            self.head(x_BxSxD)  # makes its parameters
+        return x_BxSxD, tuple(written), tuple(metrics)
+
+    def _embedded(self, tokens_BxS: jax.Array, bounds: Boundaries) -> jax.Array:
+        block, x_BxSxD = self.model.block, self.embedding(tokens_BxS)
+        if block.embedding_scale != 1:
+            x_BxSxD = x_BxSxD * jnp.asarray(block.embedding_scale, x_BxSxD.dtype)
+        if block.learned_positions:
+            x_BxSxD = x_BxSxD + self.positions(jnp.minimum(bounds.places_BxS, block.learned_positions - 1))
+        return x_BxSxD
 
     def extend(self, tokens_BxS: jax.Array, memory: tuple, opened: tuple, bounds: Boundaries) -> tuple[jax.Array, tuple]:
         """(features BxSxD, new buffers) after a few tokens of the open segment."""
-        x_BxSxD, extended = self.embedding(tokens_BxS), []
+        x_BxSxD, extended = self._embedded(tokens_BxS, bounds), []
         for group, state in zip(self.groups, zip(memory, opened, strict=True), strict=True):
             x_BxSxD, new = group.extend(x_BxSxD, state, bounds)
             extended.append(new)
@@ -274,5 +356,5 @@ class Transformer(nn.Module):
 
     def head(self, x_BxSxD: jax.Array) -> jax.Array:
         """Logits BxSxV over raw tokens, float32; inserted tokens are never predicted."""
-        table_VxD = self.embedding.embedding[: self.model.vocab].astype(x_BxSxD.dtype)
-        return jnp.einsum("bsd,vd->bsv", x_BxSxD, table_VxD, preferred_element_type=self.model.dims.policy.output)
+        logits_BxSxV = self.logits(x_BxSxD, self.embedding.embedding[: self.model.vocab])
+        return soft_cap(logits_BxSxV, self.model.block.logit_cap)

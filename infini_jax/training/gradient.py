@@ -76,7 +76,7 @@ def split_carry(carry: Carry, parts: int) -> Carry:
     def split(leaf: jax.Array) -> jax.Array:
         return jnp.moveaxis(leaf.reshape(leaf.shape[0], parts, -1, *leaf.shape[2:]), 1, 0)
 
-    rows = (carry.open_document, carry.phase)
+    rows = (carry.open_document, carry.phase, carry.before)
     return Carry(jax.tree.map(split, carry.memory), *jax.tree.map(lambda leaf: leaf.reshape(parts, -1), rows))
 
 
@@ -87,7 +87,7 @@ def joined_carry(carry: Carry) -> Carry:
         leaf = jnp.moveaxis(leaf, 0, 1)
         return leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:])
 
-    rows = (carry.open_document, carry.phase)
+    rows = (carry.open_document, carry.phase, carry.before)
     return Carry(jax.tree.map(join, carry.memory), *jax.tree.map(lambda leaf: leaf.reshape(-1), rows))
 
 

@@ -13,7 +13,7 @@ import optax
 
 from infini_jax.config import ModelConfig, TrainConfig
 from infini_jax.config.optimisers import OPTIMISERS, SCHEDULES
-from infini_jax.model.transformer import memory_parameters
+from infini_jax.model.transformer import memory_parameters, without_decay
 from infini_jax.training.clipping import clip_by_global_norm
 
 
@@ -40,9 +40,9 @@ def make_optimiser(train: TrainConfig, steps: int, model: ModelConfig) -> optax.
     """The optimizer of a run of `steps` steps, behind a clip of the global gradient norm.
 
     Gates have their own rate, because they never leave 0.5 at the common one, and their own decay. Weight decay leaves out
-    embedding, vectors, scalars, gates and the parameters that the mechanisms of `model` declare in `no_decay`.
+    embedding and an own head, vectors, scalars, gates, biases and what the mechanisms of `model` declare in `no_decay`.
     """
-    gates, no_decay = memory_parameters(model, "gates"), memory_parameters(model, "no_decay")
+    gates, no_decay = memory_parameters(model, "gates"), without_decay(model)
 
     def labels(params: dict) -> dict:
         return jax.tree_util.tree_map_with_path(lambda path, _: "gates" if names_of(path) in gates else "weights", params)

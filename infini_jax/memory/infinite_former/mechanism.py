@@ -191,6 +191,7 @@ class InfiniteFormer(Positioned):
     axes = ("basis",)
     learns = ("inputs",)  # through X, without a cache
     neighborhoods = ("segment", "window", "cache")
+    honors = ("attention_scale", "rotary", "score_cap")
     parameter_axes: ClassVar = {
         **Positioned.parameter_axes,
         ("w_k",): ("embed", "kv_heads", "head_dim"),

@@ -14,10 +14,11 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.layers.attention import MASKED
+from infini_jax.layers.distances import Turn
 from infini_jax.layers.segment import Boundaries, over_segments, tokens_before_each
 from infini_jax.memory.base import KEPT
 from infini_jax.memory.landmark import retrieval
-from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection, Turn
+from infini_jax.memory.landmark.retrieval import LandmarkMemory, Selection
 from infini_jax.memory.topk import at_once
 
 

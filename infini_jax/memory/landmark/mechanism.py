@@ -31,7 +31,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.errors import present, require, require_positive
 from infini_jax.layers.attention import MASKED
-from infini_jax.layers.distances import rotary, unturned
+from infini_jax.layers.distances import Turn, unturned
 from infini_jax.layers.segment import Segment, length_with_landmarks, reset_where_new, with_leaves
 from infini_jax.memory import window
 from infini_jax.memory.base import KEPT, Cost, Dims, memory_bytes, segments_of_a_stream
@@ -137,7 +137,7 @@ class Landmark(Positioned):
     paper = "arXiv 2305.16300"
     axes = ("blocks", "block")
     holds = "slots"
-    neighborhoods = ("segment", "cache")
+    neighborhoods, honors = ("segment", "cache"), ("attention_scale", "rotary")
     exempt: ClassVar = {"costs_grow_with_bytes": "more blocks are read in another form (`layouts.form_of`), of fewer products"}
 
     @property
@@ -146,9 +146,9 @@ class Landmark(Positioned):
         return self.config.block + 1
 
     @property
-    def turn(self) -> retrieval.Turn:
+    def turn(self) -> Turn:
         """The turn of queries and keys of blocks to their places and slots."""
-        return unturned if self.config.positions == "none" else rotary
+        return unturned if self.config.positions == "none" else self.dims.rotary
 
     @property
     def turns(self) -> bool:
@@ -226,7 +226,7 @@ class Landmark(Positioned):
         """`_near` with relative or T5's positions, which take all scores at once."""
         q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds = segment.queries, segment.keys, segment.values, segment.bounds
         if self.straddles:
-            block = straddle.turned_back(memory.block)
+            block = straddle.turned_back(memory.block, self.turn)
             q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, bounds = straddle.span_of(segment, block, self.length, unturned)
         places_S, places_J = bounds.start + jnp.arange(q_BxSxHxK.shape[1]), jnp.arange(k_BxJxGxK.shape[1])
         seen = View(k_BxJxGxK, v_BxJxGxV, bounds.sight(), places_S, places_J)

@@ -30,7 +30,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from infini_jax.layers.attention import MASKED
 from infini_jax.layers.blockwise import MADE_AGAIN
-from infini_jax.layers.distances import rotary
+from infini_jax.layers.distances import ROTARY, Turn
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.platforms import platform
 from infini_jax.layers.segment import Segment
@@ -38,7 +38,6 @@ from infini_jax.memory import window
 from infini_jax.memory.base import KEPT
 from infini_jax.memory.landmark.layouts import PairLayout, block_copies, by_pair, form_of, pair_layout
 
-Turn = Callable[[jax.Array, jax.Array], jax.Array]  # (...xSxHxK, positions S) -> the same, turned by its position
 Selection = Literal["token_and_head", "heads", "tokens"]
 
 
@@ -190,7 +189,7 @@ def select_blocks(
 
 
 def turned_queries(
-    q_BxSxHxK: jax.Array, places_S: jax.Array, retrieved: int, length: int, turn: Turn = rotary
+    q_BxSxHxK: jax.Array, places_S: jax.Array, retrieved: int, length: int, turn: Turn = ROTARY
 ) -> list[jax.Array]:
     """The queries as they see the slots 0..R: R+1 times BxSxHxK; `places_S` counts from the first token after the cache.
 
@@ -207,7 +206,7 @@ def choose(
     reads_BxS: jax.Array,
     retrieved: int,
     selection: str,
-    turn: Turn = rotary,
+    turn: Turn = ROTARY,
 ) -> jax.Array:
     """Places of the blocks to retrieve, ascending: BxHxRxS, or BxHxRx1 where all tokens share them, see `select_blocks`.
 
@@ -228,7 +227,7 @@ def choose_among(
     reads_BxS: jax.Array,
     retrieved: int,
     selection: str,
-    turn: Turn = rotary,
+    turn: Turn = ROTARY,
 ) -> jax.Array:
     """`choose` by the keys of the landmarks of blocks of `length` places, of which some are readable."""
     heads, blocks = landmarks_BxGxNxK.shape[1:3]

@@ -20,10 +20,10 @@ from flax import struct
 
 from infini_jax.errors import present
 from infini_jax.layers.attention import tiles_pay
-from infini_jax.layers.distances import rotary
+from infini_jax.layers.distances import ROTARY, Turn
 from infini_jax.layers.segment import NEVER_SEEN, Boundaries, Segment, whole
 from infini_jax.memory.landmark import softmax as landmark_softmax
-from infini_jax.memory.landmark.retrieval import LandmarkMemory, Turn
+from infini_jax.memory.landmark.retrieval import LandmarkMemory
 
 
 @struct.dataclass
@@ -133,12 +133,12 @@ def span_of(segment: Segment, block: OpenBlock, length: int, turn: Turn) -> tupl
     return q_BxSxHxK, k_BxJxGxK, to_span(block.values, segment.values, phase, length), bounds
 
 
-def turned_back(block: OpenBlock) -> OpenBlock:
+def turned_back(block: OpenBlock, turn: Turn = ROTARY) -> OpenBlock:
     """The unfinished block with its keys as they were projected."""
-    return dataclasses.replace(block, keys=rotary(block.keys, -jnp.arange(block.keys.shape[1])))
+    return dataclasses.replace(block, keys=turn(block.keys, -jnp.arange(block.keys.shape[1])))
 
 
-def attend_span(segment: Segment, block: OpenBlock, length: int, turn: Turn = rotary) -> tuple[jax.Array, jax.Array]:
+def attend_span(segment: Segment, block: OpenBlock, length: int, turn: Turn = ROTARY) -> tuple[jax.Array, jax.Array]:
     """(BxSxHxV, log-sum-exp BxHxS) of grouped attention to the unfinished block and the segment.
 
     Whole segments that are large go through tiles, for which their queries are padded to the span.
@@ -156,7 +156,7 @@ def attend_span(segment: Segment, block: OpenBlock, length: int, turn: Turn = ro
 
 
 def blocks_of(
-    block: OpenBlock, segment: Segment, written_BxT: jax.Array, length: int, turn: Turn = rotary
+    block: OpenBlock, segment: Segment, written_BxT: jax.Array, length: int, turn: Turn = ROTARY
 ) -> tuple[jax.Array, jax.Array, OpenBlock]:
     """(keys BxMxPxGxK turned by their place, values BxMx(P-1)xGxV, the new unfinished block): the span cut into blocks.
 
