@@ -15,13 +15,9 @@ from infini_jax.pretrained.formats import open_weights
 from infini_jax.pretrained.importing import described, parameters
 from infini_jax.pretrained.names import TABLES, rows_of
 from tests.reference import foreign_model
-from tests.support.foreign import LLAMA, llama_tensors, write_model
+from tests.support.foreign import CASES, GEMMA, GPT2, LLAMA, NEOX, llama_tensors, write_model
 
 D, H, G, K, F = 12, 4, 2, 6, 14
-SIZES = {name: LLAMA[name] for name in LLAMA if name not in ("model_type", "num_key_value_heads", "head_dim", "rms_norm_eps")}
-NEOX = {**SIZES, "model_type": "gpt_neox", "hidden_size": H * K, "rotary_pct": 1 / 3, "tie_word_embeddings": False}
-GPT2 = {"model_type": "gpt2", "vocab_size": 20, "n_embd": H * K, "n_layer": 2, "n_head": H, "n_positions": 32}
-GEMMA = {**LLAMA, "model_type": "gemma3_text", "sliding_window": 5, "query_pre_attn_scalar": 9, "num_hidden_layers": 7}
 
 
 def imported(folder, groups=None) -> tuple[Architecture, dict]:
@@ -155,23 +151,6 @@ def test_settings_of_families():
     assert (gemma.attention_scale, gemma.embedding_scale) == (9**-0.5, 12**0.5)
     assert architecture_of(GPT2).learned_positions == 32
     assert architecture_of(NEOX).residual == "parallel"
-
-
-LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-LLAMA3 |= {"original_max_position_embeddings": 16}
-CASES = {
-    "llama": {**LLAMA, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
-    "llama, scaled": {**LLAMA, "rope_theta": 30.0, "rope_scaling": LLAMA3},
-    "llama, linear": {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-    "mistral": {**LLAMA, "model_type": "mistral", "sliding_window": 5},
-    "qwen2": {**LLAMA, "model_type": "qwen2", "hidden_size": 16, "head_dim": 4},
-    "qwen3": {**LLAMA, "model_type": "qwen3"},
-    "gpt2": GPT2,
-    "gpt_neox": NEOX,
-    "gpt_neox, in turn": {**NEOX, "use_parallel_residual": False, "hidden_act": "gelu_new"},
-    "gemma3_text": GEMMA,
-    "gemma3_text, capped": {**GEMMA, "final_logit_softcapping": 3.0},
-}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -20,6 +20,25 @@ LLAMA = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
 }
+SIZES = {name: LLAMA[name] for name in LLAMA if name not in ("model_type", "num_key_value_heads", "head_dim", "rms_norm_eps")}
+NEOX = {**SIZES, "model_type": "gpt_neox", "hidden_size": 24, "rotary_pct": 1 / 3, "tie_word_embeddings": False}
+GPT2 = {"model_type": "gpt2", "vocab_size": 20, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 32}
+GEMMA = {**LLAMA, "model_type": "gemma3_text", "sliding_window": 5, "query_pre_attn_scalar": 9, "num_hidden_layers": 7}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 16}
+CASES = {
+    "llama": {**LLAMA, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+    "llama, scaled": {**LLAMA, "rope_theta": 30.0, "rope_scaling": LLAMA3},
+    "llama, linear": {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "mistral": {**LLAMA, "model_type": "mistral", "sliding_window": 5},
+    "qwen2": {**LLAMA, "model_type": "qwen2", "hidden_size": 16, "head_dim": 4},
+    "qwen3": {**LLAMA, "model_type": "qwen3"},
+    "gpt2": GPT2,
+    "gpt_neox": NEOX,
+    "gpt_neox, in turn": {**NEOX, "use_parallel_residual": False, "hidden_act": "gelu_new"},
+    "gemma3_text": GEMMA,
+    "gemma3_text, capped": {**GEMMA, "final_logit_softcapping": 3.0},
+}
 
 
 def safetensors_bytes(tensors: dict[str, np.ndarray]) -> bytes:
