@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -13,11 +14,18 @@ from infini_jax.config import ModelConfig
 from infini_jax.data.prepared import prepared_folders
 from infini_jax.data.tokenizers import train_sentencepiece
 from infini_jax.memory.full import FullConfig
-from infini_jax.model.stream import init_params
+from infini_jax.model.inheritance import layer_names
+from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of, parameter_shapes
 from infini_jax.pretrained.architecture import Architecture
+from infini_jax.pretrained.families import architecture_of
+from infini_jax.pretrained.formats import open_weights
+from infini_jax.pretrained.importing import described, parameters
+from infini_jax.pretrained.names import TABLES, rows_of
+from infini_jax.pretrained.settings import model_settings
 from infini_jax.training.trained import Trained, run_tokenizer
+from tests.reference import foreign_model
 from tests.support.commands import told
-from tests.support.foreign import LLAMA, llama_tensors, write_model
+from tests.support.foreign import CASES, write_model
 
 SIZES = {"vocab": 300, "layers": 3, "d_model": 16, "heads": 4, "kv_heads": 2, "key_dim": 4, "value_dim": 4, "mlp_dim": 24}
 MODEL = ModelConfig(FullConfig(slots=48), segment=48, **SIZES)
@@ -69,10 +77,29 @@ def test_a_model_comes_with_its_parameters_tokenizer_and_source(place, capsys):
     assert "is there already" in told(capsys, ["import", "tiny"], 2)
 
 
-def test_what_models_cannot_have_yet_is_named_before_anything_is_written(place, capsys):
-    write_model(place / "llama", LLAMA, llama_tensors(LLAMA))
-    assert told(capsys, ["import", "llama"], 2).startswith("architecture.mlp: swiglu is read, and models here cannot")
-    assert not (place / "results").exists()
+@pytest.mark.parametrize("case", CASES)
+def test_logits_of_a_stream_are_those_of_the_architecture(case, tmp_path):
+    """In segments shorter than the text, with the memory that the settings say, against NumPy on the whole text at once."""
+    settings = CASES[case]
+    architecture = architecture_of(settings)
+    random = np.random.default_rng(0)
+    tensors = {}
+    for row in rows_of(TABLES["safetensors", architecture.family], architecture):
+        for layer in range(architecture.layers if row.in_layers else 1):
+            tensors[row.tensor.format(layer)] = 0.4 * random.standard_normal(row.layout.stored_shape(architecture.sizes))
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    weights = open_weights(write_model(tmp_path, settings, tensors))
+    model = model_settings(described(weights), segment=4)
+    params = parameters(weights, architecture, {group: len(names) for group, names in layer_names(model).items()})
+    assert jax.tree.map(lambda leaf: leaf.shape, params) == jax.tree.map(lambda leaf: leaf.shape, parameter_shapes(model))
+    ids_T, carry, found = np.arange(16) * 7 % 20, init_carry(model, 1), []
+    for begin in range(0, 16, 4):
+        tokens_BxS = jnp.asarray(ids_T[None, begin : begin + 4])
+        carry, x_BxSxD, _ = forward_segments(model, params, carry, tokens_BxS, jnp.zeros_like(tokens_BxS))
+        found.append(logits_of(model, params, x_BxSxD)[0])
+    whole = parameters(weights, architecture, {"all": architecture.layers})
+    wanted_TxN = foreign_model.logits(architecture, whole, ids_T, "all")
+    np.testing.assert_allclose(np.concatenate(found), wanted_TxN, rtol=0, atol=2e-5 * np.abs(wanted_TxN).max())  # float32
 
 
 @pytest.mark.parametrize(
