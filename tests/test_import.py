@@ -75,6 +75,13 @@ def test_what_models_cannot_have_yet_is_named_before_anything_is_written(place, 
     assert not (place / "results").exists()
 
 
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(place, capsys):
+    written(place / "tiny", init_params(MODEL, jax.random.key(3)))
+    (place / "tiny" / "tokenizer.model").write_bytes(train_sentencepiece(TEXTS, 310))
+    assert told(capsys, ["import", "tiny"], 2).startswith("model.vocab: 300 symbols, but the data has 310")
+    assert not (place / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
