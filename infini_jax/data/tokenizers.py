@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
       name: equal for tokenizers that give the same tokens.
       vocab: number of distinct tokens.
       end: token that the tokenizer declares as the end of a document; None where it has none.
-      model: bytes of which `load_tokenizer` makes it again; None for bytes.
+      model: bytes of which `load_tokenizer` makes it again; None where there is no file of it.
     """
 
     name: str

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from infini_jax.errors import ConfigError, installs, one_line, require
+from infini_jax.pretrained.fields import Fields
 from infini_jax.pretrained.tensors import AGAIN, Tensor
 
 
@@ -24,7 +25,7 @@ def open_gguf(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:  # a damaged header makes it raise whatever its arithmetic finds
         raise ConfigError("path", f"{file} is damaged, cut off or no GGUF ({one_line(error)})", AGAIN) from error
     metadata = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-    parts = metadata.get("split.count", 1)
+    parts = Fields(metadata).whole("split.count", 1)
     require(parts <= 1, "path", f"{file} is one of {parts} parts", "join them: llama-gguf-split --merge")
     found: dict[str, Tensor] = {}
     size = file.stat().st_size

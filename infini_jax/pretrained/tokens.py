@@ -61,10 +61,12 @@ def of_gguf(metadata: Mapping[str, Any]) -> bytes:
         model = tokenizers.models.BPE(vocab=ids, merges=pairs, ignore_merges=rule == "llama-bpe")
     except Exception as error:  # the package raises Exception itself
         raise ConfigError("tokenizer.ggml.merges", f"they do not fit the tokens ({one_line(error)})", mend) from error
+    kinds = types or [NORMAL] * len(ids)
+    told = "they are not one a token, or a token stands twice"
+    require(len(kinds) == len(ids) == len(tokens or ()), "tokenizer.ggml.token_type", told, mend)
     made = tokenizers.Tokenizer(model)
     made.pre_tokenizer = split()
     made.decoder = tokenizers.decoders.ByteLevel()
-    kinds = types or [NORMAL] * len(ids)
     for special in (True, False):
         wanted = CONTROL if special else DEFINED
         texts = [token for token, its_kind in zip(tokens or (), kinds, strict=True) if its_kind == wanted]

@@ -40,38 +40,40 @@ def tokenizer_corpus(tokenizer: Tokenizer) -> CorpusConfig:
     return CorpusConfig(folder.name)
 
 
-def save_imported(model: ModelConfig, params: dict, tokenizer: Tokenizer, folder: Path, source: dict[str, Any]) -> RunConfig:
+def imported_run(name: str, model: ModelConfig, tokenizer: Tokenizer) -> RunConfig:
+    """The run that an imported model is, of no step. Raises `ConfigError` where model and tokenizer do not go together."""
+    train = TrainConfig(batch=1, sequence=model.segment)
+    return RunConfig(name=name, model=model, data=tokenizer_corpus(tokenizer), train=train, budget=Budget("steps", 1))
+
+
+def save_imported(run: RunConfig, params: dict, tokenizer: Tokenizer, folder: Path, source: dict[str, Any]) -> None:
     """Writes the folder of an imported model, whole or not at all: its settings, step 0, tokenizer and source.
 
     Args:
-      model: settings of the model.
+      run: the model as a run.
       params: parameters of the model, as nested dicts.
       tokenizer: tokenizer of the model.
       folder: new folder, which ends in the model's name.
       source: where the model is from, as JSON values.
 
     Raises:
-      ConfigError: the folder is there already, or the settings do not go together.
+      ConfigError: the folder is there already.
       CheckpointError: the disk cannot take it.
     """
     require(not folder.exists(), "name", f"{folder} is there already", "give another --name, or remove it")
-    train = TrainConfig(batch=1, sequence=model.segment)
-    run = RunConfig(name=folder.name, model=model, data=tokenizer_corpus(tokenizer), train=train, budget=Budget("steps", 1))
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         place = RunFolder(partial)
         place.write_config(run.to_dict())
         write_json(source, place.source)
-        name = TOKENIZER_FILES[tokenizer.name.partition(":")[0]]
-        (partial / name).write_bytes(present(tokenizer.model, "pretrained tokenizers have a model"))
+        model = present(tokenizer.model, "pretrained tokenizers have a model")
+        (partial / TOKENIZER_FILES[tokenizer.name.partition(":")[0]]).write_bytes(model)
+        state, nothing = {"step": np.zeros((), np.int32), "params": params}, {"nothing": np.zeros(1, np.int32)}
         with Checkpoints(run, partial) as checkpoints:
-            checkpoints.save(
-                Progress(), {"step": np.zeros((), np.int32), "params": params}, {"nothing": np.zeros(1, np.int32)}
-            )
+            checkpoints.save(Progress(), state, nothing)
             checkpoints.wait()
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return run
