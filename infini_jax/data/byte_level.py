@@ -7,6 +7,7 @@ normalizes it. A text's special tokens, such as <|endoftext|>, are text: nobody'
 import codecs
 import functools
 import hashlib
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class ByteLevel:
 
     def __init__(self, model: bytes):
         try:
-            import tokenizers
+            tokenizers = importlib.import_module("tokenizers")  # a type checker would take the file beside this one
         except ImportError as error:
             raise ConfigError("model", "a tokenizer.json needs the package tokenizers", installs("pretrained")) from error
         try:
