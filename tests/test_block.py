@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
-from infini_jax.config.block import BlockConfig
+from infini_jax.config import BlockConfig, Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.devices.sharding import parameter_axes
 from infini_jax.errors import ConfigError
@@ -127,14 +126,25 @@ def test_everything_is_decoded_token_by_token_as_in_whole_segments():
 
 
 def test_everything_is_the_same_with_segments_at_once_and_in_turn():
+    """Gradients too: in turn, the memories before every segment are found again from the last ones."""
     model = model_of("everything")
     params, tokens = random_parameters(model), streams.tokens_of(model)
     documents = jnp.asarray([[0] * 8 + [1] * 10, [0] * 18])
-    carry, x, _ = forward_segments(model, params, init_carry(model, 2), tokens, documents)
-    in_turn, expected = streams.scorer(model)(params, init_carry(model, 2), tokens, documents)
-    np.testing.assert_allclose(logits_of(model, params, x), expected, rtol=0, atol=2e-5)
-    for one in (carry, in_turn):
-        np.testing.assert_array_equal(one.before, [10, 18])
+
+    def at_once(params):
+        carry, x, _ = forward_segments(model, params, init_carry(model, 2), tokens, documents)
+        return carry, logits_of(model, params, x)
+
+    def in_turn(params):
+        return streams.scorer(model)(params, init_carry(model, 2), tokens, documents)
+
+    found = []
+    for form_of in (at_once, in_turn):
+        carry, logits = jax.jit(form_of)(params)
+        np.testing.assert_array_equal(carry.before, [10, 18])
+        slopes = jax.jit(jax.grad(lambda p, f=form_of: jnp.sum(jnp.sin(f(p)[1]))))(params)
+        found.append((logits, slopes))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max()), *found)
 
 
 @pytest.mark.parametrize("part", ["learned positions", "everything"])
@@ -172,14 +182,15 @@ def test_counted_flops_are_those_of_the_program(part):
 
 def test_large_parameters_have_axes():
     model = model_of("everything")
-    names = {path: axes for path, axes in flatten_dict(parameter_axes(model)).items() if any(axes)}
+    declared: Any = flatten_dict(parameter_axes(model))
+    names = {path: axes for path, axes in declared.items() if any(axes)}
     group = "groups_0"
     for name, of_heads in (("query", "heads"), ("key", "kv_heads"), ("value", "kv_heads")):
         assert names[group, name, "bias"] == ("layers", of_heads, "head_dim")
     assert names[group, "mlp", "gate", "kernel"] == ("layers", "embed", "mlp")
     assert names["head", "kernel"] == ("embed", "vocab")
     assert names["positions", "embedding"] == (None, "embed")
-    shapes = flatten_dict(parameter_shapes(model))
+    shapes: Any = flatten_dict(parameter_shapes(model))
     assert {path for path, leaf in shapes.items() if leaf.ndim - path[0].startswith("groups") >= 2} <= names.keys()
 
 
@@ -217,11 +228,12 @@ def test_the_default_block_is_what_it_was(name):
 
 
 def test_the_default_enters_no_fingerprint_and_every_other_part_does():
-    train = TrainConfig(batch=2, sequence=96)
-    run = RunConfig(model=PLAIN, train=train)
-    named = dataclasses.replace(PLAIN, block=BlockConfig(), rotary=RotaryConfig())
-    assert RunConfig(model=named, train=train).fingerprint() == run.fingerprint()
-    others = [RunConfig(model=model_of(part), train=train) for part in PARTS]
+    def run_of(model: ModelConfig) -> RunConfig:
+        return RunConfig(model=dataclasses.replace(model, vocab=128), train=TrainConfig(batch=2, sequence=96))
+
+    run = run_of(PLAIN)
+    assert run_of(dataclasses.replace(PLAIN, block=BlockConfig(), rotary=RotaryConfig())).fingerprint() == run.fingerprint()
+    others = [run_of(model_of(part)) for part in PARTS]
     assert len({one.fingerprint() for one in [run, *others]}) == 1 + len(others)
     for one in others:
         assert RunConfig.from_dict(one.to_dict()) == one
@@ -335,3 +347,23 @@ def test_gradients_reach_every_parameter():
     still = {"/".join(key.key for key in path) for path, leaf in flat if not np.abs(leaf).max() > 0}
     assert still == set()
     assert jax.tree.structure(init_params(model, jax.random.key(0))) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("name", [name for name in MECHANISMS if "score_cap" in MECHANISMS[name].honors])
+def test_a_cap_of_nearly_nothing_is_a_query_of_nothing(name):
+    """In a first segment, where nothing is remembered, all tokens before weigh the same."""
+    model = streams.tiny(name)
+    params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=1)
+    silent = jax.tree_util.tree_map_with_path(lambda path, leaf: 0 * leaf if path[1].key == "query" else leaf, params)
+    expected = streamed(model, silent, tokens)
+    found = streamed(dataclasses.replace(model, block=BlockConfig(score_cap=1e-6)), params, tokens)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+    assert np.abs(streamed(model, params, tokens) - expected).max() > 1e-3
+
+
+def test_everything_works_in_bfloat16():
+    model = model_of("everything")
+    params, tokens = random_parameters(model), streams.tokens_of(model)
+    half: Any = streamed(dataclasses.replace(model, compute="bfloat16"), params, tokens)
+    assert half.dtype == jnp.float32
+    assert np.corrcoef(np.ravel(half), np.ravel(streamed(model, params, tokens)))[0, 1] > 0.98

@@ -1,5 +1,7 @@
 """MLPs and norms: formulas in float64, and the MLP's written-out gradient."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def test_the_gradient_of_the_mlp_is_that_of_its_products(shape, kind, biased):
             return jnp.sum(upstream * product(activated(kind, *(product(x, one) for one in first)), last))
 
         arguments = jax.tree.map(jnp.asarray, (x, first, last))
-        ours = jax.value_and_grad(lambda *a: jnp.sum(upstream * mlp(kind, *a)), argnums=(0, 1, 2))(*arguments)
+        ours = jax.value_and_grad(lambda *a: jnp.sum(upstream * jnp.asarray(mlp(kind, *a))), argnums=(0, 1, 2))(*arguments)
         theirs = jax.value_and_grad(plain, argnums=(0, 1, 2))(*arguments)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), ours, theirs)
     *gate, up = [product(x, one) for one in first[::-1]]
@@ -47,7 +49,8 @@ def test_norms_are_their_formulas_where_the_mean_is_large_too(kind, biased):
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     norm = norm_of(kind, epsilon, biased, jnp.dtype("float32"))
     assert jax.eval_shape(norm.init, jax.random.key(0), jnp.asarray(x, jnp.float32))["params"].keys() == params.keys()
-    np.testing.assert_allclose(norm.apply({"params": params}, jnp.asarray(x, jnp.float32)), expected, rtol=1e-4, atol=1e-4)
+    found: Any = norm.apply({"params": params}, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_mlp_computes_in_its_type_with_float32_parameters():

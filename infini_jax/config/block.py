@@ -9,11 +9,11 @@ import typing
 from typing import Literal
 
 from infini_jax.errors import check_fields, require
+from infini_jax.layers.mlp import GATED
 
 Norm = Literal["rms", "layer"]
 Activation = Literal["gelu_tanh", "gelu", "swiglu", "geglu"]
 Bias = Literal["query_key_value", "output", "mlp", "norm", "head"]
-GATED = ("swiglu", "geglu")
 MOST_POSITIONS = 1 << 20  # rows of a table of positions: as many as a segment has tokens at most
 LARGEST_SCALE = 1e6
 

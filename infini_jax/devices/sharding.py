@@ -187,10 +187,11 @@ def check_shares(run: RunConfig, sharding: Sharding) -> None:
         return
     for config, _ in layer_groups(run.model):
         memory = memory_of(config, run.model.dims_of(config))
+        own = "model.elsewhere" if config == run.model.elsewhere else run.model.mechanism
         require(
             memory.splits_sequence,
             "sharding.rules",
-            f"{run.model.mechanism if config.local == 'own' else 'memory.local'} takes the segments of a sequence in turn",
+            f"{own if config.local == 'own' else 'memory.local'} takes the segments of a sequence in turn",
             "choose infini, or fsdp+tensor or fsdp+slots",
         )
     segments = run.train.sequence // run.model.segment

@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "geglu": nn.gelu,
 }
 """Activation by the name of the MLP; of gated ones that of the gate."""
+GATED = ("swiglu", "geglu")  # which have a second hidden layer
 
 
 def activated(kind: str, up: jax.Array, gate: jax.Array | None = None) -> jax.Array:
@@ -91,8 +92,7 @@ class MLP(nn.Module):
       d_model: D, width of inputs and outputs.
       mlp_dim: F, width of the hidden layer.
       dtype: type of activations.
-      kind: activation; of gated ones there is a second hidden layer.
-      gated: whether there is one.
+      kind: name of the activation.
       biased: whether each product has a bias.
     """
 
@@ -100,11 +100,10 @@ class MLP(nn.Module):
     mlp_dim: int
     dtype: jnp.dtype
     kind: str = "gelu_tanh"
-    gated: bool = False
     biased: bool = False
 
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
-        names = ("up", "gate") if self.gated else ("up",)
+        names = ("up", "gate") if self.kind in GATED else ("up",)
         first = tuple(Matrix(self.d_model, self.mlp_dim, self.dtype, self.biased, name=name)() for name in names)
         return mlp(self.kind, x_BxSxD, first, Matrix(self.mlp_dim, self.d_model, self.dtype, self.biased, name="down")())

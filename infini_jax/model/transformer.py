@@ -51,8 +51,6 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
     ("positions", "embedding"): (None, "embed"),
 }
 """Logical axes of the model's own parameters, by their path."""
-
-
 NO_DECAY = tuple((name, "bias") for name in ("query", "key", "value"))  # of a layer: they have two axes, and are no matrices
 
 
@@ -99,7 +97,6 @@ class Block(nn.Module):
             return nn.DenseGeneral((heads, features), use_bias=biased, dtype=dims.dtype)
 
         norm = functools.partial(norm_of, block.norm, block.epsilon, "norm" in block.biases, dims.dtype)
-
         self.query = project(dims.heads, dims.key_dim)
         self.key, self.value = project(dims.kv_heads, dims.key_dim), project(dims.kv_heads, dims.value_dim)
         self.attention_norm, self.mlp_norm = norm(), norm()
@@ -109,8 +106,8 @@ class Block(nn.Module):
             self.query_norm, self.key_norm = (norm_of("rms", block.epsilon, False, dims.dtype) for _ in range(2))
         self.taps = KeyTaps(self.model.key_taps, dims.dtype, self.model.key_taps_own)
         self.memory = memory_of(self.memory_config, dims)
-        width, has_gate = self.model.mlp_dim or 4 * dims.d_model, block.mlp_products == 3
-        self.mlp = MLP(dims.d_model, width, dims.dtype, block.mlp, has_gate, "mlp" in block.biases)
+        width = self.model.mlp_dim or 4 * dims.d_model
+        self.mlp = MLP(dims.d_model, width, dims.dtype, block.mlp, "mlp" in block.biases)
 
     def __call__(
         self, x_BxSxD: jax.Array, state: tuple[Any, Dropout | None], bounds: Boundaries
