@@ -1,4 +1,4 @@
-"""Logits of published architectures, from `transformers` on a CPU with random weights; needs the extra `pretrained-test`."""
+"""Logits of published architectures, from `transformers` on a CPU with random weights; skipped where that is not installed."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ import pytest
 from infini_jax.model.stream import init_carry, parameter_shapes
 from tests.support import families, streams
 
-torch = pytest.importorskip("torch", reason="pip install 'infini_jax[pretrained-test]'")
-transformers = pytest.importorskip("transformers", reason="pip install 'infini_jax[pretrained-test]'")
+torch = pytest.importorskip("torch", reason="pip install torch transformers")
+transformers = pytest.importorskip("transformers", reason="pip install torch transformers")
 
 SEGMENT, TOKENS, CONTEXT = 8, 40, 64
 COMMON = {
