@@ -143,7 +143,7 @@ def read_and_written(
     def updated(memory: InfiniMemory, k: jax.Array, v: jax.Array) -> InfiniMemory:
         return infini.update(memory, elu_plus_one(k.astype(wide)), v.astype(wide), update)
 
-    return infini.made_again(read)(memory, q), infini.made_again(updated)(memory, k, v)
+    return infini.made_again(read, q)(memory, q), infini.made_again(updated, k)(memory, k, v)
 
 
 def bytes_of(tree) -> int:

@@ -55,9 +55,10 @@ def test_outputs_memory_and_gradients_are_the_reference_s(case):
 
 
 def test_features_that_a_tpu_s_gradient_finds_again_are_the_reference_s():
+    """Where they are wider than queries and keys: in bfloat16."""
     case = ("delta", "elu_plus_one", 1, "normalised")
     with target("tpu"):
-        ragged.assert_is_the_reference(layer(case), row_of(*case))
+        ragged.assert_narrow_types_stay_near(layer(case), row_of(*case))
 
 
 @settings(max_examples=15, deadline=None)

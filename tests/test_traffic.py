@@ -107,10 +107,3 @@ def test_the_delta_rule_s_kernel_moves_little_more_than_it_must(topology, dim, s
     """What is its own: the memory before each block, written and read, and a gradient of zeros by the memory before all."""
     case = Case("delta, kernel", dim, segment, compute)
     assert case.moved(topology) < BOUND * case.least()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not is_installed("tpu"), reason="needs libtpu: pip install 'infini_jax[tpu]'")
-def test_the_delta_rule_in_chunks_moves_several_times_as_much():
-    case = Case("delta, chunks", 32, 256, rows=2, heads=4)
-    assert case.moved("v5e:1x1") > 3 * Case("delta, kernel", 32, 256, rows=2, heads=4).moved("v5e:1x1")
