@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich import box
@@ -20,7 +20,7 @@ from infini_jax.data.prepare import TokenizerSettings, WatchPreparing, prepare
 from infini_jax.data.prepared import Prepared, prepared_folders
 from infini_jax.data.removal import bytes_on_disk, removable, remove
 from infini_jax.data.texts import Lists
-from infini_jax.data.tokenizers import Algorithm
+from infini_jax.data.tokenizers import Algorithm, TokenizerKind
 from infini_jax.errors import ConfigError, require
 from infini_jax.files import data_folder
 from infini_jax.units import human_bytes
@@ -37,10 +37,10 @@ class PrepareCorpus:
         which is split by share and cut into rows, as enwik8 is.
       column: column with the text, where the documents are rows of .jsonl, .jsonl.gz, .parquet or .arrow files (a folder of
         datasets.save_to_disk); without it .txt, .md, .txt.gz and .md.gz files are read, one document per file.
-      tokenizer: bytes, or SentencePiece.
+      tokenizer: bytes, SentencePiece, or json: the tokenizer.json of a pretrained model, named by --model.
       vocab: number of tokens of a SentencePiece model that is trained.
       algorithm: algorithm by which the SentencePiece model is trained.
-      model: an existing SentencePiece model instead of training one.
+      model: an existing SentencePiece model instead of training one, or a tokenizer.json.
       name: name of the prepared corpus; by default that of the corpus (of the path for text_folder) and of the tokenizer.
       errors: treatment of bytes that are no UTF-8: stop, put U+FFFD, or read the file as Latin-1; by default the corpus's own.
       validation: file that lists the documents held out for validation, one name per line.
@@ -52,7 +52,7 @@ class PrepareCorpus:
     corpus: Annotated[str, tyro.conf.Positional]
     path: Path | None = None
     column: str = ""
-    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    tokenizer: TokenizerKind = "bytes"
     vocab: int = 8192
     algorithm: Algorithm = "bpe"
     model: Path | None = None

@@ -80,6 +80,7 @@ PARTS = (
     Part("explore", "results as tables in a Python shell", ("pandas", "polars")),
     Part("notebooks", "the notebooks", ("jupytext", "altair", "nbclient", "ipykernel")),
     Part("slurm", "studies on a cluster", ("submitit",)),
+    Part("pretrained", "GGUF files and tokenizer.json of pretrained models", ("gguf", "tokenizers")),
     Part("tensorboard", "metrics in TensorBoard", ("tensorboardX",)),
     Part("wandb", "metrics in Weights & Biases", ("wandb",)),
     Part("trackio", "metrics in trackio", ("trackio",)),

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import io
+import keyword
 import os
 import shlex
 import sys
@@ -41,6 +42,7 @@ COMMANDS = {  # name -> module of this folder
     "compare": "compare",
     "doctor": "doctor",
     "corpus": "corpus",
+    "import": "import_model",
     "mechanisms": "mechanisms",
 }
 INTERRUPTED = 130  # the shell's code for Ctrl-C
@@ -62,7 +64,7 @@ def command(name: str) -> Callable[..., Any]:
         module = importlib.import_module(f"infini_jax.cli.{COMMANDS[name]}")
     except ImportError as error:
         raise ConfigError("installation", one_line(error), "say infini-jax doctor to see what is missing or broken") from error
-    return with_local_paths(getattr(module, name))
+    return with_local_paths(getattr(module, COMMANDS[name] if keyword.iskeyword(name) else name))
 
 
 def with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from infini_jax.data.prepared import (
 )
 from infini_jax.data.snapshots import Snapshot, built_in_snapshot, load_tfds, own_snapshot
 from infini_jax.data.texts import Lists
-from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, load_tokenizer, train_sentencepiece
+from infini_jax.data.tokenizers import Algorithm, SentencePiece, Tokenizer, TokenizerKind, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError, check_fields, require, require_positive
 from infini_jax.files import data_folder
 
@@ -44,6 +44,8 @@ SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
 SAMPLE_PARTS = 64  # at least so many documents share it
 AT_ONCE = 1 << 20  # characters that a tokenizer gets at once, and then the rest of the line
 TASKS, LARGEST_TASK = 256, 1024  # parts of a split that processes work on, and documents of one at most
+
+PACKAGES = {"sentencepiece": "sentencepiece", "json": "tokenizers"}  # by kind of tokenizer
 
 WatchPreparing = Callable[[str, int, int], None]  # (what is done, so many, of so many)
 
@@ -53,13 +55,13 @@ class TokenizerSettings:
     """Settings of the tokenizer.
 
     Attributes:
-      tokenizer: bytes, or SentencePiece.
+      tokenizer: bytes, SentencePiece, or a tokenizer.json.
       vocab: number of tokens of a SentencePiece model that is trained.
       algorithm: algorithm by which a SentencePiece model is trained.
-      model: an existing SentencePiece model instead of training one.
+      model: an existing SentencePiece model instead of training one; the tokenizer.json.
     """
 
-    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    tokenizer: TokenizerKind = "bytes"
     vocab: int = 8192
     algorithm: Algorithm = "bpe"
     model: Path | None = None
@@ -67,6 +69,8 @@ class TokenizerSettings:
     def __post_init__(self):
         check_fields("", self)
         require(self.vocab >= 1, "vocab", f"{self.vocab} tokens are none", "give at least 1, such as 8192")
+        is_given = self.tokenizer != "json" or self.model is not None
+        require(is_given, "model", "a tokenizer.json is not trained here", "name the file with --model")
 
     @property
     def label(self) -> str:
@@ -193,10 +197,10 @@ def prepare(
     kind = lookup_corpus(corpus)
     load_packages(corpus, settings)
     require(
-        settings.model is None or settings.tokenizer == "sentencepiece",
+        settings.model is None or settings.tokenizer != "bytes",
         "model",
-        "is for SentencePiece",
-        "add --tokenizer sentencepiece",
+        "is for SentencePiece, or a tokenizer.json",
+        "add --tokenizer sentencepiece, or --tokenizer json",
     )
     folder = prepared_folder(name or default_name(corpus, path, settings))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -229,11 +233,12 @@ def load_packages(corpus: str, settings: TokenizerSettings) -> None:
     Raises `ConfigError` for a package that is missing and a corpus that nobody knows.
     """
     kind = lookup_corpus(corpus)
-    for module in ("tensorflow_datasets", "array_record", "importlib_resources", settings.tokenizer):
-        here = module == "bytes" or importlib.util.find_spec(module) is not None
+    own = [PACKAGES[settings.tokenizer]] if settings.tokenizer in PACKAGES else []
+    for module in ("tensorflow_datasets", "array_record", "importlib_resources", *own):
+        here = importlib.util.find_spec(module) is not None
         require(here, "corpus", f"{module} is not installed and preparing needs it", f"pip install {module.replace('_', '-')}")
-    if settings.tokenizer != "bytes":
-        importlib.import_module(settings.tokenizer)
+    for module in own:
+        importlib.import_module(module)
     load_tfds()
     if isinstance(kind, BuiltIn):
         with contextlib.suppress(Exception):  # who downloads it imports it again, and says what is wrong
@@ -296,7 +301,7 @@ def write_whole(
 ) -> None:
     """Writes all files of a prepared corpus into a new folder."""
     partial.mkdir()
-    model = tokenizer.model if isinstance(tokenizer, SentencePiece) else None
+    model = tokenizer.model
     if model:
         (partial / MODEL_FILE).write_bytes(model)
     blank = Manifest(corpus, snapshot.digest, tokenizer.name, settings, tokenizer.vocab, {}, FORMAT)

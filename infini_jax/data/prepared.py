@@ -173,7 +173,7 @@ class Prepared:
             split in self.manifest.splits,
             "data.name",
             f"'{self.folder.name}' has no {split} split",
-            f"it has {', '.join(self.manifest.splits)}; prepare a corpus with more documents, or give lists",
+            f"it has {', '.join(self.manifest.splits) or 'none'}; prepare a corpus with more documents, or give lists",
         )
         return self.manifest.splits[split]
 

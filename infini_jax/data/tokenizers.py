@@ -1,5 +1,7 @@
 """Text to tokens and back: bytes, and SentencePiece (Kudo & Richardson 2018, arXiv 1808.06226), encoded line by line.
 
+Those of pretrained models that are a tokenizer.json stand in `infini_jax.data.byte_level`.
+
 Models trained here keep any text exactly: identity normalization, bytes for what no piece covers, a piece for the line end.
 """
 
@@ -7,22 +9,20 @@ import codecs
 import functools
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
+from infini_jax.data.byte_level import PROBE, ByteLevel, TokenIds
 from infini_jax.data.raw_files import read_foreign
 from infini_jax.errors import ConfigError, require
 
 Algorithm = Literal["bpe", "unigram"]
+TokenizerKind = Literal["bytes", "sentencepiece", "json"]
 SPACE = "\u2581"  # SentencePiece writes a space so, and reads the character itself as a space
 LONGEST_LINE = 4096  # characters of a line that SentencePiece is trained on; longer ones are cut
-PROBE = "  two spaces,\ttab\n\n line\r\n\0 é 😀 \u2581 <s> "
-
-
-TokenIds = Sequence[int] | np.ndarray
 
 
 class Tokenizer(Protocol):
@@ -32,11 +32,13 @@ class Tokenizer(Protocol):
       name: equal for tokenizers that give the same tokens.
       vocab: number of distinct tokens.
       end: token that the tokenizer declares as the end of a document; None where it has none.
+      model: bytes of which `load_tokenizer` makes it again; None where there is no file of it.
     """
 
     name: str
     vocab: int
     end: int | None
+    model: bytes | None
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens of a text, integers T."""
@@ -60,6 +62,7 @@ class Bytes:
     name = "bytes"
     vocab = 256
     end: int | None = None
+    model: bytes | None = None
 
     def encode(self, text: str) -> np.ndarray:
         """The bytes of a text, uint8 T."""
@@ -93,7 +96,7 @@ class SentencePiece:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise ConfigError("model", "is no SentencePiece model", "give a .model file that SentencePiece wrote") from error
-        self.model = model
+        self.model: bytes | None = model
         self.name = f"sentencepiece:{hashlib.sha256(model).hexdigest()[:12]}"
         self.vocab = self._pieces.get_piece_size()
         self.end: int | None = end if (end := self._pieces.eos_id()) >= 0 else None
@@ -234,13 +237,15 @@ def training_lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def load_tokenizer(model: Path | bytes | None) -> Tokenizer:
-    """The SentencePiece tokenizer of a model, a file or its bytes; the byte tokenizer for None.
+    """The tokenizer of a model, a file or its bytes: SentencePiece's, or a tokenizer.json; the byte tokenizer for None.
 
     Raises `ConfigError` where the file does not exist or is no model.
     """
     if model is None:
         return Bytes()
     if isinstance(model, Path):
-        require(model.is_file(), "model", f"{model} does not exist", "give a SentencePiece .model file")
+        require(model.is_file(), "model", f"{model} does not exist", "give a SentencePiece .model file, or a tokenizer.json")
         model = read_foreign(model, "model")
+    if model.lstrip().startswith(b"{"):  # SentencePiece's begin with the tag of a field
+        return ByteLevel(model)
     return SentencePiece(model)

@@ -26,6 +26,7 @@ class Words:
     """
 
     end: int | None = None
+    model: bytes | None = None
 
     def __init__(self, texts: Iterable[str]):
         self._pieces = sorted({piece for text in texts for piece in PIECE.findall(text)})

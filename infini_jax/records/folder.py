@@ -15,6 +15,7 @@ from infini_jax.locks import only_writer
 
 CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parquet"
 ERROR_FILE, LOCK_FILE, UNSCORED_FILE = "error.json", "lock", "unscored.json"
+SOURCE_FILE = "source.json"
 CHECKPOINTS_FOLDER, MEASURES_FOLDER, OWN_FILE = "checkpoints", "measures", "own.parquet"
 STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json", "results.parquet", "measures.parquet"
 RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
@@ -63,6 +64,11 @@ class RunFolder:
     def unscored(self) -> Path:
         """The file that says which figures the row lacks because their evaluation failed, there only if one did."""
         return self.path / UNSCORED_FILE
+
+    @property
+    def source(self) -> Path:
+        """The file that says where an imported model is from."""
+        return self.path / SOURCE_FILE
 
     @property
     def lock(self) -> Path:

@@ -20,6 +20,7 @@ ROOMS = (
     "memory",
     "config",
     "model",
+    "pretrained",
     "devices",
     "analysis",
     "evals",
