@@ -1,5 +1,7 @@
 """The k largest: every form equals `lax.top_k`, ties included; recall counts what it says."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,13 +26,19 @@ def scores_of(kind: str, places: int) -> np.ndarray:
     return x
 
 
+@functools.cache
+def compiled(form):
+    """Of (scores, k, ...), once for all scores of a size."""
+    return jax.jit(form, static_argnums=1)
+
+
 @pytest.mark.parametrize("kind", ["numbers", "ties", "equal", "masked"])
 @pytest.mark.parametrize("form", [topk.two_stage, topk.by_rows, topk.top_k])
 def test_every_form_is_that_of_lax_with_its_order_of_equals(form, kind):
     """Sizes that groups divide and do not divide, where they pay and where they do not."""
     for places, k in SIZES:
-        scores = jnp.asarray(scores_of(kind, places))
-        for found, expected in zip(form(scores, k), jax.lax.top_k(scores, k), strict=True):
+        scores = scores_of(kind, places)
+        for found, expected in zip(compiled(form)(scores, k), compiled(jax.lax.top_k)(scores, k), strict=True):
             np.testing.assert_array_equal(found, expected, err_msg=f"{k} of {places}")
 
 
@@ -41,9 +49,9 @@ def test_places_that_do_not_count_are_as_if_they_were_minus_infinity(form):
         held = np.array([[0, 1, 8], [29, places - 1, places]])
         scores = np.round(scores_of("numbers", places), 1)
         scores[np.arange(places) >= held[..., None]] += 10.0
-        expected = jax.lax.top_k(topk.masked(jnp.asarray(scores), jnp.asarray(held)), k)
-        assert np.isneginf(expected[0][0, 0]).all()
-        for found, wanted in zip(form(jnp.asarray(scores), k, jnp.asarray(held)), expected, strict=True):
+        expected = compiled(jax.lax.top_k)(jax.jit(topk.masked)(scores, held), k)
+        assert np.isneginf(np.asarray(expected[0])[0, 0]).all()
+        for found, wanted in zip(compiled(form)(scores, k, held), expected, strict=True):
             np.testing.assert_array_equal(found, wanted, err_msg=f"{k} of {places}")
 
 

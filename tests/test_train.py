@@ -131,9 +131,10 @@ def test_gates_have_their_own_rate_and_only_matrices_of_layers_decay():
     optimiser = make_optimiser(run.train, 10, run.model)
     params = jax.tree.map(jnp.ones_like, streams.initial(MODEL))
 
+    first = jax.jit(lambda gradient: optimiser.update(gradient, optimiser.init(params), params)[0])
+
     def first_move(gradient):
-        move, _ = optimiser.update(gradient, optimiser.init(params), params)
-        return jax.tree_util.tree_leaves_with_path(move)
+        return [(path, np.asarray(move)) for path, move in jax.tree_util.tree_leaves_with_path(first(gradient))]
 
     for path, move in first_move(jax.tree.map(jnp.zeros_like, params)):
         name = jax.tree_util.keystr(path)
@@ -154,8 +155,8 @@ def test_trials_of_several_rates_share_one_program_and_move_in_proportion(optimi
         state = training.fresh()
         program = training.step.lower(state, source.batch(0)).as_text()
         gradient = jax.tree.map(jnp.ones_like, state.params)
-        moves, _ = training.optimiser.update(gradient, state.optimiser, state.params)
-        return program, moves
+        moves, _ = jax.jit(training.optimiser.update)(gradient, state.optimiser, state.params)
+        return program, jax.tree.map(np.asarray, moves)
 
     source = RUN.data.open(rows_of(RUN, "train"))
     (one, slow), (other, fast) = trial(1e-3), trial(3e-3)
@@ -233,7 +234,7 @@ def test_an_optimiser_and_a_schedule_that_are_registered_train_and_others_are_re
     settings = dataclasses.replace(RUN.train, optimiser="descent", schedule="always", learning_rate=0.5, clip=1e9)
     optimiser = make_optimiser(settings, 10, MODEL)
     params = streams.initial(MODEL)
-    moves, _ = optimiser.update(jax.tree.map(jnp.ones_like, params), optimiser.init(params), params)
+    moves, _ = jax.jit(optimiser.update)(jax.tree.map(jnp.ones_like, params), optimiser.init(params), params)
     weights = [move for path, move in jax.tree_util.tree_leaves_with_path(moves) if "gate" not in jax.tree_util.keystr(path)]
     assert weights
     assert all(np.array_equal(move, np.full(move.shape, -0.5)) for move in weights)
