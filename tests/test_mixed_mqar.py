@@ -74,6 +74,11 @@ def test_a_row_is_packed_with_whole_examples_of_one_kind_each_a_document_of_its_
     np.testing.assert_array_equal(part.tokens, batch.tokens[10:14])
 
 
+def test_no_row_scores_more_places_than_the_task_says_and_some_as_many():
+    counts = [np.count_nonzero(MIXED.open(Rows(8, 32, seed=0)).batch(step).weights, axis=1).max() for step in range(6)]
+    assert max(counts) == MIXED.most_scored(32) == 4
+
+
 def test_kinds_come_in_the_shares_of_their_examples():
     source = MIXED.open(Rows(4000, 32, seed=1))
     whole = np.mean(source.batch(0).documents[:, 0] == source.batch(0).documents[:, -1])

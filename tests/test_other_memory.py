@@ -34,6 +34,7 @@ def with_memory(memory, **changes):
 
 
 LARGE = with_memory(LocalConfig(window=64), name="large")
+OWN = {"kind": "local", "positions": "rotary", "layers": None, "local": "own"}
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,8 @@ def test_evaluate_reads_with_the_larger_memory_and_says_so(folders, capsys):
     )
     record = json.loads((small / "evaluation-passkey-window-64.json").read_text())
     assert record["memory"] == {
-        "trained": {"kind": "local", "positions": "rotary", "layers": None, "window": 8, "bytes": RUN.memory_bytes},
-        "used": {"kind": "local", "positions": "rotary", "layers": None, "window": 64, "bytes": LARGE.memory_bytes},
+        "trained": {**OWN, "window": 8, "bytes": RUN.memory_bytes},
+        "used": {**OWN, "window": 64, "bytes": LARGE.memory_bytes},
     }
     assert (record["run"], record["fingerprint"]) == ("small", RUN.fingerprint())
     assert set(load(small.parent).measures.run) == {"small", "large"}
@@ -124,7 +125,7 @@ def test_memories_of_tokens_grow_without_new_parameters(name):
 def test_options_are_of_the_runs_own_mechanism(folders, capsys):
     small = str(folders[0])
     said = told(capsys, ["generate", small, "--prompt", "a", "--memory.slots", "64"], 2)
-    assert said == "memory.slots: local has no such option; leave it out: local has layers, positions, window"
+    assert said == "memory.slots: local has no such option; leave it out: local has layers, local, positions, window"
     said = told(capsys, ["evaluate", small, "--task", "passkey", "--memory.window", "x"], 2)
     assert said == "memory.window: 'x' is no number; give digits, such as 4096, 4k or 1m"
     options = dataclasses.replace(MemoryOptions(), layers=("0,0",), window="4k")
