@@ -33,6 +33,7 @@ from infini_jax.memory.base import MemoryConfig
 from infini_jax.model.cost import planned_flops
 from infini_jax.model.generate import Sampling
 from infini_jax.model.stopping import Stopping
+from infini_jax.pretrained.architecture import Architecture
 from infini_jax.study.jobs import JOB_KINDS
 from infini_jax.study.jobs import planned_flops as planned_flops_of_job
 from infini_jax.study.ladder import Ladder, Rates
@@ -47,8 +48,22 @@ REGISTRIES: dict[type, list[type]] = {
     DataConfig: list(SOURCES.values()),
 }
 ROOTS = [kind.settings for kind in JOB_KINDS.values()]
-ROOTS += [Ladder, Rates, Resources, Saving, Mirroring, Sharding, Sampling, Stopping, TokenizerSettings, *EVALUATIONS.values()]
+ROOTS += [
+    Architecture,
+    Ladder,
+    Rates,
+    Resources,
+    Saving,
+    Mirroring,
+    Sharding,
+    Sampling,
+    Stopping,
+    TokenizerSettings,
+    *EVALUATIONS.values(),
+]
+SIZES = ("vocab", "layers", "d_model", "heads", "kv_heads", "key_dim", "value_dim", "mlp_dim", "context")
 BASES: dict[type, dict[str, Any]] = {  # what has no default
+    Architecture: {"family": "llama"} | dict.fromkeys(SIZES, 4),
     Ladder: {"rungs": (1e11, 4e11), "tolerance": 0.1},
     Rates: {"start": (1e-3, 3e-3, 1e-2)},
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},

@@ -1,46 +1,15 @@
-"""An architecture in words and numbers: what a family's settings and ours have in common. No module is imported for it."""
+"""An architecture in words and numbers: what a family's settings and ours have in common."""
 
 import dataclasses
 from typing import Literal
 
 from infini_jax.errors import check_fields, require, require_not_negative, require_positive
+from infini_jax.layers.distances import ROTARY, RotaryConfig
 
 Norm = Literal["rms", "layer"]
 Mlp = Literal["gelu_tanh", "gelu", "swiglu", "geglu"]
 Bias = Literal["query_key_value", "output", "mlp", "norm", "head"]
 GATED = ("swiglu", "geglu")  # MLPs with a third matrix
-
-
-@dataclasses.dataclass(frozen=True)
-class Rotary:
-    """Rotary positions (Su et al. 2021, arXiv 2104.09864).
-
-    Attributes:
-      base: base of the geometric row of frequencies.
-      fraction: share of a head's dimensions that are turned; they come first.
-      pairs: dimensions that are turned together: i and i + half of those turned, or neighbors.
-      scaling: change of the frequencies for longer contexts: all divided by `factor`, or as in Llama 3.1.
-      factor: number by which frequencies are divided.
-      low_turns: turns in `context` tokens below which `llama3` divides a frequency.
-      high_turns: turns above which it leaves a frequency as it is; it blends between the two.
-      context: length of context before scaling.
-    """
-
-    base: float = 10_000.0
-    fraction: float = 1.0
-    pairs: Literal["halves", "neighbors"] = "halves"
-    scaling: Literal["none", "linear", "llama3"] = "none"
-    factor: float = 1.0
-    low_turns: float = 1.0
-    high_turns: float = 4.0
-    context: int = 8192
-
-    def __post_init__(self):
-        check_fields("rotary", self)
-        require_positive("rotary", base=self.base, factor=self.factor)
-        require(0 < self.fraction <= 1, "rotary.fraction", f"{self.fraction} is no share", "give more than 0 and at most 1")
-        bands = 0 < self.low_turns < self.high_turns and self.context > 0
-        require(bands, "rotary.low_turns", "the bands of frequencies have no extent", "give low_turns < high_turns")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +67,16 @@ class Architecture:
     score_cap: float = 0.0
     logit_cap: float = 0.0
     learned_positions: int = 0
-    rotary: Rotary | None = Rotary()
+    rotary: RotaryConfig | None = ROTARY
     window: int = 0
     windowed: tuple[int, ...] = ()
-    rotary_windowed: Rotary | None = None
+    rotary_windowed: RotaryConfig | None = None
 
     def __post_init__(self):
         check_fields("architecture", self)
-        sizes = ("vocab", "layers", "d_model", "heads", "kv_heads", "key_dim", "value_dim", "mlp_dim", "context", "epsilon")
-        require_positive("architecture", **{name: getattr(self, name) for name in sizes})
+        sizes = ("vocab", "layers", "d_model", "heads", "kv_heads", "key_dim", "value_dim", "mlp_dim", "context")
+        scales = ("epsilon", "embedding_scale")
+        require_positive("architecture", **{name: getattr(self, name) for name in (*sizes, *scales)})
         caps = ("attention_scale", "score_cap", "logit_cap", "learned_positions", "window")
         require_not_negative("architecture", **{name: getattr(self, name) for name in caps})
         shared = f"{self.kv_heads} key heads cannot be shared evenly by {self.heads} heads"

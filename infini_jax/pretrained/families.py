@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from infini_jax.errors import ConfigError, require
-from infini_jax.pretrained.architecture import Architecture, Bias, Rotary
+from infini_jax.layers.distances import RotaryConfig
+from infini_jax.pretrained.architecture import Architecture, Bias
 from infini_jax.pretrained.fields import Fields
 
 GELU = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -89,16 +90,16 @@ def shared_sizes(fields: Fields) -> dict[str, int]:
     }
 
 
-def rotary_of(fields: Fields, base: float, base_field: str = "rope_theta", fraction: float = 1.0) -> Rotary:
+def rotary_of(fields: Fields, base: float, base_field: str = "rope_theta", fraction: float = 1.0) -> RotaryConfig:
     """Rotary positions by `rope_parameters`, or by the fields of older settings."""
     new = "rope_parameters" in fields
     scaling = fields.inner("rope_parameters" if new else "rope_scaling")
     base = scaling.number("rope_theta", base) if new else fields.number(base_field, base)
     fraction = scaling.number("partial_rotary_factor", fraction)
-    return scaled(Rotary(base, fraction), scaling)
+    return scaled(RotaryConfig(base, fraction), scaling)
 
 
-def scaled(rotary: Rotary, scaling: Fields) -> Rotary:
+def scaled(rotary: RotaryConfig, scaling: Fields) -> RotaryConfig:
     """Rotary positions with the scaling that a table of settings names. Raises `ConfigError` for an unsupported one."""
     field = "rope_type" if "rope_type" in scaling else "type"
     kind = scaling.choice(field, {"default": "none", "none": "none", "linear": "linear", "llama3": "llama3"}, "default")
@@ -188,16 +189,16 @@ def gemma3(fields: Fields) -> Architecture:
     )
 
 
-def gemma_rotary(fields: Fields) -> tuple[Rotary, Rotary]:
+def gemma_rotary(fields: Fields) -> tuple[RotaryConfig, RotaryConfig]:
     """Gemma's rotary positions of layers that see everything, and of those that have a window, which are never scaled."""
     if "rope_parameters" in fields:
         apart = fields.inner("rope_parameters")
         full, near = apart.inner("full_attention"), apart.inner("sliding_attention")
         return (
-            scaled(Rotary(full.number("rope_theta", 1e6)), full),
-            scaled(Rotary(near.number("rope_theta", 1e4)), near),
+            scaled(RotaryConfig(full.number("rope_theta", 1e6)), full),
+            scaled(RotaryConfig(near.number("rope_theta", 1e4)), near),
         )
-    return rotary_of(fields, 1e6), Rotary(fields.number("rope_local_base_freq", 1e4))
+    return rotary_of(fields, 1e6), RotaryConfig(fields.number("rope_local_base_freq", 1e4))
 
 
 def windowed_layers(fields: Fields, layers: int) -> tuple[int, ...]:
@@ -219,7 +220,7 @@ def own(fields: Fields) -> Architecture:
     try:
         for name in ("rotary", "rotary_windowed"):
             if plain.get(name) is not None:
-                plain[name] = Rotary(**plain[name])
+                plain[name] = RotaryConfig(**plain[name])
         for name in ("biases", "windowed"):
             plain[name] = tuple(plain.get(name, ()))
         return Architecture(**{**plain, "family": OWN})

@@ -5,12 +5,12 @@ from typing import Any
 
 from infini_jax.config import ModelConfig
 from infini_jax.config.block import BlockConfig
-from infini_jax.layers.distances import ROTARY, RotaryConfig
+from infini_jax.layers.distances import ROTARY
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.positions import Positions
-from infini_jax.pretrained.architecture import Architecture, Rotary
+from infini_jax.pretrained.architecture import Architecture
 
 LONGEST_SEGMENT = 512  # tokens of a segment, by default
 
@@ -46,7 +46,8 @@ def attention_of(architecture: Architecture) -> dict[str, Any]:
     windowed = architecture.windowed
     positions: Positions = "rotary" if architecture.rotary else "none"
     whole = tuple(layer for layer in range(architecture.layers) if layer not in windowed)
-    rotary, near = turns(architecture.rotary), turns(architecture.rotary_windowed or architecture.rotary)
+    rotary = architecture.rotary or ROTARY
+    near = architecture.rotary_windowed or rotary
     if not windowed:
         return {"memory": FullConfig(slots=architecture.context, positions=positions), "rotary": rotary}
     window: MemoryConfig = LocalConfig(window=architecture.window, positions=positions)
@@ -54,8 +55,3 @@ def attention_of(architecture: Architecture) -> dict[str, Any]:
         return {"memory": window, "rotary": near}
     memory = FullConfig(slots=architecture.context, positions=positions, layers=whole)
     return {"memory": memory, "rotary": rotary, "elsewhere": window, "rotary_elsewhere": near if near != rotary else None}
-
-
-def turns(rotary: Rotary | None) -> RotaryConfig:
-    """The settings of rotary positions; the default where there are none, which nobody asks for then."""
-    return RotaryConfig(**dataclasses.asdict(rotary)) if rotary else ROTARY

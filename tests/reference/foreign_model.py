@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from infini_jax.pretrained.architecture import Architecture, Rotary
+from infini_jax.layers.distances import RotaryConfig
+from infini_jax.pretrained.architecture import Architecture
 
 
-def frequencies(rotary: Rotary, turned: int) -> np.ndarray:
+def frequencies(rotary: RotaryConfig, turned: int) -> np.ndarray:
     """Radians per place of each pair, with the published scalings."""
     plain = rotary.base ** (-2.0 * np.arange(turned // 2) / turned)
     if rotary.scaling == "linear":
@@ -21,7 +22,7 @@ def frequencies(rotary: Rotary, turned: int) -> np.ndarray:
     return plain
 
 
-def turned(x: np.ndarray, rotary: Rotary | None) -> np.ndarray:
+def turned(x: np.ndarray, rotary: RotaryConfig | None) -> np.ndarray:
     """SxHxK with the first dimensions turned, pairs (i, i + half)."""
     if rotary is None:
         return x
