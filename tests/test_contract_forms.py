@@ -42,7 +42,7 @@ def test_several_segments_a_step_equal_one_after_the_other(name):
 
 
 def test_every_form_has_the_same_gradient_and_layers_made_again_need_the_least_memory(name):
-    model = tiny(name, layers=6)
+    model = tiny(name, layers=4)
     params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=2)
 
     def loss(params, form):
