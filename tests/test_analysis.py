@@ -121,7 +121,7 @@ def test_a_decay_gives_back_its_constant():
 
 
 def row(**changes) -> Row:
-    kinds = {int: 0, float: 0.0, str: "", float | None: 0.0, int | None: None, str | None: None}
+    kinds = {int: 0, float: 0.0, str: "", float | None: 0.0, int | None: None, str | None: None, bool | None: None}
     plain = {field.name: kinds[field.type] for field in dataclasses.fields(Row)}
     return Row(**{**plain, "task": "capacity", "mechanism": "infini", "variant": "unit", **changes})
 

@@ -142,7 +142,10 @@ def test_evaluate_shows_and_writes_what_training_measured(trained, capsys):
             assert one.value == value
             assert one.low < value < one.high
     places = {("loss_by_position", name, place["from"]) for place in found["by_position"] for name in found["conditions"]}
-    assert set(measures) == places
+    assert set(measures) == places | {("gain", "reset"), ("gain", "another")}
+    of = found["conditions"]
+    for control in ("reset", "another"):
+        assert measures["gain", control].value == pytest.approx(of[control]["loss"] - of["carried"]["loss"], abs=1e-6)
 
 
 def test_evaluate_takes_a_step_a_split_and_limits(trained, capsys, tmp_path):

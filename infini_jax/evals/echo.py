@@ -23,8 +23,10 @@ from infini_jax.config.evaluation import CARRIED, CONDITIONS, Condition, Evaluat
 from infini_jax.data.base import documents_of
 from infini_jax.data.batch import Split
 from infini_jax.data.echo import FIRST_TIME, EchoConfig, EchoText
+from infini_jax.devices.chosen_form import RowsAtOnce, documents_at_once
+from infini_jax.devices.side_by_side import Learned
 from infini_jax.errors import instance, require
-from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
 from infini_jax.evals.language import gains_over, loss_margin
 from infini_jax.evals.perplexity import Reader
 from infini_jax.model.cost import model_cost
@@ -49,7 +51,7 @@ class Sums:
 
 
 @dataclasses.dataclass(frozen=True)
-class EchoEvaluation(Evaluation):
+class EchoEvaluation(ReadingEvaluation):
     """Loss and gain on quotations by distance, and on text that stands for the first time.
 
     Attributes:
@@ -91,19 +93,31 @@ class EchoEvaluation(Evaluation):
         reader, _ = self._reader(run)
         return model_cost(run.model).flops * reader.read_tokens * len(reader.conditions)
 
-    def measure(self, subject: Subject, watch: Watch = unwatched) -> list[Measure]:
-        """The losses and gains of each distance that has tokens, in nats per byte."""
-        reader, text = self._reader(subject.run)
+    def at_once(self, run: RunConfig) -> RowsAtOnce:
+        """The documents that are read side by side, with a memory for each condition."""
+        return documents_at_once(self.reading)
+
+    def read(self, run: RunConfig, learned: Learned, watch: Watch = unwatched) -> list[list[Sums]]:
+        """The losses of each distance that has tokens, with each model."""
+        reader, text = self._reader(run)
         distances = (FIRST_TIME, *text.layout.distances)
-        found: dict[int, list[tuple[int, int, np.ndarray]]] = {distance: [] for distance in distances}
-        for number, nats_CxT in reader.token_nats(subject.params, lambda done: watch(done, reader.tokens)):
-            place_T = text.places(number, nats_CxT.shape[1] + 1)[1:]  # the first token is never predicted
+        found = [{distance: [] for distance in distances} for _ in range(learned.asked)]
+        for number, nats_AxCxT in reader.token_nats_each(learned, lambda done: watch(done, reader.tokens)):
+            place_T = text.places(number, nats_AxCxT.shape[2] + 1)[1:]  # the first token is never predicted
             for distance in np.intersect1d(place_T, distances).tolist():
-                nats_C = nats_CxT[:, place_T == distance].sum(axis=1, dtype=float)
-                found[distance].append((number, int((place_T == distance).sum()), nats_C))
+                nats_AxC = nats_AxCxT[:, :, place_T == distance].sum(axis=2, dtype=float)
+                for of_model, nats_C in zip(found, nats_AxC, strict=True):
+                    of_model[distance].append((number, int((place_T == distance).sum()), nats_C))
+        return [
+            [summed(distance, sorted(of, key=lambda one: one[0])) for distance, of in of_model.items() if of]
+            for of_model in found
+        ]
+
+    def figures_of(self, run: RunConfig, found: list[Sums]) -> list[Measure]:
+        """The losses and gains of each distance, in nats per byte."""
+        reader, _ = self._reader(run)
         scale = reader.counts.tokens / reader.counts.bytes
-        sums = [summed(distance, sorted(of, key=lambda one: one[0])) for distance, of in found.items() if of]
-        return [one for part in sums for one in measures_of(part, reader.conditions, scale)]
+        return [one for part in found for one in measures_of(part, reader.conditions, scale)]
 
     def _reader(self, run: RunConfig) -> tuple[Reader, EchoText]:
         documents, counts = documents_of(run.data, self.split)
