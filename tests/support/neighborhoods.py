@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 from infini_jax.config import Budget, RunConfig, TrainConfig
@@ -25,6 +26,7 @@ def learned(name: str, local: Neighborhood) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part in (*MECHANISMS[name].learns, *of_window))
 
 
+@functools.cache  # models that tests share have the class of its settings
 def varied(name: str, local: Neighborhood) -> type[Memory]:
     """The mechanism whose settings have this neighborhood by default."""
     kind = MECHANISMS[name]
