@@ -125,7 +125,7 @@ def test_the_page_says_what_is_settled_and_shows_the_highest_rung(tmp_path):
     assert "mqar: not settled at 1.60e10 FLOPs. The order turned for infini and landmark at 16 KiB" in page
     assert "validation chose a rate at the edge of those tried" in page
     assert "F11-mqar: Score against training FLOPs: mqar" in page
-    assert "The highest median accuracy is 90.1 % (landmark at 16 KiB)" in page
+    assert "The highest median validation accuracy is 90.1 % (landmark at 16 KiB)" in page
     assert ONE_BUDGET not in page
 
 

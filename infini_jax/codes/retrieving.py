@@ -96,7 +96,8 @@ class RetrievalLayer(nn.Module):
         queries_BxQxK = self._queries(asked_BxQ)
         rows, config = len(asked_BxQ), cast(InfiniConfig, run.memory)
         phi = config.features
-        empty = InfiniMemory(jnp.zeros((rows, 1, run.features, run.pairs)), jnp.zeros((rows, 1, run.features)))
+        shape = (rows, 1, run.features)
+        empty = InfiniMemory(jnp.zeros((*shape, run.pairs), PARAMETERS), jnp.zeros(shape, PARAMETERS))
         values_BxSxS = jax.nn.one_hot(sequences.values, run.pairs, dtype=PARAMETERS)
         memory = update(empty, phi(keys_BxSxK)[:, :, None], values_BxSxS[:, :, None], "linear")
         return retrieve(memory, phi(queries_BxQxK)[:, :, None])[:, :, 0]
