@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import ClassVar
 
 from infini_jax.config import Budget, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
@@ -49,7 +50,7 @@ def varied(name: str, local: Neighborhood) -> type[Memory]:
 
         Config = config
         learns = learned(name, local)
-        exempt = {**kind.exempt, **copied(name, local)}
+        exempt: ClassVar = {**kind.exempt, **copied(name, local)}
 
     return Varied
 
