@@ -1,7 +1,7 @@
 """Initial values: which start of gates, horizons, key taps and feature scales lets a matrix memory learn at all?
 
 Command:   infini-jax study initial_values --scale cpu         (or smoke, accelerator)
-Cost:      cpu 360 runs, not measured; by the seconds a run took in mqar_pareto and language_modelling about 80 minutes on two
+Cost:      cpu 360 runs, not measured; by the seconds per run of mqar_pareto and language_modelling about 80 minutes on two
            cores. accelerator never ran. `--dry-run` counts the FLOPs of both.
 Expected:  one head of the gated delta rule recalls pairs with a horizon of tens of segments and none with one of a segment,
            where its memory is gone before the question; in language a longer one costs a little. Gates that begin against the

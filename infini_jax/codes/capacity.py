@@ -10,10 +10,10 @@ document's, what stands before them belongs to another document, which every mec
 """
 
 import dataclasses
-from typing import Any
 
+from infini_jax.codes.settings import CodesSettings
 from infini_jax.config import Budget
-from infini_jax.config.plain import fingerprint_of, from_plain, mechanism_of, to_plain
+from infini_jax.config.plain import mechanism_of
 from infini_jax.errors import (
     LARGEST,
     ConfigError,
@@ -34,7 +34,7 @@ NAME = "capacity"
 
 
 @dataclasses.dataclass(frozen=True)
-class CapacityRun:
+class CapacityRun(CodesSettings):
     """The capacity of one memory at one size, as a job of a study.
 
     Attributes:
@@ -63,6 +63,7 @@ class CapacityRun:
       ConfigError: sizes out of range, or a mechanism that cannot work without a transformer around it.
     """
 
+    kind = NAME
     name: str = "capacity"
     version: int = 1
     variant: str = ""
@@ -161,19 +162,6 @@ class CapacityRun:
     def with_learning_rate(self, rate: float) -> "CapacityRun":
         """This job at another peak of the learning rate."""
         return dataclasses.replace(self, learning_rate=rate)
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits of the settings that decide the result."""
-        return fingerprint_of(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return to_plain(self)
-
-    @staticmethod
-    def from_dict(plain: dict[str, Any]) -> "CapacityRun":
-        """The inverse of `to_dict`. Raises `ConfigError` for unknown fields."""
-        return from_plain(CapacityRun, plain, NAME)
 
 
 def forward_flops(run: CapacityRun) -> tuple[float, float]:

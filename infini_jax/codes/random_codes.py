@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -23,7 +23,7 @@ from scipy.linalg import solve_triangular
 from infini_jax.analysis.half_points import dispersion_of, half_point, half_point_interval, labelled
 from infini_jax.analysis.intervals import wilson
 from infini_jax.codes.probe import read_out_error
-from infini_jax.config.plain import fingerprint_of, from_plain, to_plain
+from infini_jax.codes.settings import CodesSettings
 from infini_jax.errors import (
     check_fields,
     require,
@@ -108,7 +108,7 @@ RULES: dict[Rule, Callable[[np.ndarray, np.ndarray, int], Read]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomCodesRun:
+class RandomCodesRun(CodesSettings):
     """One update rule at one size, as a job of a study that trains nothing.
 
     Attributes:
@@ -128,6 +128,7 @@ class RandomCodesRun:
       ConfigError: an unknown rule, or sizes out of range.
     """
 
+    kind = NAME
     name: str = "random-codes"
     version: int = 1
     variant: str = ""
@@ -174,19 +175,6 @@ class RandomCodesRun:
     def memory_bytes(self) -> int:
         """Bytes of S, and of z for the rules that have one, in float32."""
         return 4 * self.key_dim * (self.value_dim + self.rule.startswith("elu"))
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits of the settings that decide the result."""
-        return fingerprint_of(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return to_plain(self)
-
-    @staticmethod
-    def from_dict(plain: dict[str, Any]) -> "RandomCodesRun":
-        """The inverse of `to_dict`. Raises `ConfigError` for unknown fields."""
-        return from_plain(RandomCodesRun, plain, NAME)
 
 
 def planned_flops(run: RandomCodesRun) -> float:

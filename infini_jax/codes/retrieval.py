@@ -17,8 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from infini_jax.codes.settings import CodesSettings
 from infini_jax.config import Budget
-from infini_jax.config.plain import fingerprint_of, from_plain, mechanism_of, to_plain
+from infini_jax.config.plain import mechanism_of
 from infini_jax.errors import (
     LARGEST,
     check_fields,
@@ -38,7 +39,7 @@ GROWTH = 1.1  # entries of a key's embedding per symbol: 1.1 (S keys + S values)
 
 
 @dataclasses.dataclass(frozen=True)
-class RetrievalRun:
+class RetrievalRun(CodesSettings):
     """One memory at one number of pairs, as a job of a study.
 
     Attributes:
@@ -61,6 +62,7 @@ class RetrievalRun:
       ConfigError: sizes out of range, or a memory that is not the sum with its normalizer.
     """
 
+    kind = NAME
     name: str = "retrieval"
     version: int = 1
     variant: str = ""
@@ -134,19 +136,6 @@ class RetrievalRun:
     def with_learning_rate(self, rate: float) -> "RetrievalRun":
         """This job at another learning rate."""
         return dataclasses.replace(self, learning_rate=rate)
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits of the settings that decide the result."""
-        return fingerprint_of(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return to_plain(self)
-
-    @staticmethod
-    def from_dict(plain: dict[str, Any]) -> "RetrievalRun":
-        """The inverse of `to_dict`. Raises `ConfigError` for unknown fields."""
-        return from_plain(RetrievalRun, plain, NAME)
 
 
 def features_of(memory: Any, key_dim: int) -> int:

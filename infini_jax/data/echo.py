@@ -81,7 +81,7 @@ class EchoConfig(DataConfig):
         self._check_distances()
 
     def _check_distances(self) -> None:
-        """Checks that distances ascend and that what is quoted ends before the cue, which has a token a byte at most."""
+        """Checks that distances ascend and that what is quoted ends before the cue, which has at most one token per byte."""
         require(bool(self.distances), "data.distances", "there is none", "give some, such as 1024 4096")
         ascending = all(a < b for a, b in zip(self.distances, self.distances[1:], strict=False))
         require(ascending, "data.distances", f"{self.distances} do not ascend", "give each once, the shortest first")

@@ -132,7 +132,7 @@ def summed(distance: int, of: list[tuple[int, int, np.ndarray]]) -> Sums:
 
 
 def measures_of(sums: Sums, conditions: tuple[Condition, ...], scale: float) -> Iterator[Measure]:
-    """The figures of one distance; `scale` is the number of tokens a byte."""
+    """The figures of one distance; `scale` is the number of tokens per byte."""
     count = int(sums.tokens_D.sum())
     at: dict[str, Label] = {"distance": sums.distance}
     for condition, nats_D in zip(conditions, sums.nats_CxD * scale, strict=True):

@@ -3,13 +3,9 @@
 import dataclasses
 from typing import Literal
 
+from infini_jax.config.block import Activation, Bias, Norm
 from infini_jax.errors import check_fields, require, require_not_negative, require_positive
 from infini_jax.layers.distances import ROTARY, RotaryConfig
-
-Norm = Literal["rms", "layer"]
-Mlp = Literal["gelu_tanh", "gelu", "swiglu", "geglu"]
-Bias = Literal["query_key_value", "output", "mlp", "norm", "head"]
-GATED = ("swiglu", "geglu")  # MLPs with a third matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Architecture:
     epsilon: float = 1e-6
     norm_places: Literal["before", "both"] = "before"
     qk_norm: Literal["none", "rms"] = "none"
-    mlp: Mlp = "swiglu"
+    mlp: Activation = "swiglu"
     biases: tuple[Bias, ...] = ()
     residual: Literal["in_turn", "parallel"] = "in_turn"
     head: Literal["tied", "own"] = "tied"

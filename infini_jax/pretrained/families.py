@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from infini_jax.config.block import Bias
 from infini_jax.errors import ConfigError, require
 from infini_jax.layers.distances import RotaryConfig
-from infini_jax.pretrained.architecture import Architecture, Bias
+from infini_jax.pretrained.architecture import Architecture
 from infini_jax.pretrained.fields import Fields
 
 GELU = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}

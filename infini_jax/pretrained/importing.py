@@ -1,6 +1,6 @@
 """Tensors of a foreign model -> parameters, one tensor at a time: no more is held than the result and what is being read.
 
-Parameters are stacked in layer groups as `infini_jax.model.transformer` has them, float32. JAX is not needed for it.
+Parameters are stacked in layer groups as `infini_jax.model.transformer` has them, float32.
 """
 
 import re

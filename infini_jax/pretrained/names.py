@@ -7,7 +7,8 @@ A module of the model has a weight and maybe a bias. Its parameters keep their a
 import dataclasses
 from collections.abc import Iterator
 
-from infini_jax.pretrained.architecture import GATED, Architecture
+from infini_jax.layers.mlp import GATED
+from infini_jax.pretrained.architecture import Architecture
 from infini_jax.pretrained.layouts import Layout
 
 Path = tuple[str, ...]

@@ -8,8 +8,6 @@ from infini_jax.records.rows import Row
 from infini_jax.report.found import by
 from infini_jax.report.parts import flops_text
 
-FRESH = "evaluation"  # examples or pairs that neither training nor the choice of a learning rate has seen
-
 
 @dataclasses.dataclass(frozen=True)
 class Behind:

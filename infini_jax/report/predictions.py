@@ -22,9 +22,10 @@ from infini_jax.data.mqar import MqarConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
-from infini_jax.report.behind import FRESH, Behind, behind, rungs
+from infini_jax.report.behind import Behind, behind, rungs
 from infini_jax.report.claims import Claim, Prediction
 from infini_jax.study.jobs import Job
+from infini_jax.study.scores import FRESH
 from infini_jax.study.trials import chosen
 from infini_jax.units import exponential, ratio
 

@@ -2,52 +2,22 @@
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from infini_jax.analysis.intervals import paired_difference, share_deviation
-from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
-from infini_jax.report.behind import FRESH, behind, rungs
+from infini_jax.report.behind import behind, rungs
 from infini_jax.report.found import Found, points
 from infini_jax.report.parts import reasoned, spread
 from infini_jax.report.plots import BASELINE, by_series, label_of, medians_of, points_of
 from infini_jax.report.tasks import evaluated
-from infini_jax.study.scores import Score, score_of, scored_by
+from infini_jax.study.scores import FRESH, Evaluated, Score, score_of, scored_by
 from infini_jax.units import human_bytes
 
 WINDOW = f"the sliding window ({BASELINE})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluated(Score):
-    """The score of runs by figures of an evaluation, whose examples nothing was chosen by.
-
-    Attributes:
-      measures: figures by run name; their mean is the score.
-    """
-
-    measures: dict[str, list[Measure]] = dataclasses.field(default_factory=dict)
-
-    def of(self, row: Row) -> float:
-        """The mean of a run's figures, NaN where there are none."""
-        of = self.measures.get(row.run)
-        return statistics.fmean(one.value for one in of) if of else math.nan
-
-    def asked(self, row: Row) -> int:
-        """Number of answers behind a run's score."""
-        return sum(one.count for one in self.measures.get(row.run, ()))
-
-
-class HalfPoints(Evaluated):
-    """The score of runs by n50, for tasks whose grid of n grows with the memory, so that an accuracy over it says nothing."""
-
-    def number(self, value: float) -> str:
-        """n50 as text."""
-        return f"{value:.4g}"
 
 
 def score_for(rows: Sequence[Row], found: Found) -> Score:
@@ -57,8 +27,7 @@ def score_for(rows: Sequence[Row], found: Found) -> Score:
     """
     task = rows[0].task
     if scored_by(task) == "n50":
-        half = {point.row.run: [point.measure] for point in points(found, task, "n50")}
-        return HalfPoints("accuracy", "half-recall n50", "pairs", True, FRESH, half)
+        return score_of(task, {point.row.run: [point.measure] for point in points(found, task, "n50")})
     score = score_of(task)
     column: Any = f"test_{score.column}"
     of_test = dataclasses.replace(score, column=column, name=score.name.replace("validation", "test"), split="test")

@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Sequence
 
 from infini_jax.records.rows import Row
+from infini_jax.report.behind import rung_of
 from infini_jax.report.found import Found, StudySource, by, by_task, folder_names
-from infini_jax.report.parts import flops_text, listed, number
+from infini_jax.report.parts import listed
 from infini_jax.report.plots import Series, label_of, series_of
 from infini_jax.report.scores import score_for
 from infini_jax.report.trials import only_rows
@@ -105,7 +106,7 @@ def climbed(rows: Sequence[Row], score: Score) -> list[Climbed]:
     for (size, series), of in places.items():
         rungs = by(of, lambda row: row.rung)
         scores = {rung: median_of(group, score) for rung, group in rungs.items()}
-        found.append(Climbed(series, size, scores, {rung: budget_text(group[0]) for rung, group in rungs.items()}))
+        found.append(Climbed(series, size, scores, {rung: rung_of(group[0]) for rung, group in rungs.items()}))
     return found
 
 
@@ -200,9 +201,3 @@ def several(texts: Sequence[str]) -> str:
     """Texts as a list in prose, the first `MOST_NAMED` of them and how many more there are."""
     more = len(texts) - MOST_NAMED
     return listed([*texts[:MOST_NAMED], f"{more} more"] if more > 0 else texts)
-
-
-def budget_text(row: Row) -> str:
-    """A run's budget as text: 1.60e11 FLOPs, 200 steps."""
-    unit = "FLOPs" if row.budget_unit == "flops" else row.budget_unit
-    return f"{flops_text(row.budget_amount) if row.budget_amount >= 1e6 else number(row.budget_amount)} {unit}"

@@ -5,10 +5,12 @@ A task answers by its settings, see `DataConfig`, a kind of job by its row in `J
 
 import dataclasses
 import math
+import statistics
 from typing import Literal
 
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig, Scored
+from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
 from infini_jax.study.jobs import JOB_KINDS
 
@@ -58,24 +60,34 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
-class HalfPoints(Score):
-    """The score of runs by n50, for tasks whose grid of n grows with the memory, so that an accuracy over it says nothing.
+class Evaluated(Score):
+    """The score of runs by figures of an evaluation, whose examples nothing was chosen by.
 
     Attributes:
-      values: n50 in pairs, by run name.
+      measures: figures by run name; their mean is the score.
     """
 
-    values: dict[str, float] = dataclasses.field(default_factory=dict)
+    measures: dict[str, list[Measure]] = dataclasses.field(default_factory=dict)
 
     def of(self, row: Row) -> float:
-        """n50 of a run, NaN where it is not known."""
-        return self.values.get(row.run, math.nan)
+        """The mean of a run's figures, NaN where there are none."""
+        of = self.measures.get(row.run)
+        return statistics.fmean(one.value for one in of) if of else math.nan
+
+    def asked(self, row: Row) -> int:
+        """Number of answers behind a run's score."""
+        return sum(one.count for one in self.measures.get(row.run, ()))
+
+
+class HalfPoints(Evaluated):
+    """The score of runs by n50, for tasks whose grid of n grows with the memory, so that an accuracy over it says nothing."""
 
     def number(self, value: float) -> str:
         """n50 as text."""
         return f"{value:.4g}"
 
 
+FRESH = "evaluation"  # examples or pairs that neither training nor the choice of a learning rate has seen
 RECALLED = Score("accuracy", "validation accuracy", "", True)
 
 
@@ -85,14 +97,14 @@ def scored_by(task: str) -> Scored:
     return known[task].scored_by if task in known else DataConfig.scored_by
 
 
-def score_of(task: str, half_points: dict[str, float] | None = None) -> Score:
+def score_of(task: str, half_points: dict[str, list[Measure]] | None = None) -> Score:
     """The score of a task's rows that every run has: loss or accuracy on the validation split, by which rates are chosen.
 
-    It is n50 where `half_points` has it by run name.
+    It is n50 where `half_points` has its figures by run name.
     """
     kind = scored_by(task)
     if kind == "n50" and half_points is not None:
-        return HalfPoints("accuracy", "half-recall n50", "pairs", True, values=half_points)
+        return HalfPoints("accuracy", "half-recall n50", "pairs", True, FRESH, half_points)
     return loss_of(task) if kind == "loss" else RECALLED
 
 

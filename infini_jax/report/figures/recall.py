@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from infini_jax.analysis.intervals import share_over_seeds
-from infini_jax.report.behind import FRESH, behind, rungs
+from infini_jax.report.behind import behind, rungs
 from infini_jax.report.found import Found, Point, by, points
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
 from infini_jax.report.plots import (
@@ -25,6 +25,7 @@ from infini_jax.report.plots import (
 )
 from infini_jax.report.sections import equality
 from infini_jax.report.tasks import chance_at, example_evaluations, only, title_of
+from infini_jax.study.scores import FRESH
 from infini_jax.units import human_bytes
 
 MOST_PANELS = 6
