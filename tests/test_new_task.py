@@ -119,7 +119,7 @@ def test_runs_of_it_have_their_score_their_chance_line_and_their_ceiling_check(t
     rows = [execute(run_of(name), tmp_path / "runs" / name, study="mine") for name in ("full", "local")]
     write_rows(rows, tmp_path / "results.parquet")
     page = write_report([StudySource(tmp_path)], tmp_path).read_text(encoding="utf-8")
-    assert "Validation accuracy against memory" in page
+    assert "Test accuracy against memory" in page
     assert "a guess has 6.2 %" in page
     assert "Chance 6.2 %." in page
     assert "Full attention does not solve parrot (validation accuracy) at its trained length" in page  # after two steps

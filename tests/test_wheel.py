@@ -52,7 +52,7 @@ def test_a_wheel_finds_its_experiments_and_presets_from_any_folder(installed, tm
     printed = said(
         [installed / "python", "-m", "infini_jax", "study", "capacity_law", "--scale", "smoke", "--dry-run"], tmp_path
     )
-    assert "codes-gated_delta-400b" in printed
+    assert "codes-gated_delta-key_dim-400b" in printed
     name = next(iter(checked_in()))
     assert f'"{name}"' in said([installed / "infini-jax", "plan", name, "--json"], tmp_path)
 
