@@ -28,6 +28,7 @@ from infini_jax.units import human_bytes
 
 PACKAGES = {  # that must be here -> what is imported of them; each behind those that it needs
     "numpy": "numpy",
+    "ml-dtypes": "ml_dtypes",
     "scipy": "scipy",
     "jaxlib": "jaxlib",
     "jax": "jax",
