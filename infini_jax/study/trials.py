@@ -61,8 +61,8 @@ def by_point(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
 def chosen(rows: Sequence[Row]) -> list[Row]:
     """The rows of each point's best learning rate, of all seeds, in their order.
 
-    Best is the lowest median validation loss over the seeds that tried several; of two equal ones the lower rate. The test split
-    has no part.
+    Best is the lowest median validation loss over the seeds that tried several; of two equal ones the lower rate. The test
+    split has no part.
     """
     kept = {point: best_rate(found) for point, found in by_point(rows).items()}
     return [row for row in rows if row.learning_rate == kept[point_of(row)]]
