@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from infini_jax.errors import LATER, ConfigError, check_fields, require
+from infini_jax.layers.low_rank import Projection
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
 from infini_jax.memory.dims import Dims
 from infini_jax.memory.rewind import rewinding_scan
@@ -181,7 +182,7 @@ class Memory(nn.Module):
             cls.cost_at_once = Memory.cost_at_once
 
     def setup(self):
-        self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=self.dims.output_bias, dtype=self.dims.dtype)
+        self.out = Projection(self.dims.d_model, axis=(-2, -1), use_bias=self.dims.output_bias, dtype=self.dims.dtype)
 
     def init_memory(self, batch: int) -> Any:
         """An empty memory for `batch` rows, made without parameters."""

@@ -19,6 +19,7 @@ from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import BACKWARD, Cost
+from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.scored import few_places
 from infini_jax.model.stream import init_carry, parameter_shapes
 
@@ -33,11 +34,13 @@ class ModelCost:
       projections: FLOPs of queries, keys, values, output and MLP, all layers.
       attention: cost of all layers' attention and memory.
       head: FLOPs of the logits, where a task scores few places those of these, per raw token of all.
+      saved: FLOPs by which the backward pass of projections and head falls short of twice the forward pass.
     """
 
     projections: float
     attention: Cost
     head: float
+    saved: float = 0.0
 
     @property
     def flops(self) -> float:
@@ -47,7 +50,7 @@ class ModelCost:
     @property
     def training_flops(self) -> float:
         """Forward and backward FLOPs per raw token in a batch of one row."""
-        return (1.0 + BACKWARD) * (self.projections + self.head) + self.attention.training_flops
+        return (1.0 + BACKWARD) * (self.projections + self.head) + self.attention.training_flops - self.saved
 
     def of_rows(self, batch: int) -> float:
         """Forward and backward FLOPs per raw token in a batch of so many rows."""
@@ -55,23 +58,32 @@ class ModelCost:
 
 
 @functools.lru_cache(maxsize=1024)
-def model_cost(model: ModelConfig, head_share: float = 1.0, segments: int = 1) -> ModelCost:
+def model_cost(model: ModelConfig, head_share: float = 1.0, segments: int = 1, parts: Parts | None = None) -> ModelCost:
     """The cost of a model's forward pass per raw token, with logits of a share of the tokens, see `head_share`.
 
     Every layer takes so many `segments` at once. Inserted landmarks and memory tokens run through every layer and are paid for
-    by the raw tokens.
+    by the raw tokens. Where only some `parts` are trained, the backward pass ends at the lowest layer that has some and makes no
+    gradient of a frozen matrix, and low-rank factors are paid for. A mechanism's own parameters count as trained.
     """
-    d, inserted = model.dims, model.dims.segment / model.segment
+    d, inserted, parts = model.dims, model.dims.segment / model.segment, parts or Parts(model)
     mlp_dim = model.mlp_dim or 4 * d.d_model
     weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + model.block.mlp_products * mlp_dim)
     carried = [model.layer_memory(layer) for layer in range(model.layers)]
     layers = [memory_of(memory, model.dims_of(memory)).cost_at_once(d.segment, segments) for memory in carried]
-    fields = [field.name for field in dataclasses.fields(Cost)]
+    layers = [forward_alone(cost) if layer < parts.first_layer else cost for layer, cost in enumerate(layers)]
+    fields, head = [field.name for field in dataclasses.fields(Cost)], 2.0 * d.d_model * model.vocab * head_share
+    above, below = parts.frozen_weights
     return ModelCost(
-        projections=inserted * model.layers * 2.0 * weights,
+        projections=inserted * model.layers * 2.0 * weights + inserted * 2.0 * parts.factor_weights,
         attention=Cost(*(inserted * sum(getattr(cost, name) for cost in layers) for name in fields)),
-        head=2.0 * d.d_model * model.vocab * head_share,
+        head=head,
+        saved=inserted * 2.0 * (above + BACKWARD * below) + (0.0 if parts.trains_head else head),
     )
+
+
+def forward_alone(cost: Cost) -> Cost:
+    """The cost of a layer without a backward pass, which is half of what rows share."""
+    return dataclasses.replace(cost, read_saved=BACKWARD * cost.flops, write_saved=0.0, shared=cost.shared / 2)
 
 
 def head_share(run: RunConfig) -> float:
@@ -85,22 +97,21 @@ def most_at_once(train: TrainConfig, model: ModelConfig) -> int:
     return 1 if model.takes_in_turn else train.bptt or train.sequence // model.segment
 
 
-def training_cost(model: ModelConfig, train: TrainConfig, head_share: float) -> ModelCost:
-    """The cost of training per raw token in the form of fewest FLOPs: with segments in turn, or as many at once as can be.
+def training_cost(run: RunConfig) -> ModelCost:
+    """The cost of a run's training per raw token in the form of fewest FLOPs: segments in turn, or as many at once as can be.
 
     That is what a budget pays for, whatever form a run has on the platform at hand, so that it buys the same steps everywhere.
     """
-    forms = [model_cost(model, head_share, segments) for segments in (1, most_at_once(train, model))]
-    return min(forms, key=lambda cost: cost.of_rows(train.batch))
+    forms = [run_cost(run, segments) for segments in (1, most_at_once(run.train, run.model))]
+    return min(forms, key=lambda cost: cost.of_rows(run.train.batch))
 
 
 def run_cost(run: RunConfig, segments: int | None = None) -> ModelCost:
-    """The cost of a run's training per raw token: that of its model, with logits where its data has scored places.
+    """The cost of a run's training per raw token: that of what it trains of its model, with logits at scored places.
 
     Every layer takes so many `segments` at once; None is the form of fewest FLOPs, see `training_cost`.
     """
-    share = head_share(run)
-    return training_cost(run.model, run.train, share) if segments is None else model_cost(run.model, share, segments)
+    return training_cost(run) if segments is None else model_cost(run.model, head_share(run), segments, parts_of(run))
 
 
 def training_flops_per_step(run: RunConfig, segments: int | None = None) -> float:
@@ -148,10 +159,14 @@ def parameter_count(model: ModelConfig) -> int:
 
 
 def state_bytes(run: RunConfig) -> int:
-    """A lower bound on the bytes of training: parameters, their gradient and two moments, and every row's carried memory."""
+    """A lower bound on the bytes of training.
+
+    Parameters, gradient and two moments of those that are trained, and every row's carried memory.
+    """
     carry = jax.eval_shape(lambda: init_carry(run.model, run.train.batch))
     carried = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
-    return 4 * run.model.dims.policy.parameters.itemsize * parameter_count(run.model) + carried
+    trained, frozen = parts_of(run).counts
+    return run.model.dims.policy.parameters.itemsize * (4 * trained + frozen) + carried
 
 
 def available_bytes() -> int:
