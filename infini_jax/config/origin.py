@@ -18,8 +18,8 @@ class Origin:
       fingerprint: fingerprint of the other run's settings.
       step: step of its checkpoint.
       digest: digest of all learned parameters there, twelve hex digits.
-      model: settings of the other run's model, which say what parameters it has; None where an older version left them out. Not
-        compared, as the fingerprint is of them, too.
+      model: settings of the other run's model, which say what parameters it has; None where an older version left
+        them out. Not compared, as the fingerprint is of them, too.
     """
 
     folder: str

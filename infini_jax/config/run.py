@@ -143,9 +143,7 @@ class RunConfig:
         }
         train, budget = dataclasses.replace(self.train, **rates), Budget("steps", steps)
         origin = self.origin.anonymous if self.origin and train.trains != "all" else None  # decides what is trained
-        return dataclasses.replace(
-            self, name="run", version=1, variant="", seed=0, train=train, budget=budget, origin=origin
-        )
+        return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget, origin=origin)
 
     def in_common(self, steps: int) -> Hashable:
         """What runs of `steps` have in common that may train side by side in one program, see `infini_jax.training.fleet`."""

@@ -64,7 +64,7 @@ class TrainConfig:
       layer_loop: form of the layers in the program: scan compiles one of each kind, unroll each one, which takes longer to
         compile and has fewer and larger kernels; auto chooses by platform.
       accumulate: number of parts of the batch whose gradients are added up in turn; the same step with less memory.
-      trains: the parameters that are trained: all; memory, those that the run's origin does not have, which are what a mechanism
+      trains: the parameters that are trained: all; memory, those that the run's origin does not have, which a mechanism
         adds; lora, these and low-rank factors beside the matrices of the layers, see `infini_jax.model.parts`.
       lora_rank: rank of the factors; 0 where there are none.
       lora_alpha: the product of the factors is multiplied by lora_alpha / lora_rank.

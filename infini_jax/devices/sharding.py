@@ -251,8 +251,8 @@ def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | 
 
     `function(carry, rows, params, frozen, *whole)` returns ((gradient like `params`, *sums), carry).
 
-    Parameters, of which `parts` are the shapes (params, frozen), lie as the rules say: what lies in parts on the rows' devices is
-    gathered in front, and what is added up of the gradient is each device's part.
+    Parameters, of which `parts` are the shapes (params, frozen), lie as the rules say: what lies in parts on the rows' devices
+    is gathered in front, and what is added up of the gradient is each device's part.
     """
     if layout is None or layout.token_parts == 1:
         return function
@@ -343,7 +343,7 @@ def parameter_sharding(model: ModelConfig, layout: Layout) -> dict:
 
 
 def sharding_like(tree: Any, model: ModelConfig, layout: Layout) -> Any:
-    """The sharding of each array of a `tree` that holds some of a model's parameters, or copies such as an optimizer's moments.
+    """The sharding of each array of a `tree` that holds a model's parameters or copies, such as an optimizer's moments.
 
     An array that lies at a parameter's path and has its shape lies where the parameter does; any other is whole everywhere.
     """

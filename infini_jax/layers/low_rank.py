@@ -1,7 +1,7 @@
 """Low-rank factors beside a matrix: x W + (x A) B, in the place of x (W + A B) (LoRA: Hu et al. 2021, arXiv 2106.09685).
 
-The factors are parameters beside the kernel W, under names of their own. No module makes them: where a run trains factors, they
-are among the parameters that the model is applied to (`infini_jax.model.parts`), and the modules that have matrices add their
+The factors are parameters beside the kernel W, under names of their own. No module makes them: where a run trains factors,
+they are among the parameters that the model is applied to (`infini_jax.model.parts`), and modules that have matrices add their
 product. Each token pays for r (inputs + outputs) products more, and the gradient of W is saved.
 """
 

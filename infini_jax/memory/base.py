@@ -142,6 +142,8 @@ class Memory(nn.Module):
         weight decay, and `attend` reports the weights in (0, 1) that they stand for in its metrics under `GATE`, whatever the
         parameters are called. They depend on no text.
       no_decay: matrices that are tables of biases or positions, without weight decay; vectors and scalars never have any.
+      auxiliary: those that only the mechanism's own terms of the loss train, where segments are taken in turn; the FLOPs of
+        these terms and their gradient are in `Cost.write` and `Cost.write_saved`.
     A promise of the contract tests that a mechanism cannot keep is declared in `exempt`, with the reason:
       reads_without_a_copy: reading a token of a donated decoder copies no memory.
       charges_where_computed: `cost` has in `read` what `attend` computes, and in `write` what `write` does.
@@ -166,6 +168,7 @@ class Memory(nn.Module):
     parameter_axes: ClassVar[Mapping[tuple[str, ...], tuple[str | None, ...]]] = {}
     gates: ClassVar[tuple[tuple[str, ...], ...]] = ()
     no_decay: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    auxiliary: ClassVar[tuple[tuple[str, ...], ...]] = ()
     exempt: ClassVar[Mapping[Promise, str]] = {}
     axes: ClassVar[tuple[str, ...]]
     learns: ClassVar[tuple[Part, ...]] = ("keys", "values")

@@ -75,7 +75,7 @@ def rewinding_scan(
     def backward(saved: tuple, slopes: tuple) -> tuple:
         params, fixed, items, constants, after, kept, gone = saved
         slope_after, slope_outputs = jax.tree.map(as_array, slopes)
-        of_a_step = jax.tree.map(lambda leaf: leaf if is_float(leaf) else leaf[0], slope_outputs)
+        of_a_step = jax.tree.map(lambda leaf: leaf if is_float(leaf) else np.zeros(leaf.shape[1:], float0), slope_outputs)
 
         def body(state: tuple, turn: tuple) -> tuple[tuple, list]:
             after, slope_after_floats, sums = state
@@ -148,7 +148,7 @@ def nothing(tree: Any) -> Any:
 
 
 def parts_of_params(params: Any) -> tuple[Any, Any]:
-    """(those that a gradient is asked for, the others) of the parameters as a rule of JAX gets them, each with None elsewhere."""
+    """(those that a gradient is asked for, the others) of parameters as a rule of JAX gets them, each with None elsewhere."""
     free = jax.tree.map(lambda one: one.value if one.perturbed else None, params)
     return free, jax.tree.map(lambda one: None if one.perturbed else one.value, params)
 

@@ -22,6 +22,7 @@ from infini_jax.memory.base import BACKWARD, Cost
 from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.scored import few_places
 from infini_jax.model.stream import init_carry, parameter_shapes
+from infini_jax.model.transformer import layer_groups
 
 RECOMPUTED = ("rematted_computation", MADE_AGAIN)  # scopes, JAX's own and ours, of recomputation, which is no work done
 
@@ -62,28 +63,32 @@ def model_cost(model: ModelConfig, head_share: float = 1.0, segments: int = 1, p
     """The cost of a model's forward pass per raw token, with logits of a share of the tokens, see `head_share`.
 
     Every layer takes so many `segments` at once. Inserted landmarks and memory tokens run through every layer and are paid for
-    by the raw tokens. Where only some `parts` are trained, the backward pass ends at the lowest layer that has some and makes no
-    gradient of a frozen matrix, and low-rank factors are paid for. A mechanism's own parameters count as trained.
+    by the raw tokens. Where only some `parts` are trained, the backward pass ends at the lowest layer that has some and makes
+    no gradient of a frozen matrix, and low-rank factors are paid for. A mechanism's own parameters count as trained.
     """
     d, inserted, parts = model.dims, model.dims.segment / model.segment, parts or Parts(model)
     mlp_dim = model.mlp_dim or 4 * d.d_model
     weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + model.block.mlp_products * mlp_dim)
     carried = [model.layer_memory(layer) for layer in range(model.layers)]
     layers = [memory_of(memory, model.dims_of(memory)).cost_at_once(d.segment, segments) for memory in carried]
-    layers = [forward_alone(cost) if layer < parts.first_layer else cost for layer, cost in enumerate(layers)]
+    for layer, writes in enumerate(parts.layers_below(segments)):
+        layers[layer] = forward_alone(layers[layer], writes)
     fields, head = [field.name for field in dataclasses.fields(Cost)], 2.0 * d.d_model * model.vocab * head_share
-    above, below = parts.frozen_weights
+    above, below = parts.frozen_weights(segments)
+    head_saved = BACKWARD if parts.first_group(segments) == len(layer_groups(model)) else float(not parts.trains_head)
     return ModelCost(
         projections=inserted * model.layers * 2.0 * weights + inserted * 2.0 * parts.factor_weights,
         attention=Cost(*(inserted * sum(getattr(cost, name) for cost in layers) for name in fields)),
         head=head,
-        saved=inserted * 2.0 * (above + BACKWARD * below) + (0.0 if parts.trains_head else head),
+        saved=inserted * 2.0 * (above + BACKWARD * below) + head_saved * head,
     )
 
 
-def forward_alone(cost: Cost) -> Cost:
-    """The cost of a layer without a backward pass, which is half of what rows share."""
-    return dataclasses.replace(cost, read_saved=BACKWARD * cost.flops, write_saved=0.0, shared=cost.shared / 2)
+def forward_alone(cost: Cost, writes: bool) -> Cost:
+    """The cost of a layer without a backward pass but that of what it `writes`; it is half of what rows share."""
+    saved = BACKWARD * (cost.local + cost.read)
+    write_saved = cost.write_saved if writes else BACKWARD * cost.write
+    return dataclasses.replace(cost, read_saved=saved, write_saved=write_saved, shared=cost.shared / 2)
 
 
 def head_share(run: RunConfig) -> float:

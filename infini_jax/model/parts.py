@@ -3,8 +3,8 @@
   all      every parameter
   memory   those that the run's origin does not have, which are what a mechanism adds
   lora     these, and low-rank factors beside the matrices of the layers that are left as they are: queries, keys, values, the
-           output of attention and the MLP (Hu et al. 2021, arXiv 2106.09685: W + (alpha / r) A B; A is drawn, B begins at zero,
-           so that the model begins unchanged; all matrices of a layer as in Dettmers et al. 2023, arXiv 2305.14314)
+           output of attention and the MLP (Hu et al. 2021, arXiv 2106.09685: W + (alpha / r) A B; A is drawn, B begins at
+           zero, so that the model begins unchanged; all matrices of a layer as in Dettmers et al. 2023, arXiv 2305.14314)
 
 Trained and frozen parameters are two trees. The first alone has a gradient, a state of the optimizer and a place in every
 checkpoint. In training the model computes with both and applies factors beside their matrix, so that no gradient of the matrix
@@ -28,7 +28,7 @@ from infini_jax.layers.low_rank import FACTORS
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.model.inheritance import EMBEDDING, INSERTED, Keys, inheritance, layer_names
 from infini_jax.model.stream import parameter_shapes
-from infini_jax.model.transformer import TABLE, layer_groups
+from infini_jax.model.transformer import TABLE, layer_groups, memory_parameters
 
 INPUT_AXES = {  # of the kernels that have factors, by their path in a layer
     ("query",): 1,
@@ -134,14 +134,13 @@ class Parts:
         trained = flatten_dict(self.shapes[0]) if self.rank else {}
         return sum(math.prod(leaf.shape) for path, leaf in trained.items() if path[-1] in FACTORS)
 
-    @functools.cached_property
-    def frozen_weights(self) -> tuple[int, int]:
+    def frozen_weights(self, segments: int = 1) -> tuple[int, int]:
         """Numbers of scalars in the frozen matrices of the layers that a gradient goes through, and of those below them."""
-        found = {True: 0, False: 0}
+        found, first = {True: 0, False: 0}, self.first_group(segments)
         frozen = {} if self.trained is None else flatten_dict(self.shapes[1])
         for path, leaf in frozen.items():
             if input_axes(path):
-                found[number_of(path) >= self.first_group] += math.prod(leaf.shape)
+                found[number_of(path) >= first] += math.prod(leaf.shape)
         return found[True], found[False]
 
     @property
@@ -150,18 +149,26 @@ class Parts:
         path = EMBEDDING if self.model.block.head == "tied" else ("head", "kernel")
         return self.trained is None or path in self.trained
 
-    @property
-    def first_group(self) -> int:
-        """Number of the first layer group that a gradient goes into."""
+    def first_group(self, segments: int = 1) -> int:
+        """Number of the first layer group that a gradient goes through, where every layer takes so many segments at once.
+
+        Parameters that an auxiliary loss alone trains need none; several segments at once, it is not known which those are.
+        """
         if self.trained is None or self.rank:
             return 0
-        in_groups = [number_of(path) for path in self.trained if path[0].startswith(GROUP)]
-        return min(in_groups) if len(in_groups) == len(self.trained) else 0
+        paths = self.trained - self._auxiliary if segments == 1 else self.trained
+        in_groups = [number_of(path) for path in paths if path[0].startswith(GROUP)]
+        return min(in_groups, default=len(layer_groups(self.model))) if len(in_groups) == len(paths) else 0
+
+    def layers_below(self, segments: int = 1) -> list[bool]:
+        """Of each layer below those that a gradient goes through, whether an auxiliary loss trains some of its parameters."""
+        counts = [count for _, count in layer_groups(self.model)[: self.first_group(segments)]]
+        trained = {number_of(path) for path in self._auxiliary & (self.trained or frozenset())}
+        return [number in trained for number, count in enumerate(counts) for _ in range(count)]
 
     @property
-    def first_layer(self) -> int:
-        """Number of the first layer that a gradient goes into."""
-        return sum(count for _, count in layer_groups(self.model)[: self.first_group])
+    def _auxiliary(self) -> frozenset[Keys]:
+        return memory_parameters(self.model, "auxiliary")
 
 
 def input_axes(path: Keys) -> int:

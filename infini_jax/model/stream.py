@@ -161,8 +161,8 @@ def scan_segments(
       dropout: dropout with a key for each row and segment; None has none.
       most_scored: places of a row that have a weight in `sequence.weights`, at most; the others may be left out of the scores.
         None takes all places.
-      first_trained: number of the first layer group that a gradient is asked for; none goes into those below it, nor into what
-        they carry.
+      first_trained: number of the first layer group that a gradient goes through; none goes into what those below it carry,
+        and into logits where it is their number.
     """
     tokens = sequence.tokens.shape[1]
     few = None if most_scored is None else few_places(most_scored, tokens)
@@ -197,6 +197,7 @@ def scan_segments(
     items = (numbers, parts, drops)
     carry, (found, metrics) = rewinding_scan(step, params, carry, items, lost, restored)
     if few is not None:
+        found = jax.lax.stop_gradient(found) if first_trained == len(carry.memory) else found
         at_once = few if form.rematerialise == "none" else form.segments * model.segment
         found = in_parts(functools.partial(scores_of, params), *gathered(found, sequence, few), at_once)
     return carry, found, metrics

@@ -209,8 +209,8 @@ def dropout_by_group(model: ModelConfig, dropout: Dropout | None) -> list[Dropou
     return groups
 
 
-def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) -> frozenset[tuple[str, ...]]:
-    """Paths of the parameters that the layers' mechanisms declare as gates or `no_decay`, see `Memory`."""
+def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay", "auxiliary"]) -> frozenset[tuple[str, ...]]:
+    """Paths of the parameters that the layers' mechanisms declare as of a kind, see `Memory`."""
     declared = [getattr(memory, kind) for memory in memories_of(model)]
     return frozenset((f"{GROUP}{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
 
@@ -253,8 +253,8 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
 class Head(nn.Module):
     """Logits from features, with parameters where they are not those of the embedding.
 
-    An embedding of which only the row of inserted tokens is trained is among the parameters again as `TABLE`, without that row:
-    the logits then cost no gradient of a matrix.
+    An embedding of which only the row of inserted tokens is trained is among the parameters again as `TABLE`, without that
+    row: the logits then cost no gradient of a matrix.
 
     Attributes:
       vocab: number of logits.

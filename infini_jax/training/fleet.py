@@ -172,7 +172,9 @@ class Fleet:
     def read(self, places: Sequence[int], read: Callable[[Learned], Sequence[Any]]) -> list[Any]:
         """What is read of what these members have learned so far, or the exceptions with which it ended."""
         states = self._joined_states()
-        learned = merged_of_each(self.seats[0].training.parts)(states.learned, states.frozen) if states.frozen else states.learned
+        learned = (
+            merged_of_each(self.seats[0].training.parts)(states.learned, states.frozen) if states.frozen else states.learned
+        )
         return read_each(SideBySide(learned, tuple(places), self.mesh), read)
 
     def _joined_states(self) -> TrainState:

@@ -50,5 +50,7 @@ def opened(run: RunConfig, folder: Path) -> FinishedCheckpoints:
     """The place where a run's frozen parameters were saved. Raises `ConfigError` where it is gone."""
     place = RunFolder(folder).frozen
     if not RunFolder(place).checkpoints.is_dir():
-        raise ConfigError("run", f"{place}, the parameters that it does not train, is gone", "restore it, or begin the run anew")
+        raise ConfigError(
+            "run", f"{place}, the parameters that it does not train, is gone", "restore it, or begin the run anew"
+        )
     return FinishedCheckpoints(run, place)

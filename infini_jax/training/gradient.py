@@ -95,8 +95,8 @@ def joined_carry(carry: Carry) -> Carry:
 def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[..., tuple]:
     """The function (params, carry, batch, dropout, frozen) -> (gradient, carry, (Scores, gates)).
 
-    The gradient is that of the mean loss per scored token for `params`, those that the run trains; `frozen` are the others, left
-    out where all are trained.
+    The gradient is that of the mean loss per scored token for `params`, those that the run trains; `frozen` are the others,
+    left out where all are trained.
 
     The loss has the terms of mechanisms and `train.z_loss` besides; the scores have not. Both have the step's `dropout`, which
     `infini_jax.layers.dropout.dropout_of_step` makes; None, or left out, is none.
@@ -105,13 +105,13 @@ def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[
     """
     turns, devices = run.train.accumulate, 1 if layout is None else layout.token_parts
     score = functools.partial(score_tokens, with_squares=run.train.z_loss > 0)
-    settings, parts = (run.train.bptt, form_of_run(run, layout)), parts_of(run)
+    form, parts = form_of_run(run, layout), parts_of(run)
 
     def loss_of(params: dict, frozen: dict, carry: Carry, rows: Part, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """The loss of a part of the batch, as its share in the mean over all `tokens` that are scored."""
         batch, dropout = rows
-        computed, last = parts.joined(params, frozen), (dropout, run.most_scored, parts.first_group)
-        carry, scores, metrics = scan_segments(run.model, computed, carry, batch, score, *settings, *last)
+        settings = (run.train.bptt, form, dropout, run.most_scored, parts.first_group(form.segments))
+        carry, scores, metrics = scan_segments(run.model, parts.joined(params, frozen), carry, batch, score, *settings)
         scores = jax.tree.map(jnp.sum, scores)
         loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
         if scores.squares is not None:

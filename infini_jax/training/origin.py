@@ -1,7 +1,6 @@
 """Runs that begin at another run's parameters, instead of at fresh ones."""
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 from infini_jax.config import Origin, RunConfig
@@ -38,26 +37,11 @@ def begun_from(run: RunConfig, folder: Path, step: Which = None, own: Path | Non
         return dataclasses.replace(run, origin=kept)
     is_other = own is None or folder.resolve() != own.resolve()
     require(is_other, "from", f"{folder} is the folder of this run itself", "give it another --name")
-    origin, other = origin_at(folder, step)
-    check_origin(run, other)
-    return dataclasses.replace(run, origin=origin)
-
-
-def all_begun_from(runs: Iterable[RunConfig], folder: Path, step: Which = None) -> tuple[RunConfig, ...]:
-    """The runs of a study, each beginning at the same checkpoint of another run, which is looked at once; see `begun_from`."""
-    origin, other = origin_at(folder, step)
-    found = []
-    for run in runs:
-        check_origin(run, other)
-        found.append(dataclasses.replace(run, origin=origin))
-    return tuple(found)
-
-
-def origin_at(folder: Path, step: Which = None) -> tuple[Origin, RunConfig]:
-    """(the origin that a run's checkpoint is, settings of that run); raises as `begun_from` does."""
     other = saved_config(folder, "from")
     step, written = written_learned(other, folder, step, ASKED_BY)
-    return Origin(str(folder), other.name, other.fingerprint(), step, digest_of(written), other.model), other
+    check_origin(run, other)
+    origin = Origin(str(folder), other.name, other.fingerprint(), step, digest_of(written), other.model)
+    return dataclasses.replace(run, origin=origin)
 
 
 def kept_origin(folder: Path) -> Origin | None:
@@ -100,23 +84,23 @@ def read_origin(run: RunConfig, origin: Origin, layout: Layout | None) -> tuple[
       ConfigError: the other run is gone, lacks the checkpoint, or does not fit.
       CheckpointError: the checkpoint is damaged, or has other parameters than the origin says.
     """
-    folder = Path(origin.folder)
-    other = saved_config(folder, "from")
+    other = origin_there(origin)
     check_origin(run, other)
-    check_there(origin, other)
 
     def placed(shapes: dict) -> dict:
         return shapes if layout is None else like(shapes, sharding_like(shapes, other.model, layout))
 
-    return other, read_learned(other, folder, origin.step, placed, ASKED_BY)[1]
+    return other, read_learned(other, Path(origin.folder), origin.step, placed, ASKED_BY)[1]
 
 
-def check_there(origin: Origin, other: RunConfig) -> None:
-    """Checks, by notes alone, that an origin is where it was: raises as `read_origin` does where it is not."""
+def origin_there(origin: Origin) -> RunConfig:
+    """The settings of the other run, whose notes say that the origin is what it was; raises as `read_origin` otherwise."""
     folder = Path(origin.folder)
+    other = saved_config(folder, "from")
     _, written = written_learned(other, folder, origin.step, ASKED_BY)
     if digest_of(written) != origin.digest:
         raise CheckpointError(
             f"origin: step {origin.step} of {folder} has other parameters than this run was to begin from; "
             "restore them, or begin the run anew under another name"
         )
+    return other

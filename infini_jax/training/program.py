@@ -223,7 +223,9 @@ class Training:
     def program(self) -> Program:
         """The identity of the compiled step, equal for runs that can share it."""
         train, seed = self.run.program(self.steps).train, self.run.seed if self.run.train.dropout else None
-        return Program(self.run.model, train, self.steps, seed, self.batch, self.run.most_scored, self.layout, self.parts, self)
+        return Program(
+            self.run.model, train, self.steps, seed, self.batch, self.run.most_scored, self.layout, self.parts, self
+        )
 
     def batches(self, steps: range) -> Iterator[Batch]:
         """The batches of `steps` on the devices; each process reads only its own rows."""

@@ -100,7 +100,7 @@ def read_learned(
 
 
 def written_learned(run: RunConfig, folder: Path, step: Which, asked_by: str) -> tuple[int, dict[str, Any]]:
-    """(step, digests by name) of the parameters that a run has learned there, from notes alone; as `read_learned` otherwise."""
+    """(step, digests by name) of the parameters that a run has learned there, from notes alone; else as `read_learned`."""
     with FinishedCheckpoints(run, folder, asked_by) as checkpoints:
         step, written = checkpoints.written_part(learned_part(run), step)
     return step, written if run.train.trains == "all" else written | written_frozen(run, folder)

@@ -1,6 +1,5 @@
 """Runs as training leaves them, with random numbers for parameters: nothing is trained or compiled."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
