@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,12 @@ from infini_jax.devices.sharding import (
 )
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
+from infini_jax.memory.infini import InfiniConfig
 from infini_jax.model.stream import init_params
 from infini_jax.training.program import Training
 from tests.support.commands import on_devices
 from tests.support.streams import losses_of, tiny
+from tests.test_parts import child
 
 EVERY = "fsdp+tensor"  # what every mechanism is tried with; one is tried with all
 LAYOUTS = {  # rules, devices per row, whether the rows of a device are taken in two turns
@@ -74,6 +77,21 @@ def test_sharded_training_equals_one_device(name, of_eight_devices):
     assert found.keys() >= {"one", EVERY}
     for layout, reached in found.items():
         np.testing.assert_allclose(reached, found["one"], rtol=2e-5, err_msg=layout)  # sums in another order
+
+
+def factors_in_parts() -> dict[str, Any]:
+    """Losses of a run of low-rank factors on one device and on eight that hold parameters in parts, and whether they do."""
+    run = child(InfiniConfig(), trains="lora", lora_rank=3, batch=8)
+    layout = layout_of(run, Sharding("fsdp"))
+    in_parts = [any(place.spec) for place in jax.tree.leaves(Training(run, layout).places.frozen)]
+    return {"one": losses_of(run), "eight": losses_of(run, layout), "in parts": any(in_parts)}
+
+
+@pytest.mark.slow
+def test_frozen_parameters_lie_in_parts_too():
+    found = on_devices(8, "test_sharding", "factors_in_parts()")
+    assert found["in parts"]
+    np.testing.assert_allclose(found["eight"], found["one"], rtol=2e-5)
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "adafactor"])

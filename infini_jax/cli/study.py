@@ -16,7 +16,7 @@ from infini_jax.study.fleets import fleet_size, fleets_described
 from infini_jax.study.ladder import until_of
 from infini_jax.study.launch import LAUNCHERS, Resources
 from infini_jax.study.spending import range_described, range_plain, spending_plain, spending_table
-from infini_jax.study.study import Study, cut_short, missing_of, save_study, study_in
+from infini_jax.study.study import Study, check_origins, cut_short, missing_of, save_study, study_in
 
 LauncherName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(LAUNCHERS) + "}")]  # an experiment's file may add its own
 
@@ -77,6 +77,7 @@ def study(
     if cancel:
         console.print(launcher.cancel(folder), soft_wrap=True)
         return
+    check_origins(found, folder)
     if as_json:
         said = {"study": found.label, "runs": spending_plain(found), **range_plain(found)}
         print_json({**said, "workers": launcher.described(found, folder)})

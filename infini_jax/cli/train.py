@@ -16,6 +16,7 @@ from infini_jax.devices.processes import ended_with_the_job, is_first, join_job
 from infini_jax.devices.sharding import Sharding, use_cores
 from infini_jax.errors import require
 from infini_jax.memory import MECHANISMS
+from infini_jax.model.parts import parts_of
 from infini_jax.training.checkpoint import Saving, Which
 from infini_jax.training.execute import execute
 from infini_jax.training.mirrors import Mirroring
@@ -92,6 +93,11 @@ def train(
     console = terminal(quiet=not is_first())
     if run.origin and (found := inheritance_of(run)):
         console.print(f"{name} begins at the parameters of {run.origin.said}: {found.said}", highlight=False, soft_wrap=True)
+    if run.train.trains != "all":
+        trained, frozen = parts_of(run).counts
+        console.print(
+            f"{name} trains {trained:,} parameters, and leaves {frozen:,} as they are", highlight=False, soft_wrap=True
+        )
     with ended_with_the_job(REQUEUE), train_progress(run, results / name, console) as watch:
         row = execute(
             run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding

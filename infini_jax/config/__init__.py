@@ -5,6 +5,17 @@ from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.config.model import ModelConfig
 from infini_jax.config.origin import Origin
 from infini_jax.config.run import RunConfig
-from infini_jax.config.train import Budget, Gives, TrainConfig, Unit
+from infini_jax.config.train import Budget, Gives, TrainConfig, Trains, Unit
 
-__all__ = ["BlockConfig", "Budget", "EvaluationConfig", "Gives", "ModelConfig", "Origin", "RunConfig", "TrainConfig", "Unit"]
+__all__ = [
+    "BlockConfig",
+    "Budget",
+    "EvaluationConfig",
+    "Gives",
+    "ModelConfig",
+    "Origin",
+    "RunConfig",
+    "TrainConfig",
+    "Trains",
+    "Unit",
+]

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from infini_jax.config.model import ModelConfig
 from infini_jax.errors import check_fields, require_not_negative
 
 
@@ -17,6 +18,8 @@ class Origin:
       fingerprint: fingerprint of the other run's settings.
       step: step of its checkpoint.
       digest: digest of all learned parameters there, twelve hex digits.
+      model: settings of the other run's model, which say what parameters it has; None where an older version left
+        them out. Not compared, as the fingerprint is of them, too.
     """
 
     folder: str
@@ -24,6 +27,7 @@ class Origin:
     fingerprint: str
     step: int
     digest: str
+    model: ModelConfig | None = None
 
     def __post_init__(self):
         check_fields("origin", self)
@@ -33,3 +37,8 @@ class Origin:
     def said(self) -> str:
         """The origin in words: name and step."""
         return f"{self.name}, step {self.step}"
+
+    @property
+    def anonymous(self) -> "Origin":
+        """All that programs depend on: which parameters there are, and not which numbers."""
+        return Origin("", "", "", 0, "", self.model)

@@ -73,6 +73,8 @@ class RunConfig:
             f"{sequence // segment} segments are not whole steps of {self.train.segments_per_step}",
             f"give a divisor of {sequence // segment}",
         )
+        if self.train.lora_rank:
+            self._check_rank(self.train.lora_rank)
         self.model.check_at_once(self.train.segments_per_step)
         self.data.check(sequence)
         require(
@@ -81,6 +83,12 @@ class RunConfig:
             f"{self.model.vocab} symbols, but the data has {self.data.vocab}",
             f"give at least {self.data.vocab}",
         )
+
+    def _check_rank(self, rank: int) -> None:
+        d, mlp_dim = self.model.dims, self.model.mlp_dim or 4 * self.model.d_model
+        smallest = min(d.d_model, d.kv_heads * d.key_dim, d.kv_heads * d.value_dim, mlp_dim)
+        problem = f"{rank} is above {smallest}, the smallest side of a matrix with factors beside it"
+        require(rank <= smallest, "train.lora_rank", problem, f"give at most {smallest}")
 
     @property
     def task(self) -> str:
@@ -134,11 +142,13 @@ class RunConfig:
             for name in ("learning_rate", "gate_learning_rate", "log_every", "evaluate_every", *STOPPING)
         }
         train, budget = dataclasses.replace(self.train, **rates), Budget("steps", steps)
-        return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget, origin=None)
+        origin = self.origin.anonymous if self.origin and train.trains != "all" else None  # decides what is trained
+        return dataclasses.replace(self, name="run", version=1, variant="", seed=0, train=train, budget=budget, origin=origin)
 
     def in_common(self, steps: int) -> Hashable:
         """What runs of `steps` have in common that may train side by side in one program, see `infini_jax.training.fleet`."""
-        return self.model, self.program(steps).train, steps, self.most_scored
+        program = self.program(steps)
+        return self.model, program.train, program.origin, steps, self.most_scored
 
     def fingerprint(self) -> str:
         """Digest of the settings that decide the result, twelve hex digits.

@@ -8,6 +8,7 @@ from infini_jax.errors import LARGEST, LATER, check_fields, require, require_not
 
 Unit = Literal["flops", "tokens", "steps", "seconds"]
 Gives = Literal["steps", "width", "window"]
+Trains = Literal["all", "memory", "lora"]
 MOST: dict[Unit, float] = {"flops": 1e28, "tokens": 1e18, "steps": LARGEST, "seconds": 1e9}  # beyond what anything runs for
 if TYPE_CHECKING:
     Optimiser = Schedule = str
@@ -63,6 +64,10 @@ class TrainConfig:
       layer_loop: form of the layers in the program: scan compiles one of each kind, unroll each one, which takes longer to
         compile and has fewer and larger kernels; auto chooses by platform.
       accumulate: number of parts of the batch whose gradients are added up in turn; the same step with less memory.
+      trains: the parameters that are trained: all; memory, those that the run's origin does not have, which a mechanism
+        adds; lora, these and low-rank factors beside the matrices of the layers, see `infini_jax.model.parts`.
+      lora_rank: rank of the factors; 0 where there are none.
+      lora_alpha: the product of the factors is multiplied by lora_alpha / lora_rank.
       optimiser: a name in `infini_jax.config.optimisers.OPTIMISERS`.
       schedule: schedule of the learning rate after the warm-up, a name in `infini_jax.config.optimisers.SCHEDULES`.
       learning_rate: peak of the schedule; with rsqrt, the numerator of rate / sqrt(step).
@@ -94,6 +99,9 @@ class TrainConfig:
     rematerialise: Literal["auto", "none", "segment", "layer"] = "auto"
     layer_loop: Literal["auto", "scan", "unroll"] = "auto"
     accumulate: int = 1
+    trains: Trains = dataclasses.field(default="all", metadata=LATER)
+    lora_rank: int = dataclasses.field(default=0, metadata=LATER)
+    lora_alpha: float = dataclasses.field(default=16.0, metadata=LATER)
     optimiser: Optimiser = "adamw"
     schedule: Schedule = "cosine"
     learning_rate: float = 1e-3
@@ -147,5 +155,16 @@ class TrainConfig:
             f"{self.batch} rows are not {self.accumulate} equal parts",
             f"give a divisor of {self.batch}",
         )
+        self._check_factors()
         require(0 <= self.warmup < 1, "train.warmup", f"{self.warmup} is no share of the steps", "give 0 to below 1")
         require(self.weight_decay >= 0, "train.weight_decay", f"{self.weight_decay} is negative", "give 0 or more")
+
+    def _check_factors(self) -> None:
+        is_lora, mend = self.trains == "lora", "leave it out, or give train.trains lora, too"
+        require_not_negative("train", lora_rank=self.lora_rank)
+        problem = f"{self.lora_rank} is the rank of no factors with train.trains {self.trains}"
+        require(is_lora or not self.lora_rank, "train.lora_rank", problem, mend)
+        require(self.lora_rank > 0 or not is_lora, "train.lora_rank", "factors have a rank", "give at least 1, e.g. 8")
+        require_positive("train", lora_alpha=self.lora_alpha)
+        problem = f"{self.lora_alpha:g} multiplies no factors with train.trains {self.trains}"
+        require(is_lora or self.lora_alpha == TrainConfig.lora_alpha, "train.lora_alpha", problem, mend)

@@ -246,19 +246,19 @@ def summed_over_rows(function: Callable, model: ModelConfig, layout: Layout | No
     return _mapped(summed, model, layout, PartitionSpec())
 
 
-def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | None) -> Callable:
+def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | None, parts: tuple[dict, dict]) -> Callable:
     """`function` on the rows of each device, its gradient and sums added up over them.
 
-    `function(carry, rows, params, *whole)` returns ((gradient like the parameters, *sums), carry).
+    `function(carry, rows, params, frozen, *whole)` returns ((gradient like `params`, *sums), carry).
 
-    Parameters lie as the rules say: the parts on the rows' devices are gathered in front, and what is added up of the gradient
-    is each device's part.
+    Parameters, of which `parts` are the shapes (params, frozen), lie as the rules say: what lies in parts on the rows' devices
+    is gathered in front, and what is added up of the gradient is each device's part.
     """
     if layout is None or layout.token_parts == 1:
         return function
     axis, along = layout.rules.batch, layout.rules.sequence
-    places = jax.tree.map(lambda place: place.spec, parameter_sharding(model, layout))
-    specs = jax.tree.map(lambda spec: _only(axis, spec), places)
+    places = [jax.tree.map(lambda place: place.spec, sharding_like(part, model, layout)) for part in parts]
+    specs = [jax.tree.map(lambda spec: _only(axis, spec), part) for part in places]
 
     def gather(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
         if axis not in spec:
@@ -274,12 +274,13 @@ def gradient_over_rows(function: Callable, model: ModelConfig, layout: Layout | 
 
         return _by_parts(added, leaf, spec, axis)
 
-    def of_parts(carry: Carry, rows: Any, params: dict, *whole: Any) -> tuple[tuple, Carry]:
-        (gradient, *sums), carry = function(carry, rows, jax.tree.map(gather, params, places), *whole)
+    def of_parts(carry: Carry, rows: Any, params: dict, frozen: dict, *whole: Any) -> tuple[tuple, Carry]:
+        both = (jax.tree.map(gather, part, place) for part, place in zip((params, frozen), places, strict=True))
+        (gradient, *sums), carry = function(carry, rows, *both, *whole)
         sums = jax.tree.map(lambda x: jax.lax.psum(x, layout.token_axes), sums)
-        return (jax.tree.map(add_up, gradient, places), sums), carry
+        return (jax.tree.map(add_up, gradient, places[0]), sums), carry
 
-    mapped = _mapped(of_parts, model, layout, (specs, PartitionSpec()), specs)
+    mapped = _mapped(of_parts, model, layout, (specs[0], PartitionSpec()), *specs)
 
     def flat(*arguments: Any) -> tuple[tuple, Carry]:
         (gradient, sums), carry = mapped(*arguments)
@@ -341,16 +342,17 @@ def parameter_sharding(model: ModelConfig, layout: Layout) -> dict:
     return jax.tree.map(place, parameter_shapes(model), parameter_axes(model))
 
 
-def sharding_like(tree: Any, params: Any, places: dict) -> dict:
-    """The sharding of each array of a `tree` that holds copies of the parameters' tree, such as an optimizer's moments.
+def sharding_like(tree: Any, model: ModelConfig, layout: Layout) -> Any:
+    """The sharding of each array of a `tree` that holds a model's parameters or copies, such as an optimizer's moments.
 
     An array that lies at a parameter's path and has its shape lies where the parameter does; any other is whole everywhere.
     """
+    shapes, places = parameter_shapes(model), parameter_sharding(model, layout)
     known = {
         tuple(path): (leaf.shape, place)
-        for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(places), strict=True)
+        for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(places), strict=True)
     }
-    everywhere = replicated(jax.tree.leaves(places)[0].mesh)
+    everywhere = replicated(layout.mesh)
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         for begin in range(len(path)):

@@ -78,10 +78,11 @@ def forecast(run: RunConfig, sharding: Sharding, topology: Topology | None) -> F
     devices = topology.devices if topology else len(jax.devices())
     layout = sharding.counted_layout(run.train.batch // run.train.accumulate, devices)
     state = Training(run, layout).shapes
-    parameters, optimiser, memory = (bytes_of(part) for part in (state.params, state.optimiser, state.carry))
-    on_device = sum(bytes_of(part, one_device=True) for part in (state.params, state.optimiser, state.carry))
+    held = ((state.params, state.frozen), state.optimiser, state.carry)
+    parameters, optimiser, memory = map(bytes_of, held)
+    on_device = sum(bytes_of(part, one_device=True) for part in held)
     cost, rows = run_cost(run), run.train.batch // layout.row_parts
-    moved = cost.attention.bytes_moved + bytes_of(state.params) / (rows * run.model.segment)
+    moved = cost.attention.bytes_moved + parameters / (rows * run.model.segment)
     flops = training_flops_per_step(run)
     return Forecast(
         run=run.name,

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from infini_jax.layers.low_rank import Factors, factors_of, low_rank
 from infini_jax.layers.precision import PARAMETERS
 
 Affine = tuple[jax.Array, jax.Array | None]  # (kernel, bias or None) of x kernel + bias
@@ -36,19 +37,22 @@ def mlp(kind: str, x_BxSxD: jax.Array, first: tuple[Affine, ...], last: Affine) 
     """The hidden layer of `kind`, from one product with the inputs or two (up, gate), times the last matrix: BxSxD.
 
     Its gradient is written out: the same products, but in XLA's own order the gradient of the hidden layer is written a second
-    time, transposed, which took a fifth of a training step on a CPU.
+    time, transposed, which took a fifth of a training step on a CPU. Parameters have one where any of them is asked for one.
     """
     return affine(activated(kind, *(affine(x_BxSxD, part) for part in first)), last)
 
 
 def _mlp_forward(kind, x_BxSxD, first, last):
+    is_trained = any(leaf.perturbed for leaf in jax.tree.leaves((first, last)))
+    x_BxSxD, first, last = jax.tree.map(lambda leaf: leaf.value, (x_BxSxD, first, last))
     products = tuple(affine(x_BxSxD, part) for part in first)
-    return affine(activated(kind, *products), last), (x_BxSxD, products, first, last)
+    inputs_BxSxD = x_BxSxD if is_trained else None  # only the gradient of parameters needs them
+    return affine(activated(kind, *products), last), (inputs_BxSxD, products, first, last)
 
 
 def _mlp_backward(kind, saved, dy_BxSxD):
     x_BxSxD, products, first, last = saved
-    x_RxD, dy_RxD, *products = (x.reshape(-1, x.shape[-1]) for x in (x_BxSxD, dy_BxSxD, *products))
+    dy_RxD, *products = (x.reshape(-1, x.shape[-1]) for x in (dy_BxSxD, *products))
     hidden_RxF, through = jax.vjp(functools.partial(activated, kind), *products)
     slopes = jax.lax.optimization_barrier(through(dy_RxD @ last[0].T))
 
@@ -56,15 +60,19 @@ def _mlp_backward(kind, saved, dy_BxSxD):
         return inputs.T @ slope, None if part[1] is None else slope.sum(axis=0)
 
     dx_RxD = functools.reduce(jnp.add, [slope @ part[0].T for slope, part in zip(slopes, first, strict=True)])
+    dx_BxSxD = dx_RxD.reshape(*dy_BxSxD.shape[:-1], -1)
+    if x_BxSxD is None:
+        return dx_BxSxD, None, None
+    x_RxD = x_BxSxD.reshape(-1, x_BxSxD.shape[-1])
     to_first = tuple(of_parameters(part, x_RxD, slope) for part, slope in zip(first, slopes, strict=True))
-    return dx_RxD.reshape(x_BxSxD.shape), to_first, of_parameters(last, hidden_RxF, dy_RxD)
+    return dx_BxSxD, to_first, of_parameters(last, hidden_RxF, dy_RxD)
 
 
-mlp.defvjp(_mlp_forward, _mlp_backward)
+mlp.defvjp(_mlp_forward, _mlp_backward, symbolic_zeros=True)
 
 
 class Matrix(nn.Module):
-    """A matrix of parameters and perhaps a bias, under the names that `nn.Dense` gives them.
+    """A matrix of parameters, perhaps with a bias and low-rank factors, under the names that `nn.Dense` gives them.
 
     Attributes:
       rows, columns: shape of the matrix.
@@ -78,11 +86,13 @@ class Matrix(nn.Module):
     biased: bool = False
 
     @nn.compact
-    def __call__(self) -> Affine:
+    def __call__(self) -> tuple[Affine, Factors | None]:
+        factors = factors_of(self, self.dtype)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.rows, self.columns), PARAMETERS).astype(self.dtype)
         if not self.biased:
-            return kernel, None
-        return kernel, self.param("bias", nn.initializers.zeros, (self.columns,), PARAMETERS).astype(self.dtype)
+            return (kernel, None), factors
+        bias = self.param("bias", nn.initializers.zeros, (self.columns,), PARAMETERS).astype(self.dtype)
+        return (kernel, bias), factors
 
 
 class MLP(nn.Module):
@@ -105,5 +115,13 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
         names = ("up", "gate") if self.kind in GATED else ("up",)
-        first = tuple(Matrix(self.d_model, self.mlp_dim, self.dtype, self.biased, name=name)() for name in names)
-        return mlp(self.kind, x_BxSxD, first, Matrix(self.mlp_dim, self.d_model, self.dtype, self.biased, name="down")())
+        first = [Matrix(self.d_model, self.mlp_dim, self.dtype, self.biased, name=name)() for name in names]
+        last = Matrix(self.mlp_dim, self.d_model, self.dtype, self.biased, name="down")()
+        if last[1] is None:
+            return mlp(self.kind, x_BxSxD, tuple(part for part, _ in first), last[0])
+        return with_factors(activated(self.kind, *(with_factors(x_BxSxD, *one) for one in first)), *last)
+
+
+def with_factors(x: jax.Array, part: Affine, factors: Factors | None) -> jax.Array:
+    """x kernel + bias + (x A) B, with JAX's own gradient, as a kernel beside factors has none that would be written twice."""
+    return affine(x, part) if factors is None else affine(x, part) + low_rank(x, factors)

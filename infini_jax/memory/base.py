@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from infini_jax.errors import LATER, ConfigError, check_fields, require
+from infini_jax.layers.low_rank import Projection
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
 from infini_jax.memory.dims import Dims
 from infini_jax.memory.rewind import rewinding_scan
@@ -141,6 +142,8 @@ class Memory(nn.Module):
         weight decay, and `attend` reports the weights in (0, 1) that they stand for in its metrics under `GATE`, whatever the
         parameters are called. They depend on no text.
       no_decay: matrices that are tables of biases or positions, without weight decay; vectors and scalars never have any.
+      auxiliary: those that only the mechanism's own terms of the loss train, where segments are taken in turn; the FLOPs of
+        these terms and their gradient are in `Cost.write` and `Cost.write_saved`.
     A promise of the contract tests that a mechanism cannot keep is declared in `exempt`, with the reason:
       reads_without_a_copy: reading a token of a donated decoder copies no memory.
       charges_where_computed: `cost` has in `read` what `attend` computes, and in `write` what `write` does.
@@ -165,6 +168,7 @@ class Memory(nn.Module):
     parameter_axes: ClassVar[Mapping[tuple[str, ...], tuple[str | None, ...]]] = {}
     gates: ClassVar[tuple[tuple[str, ...], ...]] = ()
     no_decay: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    auxiliary: ClassVar[tuple[tuple[str, ...], ...]] = ()
     exempt: ClassVar[Mapping[Promise, str]] = {}
     axes: ClassVar[tuple[str, ...]]
     learns: ClassVar[tuple[Part, ...]] = ("keys", "values")
@@ -181,7 +185,7 @@ class Memory(nn.Module):
             cls.cost_at_once = Memory.cost_at_once
 
     def setup(self):
-        self.out = nn.DenseGeneral(self.dims.d_model, axis=(-2, -1), use_bias=self.dims.output_bias, dtype=self.dims.dtype)
+        self.out = Projection(self.dims.d_model, axis=(-2, -1), use_bias=self.dims.output_bias, dtype=self.dims.dtype)
 
     def init_memory(self, batch: int) -> Any:
         """An empty memory for `batch` rows, made without parameters."""

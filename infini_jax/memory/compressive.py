@@ -181,6 +181,7 @@ class Compressive(Positioned):
     learns = ()
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
     neighborhoods = ("segment", "cache")
+    auxiliary = (("compress_keys", "kernel"), ("compress_values", "kernel"), ("compress_values", "offset"))
     honors = ("attention_scale", "rotary")
     parameter_axes: ClassVar = {
         **Positioned.parameter_axes,

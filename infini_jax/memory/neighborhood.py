@@ -81,6 +81,10 @@ class WithNeighborhood(Memory):
         return self.mechanism.no_decay
 
     @property
+    def auxiliary(self) -> Any:
+        return self.mechanism.auxiliary
+
+    @property
     def parameter_axes(self) -> Any:
         return self.mechanism.parameter_axes
 

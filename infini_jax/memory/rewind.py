@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.core import Tracer
+from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
 
 from infini_jax.memory.offload import on_host
@@ -31,7 +32,7 @@ def rewinding_scan(
     """(last carry, outputs stacked) of `step(params, carry, item) -> (carry, output)`, as `lax.scan` has them.
 
     Of what the step's own gradient keeps, all is kept that is no argument of the step. The carries before the steps are found
-    again. The step must close over no array that a gradient is asked for.
+    again. Parameters that no gradient is asked for cost none. The step must close over no array that a gradient is asked for.
 
     Args:
       step: one step; under `jax.checkpoint`, as a rule.
@@ -50,31 +51,38 @@ def rewinding_scan(
         return jax.lax.scan(functools.partial(step, params), carry, items)
 
     def forward(params: Any, carry: Any, items: Any) -> tuple[tuple, tuple]:
+        params, fixed = parts_of_params(params)
+        carry, items = jax.tree.map(lambda one: one.value, (carry, items))
         constants = []  # arrays that the step closes over, the same for all steps
 
         def body(carry: Any, item: Any) -> tuple[Any, tuple]:
             arguments = (params, carry, item)
-            (after, output), pullback = jax.vjp(lambda *floats: step(*with_floats(floats, arguments)), *floats_of(arguments))
+
+            def of_floats(*floats: jax.Array) -> tuple[Any, Any]:
+                free, carry, item = with_floats(floats, arguments)
+                return step(joined_params(free, fixed), carry, item)
+
+            (after, output), pullback = jax.vjp(of_floats, *floats_of(arguments))
             constants[:] = [leaf for leaf in jax.tree.leaves(pullback) if not isinstance(leaf, Tracer)]
-            kept = Kept.of(pullback, dict(enumerate(jax.tree.leaves((arguments, constants)))))
+            kept = Kept.of(pullback, dict(enumerate(jax.tree.leaves((arguments, fixed, constants)))))
             first = len(jax.tree.leaves(params))
             unused = {n: x for n, x in enumerate(jax.tree.leaves(carry)) if is_float(x) and first + n not in kept.places}
             return after, (output, kept, Kept.of(lost(carry, after, item), unused))
 
         after, (outputs, kept, gone) = jax.lax.scan(body, carry, items)
-        return (after, outputs), (params, items, constants, after, kept, gone)
+        return (after, outputs), (params, fixed, items, constants, after, kept, gone)
 
     def backward(saved: tuple, slopes: tuple) -> tuple:
-        params, items, constants, after, kept, gone = saved
-        slope_after, slope_outputs = slopes
-        of_a_step = jax.tree.map(lambda leaf: leaf if is_float(leaf) else leaf[0], slope_outputs)
+        params, fixed, items, constants, after, kept, gone = saved
+        slope_after, slope_outputs = jax.tree.map(as_array, slopes)
+        of_a_step = jax.tree.map(lambda leaf: leaf if is_float(leaf) else np.zeros(leaf.shape[1:], float0), slope_outputs)
 
         def body(state: tuple, turn: tuple) -> tuple[tuple, list]:
             after, slope_after_floats, sums = state
             item, kept, gone, slope_output_floats = turn
             before = restored(after, gone.filled(after), item)  # of what no gradient uses, any numbers
             slopes = (with_floats(slope_after_floats, slope_after), with_floats(slope_output_floats, of_a_step))
-            found = kept.filled(((params, before, item), constants))(slopes)
+            found = kept.filled(((params, before, item), fixed, constants))(slopes)
             to_params, to_before = found[: len(sums)], found[len(sums) :][: len(slope_after_floats)]
             sums = [total + one for total, one in zip(sums, to_params, strict=True)]
             return (before, list(to_before), sums), list(found[len(sums) + len(to_before) :])
@@ -86,7 +94,7 @@ def rewinding_scan(
         by_argument = ((to_params, params), (to_carry, after), (to_items, items))
         return tuple(with_floats(floats, nothing(tree)) for floats, tree in by_argument)
 
-    scanned.defvjp(forward, backward)
+    scanned.defvjp(forward, backward, symbolic_zeros=True)
     return scanned(params, carry, items)
 
 
@@ -137,3 +145,21 @@ def with_floats(floats: Iterable[jax.Array], tree: Any) -> Any:
 def nothing(tree: Any) -> Any:
     """`tree` with JAX's zero of no size, the gradient of integers, in place of leaves that have none."""
     return jax.tree.map(lambda leaf: leaf if is_float(leaf) else np.zeros(leaf.shape, float0), tree)
+
+
+def parts_of_params(params: Any) -> tuple[Any, Any]:
+    """(those that a gradient is asked for, the others) of parameters as a rule of JAX gets them, each with None elsewhere."""
+    free = jax.tree.map(lambda one: one.value if one.perturbed else None, params)
+    return free, jax.tree.map(lambda one: None if one.perturbed else one.value, params)
+
+
+def joined_params(free: Any, fixed: Any) -> Any:
+    """The inverse of `parts_of_params`."""
+    return jax.tree.map(lambda one, other: other if one is None else one, free, fixed, is_leaf=lambda one: one is None)
+
+
+def as_array(slope: Any) -> Any:
+    """A slope as an array, also where JAX knows it to be zero and has none."""
+    if not isinstance(slope, SymbolicZero):
+        return slope
+    return jnp.zeros(slope.shape, slope.dtype) if is_float(slope) else np.zeros(slope.shape, float0)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from infini_jax.config import Gives, ModelConfig, RunConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.memory.local import LocalConfig
-from infini_jax.model.cost import head_share, run_cost, training_cost
+from infini_jax.model.cost import run_cost, training_cost
 
 LARGEST = 2**20  # width or window that is tried
 
@@ -104,7 +104,7 @@ def _fitting_segment(run: RunConfig, flops: float, at_bytes: Sizing) -> ModelCon
 
 def _resized_cost(run: RunConfig, model: ModelConfig) -> float:
     """Training FLOPs per token of the run with another model."""
-    return training_cost(model, run.train, head_share(run)).training_flops
+    return training_cost(dataclasses.replace(run, model=model)).training_flops
 
 
 def _largest(

@@ -19,8 +19,10 @@ from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.memory import memory_of
 from infini_jax.memory.base import BACKWARD, Cost
+from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.scored import few_places
 from infini_jax.model.stream import init_carry, parameter_shapes
+from infini_jax.model.transformer import layer_groups
 
 RECOMPUTED = ("rematted_computation", MADE_AGAIN)  # scopes, JAX's own and ours, of recomputation, which is no work done
 
@@ -33,11 +35,13 @@ class ModelCost:
       projections: FLOPs of queries, keys, values, output and MLP, all layers.
       attention: cost of all layers' attention and memory.
       head: FLOPs of the logits, where a task scores few places those of these, per raw token of all.
+      saved: FLOPs by which the backward pass of projections and head falls short of twice the forward pass.
     """
 
     projections: float
     attention: Cost
     head: float
+    saved: float = 0.0
 
     @property
     def flops(self) -> float:
@@ -47,7 +51,7 @@ class ModelCost:
     @property
     def training_flops(self) -> float:
         """Forward and backward FLOPs per raw token in a batch of one row."""
-        return (1.0 + BACKWARD) * (self.projections + self.head) + self.attention.training_flops
+        return (1.0 + BACKWARD) * (self.projections + self.head) + self.attention.training_flops - self.saved
 
     def of_rows(self, batch: int) -> float:
         """Forward and backward FLOPs per raw token in a batch of so many rows."""
@@ -55,23 +59,36 @@ class ModelCost:
 
 
 @functools.lru_cache(maxsize=1024)
-def model_cost(model: ModelConfig, head_share: float = 1.0, segments: int = 1) -> ModelCost:
+def model_cost(model: ModelConfig, head_share: float = 1.0, segments: int = 1, parts: Parts | None = None) -> ModelCost:
     """The cost of a model's forward pass per raw token, with logits of a share of the tokens, see `head_share`.
 
     Every layer takes so many `segments` at once. Inserted landmarks and memory tokens run through every layer and are paid for
-    by the raw tokens.
+    by the raw tokens. Where only some `parts` are trained, the backward pass ends at the lowest layer that has some and makes
+    no gradient of a frozen matrix, and low-rank factors are paid for. A mechanism's own parameters count as trained.
     """
-    d, inserted = model.dims, model.dims.segment / model.segment
+    d, inserted, parts = model.dims, model.dims.segment / model.segment, parts or Parts(model)
     mlp_dim = model.mlp_dim or 4 * d.d_model
     weights = d.d_model * ((d.heads + d.kv_heads) * (d.key_dim + d.value_dim) + model.block.mlp_products * mlp_dim)
     carried = [model.layer_memory(layer) for layer in range(model.layers)]
     layers = [memory_of(memory, model.dims_of(memory)).cost_at_once(d.segment, segments) for memory in carried]
-    fields = [field.name for field in dataclasses.fields(Cost)]
+    for layer, writes in enumerate(parts.layers_below(segments)):
+        layers[layer] = forward_alone(layers[layer], writes)
+    fields, head = [field.name for field in dataclasses.fields(Cost)], 2.0 * d.d_model * model.vocab * head_share
+    above, below = parts.frozen_weights(segments)
+    head_saved = BACKWARD if parts.first_group(segments) == len(layer_groups(model)) else float(not parts.trains_head)
     return ModelCost(
-        projections=inserted * model.layers * 2.0 * weights,
+        projections=inserted * model.layers * 2.0 * weights + inserted * 2.0 * parts.factor_weights,
         attention=Cost(*(inserted * sum(getattr(cost, name) for cost in layers) for name in fields)),
-        head=2.0 * d.d_model * model.vocab * head_share,
+        head=head,
+        saved=inserted * 2.0 * (above + BACKWARD * below) + head_saved * head,
     )
+
+
+def forward_alone(cost: Cost, writes: bool) -> Cost:
+    """The cost of a layer without a backward pass but that of what it `writes`; it is half of what rows share."""
+    saved = BACKWARD * (cost.local + cost.read)
+    write_saved = cost.write_saved if writes else BACKWARD * cost.write
+    return dataclasses.replace(cost, read_saved=saved, write_saved=write_saved, shared=cost.shared / 2)
 
 
 def head_share(run: RunConfig) -> float:
@@ -85,22 +102,21 @@ def most_at_once(train: TrainConfig, model: ModelConfig) -> int:
     return 1 if model.takes_in_turn else train.bptt or train.sequence // model.segment
 
 
-def training_cost(model: ModelConfig, train: TrainConfig, head_share: float) -> ModelCost:
-    """The cost of training per raw token in the form of fewest FLOPs: with segments in turn, or as many at once as can be.
+def training_cost(run: RunConfig) -> ModelCost:
+    """The cost of a run's training per raw token in the form of fewest FLOPs: segments in turn, or as many at once as can be.
 
     That is what a budget pays for, whatever form a run has on the platform at hand, so that it buys the same steps everywhere.
     """
-    forms = [model_cost(model, head_share, segments) for segments in (1, most_at_once(train, model))]
-    return min(forms, key=lambda cost: cost.of_rows(train.batch))
+    forms = [run_cost(run, segments) for segments in (1, most_at_once(run.train, run.model))]
+    return min(forms, key=lambda cost: cost.of_rows(run.train.batch))
 
 
 def run_cost(run: RunConfig, segments: int | None = None) -> ModelCost:
-    """The cost of a run's training per raw token: that of its model, with logits where its data has scored places.
+    """The cost of a run's training per raw token: that of what it trains of its model, with logits at scored places.
 
     Every layer takes so many `segments` at once; None is the form of fewest FLOPs, see `training_cost`.
     """
-    share = head_share(run)
-    return training_cost(run.model, run.train, share) if segments is None else model_cost(run.model, share, segments)
+    return training_cost(run) if segments is None else model_cost(run.model, head_share(run), segments, parts_of(run))
 
 
 def training_flops_per_step(run: RunConfig, segments: int | None = None) -> float:
@@ -148,10 +164,14 @@ def parameter_count(model: ModelConfig) -> int:
 
 
 def state_bytes(run: RunConfig) -> int:
-    """A lower bound on the bytes of training: parameters, their gradient and two moments, and every row's carried memory."""
+    """A lower bound on the bytes of training.
+
+    Parameters, gradient and two moments of those that are trained, and every row's carried memory.
+    """
     carry = jax.eval_shape(lambda: init_carry(run.model, run.train.batch))
     carried = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
-    return 4 * run.model.dims.policy.parameters.itemsize * parameter_count(run.model) + carried
+    trained, frozen = parts_of(run).counts
+    return run.model.dims.policy.parameters.itemsize * (4 * trained + frozen) + carried
 
 
 def available_bytes() -> int:

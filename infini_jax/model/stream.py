@@ -144,6 +144,7 @@ def scan_segments(
     form: Form = IN_TURN,
     dropout: Dropout | None = None,
     most_scored: int | None = None,
+    first_trained: int = 0,
 ) -> tuple[Carry, Any, tuple]:
     """(carry, scores stacked over steps, metrics per layer group stacked over steps) of a sequence streamed through the model.
 
@@ -160,6 +161,8 @@ def scan_segments(
       dropout: dropout with a key for each row and segment; None has none.
       most_scored: places of a row that have a weight in `sequence.weights`, at most; the others may be left out of the scores.
         None takes all places.
+      first_trained: number of the first layer group that a gradient goes through; none goes into what those below it carry,
+        and into logits where it is their number.
     """
     tokens = sequence.tokens.shape[1]
     few = None if most_scored is None else few_places(most_scored, tokens)
@@ -178,6 +181,9 @@ def scan_segments(
                 lambda free, held: jnp.where(number * form.segments % bptt == 0, held, free), carry.memory, cut
             )
             carry = dataclasses.replace(carry, memory=memory)
+        if first_trained:
+            below, above = carry.memory[:first_trained], carry.memory[first_trained:]
+            carry = dataclasses.replace(carry, memory=(*jax.lax.stop_gradient(below), *above))
         carry, x_BxSxD, metrics = forward_segments(model, params, carry, part.tokens, part.documents, form, drop)
         found = scores_of(params, x_BxSxD, part) if few is None else x_BxSxD
         return carry, (found, tuple(map(_as_reported, metrics)))
@@ -191,6 +197,7 @@ def scan_segments(
     items = (numbers, parts, drops)
     carry, (found, metrics) = rewinding_scan(step, params, carry, items, lost, restored)
     if few is not None:
+        found = jax.lax.stop_gradient(found) if first_trained == len(carry.memory) else found
         at_once = few if form.rematerialise == "none" else form.segments * model.segment
         found = in_parts(functools.partial(scores_of, params), *gathered(found, sequence, few), at_once)
     return carry, found, metrics

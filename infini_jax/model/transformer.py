@@ -19,6 +19,7 @@ from infini_jax.config.optimisers import GROUP
 from infini_jax.layers.attention import soft_cap
 from infini_jax.layers.dropout import Dropout, dropped
 from infini_jax.layers.key_taps import KeyTaps
+from infini_jax.layers.low_rank import Projection
 from infini_jax.layers.mlp import MLP
 from infini_jax.layers.norms import norm_of
 from infini_jax.layers.precision import PARAMETERS
@@ -51,6 +52,7 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
     ("positions", "embedding"): (None, "embed"),
 }
 """Logical axes of the model's own parameters, by their path."""
+TABLE = "table"  # VxD of the head
 NO_DECAY = tuple((name, "bias") for name in ("query", "key", "value"))  # of a layer: they have two axes, and are no matrices
 
 
@@ -93,8 +95,8 @@ class Block(nn.Module):
         dims, block = self.model.dims_of(self.memory_config), self.model.block
         biased = "query_key_value" in block.biases
 
-        def project(heads: int, features: int) -> nn.DenseGeneral:
-            return nn.DenseGeneral((heads, features), use_bias=biased, dtype=dims.dtype)
+        def project(heads: int, features: int) -> Projection:
+            return Projection((heads, features), use_bias=biased, dtype=dims.dtype)
 
         norm = functools.partial(norm_of, block.norm, block.epsilon, "norm" in block.biases, dims.dtype)
         self.query = project(dims.heads, dims.key_dim)
@@ -207,8 +209,8 @@ def dropout_by_group(model: ModelConfig, dropout: Dropout | None) -> list[Dropou
     return groups
 
 
-def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay"]) -> frozenset[tuple[str, ...]]:
-    """Paths of the parameters that the layers' mechanisms declare as gates or `no_decay`, see `Memory`."""
+def memory_parameters(model: ModelConfig, kind: Literal["gates", "no_decay", "auxiliary"]) -> frozenset[tuple[str, ...]]:
+    """Paths of the parameters that the layers' mechanisms declare as of a kind, see `Memory`."""
     declared = [getattr(memory, kind) for memory in memories_of(model)]
     return frozenset((f"{GROUP}{number}", "memory", *path) for number, paths in enumerate(declared) for path in paths)
 
@@ -251,6 +253,9 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
 class Head(nn.Module):
     """Logits from features, with parameters where they are not those of the embedding.
 
+    An embedding of which only the row of inserted tokens is trained is among the parameters again as `TABLE`, without that
+    row: the logits then cost no gradient of a matrix.
+
     Attributes:
       vocab: number of logits.
       own: whether there is a matrix of its own.
@@ -266,6 +271,8 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array, table_VxD: jax.Array) -> jax.Array:
         product, shape = functools.partial(jnp.einsum, preferred_element_type=self.output), (x_BxSxD.shape[-1], self.vocab)
+        if self.has_variable("params", TABLE):
+            table_VxD = self.get_variable("params", TABLE)
         if self.own:
             kernel_DxV = self.param("kernel", nn.initializers.lecun_normal(), shape, PARAMETERS)
             logits_BxSxV = product("bsd,dv->bsv", x_BxSxD, kernel_DxV.astype(x_BxSxD.dtype))

@@ -17,6 +17,7 @@ CONFIG_FILE, METRICS_FILE, ROW_FILE = "config.json", "metrics.jsonl", "row.parqu
 ERROR_FILE, LOCK_FILE, UNSCORED_FILE = "error.json", "lock", "unscored.json"
 SOURCE_FILE = "source.json"
 CHECKPOINTS_FOLDER, MEASURES_FOLDER, OWN_FILE = "checkpoints", "measures", "own.parquet"
+FROZEN_FOLDER = "frozen"
 STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json", "results.parquet", "measures.parquet"
 RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
 RUN_SIGNS, STUDY_SIGNS = (CONFIG_FILE, ROW_FILE), (TABLE_FILE, STUDY_FILE)  # a folder of theirs has one of these at least
@@ -83,6 +84,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The folder of checkpoints, which has one folder per step."""
         return self.path / CHECKPOINTS_FOLDER
+
+    @property
+    def frozen(self) -> Path:
+        """The folder of the parameters that the run does not train, there only if there are some."""
+        return self.path / FROZEN_FOLDER
 
     @property
     def own_measures(self) -> Path:

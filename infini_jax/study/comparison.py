@@ -1,9 +1,10 @@
 """Parts that experiments share: the memories that are compared, their bytes and learning rates, their floor and ceiling."""
 
 import dataclasses
+from pathlib import Path
 
 from infini_jax.codes.capacity import CapacityRun
-from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig, Trains
 from infini_jax.config.evaluation import CARRIED, EvaluationConfig
 from infini_jax.data.base import DataConfig
 from infini_jax.data.stdlib import StdlibConfig
@@ -22,6 +23,9 @@ from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.study.ladder import Ladder, Rates
 from infini_jax.study.study import BOUNDS
 from infini_jax.study.trials import seeded, trials
+from infini_jax.training.checkpoint import Which
+from infini_jax.training.origin import begun_from
+from infini_jax.training.trained import saved_config
 
 # One layer and one head, so that a recall is one memory's doing; with key taps of two, one layer can bind a value to its key.
 ONE_LAYER = ModelConfig(layers=1, d_model=64, heads=1, mlp_dim=128, segment=16, key_taps=2)
@@ -111,6 +115,27 @@ def at_bytes(base: RunConfig, variant: str, memory: MemoryConfig, size: int, axi
     """
     run = with_memory(base, memory, axis, f"{size // 1024}k", variant=variant)
     return dataclasses.replace(run, model=run.model.at_bytes(size, axis))
+
+
+def adapting(base: RunConfig, folder: Path, step: Which = None) -> RunConfig:
+    """The run `base` with the model of the run in `folder`, at whose parameters it begins: continued training of that model.
+
+    What gives it another memory (`with_memory`, `at_window`, `at_ceiling`, `at_bytes`, `Comparison`) keeps the origin, so that
+    all runs of a comparison begin at one checkpoint. `step` is that of the checkpoint, or "best"; by default the newest.
+
+    Raises:
+      ConfigError: the folder is no run's, has no such checkpoint, or the data do not go with its model.
+      CheckpointError: the checkpoint is damaged.
+    """
+    model = saved_config(folder, "from").model
+    return begun_from(dataclasses.replace(base, model=model), folder, step)
+
+
+def training_only(run: RunConfig, trains: Trains, rank: int = 0) -> RunConfig:
+    """The run with another part of its parameters trained, see `infini_jax.model.parts`; its variant and name say so."""
+    train = dataclasses.replace(run.train, trains=trains, lora_rank=rank)
+    variant = "-".join(filter(None, (run.variant, f"{trains}{rank or ''}")))
+    return dataclasses.replace(run, name=f"{run.name}-{trains}{rank or ''}", variant=variant, train=train)
 
 
 @dataclasses.dataclass(frozen=True)

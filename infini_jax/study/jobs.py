@@ -153,7 +153,7 @@ def planned_flops(job: Job) -> float | None:
 def settings_of(job: Job) -> Hashable:
     """What decides whether a job can work and what it costs: its settings without its name, version, variant and seed."""
     if isinstance(job, RunConfig):
-        return (job.model, job.data, job.train, job.budget, job.evaluation)
+        return (job.model, job.data, job.train, job.budget, job.evaluation, job.origin)
     fields = dataclasses.fields(job)  # pyright: ignore[reportArgumentType]  a frozen dataclass, which a protocol cannot say
     return (type(job), *(getattr(job, field.name) for field in fields if field.name not in NAMING))
 

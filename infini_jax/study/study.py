@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from infini_jax.config import RunConfig
+from infini_jax.config import Origin, RunConfig
 from infini_jax.config.plain import each_made_once, from_plain, to_plain
 from infini_jax.errors import (
+    CheckpointError,
     ConfigError,
     one_line,
     require,
@@ -24,6 +25,7 @@ from infini_jax.errors import (
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
 from infini_jax.files import json_value, read_object, write_json
+from infini_jax.model.inheritance import inheritance
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import write_joined
 from infini_jax.records.parquet import write_table
@@ -35,6 +37,7 @@ from infini_jax.study.jobs import Job, first_of_each, job_from_plain, job_to_pla
 from infini_jax.study.ladder import Ladder, Rates
 from infini_jax.study.own_code import load_once
 from infini_jax.study.standing import climb_on
+from infini_jax.training.origin import kept_origin, origin_there
 
 BOUNDS = ("local", "full")  # mechanisms that are the floor and the ceiling of a comparison
 
@@ -82,6 +85,8 @@ class Study:
             with errors_of(run):
                 planned_flops(run)
                 if isinstance(run, RunConfig):
+                    if run.origin and run.origin.model:
+                        inheritance(run.origin.model, run.model, run.origin.name)
                     for evaluation in self.evaluations_of(run):
                         evaluation.check(run)
         if self.grows:
@@ -217,10 +222,10 @@ def noted_failures(folder: Path) -> list[Failure]:
 
 @contextlib.contextmanager
 def errors_of(run: Job) -> Iterator[None]:
-    """A context that puts the run's name in front of a `ConfigError`."""
+    """A context that puts the run's name in front of what a user can mend."""
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, CheckpointError) as error:
         error.args = (f"run {run.name}: {error}",)
         raise
 
@@ -252,6 +257,22 @@ def open_on(study: Study, desk: Desk) -> tuple[Job, ...]:
     """The runs of a study for which something is to be done, by the results and failures on its desk."""
     with desk.looked_at() as now:
         return tuple(run for run in study.jobs_on(now) if now.is_open(run))
+
+
+def check_origins(study: Study, folder: Path) -> None:
+    """Checks, before anything runs, that runs which have yet to begin at another run's parameters find them.
+
+    Raises, with the name of a run:
+      ConfigError: the other run or its checkpoint is gone.
+      CheckpointError: its notes are damaged, or it has other parameters than the study's runs were to begin from.
+    """
+    desk, waiting = study.desk(folder), dict[Origin, Job]()
+    for run in open_on(study, desk):
+        if isinstance(run, RunConfig) and run.origin and kept_origin(desk.of(run).path) is None:
+            waiting.setdefault(run.origin, run)
+    for origin, run in waiting.items():
+        with errors_of(run):
+            origin_there(origin)
 
 
 def part_of(runs: tuple[Job, ...], number: int, count: int) -> tuple[Job, ...]:

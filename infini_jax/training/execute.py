@@ -242,6 +242,7 @@ def planned_row(seat: Seat, study: str) -> Row:
         skipped_steps=0,
         form=str(form_of_run(run, layout)),
         fleet=seat.members,
+        trained_parameters=None if run.train.trains == "all" else seat.training.parts.counts[0],
         **columns,
     )
 

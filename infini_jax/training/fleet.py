@@ -28,6 +28,7 @@ from infini_jax.devices.sharding import ROWS_ALONE, layout_of
 from infini_jax.devices.side_by_side import MEMBERS, Learned, SideBySide, members_mesh, read_each, taken_out
 from infini_jax.errors import Stopped, require
 from infini_jax.model.cost import budget_steps
+from infini_jax.model.parts import Parts
 from infini_jax.records.rows import Row
 from infini_jax.training.asking import Asked, Result
 from infini_jax.training.checkpoint import Saving
@@ -170,7 +171,11 @@ class Fleet:
 
     def read(self, places: Sequence[int], read: Callable[[Learned], Sequence[Any]]) -> list[Any]:
         """What is read of what these members have learned so far, or the exceptions with which it ended."""
-        return read_each(SideBySide(self._joined_states().learned, tuple(places), self.mesh), read)
+        states = self._joined_states()
+        learned = (
+            merged_of_each(self.seats[0].training.parts)(states.learned, states.frozen) if states.frozen else states.learned
+        )
+        return read_each(SideBySide(learned, tuple(places), self.mesh), read)
 
     def _joined_states(self) -> TrainState:
         """The states of all places, from now on as one."""
@@ -294,6 +299,12 @@ def part_of(measured: dict[str, jax.Array], place: int) -> Measured:
 
 
 state_at = jax.jit(taken_out)
+
+
+@functools.lru_cache(maxsize=1)
+def merged_of_each(parts: Parts) -> Callable[[dict, dict], dict]:
+    """The function `Parts.merged` of members, which are in front."""
+    return jax.jit(jax.vmap(parts.merged))
 
 
 def member_steps(seat: Member, folder: Path, study: str, stop: Callable[[], bool], saving: Saving) -> Steps[Row]:

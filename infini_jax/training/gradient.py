@@ -15,6 +15,7 @@ from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.sharding import Layout, gradient_over_rows
 from infini_jax.layers.dropout import Dropout
 from infini_jax.memory.base import AUXILIARY, reported_gates
+from infini_jax.model.parts import parts_of
 from infini_jax.model.stream import Carry, scan_segments
 
 Part = tuple[Batch, Dropout | None]  # of some rows
@@ -92,7 +93,10 @@ def joined_carry(carry: Carry) -> Carry:
 
 
 def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[..., tuple]:
-    """The function (params, carry, batch, dropout) -> (gradient of the mean loss per scored token, carry, (Scores, gates)).
+    """The function (params, carry, batch, dropout, frozen) -> (gradient, carry, (Scores, gates)).
+
+    The gradient is that of the mean loss per scored token for `params`, those that the run trains; `frozen` are the others,
+    left out where all are trained.
 
     The loss has the terms of mechanisms and `train.z_loss` besides; the scores have not. Both have the step's `dropout`, which
     `infini_jax.layers.dropout.dropout_of_step` makes; None, or left out, is none.
@@ -101,35 +105,38 @@ def gradient_function(run: RunConfig, layout: Layout | None = None) -> Callable[
     """
     turns, devices = run.train.accumulate, 1 if layout is None else layout.token_parts
     score = functools.partial(score_tokens, with_squares=run.train.z_loss > 0)
-    settings = (run.train.bptt, form_of_run(run, layout))
+    form, parts = form_of_run(run, layout), parts_of(run)
 
-    def loss_of(params: dict, carry: Carry, rows: Part, tokens: jax.Array) -> tuple[jax.Array, tuple]:
+    def loss_of(params: dict, frozen: dict, carry: Carry, rows: Part, tokens: jax.Array) -> tuple[jax.Array, tuple]:
         """The loss of a part of the batch, as its share in the mean over all `tokens` that are scored."""
         batch, dropout = rows
-        carry, scores, metrics = scan_segments(run.model, params, carry, batch, score, *settings, dropout, run.most_scored)
+        settings = (run.train.bptt, form, dropout, run.most_scored, parts.first_group(form.segments))
+        carry, scores, metrics = scan_segments(run.model, parts.joined(params, frozen), carry, batch, score, *settings)
         scores = jax.tree.map(jnp.sum, scores)
         loss = scores.loss / tokens + auxiliary_loss(metrics) / (turns * devices)
         if scores.squares is not None:
             loss += run.train.z_loss * scores.squares / tokens
         return loss, (carry, scores, gates_of(metrics) / devices)
 
-    def of_rows(carry: Carry, rows: Part, params: dict, tokens: jax.Array) -> tuple[tuple, Carry]:
+    def of_rows(carry: Carry, rows: Part, params: dict, frozen: dict, tokens: jax.Array) -> tuple[tuple, Carry]:
         def turn(total: dict, part: tuple[Carry, Part]) -> tuple[dict, tuple]:
-            gradient, measured = jax.grad(loss_of, has_aux=True)(params, *part, tokens)
+            gradient, measured = jax.grad(loss_of, has_aux=True)(params, frozen, *part, tokens)
             return jax.tree.map(jnp.add, total, gradient), measured
 
         nothing = jax.tree.map(jnp.zeros_like, params)
         if turns == 1:
-            gradient, (carry, scores, gates) = jax.grad(loss_of, has_aux=True)(params, carry, rows, tokens)
+            gradient, (carry, scores, gates) = jax.grad(loss_of, has_aux=True)(params, frozen, carry, rows, tokens)
             return (gradient, scores, gates), carry
         gradient, (carry, scores, gates) = jax.lax.scan(turn, nothing, (split_carry(carry, turns), split_rows(rows, turns)))
         return (gradient, jax.tree.map(jnp.sum, scores), gates[-1]), joined_carry(carry)
 
-    of_all_rows = gradient_over_rows(of_rows, run.model, layout)
+    of_all_rows = gradient_over_rows(of_rows, run.model, layout, parts.shapes)
 
-    def gradient_of(params: dict, carry: Carry, batch: Batch, dropout: Dropout | None = None) -> tuple[dict, Carry, tuple]:
+    def gradient_of(
+        params: dict, carry: Carry, batch: Batch, dropout: Dropout | None = None, frozen: dict | None = None
+    ) -> tuple[dict, Carry, tuple]:
         tokens = jnp.maximum(batch.weights.sum(), 1.0)
-        (gradient, *measured), carry = of_all_rows(carry, (batch, dropout), params, tokens)
+        (gradient, *measured), carry = of_all_rows(carry, (batch, dropout), params, frozen or {}, tokens)
         return gradient, carry, tuple(measured)
 
     return gradient_of

@@ -30,6 +30,7 @@ from infini_jax.model.stream import Carry
 from infini_jax.training.asking import Asked, Asks, Result
 from infini_jax.training.checkpoint import Checkpoints, Progress
 from infini_jax.training.clock import Clock
+from infini_jax.training.frozen import read_frozen, save_frozen
 from infini_jax.training.origin import read_origin
 from infini_jax.training.program import Training, TrainState, compiled_steps
 from infini_jax.training.skips import Skips
@@ -123,8 +124,8 @@ class Alone(Seat):
 
     @property
     def learned(self) -> dict:
-        """The parameters to evaluate, whole on every device."""
-        return self.training.gathered(self._state.learned)
+        """The parameters to evaluate, those of a plain model, whole on every device."""
+        return self.training.gathered(self._state.learned, self._state.frozen)
 
     def drive(self, steps: Steps[Result]) -> Result:
         """Takes all steps of a run, and reads what it asks for; returns its result.
@@ -256,7 +257,7 @@ def training_steps(
             log(behind.last)
         if state is not None and checkpoints is not None:
             progress = Progress(number, seconds, compile_seconds, behind.last, skips.total, skips.in_row, standing)
-            checkpoints.save(progress, dataclasses.replace(state, carry=None), state.carry)
+            checkpoints.save(progress, state.saved, state.carry)
             state = None
         if stopping and number < steps:
             if checkpoints is not None:
@@ -286,17 +287,19 @@ def begin(training: Training, checkpoints: Checkpoints | None) -> tuple[TrainSta
     A start at another run's parameters is saved at once: nothing is asked of the other run any more.
     """
     shapes = training.shapes
-    found = checkpoints and checkpoints.restore(dataclasses.replace(shapes, carry=None), shapes.carry)
-    if found:
-        progress, state, carry = found
-        return dataclasses.replace(state, carry=carry), progress
+    found = checkpoints and checkpoints.restore(shapes.saved, shapes.carry)
+    if checkpoints and found:
+        progress, saved, carry = found
+        frozen = read_frozen(training.run, checkpoints.folder.parent, shapes.frozen)
+        return TrainState(**{**saved, "carry": carry}, frozen=frozen), progress
     origin = training.run.origin
     if origin is None:
         return training.fresh(), Progress()
     other, learned = read_origin(training.run, origin, training.layout)
     state = training.inherited(other.model, learned)
     if checkpoints:
-        checkpoints.save(Progress(), dataclasses.replace(state, carry=None), state.carry)
+        save_frozen(training.run, checkpoints.folder.parent, state.frozen)
+        checkpoints.save(Progress(), state.saved, state.carry)
     return state, Progress()
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 from infini_jax.config import Origin, RunConfig
 from infini_jax.config.plain import digest_of
-from infini_jax.devices.sharding import Layout, parameter_sharding
+from infini_jax.devices.sharding import Layout, sharding_like
 from infini_jax.errors import CheckpointError, ConfigError, require
 from infini_jax.files import object_or_none
 from infini_jax.model.inheritance import Inheritance, inheritance
-from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import RunFolder
-from infini_jax.training.checkpoint import FinishedCheckpoints, Which, like
-from infini_jax.training.trained import learned_part, saved_config
+from infini_jax.training.checkpoint import Which, like
+from infini_jax.training.trained import read_learned, saved_config, written_learned
 
 ASKED_BY = "--from-step"  # the option that names the checkpoint
 
@@ -39,11 +38,10 @@ def begun_from(run: RunConfig, folder: Path, step: Which = None, own: Path | Non
     is_other = own is None or folder.resolve() != own.resolve()
     require(is_other, "from", f"{folder} is the folder of this run itself", "give it another --name")
     other = saved_config(folder, "from")
-    with FinishedCheckpoints(other, folder, ASKED_BY) as checkpoints:
-        step, written = checkpoints.written_part(learned_part(other), step)
-    run = dataclasses.replace(run, origin=Origin(str(folder), other.name, other.fingerprint(), step, digest_of(written)))
+    step, written = written_learned(other, folder, step, ASKED_BY)
     check_origin(run, other)
-    return run
+    origin = Origin(str(folder), other.name, other.fingerprint(), step, digest_of(written), other.model)
+    return dataclasses.replace(run, origin=origin)
 
 
 def kept_origin(folder: Path) -> Origin | None:
@@ -86,17 +84,23 @@ def read_origin(run: RunConfig, origin: Origin, layout: Layout | None) -> tuple[
       ConfigError: the other run is gone, lacks the checkpoint, or does not fit.
       CheckpointError: the checkpoint is damaged, or has other parameters than the origin says.
     """
+    other = origin_there(origin)
+    check_origin(run, other)
+
+    def placed(shapes: dict) -> dict:
+        return shapes if layout is None else like(shapes, sharding_like(shapes, other.model, layout))
+
+    return other, read_learned(other, Path(origin.folder), origin.step, placed, ASKED_BY)[1]
+
+
+def origin_there(origin: Origin) -> RunConfig:
+    """The settings of the other run, whose notes say that the origin is what it was; raises as `read_origin` otherwise."""
     folder = Path(origin.folder)
     other = saved_config(folder, "from")
-    check_origin(run, other)
-    shapes = parameter_shapes(other.model)
-    placed = shapes if layout is None else like(shapes, parameter_sharding(other.model, layout))
-    part = learned_part(other)
-    with FinishedCheckpoints(other, folder, ASKED_BY) as checkpoints:
-        _, written = checkpoints.written_part(part, origin.step)
-        if digest_of(written) != origin.digest:
-            raise CheckpointError(
-                f"origin: step {origin.step} of {folder} has other parameters than this run was to begin from; "
-                "restore them, or begin the run anew under another name"
-            )
-        return other, checkpoints.restore_part(part, placed, origin.step)[1]
+    _, written = written_learned(other, folder, origin.step, ASKED_BY)
+    if digest_of(written) != origin.digest:
+        raise CheckpointError(
+            f"origin: step {origin.step} of {folder} has other parameters than this run was to begin from; "
+            "restore them, or begin the run anew under another name"
+        )
+    return other

@@ -22,11 +22,12 @@ from infini_jax.data.batch import Batch, Rows, Source, Split
 from infini_jax.data.serve import batches
 from infini_jax.devices.effort import OFTEN, ONCE, effort
 from infini_jax.devices.processes import batch_shapes, own_rows, placed
-from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, parameter_sharding, replicated, sharding_like
+from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, replicated, sharding_like
 from infini_jax.errors import present
 from infini_jax.layers.dropout import dropout_of_step
 from infini_jax.model.cost import ProgramFlops, budget_steps, jaxpr_flops
 from infini_jax.model.inheritance import inherited
+from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.stream import Carry, init_carry, init_params, parameter_shapes
 from infini_jax.training.checkpoint import like
 from infini_jax.training.clipping import global_norm, largest
@@ -40,10 +41,11 @@ class TrainState:
 
     Attributes:
       step: number of steps that were done, int32.
-      params: parameters of the model.
+      params: parameters that are trained.
       optimiser: state of the optimizer.
       average: moving average of the parameters, or None.
       carry: state that the rows' streams carry into the next step.
+      frozen: parameters of the model that are not trained, see `infini_jax.model.parts`; none where all are.
     """
 
     step: jax.Array
@@ -51,11 +53,18 @@ class TrainState:
     optimiser: Any
     average: dict | None
     carry: Carry
+    frozen: dict = struct.field(default_factory=dict)
 
     @property
     def learned(self) -> dict:
-        """The parameters to evaluate and to keep."""
+        """What was trained of the parameters, to evaluate and to keep."""
         return self.params if self.average is None else self.average
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint has beside the carried memory: what a step changes."""
+        names = ("step", "params", "optimiser", "average")
+        return {**{name: getattr(self, name) for name in names}, "carry": None}
 
 
 def rows_of(run: RunConfig, split: Split) -> Rows:
@@ -75,6 +84,7 @@ class Program:
       batch: shapes of a batch.
       most_scored: scored places of a row, at most.
       layout: how the devices share the work.
+      parts: which parameters are trained.
       training: one of the trainings that have this program; not compared.
     """
 
@@ -85,6 +95,7 @@ class Program:
     batch: Batch
     most_scored: int
     layout: Layout | None
+    parts: Parts
     training: "Training" = dataclasses.field(compare=False)
 
 
@@ -101,7 +112,7 @@ class Training:
 
     def __init__(self, run: RunConfig, layout: Layout | None = None):
         self.run, self.layout = run, layout
-        self.steps = budget_steps(run)
+        self.steps, self.parts = budget_steps(run), parts_of(run)
 
     @functools.cached_property
     def source(self) -> Source:
@@ -121,11 +132,9 @@ class Training:
     @functools.cached_property
     def places(self) -> TrainState:
         """The sharding of each array of the state: by the rules, and for the optimizer's arrays as for the parameters."""
-        shapes, layout = self._unplaced, self._laid
-        state: Any = sharding_like(
-            dataclasses.replace(shapes, carry=None), shapes.params, parameter_sharding(self.run.model, layout)
-        )
-        return dataclasses.replace(state, carry=carry_sharding(self.run.model, layout.mesh, layout.rules))
+        model, layout = self.run.model, self._laid
+        state: Any = sharding_like(dataclasses.replace(self._unplaced, carry=None), model, layout)
+        return dataclasses.replace(state, carry=carry_sharding(model, layout.mesh, layout.rules))
 
     @functools.cached_property
     def batch(self) -> Batch:
@@ -192,7 +201,7 @@ class Training:
 
         def advance(state: TrainState, batch: Batch, seed: int | jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             dropout = dropout_of_step(run.train.dropout, seed, state.step, run.train.batch, segments)
-            gradient, carry, (scores, gates) = gradient_of(state.params, state.carry, batch, dropout)
+            gradient, carry, (scores, gates) = gradient_of(state.params, state.carry, batch, dropout, state.frozen)
             updates, new = optimiser.update(gradient, state.optimiser, state.params)
             params: Any = optax.apply_updates(state.params, updates)
             average: Any = state.average
@@ -205,7 +214,8 @@ class Training:
             measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(gradient), "gates": gates}
             if scores.squares is not None:
                 measured["z_loss"] = run.train.z_loss * scores.squares / jnp.maximum(scores.tokens, 1.0)
-            return TrainState(state.step + 1, params, new, average, carry), measured | {"skipped": ~is_finite}
+            state = TrainState(state.step + 1, params, new, average, carry, state.frozen)
+            return state, measured | {"skipped": ~is_finite}
 
         return advance
 
@@ -213,7 +223,9 @@ class Training:
     def program(self) -> Program:
         """The identity of the compiled step, equal for runs that can share it."""
         train, seed = self.run.program(self.steps).train, self.run.seed if self.run.train.dropout else None
-        return Program(self.run.model, train, self.steps, seed, self.batch, self.run.most_scored, self.layout, self)
+        return Program(
+            self.run.model, train, self.steps, seed, self.batch, self.run.most_scored, self.layout, self.parts, self
+        )
 
     def batches(self, steps: range) -> Iterator[Batch]:
         """The batches of `steps` on the devices; each process reads only its own rows."""
@@ -239,9 +251,9 @@ class Training:
         return Batch(*(stack(where, *leaves) for where, *leaves in zip(self._rows, *batches, strict=True)))
 
     @functools.cached_property
-    def gathered(self) -> Callable[[dict], dict]:
-        """The function that puts parameters whole on every device."""
-        return jax.jit(lambda learned: learned, out_shardings=replicated(self._laid.mesh))
+    def gathered(self) -> Callable[[dict, dict], dict]:
+        """The function (trained, frozen) -> parameters as those of a plain model, whole on every device."""
+        return jax.jit(self.parts.merged, out_shardings=replicated(self._laid.mesh))
 
     @functools.cached_property
     def _unplaced(self) -> TrainState:
@@ -263,9 +275,10 @@ class Training:
 
     def _state(self, params: dict) -> TrainState:
         run = self.run
-        average = jax.tree.map(jnp.copy, params) if run.train.average else None  # copied: the state is donated
+        trained, frozen = self.parts.split(params, jax.random.key(run.seed))
+        average = jax.tree.map(jnp.copy, trained) if run.train.average else None  # copied: the state is donated
         carry = init_carry(run.model, run.train.batch)
-        return TrainState(jnp.int32(0), params, self.optimiser.init(params), average, carry)
+        return TrainState(jnp.int32(0), trained, self.optimiser.init(trained), average, carry, frozen)
 
 
 @functools.lru_cache(maxsize=1)

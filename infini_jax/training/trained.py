@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from infini_jax.errors import ConfigError, require, required
 from infini_jax.files import json_object
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.model.inheritance import grouped, in_words, inheritance, layer_names, layers_apart
-from infini_jax.model.stream import parameter_shapes
+from infini_jax.model.parts import parts_of
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.checkpoint import FinishedCheckpoints, Which, like
+from infini_jax.training.frozen import read_frozen, written_frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Trained:
           ConfigError: the folder is no run's or has no such checkpoint.
           CheckpointError: the checkpoint is damaged.
         """
-        run = saved_config(folder)
-        shapes = parameter_shapes(run.model)
-        everywhere = replicated(data_mesh(jax.device_count()))
-        placed = like(shapes, jax.tree.map(lambda _: everywhere, shapes))
-        with FinishedCheckpoints(run, folder) as checkpoints:
-            return Trained(folder, run, *checkpoints.restore_part(learned_part(run), placed, step))
+        run, everywhere = saved_config(folder), replicated(data_mesh(jax.device_count()))
+
+        def placed(shapes: dict) -> dict:
+            return like(shapes, jax.tree.map(lambda _: everywhere, shapes))
+
+        return Trained(folder, run, *read_learned(run, folder, step, placed))
 
     def with_memory(self, memory: MemoryConfig) -> "Trained":
         """This run read with other settings of its memory. Raises `ConfigError` as `read_with` does."""
@@ -75,6 +76,34 @@ def read_with(run: RunConfig, memory: MemoryConfig) -> RunConfig:
 def learned_part(run: RunConfig) -> str:
     """The part of a run's state that is evaluated and begun from: the moving average where there is one."""
     return "average" if run.train.average else "params"
+
+
+def read_learned(
+    run: RunConfig, folder: Path, step: Which, placed: Callable[[dict], dict], asked_by: str = "--step"
+) -> tuple[int, dict]:
+    """(step, parameters that a run has learned there), those of a plain model: frozen ones are there, and factors are merged.
+
+    Args:
+      run: settings of the run.
+      folder: folder of the run.
+      step: step of the checkpoint, "best" or None for the newest.
+      placed: gives `jax.ShapeDtypeStruct`s of parameters the shardings that their arrays shall get.
+      asked_by: option by which the user names a checkpoint, for messages.
+
+    Raises as `Trained.open` does.
+    """
+    parts = parts_of(run)
+    trained, frozen = map(placed, parts.shapes)
+    with FinishedCheckpoints(run, folder, asked_by) as checkpoints:
+        step, learned = checkpoints.restore_part(learned_part(run), trained, step)
+    return step, jax.jit(parts.merged)(learned, read_frozen(run, folder, frozen)) if frozen else learned
+
+
+def written_learned(run: RunConfig, folder: Path, step: Which, asked_by: str) -> tuple[int, dict[str, Any]]:
+    """(step, digests by name) of the parameters that a run has learned there, from notes alone; else as `read_learned`."""
+    with FinishedCheckpoints(run, folder, asked_by) as checkpoints:
+        step, written = checkpoints.written_part(learned_part(run), step)
+    return step, written if run.train.trains == "all" else written | written_frozen(run, folder)
 
 
 def run_tokenizer(run: RunConfig) -> Tokenizer:

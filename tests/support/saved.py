@@ -1,6 +1,5 @@
 """Runs as training leaves them, with random numbers for parameters: nothing is trained or compiled."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def saved_run(run: RunConfig, folder: Path, steps: tuple[int, ...] = (1, 2)) -> 
     shapes = Training(run).shapes
     with Checkpoints(run, folder) as checkpoints:
         for step in steps:
-            state = dataclasses.replace(drawn(dataclasses.replace(shapes, carry=None), step), step=jnp.int32(step))
+            state = drawn(shapes.saved, step) | {"step": jnp.int32(step)}
             checkpoints.save(Progress(step), state, drawn(shapes.carry, step))
     RunFolder(folder).write_config(run.to_dict())
     return folder
