@@ -51,9 +51,7 @@ def found_run(path: Path) -> Path:
     return model if len(path.parts) == 1 and not path.exists() and model.is_dir() else path
 
 
-def attached_to(
-    origin: Path, own: Path, memory: MemoryConfig, how: Attachment, window: int, shape: Shape
-) -> ModelConfig:
+def attached_to(origin: Path, own: Path, memory: MemoryConfig, how: Attachment, window: int, shape: Shape) -> ModelConfig:
     """The model of a run with a memory attached to it.
 
     Args:

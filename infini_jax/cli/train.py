@@ -79,8 +79,8 @@ def train(
         has one) this one begins. Optimizer and schedule begin anew. Memory, data, budget and segments may differ; sizes and
         tokenizer may not.
       origin_step: step of the other run's checkpoint, or best for that of its lowest validation loss; by default the newest.
-      attach: how the memory is given to the model of that run, whose sizes and tokenizer stay: add leaves its function unchanged
-        before training, replace puts the memory in the place of attention. memory.layers are the layers that get it.
+      attach: how the memory is given to the model of that run, whose sizes and tokenizer stay: add leaves its function as it
+        is before training, replace puts the memory in the place of attention. memory.layers are the layers that get it.
       window: tokens that the attention of that model sees where it stays; by default as many as it was trained to see.
       resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
       processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.

@@ -89,9 +89,12 @@ def attached_again(model: ModelConfig, memory: MemoryConfig, how: Attachment, wi
     mend = f"give {model.mechanism} with --attach {'add' if beside else 'replace'}, or begin at a model without a memory"
     is_same = type(memory) is type(held.main) and how == ("add" if beside else "replace")
     require(is_same, "attach", told, mend)
-    require(memory.layers in (None, held.layers), "memory.layers", f"{told} of other layers", "leave it out")
-    require(window == 0, "window", f"{told}, whose window is there", "leave it out")
+    is_same = chosen_layers(model, memory.layers) == chosen_layers(model, held.layers)
+    require(is_same, "memory.layers", f"{told} of other layers", "leave it out")
     memory, elsewhere = settled(memory, held.main), model.elsewhere
+    kept = {native_of(one) for one in (held.parts[0], elsewhere) if one is not None}
+    is_same = window in (0, *(reach(one) for one in kept if one is not None))
+    require(is_same, "window", f"{told}, whose window is another", "leave it out")
     if isinstance(held, BesideConfig):
         check_places(memory, segment, reach(held.native))
         memory = held.with_main(dataclasses.replace(memory, layers=None))

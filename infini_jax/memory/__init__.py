@@ -48,8 +48,8 @@ def class_of(config: MemoryConfig) -> type[Memory]:
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
     """The Linen module of a memory with these settings and sizes, and of what is carried beside it.
 
-    Raises `ConfigError` unless the classes of the settings are in one row of the registry each, and its mechanism can have what
-    is beside it.
+    Raises `ConfigError` unless the classes of the settings are in one row of the registry each, and its mechanism can have
+    what is beside it.
     """
     if isinstance(config, NativeConfig):
         return Native(config, dims, class_of(config.attention))

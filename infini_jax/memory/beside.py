@@ -1,12 +1,12 @@
 """A memory beside the attention that a pretrained model has: what it reads is added, and adds nothing before training.
 
   y = A(x) + M(x)     A is the attention as it was, with its own W_O; M is all that the mechanism reads, with a W_O of zeros
-So the model's function is unchanged at the first step, to rounding, and a gradient reaches the W_O of M there. M has the layer's
-queries, keys and values and parameters of its own, which lie below `added`; the others are those that the layer had. What a
+So the model's function is unchanged at the first step, to rounding, and a gradient reaches the W_O of M there. M has the same
+queries, keys and values, and parameters of its own, which lie below `added`; the others are those that the layer had. What a
 mechanism reads has its local attention in it, which many mix with their memory by a gate, so the segment is attended to twice.
 
 Tokens that a mechanism inserts into segments (landmarks) take no part in A: it reads raw tokens at their own places, and adds
-nothing at inserted ones (`Native`), so that distances are those that the model knows. Layers without M are wrapped by the same.
+nothing at inserted ones (`Native`), so that distances are those that the model knows. So do layers without M.
 What A carries is a neighborhood, counted apart from the memory; controls empty the memory and leave it (`model/controls.py`).
 """
 
@@ -248,10 +248,15 @@ class Native(Memory):
         return self.cost_at_once(segment_length, 1)
 
     def cost_at_once(self, segment_length: int, segments: int) -> Cost:
-        """FLOPs and bytes moved per token of the layer, landmarks included, of the attention to raw ones."""
-        every = self.config.every
+        """FLOPs and bytes moved per token of the layer, landmarks included, of the attention of raw ones.
+
+        The model counts an output projection for every token, and landmarks have none.
+        """
+        d, every = self.dims, self.config.every
         raw = segment_length if every is None else raw_tokens(segment_length, every)
-        return summed((self.alone.cost_at_once(raw, segments), raw / segment_length))
+        share = raw / segment_length
+        spared = Cost(local=2.0 * d.heads * d.value_dim * d.d_model)
+        return summed((self.alone.cost_at_once(raw, segments), share), (spared, share - 1.0))
 
 
 class Beside(Memory):
