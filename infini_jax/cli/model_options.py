@@ -47,8 +47,7 @@ def sized(model: ModelConfig, memory_bytes: int, memory_axis: str) -> ModelConfi
 
 def found_run(path: Path) -> Path:
     """The folder of a run; of an imported model its name alone will do."""
-    model = MODELS / path
-    return model if len(path.parts) == 1 and not path.exists() and model.is_dir() else path
+    return MODELS / path if len(path.parts) == 1 and not path.exists() else path
 
 
 def attached_to(origin: Path, own: Path, memory: MemoryConfig, how: Attachment, window: int, shape: Shape) -> ModelConfig:

@@ -49,9 +49,10 @@ def attached(model: ModelConfig, memory: MemoryConfig, how: Attachment, window: 
     check_window(window, max(map(reach, kinds.values())), how == "add" or bool(others))
     trained, learned = kinds[chosen[0]], bool(model.block.learned_positions)
     memory = dataclasses.replace(settled(memory, trained), layers=None)
-    check_places(memory, segment, reach(trained))
     if how == "add":
         check_added(memory, learned)
+    check_places(memory, segment, reach(trained))
+    if how == "add":
         memory = BesideConfig(native=within(trained, window, learned), added=memory)
     native, turns, theirs = None, rotary_of(model, chosen[0]), None
     if others:
