@@ -1,4 +1,4 @@
-"""A memory that is given to an imported model: beside its attention nothing changes at the first step, in its place it loads."""
+"""A memory that an imported model gets: beside its attention nothing changes at the first step, in its place it loads."""
 
 import dataclasses
 import functools
@@ -265,7 +265,8 @@ def test_settings_come_back_from_plain_ones():
     assert RunConfig.from_dict(plain) == run
     assert run.mechanism == "landmark"
     learned = dataclasses.replace(model.block, learned_positions=64)
-    gpt2 = attached(dataclasses.replace(model, memory=FullConfig(slots=64, positions="none"), block=learned), InfiniConfig(), "add")
+    gpt2 = dataclasses.replace(model, memory=FullConfig(slots=64, positions="none"), block=learned)
+    gpt2 = attached(gpt2, InfiniConfig(), "add")
     assert RunConfig.from_dict(RunConfig(model=gpt2).to_dict()).model == gpt2
 
 
@@ -274,6 +275,7 @@ MIXED = dataclasses.replace(FULL, memory=FullConfig(slots=32, layers=(1, 3)), el
 LEARNED = dataclasses.replace(
     FULL, memory=FullConfig(slots=32, positions="none"), block=dataclasses.replace(FULL.block, learned_positions=32)
 )
+BLOCKS = LandmarkConfig(block=4, blocks=2, retrieved=1)
 CAPPED = dataclasses.replace(FULL, block=dataclasses.replace(FULL.block, score_cap=5.0))
 
 
@@ -287,13 +289,13 @@ CAPPED = dataclasses.replace(FULL, block=dataclasses.replace(FULL.block, score_c
         (FULL, InfiniConfig(), {"window": -1}, "window: -1 is negative; "),
         (FULL, InfiniConfig(), {"window": 8, "how": "replace"}, "window: no layer keeps its attention; "),
         (FULL, FullConfig(), {}, "attach: full is attention as the model has it; let it replace, or choose another mechanism"),
-        (FULL, TransformerXLConfig(slots=17), {}, "memory: it tells 33 places apart with segments of 16, and 32 were trained; "),
-        (FULL, InfiniConfig(local="window"), {}, "memory.local: the native attention is the neighborhood already; leave it out"),
+        (FULL, TransformerXLConfig(slots=17), {}, "memory: it tells 33 places apart with segments of 16, and 32 "),
+        (FULL, InfiniConfig(local="window"), {}, "memory.local: the native attention is the neighborhood already; "),
         (MIXED, InfiniConfig(layers=(1,)), {}, "memory.layers: its layers have two kinds of attention, .*; name 0 2 or 1 3"),
         (MIXED, InfiniConfig(layers=(0, 1)), {"how": "replace"}, "memory.layers: its layers have two kinds of attention, "),
-        (LEARNED, InfiniConfig(), {"window": 8}, "window: learned positions begin anew in every segment, where attention ends; "),
-        (LEARNED, LandmarkConfig(block=4, blocks=2, retrieved=1), {}, "attach: landmarks take places among learned positions, "),
-        (CAPPED, LandmarkConfig(block=4, blocks=2, retrieved=1), {}, "model.block.score_cap: Landmark reads its memory without it; "),
+        (LEARNED, InfiniConfig(), {"window": 8}, "window: learned positions begin anew in every segment, "),
+        (LEARNED, BLOCKS, {}, "attach: landmarks take places among learned positions, "),
+        (CAPPED, BLOCKS, {}, "model.block.score_cap: Landmark reads its memory without it; "),
     ],
 )
 def test_what_cannot_be_attached_is_told_in_one_line(model, memory, options, said):
@@ -304,13 +306,14 @@ def test_what_cannot_be_attached_is_told_in_one_line(model, memory, options, sai
 def test_a_memory_is_attached_again_with_other_settings_of_the_same_mechanism():
     added = attached(FULL, MemorizingConfig(slots=16, top_k=4, layers=(1, 2)), "add", window=20)
     again = attached(added, MemorizingConfig(slots=64, top_k=4), "add", segment=8)
-    assert again == dataclasses.replace(added, memory=added.memory.with_main(dataclasses.replace(added.memory.added, slots=64)), segment=8)
+    larger = added.memory.with_main(dataclasses.replace(added.memory.added, slots=64))
+    assert again == dataclasses.replace(added, memory=larger, segment=8)
     assert attached(added, MemorizingConfig(slots=16, top_k=4, layers=(2, 1)), "add", window=20) == added
     replaced = attached(FULL, LandmarkConfig(block=4, blocks=2, retrieved=1, layers=(1, 2)), "replace")
     longer = attached(replaced, LandmarkConfig(block=8, blocks=2, retrieved=1), "replace")
     assert (longer.memory.block, longer.memory.layers, longer.elsewhere.every) == (8, (1, 2), 8)
     for model, memory, how, said in (
-        (added, InfiniConfig(), "add", "attach: the model carries memorizing beside its attention; give memorizing with --attach add"),
+        (added, InfiniConfig(), "add", "attach: .* memorizing beside its attention; give memorizing with --attach add"),
         (added, MemorizingConfig(), "replace", "attach: the model carries memorizing beside its attention; "),
         (replaced, LandmarkConfig(), "add", "attach: the model carries landmark in the place of attention; "),
         (added, MemorizingConfig(layers=(0,)), "add", "memory.layers: the model carries .* of other layers; leave it out"),
@@ -323,7 +326,7 @@ def test_a_memory_is_attached_again_with_other_settings_of_the_same_mechanism():
 
 def test_settings_of_what_is_composed_are_checked():
     for memory, said in (
-        (BesideConfig(native=LocalConfig(), added=InfiniConfig(layers=(0,))), "memory.layers: the added memory has layers of its own"),
+        (BesideConfig(native=LocalConfig(), added=InfiniConfig(layers=(0,))), "memory.layers: the added memory has layers "),
         (BesideConfig(native=LocalConfig(layers=(0,)), added=InfiniConfig()), "memory.attention: it has layers of its own; "),
         (BesideConfig(native=LandmarkConfig(), added=InfiniConfig()), "memory.attention: it inserts tokens into segments; "),
         (BesideConfig(native=LocalConfig(), added=InfiniConfig(), local="cache"), "memory.local: the native attention is "),

@@ -3,7 +3,6 @@
 from infini_jax.cli.model_options import Shape, made, sized
 from infini_jax.cli.output import terminal
 from infini_jax.cli.tables import mechanism_table
-from infini_jax.config import ModelConfig
 from infini_jax.errors import require, suggestion
 from infini_jax.memory import MECHANISMS
 

@@ -35,9 +35,7 @@ def chosen_memory(run: RunConfig, options: Any) -> MemoryConfig:
 def changes(trained: ModelConfig, used: ModelConfig) -> dict[str, tuple[Any, Any]]:
     """(trained, used) values of the memory's settings that differ, by name."""
     before, after = trained.memory.main, used.memory.main
-    pairs = {
-        field.name: (getattr(before, field.name), getattr(after, field.name)) for field in dataclasses.fields(before)
-    }
+    pairs = {field.name: (getattr(before, field.name), getattr(after, field.name)) for field in dataclasses.fields(before)}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -14,7 +14,7 @@ from infini_jax.training.trained import saved_config
 WITHOUT = ("memory", "elsewhere", "rotary_elsewhere")  # chosen by a command of its own, or in Python only
 CHOSEN = ("segment", "compute")  # of a model that gets a memory; all else is its own
 MODELS = Path("results/models")  # imported ones, by name
-SEGMENT = dataclasses.field(default=None)  # so that a model's own is told from one that is given
+SEGMENT: Any = dataclasses.field(default=None)  # so that a model's own is told from one that is given
 
 
 def option(field: dataclasses.Field) -> tuple[str, Any, dataclasses.Field]:

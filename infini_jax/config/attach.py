@@ -59,9 +59,7 @@ def attached(model: ModelConfig, memory: MemoryConfig, how: Attachment, window: 
         memory, theirs = dataclasses.replace(memory, layers=chosen), rotary_of(model, others[0])
         native = NativeConfig(attention=within(kinds[others[0]], window, learned), every=memory.landmark_every)
     beside = None if theirs == turns else theirs
-    return dataclasses.replace(
-        model, memory=memory, segment=segment, rotary=turns, elsewhere=native, rotary_elsewhere=beside
-    )
+    return dataclasses.replace(model, memory=memory, segment=segment, rotary=turns, elsewhere=native, rotary_elsewhere=beside)
 
 
 def check_window(window: int, trained: int, is_used: bool) -> None:
@@ -143,7 +141,7 @@ def rotary_of(model: ModelConfig, layer: int) -> RotaryConfig:
     return model.dims_of(model.layer_memory(layer)).rotary
 
 
-def reach(attention: NativeAttention) -> int:
+def reach(attention: MemoryConfig) -> int:
     """Number of places that a layer's attention was trained to tell apart; 0 where that is the segment."""
     if isinstance(attention, FullConfig):
         return attention.slots

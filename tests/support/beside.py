@@ -20,8 +20,8 @@ CHOICES = {f"{name}_beside": name for name in MECHANISMS if name not in NATIVE}
 def beside(name: str) -> type[Memory]:
     """The mechanism beside attention to a window."""
     kind = MECHANISMS[name]
-    native, added = LocalConfig(window=6), kind.Config()
-    fields = [("native", LocalConfig, dataclasses.field(default=native)), ("added", kind.Config, dataclasses.field(default=added))]
+    parts = {"native": LocalConfig(window=6), "added": kind.Config()}
+    fields = [(part, type(settings), dataclasses.field(default=settings)) for part, settings in parts.items()]
     config = dataclasses.make_dataclass(f"{kind.__name__}BesideConfig", fields, bases=(BesideConfig,), frozen=True)
 
     class Both(Beside):
