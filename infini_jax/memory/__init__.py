@@ -11,7 +11,7 @@ from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
 from infini_jax.memory.landmark.mechanism import Landmark
 from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
-from infini_jax.memory.neighborhood import composed
+from infini_jax.memory.neighborhood import check_local, composed
 from infini_jax.memory.registry import Registry
 from infini_jax.memory.segment_only import SegmentOnly
 from infini_jax.memory.transformer_xl import TransformerXL
@@ -55,6 +55,7 @@ def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
         return Native(config, dims, class_of(config.attention))
     if isinstance(config, BesideConfig):
         native, added = class_of(config.native), class_of(config.added)
+        check_local(added, config.added)
         problem = f"{added.__name__} works on the residual stream, which adding has to leave as it is"
         require(not added.works_on_stream(), "memory.added", problem, "let it replace the attention")
         return Beside(config, dims, native, added)

@@ -22,7 +22,7 @@ from flax import struct
 from infini_jax.errors import require
 from infini_jax.layers.segment import Segment
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig
-from infini_jax.memory.neighborhood import FarAndNear, composed
+from infini_jax.memory.neighborhood import FarAndNear
 
 OUTPUT_AXES = {("out", "kernel"): ("heads", "head_dim", "embed")}
 
@@ -274,7 +274,7 @@ class Beside(Memory):
         c = self.config
         self.kept = Native(c.kept, self.dims, self.native)
         nn.share_scope(self, self.kept)
-        self.added = composed(self.mechanism, c.added, self._dims_added)
+        self.added = self.mechanism(c.added, self._dims_added)
 
     @property
     def _dims_added(self) -> Dims:
