@@ -146,12 +146,13 @@ def test_counted_flops_equal_those_of_the_program(name):
 
 def with_every_choice(name) -> Iterator[ModelConfig]:
     """The tiny model, and one more for each value of a setting that has named values."""
-    model = tiny(name)
+    model, main = tiny(name), tiny(name).memory.main
     yield model
-    for field, kind in typing.get_type_hints(type(model.memory)).items():
+    for field, kind in typing.get_type_hints(type(main)).items():
         for choice in typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ():
             try:
-                yield dataclasses.replace(model, memory=dataclasses.replace(model.memory, **{field: choice}))
+                memory = model.memory.with_main(dataclasses.replace(main, **{field: choice}))
+                yield dataclasses.replace(model, memory=memory)
             except ConfigError:
                 continue  # it does not go with the other settings
 

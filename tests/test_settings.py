@@ -28,8 +28,11 @@ from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.devices.sharding import Sharding
 from infini_jax.errors import ConfigError
 from infini_jax.evals.registry import EVALUATIONS
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import COMPOSED, MECHANISMS
 from infini_jax.memory.base import MemoryConfig
+from infini_jax.memory.beside import BesideConfig, NativeConfig
+from infini_jax.memory.infini import InfiniConfig
+from infini_jax.memory.local import LocalConfig
 from infini_jax.model.cost import planned_flops
 from infini_jax.model.generate import Sampling
 from infini_jax.model.stopping import Stopping
@@ -44,7 +47,7 @@ from infini_jax.units import human_time
 from tests.support import commands
 
 REGISTRIES: dict[type, list[type]] = {
-    MemoryConfig: [mechanism.Config for mechanism in MECHANISMS.values()],
+    MemoryConfig: [*(mechanism.Config for mechanism in MECHANISMS.values()), *COMPOSED.values()],
     DataConfig: list(SOURCES.values()),
 }
 ROOTS = [kind.settings for kind in JOB_KINDS.values()]
@@ -66,6 +69,8 @@ BASES: dict[type, dict[str, Any]] = {  # what has no default
     Architecture: {"family": "llama"} | dict.fromkeys(SIZES, 4),
     Ladder: {"rungs": (1e11, 4e11), "tolerance": 0.1},
     Rates: {"start": (1e-3, 3e-3, 1e-2)},
+    NativeConfig: {"attention": LocalConfig()},
+    BesideConfig: {"native": LocalConfig(), "added": InfiniConfig()},
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},
     Origin: {"folder": "first", "name": "first", "fingerprint": "0", "step": 1, "digest": "0"},
 }
@@ -75,14 +80,14 @@ OTHERS = ["", "8", "x" * 300, "a\nb", "a\0", None, True, 0.5, (), [8], {}, objec
 NEGATIVE = {f"{name}Config.gate_init" for name in ("Infini", "GatedDelta", "Memorizing")}  # before the sigmoid
 
 
-def walked(kind: type) -> Iterator[type]:
-    """A class of settings and all that its fields have."""
-    for one in REGISTRIES.get(kind, [kind]):
+def walked(kind: type, above: tuple[type, ...] = ()) -> Iterator[type]:
+    """A class of settings and all that its fields have; those that stand `above` it are there already."""
+    for one in (one for one in REGISTRIES.get(kind, [kind]) if one not in above):
         yield one
         for hint in typing.get_type_hints(one).values():
             for inner in (hint, *typing.get_args(hint)):
                 if isinstance(inner, type) and (dataclasses.is_dataclass(inner) or inner in REGISTRIES):
-                    yield from walked(inner)
+                    yield from walked(inner, (*above, one))
 
 
 SETTINGS = list(dict.fromkeys(kind for root in ROOTS for kind in walked(root)))

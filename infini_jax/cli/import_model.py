@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from infini_jax.cli.model_options import MODELS
 from infini_jax.cli.output import terminal
 from infini_jax.errors import ConfigError, require, require_file_name
 from infini_jax.model.cost import parameter_count
@@ -29,7 +30,7 @@ def import_model(
     name: str = "",
     tokenizer: Path | None = None,
     segment: int = 0,
-    results: Path = Path("results/models"),
+    results: Path = MODELS,
 ) -> None:
     """Imports a pretrained model, with its tokenizer, so that it is read, evaluated and begun from as a run is.
 

@@ -1,9 +1,8 @@
 """`infini-jax mechanisms`: bytes, FLOPs and compression of each mechanism."""
 
-from infini_jax.cli.model_options import Shape, sized
+from infini_jax.cli.model_options import Shape, made, sized
 from infini_jax.cli.output import terminal
 from infini_jax.cli.tables import mechanism_table
-from infini_jax.config import ModelConfig
 from infini_jax.errors import require, suggestion
 from infini_jax.memory import MECHANISMS
 
@@ -20,7 +19,7 @@ def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str =
       context: number of tokens that the full cache of the comparison holds.
     """
     require(context >= 1, "context", f"{context} tokens fill no cache", "give at least 1")
-    configs = [ModelConfig(memory=mechanism.Config(), **vars(model)) for mechanism in MECHANISMS.values()]
+    configs = [made(mechanism.Config(), model) for mechanism in MECHANISMS.values()]
     if memory_axis:
         configs = [config for config in configs if memory_axis in MECHANISMS[config.mechanism].axes]
         known = {axis for mechanism in MECHANISMS.values() for axis in mechanism.axes}

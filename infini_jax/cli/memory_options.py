@@ -28,17 +28,15 @@ def chosen_memory(run: RunConfig, options: Any) -> MemoryConfig:
 
     Raises `ConfigError` for a setting that its mechanism does not have, and a value that it cannot have.
     """
-    memory = run.model.memory
-    return dataclasses.replace(memory, **given_settings(options, run.mechanism, type(memory), "memory."))
+    memory, main = run.model.memory, run.model.memory.main
+    return memory.with_main(dataclasses.replace(main, **given_settings(options, run.mechanism, type(main), "memory.")))
 
 
 def changes(trained: ModelConfig, used: ModelConfig) -> dict[str, tuple[Any, Any]]:
     """(trained, used) values of the memory's settings that differ, by name."""
-    pairs = {
-        field.name: (getattr(trained.memory, field.name), getattr(used.memory, field.name))
-        for field in dataclasses.fields(trained.memory)
-    }
-    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
+    before, after = trained.memory.main, used.memory.main
+    pairs = {field.name: (getattr(before, field.name), getattr(after, field.name)) for field in dataclasses.fields(before)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def said(trained: ModelConfig, used: ModelConfig) -> str:

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 
 from infini_jax.cli import tables
-from infini_jax.cli.model_options import Shape, sized
+from infini_jax.cli.model_options import Shape, attached_to, found_run, made, sized
 from infini_jax.cli.output import REQUEUE, terminal
 from infini_jax.cli.progress import train_progress
-from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.config.attach import Attachment
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data import SOURCES
 from infini_jax.devices.processes import ended_with_the_job, is_first, join_job
 from infini_jax.devices.sharding import Sharding, use_cores
-from infini_jax.errors import require
+from infini_jax.errors import require, required
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.parts import parts_of
 from infini_jax.training.checkpoint import Saving, Which
@@ -52,6 +53,8 @@ def train(
     memory_axis: str = "",
     origin: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     origin_step: Annotated[Which, tyro.conf.arg(name="from-step")] = None,
+    attach: Attachment | None = None,
+    window: int = 0,
     resume: int | None = None,
     processes: Literal["alone", "job"] = "alone",
     results: Path = Path("results/runs"),
@@ -73,19 +76,30 @@ def train(
       seed: seed of the parameters and of the order of the data.
       memory_bytes: most bytes of memory per sequence, all layers together, to which the memory is grown; 0 keeps the settings.
       memory_axis: axis along which the memory grows, such as key_dim or heads; the mechanism's first where none is named.
-      origin: folder of another run, at whose learned parameters (their moving average where it has one) this one begins.
-        Optimizer and schedule begin anew. Memory, data, budget and segments may differ; sizes and tokenizer may not.
+      origin: folder of another run, or name of an imported model, at whose learned parameters (their moving average where it
+        has one) this one begins. Optimizer and schedule begin anew. Memory, data, budget and segments may differ; sizes and
+        tokenizer may not.
       origin_step: step of the other run's checkpoint, or best for that of its lowest validation loss; by default the newest.
+      attach: how the memory is given to the model of that run, whose sizes and tokenizer stay: add leaves its function as it
+        is before training, replace puts the memory in the place of attention. memory.layers are the layers that get it.
+      window: tokens that the attention of that model sees where it stays; by default as many as it was trained to see.
       resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
       processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.
       results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.
     """
-    sizes = sized(ModelConfig(memory=memory, **vars(model)), memory_bytes, memory_axis)
-    run = RunConfig(name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation)
+    if attach is None:
+        require(window == 0, "window", "no memory is attached", "give --attach, too")
+        sizes = made(memory, model)
+    else:
+        origin = required(origin, "attach", "no model is named that gets the memory", "give --from, too")
+        sizes = attached_to(found_run(origin), results / name, memory, attach, window, model)
+    sizes = sized(sizes, memory_bytes, memory_axis)
+    given = {"data": data, "train": train, "budget": budget, "evaluation": evaluation}
+    run = RunConfig(name=name, variant=attach or "", seed=seed, model=sizes, **given)
     if origin is None:
         require(origin_step is None, "from-step", "no run is named", "give --from, too")
     else:
-        run = begun_from(run, origin, origin_step, results / name)
+        run = begun_from(run, found_run(origin), origin_step, results / name)
     if processes == "job":
         join_job()
     else:

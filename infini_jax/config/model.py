@@ -9,7 +9,7 @@ from infini_jax.errors import LATER, ConfigError, check_fields, require, require
 from infini_jax.layers.distances import ROTARY, RotaryConfig
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
-from infini_jax.memory import MECHANISMS, memory_of
+from infini_jax.memory import MECHANISMS, class_of, memory_of
 from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.neighborhood import neighborhood_bytes
@@ -97,14 +97,7 @@ class ModelConfig:
         require(not all(inserts), "memory", "it asks for landmarks and for memory tokens", "choose one of them")
         dims = self.dims
         require(dims.key_dim % 2 == 0, "model.key_dim", f"{dims.key_dim} is odd and rotary turns pairs", "give an even size")
-        for layer in self.memory.layers or ():
-            require(
-                0 <= layer < self.layers,
-                "memory.layers",
-                f"layer {layer} does not exist",
-                f"name layers 0 to {self.layers - 1}",
-            )
-        require(self.memory.layers != (), "memory.layers", "no layer carries the memory", "name at least one, or None for all")
+        check_layers(self.memory.layers, self.layers)
         own = self.key_taps_own
         require(
             own is None or (0 <= own <= 1 and self.key_taps > 1),
@@ -113,8 +106,8 @@ class ModelConfig:
             "give 0 to 1 with at least 2 model.key_taps, or leave it out",
         )
         self.memory.check(dims)
-        if self.memory.local != "own":
-            memory_of(self.memory, dims)  # says whether the mechanism can have it
+        if self.memory.local != "own" or self.memory.main is not self.memory:
+            memory_of(self.memory, dims)  # says whether the mechanism can have what is beside it
         if self.elsewhere is not None or self.rotary_elsewhere is not None:
             self._check_elsewhere()
         self._check_parts()
@@ -125,7 +118,6 @@ class ModelConfig:
         require(some, field, "every layer carries the memory", "leave it out, or name some layers in memory.layers")
         if self.elsewhere is None:
             return
-        mechanism_of(self.elsewhere)
         problem = "they are those that memory.layers leaves out"
         require(self.elsewhere.layers is None, "model.elsewhere.layers", problem, "leave it out")
         inserts = self.elsewhere.landmark_every is not None or any(self.elsewhere.memory_tokens) or self.has_phase
@@ -143,9 +135,10 @@ class ModelConfig:
         for memory in used:
             dims = self.dims_of(memory)
             dims.rotary.check(dims.key_dim)
-            honors, name = memory_of(memory, dims).honors, type(memory).__name__.removesuffix("Config")
             asked = {"attention_scale": block.attention_scale, "score_cap": block.score_cap, "rotary": dims.rotary != ROTARY}
-            for part in (part for part, value in asked.items() if value and part not in honors):
+            needed = [part for part, value in asked.items() if value]
+            for one, part in ((one, part) for one in memory.parts for part in needed if part not in class_of(one).honors):
+                name = type(one).__name__.removesuffix("Config")
                 field = "model.rotary" if part == "rotary" else f"model.block.{part}"
                 require(False, field, f"{name} reads its memory without it", "leave it out, or choose another mechanism")
 
@@ -197,7 +190,7 @@ class ModelConfig:
     @property
     def mechanism(self) -> str:
         """The registry name of the memory."""
-        return mechanism_of(self.memory)
+        return mechanism_of(self.memory.main)
 
     @property
     def takes_in_turn(self) -> bool:
@@ -265,10 +258,10 @@ class ModelConfig:
         left = total - self._bytes_elsewhere
         problem = f"{total} are fewer than the layers without {self.mechanism} carry"
         require(left > 0, "memory bytes", problem, f"ask for more than {self._bytes_elsewhere}")
-        memory, dims = mechanism.at_bytes(self.memory, self.dims, left // self.memory_layers, axis)
+        main, dims = mechanism.at_bytes(self.memory.main, self.dims, left // self.memory_layers, axis)
         grown = dataclasses.replace(
             self,
-            memory=memory,
+            memory=self.memory.with_main(main),
             heads=dims.heads,
             kv_heads=self.kv_heads and dims.kv_heads,
             key_dim=dims.key_dim,
@@ -287,6 +280,14 @@ class ModelConfig:
             key_dim=self.dims.key_dim,
             value_dim=self.dims.value_dim,
         )
+
+
+def check_layers(layers: tuple[int, ...] | None, count: int) -> None:
+    """Checks the layers that carry a memory, of `count`: raises `ConfigError` for one that does not exist, or for none."""
+    for layer in layers or ():
+        exists = 0 <= layer < count
+        require(exists, "memory.layers", f"layer {layer} does not exist", f"name layers 0 to {count - 1}")
+    require(layers != (), "memory.layers", "no layer carries the memory", "name at least one, or None for all")
 
 
 @functools.lru_cache(maxsize=1024)

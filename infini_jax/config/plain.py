@@ -14,7 +14,7 @@ from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
 from infini_jax.errors import ConfigError, check_value, hints_of, lookup, require, suggestion
 from infini_jax.files import json_text
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import COMPOSED, MECHANISMS
 from infini_jax.memory.base import MemoryConfig
 
 
@@ -33,6 +33,11 @@ def mechanism_of(memory: MemoryConfig) -> str:
     names = MECHANISMS.names_of(type(memory))
     require(bool(names), "memory", f"{type(memory).__name__} is in no row of the registry", "add it to MECHANISMS")
     return names[0]
+
+
+def memory_kind(memory: MemoryConfig) -> str:
+    """The name of a memory's settings in plain ones: that of the mechanism, or of what is composed of several."""
+    return next((name for name, kind in COMPOSED.items() if kind is type(memory)), None) or mechanism_of(memory)
 
 
 def kind_of(value: Any, table: dict[str, type]) -> str:
@@ -55,7 +60,7 @@ def to_plain(value: Any, takes: Callable[[dataclasses.Field, Any], bool] = lambd
     found = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
     plain = {field.name: to_plain(one, takes) for field, one in found if takes(field, one)}
     if isinstance(value, MemoryConfig):
-        return {"kind": mechanism_of(value), **plain}
+        return {"kind": memory_kind(value), **plain}
     return {"kind": kind_of(value, SOURCES), **plain} if type(value) in SOURCES.values() else plain
 
 
@@ -66,8 +71,10 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
     """
     if kind is MemoryConfig or kind is DataConfig:
         check_value(where, plain, dict)
-        found: Any = lookup(f"{where}.kind", plain.get("kind"), MECHANISMS if kind is MemoryConfig else SOURCES)
-        settings = found.Config if kind is MemoryConfig else found
+        name: Any = plain.get("kind")
+        composed = COMPOSED.get(name) if kind is MemoryConfig and isinstance(name, str) else None
+        found: Any = composed or lookup(f"{where}.kind", name, MECHANISMS if kind is MemoryConfig else SOURCES)
+        settings = found.Config if kind is MemoryConfig and composed is None else found
         return from_plain(settings, {name: value for name, value in plain.items() if name != "kind"}, where)
     settings, is_optional = settings_within(kind)
     if is_optional:  # or None

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.linear import default_kernel_init
 
 from infini_jax.errors import LATER, ConfigError, check_fields, require
 from infini_jax.layers.low_rank import Projection
@@ -59,6 +60,24 @@ class MemoryConfig:
         """Whether the memory is attention to the whole document, so that learned positions count its tokens."""
         return False
 
+    @property
+    def parts(self) -> tuple["MemoryConfig", ...]:
+        """Settings of the mechanisms that these are made of, the one that is compared behind the others; these alone."""
+        return (self,)
+
+    @property
+    def main(self) -> "MemoryConfig":
+        """Settings of the mechanism whose memory is compared, grown and counted."""
+        return self.parts[-1]
+
+    def with_main(self, settings: "MemoryConfig") -> "MemoryConfig":
+        """These settings with others in the place of `main`."""
+        return settings
+
+    def places(self, segment: int) -> int:
+        """Number of places that positions tell apart, a query's own included, where segments have so many raw tokens."""
+        return segment + self.neighbors(segment)[0]
+
     def neighbors(self, segment: int) -> tuple[int, int | None]:
         """(tokens carried beside the memory, places that a query sees or None for all) where segments have so many."""
         return {"window": (segment - 1, segment), "cache": (segment, None)}.get(self.local, (0, None))
@@ -108,6 +127,12 @@ class Cost:
     def training_flops(self) -> float:
         """Forward and backward FLOPs per token in a batch of one row, recomputation left out."""
         return (1.0 + BACKWARD) * self.flops - self.read_saved - self.write_saved
+
+
+def output_projection(dims: Dims, has_bias: bool = False) -> Projection:
+    """A projection of what all heads read to the residual stream, zero before training where `dims.closed`."""
+    drawn = nn.initializers.zeros if dims.closed else default_kernel_init
+    return Projection(dims.d_model, axis=(-2, -1), use_bias=has_bias, kernel_init=drawn, dtype=dims.dtype)
 
 
 class Memory(nn.Module):
@@ -185,7 +210,7 @@ class Memory(nn.Module):
             cls.cost_at_once = Memory.cost_at_once
 
     def setup(self):
-        self.out = Projection(self.dims.d_model, axis=(-2, -1), use_bias=self.dims.output_bias, dtype=self.dims.dtype)
+        self.out = output_projection(self.dims, self.dims.output_bias)
 
     def init_memory(self, batch: int) -> Any:
         """An empty memory for `batch` rows, made without parameters."""

@@ -134,6 +134,9 @@ class CompressiveConfig(PositionedConfig):
     def with_local(self, local: Neighborhood) -> "CompressiveConfig":
         return dataclasses.replace(self, local=local, slots=self.slots if local == "own" else 0)
 
+    def places(self, segment: int) -> int:
+        return super().places(segment) + self.slots + self.compressed
+
     def check(self, dims: Dims) -> None:
         own = {"slots": self.slots} if self.local == "own" else {}
         require_positive("memory", **own, compressed=self.compressed, ratio=self.ratio)

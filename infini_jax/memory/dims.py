@@ -23,6 +23,7 @@ class Dims:
       rotary: turns of queries and keys, wherever positions are rotary.
       score_cap: bound of the scores of a softmax, as `layers.attention.soft_cap` takes it; 0 is none.
       output_bias: whether the output projection has a bias.
+      closed: whether output projections (`base.output_projection`) are zero before training, so that reading adds nothing.
     """
 
     d_model: int
@@ -35,6 +36,7 @@ class Dims:
     rotary: RotaryConfig = ROTARY
     score_cap: float = 0.0
     output_bias: bool = False
+    closed: bool = False
 
     @property
     def policy(self) -> Policy:

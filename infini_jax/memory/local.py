@@ -22,6 +22,9 @@ class LocalConfig(PositionedConfig):
 
     window: int = 64
 
+    def places(self, segment: int) -> int:
+        return self.window
+
     def check(self, dims: Dims) -> None:
         require(self.window >= 1, "memory.window", f"{self.window} hides the token itself", "give at least 1")
 

@@ -217,6 +217,9 @@ class MemorizingConfig(PositionedConfig):
     def with_local(self, local: Neighborhood) -> "MemorizingConfig":
         return dataclasses.replace(self, local=local, cached=self.cached if local == "own" else 0)
 
+    def places(self, segment: int) -> int:
+        return super().places(segment) + self.cached
+
     @property
     def positions_elsewhere(self) -> Positions:
         """Rotary beside this mechanism's default, as in all results so far; else the same."""

@@ -47,11 +47,16 @@ def composed(mechanism: type[Memory], config: MemoryConfig, dims: Dims) -> Memor
 
     Raises `ConfigError` where the mechanism cannot have it.
     """
+    check_local(mechanism, config)
+    carried, _ = config.neighbors(dims.segment)
+    return WithNeighborhood(config, dims, mechanism) if carried else mechanism(config, dims)
+
+
+def check_local(mechanism: type[Memory], config: MemoryConfig) -> None:
+    """Checks the neighborhood of a mechanism: raises `ConfigError` where it cannot have it."""
     choices = ("own", *mechanism.neighborhoods)
     problem = f"{mechanism.__name__} has no neighborhood '{config.local}' beside its memory"
     require(config.local in choices, "memory.local", problem, f"choose {' or '.join(choices)}")
-    carried, _ = config.neighbors(dims.segment)
-    return WithNeighborhood(config, dims, mechanism) if carried else mechanism(config, dims)
 
 
 class WithNeighborhood(Memory):

@@ -164,6 +164,9 @@ class SlotsConfig(PositionedConfig):
 
     slots: int = 64
 
+    def places(self, segment: int) -> int:
+        return segment + self.slots
+
     def check(self, dims: Dims) -> None:
         require(self.slots >= 1, "memory.slots", f"{self.slots} slots remember nothing", "give at least 1 or use local")
 

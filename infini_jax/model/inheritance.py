@@ -125,10 +125,11 @@ def other_shape(other: ModelConfig, model: ModelConfig, path: Keys, name: str) -
     """The error for a parameter of both with two shapes: it names the setting of `other` that gives it the other's shape."""
     shape = shapes_by_layer(other)[path].shape
     candidates = [("model.key_taps", dataclasses.replace(model, key_taps=other.key_taps), other.key_taps, model.key_taps)]
-    for field in dataclasses.fields(model.memory) if other.mechanism == model.mechanism else ():
-        theirs, ours = getattr(other.memory, field.name), getattr(model.memory, field.name)
+    for field in dataclasses.fields(model.memory.main) if other.mechanism == model.mechanism else ():
+        theirs, ours = getattr(other.memory.main, field.name), getattr(model.memory.main, field.name)
         with contextlib.suppress(ConfigError):  # of settings that do not go together
-            changed = dataclasses.replace(model, memory=dataclasses.replace(model.memory, **{field.name: theirs}))
+            memory = model.memory.with_main(dataclasses.replace(model.memory.main, **{field.name: theirs}))
+            changed = dataclasses.replace(model, memory=memory)
             candidates.append((f"memory.{field.name}", changed, theirs, ours))
     for field, changed, theirs, ours in candidates:
         if theirs != ours and (found := shapes_by_layer(changed).get(path)) and found.shape == shape:

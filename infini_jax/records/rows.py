@@ -55,7 +55,8 @@ class Row:
       stopped_early: reason why the run ended before its budget was spent, None where it was spent.
       form: form of the training step, see `infini_jax.model.form.Form`; None in old tables and where no model is trained.
       fleet: number of runs that took their steps in one program side by side and share the seconds; None for a run alone.
-      neighborhood_bytes: bytes per sequence of what `memory.local` carries beside the memory, all layers together.
+      neighborhood_bytes: bytes per sequence of what `memory.local`, or the attention of a model that got a memory, carries
+        beside it, all layers together.
       rung: number of the rung of its study's ladder, from 1, where all runs of its point on that rung have ended; None else,
         and in a run's own table, as are all columns that other runs decide.
       rate_inside: whether the learning rate that validation chose for its point lies inside those that were tried; None where

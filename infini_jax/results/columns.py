@@ -76,7 +76,7 @@ RUNS = (
     (
         "neighborhood_bytes",
         "bytes",
-        "per sequence, of what memory.local carries beside the memory; 0 with the mechanism's own",
+        "per sequence, of what memory.local, or the attention of a model that got a memory, carries; 0 for nothing",
     ),
     ("rung", "", "of the study's ladder, from 1, once its point's runs there have ended; null without a ladder"),
     ("rate_inside", "", "whether its point's chosen learning rate lies inside those tried; null where one was tried"),

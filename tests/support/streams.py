@@ -55,6 +55,16 @@ def parameters_of(model: ModelConfig) -> dict:
     def moved(path, leaf):
         return leaf + 0.3 if names_of(path) in gates else leaf
 
+    return opened(jax.tree_util.tree_map_with_path(moved, params))
+
+
+def opened(params: dict) -> dict:
+    """Parameters whose added memories have random output projections in place of zeros, so that what is read is seen."""
+
+    def moved(path, leaf):
+        is_closed = "added" in names_of(path) and "out" in names_of(path)[-2]
+        return jax.random.normal(jax.random.key(1), leaf.shape, leaf.dtype) / 4 if is_closed else leaf
+
     return jax.tree_util.tree_map_with_path(moved, params)
 
 
@@ -145,7 +155,7 @@ def layer(name: str, **changes):
             before = segment.bounds.key_documents[:, -1]
         return jnp.concatenate(outputs, axis=1)
 
-    return module, made(free_inputs(name, **changes)), jax.jit(run)
+    return module, opened(made(free_inputs(name, **changes))), jax.jit(run)
 
 
 def whole_layer(model: ModelConfig):

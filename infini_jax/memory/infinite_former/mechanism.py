@@ -40,7 +40,7 @@ from flax import struct
 from infini_jax.errors import LATER, require, require_not_negative, require_positive
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Segment, counts_before_each, reset_where_new, with_leaves
-from infini_jax.memory import window
+from infini_jax.memory import base, window
 from infini_jax.memory.base import AUXILIARY, Cost, Dims, Neighborhood, memory_bytes, segments_of_a_stream
 from infini_jax.memory.infinite_former import expectation, signal, sticky
 from infini_jax.memory.positions import Positioned, PositionedConfig, local_cost, require_own_cache
@@ -159,6 +159,9 @@ class InfiniteFormerConfig(PositionedConfig):
     def with_local(self, local: Neighborhood) -> "InfiniteFormerConfig":
         return dataclasses.replace(self, local=local, cached=self.cached if local == "own" else 0)
 
+    def places(self, segment: int) -> int:
+        return super().places(segment) + self.cached
+
     def check(self, dims: Dims) -> None:
         require(len(self.widths) > 0, "memory.widths", "there is none", "give at least one, e.g. (0.01, 0.05)")
         for width in self.widths:
@@ -212,7 +215,7 @@ class InfiniteFormer(Positioned):
         self.w_v = self.param("w_v", heads_last, (d.d_model, d.kv_heads, d.value_dim), PARAMETERS)
         self.gate_kernel = self.param("gate_kernel", nn.initializers.lecun_normal(), (3, d.d_model, d.d_model), PARAMETERS)
         self.gate_bias = self.param("gate_bias", nn.initializers.zeros, (d.d_model,), PARAMETERS)
-        self.long_out = nn.DenseGeneral(d.d_model, axis=(-2, -1), use_bias=False, dtype=d.dtype)
+        self.long_out = base.output_projection(d)
 
     def init_memory(self, batch: int) -> InfiniteMemory:
         c, d = self.config, self.dims

@@ -4,9 +4,6 @@ A landmark token closes every block of the stream. The softmax has two levels: a
 tokens of its own block and the landmarks of the other blocks, and the share of a landmark is spread among the tokens
 of its block. At inference complete blocks are cached, each query retrieves the `k` blocks whose landmarks it likes best,
 and the same softmax runs over [retrieved blocks | segment].
-
-softmax.py has the two levels, retrieval.py positions, selection and reading, straddle.py blocks across segments.
-
 Choices where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
 - A block none of whose raw tokens a query may see (all belong to another document) is invisible, landmark included; in
@@ -100,6 +97,9 @@ class LandmarkConfig(PositionedConfig):
     @property
     def landmark_every(self) -> int:
         return self.block
+
+    def places(self, segment: int) -> int:
+        return (self.retrieved + 1) * (self.block + 1) + length_with_landmarks(super().places(segment), self.block)
 
     def __post_init__(self):
         super().__post_init__()
