@@ -24,7 +24,7 @@ from infini_jax.files import json_text
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.training_log import best_step
 from infini_jax.training import notes
-from infini_jax.training.digest import bit_sum, digests, named
+from infini_jax.training.digest import bit_sum, digests, named, typed
 from infini_jax.training.notes import FORMAT, Progress
 
 STATE, MEMORY, META = "state", "memory", "meta"
@@ -301,7 +301,7 @@ class FinishedCheckpoints(Checkpoints):
         self._manager.close()
 
     def restore_part(self, part: str, shapes: Any, step: Which = None) -> tuple[int, Any]:
-        """(step, part) of a checkpoint, by default the newest, without the rest of the state.
+        """(step, part) of a checkpoint, by default the newest, without the rest of the state, in the types that were saved.
 
         Args:
           part: a name in `LEARNED`.
@@ -314,7 +314,8 @@ class FinishedCheckpoints(Checkpoints):
         """
         step = self._chosen(step)
         meta = self._meta(step)
-        item = {part: shapes}
+        said = {} if meta["format"] == 2 else notes.written_part(meta, f"{STATE}/{part}")
+        item = {part: typed(shapes, said, f"{STATE}/{part}")}
         places = ocp.checkpoint_utils.construct_restore_args(item)
         with self._damage(step):
             wanted = ocp.args.PyTreeRestore(item=item, restore_args=places, partial_restore=True)

@@ -69,3 +69,11 @@ def mixed(words: Array) -> Array:
 def bit_sum(tree: Any) -> Array:
     """The sum of all bits of a tree as unsigned words, uint32: what checkpoints of format 2 have in place of digests."""
     return sum((words_of(leaf).sum(dtype=jnp.uint32) for leaf in jax.tree.leaves(tree)), start=jnp.zeros((), jnp.uint32))
+
+
+def typed(shapes: Any, said: dict[str, str], prefix: str) -> Any:
+    """Shapes of arrays with the types that their digests say, by the path behind `prefix`; those without one as they are."""
+    leaves, tree = jax.tree.flatten(shapes)
+    kinds = [said.get(f"{prefix}/{name}", str(leaf.dtype)).partition("[")[0] for name, leaf in named(shapes).items()]
+    pairs = zip(leaves, kinds, strict=True)
+    return tree.unflatten([jax.ShapeDtypeStruct(one.shape, jnp.dtype(kind), sharding=one.sharding) for one, kind in pairs])
