@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from flax.traverse_util import flatten_dict
 
 from infini_jax.cli.output import terminal
 from infini_jax.errors import ConfigError, require, require_file_name
@@ -53,8 +54,9 @@ def import_model(
     run = imported_run(name, model, text)
     groups = {group: len(names) for group, names in layer_names(model).items()}
     params = unread_parameters(weights, architecture, groups, dtype)
-    where = source_of(source, weights) | {"architecture": dataclasses.asdict(architecture), "tokenizer": text.name}
-    save_imported(run, params, text, results / name, where)
+    types = sorted({tensor.dtype for tensor in flatten_dict(params).values()})
+    said_of_model = {"architecture": dataclasses.asdict(architecture), "tokenizer": text.name, "types": types}
+    save_imported(run, params, text, results / name, source_of(source, weights) | said_of_model)
     said = f"{results / name}: {architecture.family}, {parameter_count(model):,} parameters from {human_bytes(weights.size)}"
     terminal().print(said, highlight=False, soft_wrap=True)
 

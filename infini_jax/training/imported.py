@@ -17,8 +17,8 @@ from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import present, require
 from infini_jax.files import write_at_once, write_json
 from infini_jax.records.folder import RunFolder
-from infini_jax.training.unread import UnreadCheckpoints
 from infini_jax.training.notes import Progress
+from infini_jax.training.unread import UnreadCheckpoints
 
 TOKENIZER_FILES = {
     "json": "tokenizer.json",

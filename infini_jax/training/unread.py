@@ -1,10 +1,11 @@
 """Checkpoints of parameters that lie in other files: each is read while it is written, and no more than one is in memory.
 
 Orbax copies arrays of the host before it writes them, and collects two gigabytes of compressed ones before it opens a file.
-Here arrays are written in the foreground, one after the other, in files of `FILE_BYTES`, and chunks of at most that size.
+Here arrays are written in the foreground, one after the other, in smaller files and in chunks that are no larger than these.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from infini_jax.training.checkpoint import MEMORY, META, STATE, Checkpoints
 from infini_jax.training.digest import digests, named
 from infini_jax.training.notes import Progress
 
-FILE_BYTES = 64 << 20
+FILE_BYTES = 64 << 20  # of a file of arrays, at most; a small state has some dozens of files, too
 
 
 class OneByOne(ocp.type_handlers.NumpyHandler):
@@ -62,7 +63,8 @@ class UnreadCheckpoints(Checkpoints):
         for name, leaf in named(unread).items():
             said |= digests({name: leaf.read()}, STATE)
         meta = notes.sealed(self.run, progress, said | digests(carry, MEMORY))
-        items = {STATE: ocp.args.PyTreeSave(unread, ocdbt_target_data_file_size=FILE_BYTES)}
+        file_bytes = min(FILE_BYTES, max(1 << 20, sum(map(size_of, named(unread).values())) // 64))
+        items = {STATE: ocp.args.PyTreeSave(unread, ocdbt_target_data_file_size=file_bytes)}
         items |= {MEMORY: ocp.args.StandardSave(carry), META: ocp.args.JsonSave(meta)}
         with self._failures("could not be saved"):
             self._manager.save(progress.step, args=ocp.args.Composite(**items), force=True)
@@ -73,3 +75,8 @@ def as_unread(leaf: Any) -> Tensor:
     if isinstance(leaf, Tensor):
         return leaf
     return Tensor(leaf.shape, leaf.dtype.name, functools.partial(np.asarray, leaf))
+
+
+def size_of(leaf: Tensor) -> int:
+    """The bytes of an array that was not read yet."""
+    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
