@@ -42,7 +42,8 @@ def evaluate(
 ) -> None:
     """Measures a trained run on a task; by default the streaming perplexity of its held-out documents.
 
-    Examples: `infini-jax evaluate results/runs/run --documents 20`, `infini-jax evaluate results/models/smollm2 --data book.txt`,
+    Examples: `infini-jax evaluate results/runs/run --documents 20`,
+    `infini-jax evaluate results/models/smollm2 --data book.txt --tokens 8k`,
     `infini-jax evaluate results/runs/run --task passkey --lengths 4k,64k,1m --depths 0,0.5,1`
 
     Args:

@@ -4,6 +4,7 @@ A digest is a sum over an array's words, each mixed with its place. A sum needs 
 part without a copy; the places make swapped parts count, and the mixing is one to one, so that any single changed word does.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -49,8 +50,11 @@ def sums_of_parts(array: Array) -> tuple[Array, Array]:
     """The sums behind `digest` of an array of the host or of one device, added up over parts of its rows."""
     rows, found = max(1, PART * len(array) // array.nbytes), np.zeros(2, np.uint32)
     for row in range(0, len(array), rows):
-        part = array[row : row + rows].copy()  # JAX may hold an array of the host for longer than it needs it
-        found += np.array(jax.device_get(sums_on_devices(part, row)), np.uint32)
+        if isinstance(array, jax.Array):
+            part = sums_of_rows(array, row, min(rows, len(array) - row))
+        else:
+            part = sums_on_devices(array[row : row + rows].copy(), row)  # JAX may hold it for longer than it needs it
+        found += np.array(jax.device_get(part), np.uint32)
     return found[0], found[1]
 
 
@@ -67,6 +71,12 @@ def sums(array: Array, first: int | jax.Array = 0) -> tuple[Array, Array]:
 
 
 sums_on_devices = jax.jit(sums)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def sums_of_rows(array: jax.Array, first: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The sums behind `digest` of `count` rows, from row `first` on."""
+    return sums(jax.lax.dynamic_slice_in_dim(array, first, count), first)
 
 
 def words_of(array: Array) -> Array:
