@@ -141,7 +141,8 @@ def test_evaluate_shows_and_writes_what_training_measured(trained, capsys):
             one = measures.pop((metric, condition))
             assert one.value == value
             assert one.low < value < one.high
-    places = {("loss_by_position", name, place["from"]) for place in found["by_position"] for name in found["conditions"]}
+    metrics = ("loss_by_position", "bits_per_byte_by_position")
+    places = {(one, name, at["from"]) for one in metrics for at in found["by_position"] for name in found["conditions"]}
     assert set(measures) == places | {("gain", "reset"), ("gain", "another")}
     of = found["conditions"]
     for control in ("reset", "another"):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -19,15 +20,16 @@ from infini_jax.pretrained.importing import described, parameters
 from infini_jax.pretrained.names import TABLES, rows_of
 from infini_jax.pretrained.tokens import tokenizer_of
 from tests.reference import foreign_model
+from tests.support.as_is import made_model
 from tests.support.foreign import CASES, GEMMA, GPT2, LLAMA, NEOX, llama_tensors, write_model
 
 D, H, G, K, F = 12, 4, 2, 6, 14
 
 
-def imported(folder, groups=None) -> tuple[Architecture, dict]:
+def imported(folder, groups=None, dtype="") -> tuple[Architecture, dict]:
     weights = open_weights(folder)
     architecture = described(weights)
-    return architecture, parameters(weights, architecture, groups or {"all": architecture.layers})
+    return architecture, parameters(weights, architecture, groups or {"all": architecture.layers}, dtype)
 
 
 def test_llama_entry_by_entry(tmp_path):
@@ -50,11 +52,31 @@ def test_llama_entry_by_entry(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_becomes_float32(tmp_path, dtype):
+def test_half_precision_stays_unless_another_type_is_asked_for(tmp_path, dtype):
     tensors = {name: tensor.astype(np.dtype(dtype)) for name, tensor in llama_tensors(LLAMA).items()}
     _, params = imported(write_model(tmp_path, LLAMA, tensors))
-    found = params["all"]["mlp"]["up"]["kernel"][1]
-    np.testing.assert_array_equal(found, tensors["model.layers.1.mlp.up_proj.weight"].T.astype(np.float32), strict=True)
+    stored = tensors["model.layers.1.mlp.up_proj.weight"].T
+    np.testing.assert_array_equal(params["all"]["mlp"]["up"]["kernel"][1], stored, strict=True)
+    _, wide = imported(tmp_path, dtype="float32")
+    np.testing.assert_array_equal(wide["all"]["mlp"]["up"]["kernel"][1], stored.astype(np.float32), strict=True)
+    with pytest.raises(ConfigError, match=r"^dtype: 'float8' is no type of weights; give float32 or float16 or bfloat16"):
+        imported(tmp_path, dtype="float8")
+
+
+def test_half_precision_becomes_float32_where_it_would_round(tmp_path):
+    """Gemma's scales get 1 added, and layers of several types are stacked in one array."""
+    half = np.dtype("bfloat16")
+    tensors = {name: tensor.astype(half) for name, tensor in llama_tensors(GEMMA).items()}
+    for layer in range(GEMMA["num_hidden_layers"]):
+        scales = {f"{one}_feedforward_layernorm": (12,) for one in ("pre", "post")}
+        scales |= {"self_attn.q_norm": (6,), "self_attn.k_norm": (6,)}
+        tensors |= {f"model.layers.{layer}.{name}.weight": np.full(shape, 0.1, half) for name, shape in scales.items()}
+    tensors["model.layers.3.mlp.up_proj.weight"] = tensors["model.layers.3.mlp.up_proj.weight"].astype(np.float32)
+    _, params = imported(write_model(tmp_path, GEMMA, tensors))
+    scale = np.full(6, half.type(0.1), np.float32) + 1
+    np.testing.assert_array_equal(params["all"]["query_norm"]["scale"][2], scale, strict=True)
+    assert params["all"]["mlp"]["up"]["kernel"].dtype == np.float32
+    assert params["all"]["mlp"]["down"]["kernel"].dtype == half
 
 
 def test_a_gguf_of_llama_has_its_pairs_put_back(tmp_path):
@@ -223,27 +245,33 @@ def leaves(tree) -> list[np.ndarray]:
 
 MEASURED = """
 import json, sys
-from pathlib import Path
+from infini_jax.cli.main import main
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
-from infini_jax.pretrained.formats import open_weights
-from infini_jax.pretrained.importing import described, parameters
+main(["import", sys.argv[1]])
 before = peak()
-weights = open_weights(Path(sys.argv[1]))
-architecture = described(weights)
-params = parameters(weights, architecture, {"all": architecture.layers})
-last = float(params["all"]["mlp"]["down"]["kernel"][-1, -1, -1])
-print(json.dumps([weights.size, peak() - before, last]))
+main(["import", sys.argv[2]])
+print(json.dumps(peak() - before))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc has the peak of memory")
-def test_importing_holds_the_result_and_one_tensor(tmp_path):
-    settings = {**LLAMA, "hidden_size": 768, "head_dim": 192, "num_key_value_heads": 4, "intermediate_size": 3072}
-    settings |= {"num_hidden_layers": 5, "vocab_size": 4000}
-    folder = write_model(tmp_path, settings, llama_tensors(settings, lambda *shape: np.full(shape, 0.5, np.float32)))
-    done = subprocess.run([sys.executable, "-c", MEASURED, str(folder)], capture_output=True, text=True, check=True)
-    size, added, last = json.loads(done.stdout)
-    assert size > 200e6
-    assert last == 0.5
-    assert size * 0.95 < added <= 1.3 * size  # the result is as large as the file, in float32
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_importing_and_saving_hold_fewer_bytes_than_the_file(tmp_path, dtype):
+    """Beside what a tiny import takes; the largest parameter, of all layers, is a fifth of the file."""
+    random, kind = np.random.default_rng(0), np.dtype(dtype)
+    settings = {**LLAMA, "vocab_size": 4000, "hidden_size": 512, "head_dim": 128, "intermediate_size": 1536}
+    settings |= {"num_hidden_layers": 16 * 4 // kind.itemsize}
+    large = write_model(
+        tmp_path / "large",
+        settings,
+        llama_tensors(settings, lambda *shape: random.standard_normal(shape, np.float32).astype(kind)),
+    )
+    made = made_model(tmp_path / "small")
+    (large / "tokenizer.model").write_bytes((made / "tokenizer.model").read_bytes())
+    place = {"INFINI_JAX_DATA": str(tmp_path / "data"), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", MEASURED, str(made), str(large)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ | place)
+    size, added = (large / "model.safetensors").stat().st_size, json.loads(done.stdout.splitlines()[-1])
+    assert size > 190e6
+    assert added <= 1.3 * size

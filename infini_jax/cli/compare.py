@@ -9,6 +9,7 @@ from rich.table import Table
 
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.records.folder import RunFolder
+from infini_jax.records.measures import measures_in
 from infini_jax.records.parquet import read_table
 from infini_jax.records.rows import rows_in
 from infini_jax.records.training_log import read_metrics
@@ -29,6 +30,7 @@ class TwoRuns:
       results: numbers of the runs' rows, where a run is finished.
       step: last step that both runs logged, 0 without one.
       log: metrics at that step.
+      figures: figures of evaluations that both have, by evaluation, metric and labels; those by place are left out.
     """
 
     runs: tuple[str, str]
@@ -36,6 +38,7 @@ class TwoRuns:
     results: SideBySide
     step: int
     log: SideBySide
+    figures: SideBySide
 
 
 def compare(
@@ -60,7 +63,8 @@ def compare(
     console = terminal()
     console.print(f"first: {first}", f"second: {second}", sep="\n", highlight=False, soft_wrap=True)
     console.print(settings_table(found) if found.settings else "the settings are the same")
-    for title, pairs in (("results", found.results), (f"log, step {found.step}", found.log)):
+    titled = (("results", found.results), (f"log, step {found.step}", found.log), ("evaluations", found.figures))
+    for title, pairs in titled:
         if pairs:
             console.print(numbers_table(title, pairs))
     if not found.log:
@@ -70,7 +74,7 @@ def compare(
 def compared(first: Path, second: Path) -> TwoRuns:
     """The comparison of the runs in two folders. Raises `ConfigError` where a folder is no run's, or its files are damaged."""
     settings = paired(*(flattened(saved_settings(run)) for run in (first, second)))
-    logs = [by_step(run) for run in (first, second)]
+    logs, figures = [by_step(run) for run in (first, second)], [figures_of(run) for run in (first, second)]
     step = max(logs[0].keys() & logs[1].keys(), default=0)
     return TwoRuns(
         (str(first), str(second)),
@@ -78,6 +82,7 @@ def compared(first: Path, second: Path) -> TwoRuns:
         paired(results_of(first), results_of(second)),
         step,
         paired(*(log.get(step, {}) for log in logs)),
+        {name: pair for name, pair in paired(*figures).items() if None not in pair},
     )
 
 
@@ -97,6 +102,14 @@ def results_of(run: Path) -> dict[str, float]:
     }
     speed: dict[str, float] = {"tokens_per_second": row.tokens / row.seconds} if row.seconds else {}
     return {name: value for name, value in numbers.items() if name not in ASKED} | speed
+
+
+def figures_of(run: Path) -> dict[str, float]:
+    """The figures of a run's evaluations but for those by place in a document, by evaluation, metric and labels."""
+    tables = [read_table(file) for file in sorted(RunFolder(run).all_measures.glob("*.parquet"))]
+    found = [one for table in tables if table is not None for _, one in measures_in(table)]
+    named = {" ".join([one.eval, one.metric, *(f"{k}={v}" for k, v in sorted(one.labels.items()))]): one for one in found}
+    return {name: one.value for name, one in named.items() if not one.metric.endswith("_by_position")}
 
 
 def by_step(run: Path) -> dict[int, dict[str, float]]:

@@ -25,13 +25,14 @@ def figures_table(found: Perplexity, title: str) -> Table:
 
 
 def position_table(found: Perplexity) -> Table:
-    """A table with one line per range of places in the document: nats per token under each condition."""
+    """A table with one line per range of places in the document: nats per token by condition, bits per byte of the first."""
     table = Table(title="nats per token by place in the document", box=box.SIMPLE_HEAD)
-    for name in ("from", "tokens", *found.conditions):
+    for name in ("from", "tokens", *found.conditions, "bits per byte"):
         table.add_column(name, justify="right")
     for place in found.by_position():
-        losses = (f"{place[condition]:.4f}" for condition in found.conditions)
-        table.add_row(f"{place['from']:,}", f"{place['tokens']:,}", *losses)
+        losses = [place[condition] for condition in found.conditions]
+        numbers = (f"{number:.4f}" for number in (*losses, found.counts.bits_per_byte(losses[0])))
+        table.add_row(f"{place['from']:,}", f"{place['tokens']:,}", *numbers)
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, opened_run
+from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, opened_run, tell_window
 from infini_jax.cli.output import terminal
 from infini_jax.cli.progress import reading_progress
 from infini_jax.data.tokenizers import Tokenizer
@@ -45,7 +45,7 @@ def generate(
     `infini-jax generate results/runs/run --memory book.memory --prompt "It was a dark"`
 
     Args:
-      run: the folder that `infini-jax train` left.
+      run: the folder that `infini-jax train`, or `infini-jax import`, left.
       prompt_file: file with the prompt, UTF-8 text that is read in pieces; - for standard input.
       prompt: the text of the prompt.
       tokens: number of tokens to sample at most; by default 200, and none with --save-memory.
@@ -72,7 +72,7 @@ def generate(
     stopping = Stopping(stop, stop_token_of(stop_token, generator.tokenizer))
     stopping.check(generator.tokenizer.vocab)
     after = generator.load(memory_file) if memory_file else None
-    with reading(prompt_file, prompt) as (text, watch):
+    with reading(prompt_file, prompt, lambda count: tell_window(config.model, count + wanted)) as (text, watch):
         if save_memory:
             found = generator.read(text, after, watch)
             generator.save(found, save_memory)
@@ -87,17 +87,25 @@ def generate(
 
 
 @contextlib.contextmanager
-def reading(prompt_file: Path | None, prompt: str | None) -> Iterator[tuple[Iterable[str], Callable[[int], None]]]:
-    """A context with the texts of a prompt, and a bar of them that is fed with numbers of tokens."""
+def reading(
+    prompt_file: Path | None, prompt: str | None, tell: Callable[[int], None]
+) -> Iterator[tuple[Iterable[str], Callable[[int], None]]]:
+    """A context with the texts of a prompt, and a bar of them that is fed with numbers of tokens; `tell` gets the last one."""
     is_file = prompt_file is not None and prompt_file != STANDARD_INPUT and prompt_file.is_file()
-    size, read = prompt_file.stat().st_size if prompt_file and is_file else None, 0
+    size, read, tokens = prompt_file.stat().st_size if prompt_file and is_file else None, 0, 0
     with reading_progress("prompt", size, terminal(stderr=True)) as show:
 
         def watch_bytes(count: int) -> None:
             nonlocal read
             read = count
 
-        yield read_text(prompt_file, watch_bytes) if prompt_file else [prompt or ""], lambda count: show(read, count)
+        def watch_tokens(count: int) -> None:
+            nonlocal tokens
+            tokens = count
+            show(read, count)
+
+        yield read_text(prompt_file, watch_bytes) if prompt_file else [prompt or ""], watch_tokens
+    tell(tokens)
 
 
 def stop_token_of(text: str | None, tokenizer: Tokenizer) -> int | None:

@@ -4,9 +4,10 @@ import dataclasses
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
+from flax.traverse_util import flatten_dict
 
 from infini_jax.cli.model_options import MODELS
 from infini_jax.cli.output import terminal
@@ -14,7 +15,7 @@ from infini_jax.errors import ConfigError, require, require_file_name
 from infini_jax.model.cost import parameter_count
 from infini_jax.model.inheritance import layer_names
 from infini_jax.pretrained.formats import open_weights
-from infini_jax.pretrained.importing import described, parameters
+from infini_jax.pretrained.importing import described, unread_parameters
 from infini_jax.pretrained.settings import model_settings
 from infini_jax.pretrained.tensors import Weights
 from infini_jax.pretrained.tokens import tokenizer_of
@@ -30,6 +31,7 @@ def import_model(
     name: str = "",
     tokenizer: Path | None = None,
     segment: int = 0,
+    dtype: Literal["", "float32", "float16", "bfloat16"] = "",
     results: Path = MODELS,
 ) -> None:
     """Imports a pretrained model, with its tokenizer, so that it is read, evaluated and begun from as a run is.
@@ -41,6 +43,7 @@ def import_model(
       name: name of the model, and of its folder; by default that of the source.
       tokenizer: tokenizer.json or SentencePiece model, where it lies elsewhere than beside the tensors.
       segment: tokens per segment; 0 is the context that the model was trained on, at most 512.
+      dtype: type in which parameters are kept; by default that of the files, and float32 where these are quantized.
       results: folder that gets <name>/config.json, source.json, the tokenizer and a checkpoint of step 0.
     """
     name, path = name or Path(source).name.split(".")[0], found_path(source)
@@ -50,9 +53,11 @@ def import_model(
     architecture = described(weights)
     model, text = model_settings(architecture, segment), tokenizer_of(weights, tokenizer)
     run = imported_run(name, model, text)
-    params = parameters(weights, architecture, {group: len(names) for group, names in layer_names(model).items()})
-    where = source_of(source, weights) | {"architecture": dataclasses.asdict(architecture), "tokenizer": text.name}
-    save_imported(run, params, text, results / name, where)
+    groups = {group: len(names) for group, names in layer_names(model).items()}
+    params = unread_parameters(weights, architecture, groups, dtype)
+    types = sorted({tensor.dtype for tensor in flatten_dict(params).values()})
+    said_of_model = {"architecture": dataclasses.asdict(architecture), "tokenizer": text.name, "types": types}
+    save_imported(run, params, text, results / name, source_of(source, weights) | said_of_model)
     said = f"{results / name}: {architecture.family}, {parameter_count(model):,} parameters from {human_bytes(weights.size)}"
     terminal().print(said, highlight=False, soft_wrap=True)
 

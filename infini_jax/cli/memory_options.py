@@ -9,6 +9,7 @@ from infini_jax.cli.output import terminal
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
+from infini_jax.memory.full import FullConfig
 from infini_jax.records.measures import OTHER_MEMORY
 from infini_jax.training.checkpoint import Which
 from infini_jax.training.trained import Trained
@@ -70,3 +71,13 @@ def labels(trained: ModelConfig, used: ModelConfig) -> dict[str, float | str]:
     """The labels of figures of a run that was read with another memory; none for the memory trained."""
     changed = {f"memory.{name}": str(after) for name, (_, after) in changes(trained, used).items()}
     return {**changed, OTHER_MEMORY: float(used.memory_bytes)} if changed else {}
+
+
+def tell_window(model: ModelConfig, tokens: int) -> None:
+    """Says in one line what full attention sees of so many tokens, where they are more than it holds."""
+    memory = model.memory
+    if isinstance(memory, FullConfig) and tokens > memory.slots + model.segment:
+        past = model.block.learned_positions
+        told = f"memory: of {tokens:,} tokens each sees the last {memory.slots:,}; --memory.slots sets another window"
+        told += f"; places past the model's {past:,} are all taken for the last one" if past else ""
+        terminal(stderr=True).print(told, highlight=False, soft_wrap=True)

@@ -11,15 +11,16 @@ from rich.table import Table
 
 from infini_jax.cli.evaluation_options import Options, chosen_evaluation
 from infini_jax.cli.evaluation_tables import figures_table, measure_tables, position_table
-from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, labels, opened_run, suffix
+from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, labels, opened_run, suffix, tell_window
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress, reading_progress
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.config.plain import to_plain
+from infini_jax.data.given import given_name
 from infini_jax.devices.sharding import use_cores
 from infini_jax.errors import ConfigError, require
 from infini_jax.evals.base import Evaluation, Subject
-from infini_jax.evals.language import LanguageEvaluation, language_measures
+from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.files import write_json
 from infini_jax.records.environment import environment
 from infini_jax.records.folder import RunFolder
@@ -42,21 +43,23 @@ def evaluate(
     """Measures a trained run on a task; by default the streaming perplexity of its held-out documents.
 
     Examples: `infini-jax evaluate results/runs/run --documents 20`,
+    `infini-jax evaluate results/models/smollm2 --data book.txt --tokens 8k`,
     `infini-jax evaluate results/runs/run --task passkey --lengths 4k,64k,1m --depths 0,0.5,1`
 
     Args:
-      run: the folder that `infini-jax train` left.
+      run: the folder that `infini-jax train`, or `infini-jax import`, left.
       task: name of the task in the registry of evaluations.
       options: settings of the task.
       memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
       step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
       output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
-        tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder; with another memory their names say it.
+        tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder; with another memory, or other documents
+        than the run's own, their names say it.
       as_json: prints the content of the JSON file instead of tables.
     """
     evaluation, saved = chosen_evaluation(task, options), saved_config(run)
     config = read_with(saved, chosen_memory(saved, memory))
-    other = suffix(saved.model, config.model)
+    other = suffix(saved.model, config.model) + data_suffix(evaluation)
     figures = output.with_suffix(".parquet") if output else RunFolder(run).measures_of(task + other)
     require(output != figures, "output", f"{output} is to be JSON", "give a name that ends in .json")
     evaluation.check(config)
@@ -75,6 +78,12 @@ def evaluate(
         return
     terminal().print(*tables)
     print(f"{file}: {evaluation.cost(config):.2g} FLOPs in {seconds:.1f} s, compiling included")
+
+
+def data_suffix(evaluation: Evaluation) -> str:
+    """What tells the files of an evaluation on other documents from those of the run's own, such as -data-book.txt."""
+    given = getattr(evaluation, "data", "")
+    return f"-data-{given_name(given)}" if given else ""
 
 
 def with_labels(measures: list[Measure], more: dict[str, float | str]) -> list[Measure]:
@@ -108,12 +117,13 @@ Found = tuple[list[Measure], list[Table], dict[str, Any]]  # figures, what is sh
 
 def read_documents(evaluation: LanguageEvaluation, trained: Trained) -> Found:
     """The perplexity of held-out documents as tables, figures and JSON values, with the loss of each document."""
-    title = f"{trained.run.name}, step {trained.step}, {evaluation.split}"
+    title = f"{trained.run.name}, step {trained.step}, {given_name(evaluation.data) if evaluation.data else evaluation.split}"
     reader = evaluation.reader(trained.run)
     with reading_progress(title, reader.tokens, terminal(stderr=True)) as watch:
         found = reader.read(trained.params, lambda done: watch(done, done))
     details = {"split": evaluation.split, "corpus": reader.described, **found.to_plain()}
-    return language_measures(found), [figures_table(found, title), position_table(found)], details
+    tell_window(trained.run.model, int(reader.lengths_D[0]))
+    return evaluation.figures_of(trained.run, found), [figures_table(found, title), position_table(found)], details
 
 
 def ask(evaluation: Evaluation, trained: Trained) -> Found:

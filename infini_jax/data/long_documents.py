@@ -12,6 +12,7 @@ import numpy as np
 
 LONG = "long_documents"  # in a data set's metadata: split -> numbers of the documents that are several examples
 PART = "#part="
+AT_ONCE = 1 << 20  # characters that a tokenizer gets at once, and then the rest of the line
 
 
 class ExamplePlaces(NamedTuple):

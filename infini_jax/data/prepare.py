@@ -22,7 +22,7 @@ import numpy as np
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import BuiltIn, lookup_corpus, own_texts
 from infini_jax.data.decoding import Errors
-from infini_jax.data.long_documents import ExamplePlaces, parts_of_lines
+from infini_jax.data.long_documents import AT_ONCE, ExamplePlaces, parts_of_lines
 from infini_jax.data.prepared import (
     FORMAT,
     MANIFEST_FILE,
@@ -42,7 +42,6 @@ from infini_jax.files import data_folder
 
 SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
 SAMPLE_PARTS = 64  # at least so many documents share it
-AT_ONCE = 1 << 20  # characters that a tokenizer gets at once, and then the rest of the line
 TASKS, LARGEST_TASK = 256, 1024  # parts of a split that processes work on, and documents of one at most
 
 PACKAGES = {"sentencepiece": "sentencepiece", "json": "tokenizers"}  # by kind of tokenizer

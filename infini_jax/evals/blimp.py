@@ -25,6 +25,7 @@ import numpy as np
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.data.base import tokenizer_of
 from infini_jax.data.batch import Batch
+from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.minimal_pairs import Pair, blimp_pairs
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.devices.chosen_form import RowsAtOnce
@@ -62,8 +63,9 @@ class Blimp(ReadingEvaluation):
         require(self.pairs >= 0, "blimp.pairs", f"{self.pairs} is negative", "give 0 for all of them")
 
     def applies(self, run: RunConfig) -> bool:
-        """Whether the run was trained on a corpus of whole documents with a tokenizer."""
-        return run.data.open_tokenizer() is not None and run.data.whole("train") is not None
+        """Whether the run was trained on a corpus of whole documents with a tokenizer, or is an imported model."""
+        has_text = isinstance(run.data, CorpusConfig) or run.data.whole("train") is not None
+        return run.data.open_tokenizer() is not None and has_text
 
     def check(self, run: RunConfig) -> None:
         """Checks the settings: raises `ConfigError` where BLiMP's files are not at `path` or cannot be read."""

@@ -13,13 +13,15 @@ import numpy as np
 
 from infini_jax.config import RunConfig
 from infini_jax.data import facts
-from infini_jax.data.base import documents_of, tokenizer_of
+from infini_jax.data.base import tokenizer_of
 from infini_jax.data.examples import Example
+from infini_jax.data.given import given_documents, given_name, has_documents
 from infini_jax.data.haystack import HaystackConfig, NeedleKind
+from infini_jax.errors import LATER, require_one_line
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or, room
-from infini_jax.records.measures import Measure
+from infini_jax.records.measures import OTHER_DATA, Measure
 
 SENTENCES = (
     4  # times the tokens of an example that a stretch of a corpus has: sentences with a word of the answer are left out
@@ -36,6 +38,7 @@ class HaystackEvaluation(ExampleEvaluation):
       examples: number of examples per kind and length.
       seed: seed of the examples.
       rows: number of examples that are read side by side.
+      data: prepared corpus, or file or folder of texts, whose sentences hide the facts, in place of the run's own documents.
     """
 
     name: ClassVar[str] = "haystack"
@@ -46,21 +49,31 @@ class HaystackEvaluation(ExampleEvaluation):
     examples: int = 50
     seed: int = 0
     rows: int = 8
+    data: str = dataclasses.field(default="", metadata=LATER)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_one_line("haystack.data", self.data)
 
     def cells(self, run: RunConfig) -> list[Cell]:
         """One cell per length and kind of needle."""
         own, found = self.own(run.data), []
-        kinds = self.kinds or (get_args(NeedleKind) if self.reads_text(run.data) else (own.task,))
+        kinds = self.kinds or (self._of_text(run) if self.reads_text(run.data) else (own.task,))
         for length, kind in itertools.product(lengths_or(self.lengths, run), kinds):
-            labels = {"kind": kind, "length": length}
+            labels = {"kind": kind, "length": length} | ({OTHER_DATA: given_name(self.data)} if self.data else {})
             found.append(Cell(own.with_labels(labels), length, labels))
         return found
+
+    def _of_text(self, run: RunConfig) -> tuple[NeedleKind, ...]:
+        """The kinds that a run on a corpus can be asked: facts need documents to hide in."""
+        hides = bool(self.data) or has_documents(run.data)
+        return tuple(kind for kind in get_args(NeedleKind) if hides or kind not in facts.QUESTIONS)
 
     def hay(self, run: RunConfig, cell: Cell, random: np.random.Generator) -> str:
         """A stretch of the corpus's validation split for kinds that ask for facts, "" for the other kinds."""
         if cell.config.task not in facts.QUESTIONS:
             return ""
-        text = documents_of(run.data, "validation")[0].text
+        text = given_documents(run.data, self.data, "validation")[0].text
         count = min(SENTENCES * cell.tokens, len(text))
         begin = int(random.integers(len(text) - count + 1))
         return tokenizer_of(run.data).decode(text[begin : begin + count])

@@ -11,14 +11,15 @@ from infini_jax.config import RunConfig
 from infini_jax.config.evaluation import CARRIED, CONDITIONS, Condition, EvaluationConfig
 from infini_jax.data.batch import Split
 from infini_jax.data.examples import ExampleConfig
+from infini_jax.data.given import given_documents, given_name
 from infini_jax.devices.chosen_form import RowsAtOnce, documents_at_once
 from infini_jax.devices.side_by_side import Learned
-from infini_jax.errors import required
+from infini_jax.errors import LATER, require, require_one_line
 from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
 from infini_jax.evals.perplexity import Perplexity, Reader
 from infini_jax.evals.scores import ratio_variance
 from infini_jax.model.cost import model_cost
-from infini_jax.records.measures import Label, Measure
+from infini_jax.records.measures import OTHER_DATA, Label, Measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class LanguageEvaluation(ReadingEvaluation):
       rows: number of documents that are read side by side.
       conditions: conditions of the memory; each one costs as much again.
       split: split whose documents are read.
+      data: prepared corpus, or file or folder of texts, that is read in place of the run's own documents.
     """
 
     name: ClassVar[str] = "perplexity"
@@ -39,10 +41,12 @@ class LanguageEvaluation(ReadingEvaluation):
     rows: int = 8
     conditions: tuple[Condition, ...] = CONDITIONS
     split: Split = "validation"
+    data: str = dataclasses.field(default="", metadata=LATER)
 
     def __post_init__(self):
         super().__post_init__()
         self.settings  # noqa: B018  checked when made
+        require_one_line("perplexity.data", self.data)
 
     @property
     def settings(self) -> EvaluationConfig:
@@ -63,9 +67,9 @@ class LanguageEvaluation(ReadingEvaluation):
         return model_cost(run.model).flops * reader.tokens * len(reader.conditions)
 
     def reader(self, run: RunConfig) -> Reader:
-        """The reader of the split's documents. Raises `ConfigError` where there are none."""
-        found = run.data.whole(self.split)
-        documents, counts = required(found, "run", f"its task {run.task} has no documents", "choose a run on a corpus")
+        """The reader of the documents. Raises `ConfigError` where there are none."""
+        require(self.applies(run), "run", f"its task {run.task} has no documents", "choose a run on a corpus")
+        documents, counts = given_documents(run.data, self.data, self.split, self.tokens)
         return Reader(run.model, documents, counts, self.settings)
 
     def at_once(self, run: RunConfig) -> RowsAtOnce:
@@ -78,13 +82,17 @@ class LanguageEvaluation(ReadingEvaluation):
         return reader.read_each(learned, lambda tokens: watch(tokens, reader.tokens))
 
     def figures_of(self, run: RunConfig, found: Perplexity) -> list[Measure]:
-        """The figures of `language_measures` for the run; of another split than validation they have the label `split`."""
-        split: dict[str, Label] = {"split": self.split} if self.split != "validation" else {}
-        return [dataclasses.replace(one, labels=one.labels | split) for one in language_measures(found)]
+        """The figures of `language_measures` for the run; of another split than validation they have the label `split`.
+
+        Those of other documents than the run's own have the label `data`.
+        """
+        more: dict[str, Label] = {"split": self.split} if self.split != "validation" else {}
+        more |= {OTHER_DATA: given_name(self.data)} if self.data else {}
+        return [dataclasses.replace(one, labels=one.labels | more) for one in language_measures(found)]
 
 
 def language_measures(found: Perplexity) -> list[Measure]:
-    """Loss, word perplexity and bits per byte of each condition over all tokens, its loss by place in the document, and gains.
+    """Loss, word perplexity and bits per byte of each condition, loss and bits by place in the document, and gains.
 
     Loss and gain are in nats per token. Intervals are those between documents (a ratio estimate with Student's t); a single
     document has none.
@@ -105,7 +113,10 @@ def language_measures(found: Perplexity) -> list[Measure]:
     for place in found.by_position():
         for condition in found.conditions:
             labels = {"condition": condition, "from": place["from"]}
-            measures.append(Measure("perplexity", "loss_by_position", place[condition], int(place["tokens"]), labels=labels))
+            loss, count = place[condition], int(place["tokens"])
+            measures.append(Measure("perplexity", "loss_by_position", loss, count, labels=labels))
+            bits = found.counts.bits_per_byte(loss)
+            measures.append(Measure("perplexity", "bits_per_byte_by_position", bits, count, labels=labels))
     return measures
 
 

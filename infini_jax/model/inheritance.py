@@ -157,11 +157,11 @@ def is_own(path: Keys) -> bool:
 def inherited(other: ModelConfig, learned: dict, model: ModelConfig, fresh: dict) -> dict:
     """Parameters like `fresh`, those of `model`, with what `other` has `learned` in the place of all that it has.
 
-    The two must fit, see `inheritance`.
+    The two must fit, see `inheritance`. Types are those of `fresh`: what was kept in half precision is trained in float32.
     """
     theirs = layers_apart(other, learned)
     ours = {
-        path: theirs[path] if path in theirs and theirs[path].shape == leaf.shape else leaf
+        path: theirs[path].astype(leaf.dtype) if path in theirs and theirs[path].shape == leaf.shape else leaf
         for path, leaf in layers_apart(model, fresh).items()
     }
     return grouped(model, ours)

@@ -1,6 +1,7 @@
 """GGUF files by the package `gguf`: metadata as plain values, tensors dequantized one at a time to float32.
 
 The package's own words for axes are turned around: shapes here are NumPy's, rows first.
+Tensors in half precision stay what they are.
 """
 
 import functools
@@ -12,6 +13,8 @@ import numpy as np
 from infini_jax.errors import ConfigError, installs, one_line, require
 from infini_jax.pretrained.fields import Fields
 from infini_jax.pretrained.tensors import AGAIN, Tensor
+
+HALVES = {"F16": "float16", "BF16": "bfloat16"}  # what is stored in half precision stays so
 
 
 def open_gguf(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -34,12 +37,13 @@ def open_gguf(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         require(whole, "path", f"{file} is cut off: {one.name} is not all there", AGAIN)
         require(one.name not in found, "path", f"{file} has the tensor {one.name} twice", AGAIN)
         shape = tuple(int(size) for size in reversed(one.shape))
-        found[one.name] = Tensor(shape, "float32", functools.partial(dequantized, one, shape))
+        kept = HALVES.get(one.tensor_type.name, "float32")
+        found[one.name] = Tensor(shape, kept, functools.partial(dequantized, one, shape, kept))
     return found, metadata
 
 
-def dequantized(tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The numbers of a tensor, float32. Raises `ConfigError` for a quantization that the package cannot undo."""
+def dequantized(tensor: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """The numbers of a tensor. Raises `ConfigError` for a quantization that the package cannot undo."""
     import gguf
 
     try:
@@ -48,4 +52,4 @@ def dequantized(tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
         kind = tensor.tensor_type.name
         mend = "give a file in F16, BF16, Q8_0 or Q4_1"
         raise ConfigError("path", f"the tensor {tensor.name} has the type {kind}, which gguf cannot read", mend) from error
-    return np.asarray(numbers, np.float32).reshape(shape)
+    return np.asarray(numbers, np.dtype(dtype)).reshape(shape)

@@ -1,6 +1,6 @@
-"""Tensors of a foreign model -> parameters, one tensor at a time: no more is held than the result and what is being read.
+"""Tensors of a foreign model -> parameters, each of which is read when it is asked for: no more than one has to be held.
 
-Parameters are stacked in layer groups as `infini_jax.model.transformer` has them, float32.
+Parameters are stacked in layer groups as `infini_jax.model.transformer` has them, in the types of the files or in another.
 """
 
 import re
@@ -23,17 +23,31 @@ def described(weights: Weights) -> Architecture:
     return architecture_of(settings_of(weights.settings, weights.tensors) if is_gguf else weights.settings)
 
 
-def parameters(weights: Weights, architecture: Architecture, groups: Mapping[str, int]) -> dict[str, Any]:
-    """The parameters of a model as nested dicts of float32.
+def parameters(weights: Weights, architecture: Architecture, groups: Mapping[str, int], dtype: str = "") -> dict[str, Any]:
+    """The parameters of a model as nested dicts of arrays; for the arguments and errors see `unread_parameters`."""
+    return read_all(unread_parameters(weights, architecture, groups, dtype))
+
+
+def read_all(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts of tensors as nested dicts of arrays."""
+    return {name: one.read() if isinstance(one, Tensor) else read_all(one) for name, one in tree.items()}
+
+
+def unread_parameters(
+    weights: Weights, architecture: Architecture, groups: Mapping[str, int], dtype: str = ""
+) -> dict[str, Any]:
+    """The parameters of a model as nested dicts of tensors, which are read from its files whenever they are asked for.
 
     Args:
       weights: the files of the model.
       architecture: what they hold.
       groups: names of the layer groups, and how many layers each has.
+      dtype: type of the parameters, one of `WEIGHTS`; "" for that of each tensor in the files.
 
     Raises:
       ConfigError: a tensor is missing, nobody knows it, or it has another shape or type than the settings say.
     """
+    require(dtype in ("", *WEIGHTS), "dtype", f"'{dtype}' is no type of weights", f"give {' or '.join(WEIGHTS)}")
     grouped = sum(groups.values())
     told = f"they have {grouped} layers, the model has {architecture.layers}"
     require(grouped == architecture.layers, "groups", told, "give groups of all layers")
@@ -43,13 +57,13 @@ def parameters(weights: Weights, architecture: Architecture, groups: Mapping[str
     found: dict[str, Any] = {}
     for row in rows:
         if not row.in_layers:
-            fill(tensors, row, row.tensor, empty(found, row.path, row, architecture, ()), architecture)
-    in_layers, first = [row for row in rows if row.in_layers], 0
+            put_in(found, row.path, of_tensors([checked(tensors, row, row.tensor, architecture)], row, architecture, dtype))
+    first = 0
     for group, count in groups.items():
-        kept = [empty(found, (group, *row.path), row, architecture, (count,)) for row in in_layers]
-        for layer in range(count):
-            for row, stacked in zip(in_layers, kept, strict=True):
-                fill(tensors, row, row.tensor.format(first + layer), stacked[layer], architecture)
+        for row in (row for row in rows if row.in_layers):
+            names = [row.tensor.format(first + layer) for layer in range(count)]
+            stored = [checked(tensors, row, name, architecture) for name in names]
+            put_in(found, (group, *row.path), of_tensors(stored, row, architecture, dtype))
         first += count
     return found
 
@@ -59,25 +73,41 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def empty(
-    tree: dict[str, Any], path: Sequence[str], row: Row, architecture: Architecture, stacked: tuple[int, ...]
-) -> np.ndarray:
-    """A parameter that nobody has written yet, put into a tree at its path."""
-    *above, leaf = path
+def put_in(tree: dict[str, Any], path: Sequence[str], leaf: Tensor) -> None:
+    """Puts a leaf into a tree at its path."""
+    *above, last = path
     for name in above:
         tree = tree.setdefault(name, {})
-    tree[leaf] = np.empty((*stacked, *row.layout.kept_shape(architecture.sizes)), np.float32)
-    return tree[leaf]
+    tree[last] = leaf
 
 
-def fill(tensors: Mapping[str, Tensor], row: Row, name: str, parameter: np.ndarray, architecture: Architecture) -> None:
-    """Writes a tensor into its parameter. Raises `ConfigError` where it has another shape or type than it should have."""
+def checked(tensors: Mapping[str, Tensor], row: Row, name: str, architecture: Architecture) -> Tensor:
+    """The tensor of a name. Raises `ConfigError` where it has another shape or type than it should have."""
     tensor, shape = tensors[name], row.layout.stored_shape(architecture.sizes)
     told = f"it has the shape {tensor.shape}, and the model's settings say {shape}"
     require(tensor.shape == shape, name, told, "restore the model's settings, or its tensors")
     told = f"it has the type {tensor.dtype}, which is none of weights"
     require(tensor.dtype in WEIGHTS, name, told, f"convert it to {' or '.join(WEIGHTS)}")
-    row.layout.put(tensor.read(), parameter, architecture.sizes)
+    return tensor
+
+
+def of_tensors(stored: Sequence[Tensor], row: Row, architecture: Architecture, dtype: str) -> Tensor:
+    """The parameter of stored tensors: one of each layer of a group, stacked, or the only one of the model.
+
+    It is float32 where layers are stored in different types, and where a number is added to it: half precision would round.
+    """
+    types = {dtype} if dtype else {tensor.dtype for tensor in stored}
+    kept = types.pop() if len(types) == 1 and not row.layout.offset else "float32"
+    shape = row.layout.kept_shape(architecture.sizes)
+    whole = (len(stored), *shape) if row.in_layers else shape
+
+    def read() -> np.ndarray:
+        parameter = np.empty(whole, np.dtype(kept))
+        for tensor, place in zip(stored, parameter if row.in_layers else [parameter], strict=True):
+            row.layout.put(tensor.read(), place, architecture.sizes)
+        return parameter
+
+    return Tensor(whole, kept, read)
 
 
 def wanted_names(rows: Sequence[Row], layers: int) -> Iterator[str]:

@@ -14,6 +14,7 @@ from infini_jax.files import json_text
 from infini_jax.records.parquet import write_table
 
 OTHER_MEMORY = "memory_bytes"  # label of figures of a run read with another memory than it was trained with: its bytes
+OTHER_DATA = "data"  # label of figures of other documents than those of the run's own data: their name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,3 +81,8 @@ def measures_in(table: pa.Table) -> list[tuple[str, Measure]]:
     known: dict[str, dict[str, Label]] = {}  # most lines have labels that others have, too
     named = ({**(known.get(text) or known.setdefault(text, json.loads(text)))} for text in labels)
     return [(run, Measure(*values, labels=its)) for run, its, *values in zip(runs, named, *columns, strict=True)]
+
+
+def of_own_data(figures: Sequence[tuple[str, Measure]]) -> list[tuple[str, Measure]]:
+    """The (run, figure) lines that tell of each run's own data, by which runs are compared."""
+    return [(run, figure) for run, figure in figures if OTHER_DATA not in figure.labels]

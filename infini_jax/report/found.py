@@ -14,7 +14,7 @@ from infini_jax.data.base import DataConfig
 from infini_jax.errors import ConfigError, require
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.inventory import Disk, looked_at
-from infini_jax.records.measures import Label, Measure, measures_in
+from infini_jax.records.measures import Label, Measure, measures_in, of_own_data
 from infini_jax.records.rows import Row, checked_table, rows_in
 from infini_jax.report.curves import Curves, curves_by_run
 from infini_jax.report.plots import Series, series_of
@@ -242,7 +242,7 @@ def find_one(source: StudySource) -> Found:
         [Failure(run, error) for run, error in (unfinished | errors).items() if run not in done],
         {run: plain for run, plain in configs.items() if plain is not None},
         curves,
-        measures_in(checked_table(measured, "study")) if measured.exists() else [],
+        of_own_data(measures_in(checked_table(measured, "study"))) if measured.exists() else [],
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
         {job.name: job for job in source.jobs},
     )

@@ -19,7 +19,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from infini_jax.errors import lookup, require
-from infini_jax.records.measures import OTHER_MEMORY, Measure
+from infini_jax.records.measures import OTHER_MEMORY, Measure, of_own_data
 from infini_jax.records.rows import Row
 from infini_jax.report.curves import Curves
 from infini_jax.report.figures.gates import by_layer
@@ -153,7 +153,7 @@ def folder_of(rows: list[dict], curves: list[dict], measured: list[dict]) -> Fou
     configs = {line["run"]: json.loads(line["config"]) for line in rows if line["config"]}
     drawn = {run: curves_of_lines(metric_lines(lines)) for run, lines in by(curves, lambda line: line["run"]).items()}
     figures = [(line["run"], measure_of(line)) for line in measured]
-    own = [(run, figure) for run, figure in figures if OTHER_MEMORY not in figure.labels]  # the rows' bytes are of these
+    own = [one for one in of_own_data(figures) if OTHER_MEMORY not in one[1].labels]  # the rows' bytes are of these
     return Found([row_of(line) for line in rows], [], configs, drawn, own, {})
 
 

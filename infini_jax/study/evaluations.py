@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from infini_jax.config import RunConfig
-from infini_jax.config.plain import to_plain
+from infini_jax.config.plain import science_of
 from infini_jax.devices.side_by_side import SideBySide, tried
 from infini_jax.evals.base import Evaluation, Subject, Subjects, Watch, unwatched
 from infini_jax.files import json_text
@@ -33,7 +33,7 @@ def applies(evaluation: Evaluation, job: Job) -> bool:
 
 def measure_name(evaluation: Evaluation) -> str:
     """The name of a run's file of figures: that of the evaluation, and eight hex digits of its settings."""
-    settings = json_text(to_plain(evaluation), sort_keys=True)
+    settings = json_text(science_of(evaluation), sort_keys=True)
     return f"{evaluation.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 

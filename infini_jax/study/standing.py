@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from infini_jax.records.measures import Measure, measures_in
+from infini_jax.records.measures import Measure, measures_in, of_own_data
 from infini_jax.records.rows import rows_as_they_stand
 from infini_jax.study.climb import Climb, Ended, Plan, climb
 from infini_jax.study.desk import Desk
@@ -37,5 +37,5 @@ def ended_of(jobs: Sequence[Job], desk: Desk) -> dict[str, Ended]:
 
 def half_points_of(jobs: Sequence[Job], desk: Desk) -> dict[str, list[Measure]]:
     """The figures of n50 of jobs that measure it themselves, by name."""
-    figures = measures_in(desk.figures(jobs).table) if jobs else []
+    figures = of_own_data(measures_in(desk.figures(jobs).table)) if jobs else []
     return {run: [one] for run, one in figures if one.metric == "n50"}

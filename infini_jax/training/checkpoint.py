@@ -8,6 +8,7 @@ all that is needed of the data's position.
 import contextlib
 import dataclasses
 import logging
+import math
 import sys
 import time
 import warnings
@@ -21,10 +22,11 @@ import orbax.checkpoint as ocp
 from infini_jax.config import RunConfig
 from infini_jax.errors import CheckpointError, check_fields, disk_reason, one_line, require, required
 from infini_jax.files import json_text
+from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.training_log import best_step
 from infini_jax.training import notes
-from infini_jax.training.digest import bit_sum, digests, named
+from infini_jax.training.digest import bit_sum, digests, named, typed
 from infini_jax.training.notes import FORMAT, Progress
 
 STATE, MEMORY, META = "state", "memory", "meta"
@@ -294,14 +296,19 @@ class FinishedCheckpoints(Checkpoints):
         require(
             self.folder.is_dir(), "run", f"{self.folder.parent} has no checkpoints", "train it first, or give another folder"
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(read_only=True))
+        most = max(math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(parameter_shapes(self.run.model)))
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        one_at_a_time = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=1 + most // 10**9)  # else all are there twice
+        handlers.add(STATE, ocp.args.PyTreeRestore, one_at_a_time)
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=handlers)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
     def restore_part(self, part: str, shapes: Any, step: Which = None) -> tuple[int, Any]:
-        """(step, part) of a checkpoint, by default the newest, without the rest of the state.
+        """(step, part) of a checkpoint, by default the newest, without the rest of the state, in the types that were saved.
 
         Args:
           part: a name in `LEARNED`.
@@ -314,7 +321,8 @@ class FinishedCheckpoints(Checkpoints):
         """
         step = self._chosen(step)
         meta = self._meta(step)
-        item = {part: shapes}
+        said = {} if meta["format"] == 2 else notes.written_part(meta, f"{STATE}/{part}")
+        item = {part: typed(shapes, said, f"{STATE}/{part}")}
         places = ocp.checkpoint_utils.construct_restore_args(item)
         with self._damage(step):
             wanted = ocp.args.PyTreeRestore(item=item, restore_args=places, partial_restore=True)

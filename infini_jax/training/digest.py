@@ -4,6 +4,7 @@ A digest is a sum over an array's words, each mixed with its place. A sum needs 
 part without a copy; the places make swapped parts count, and the mixing is one to one, so that any single changed word does.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 
 Array = Any  # of NumPy or of JAX: the arithmetic is the same
 SMALL = 2**18  # bytes up to which an array is digested on the host, where nothing needs to be compiled
+PART = 2**22  # bytes of an array that are digested at once
 STEP = 0x9E3779B1  # odd; its powers are the strides of the axes, in place of a linear index that repeats after 2^32 words
 
 
@@ -32,15 +34,34 @@ def digests(tree: Any, prefix: str) -> dict[str, str]:
 
 
 def digest(array: Array) -> tuple[Array, Array]:
-    """Two words, uint32, of the bits of an array and their places; of all of it, also where this process has only a part."""
+    """Two words, uint32, of the bits of an array and their places; of all of it, also where this process has only a part.
+
+    A large array of one device is taken some rows at a time: what the words of all of it need would be several times as large.
+    """
     is_here = not isinstance(array, jax.Array) or array.is_fully_addressable
-    return sums(np.asarray(jax.device_get(array))) if is_here and array.nbytes <= SMALL else sums_on_devices(array)
+    if is_here and array.nbytes <= SMALL:
+        return sums(np.asarray(jax.device_get(array)))
+    if array.ndim and array.nbytes > PART and (not isinstance(array, jax.Array) or len(array.devices()) == 1):
+        return sums_of_parts(array)
+    return sums_on_devices(array)
 
 
-def sums(array: Array) -> tuple[Array, Array]:
-    """The sums behind `digest`, in the arithmetic of the library of `array`."""
+def sums_of_parts(array: Array) -> tuple[Array, Array]:
+    """The sums behind `digest` of an array of the host or of one device, added up over parts of its rows."""
+    rows, found = max(1, PART * len(array) // array.nbytes), np.zeros(2, np.uint32)
+    for row in range(0, len(array), rows):
+        if isinstance(array, jax.Array):
+            part = sums_of_rows(array, row, min(rows, len(array) - row))
+        else:
+            part = sums_on_devices(array[row : row + rows].copy(), row)  # JAX may hold it for longer than it needs it
+        found += np.array(jax.device_get(part), np.uint32)
+    return found[0], found[1]
+
+
+def sums(array: Array, first: int | jax.Array = 0) -> tuple[Array, Array]:
+    """The sums behind `digest`, in the arithmetic of the library of `array`, whose first row is row `first` of the whole."""
     words, numpy = words_of(array), jnp if isinstance(array, jax.Array) else np
-    places = numpy.zeros(words.shape, np.uint32)
+    places = numpy.zeros(words.shape, np.uint32) + numpy.uint32(STEP) * numpy.asarray(first, np.uint32)
     for axis, size in enumerate(words.shape):
         along = [1] * axis + [size] + [1] * (words.ndim - axis - 1)
         places += (numpy.arange(size, dtype=np.uint32) * np.uint32(pow(STEP, axis + 1, 2**32))).reshape(along)
@@ -50,6 +71,12 @@ def sums(array: Array) -> tuple[Array, Array]:
 
 
 sums_on_devices = jax.jit(sums)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def sums_of_rows(array: jax.Array, first: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The sums behind `digest` of `count` rows, from row `first` on."""
+    return sums(jax.lax.dynamic_slice_in_dim(array, first, count), first)
 
 
 def words_of(array: Array) -> Array:
@@ -69,3 +96,11 @@ def mixed(words: Array) -> Array:
 def bit_sum(tree: Any) -> Array:
     """The sum of all bits of a tree as unsigned words, uint32: what checkpoints of format 2 have in place of digests."""
     return sum((words_of(leaf).sum(dtype=jnp.uint32) for leaf in jax.tree.leaves(tree)), start=jnp.zeros((), jnp.uint32))
+
+
+def typed(shapes: Any, said: dict[str, str], prefix: str) -> Any:
+    """Shapes of arrays with the types that their digests say, by the path behind `prefix`; those without one as they are."""
+    leaves, tree = jax.tree.flatten(shapes)
+    kinds = [said.get(f"{prefix}/{name}", str(leaf.dtype)).partition("[")[0] for name, leaf in named(shapes).items()]
+    pairs = zip(leaves, kinds, strict=True)
+    return tree.unflatten([jax.ShapeDtypeStruct(one.shape, jnp.dtype(kind), sharding=one.sharding) for one, kind in pairs])

@@ -17,8 +17,8 @@ from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import present, require
 from infini_jax.files import write_at_once, write_json
 from infini_jax.records.folder import RunFolder
-from infini_jax.training.checkpoint import Checkpoints
 from infini_jax.training.notes import Progress
+from infini_jax.training.unread import UnreadCheckpoints
 
 TOKENIZER_FILES = {
     "json": "tokenizer.json",
@@ -51,7 +51,7 @@ def save_imported(run: RunConfig, params: dict, tokenizer: Tokenizer, folder: Pa
 
     Args:
       run: the model as a run.
-      params: parameters of the model, as nested dicts.
+      params: parameters of the model, as nested dicts of arrays, or of `Tensor`s, of which one at a time is read.
       tokenizer: tokenizer of the model.
       folder: new folder, which ends in the model's name.
       source: where the model is from, as JSON values.
@@ -70,9 +70,8 @@ def save_imported(run: RunConfig, params: dict, tokenizer: Tokenizer, folder: Pa
         model = present(tokenizer.model, "pretrained tokenizers have a model")
         (partial / TOKENIZER_FILES[tokenizer.name.partition(":")[0]]).write_bytes(model)
         state, nothing = {"step": np.zeros((), np.int32), "params": params}, {"nothing": np.zeros(1, np.int32)}
-        with Checkpoints(run, partial) as checkpoints:
+        with UnreadCheckpoints(run, partial) as checkpoints:
             checkpoints.save(Progress(), state, nothing)
-            checkpoints.wait()
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
