@@ -35,6 +35,7 @@ from infini_jax.study.comparison import (
     at_window,
     with_memory,
 )
+from infini_jax.study.factors import Design, Factor
 from infini_jax.study.trials import seeded, trials
 
 
@@ -185,6 +186,15 @@ SCALES = {
         ),
     ),
 }
+DESIGN = Design(
+    (
+        Factor("horizons", "model.memory.horizons"),
+        Factor("gate", "model.memory.gate_init"),
+        Factor("feature scale", "model.memory.feature_scale"),
+        Factor("own share of a key", "model.key_taps_own"),
+    ),
+    tolerance=0.02,  # a share, or nats per byte
+)
 READ: dict[str, tuple[Evaluation, ...]] = {
     "smoke": (LanguageEvaluation(documents=2, tokens=64, rows=2),),
     "cpu": (LanguageEvaluation(documents=8, tokens=4096),),
@@ -206,4 +216,5 @@ def study(scale: str) -> Study:
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in recall.rates)}, chosen on validation"),
         ),
         evaluations=(MqarEvaluation(), GateEvaluation(), *READ[scale]),
+        design=DESIGN,
     )

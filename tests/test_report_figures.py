@@ -250,7 +250,7 @@ def test_f8_says_no_more_than_the_seeds_allow(losses, verdict):
             rows.append(row)
             configs[row.run] = config_of(row, segment)
     (drawn,) = best_split(found_of(rows, configs=configs), styles_of(rows))
-    assert "infini delta is best, by the median, with a window of 8 and 8 KiB of memory" in drawn.caption
+    assert "infini delta has its best median with a window of 8 and 8 KiB of memory" in drawn.caption
     assert verdict in drawn.caption
     assert markers_of(drawn.figure) == sorted(loss for of in losses.values() for loss in of)
 

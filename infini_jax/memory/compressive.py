@@ -181,6 +181,7 @@ class Compressive(Positioned):
     learns = ()
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
     neighborhoods = ("segment", "cache")
+    keeps_bfloat16 = True
     honors = ("attention_scale", "rotary")
     parameter_axes: ClassVar = {
         **Positioned.parameter_axes,

@@ -60,6 +60,8 @@ class Row:
         and in a run's own table, as are all columns that other runs decide.
       rate_inside: whether the learning rate that validation chose for its point lies inside those that were tried; None where
         one was tried, or runs of the point have not ended.
+      memory_bytes_bf16: `memory_bytes` with numbers at bfloat16, for mechanisms that can keep them so between segments; None for
+        others and in old tables.
     """
 
     run: str
@@ -110,6 +112,7 @@ class Row:
     neighborhood_bytes: int = 0
     rung: int | None = None
     rate_inside: bool | None = None
+    memory_bytes_bf16: int | None = None
 
 
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
@@ -119,7 +122,18 @@ ORIGIN = ("origin", "origin_fingerprint", "origin_step", "origin_digest")
 MARKS = ("rung", "rate_inside")  # that a study's table has of all runs together
 # Columns that old tables lack, with what stands for them.
 LATER: dict[str, Any] = dict.fromkeys(
-    ("learning_rate", "flops_counted", "test_loss", "test_accuracy", *ORIGIN, "stopped_early", "form", "fleet", *MARKS)
+    (
+        "learning_rate",
+        "flops_counted",
+        "test_loss",
+        "test_accuracy",
+        *ORIGIN,
+        "stopped_early",
+        "form",
+        "fleet",
+        *MARKS,
+        "memory_bytes_bf16",
+    )
 ) | {
     "gives": "steps",
     "skipped_steps": 0,

@@ -18,6 +18,7 @@ from infini_jax.records.measures import Label, Measure, measures_in
 from infini_jax.records.rows import Row, checked_table, rows_in
 from infini_jax.report.curves import Curves, curves_by_run
 from infini_jax.report.plots import Series, series_of
+from infini_jax.study.factors import Design
 from infini_jax.study.jobs import Job
 from infini_jax.study.ladder import Ladder
 from infini_jax.study.study import Failure, noted_failures
@@ -34,6 +35,7 @@ class StudySource:
       command: command that remakes the study, by default `infini-jax study` with its name.
       jobs: jobs of the study, for settings that rows do not have.
       ladder: budgets that they climb, None where each has one.
+      design: factors whose levels the jobs combine, None where they are no such design.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class StudySource:
     command: str = ""
     jobs: tuple[Job, ...] = ()
     ladder: Ladder | None = None
+    design: Design | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,7 @@ RUNS = (
     ),
     ("rung", "", "of the study's ladder, from 1, once its point's runs there have ended; null without a ladder"),
     ("rate_inside", "", "whether its point's chosen learning rate lies inside those tried; null where one was tried"),
+    ("memory_bytes_bf16", "bytes", "memory_bytes with numbers at bfloat16; null where the mechanism sums in its memory"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 
