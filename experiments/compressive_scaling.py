@@ -1,22 +1,20 @@
 """How does compressive memory scale with its size, by its key dimension and by the width of the whole model?
 
-A matrix of d_k x d_v grows by its key dimension alone, or by more heads in a wider model (the axis `d_model`: residual stream,
-heads and MLP in proportion). Both axes are taken to the same bytes. They cross at the base model, whose bytes are left out: there
-both are the same model. The Compressive Transformer has slots of tokens and no matrix: its axes are the number of its entries,
-and the width at a constant number.
+A matrix grows by its key dimension alone, or by more heads in a wider model (the axis `d_model`: residual stream, heads and
+MLP in proportion). Both axes are taken to the same bytes. They cross at the base model, whose bytes are left out: there both
+are one model. The Compressive Transformer has entries for tokens and no matrix: its axes are the number of its entries, and
+the width at a constant number. Capacity is asked by capacity_law, whose axes are the key dimension and the heads.
 
-Command:   infini-jax study compressive_scaling --scale cpu            (or smoke, accelerator)
-           infini-jax study capacity_law --scale cpu --only infini,gated_delta,compressive      its part about capacity
-           infini-jax report results/compressive_scaling-cpu results/capacity_law-compressive-gated_delta-infini-cpu
-Corpora:   text is the standard library's source code, which needs nothing. accelerator reads a prepared corpus `books` in its place
-           where it is here (infini-jax corpus prepare text_folder --path FOLDER --name books), and asks BLiMP where that is here.
-Cost:      cpu COST_CPU; accelerator COST_ACCELERATOR. Neither was run yet. `--only MECHANISM` does a part; `--dry-run` counts all
-           before anything runs.
-Expected:  recall grows with bytes along both axes and, as the bits of a matrix go with its scalars, by the same slope at the same
-           bytes; d_model has the better loss on text, because the model grows and not its memory alone, which the floor of the
-           same width shows. The delta rules are ahead of the sum where keys are many. Passkeys need few bytes: one key is found
-           at any size, several keys need as many more. Every mechanism has the same cache of one segment beside its memory, and
-           the floor sees as far back as that.
+Command:   infini-jax study compressive_scaling --scale cpu    (or smoke, accelerator)
+           infini-jax study capacity_law --scale cpu --only infini,gated_delta,compressive
+Corpora:   text is the standard library's source code, which needs nothing. accelerator reads a prepared corpus `books` in its
+           place where it is here, and asks BLiMP where that is here (docs/corpora.md).
+Cost:      cpu at least 6000 runs and 1.7e15 FLOPs, 1.1e16 at most; accelerator at least 6000 runs and 1.5e18 FLOPs, 1.5e19 at
+           most. Neither was run yet. `--only MECHANISM` does a part; `--dry-run` counts all before anything runs.
+Expected:  recall grows with bytes along both axes. At equal bytes d_model has the better loss on text, because the model grows
+           and not its memory alone: the floor of the same width gains as well. The delta rules are ahead of the sum where keys
+           are many. One passkey is found at any size, several keys need as many times the bytes. Every memory has the same
+           cache of one segment beside it, and the floor sees as far back as that.
 """
 
 import dataclasses
@@ -196,7 +194,7 @@ TEXT: dict[str, tuple[Evaluation, ...]] = {
 
 
 def asked(scale: str) -> tuple[Evaluation, ...]:
-    """The evaluations: of each task as it was trained, of one key beside several, of text, and of grammar where BLiMP is here."""
+    """The evaluations: of each task as trained, of one key beside several, of text, and of grammar where BLiMP is here."""
     count, rows = EXAMPLES[scale], min(16, EXAMPLES[scale])
     blimp = (Blimp(pairs=100),) if scale == "accelerator" and blimp_place() else ()
     return (

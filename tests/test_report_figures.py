@@ -390,6 +390,8 @@ def test_runs_whose_data_differ_are_different_tasks():
     configs = {"more": dataclasses.replace(config, data=dataclasses.replace(config.data, pairs=16))}
     found = found_of(rows, configs=configs)
     assert by_task(found.rows, found.configs) == {"mqar, pairs 8": rows[:1], "mqar, pairs 16": rows[1:]}
+    lost = by_task(found.rows, {rows[0].run: found.configs[rows[0].run]})
+    assert {tuple(row.run for row in of) for of in lost.values()} == {(rows[0].run,), ("more",)}  # not known to be the same
 
 
 def test_predictions_are_judged_from_the_measures(study, page):

@@ -60,8 +60,8 @@ class Row:
         and in a run's own table, as are all columns that other runs decide.
       rate_inside: whether the learning rate that validation chose for its point lies inside those that were tried; None where
         one was tried, or runs of the point have not ended.
-      memory_bytes_bf16: `memory_bytes` with numbers at bfloat16, for mechanisms that can keep them so between segments; None for
-        others and in old tables.
+      memory_bytes_bf16: `memory_bytes` with numbers at bfloat16, for mechanisms that can keep them so between segments; None
+        for others and in old tables.
     """
 
     run: str

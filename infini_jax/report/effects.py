@@ -1,7 +1,7 @@
 """The table of effects: what each factor of a study's design changes, and each two of them together.
 
-Runs of one task, mechanism and budget are the cells of the design. Bytes of memory are a factor beside those that are declared,
-so that the effect of another one is over all sizes, at equal bytes. Floor and ceiling are no part of it.
+Runs of one task, mechanism and budget are the cells of the design. Bytes of memory are a factor beside those that are
+declared, so that the effect of another one is over all sizes, at equal bytes. Floor and ceiling are no part of it.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ def effects_table(sources: Sequence[StudySource], each: Sequence[Found]) -> Tabl
         return NotMeasured("effects", TITLE, "a study whose runs combine levels of factors and that declares its `design`")
     intervals = sum("[" in line[3] for line in lines)
     return Table(
-        f"{TITLE} (×): of each seed the difference from one level to the next, the mean over all settings of the other factors, "
+        f"{TITLE} (×): of each seed the difference from one level to the next, mean over all settings of the other factors, "
         "at equal bytes of memory; of two factors the effect of the first at the last level of the second minus that at its "
         "first level. Mean over seeds, 95 % interval by Student's t. An interval within the tolerance agrees with 0, one on a "
         "side of 0 is above or below, all else is not settled. "

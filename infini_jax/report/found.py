@@ -276,7 +276,8 @@ def by_task(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str
         names = [name for name in known if len({str(one.get(name)) for one in data.values()}) > 1]
 
         def place(row: Row, data=data, names=names) -> tuple:
-            return tuple((not isinstance(value := data[row.run].get(name), int), value or 0, str(value)) for name in names)
+            values = [data[row.run].get(name) for name in names]
+            return tuple((not isinstance(one, int), one if isinstance(one, int) else 0, str(one)) for one in values)
 
         for same in by(of_task, place).values():
             settings = [f"{name} {data[same[0].run].get(name, 'unknown')}" for name in names]

@@ -1,7 +1,7 @@
 """What a page cannot say: why nothing of a study is a conclusion, for the top of its page.
 
-A conclusion needs several budgets, as the order of mechanisms may turn at a larger one, and an interval over seeds. A study that
-has neither shows what its runs scored, and the page says so before it shows anything.
+A conclusion needs several budgets, as the order of mechanisms may turn at a larger one, and an interval over seeds. A study
+that lacks either shows what its runs scored, and the page says so before it shows anything.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """The second reading, at equal parameters: which mechanisms of the same bytes may be compared as models of the same size, too.
 
-A matrix grows with its key dimension or its heads, and the projections with it; a cache of tokens grows by slots, which have no
-parameters. At equal bytes the models may then differ several times in parameters, and the difference of their scores is not the
-memory's alone.
+A matrix grows with its key dimension or its heads, and the projections with it; a cache of tokens grows by slots, which have
+no parameters. At equal bytes models may then differ several times in parameters, and the difference of their scores is not
+the memory's alone.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Factors of a study whose runs are combinations of settings: a study declares them, and its report has their effects.
 
-A factor's levels are the values of a setting of the jobs, or words of their variants where no setting tells them apart. They are
-never guessed: a `Design` names the setting or the words, and is checked when the study is made.
+A factor's levels are the values of a setting of the jobs, or words of their variants where no setting tells them apart. They
+are never guessed: a `Design` names the setting or the words, and is checked when the study is made.
 """
 
 import dataclasses
@@ -99,8 +99,8 @@ class Design:
 def check_design(design: Design, jobs: Sequence[Job]) -> None:
     """Checks that the factors tell jobs apart: raises `ConfigError` in one line where they do not.
 
-    A setting must be one of some job's, and words must be in some job's variant; and two jobs of a mechanism with one task, seed
-    and learning rate must differ in a level, or in their bytes of memory.
+    A setting must be one of some job's, and words must be in some job's variant; and two jobs of a mechanism with one task,
+    seed and learning rate must differ in a level, or in their bytes of memory.
 
     Args:
       design: factors of the study.
