@@ -114,7 +114,7 @@ def on(model: ModelConfig, data: DataConfig, train: TrainConfig, budget: Budget,
 
 SIZES = (0.5, 0.75, 1.5, 2.0, 3.0)
 TINY, SMALL = dataclasses.replace(SMOKE, d_model=16, heads=2), dataclasses.replace(ONE_LAYER, heads=8)  # heads of 8
-LARGE = ModelConfig(layers=4, d_model=256, heads=16, mlp_dim=1024, segment=64, key_taps=2)  # heads of 16
+LARGE = ModelConfig(layers=2, d_model=256, heads=16, mlp_dim=1024, segment=32, key_taps=2)  # heads of 16
 STEPS, CPU, LONG = Budget("steps", SMOKE_STEPS), Budget("flops", 1.6e11), Budget("flops", 1e14)
 SHORT = EvaluationConfig(documents=2, tokens=64, rows=2, conditions=(CARRIED,))
 
@@ -171,7 +171,7 @@ SCALES = {
             on(LARGE, PasskeyConfig(digits=3, novelty=128, filler_words=256), rows_of(64, 256), LONG),
             on(LARGE, HaystackConfig(task="multi_key", items=8), rows_of(32, 512), LONG),
             on(
-                dataclasses.replace(LARGE, segment=256, key_taps=1, compute="bfloat16"),
+                dataclasses.replace(LARGE, layers=4, segment=256, key_taps=1, compute="bfloat16"),
                 StdlibConfig(),
                 rows_of(16, 2048, 1),
                 LONG,

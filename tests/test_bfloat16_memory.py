@@ -1,4 +1,4 @@
-"""Memories that may be kept at bfloat16 between segments: what that costs does not grow, and their bytes are those of arrays."""
+"""Memories that may be kept at bfloat16 between segments: what it costs does not grow, and bytes are those of arrays."""
 
 import dataclasses
 
@@ -54,7 +54,9 @@ def written(name: str, inputs, segments: int, is_rounded: bool):
 def change(name: str, inputs, segments: int) -> float:
     """The largest change of a number by rounding, relative to the largest number of its array."""
     exact, kept = (written(name, inputs, segments, is_rounded) for is_rounded in (False, True))
-    return max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(exact, kept, strict=True) if a.size and np.abs(a).max() > 0)
+    return max(
+        np.abs(a - b).max() / np.abs(a).max() for a, b in zip(exact, kept, strict=True) if a.size and np.abs(a).max() > 0
+    )
 
 
 @pytest.mark.parametrize("name", KEPT)

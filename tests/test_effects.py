@@ -81,7 +81,9 @@ def numbers_of(cell: str) -> list[float]:
 def by_hand(found: Found, low: str, high: str, gates=GATES) -> tuple[float, float, float]:
     """Mean and interval of high minus low in points of a hundred, from the names of the runs alone."""
     value = {one.run: 100 * one.accuracy for one in found.rows}
-    by_seed = [np.mean([value[f"gate{g:g}-{high}-k4-s{s}"] - value[f"gate{g:g}-{low}-k4-s{s}"] for g in gates]) for s in range(5)]
+    by_seed = [
+        np.mean([value[f"gate{g:g}-{high}-k4-s{s}"] - value[f"gate{g:g}-{low}-k4-s{s}"] for g in gates]) for s in range(5)
+    ]
     return (np.mean(by_seed), *stats.t.interval(0.95, 4, np.mean(by_seed), stats.sem(by_seed)))
 
 
@@ -219,7 +221,10 @@ def test_a_study_keeps_its_design_in_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (lambda: study(jobs(), Factor("gate", "model.memory.gate")), "design.factors: no run has 'model.memory.gate', of gate"),
+        (
+            lambda: study(jobs(), Factor("gate", "model.memory.gate")),
+            "design.factors: no run has 'model.memory.gate', of gate",
+        ),
         (lambda: study(jobs(), Factor("axis", words=("key_dim", "d_model"))), "design.factors: no run has one of the words"),
         (lambda: study(jobs(), DESIGN.factors[0]), "design.factors: gate-2-linear-k4-s0 and gate-2-delta-k4-s0 have the same"),
         (lambda: Design((), 0.1), "design.factors: there is none"),

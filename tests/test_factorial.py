@@ -1,4 +1,4 @@
-"""Effects and interactions of a factorial design against plain arithmetic on arrays: planted ones, none, gaps in the design."""
+"""Effects and interactions of a factorial design against plain arithmetic on arrays: planted, none, gaps in the design."""
 
 import itertools
 import math

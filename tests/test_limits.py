@@ -81,6 +81,14 @@ def test_the_quick_studys_page_says_first_that_it_concludes_nothing(tmp_path):
     line = f"Nothing on this page is a conclusion: {ONE_BUDGET}, {ONE_SEED} and {ONE_RATE}. {NO_MORE}"
     assert page.index("<h1>") < page.index(line) < page.index('<h2 id="found">')
     assert page.count("This task decided nothing") == 2
-    for claim in ("The controls hold", "Memory, better than", ">agrees<", ">contradicts<", ": settled at", ">above 0<", ">below 0<"):
+    for claim in (
+        "The controls hold",
+        "Memory, better than",
+        ">agrees<",
+        ">contradicts<",
+        ": settled at",
+        ">above 0<",
+        ">below 0<",
+    ):
         assert claim not in page
     assert "(no interval from 1 seed (0))" in page

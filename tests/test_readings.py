@@ -76,7 +76,9 @@ def test_a_planted_slope_is_found_with_the_interval_of_the_seeds_and_none_where_
     by_seed = []
     for seed in range(4):
         mine = [one for one in rising if one.seed == seed]
-        by_seed.append(stats.linregress(np.log2([one.memory_bytes for one in mine]), [100 * one.accuracy for one in mine]).slope)
+        by_seed.append(
+            stats.linregress(np.log2([one.memory_bytes for one in mine]), [100 * one.accuracy for one in mine]).slope
+        )
     low, high = stats.t.interval(0.95, 3, np.mean(by_seed), stats.sem(by_seed))
     slope, unit, verdict, span, monotone, stands = told["infini"]
     assert slope == f"{np.mean(by_seed):.3g} [{low:.3g}, {high:.3g}]"
