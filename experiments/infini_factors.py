@@ -24,6 +24,7 @@ from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.study import Study
 from infini_jax.study.comparison import ONE_LAYER, SMOKE, SMOKE_STEPS, SMOKE_TRAIN, at_ceiling, at_window, with_memory
+from infini_jax.study.factors import Design, Factor
 from infini_jax.study.trials import seeded, trials
 
 Update = Literal["linear", "delta"]
@@ -127,6 +128,17 @@ SCALES = {
     ),
 }
 
+DESIGN = Design(
+    (
+        Factor("segment", "model.segment"),
+        Factor("update", "model.memory.update"),
+        Factor("rollout (0: all segments)", "train.bptt"),
+        Factor("gate decay", "train.gate_weight_decay"),
+        Factor("gate rate", "train.gate_learning_rate", per="train.learning_rate"),
+    ),
+    tolerance=0.03,  # a share
+)
+
 
 def study(scale: str) -> Study:
     """The factorial design, between the window and full attention."""
@@ -142,4 +154,5 @@ def study(scale: str) -> Study:
             ("learning rates", f"{', '.join(f'{rate:g}' for rate in found.rates)}, chosen on validation"),
         ),
         evaluations=(MqarEvaluation(), GateEvaluation()),
+        design=DESIGN,
     )

@@ -34,6 +34,7 @@ from infini_jax.study.comparison import (
     at_window,
     with_memory,
 )
+from infini_jax.study.factors import Design, Factor
 from infini_jax.study.ladder import Rates
 from infini_jax.study.trials import seeded
 
@@ -182,6 +183,15 @@ GRIDS = {
     "cpu": Rates(RATES, growths=2),
     "accelerator": Rates((1e-3, 3e-3, 1e-2), growths=2),
 }
+DESIGN = Design(
+    (
+        Factor("horizons", "model.memory.horizons"),
+        Factor("gate", "model.memory.gate_init"),
+        Factor("feature scale", "model.memory.feature_scale"),
+        Factor("own share of a key", "model.key_taps_own"),
+    ),
+    tolerance=0.02,  # a share, or nats per byte
+)
 READ: dict[str, tuple[Evaluation, ...]] = {
     "smoke": (LanguageEvaluation(documents=2, tokens=64, rows=2),),
     "cpu": (LanguageEvaluation(documents=8, tokens=4096),),
@@ -204,4 +214,5 @@ def study(scale: str) -> Study:
         ),
         rates=GRIDS[scale],
         evaluations=(MqarEvaluation(), GateEvaluation(), *READ[scale]),
+        design=DESIGN,
     )

@@ -203,7 +203,7 @@ NOT = float("nan")
 @pytest.mark.parametrize(
     ("over", "seeds", "told"),
     [
-        ({"reset": (0.3, 0.2), "another": (0.1, 0.05)}, 1, f"{YES} (0.100)."),
+        ({"reset": (0.3, 0.2), "another": (0.1, 0.05)}, 1, f"{YES} (0.100); 1 seed, too few for an interval over them."),
         ({"reset": (0.3, 0.2), "another": (0.1, -0.05)}, 1, f"{NO} (another)."),
         ({"reset": (-0.3, -0.4), "another": (-0.1, -0.2)}, 1, f"{NO} (reset and another)."),
         ({"reset": (0.3, 0.2)}, 1, f"{NO} (another)."),

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from experiments import (
+    compressive_scaling,
     head_to_head,
     initial_values,
     language_modelling,
@@ -18,12 +19,14 @@ from infini_jax.cli.main import main
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import RunConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.local import LocalConfig
 from infini_jax.model.balance import gap
 from infini_jax.study import comparison
 from infini_jax.study.experiment import SCALES, load_experiment
+from infini_jax.study.ladder import is_same_size
 from infini_jax.study.spending import spending_of
 from infini_jax.study.study import Study
 from infini_jax.study.trials import rate_text
@@ -41,6 +44,7 @@ EXPERIMENTS = (
     "initial_values",
     "infini_factors",
     "zoology_mqar",
+    "compressive_scaling",
 )
 of_recall = pytest.mark.parametrize("name", ["mqar_pareto", "passkey_novelty", "sorting", "head_to_head"])
 at_all_scales = pytest.mark.parametrize("scale", SCALES)
@@ -145,7 +149,10 @@ def test_learning_rates_are_chosen_from_three_at_least_but_for_the_head_to_head_
     assert len(rates) == 1 if scale == "smoke" or name == "head_to_head" else len(rates) >= 3
 
 
-@pytest.mark.parametrize("name", ["capacity_law", "mqar_pareto", "passkey_novelty", "sorting", "language_modelling"])
+CLIMBING = ("capacity_law", "mqar_pareto", "passkey_novelty", "sorting", "language_modelling", "compressive_scaling")
+
+
+@pytest.mark.parametrize("name", CLIMBING)
 def test_what_two_cores_find_climbs_three_rungs_with_five_seeds_and_grids_that_grow(name):
     study = built(name, "cpu")
     assert len(study.ladder.rungs) == 3
@@ -164,6 +171,47 @@ def test_initial_values_are_tried_in_every_combination_with_three_seeds(scale):
         assert len(found) == (len(values) + 2) * seeds * len(sweep.rates)
         assert {run.seed for run in found} == set(range(seeds))
         assert {"local", "full"} < {run.mechanism for run in found}
+
+
+@at_all_scales
+def test_compressive_memories_are_taken_to_the_same_bytes_along_two_axes_each(scale):
+    """The key dimension or entries in the base model, and the width of the model; the floor reaches as far as the caches."""
+    scaling, every = compressive_scaling.SCALES[scale], runs_of(built("compressive_scaling", scale))
+    assert {run.task for run in every} == {"mqar", "passkey", "haystack", "python_stdlib"}
+    for base in scaling.tasks:
+        of_task = [run for run in every if run.task == base.task]
+        assert {run.mechanism for run in of_task} == {"infini", "gated_delta", "compressive", "local", "full"}
+        assert len(of_task) == len(scaling.sizes) * (2 * 4 + 2) * scaling.seeds
+        axes: dict[tuple, dict[str, list[RunConfig]]] = {}
+        for run in (run for run in of_task if run.mechanism not in ("local", "full") and not run.seed):
+            *update, axis = run.variant.split("-")
+            axes.setdefault((run.mechanism, *update), {}).setdefault(axis, []).append(run)
+            assert run.model.memory.local == "cache"
+            assert (run.model.d_model == base.model.d_model) == (axis != "d_model")
+        assert len(axes) == 4
+        for found in axes.values():
+            own, wide = (found[axis] for axis in sorted(found, key="d_model".__eq__))
+            assert len(own) == len(wide) == len(scaling.sizes)
+            assert all(is_same_size(a.memory_bytes, b.memory_bytes) for a, b in zip(own, wide, strict=True))
+        floors = [run for run in of_task if run.mechanism == "local"]
+        assert {run.model.d_model for run in floors} == {run.model.d_model for run in axes["infini", "linear"]["d_model"]}
+        assert {run.model.memory.window for run in floors} == {2 * base.model.segment}
+        if isinstance(base.data, MqarConfig):
+            assert base.data.gap(base.train.sequence) >= base.model.layers * (2 * base.model.segment - 1)
+
+
+def test_blimp_is_asked_of_books_where_both_are_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path))
+    assert "blimp" not in {one.name for one in compressive_scaling.asked("accelerator")}
+    assert compressive_scaling.text_of("accelerator") == StdlibConfig()
+    (tmp_path / "blimp").mkdir()
+    assert "blimp" in {one.name for one in compressive_scaling.asked("accelerator")}
+    assert "blimp" not in {one.name for one in compressive_scaling.asked("cpu")}
+    texts = {f"{split}/{split}.txt": f"a book of {split} " * 400 for split in ("train", "validation", "test")}
+    folder = str(write_stories(tmp_path / "texts", texts))
+    main(["corpus", "prepare", "text_folder", "--path", folder, "--name", "books", "--jobs", "1"])
+    assert compressive_scaling.text_of("accelerator").name == "books"
+    assert compressive_scaling.text_of("cpu") == StdlibConfig()
 
 
 @at_all_scales

@@ -250,7 +250,7 @@ def test_f8_says_no_more_than_the_seeds_allow(losses, verdict):
             rows.append(row)
             configs[row.run] = config_of(row, segment)
     (drawn,) = best_split(found_of(rows, configs=configs), styles_of(rows))
-    assert "infini delta is best, by the median, with a window of 8 and 8 KiB of memory" in drawn.caption
+    assert "infini delta has its best median with a window of 8 and 8 KiB of memory" in drawn.caption
     assert verdict in drawn.caption
     assert markers_of(drawn.figure) == sorted(loss for of in losses.values() for loss in of)
 
@@ -390,6 +390,8 @@ def test_runs_whose_data_differ_are_different_tasks():
     configs = {"more": dataclasses.replace(config, data=dataclasses.replace(config.data, pairs=16))}
     found = found_of(rows, configs=configs)
     assert by_task(found.rows, found.configs) == {"mqar, pairs 8": rows[:1], "mqar, pairs 16": rows[1:]}
+    lost = by_task(found.rows, {rows[0].run: found.configs[rows[0].run]})
+    assert {tuple(row.run for row in of) for of in lost.values()} == {(rows[0].run,), ("more",)}  # not known to be the same
 
 
 def test_predictions_are_judged_from_the_measures(study, page):

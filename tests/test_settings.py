@@ -37,6 +37,7 @@ from infini_jax.model.cost import planned_flops
 from infini_jax.model.generate import Sampling
 from infini_jax.model.stopping import Stopping
 from infini_jax.pretrained.architecture import Architecture
+from infini_jax.study.factors import Design, Factor
 from infini_jax.study.jobs import JOB_KINDS
 from infini_jax.study.jobs import planned_flops as planned_flops_of_job
 from infini_jax.study.ladder import Ladder, Rates
@@ -53,6 +54,7 @@ REGISTRIES: dict[type, list[type]] = {
 ROOTS = [kind.settings for kind in JOB_KINDS.values()]
 ROOTS += [
     Architecture,
+    Design,
     Ladder,
     Rates,
     Resources,
@@ -71,6 +73,8 @@ BASES: dict[type, dict[str, Any]] = {  # what has no default
     Rates: {"start": (1e-3, 3e-3, 1e-2)},
     NativeConfig: {"attention": LocalConfig()},
     BesideConfig: {"native": LocalConfig(), "added": InfiniConfig()},
+    Factor: {"name": "segment", "setting": "model.segment"},
+    Design: {"factors": (Factor("segment", "model.segment"),), "tolerance": 0.1},
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},
     Origin: {"folder": "first", "name": "first", "fingerprint": "0", "step": 1, "digest": "0"},
 }

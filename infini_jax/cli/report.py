@@ -29,7 +29,8 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None 
         with asked.desk(folder).looked_at() as desk:
             rows.append(write_tables(asked, desk))  # a study that was stopped has finished rows and no table yet
             jobs = asked.jobs_on(desk)
-        sources.append(StudySource(folder, asked.question, dict(asked.held_equal), asked.command, jobs, asked.ladder))
+        held = dict(asked.held_equal)
+        sources.append(StudySource(folder, asked.question, held, asked.command, jobs, asked.ladder, asked.design))
         failures.extend(noted_failures(folder))
     with evaluation_progress("report", console) as watch:
         page = write_report(sources, output or Path(os.path.commonpath(folders)), watch)

@@ -26,7 +26,7 @@ from infini_jax.errors import (
 )
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import BACKWARD, LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.base import BACKWARD, LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes, memory_bytes_bf16
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.neighborhood import neighborhood_bytes
 
@@ -145,6 +145,11 @@ class CapacityRun(CodesSettings):
     def memory_bytes(self) -> int:
         """Bytes of memory per sequence, those of a neighborhood apart."""
         return memory_bytes(memory_of(self.memory, self.dims))
+
+    @property
+    def memory_bytes_bf16(self) -> int | None:
+        """Bytes of memory per sequence with numbers at bfloat16; None where the mechanism cannot keep them so."""
+        return memory_bytes_bf16(memory_of(self.memory, self.dims))
 
     @property
     def neighborhood_bytes(self) -> int:

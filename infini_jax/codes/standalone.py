@@ -144,6 +144,7 @@ def execute_capacity(run: CapacityRun, folder: Path, study: str) -> Row:
         gate_spread=float(gates.std()) if gates.size else None,
         corpus="random pairs",
         neighborhood_bytes=run.neighborhood_bytes,
+        memory_bytes_bf16=run.memory_bytes_bf16,
     )
 
 

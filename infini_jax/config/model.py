@@ -10,7 +10,7 @@ from infini_jax.layers.distances import ROTARY, RotaryConfig
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, class_of, memory_of
-from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes, memory_bytes_bf16
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.neighborhood import neighborhood_bytes
 from infini_jax.memory.segment_only import SegmentOnlyConfig
@@ -225,6 +225,14 @@ class ModelConfig:
     @property
     def _bytes_elsewhere(self) -> int:
         return (self.layers - self.memory_layers) * layer_bytes(self.elsewhere, self.dims) if self.elsewhere else 0
+
+    @property
+    def memory_bytes_bf16(self) -> int | None:
+        """Bytes of memory per sequence with numbers at bfloat16, all layers; None where a mechanism cannot keep them so."""
+        counts = ((self.memory, self.memory_layers), (self.elsewhere, self.layers - self.memory_layers))
+        carried = [(memory_bytes_bf16(memory_of(memory, self.dims)), count) for memory, count in counts if memory and count]
+        known = [size * count for size, count in carried if size is not None]
+        return sum(known) if len(known) == len(carried) else None
 
     @property
     def neighborhood_bytes(self) -> int:

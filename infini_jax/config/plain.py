@@ -96,7 +96,8 @@ def from_plain(kind: Any, plain: Any, where: str) -> Any:
 @functools.cache
 def settings_within(kind: Any) -> tuple[Any, bool]:
     """(the dataclass that a value of type `kind` is, None for other values; whether it may be None instead)."""
-    inner = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+    is_tuple = typing.get_origin(kind) is tuple
+    inner = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one) and not is_tuple]
     return (inner[0], True) if inner else (kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None, False)
 
 

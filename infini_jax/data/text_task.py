@@ -205,6 +205,10 @@ class TextTask(ExampleConfig):
         return self._tokenizer.vocab
 
     def check(self, tokens: int) -> None:
+        checked(self, tokens)
+
+    def check_room(self, tokens: int) -> None:
+        """Checks that rows of `tokens` hold the task: raises `ConfigError` where they do not."""
         self.check_settings()
         require(tokens <= LONGEST_ROW, "length", f"{tokens} tokens are too many", f"give at most {LONGEST_ROW}")
         random = np.random.default_rng(0)
@@ -243,6 +247,12 @@ class TextTask(ExampleConfig):
             require(filler.order == "cycle", "data.novelty", "a book's words are its own", "give 0, or no text")
             filler = sentences_of(text, random, CHARACTERS_A_TOKEN * tokens, story.hidden)
         return lay_out(story, filler, random, tokens, encode, len(story.longest.encode()))
+
+
+@functools.lru_cache(maxsize=64)  # each of the thousands of runs of a study asks it, and an example is laid out for it
+def checked(task: TextTask, tokens: int) -> None:
+    """Checks a task, once: raises `ConfigError` where rows of `tokens` do not hold it."""
+    task.check_room(tokens)
 
 
 def lay_out(

@@ -159,6 +159,8 @@ class Memory(nn.Module):
       honors: parts of the model's attention, other than the defaults, that its reading has: attention_scale, where scores are
         linear in the queries, which bring the scale along; rotary, where it turns queries and keys by `Dims.rotary`;
         score_cap, where every softmax over scores has `Dims.score_cap`. A model that asks for another is refused.
+      keeps_bfloat16: whether its memory may be kept at bfloat16 between segments: numbers are written once and never added to,
+        so that each is rounded once, however long a document is; by default not. Reports give the bytes of such a memory, too.
 
     The model has to know some of a mechanism's own parameters. They are declared by path below the memory; a path may exist
     for some settings only; by default there are none:
@@ -201,6 +203,7 @@ class Memory(nn.Module):
     splits_sequence: ClassVar[bool] = False
     neighborhoods: ClassVar[tuple[Neighborhood, ...]] = ()
     honors: ClassVar[tuple[Honored, ...]] = ("attention_scale",)
+    keeps_bfloat16: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -389,6 +392,23 @@ def memory_bytes(memory: Memory) -> int:
     A neighborhood, which `MemoryConfig.local` puts beside the memory, is counted by `neighborhood.neighborhood_bytes`.
     """
     return bytes_of_shapes(jax.eval_shape(lambda: memory.remembered(memory.init_memory(1))))
+
+
+def memory_bytes_bf16(memory: Memory) -> int | None:
+    """Bytes per sequence of one layer's memory with its numbers at bfloat16; counters keep their size.
+
+    None where the mechanism does not declare that its memory may be kept so.
+    """
+    if not memory.keeps_bfloat16:
+        return None
+    shapes = jax.eval_shape(lambda: memory.remembered(memory.init_memory(1)))
+    return bytes_of_shapes(jax.tree.map(at_bfloat16, shapes))
+
+
+def at_bfloat16(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape of an array with its numbers at bfloat16; whole numbers and truth values stay as they are."""
+    is_number = jnp.issubdtype(shape.dtype, jnp.floating)
+    return jax.ShapeDtypeStruct(shape.shape, jnp.bfloat16) if is_number else shape
 
 
 def bytes_of_shapes(shapes: Any) -> int:

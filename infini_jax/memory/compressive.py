@@ -185,6 +185,7 @@ class Compressive(Positioned):
     axes = ("entries", "slots", "compressed")  # entries of both caches together, or of one
     neighborhoods = ("segment", "cache")
     auxiliary = (("compress_keys", "kernel"), ("compress_values", "kernel"), ("compress_values", "offset"))
+    keeps_bfloat16 = True
     honors = ("attention_scale", "rotary")
     parameter_axes: ClassVar = {
         **Positioned.parameter_axes,

@@ -253,6 +253,7 @@ class Memorizing(Memory):
     axes = ("slots",)
     gates, no_decay, parameter_axes = (("gate",),), NO_DECAY, PARAMETER_AXES
     learns, holds = (), "slots"
+    keeps_bfloat16 = True
     neighborhoods = ("segment", "window", "cache")
     honors = ("rotary",)  # queries are of unit length, and scores have a scale of their own
 

@@ -97,6 +97,10 @@ class WithNeighborhood(Memory):
     def honors(self) -> Any:
         return self.mechanism.honors
 
+    @property
+    def keeps_bfloat16(self) -> Any:
+        return self.mechanism.keeps_bfloat16
+
     def remembered(self, memory: FarAndNear) -> Any:
         return memory.far
 

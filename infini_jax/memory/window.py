@@ -175,6 +175,7 @@ class Cache(Positioned):
     """Base of mechanisms whose whole memory is the last `slots` keys and values; gradients flow through them."""
 
     axes = ("slots",)
+    keeps_bfloat16 = True
     honors = ("attention_scale", "rotary", "score_cap")
 
     @property

@@ -62,6 +62,8 @@ class Row:
       rate_inside: whether the learning rate that validation chose for its point lies inside those that were tried; None where
         one was tried, or runs of the point have not ended.
       trained_parameters: scalars that were trained, low-rank factors included; None where all of the parameters were.
+      memory_bytes_bf16: `memory_bytes` with numbers at bfloat16, for mechanisms that can keep them so between segments; None
+        for others and in old tables.
     """
 
     run: str
@@ -113,6 +115,7 @@ class Row:
     rung: int | None = None
     rate_inside: bool | None = None
     trained_parameters: int | None = None
+    memory_bytes_bf16: int | None = None
 
 
 ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
@@ -127,7 +130,7 @@ LATER: dict[str, Any] = dict.fromkeys(
         *ORIGIN,
         *("stopped_early", "form", "fleet"),
         *MARKS,
-        "trained_parameters",
+        *("trained_parameters", "memory_bytes_bf16"),
     )
 ) | {
     "gives": "steps",

@@ -76,3 +76,19 @@ def verdict_on(claim: Range, measured: Estimate) -> tuple[Verdict, str]:
     if high < claim[0] or low > claim[1]:
         return "contradicts", "the interval lies outside the claim"
     return "not settled", "the interval crosses the edge of the claim"
+
+
+def verdict_on_difference(found: Estimate, tolerance: float) -> tuple[str, str]:
+    """The verdict on a difference by its interval alone, and the reason.
+
+    Within the tolerance it agrees with 0, also where it lies on one side; else it is above or below 0, or not settled.
+    """
+    verdict, why = verdict_on((-tolerance, tolerance), found)
+    if verdict == "agrees":
+        return "agrees with 0", f"the interval lies within ±{tolerance:g}"
+    if found.interval is None:
+        return "not settled", why
+    low, high = found.interval
+    if low <= 0.0 <= high:
+        return "not settled", f"the interval holds 0 and reaches beyond ±{tolerance:g}"
+    return "above 0" if low > 0.0 else "below 0", "the interval lies on one side of 0"

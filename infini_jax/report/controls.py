@@ -224,7 +224,9 @@ def memory_gains(rows: Sequence[Row], found: Found, score: Score) -> list[str]:
             lost = [name for name, is_beaten in beaten.items() if not is_beaten]
             (no if lost else yes).append(f"{label_of(series)} ({' and '.join(lost) if lost else f'{least:.3f}'})")
         unit, where = controls.unit or score.unit, where_of(distance)
-        told += [f"Memory{where}, better than each control by at least so many {unit}: {listed(yes)}."] if yes else []
+        seeds = len({point.row.seed for point in of})
+        few = "" if seeds >= FEWEST else f"; {seeds} seed{'s' if seeds > 1 else ''}, too few for an interval over them"
+        told += [f"Memory{where}, better than each control by at least so many {unit}: {listed(yes)}{few}."] if yes else []
         told += [f"Not called memory{where}, for want of a sure gain over a control: {listed(no)}."] if no else []
     return told
 

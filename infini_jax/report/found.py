@@ -18,6 +18,7 @@ from infini_jax.records.measures import Label, Measure, measures_in, of_own_data
 from infini_jax.records.rows import Row, checked_table, rows_in
 from infini_jax.report.curves import Curves, curves_by_run
 from infini_jax.report.plots import Series, series_of
+from infini_jax.study.factors import Design
 from infini_jax.study.jobs import Job
 from infini_jax.study.ladder import Ladder
 from infini_jax.study.study import Failure, noted_failures
@@ -34,6 +35,7 @@ class StudySource:
       command: command that remakes the study, by default `infini-jax study` with its name.
       jobs: jobs of the study, for settings that rows do not have.
       ladder: budgets that they climb, None where each has one.
+      design: factors whose levels the jobs combine, None where they are no such design.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class StudySource:
     command: str = ""
     jobs: tuple[Job, ...] = ()
     ladder: Ladder | None = None
+    design: Design | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +276,8 @@ def by_task(rows: Sequence[Row], configs: dict[str, dict[str, Any]]) -> dict[str
         names = [name for name in known if len({str(one.get(name)) for one in data.values()}) > 1]
 
         def place(row: Row, data=data, names=names) -> tuple:
-            return tuple((not isinstance(value := data[row.run].get(name), int), value or 0, str(value)) for name in names)
+            values = [data[row.run].get(name) for name in names]
+            return tuple((not isinstance(one, int), one if isinstance(one, int) else 0, str(one)) for one in values)
 
         for same in by(of_task, place).values():
             settings = [f"{name} {data[same[0].run].get(name, 'unknown')}" for name in names]

@@ -14,13 +14,18 @@ from infini_jax.files import replaced_at_once, write_at_once
 from infini_jax.records.folder import StudyFolder
 from infini_jax.report.behind import behind
 from infini_jax.report.checks import unchecked, warnings
+from infini_jax.report.data import runs_behind
+from infini_jax.report.effects import effects_table
 from infini_jax.report.figures import FIGURES
 from infini_jax.report.figures.ladder import score_against_flops
 from infini_jax.report.found import Found, StudySource, by_task, find_each, joined
+from infini_jax.report.limits import limits
+from infini_jax.report.parameters import parameters_table
 from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
 from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
 from infini_jax.report.settled import only_top, rate_sentences, settled_sentences
+from infini_jax.report.slopes import slopes_table
 from infini_jax.report.tables import anchors_table, blimp_table, echo_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
@@ -31,7 +36,7 @@ PICTURED = ("figure", "curves")  # what of a task's view are figures, or None
 def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = unwatched) -> Path:
     """Writes `report.html` into `folder`, at once or not at all, and returns its path.
 
-    The page's figures lie beside it in report-figures/ as SVG and PDF.
+    The page's figures lie beside it in report-figures/ as SVG and PDF, each with the runs behind it as CSV.
 
     Args:
       sources: the studies on the page; with several, runs of different studies are never pooled.
@@ -48,7 +53,10 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     styles = styles_of(found.rows)
     tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
     made = [one for figure in FIGURES for one in figure(found, styles)] + score_against_flops(climbed, styles)
-    tables = [*passkey_tables(found), echo_table(found), blimp_table(found), anchors_table(found)]
+    at_rates = [only_chosen(one) for one in each]
+    effects = effects_table(sources, at_rates)
+    readings = [slopes_table(climbed), parameters_table(found)]
+    tables = [*readings, *passkey_tables(found), echo_table(found), blimp_table(found), anchors_table(found)]
     trials, predicted = trials_table(tried), predictions_table(sources, [only_top(one) for one in each])
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
     shown = Pictures(place.figures, found, lambda done: watch(done, count))
@@ -64,15 +72,19 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
         questions=list(dict.fromkeys(filter(None, (source.question for source in sources)))),
         commands=found.all_commands,
         warnings=warnings(found),
+        limits=limits(sources, at_rates),
         missing=found.missing,
         runs=len(tried.rows),
-        settled=[*settled_sentences(sources, [only_chosen(one) for one in each]), *rate_sentences(found.rows)],
+        settled=[*settled_sentences(sources, at_rates), *rate_sentences(found.rows)],
         tasks=[task | {name: task[name] and shown(task[name]) for name in PICTURED} for task in tasks],
         figures=[shown(one) for one in made if isinstance(one, Drawn)],
         predictions=predicted if isinstance(predicted, Table) else None,
+        effects=effects if isinstance(effects, Table) else None,
         tables=[one for one in tables if isinstance(one, Table)],
         trials=trials if isinstance(trials, Table) else None,
-        not_measured=[one for one in (*made, *tables, trials, predicted, *unchecked(found)) if isinstance(one, NotMeasured)],
+        not_measured=[
+            one for one in (*made, *tables, trials, predicted, effects, *unchecked(found)) if isinstance(one, NotMeasured)
+        ],
         mechanisms=mechanisms(found.rows),
         held_equal=held_equal(sources),
         settings=same_settings(found),
@@ -93,13 +105,14 @@ class Pictures:
         self.folder, self.found, self.watch, self.names = folder, found, watch, set[str]()
 
     def __call__(self, drawn: Drawn) -> dict[str, Any]:
-        """Saves a figure as SVG and PDF and returns its variables for the page's template."""
+        """Saves a figure as SVG and PDF, and the runs behind it, and returns its variables for the page's template."""
         name = unlike(slug(drawn.identity), self.names)
         self.folder.mkdir(parents=True, exist_ok=True)
         text = drawing(drawn.figure)
         write_at_once(text, self.folder / f"{name}.svg")
         with replaced_at_once(self.folder / f"{name}.pdf") as partial:
             save_pdf(drawn.figure, partial)
+        write_at_once(runs_behind(drawn.rows), self.folder / f"{name}.csv")
         self.names.add(name)
         self.watch(len(self.names))
         return {

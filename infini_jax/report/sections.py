@@ -206,6 +206,7 @@ def table_line(series: Series, runs: list[Row], score: Score, found: Found) -> d
         "series": series,
         "cells": [
             f"{runs[0].memory_bytes:,}",
+            "–" if runs[0].memory_bytes_bf16 is None else f"{runs[0].memory_bytes_bf16:,}",
             compression(runs[0], found),
             spread((row.parameters for row in runs), "{:,}".format),
             *(

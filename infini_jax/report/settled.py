@@ -38,6 +38,18 @@ def _place(row: Row) -> tuple:
     return (row.study, row.corpus, series_of(row), row.memory_bytes, row.budget_unit, row.gives)
 
 
+def common_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows on the highest rung that every point of them has finished; all of them where they climb no ladder.
+
+    None where the points have no finished rung in common: what is compared between points must have the same budget.
+    """
+    if all(row.rung is None for row in rows):
+        return list(rows)
+    finished = [{row.rung for row in of if row.rung is not None} for of in by(rows, _place).values()]
+    common = set.intersection(*finished)
+    return [row for row in rows if common and row.rung == max(common)]
+
+
 def only_top(found: Found) -> Found:
     """The results on the highest finished rung of each point."""
     tasks = by_task(found.rows, found.configs).values()

@@ -81,6 +81,7 @@ RUNS = (
     ("rung", "", "of the study's ladder, from 1, once its point's runs there have ended; null without a ladder"),
     ("rate_inside", "", "whether its point's chosen learning rate lies inside those tried; null where one was tried"),
     ("trained_parameters", "scalars", "that were trained, low-rank factors included; null where all parameters were"),
+    ("memory_bytes_bf16", "bytes", "memory_bytes with numbers at bfloat16; null where the mechanism sums in its memory"),
     ("config", "", "all settings as JSON; null where the run's folder is not there"),
 )
 

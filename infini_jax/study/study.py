@@ -33,6 +33,7 @@ from infini_jax.records.rows import Row, marked, rows_as_they_stand
 from infini_jax.study.climb import Ended, Plan, climb
 from infini_jax.study.desk import Desk, Failure
 from infini_jax.study.evaluations import evaluations_of
+from infini_jax.study.factors import Design, check_design
 from infini_jax.study.jobs import Job, first_of_each, job_from_plain, job_to_plain, learning_rate_of, planned_flops
 from infini_jax.study.ladder import Ladder, Rates
 from infini_jax.study.own_code import load_once
@@ -58,6 +59,7 @@ class Study:
       ladder: budgets that the runs climb, None for the one that each has.
       rates: learning rates that each run tries, None for the one that each has.
       only: mechanisms to which the runs were restricted, see `restricted`; none where all are there.
+      design: factors whose levels the runs combine, None where they are no such design.
 
     Raises:
       ConfigError: no run, two of the same name (in small letters), no file name, or settings that cannot work.
@@ -73,6 +75,7 @@ class Study:
     ladder: Ladder | None = None
     rates: Rates | None = None
     only: tuple[str, ...] = ()
+    design: Design | None = None
 
     def __post_init__(self):
         require_file_name("study.name", self.label)
@@ -91,6 +94,8 @@ class Study:
                         evaluation.check(run)
         if self.grows:
             self._check_points()
+        if self.design and not self.only:  # a part of a study may lack a factor of the whole
+            check_design(self.design, [run for run in self.runs if run.mechanism not in BOUNDS])
 
     def _check_points(self) -> None:
         """Checks that each point can climb: seeds that differ, a budget on every rung, FLOPs where there is a ceiling."""
@@ -168,6 +173,7 @@ def save_study(study: Study, folder: Path) -> None:
         "ladder": to_plain(study.ladder),
         "rates": to_plain(study.rates),
         "only": study.only,
+        "design": to_plain(study.design),
     }
     write_json(plain, file)
 
@@ -205,6 +211,7 @@ def study_in(folder: Path) -> Study:
             from_plain(Ladder | None, plain.get("ladder"), "ladder"),
             from_plain(Rates | None, plain.get("rates"), "rates"),
             from_plain(tuple[str, ...], plain.get("only", []), "only"),
+            from_plain(Design | None, plain.get("design"), "design"),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError("study", f"{file} is damaged ({one_line(error)})", mend) from error

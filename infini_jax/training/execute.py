@@ -215,6 +215,7 @@ def planned_row(seat: Seat, study: str) -> Row:
         mechanism=run.model.mechanism,
         variant=run.variant,
         memory_bytes=run.model.memory_bytes,
+        memory_bytes_bf16=run.model.memory_bytes_bf16,
         neighborhood_bytes=run.model.neighborhood_bytes,
         parameters=parameter_count(run.model),
         learning_rate=run.train.learning_rate,

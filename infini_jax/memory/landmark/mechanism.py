@@ -137,6 +137,7 @@ class Landmark(Positioned):
     paper = "arXiv 2305.16300"
     axes = ("blocks", "block")
     holds = "slots"
+    keeps_bfloat16 = True
     neighborhoods, honors = ("segment", "cache"), ("attention_scale", "rotary")
     exempt: ClassVar = {"costs_grow_with_bytes": "more blocks are read in another form (`layouts.form_of`), of fewer products"}
 

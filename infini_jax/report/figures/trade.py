@@ -99,9 +99,7 @@ def verdict(series: Series, points: dict[WindowShare, list[Row]], score: Score) 
     """The sentence on the best split by the median, and its difference from the next best over the seeds that both have."""
     medians = {split: statistics.median(map(score.of, group)) for split, group in points.items()}
     best, *others = sorted(medians, key=medians.__getitem__, reverse=score.higher_is_better)
-    text = (
-        f"{label_of(series)} is best, by the median, with a window of {number(best[0])} and {human_bytes(best[1])} of memory"
-    )
+    text = f"{label_of(series)} has its best median with a window of {number(best[0])} and {human_bytes(best[1])} of memory"
     if not others:
         return f"{text}."
     unit = score.unit or "points of a hundred"
