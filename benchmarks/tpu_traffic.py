@@ -31,6 +31,7 @@ from infini_jax.layers.platforms import target
 from infini_jax.memory import delta_kernel, gated_delta, infini
 from infini_jax.memory.feature_maps import elu_plus_one, unit
 from infini_jax.memory.infini import InfiniMemory
+from infini_jax.memory.infini_form import made_again
 
 MECHANISMS = ("delta, chunks", "delta, kernel", "infini", "infini, delta")
 
@@ -143,7 +144,7 @@ def read_and_written(
     def updated(memory: InfiniMemory, k: jax.Array, v: jax.Array) -> InfiniMemory:
         return infini.update(memory, elu_plus_one(k.astype(wide)), v.astype(wide), update)
 
-    return infini.made_again(read, q)(memory, q), infini.made_again(updated, k)(memory, k, v)
+    return made_again(read, q)(memory, q), made_again(updated, k)(memory, k, v)
 
 
 def bytes_of(tree) -> int:
