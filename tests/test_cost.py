@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
@@ -12,7 +13,7 @@ from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.errors import ConfigError
 from infini_jax.layers.blockwise import blockwise
 from infini_jax.layers.segment import Sight
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import MECHANISMS, delta_kernel, infini_kernel
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
@@ -72,6 +73,46 @@ def test_walker_takes_the_dearest_branch_and_refuses_loops_without_a_length():
     )
     with pytest.raises(ConfigError, match=r"use lax\.scan"):
         program_flops(lambda c: jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: x @ c, c), jnp.ones((5, 5)))
+
+
+def test_walker_counts_a_kernel_s_body_for_every_cell_of_its_grid_and_every_run_that_is_mapped():
+    def body(x_ref, y_ref):
+        @pl.when(pl.program_id(1) == 0)
+        def _():
+            y_ref[...] = x_ref[...] @ x_ref[...]
+
+        y_ref[...] += x_ref[...] @ x_ref[...]
+
+    tile = pl.BlockSpec((8, 8), lambda i, j: (i, j))
+    squared = pl.pallas_call(
+        body, out_shape=jax.ShapeDtypeStruct((24, 40), jnp.float32), grid=(3, 5), in_specs=[tile], out_specs=tile
+    )
+    x = jnp.ones((24, 40))
+    assert program_flops(squared, x).executed == 15 * 2 * 2 * 8**3  # a product that is skipped in some cells counts in all
+    assert program_flops(jax.vmap(squared), jnp.stack([x, x])).executed == 2 * 15 * 2 * 2 * 8**3
+
+
+def test_walker_counts_the_products_of_the_memories_kernels():
+    rows, tokens, heads, K, V, C = 3, 1024, 4, 32, 64, delta_kernel.CHUNK
+    shape = rows, tokens, heads
+    keys, values, gate = jnp.ones((*shape, K)), jnp.ones((*shape, V)), jnp.ones(shape)
+    M, z, keeps, first = jnp.ones((rows, heads, K, V)), jnp.ones((rows, heads, K)), jnp.ones(rows), jnp.zeros(rows)
+
+    # A = K K^T, its inverse by 5 levels of two products, K S, X beta (...), K^T U
+    chunk = 2 * C * C * K + 5 * 2 * 2 * C**3 + 2 * C * K * V + 2 * C * C * V + 2 * C * K * V
+    found = program_flops(delta_kernel.written, M, keys, values, gate, gate, jnp.ones((rows, 1)))
+    assert found.executed == rows * heads * (tokens // C) * chunk
+
+    product = 2 * rows * tokens * heads * K * V
+    for update, again in (("linear", 0), ("delta", 1)):  # the delta rule's gradient reads again what it takes from values
+
+        def summed(M, z, q, k, v, update=update):
+            results = infini_kernel.read(M, z, q), *infini_kernel.written(M, z, k, v, keeps, first, update)
+            return sum(jnp.sin(x).sum() for x in results)
+
+        products = {"linear": 2, "delta": 3}[update]  # forwards
+        found = program_flops(jax.grad(summed, (0, 1, 2, 3, 4)), M, z, keys, keys, values)
+        assert found == ProgramFlops(work=3 * products * product, executed=(3 * products + again) * product)
 
 
 def test_landmark_tokens_are_paid_for():

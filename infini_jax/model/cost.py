@@ -213,7 +213,8 @@ class ProgramFlops:
 def program_flops(function: Callable, *args: Any) -> ProgramFlops:
     """The FLOPs that `function(*args)` runs; scan bodies times their length, the dearest branch of a choice.
 
-    `args` may be shapes (`jax.ShapeDtypeStruct`). Raises `ConfigError` for a loop whose length the program does not tell.
+    A Pallas kernel's body counts for every cell of its grid, whatever it skips there. `args` may be shapes
+    (`jax.ShapeDtypeStruct`). Raises `ConfigError` for a loop whose length the program does not tell.
     """
     return jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -242,6 +243,8 @@ def _inner_flops(equation: Any) -> ProgramFlops:
         return _product(2.0 * math.prod(equation.outvars[0].aval.shape) * taps / params["batch_group_count"])
     if name == "cond":
         return max((jaxpr_flops(branch.jaxpr) for branch in params["branches"]), key=lambda branch: branch.executed)
+    if name == "pallas_call":  # the body is what one cell of the grid computes
+        return jaxpr_flops(params["jaxpr"]) * math.prod(params["grid_mapping"].static_grid)
     inner = sum((jaxpr_flops(jaxpr) for jaxpr in _jaxprs_in(params.values())), start=ProgramFlops())
     if name == "while" and inner.executed:
         raise ConfigError("program", "a while loop with matrix products has no countable length", "use lax.scan")
