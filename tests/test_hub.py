@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infini_jax.cli.main import main
 from infini_jax.training.trained import Trained
-from tests.support.commands import told
+from tests.support.commands import spawned, told
 from tests.support.foreign import LLAMA, llama_tensors, write_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -70,8 +69,8 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(place, monkeypatch):
-    """The list of paths that a hub was asked for; the client knows this hub only, and has an empty cache."""
-    package = pytest.importorskip("huggingface_hub", reason="models of the hub need the extra pretrained")
+    """(what an environment says of a hub with an empty cache, the paths that it is asked for)."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="models of the hub need the extra pretrained")
     folder = write_model(place / "served", LLAMA, llama_tensors(LLAMA), shards=2)
     for name in UNASKED:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -82,18 +81,18 @@ def hub(place, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        known(package, monkeypatch, f"http://127.0.0.1:{server.server_port}", place / "cache")
-        yield handler.asked
+        yield known(constants, monkeypatch, f"http://127.0.0.1:{server.server_port}", place / "cache"), handler.asked
         server.shutdown()
         thread.join()
 
 
-def known(package, monkeypatch, endpoint: str, cache: Path) -> None:
-    """What $HF_ENDPOINT and $HF_HUB_CACHE say when the package is loaded."""
-    monkeypatch.setattr(package.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(package.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(package.constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr(package.constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+def known(constants, monkeypatch, endpoint: str, cache: Path) -> dict[str, str]:
+    """The environment of a process that knows this hub only; the package, where it is loaded already, knows it too."""
+    said = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(cache)}
+    for name, value in said.items():
+        monkeypatch.setattr(constants, name.removeprefix("HF_") if name == "HF_ENDPOINT" else name, value)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    return {**said, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def tokenizer_json() -> str:
@@ -105,18 +104,20 @@ def tokenizer_json() -> str:
     return made.to_str()
 
 
-def test_a_model_of_the_hub_is_downloaded_and_imported(hub, place, capsys):
-    main(["import", "own/tiny"])
+def test_a_model_of_the_hub_is_downloaded_and_imported(hub):
+    """In a process of its own, whose client reads the environment."""
+    environment, asked = hub
+    done = spawned(["import", "own/tiny"], **environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "results/models/tiny: llama, " in done.stdout
     trained = Trained.open(Path("results/models/tiny"))
     embedding = llama_tensors(LLAMA)["model.embed_tokens.weight"]
     assert (trained.params["embedding"]["embedding"] == embedding).all()
     source = json.loads((trained.folder / "source.json").read_text())
     assert (source["source"], source["revision"], source["license"]) == ("own/tiny", COMMIT, "mit")
     assert len(source["files"]) == 2
-    assert not [path for path in hub if any(name in path for name in UNASKED)]
-    before = sum("resolve" in path for path in hub)
-    main(["import", "own/tiny", "--name", "again"])  # out of the cache
-    assert sum("resolve" in path for path in hub) == before
+    assert sum(path.endswith(".safetensors") for path in asked) >= 2
+    assert not [path for path in asked if any(name in path for name in UNASKED)]
 
 
 @pytest.mark.parametrize(
@@ -127,14 +128,14 @@ def test_a_model_of_the_hub_is_downloaded_and_imported(hub, place, capsys):
         ("own/broken", "and the hub cannot be reached or gives it not whole (Server error '500"),
     ],
 )
-def test_what_the_hub_does_not_give_is_told_in_one_line(hub, place, capsys, name, said):
+def test_what_the_hub_does_not_give_is_told_in_one_line(hub, capsys, name, said):
     assert said in told(capsys, ["import", name], 2)
     assert not list(Path().iterdir())
 
 
 def test_a_hub_that_cannot_be_reached_is_told_in_one_line(place, capsys, monkeypatch):
-    package = pytest.importorskip("huggingface_hub", reason="models of the hub need the extra pretrained")
-    known(package, monkeypatch, "http://127.0.0.1:9", place / "cache")
+    constants = pytest.importorskip("huggingface_hub.constants", reason="models of the hub need the extra pretrained")
+    known(constants, monkeypatch, "http://127.0.0.1:9", place / "cache")
     said = told(capsys, ["import", "own/tiny"], 2)
     assert "the hub cannot be reached" in said
     assert said.endswith("hf download own/tiny --local-dir FOLDER, and import that folder")
