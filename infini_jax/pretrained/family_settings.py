@@ -147,7 +147,7 @@ def gemma3_fields(a: Architecture) -> Settings:
         "query_pre_attn_scalar": query_scalar(a),
         "final_logit_softcapping": a.block.logit_cap or None,
         "layer_types": kinds,
-        "sliding_window": a.window or None,
+        "sliding_window": a.window or a.context,  # there has to be one, also where no layer has it
         "rope_local_base_freq": near.base if near else None,
     }
 
