@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from infini_jax.cli.main import main
 from infini_jax.config import ModelConfig, Origin, RunConfig
 from infini_jax.config.block import BlockConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.data.tokenizers import load_tokenizer
 from infini_jax.errors import ConfigError
 from infini_jax.files import write_json
 from infini_jax.layers.distances import RotaryConfig
@@ -45,6 +47,7 @@ from tests.support.commands import PAIRS, told
 from tests.support.foreign import CASES, GEMMA, LLAMA, NEOX, gguf_of_llama, write_model
 from tests.support.streams import initial
 
+ROOT = Path(__file__).parents[1]
 MORE = CASES | {
     "llama, geglu": {**LLAMA, "hidden_act": "gelu_pytorch_tanh", "mlp_bias": True},
     "qwen2, wide heads": {**CASES["qwen2"], "head_dim": 6},
@@ -261,6 +264,7 @@ def test_a_run_with_a_memory_is_read_by_the_lines_of_its_card_and_imported_again
     trained = Trained.open(pairs)
     (code,) = re.findall(r"```python\n(.*?)```", OWN_LOADS, re.DOTALL)
     tokens = np.arange(8, dtype=np.int32)[None]
+    assert code in (ROOT / "docs" / "pretrained.md").read_text()
     names = {"tokens": tokens, "documents": np.zeros_like(tokens)}
     exec(code.replace("FOLDER", "out"), names)
     assert names["model"] == trained.run.model
@@ -309,10 +313,7 @@ def card_of(folder) -> tuple[dict, str]:
 
 def test_an_imported_model_goes_out_with_tokenizer_licence_and_origin_and_comes_back(place, capsys):
     tokenizers = pytest.importorskip("tokenizers", reason="tokenizer.json is read by the package tokenizers")
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={one: n for n, one in enumerate("abcdefgh")}, merges=[]))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.add_special_tokens(["<|endoftext|>"])
+    made = letters(tokenizers)
     folder = write_model(place / "tiny", {**LLAMA, "_name_or_path": "someone/tiny"}, tensors_for(LLAMA), shards=2)
     (folder / "tokenizer.json").write_text(made.to_str())
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
@@ -341,6 +342,26 @@ def test_an_imported_model_goes_out_with_tokenizer_licence_and_origin_and_comes_
     assert "is there already" in told(capsys, ["export", "results/models/tiny", "out"], 2)
     assert "out/nothing is no folder" in told(capsys, ["export", "out/nothing", "other"], 2)
     assert not (place / "other").exists()
+
+
+def test_transformers_reads_the_tokenizer(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizer.json is read by the package tokenizers")
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    ours = load_tokenizer(letters(tokenizers).to_str().encode())
+    save_exported(exported(run_of(MODEL), 0, initial(MODEL)), ours, "", tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs.encode("headbag") == ours.encode("headbag").tolist()
+    assert theirs.decode(theirs.encode("headbag")) == "headbag"
+    assert theirs.eos_token_id == ours.end == 8
+
+
+def letters(tokenizers):
+    """A byte-level BPE of the first eight letters, and the end of a document."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={one: n for n, one in enumerate("abcdefgh")}, merges=[]))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.add_special_tokens(["<|endoftext|>"])
+    return made
 
 
 def test_the_imported_model_behind_a_run_is_found_by_way_of_the_runs_between(place):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from infini_jax.cli.main import main
-from infini_jax.config import ModelConfig, RunConfig
+from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepared import prepared_folders
 from infini_jax.data.tokenizers import train_sentencepiece
@@ -28,7 +28,8 @@ from tests.support.foreign import CASES, write_model
 
 SIZES = {"vocab": 300, "layers": 3, "d_model": 16, "heads": 4, "kv_heads": 2, "key_dim": 4, "value_dim": 4, "mlp_dim": 24}
 MODEL = ModelConfig(FullConfig(slots=48), segment=48, **SIZES)
-FAR = RunConfig(name="far", model=MODEL, data=CorpusConfig("far", "sentencepiece:0", 300, "0"))  # a corpus that is not here
+NOT_HERE = CorpusConfig("far", "sentencepiece:0", 300, "0")
+FAR = RunConfig(name="far", model=MODEL, data=NOT_HERE, train=TrainConfig(sequence=48))
 TEXTS = [f"the {number} words of a line, {number * 7}\n" for number in range(200)]
 
 

@@ -69,7 +69,7 @@ def gated(fields: Fields, family: str, parts: Mapping[str, Any], **more: Any) ->
         "head": "tied" if fields.flag("tie_word_embeddings", False) else "own",
     }
     plain = {"block": BlockConfig(**{**block, **parts}), "rotary": rotary_of(fields, base=10_000.0)}
-    return Architecture(family, **shared_sizes(fields), **{**plain, **more})
+    return Architecture(family, **{**shared_sizes(fields), **plain, **more})
 
 
 def shared_sizes(fields: Fields) -> dict[str, int]:
@@ -157,8 +157,8 @@ def gpt_neox(fields: Fields) -> Architecture:
         "residual": "parallel" if fields.flag("use_parallel_residual", True) else "in_turn",
         "head": "tied" if fields.flag("tie_word_embeddings", False) else "own",
     }
-    rotary = rotary_of(fields, 10_000.0, "rotary_emb_base", fraction)
-    return Architecture("gpt_neox", **shared_sizes(fields), block=BlockConfig(**block), rotary=rotary)
+    plain = {"block": BlockConfig(**block), "rotary": rotary_of(fields, 10_000.0, "rotary_emb_base", fraction)}
+    return Architecture("gpt_neox", **{**shared_sizes(fields), **plain})
 
 
 def gemma3(fields: Fields) -> Architecture:
