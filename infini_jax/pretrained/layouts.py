@@ -45,12 +45,25 @@ class Layout:
 
     def put(self, tensor: np.ndarray, parameter: np.ndarray, sizes: Mapping[str, int]) -> None:
         """Writes a tensor of the file into a parameter, which is contiguous: by views, so that nothing is copied twice."""
+        theirs, ours = self._as_one(tensor, parameter, sizes)
+        ours[...] = theirs
+        if self.offset:
+            parameter += parameter.dtype.type(self.offset)
+
+    def take(self, parameter: np.ndarray, tensor: np.ndarray, sizes: Mapping[str, int]) -> None:
+        """Writes a parameter into a tensor for a file, which is contiguous: the inverse of `put`, in the tensor's type.
+
+        What `put` made comes back bit for bit. Of other scales of norms near 0 the offset rounds the last bits away.
+        """
+        theirs, ours = self._as_one(tensor, parameter, sizes)
+        theirs[...] = ours - ours.dtype.type(self.offset) if self.offset else ours
+
+    def _as_one(self, tensor: np.ndarray, parameter: np.ndarray, sizes: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Views of the tensor, its part of a fused one, and of the parameter, with the same axes in the same order."""
         letters = "".join(axes_of(self.stored))
         apart = tensor.reshape([sizes[letter] for letter in letters])
         if "T" in letters:
             apart, letters = apart[(slice(None),) * letters.index("T") + (self.part,)], letters.replace("T", "")
         kept = self.kept if "K" in letters else self.kept.replace("K", "PI")
-        target = parameter.reshape([sizes[letter] for letter in kept])
-        target[...] = apart.transpose([letters.index(letter) for letter in kept])
-        if self.offset:
-            parameter += parameter.dtype.type(self.offset)
+        ours = parameter.reshape([sizes[letter] for letter in kept])
+        return apart.transpose([letters.index(letter) for letter in kept]), ours

@@ -36,6 +36,7 @@ KEPT_BIAS = {"query": "HK", "key": "GK", "value": "GV", "memory/out": "D", "mlp/
 KEPT_BIAS |= {"attention_norm": "D", "mlp_norm": "D", "norm": "D", "head": "N"}
 """Axes of each module's bias."""
 WHOLE = ("embedding", "positions", "norm", "head")  # modules that are there once
+WEIGHT, BIAS = ".weight", ".bias"  # ends of the names of tensors
 BIAS_OF = {"query": "query_key_value", "key": "query_key_value", "value": "query_key_value", "memory/out": "output"}
 
 
@@ -67,14 +68,12 @@ class Table:
       ignored: patterns of names of tensors that hold nothing learned.
       prefix: beginning of all names that some files leave out.
       norm_offset: number that is added to the scales of norms.
-      suffixes: ends of the names of weights and biases.
     """
 
     modules: tuple[Module, ...]
     ignored: tuple[str, ...] = ()
     prefix: str = ""
     norm_offset: float = 0.0
-    suffixes: tuple[str, str] = (".weight", ".bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,32 +108,33 @@ def rows_of(table: Table, architecture: Architecture) -> list[Row]:
 
 def rows_of_module(table: Table, module: Module, architecture: Architecture) -> Iterator[Row]:
     """The rows of a module: its weight, and its bias where the model has it."""
-    is_norm, path, (weight, bias) = "norm" in module.path, tuple(module.path.split("/")), table.suffixes
+    is_norm, path = "norm" in module.path, tuple(module.path.split("/"))
     leaf = "scale" if is_norm else "embedding" if module.path in ("embedding", "positions") else "kernel"
     layout = Layout(module.weight, KEPT[module.path], module.part, table.norm_offset if is_norm else 0.0)
-    yield Row((*path, leaf), module.tensor + weight.replace("kernel", leaf), layout)
+    yield Row((*path, leaf), module.tensor + WEIGHT, layout)
     if module.bias and has_bias(architecture, module.path):
-        yield Row((*path, "bias"), module.tensor + bias, Layout(module.bias, KEPT_BIAS[module.path], module.part))
+        yield Row((*path, "bias"), module.tensor + BIAS, Layout(module.bias, KEPT_BIAS[module.path], module.part))
 
 
 def has(architecture: Architecture, module: str) -> bool:
     """Whether a model has a module."""
+    block = architecture.block
     return {
-        "mlp/gate": architecture.mlp in GATED,
-        "query_norm": architecture.qk_norm == "rms",
-        "key_norm": architecture.qk_norm == "rms",
-        "attention_norm_after": architecture.norm_places == "both",
-        "mlp_norm_after": architecture.norm_places == "both",
-        "head": architecture.head == "own",
-        "positions": architecture.learned_positions > 0,
+        "mlp/gate": block.mlp in GATED,
+        "query_norm": block.qk_norm == "rms",
+        "key_norm": block.qk_norm == "rms",
+        "attention_norm_after": block.norm_places == "both",
+        "mlp_norm_after": block.norm_places == "both",
+        "head": block.head == "own",
+        "positions": block.learned_positions > 0,
     }.get(module, True)
 
 
 def has_bias(architecture: Architecture, module: str) -> bool:
     """Whether a module of a model has a bias. Norms have one where they are layer norms."""
     if "norm" in module:
-        return architecture.norm == "layer" and "norm" in architecture.biases
-    return BIAS_OF.get(module, module.split("/")[0]) in architecture.biases
+        return architecture.block.norm == "layer" and "norm" in architecture.block.biases
+    return BIAS_OF.get(module, module.split("/")[0]) in architecture.block.biases
 
 
 def like_llama(**changed: str) -> tuple[Module, ...]:
@@ -164,18 +164,19 @@ GEMMA = {
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_norm_after": "post_feedforward_layernorm",
 }
+GPT2_LAYER = "transformer.h.{}."
 GPT2 = (
-    Module("embedding", "wte", "ND"),
-    Module("positions", "wpe", "CD"),
-    Module("attention_norm", "h.{}.ln_1", "D", "D"),
-    Module("query", "h.{}.attn.c_attn", "D(THK)", "(THK)", 0),
-    Module("key", "h.{}.attn.c_attn", "D(TGK)", "(TGK)", 1),
-    Module("value", "h.{}.attn.c_attn", "D(TGV)", "(TGV)", 2),
-    Module("memory/out", "h.{}.attn.c_proj", "(HV)D", "D"),
-    Module("mlp_norm", "h.{}.ln_2", "D", "D"),
-    Module("mlp/up", "h.{}.mlp.c_fc", "DF", "F"),
-    Module("mlp/down", "h.{}.mlp.c_proj", "FD", "D"),
-    Module("norm", "ln_f", "D", "D"),
+    Module("embedding", "transformer.wte", "ND"),
+    Module("positions", "transformer.wpe", "CD"),
+    Module("attention_norm", GPT2_LAYER + "ln_1", "D", "D"),
+    Module("query", GPT2_LAYER + "attn.c_attn", "D(THK)", "(THK)", 0),
+    Module("key", GPT2_LAYER + "attn.c_attn", "D(TGK)", "(TGK)", 1),
+    Module("value", GPT2_LAYER + "attn.c_attn", "D(TGV)", "(TGV)", 2),
+    Module("memory/out", GPT2_LAYER + "attn.c_proj", "(HV)D", "D"),
+    Module("mlp_norm", GPT2_LAYER + "ln_2", "D", "D"),
+    Module("mlp/up", GPT2_LAYER + "mlp.c_fc", "DF", "F"),
+    Module("mlp/down", GPT2_LAYER + "mlp.c_proj", "FD", "D"),
+    Module("norm", "transformer.ln_f", "D", "D"),
     Module("head", "lm_head", "ND"),
 )
 NEOX_LAYER = "gpt_neox.layers.{}."
@@ -223,11 +224,6 @@ FUSED = (  # fused queries, keys and values of a GGUF lie one behind the other, 
     Module("key", "blk.{}.attn_qkv", "(TGK)D", "(TGK)", 1),
     Module("value", "blk.{}.attn_qkv", "(TGV)D", "(TGV)", 2),
 )
-# Files of this package have our own axes, and our own names of leaves.
-OURS = tuple(
-    Module(path, (path if path in WHOLE else "layers.{}." + path).replace("/", "."), axes, KEPT_BIAS.get(path, ""))
-    for path, axes in KEPT.items()
-)
 FREQUENCIES = (r".*\.rotary_emb\.inv_freq", r".*\.rotary_emb\.(cos|sin)_cached")
 MASKS = (r".*\.(attn|attention)\.(bias|masked_bias)",)
 LLAMA = Table(like_llama(), FREQUENCIES)
@@ -238,7 +234,6 @@ TABLES: dict[tuple[str, str], Table] = {
     ("safetensors", "gemma3_text"): Table(like_llama(**GEMMA), FREQUENCIES, norm_offset=1.0),
     ("safetensors", "gpt2"): Table(GPT2, MASKS, prefix="transformer."),
     ("safetensors", "gpt_neox"): Table(NEOX, (*FREQUENCIES, *MASKS)),
-    ("safetensors", "infini_jax"): Table(OURS, suffixes=(".kernel", ".bias")),
     ("gguf", "llama"): Table(in_gguf("HIP", "GIP")),  # pairs lie next to each other there
     ("gguf", "qwen2"): Table(in_gguf("HK", "GK")),
     ("gguf", "qwen3"): Table(in_gguf("HK", "GK")),

@@ -1,13 +1,14 @@
 """One file of safetensors: eight bytes of the header's length, little-endian, a JSON header, the tensors' bytes without holes.
 
 The format: https://github.com/huggingface/safetensors. Only the header is read until a tensor is asked for; then it is mapped,
-and unmapped when it is no longer used.
+and unmapped when it is no longer used. Writing makes one tensor at a time, too: the package `safetensors` takes all of them at
+once from NumPy, and knows no bfloat16 there.
 """
 
 import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+KINDS = {dtype.name: kind for kind, dtype in DTYPES.items()}
 
 
 def safetensors(file: Path) -> dict[str, Tensor]:
@@ -93,3 +95,22 @@ def mapped(file: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> 
     if not math.prod(shape):
         return np.zeros(shape, dtype)
     return np.memmap(file, dtype, "r", offset, shape or (1,)).reshape(shape)
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Writes tensors to a file, one at a time: each is read when its turn comes, and forgotten.
+
+    Raises whatever reading one raises, and OSError where the disk cannot take it; what was written then stays.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers reads no file without it
+    place = 0
+    for name, tensor in tensors.items():
+        end = place + tensor.size
+        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that numbers lie at multiples of their size
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            opened.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)

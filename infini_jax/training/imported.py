@@ -4,7 +4,6 @@ Its data are a prepared corpus without documents, which holds the tokenizer only
 """
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepared import MANIFEST_FILE, MODEL_FILE, Manifest, only_preparer, prepared_folder
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.errors import present, require
-from infini_jax.files import write_at_once, write_json
+from infini_jax.errors import require
+from infini_jax.files import new_folder, write_at_once, write_json
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.notes import Progress
 from infini_jax.training.unread import UnreadCheckpoints
@@ -26,15 +25,21 @@ TOKENIZER_FILES = {
 }  # by the kind that a tokenizer's name begins with
 
 
+def tokenizer_file(tokenizer: Tokenizer) -> str:
+    """The name that the file of a tokenizer has beside a model; "" for one that has no file, as that of bytes."""
+    return TOKENIZER_FILES.get(tokenizer.name.partition(":")[0], "")
+
+
 def tokenizer_corpus(tokenizer: Tokenizer) -> CorpusConfig:
     """Settings of the prepared corpus that holds a tokenizer and no documents; it is made where it is not there."""
-    model = present(tokenizer.model, "pretrained tokenizers have a model")
-    folder = prepared_folder(f"tokenizer-{hashlib.sha256(model).hexdigest()[:12]}")
+    model = tokenizer.model
+    folder = prepared_folder(f"tokenizer-{hashlib.sha256(model).hexdigest()[:12] if model else tokenizer.name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with only_preparer(folder):
         if not (folder / MANIFEST_FILE).is_file():
             folder.mkdir(exist_ok=True)
-            (folder / MODEL_FILE).write_bytes(model)
+            if model:
+                (folder / MODEL_FILE).write_bytes(model)
             manifest = Manifest("tokenizer", "", tokenizer.name, tokenizer.name, tokenizer.vocab, {})
             write_at_once(manifest.to_json(), folder / MANIFEST_FILE)
     return CorpusConfig(folder.name)
@@ -46,13 +51,19 @@ def imported_run(name: str, model: ModelConfig, tokenizer: Tokenizer) -> RunConf
     return RunConfig(name=name, model=model, data=tokenizer_corpus(tokenizer), train=train, budget=Budget("steps", 1))
 
 
-def save_imported(run: RunConfig, params: dict, tokenizer: Tokenizer, folder: Path, source: dict[str, Any]) -> None:
+def imported_again(name: str, run: RunConfig, model: ModelConfig) -> RunConfig:
+    """The run that an exported model is whose task has no text, such as pairs: it is read on that task."""
+    train = TrainConfig(batch=1, sequence=run.train.sequence)
+    return RunConfig(name=name, model=model, data=run.data, train=train, budget=Budget("steps", 1))
+
+
+def save_imported(run: RunConfig, params: dict, tokenizer: Tokenizer | None, folder: Path, source: dict[str, Any]) -> None:
     """Writes the folder of an imported model, whole or not at all: its settings, step 0, tokenizer and source.
 
     Args:
       run: the model as a run.
       params: parameters of the model, as nested dicts of arrays, or of `Tensor`s, of which one at a time is read.
-      tokenizer: tokenizer of the model.
+      tokenizer: tokenizer of the model; None where it reads no text.
       folder: new folder, which ends in the model's name.
       source: where the model is from, as JSON values.
 
@@ -61,18 +72,12 @@ def save_imported(run: RunConfig, params: dict, tokenizer: Tokenizer, folder: Pa
       CheckpointError: the disk cannot take it.
     """
     require(not folder.exists(), "name", f"{folder} is there already", "give another --name, or remove it")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with new_folder(folder) as partial:
         place = RunFolder(partial)
         place.write_config(run.to_dict())
         write_json(source, place.source)
-        model = present(tokenizer.model, "pretrained tokenizers have a model")
-        (partial / TOKENIZER_FILES[tokenizer.name.partition(":")[0]]).write_bytes(model)
+        if tokenizer and (name := tokenizer_file(tokenizer)):
+            (partial / name).write_bytes(tokenizer.model or b"")
         state, nothing = {"step": np.zeros((), np.int32), "params": params}, {"nothing": np.zeros(1, np.int32)}
         with UnreadCheckpoints(run, partial) as checkpoints:
             checkpoints.save(Progress(), state, nothing)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

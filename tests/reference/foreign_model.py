@@ -56,8 +56,8 @@ def dense(x: np.ndarray, p: dict, axes: int = 1) -> np.ndarray:
 
 def attention(a: Architecture, p: dict, x: np.ndarray, layer: int) -> np.ndarray:
     q, k, v = (dense(x, p[name]) for name in ("query", "key", "value"))
-    if a.qk_norm == "rms":
-        q, k = norm(q, p["query_norm"], "rms", a.epsilon), norm(k, p["key_norm"], "rms", a.epsilon)
+    if a.block.qk_norm == "rms":
+        q, k = norm(q, p["query_norm"], "rms", a.block.epsilon), norm(k, p["key_norm"], "rms", a.block.epsilon)
     is_windowed = layer in a.windowed
     rotary = a.rotary_windowed if is_windowed and a.rotary_windowed else a.rotary
     q, k = turned(q, rotary), turned(k, rotary)
@@ -67,36 +67,36 @@ def attention(a: Architecture, p: dict, x: np.ndarray, layer: int) -> np.ndarray
     found = np.empty((len(x), a.heads, a.value_dim))
     for head in range(a.heads):
         group = head // (a.heads // a.kv_heads)
-        scores = q[:, head] @ k[:, group].T * (a.attention_scale or a.key_dim**-0.5)
-        scores = a.score_cap * np.tanh(scores / a.score_cap) if a.score_cap else scores
+        scores = q[:, head] @ k[:, group].T * (a.block.attention_scale or a.key_dim**-0.5)
+        scores = a.block.score_cap * np.tanh(scores / a.block.score_cap) if a.block.score_cap else scores
         found[:, head] = special.softmax(np.where(seen, scores, -np.inf), axis=-1) @ v[:, group]
     return dense(found, p["memory"]["out"], 2)
 
 
 def mlp(a: Architecture, p: dict, x: np.ndarray) -> np.ndarray:
-    act = ACTIVATIONS[a.mlp]
+    act = ACTIVATIONS[a.block.mlp]
     hidden = act(dense(x, p["gate"])) * dense(x, p["up"]) if "gate" in p else act(dense(x, p["up"]))
     return dense(hidden, p["down"])
 
 
 def logits(a: Architecture, params: dict[str, Any], ids: np.ndarray, group: str) -> np.ndarray:
     """Logits SxN of tokens S; `group` is the name of the only layer group."""
-    x = params["embedding"]["embedding"][ids].astype(np.float64) * a.embedding_scale
-    if a.learned_positions:
+    x = params["embedding"]["embedding"][ids].astype(np.float64) * a.block.embedding_scale
+    if a.block.learned_positions:
         x = x + params["positions"]["embedding"][: len(ids)]
     for layer in range(a.layers):
         p = of_layer(params[group], layer)
-        y = attention(a, p, norm(x, p["attention_norm"], a.norm, a.epsilon), layer)
-        if a.norm_places == "both":
-            y = norm(y, p["attention_norm_after"], a.norm, a.epsilon)
-        into_mlp = x if a.residual == "parallel" else x + y
-        z = mlp(a, p["mlp"], norm(into_mlp, p["mlp_norm"], a.norm, a.epsilon))
-        if a.norm_places == "both":
-            z = norm(z, p["mlp_norm_after"], a.norm, a.epsilon)
+        y = attention(a, p, norm(x, p["attention_norm"], a.block.norm, a.block.epsilon), layer)
+        if a.block.norm_places == "both":
+            y = norm(y, p["attention_norm_after"], a.block.norm, a.block.epsilon)
+        into_mlp = x if a.block.residual == "parallel" else x + y
+        z = mlp(a, p["mlp"], norm(into_mlp, p["mlp_norm"], a.block.norm, a.block.epsilon))
+        if a.block.norm_places == "both":
+            z = norm(z, p["mlp_norm_after"], a.block.norm, a.block.epsilon)
         x = x + y + z
-    x = norm(x, params["norm"], a.norm, a.epsilon)
-    found = x @ params["embedding"]["embedding"].T if a.head == "tied" else dense(x, params["head"])
-    return a.logit_cap * np.tanh(found / a.logit_cap) if a.logit_cap else found
+    x = norm(x, params["norm"], a.block.norm, a.block.epsilon)
+    found = x @ params["embedding"]["embedding"].T if a.block.head == "tied" else dense(x, params["head"])
+    return a.block.logit_cap * np.tanh(found / a.block.logit_cap) if a.block.logit_cap else found
 
 
 def of_layer(tree: dict[str, Any], layer: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "bool": "BOOL"}
 LLAMA = {
@@ -38,6 +39,18 @@ CASES = {
     "gpt_neox, in turn": {**NEOX, "use_parallel_residual": False, "hidden_act": "gelu_new"},
     "gemma3_text": GEMMA,
     "gemma3_text, capped": {**GEMMA, "final_logit_softcapping": 3.0},
+}
+
+
+GGUF_FIELDS = {
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "head_count": "num_attention_heads",
+    "head_count_kv": "num_key_value_heads",
+    "key_length": "head_dim",
+    "context_length": "max_position_embeddings",
+    "layer_norm_rms_eps": "rms_norm_eps",
 }
 
 
@@ -92,3 +105,34 @@ def llama_tensors(settings: dict[str, Any], draw: Any = None) -> dict[str, np.nd
             }.items()
         }
     return found
+
+
+def gguf_of_llama(file: Path, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Path:
+    """A GGUF of a LLaMA model without biases, as its converter writes one; skips the test where the package is missing.
+
+    The converter reorders rows of q and k by reshape(heads, 2, K / 2).swapaxes(1, 2).
+    """
+    gguf = pytest.importorskip("gguf", reason="GGUF files are read by the package gguf")
+    names = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    names |= {f"self_attn.{one}_proj": f"attn_{two}" for one, two in zip("qkvo", ("q", "k", "v", "output"), strict=True)}
+    names |= {f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")}
+    around = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    key_dim, writer = settings["head_dim"], gguf.GGUFWriter(file, "llama")
+    for add, field in GGUF_FIELDS.items():
+        getattr(writer, f"add_{add}")(settings[field])
+    writer.add_value_length(key_dim)
+    writer.add_rope_freq_base(settings.get("rope_theta", 1e4))
+    for name, tensor in tensors.items():
+        ours = around.get(name, "")
+        if name.startswith("model.layers."):
+            _, _, layer, rest = name.split(".", 3)
+            ours = f"blk.{layer}.{names[rest.removesuffix('.weight')]}.weight"
+        if ".q_proj" in name or ".k_proj" in name:
+            heads = len(tensor) // key_dim
+            tensor = tensor.reshape(heads, 2, key_dim // 2, -1).swapaxes(1, 2).reshape(tensor.shape)
+        writer.add_tensor(ours, np.ascontiguousarray(tensor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
