@@ -26,7 +26,8 @@ from infini_jax.errors import (
 )
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import BACKWARD, LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes, memory_bytes_bf16
+from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes, memory_bytes_bf16
+from infini_jax.memory.costs import BACKWARD
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.neighborhood import neighborhood_bytes
 

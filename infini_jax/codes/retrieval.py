@@ -30,7 +30,8 @@ from infini_jax.errors import (
     require_positive,
 )
 from infini_jax.memory import memory_of
-from infini_jax.memory.base import BACKWARD, Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.base import Dims, MemoryConfig, memory_bytes
+from infini_jax.memory.costs import BACKWARD
 from infini_jax.memory.infini import InfiniConfig
 
 NAME = "retrieval"

@@ -18,7 +18,7 @@ from infini_jax.config import ModelConfig, RunConfig, TrainConfig
 from infini_jax.errors import LARGEST, ConfigError, require
 from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.memory import memory_of
-from infini_jax.memory.base import BACKWARD, Cost
+from infini_jax.memory.costs import BACKWARD, Cost
 from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.scored import few_places
 from infini_jax.model.stream import init_carry, parameter_shapes

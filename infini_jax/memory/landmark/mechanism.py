@@ -1,9 +1,8 @@
 """Landmark attention (Mohtashami, Jaggi, NeurIPS 2023, arXiv 2305.16300): retrieve whole blocks through one softmax.
 
-A landmark token closes every block of the stream. The softmax has two levels: a query shares its weight among the
-tokens of its own block and the landmarks of the other blocks, and the share of a landmark is spread among the tokens
-of its block. At inference complete blocks are cached, each query retrieves the `k` blocks whose landmarks it likes best,
-and the same softmax runs over [retrieved blocks | segment].
+A landmark token closes every block. The softmax has two levels: a query shares its weight among the tokens of its own block
+and the landmarks of other blocks, whose share is spread among the tokens of their blocks. At inference complete blocks are
+cached, each query retrieves the `k` blocks whose landmarks it likes best, and the softmax runs over [those | segment].
 Choices where the paper is silent or differs:
 - Ties go to the newest block, scores equal up to rounding included: in layer 0 all landmarks have the same key.
 - A block none of whose raw tokens a query may see (all belong to another document) is invisible, landmark included; in
