@@ -8,7 +8,6 @@ from typing import Any
 
 import tyro
 
-from infini_jax.cli.model_options import MODELS
 from infini_jax.cli.output import terminal
 from infini_jax.errors import ConfigError, require, require_file_name
 from infini_jax.model.cost import parameter_count
@@ -18,6 +17,7 @@ from infini_jax.pretrained.importing import described, parameters
 from infini_jax.pretrained.settings import model_settings
 from infini_jax.pretrained.tensors import Weights
 from infini_jax.pretrained.tokens import tokenizer_of
+from infini_jax.records.folder import MODELS
 from infini_jax.training.imported import imported_run, save_imported
 from infini_jax.units import human_bytes
 
