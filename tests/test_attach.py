@@ -42,7 +42,7 @@ from infini_jax.training.execute import execute
 from infini_jax.training.origin import begun_from
 from infini_jax.training.trained import Trained
 from tests.support import streams
-from tests.support.commands import told
+from tests.support.commands import on_devices, told
 from tests.support.foreign import GEMMA, GPT2, LLAMA, llama_tensors, write_model
 from tests.support.marks import slow_but
 
@@ -409,3 +409,11 @@ def test_an_attached_landmark_trains_and_goes_on_from_any_step(tmp_path):
     (tmp_path / "added" / "row.parquet").unlink()
     again = execute(run, tmp_path / "added", study="", saving=Saving(every_steps=1, keep=9), resume=1)
     assert (row.train_loss, row.loss) == (again.train_loss, again.loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["infini_beside", "landmark_beside"])
+def test_training_on_several_devices_equals_one(name):
+    found = on_devices(4, "support.beside", f"losses('{name}')")
+    for layout, reached in found.items():
+        np.testing.assert_allclose(reached, found["one"], rtol=1e-4, err_msg=layout)  # float32 sums in another order

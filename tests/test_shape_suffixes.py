@@ -17,6 +17,7 @@ from infini_jax.layers import attention
 from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import Memory
+from infini_jax.memory.beside import BesideConfig
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
@@ -184,6 +185,16 @@ def test_of_a_model_that_learns_and_decodes(name):
 def test_of_memory_tokens():
     with extra_mechanisms.registered(), shape_suffixes.checked() as found:
         model = streams.tiny("recurrent", **SIZES, memory=extra_mechanisms.RecurrentConfig(tokens=7))
+        trace_training(model)
+        trace_decoding(model)
+    check(found)
+
+
+@pytest.mark.parametrize("block", [LANDMARKS.block, 9])
+def test_of_a_memory_beside_attention(block):
+    memory = BesideConfig(native=LocalConfig(window=11), added=dataclasses.replace(LANDMARKS, block=block))
+    with shape_suffixes.checked() as found:
+        model = streams.tiny("landmark", **SIZES, memory=memory)
         trace_training(model)
         trace_decoding(model)
     check(found)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import tyro
 from flax.traverse_util import flatten_dict
 
-from infini_jax.cli.model_options import MODELS
 from infini_jax.cli.output import terminal
 from infini_jax.data.tokenizers import Bytes, Tokenizer
 from infini_jax.errors import ConfigError, require, require_file_name
@@ -21,6 +20,7 @@ from infini_jax.pretrained.opened import parameters_in, settings_in
 from infini_jax.pretrained.own_format import OWN, is_own, run_in
 from infini_jax.pretrained.tensors import Weights
 from infini_jax.pretrained.tokens import tokenizer_of
+from infini_jax.records.folder import MODELS
 from infini_jax.training.imported import imported_again, imported_run, save_imported
 from infini_jax.units import human_bytes
 

@@ -1,19 +1,13 @@
-"""Options of the command line for the sizes of a model, the bytes of its memory, and a model that gets a memory."""
+"""Options of the command line for the sizes of a model and the bytes of its memory."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infini_jax.config import ModelConfig
-from infini_jax.config.attach import Attachment, attached
 from infini_jax.errors import require
 from infini_jax.memory.base import MemoryConfig
-from infini_jax.records.folder import RunFolder
-from infini_jax.training.trained import saved_config
 
 WITHOUT = ("memory", "elsewhere", "rotary_elsewhere")  # chosen by a command of its own, or in Python only
-CHOSEN = ("segment", "compute")  # of a model that gets a memory; all else is its own
-MODELS = Path("results/models")  # imported ones, by name
 SEGMENT: Any = dataclasses.field(default=None)  # so that a model's own is told from one that is given
 
 
@@ -43,29 +37,3 @@ def sized(model: ModelConfig, memory_bytes: int, memory_axis: str) -> ModelConfi
     """The model with its memory grown along an axis to `memory_bytes`, or as it is where neither is named."""
     require(not memory_axis or memory_bytes != 0, "memory axis", "nothing says how far to grow", "give --memory-bytes, too")
     return model.at_bytes(memory_bytes, memory_axis) if memory_bytes else model
-
-
-def found_run(path: Path) -> Path:
-    """The folder of a run; of an imported model its name alone will do."""
-    return MODELS / path if len(path.parts) == 1 and not path.exists() else path
-
-
-def attached_to(origin: Path, own: Path, memory: MemoryConfig, how: Attachment, window: int, shape: Shape) -> ModelConfig:
-    """The model of a run with a memory attached to it.
-
-    Args:
-      origin: folder of the run.
-      own: folder of the run that begins there, whose settings do where it was begun and the other one is gone.
-      memory, how, window: as `infini_jax.config.attach.attached` takes them.
-      shape: sizes that were given, of which segment and compute are chosen.
-
-    Raises `ConfigError` where the folder is no run's, another size was given, or the memory cannot be attached.
-    """
-    is_there = RunFolder(origin).config.is_file() or not RunFolder(own).config.is_file()
-    model, default = saved_config(origin if is_there else own, "from").model, ModelConfig()
-    for name, value in vars(shape).items():
-        theirs = getattr(model, name)
-        is_theirs = name in CHOSEN or value in (None, getattr(default, name), theirs)
-        require(is_theirs, f"model.{name}", f"{value} is not {theirs}, as {origin} has it", "leave it out")
-    compute = model.compute if shape.compute == default.compute else shape.compute
-    return dataclasses.replace(attached(model, memory, how, window, shape.segment or model.segment), compute=compute)

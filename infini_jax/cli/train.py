@@ -1,27 +1,33 @@
 """`infini-jax train`: one run, whose settings are all options."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
 
 from infini_jax.cli import tables
-from infini_jax.cli.model_options import Shape, attached_to, found_run, made, sized
+from infini_jax.cli.model_options import Shape, made, sized
 from infini_jax.cli.output import REQUEUE, terminal
 from infini_jax.cli.progress import train_progress
-from infini_jax.config import Budget, RunConfig, TrainConfig
-from infini_jax.config.attach import Attachment
+from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
+from infini_jax.config.attach import Attachment, attached
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data import SOURCES
 from infini_jax.devices.processes import ended_with_the_job, is_first, join_job
 from infini_jax.devices.sharding import Sharding, use_cores
 from infini_jax.errors import require, required
 from infini_jax.memory import MECHANISMS
+from infini_jax.memory.base import MemoryConfig
 from infini_jax.model.parts import parts_of
+from infini_jax.records.folder import MODELS, RunFolder
 from infini_jax.training.checkpoint import Saving, Which
 from infini_jax.training.execute import execute
 from infini_jax.training.mirrors import Mirroring
 from infini_jax.training.origin import begun_from, inheritance_of
+from infini_jax.training.trained import saved_config
+
+CHOSEN = ("segment", "compute")  # of a model that gets a memory; all else is its own
 
 
 def one_of(settings: dict[str, type]) -> Any:
@@ -117,3 +123,29 @@ def train(
             run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding
         )
     console.print(tables.key_values(row))
+
+
+def found_run(path: Path) -> Path:
+    """The folder of a run; of an imported model its name alone will do."""
+    return MODELS / path if len(path.parts) == 1 and not path.exists() else path
+
+
+def attached_to(origin: Path, own: Path, memory: MemoryConfig, how: Attachment, window: int, shape: Shape) -> ModelConfig:
+    """The model of a run with a memory attached to it.
+
+    Args:
+      origin: folder of the run.
+      own: folder of the run that begins there, whose settings do where it was begun and the other one is gone.
+      memory, how, window: as `infini_jax.config.attach.attached` takes them.
+      shape: sizes that were given, of which segment and compute are chosen.
+
+    Raises `ConfigError` where the folder is no run's, another size was given, or the memory cannot be attached.
+    """
+    is_there = RunFolder(origin).config.is_file() or not RunFolder(own).config.is_file()
+    model, default = saved_config(origin if is_there else own, "from").model, ModelConfig()
+    for name, value in vars(shape).items():
+        theirs = getattr(model, name)
+        is_theirs = name in CHOSEN or value in (None, getattr(default, name), theirs)
+        require(is_theirs, f"model.{name}", f"{value} is not {theirs}, as {origin} has it", "leave it out")
+    compute = model.compute if shape.compute == default.compute else shape.compute
+    return dataclasses.replace(attached(model, memory, how, window, shape.segment or model.segment), compute=compute)

@@ -8,6 +8,7 @@ mechanism reads has its local attention in it, which many mix with their memory 
 Tokens that a mechanism inserts into segments (landmarks) take no part in A: it reads raw tokens at their own places, and adds
 nothing at inserted ones (`Native`), so that distances are those that the model knows. So do layers without M.
 What A carries is a neighborhood, counted apart from the memory; controls empty the memory and leave it (`model/controls.py`).
+Letters: R rows of segments, C queries of raw tokens, X rows of indices: R, or 1 for all.
 """
 
 import dataclasses
@@ -119,8 +120,8 @@ class RawTokens:
 
     Attributes:
       segment: the segment without landmarks: all of it, or as many queries as there were while it is decoded.
-      index: RxS or 1xS, the query of `segment` for each query that there was.
-      is_raw: RxS or 1xS, whether that was a raw token.
+      index: XxS, the query of `segment` for each query that there was.
+      is_raw: XxS, whether that was a raw token.
     """
 
     segment: Segment
@@ -131,15 +132,15 @@ class RawTokens:
     def of(cls, segment: Segment, every: int) -> "RawTokens":
         """The raw tokens of whole segments, one or several of each stream, or of the queries of an open one."""
         bounds, places = segment.bounds, segment.keys.shape[1]
-        phase_Rx1 = jnp.zeros((1, 1), jnp.int32) if bounds.phase is None else bounds.phase[:, None]
+        phase_Xx1 = jnp.zeros((1, 1), jnp.int32) if bounds.phase is None else bounds.phase[:, None]
         raw, queries = raw_tokens(places, every), segment.queries.shape[1]
         count = raw if queries == places else queries
 
-        def place_of(token_N: jax.Array) -> jax.Array:
-            return token_N + (phase_Rx1 + token_N) // every
+        def place_of(token: jax.Array) -> jax.Array:
+            return token + (phase_Xx1 + token) // every
 
-        def token_of(place_S: jax.Array) -> jax.Array:
-            return place_S - (phase_Rx1 + place_S) // (every + 1)
+        def token_of(place: jax.Array) -> jax.Array:
+            return place - (phase_Xx1 + place) // (every + 1)
 
         first = token_of(bounds.start)[0, 0]  # the same in all rows while a segment is open, and 0 for whole ones
         place_S = bounds.start + jnp.arange(queries)
@@ -156,20 +157,20 @@ class RawTokens:
             values=taken(segment.values, kept),
             bounds=without,
         )
-        is_raw = (phase_Rx1 + place_S) % (every + 1) != every
+        is_raw = (phase_Xx1 + place_S) % (every + 1) != every
         return cls(segment, jnp.clip(token_of(place_S) - first, 0, count - 1), is_raw)
 
-    def put_back(self, y_RxSxD: jax.Array) -> jax.Array:
-        """Outputs of the raw tokens where they stood, zero at landmarks."""
-        return jnp.where(self.is_raw[..., None], taken(y_RxSxD, self.index), 0)
+    def put_back(self, y_RxCxD: jax.Array) -> jax.Array:
+        """Outputs RxSxD: those of the raw tokens where they stood, zero at landmarks."""
+        return jnp.where(self.is_raw[..., None], taken(y_RxCxD, self.index), 0)
 
 
-def taken(x_RxNx: jax.Array, index_RxM: jax.Array) -> jax.Array:
-    """The entries of each row at `index_RxM` along the second axis; one row of indices is for all."""
-    if index_RxM.shape[0] == 1:
-        return jnp.take(x_RxNx, index_RxM[0], axis=1, mode="clip")
-    index_RxMx = index_RxM.reshape(*index_RxM.shape, *(1,) * (x_RxNx.ndim - 2))
-    return jnp.take_along_axis(x_RxNx, index_RxMx, axis=1, mode="clip")
+def taken(x_RxNx: jax.Array, index_XxM: jax.Array) -> jax.Array:
+    """The entries of each row at `index_XxM` along the second axis; one row of indices is for all."""
+    if index_XxM.shape[0] == 1:
+        return jnp.take(x_RxNx, index_XxM[0], axis=1, mode="clip")
+    index_XxMx = index_XxM.reshape(*index_XxM.shape, *(1,) * (x_RxNx.ndim - 2))
+    return jnp.take_along_axis(x_RxNx, index_XxMx, axis=1, mode="clip")
 
 
 class Native(Memory):
@@ -219,8 +220,8 @@ class Native(Memory):
         if self.config.every is None:
             return self.inner.attend(memory.near, segment)
         raw = RawTokens.of(segment, self.config.every)
-        y_BxSxD, metrics = self.inner.attend(memory.near, raw.segment)
-        return raw.put_back(y_BxSxD), metrics
+        y_BxCxD, metrics = self.inner.attend(memory.near, raw.segment)
+        return raw.put_back(y_BxCxD), metrics
 
     def write(self, memory: FarAndNear, segment: Segment) -> FarAndNear:
         every = self.config.every
@@ -232,8 +233,8 @@ class Native(Memory):
             y_RxSxD, near, metrics = self.inner.advance(memory.near, segments)
             return y_RxSxD, FarAndNear((), near), metrics
         raw = RawTokens.of(segments, self.config.every)
-        y_RxSxD, near, metrics = self.inner.advance(memory.near, raw.segment)
-        return raw.put_back(y_RxSxD), FarAndNear((), near), metrics
+        y_RxCxD, near, metrics = self.inner.advance(memory.near, raw.segment)
+        return raw.put_back(y_RxCxD), FarAndNear((), near), metrics
 
     def lost(self, before: FarAndNear, after: FarAndNear, segments: int, phase_B: jax.Array | None) -> FarAndNear:
         return FarAndNear((), self.alone.lost(before.near, after.near, segments, None))

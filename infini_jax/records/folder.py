@@ -22,6 +22,7 @@ STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json"
 RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
 RUN_SIGNS, STUDY_SIGNS = (CONFIG_FILE, ROW_FILE), (TABLE_FILE, STUDY_FILE)  # a folder of theirs has one of these at least
 REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"
+MODELS = Path("results/models")  # folders of imported models, by name
 REMEMBERED_FILE = ".remembered.parquet"  # beside the runs, see inventory.py; may be deleted at any time
 
 
