@@ -106,8 +106,8 @@ def slopes_of(arrays) -> list[np.ndarray]:
     ("tokens", "heads", "kv_heads", "key_dim", "value_dim", "scale"),
     [
         (2 * CHUNK, 2, 1, 32, 64, 1.0),
-        pytest.param(3 * CHUNK, 8, 8, 32, 32, 0.5, marks=pytest.mark.slow),  # four heads at once in two cells
-        pytest.param(17 * CHUNK, 3, 3, 32, 32, 1.0, marks=pytest.mark.slow),  # 17 blocks; no few of three heads fill a tile
+        pytest.param(3 * CHUNK, 8, 8, 32, 32, 0.5, marks=pytest.mark.slow),  # as many memories as queries
+        pytest.param(17 * CHUNK, 3, 3, 32, 32, 1.0, marks=pytest.mark.slow),  # 17 blocks of one chunk
         pytest.param(20 * CHUNK, 2, 2, 128, 128, 1.0, marks=pytest.mark.slow),  # two blocks of ten chunks
     ],
 )
@@ -120,11 +120,13 @@ def test_results_and_all_gradients_are_those_of_the_equations(update, tokens, he
     compare(arrays, found, update, scale, dict.fromkeys(("A", "M'", "z'", "d"), exact), slopes)
 
 
-@pytest.mark.parametrize("update", ["linear", "delta"])
-@pytest.mark.parametrize(("dtype", "rounding"), [(jnp.float32, 2**-23), (jnp.bfloat16, 2**-8)])
+@pytest.mark.parametrize("update", [pytest.param("linear", marks=pytest.mark.slow), "delta"])
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [pytest.param(jnp.float32, 2**-23, marks=pytest.mark.slow), (jnp.bfloat16, 2**-8)]
+)
 def test_narrow_types_stay_near_the_equations_of_the_same_numbers(dtype, rounding, update):
     """Sums and the memory are float32 whatever queries, keys and values are; reads and gradients are rounded at the end."""
-    arrays = [jnp.asarray(x, jnp.float32) for x in arrays_of(2 * CHUNK, 2, 1, 32, 32)]
+    arrays = [jnp.asarray(x, jnp.float32) for x in arrays_of(CHUNK, 2, 1, 32, 32)]
     arrays = [*arrays[:2], *(x.astype(dtype) for x in arrays[2:])]
     slopes = [np.float64(jnp.asarray(x, dtype)) for x in slopes_of(arrays)]
     results, gradients = with_gradients(arrays, [jnp.asarray(x, jnp.float32) for x in slopes], update, 1.0)
@@ -143,7 +145,7 @@ def test_an_empty_memory_reads_zero_and_one_that_overflowed_is_not_taken_for_emp
     assert np.all(np.isnan(read(M, z.at[0].set(jnp.inf), q, interpret=True)[0]))
 
 
-@pytest.mark.parametrize("update", ["linear", "delta"])
+@pytest.mark.parametrize("update", [pytest.param("linear", marks=pytest.mark.slow), "delta"])
 def test_what_the_segment_does_not_keep_leaves_no_trace(update):
     """A memory of infinities behind the edge of a document changes neither the memory after nor any gradient."""
     M, z, _, k, v = (jnp.asarray(x, jnp.float32) for x in arrays_of(CHUNK, 1, 1, 32, 32))
@@ -190,8 +192,8 @@ def shapes_like(tokens: int = 2048, key_dim: int = 128, dtype=jnp.bfloat16, head
     [
         (shapes_like(100), "takes segments that 128 divides, not 100"),
         (shapes_like(1), "takes segments that 128 divides, not 1"),
-        (shapes_like(key_dim=24), "takes dims that 32 divides, not 24"),
-        (shapes_like(dtype=jnp.float16), "takes float32 and bfloat16, not float16"),
+        (shapes_like(key_dim=64), "takes dims that 128 divides, not 64 and 64"),
+        (shapes_like(dtype=jnp.float16), "takes float32 and bfloat16 and a memory of float32, not float16 and float32"),
         (shapes_like(key_dim=1024), "MiB on the chip"),
     ],
 )
@@ -214,39 +216,33 @@ def test_other_maps_and_reads_without_a_normalizer_are_plain(feature_map, z):
         infini_form.chosen_form(memory, feature_map, tokens)
 
 
-def test_few_heads_fill_a_tile_and_blocks_find_room():
-    shapes = [(2048, 128, 8), (2048, 32, 8), (640, 64, 6), (2176, 32, 3), (2048, 256, 4)]
+def test_as_many_chunks_are_in_a_block_as_divide_the_segment_and_find_room():
     found = {}
-    for tokens, dim, heads in shapes:
-        memory, queries = shapes_like(tokens, dim, heads=heads)
+    for tokens, dim in ((2048, 128), (640, 128), (2176, 128), (2048, 512)):
+        memory, queries = shapes_like(tokens, dim)
         cells = Cells.of(memory.M, queries)
-        found[tokens, dim, heads] = cells.heads, cells.chunks
+        found[tokens, dim] = cells.chunks
         assert cells.bytes_on_chip(dim, dim) <= 12 * 2**20
-    assert found == {
-        (2048, 128, 8): (1, 16),
-        (2048, 32, 8): (4, 16),
-        (640, 64, 6): (2, 5),
-        (2176, 32, 3): (3, 1),  # 17 chunks
-        (2048, 256, 4): (1, 8),
-    }
+    assert found == {(2048, 128): 16, (640, 128): 5, (2176, 128): 1, (2048, 512): 2}  # 2176 tokens are 17 chunks
 
 
 def layer_case(update: str):
-    """A layer with grouped heads of 32, its parameters, a memory and a segment of 128 tokens in which documents end."""
-    module = Infini(InfiniConfig(update=update, feature_scale=0.7), Dims(16, 4, 2, 32, 32, CHUNK))
+    """A layer with grouped heads of 128, its parameters, a memory and a segment of 128 tokens in which documents end."""
+    module = Infini(InfiniConfig(update=update, feature_scale=0.7), Dims(16, 2, 1, 128, 128, CHUNK))
     rng, rows = np.random.default_rng(1), 3
     inputs = [rng.normal(size=(rows, CHUNK, *shape)).astype(np.float32) for shape in ragged.shapes(module.dims)]
     documents = np.searchsorted([40, 90], np.arange(CHUNK), side="right") * np.array([[0], [1], [1]])
     segment = Segment(*map(jnp.asarray, inputs), whole(jnp.asarray(documents), jnp.array([0, 0, NO_DOCUMENT])))
     memory = InfiniMemory(
-        jnp.asarray(rng.normal(size=(rows, 2, 32, 32)), jnp.float32),
-        jnp.asarray(rng.uniform(1, 2, (rows, 2, 32)), jnp.float32),
+        jnp.asarray(rng.normal(size=(rows, 1, 128, 128)), jnp.float32),
+        jnp.asarray(rng.uniform(1, 2, (rows, 1, 128)), jnp.float32),
     )
     params = module.init(jax.random.key(0), memory, segment, method="advance")["params"]
     return module, params, memory, segment
 
 
-@pytest.mark.parametrize("update", ["linear", pytest.param("delta", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("update", ["linear", "delta"])
 def test_a_layer_is_the_same_by_the_kernels_with_its_gradients(update):
     """Documents that end inside the segment, a new stream, grouped queries and a scale of features."""
     module, params, memory, segment = layer_case(update)
@@ -262,7 +258,7 @@ def test_a_layer_is_the_same_by_the_kernels_with_its_gradients(update):
     for ours, theirs in zip(jax.tree.leaves(by("kernel")), jax.tree.leaves(by("plain")), strict=True):
         if ours.dtype == jnp.float32:
             size = max(1.0, float(np.abs(theirs).max()))
-            np.testing.assert_allclose(ours, theirs, atol=1e-5 * size)  # float32 sums in another order
+            np.testing.assert_allclose(ours, theirs, atol=1e-4 * size)  # float32 sums of sines in another order
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ Letters: B rows, T tokens of a segment, H query heads, G key heads, K and V thei
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def read_by_kernel(memory: Any, q_BxTxHxK: jax.Array, scale: float) -> jax.Array
     return read(memory.M, memory.z, q_BxTxHxK)
 
 
-def written_by_kernel(memory: Any, segment: Segment, update: str, scale: float) -> Any:
+def written_by_kernel(memory: Any, segment: Segment, update: Literal["linear", "delta"], scale: float) -> Any:
     """The memory after a segment by eq. 8 or eq. 9, by the kernel; interpreted where no TPU is."""
     from infini_jax.memory import infini_kernel
 

@@ -1,8 +1,8 @@
 """Infini-attention's read and write as Pallas kernels for TPUs: what they move is their inputs and results, each once.
 
-The plain form copies queries, keys, values and their gradients into an order with the heads outside and back, as float32.
-Here the memory of a few heads stays on the chip while their tokens stream past as they lie, a block of chunks at a time;
-features exist on the chip only, where the gradient finds them again.
+The memory of a head stays on the chip while its tokens stream past, a block of chunks at a time; features exist on the chip
+only, where the gradient finds them again. Heads lie outside, BxHxTxK, which is how attention's kernel takes them too: the
+projections of a layer then write them so, where heads side by side would be copied for the one or the other.
 
 Per head, f = sigma(x) = elu(x) + 1 of a query or key x, with the equation numbers of `infini`, and with a gradient's name
 in front of what it is the gradient of:
@@ -27,26 +27,25 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from infini_jax.layers.blockwise import MADE_AGAIN
-from infini_jax.memory.tiles import MOST_BYTES, fewest_heads, in_rows, refuses_tokens
 
 CHUNK = 128  # tokens whose features are made at once
 MOST_CHUNKS = 16  # of a block
+LANES = 128  # of a tile
+MOST_BYTES = 12 * 2**20  # on the chip; 16 MiB are a kernel's by default
 Update = Literal["linear", "delta"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """How a kernel takes its work apart: a cell is a block of tokens of a row's few key heads.
+    """How a kernel takes its work apart: a cell is a block of tokens of a row's key head.
 
     Attributes:
-      heads: number of key heads that a cell has at once.
-      queries: number of query heads for each of them.
+      queries: number of query heads that share a key head.
       chunks: number of chunks in a block.
       scale: factor of queries and keys in front of sigma.
       interpret: whether to run the kernel's own program without a TPU, slowly.
     """
 
-    heads: int
     queries: int
     chunks: int
     scale: float
@@ -54,27 +53,31 @@ class Cells:
 
     @classmethod
     def of(cls, M_BxGxKxV: jax.Array, x_BxTxHxK: jax.Array, scale: float = 1.0, interpret: bool = False) -> "Cells":
-        """The cells for queries or keys: as few heads as fill whole tiles, or all; as many chunks as find room, or one."""
+        """The cells for queries or keys: as many chunks in a block as find room, or one."""
         (_, heads, *dims), (_, tokens, all_heads, _) = M_BxGxKxV.shape, x_BxTxHxK.shape
-        one = cls(fewest_heads(heads, tuple(dims)), all_heads // heads, 1, scale, interpret)
-        larger = (
-            dataclasses.replace(one, chunks=count) for count in range(MOST_CHUNKS, 1, -1) if tokens // CHUNK % count == 0
-        )
+        one = cls(all_heads // heads, 1, scale, interpret)
+        dividing = (count for count in range(MOST_CHUNKS, 1, -1) if tokens // CHUNK % count == 0)
+        larger = (dataclasses.replace(one, chunks=count) for count in dividing)
         return next((cells for cells in larger if cells.bytes_on_chip(*dims) <= MOST_BYTES), one)
 
     def bytes_on_chip(self, key_dim: int, value_dim: int) -> int:
         """Bytes that the backward passes hold on the chip at most: all twice, as the next ones arrive while they work."""
         tokens, state = self.chunks * CHUNK * self.queries * (key_dim + value_dim), key_dim * (value_dim + 1)
-        return 4 * self.heads * (2 * 2 * tokens + 2 * 3 * state)
+        return 4 * 2 * (2 * tokens + 3 * state)
 
 
 def refuses(M_BxGxKxV: jax.Array, *tokens_BxTxHxK: jax.Array) -> str | None:
     """Reason why the kernels cannot take these queries, or keys and values, or None."""
-    problem = refuses_tokens(tokens_BxTxHxK, CHUNK)
-    if problem is None and M_BxGxKxV.dtype != jnp.float32:
-        problem = f"takes a memory of float32, not {M_BxGxKxV.dtype}"
-    needed = Cells.of(M_BxGxKxV, tokens_BxTxHxK[0]).bytes_on_chip(*M_BxGxKxV.shape[2:])
-    return problem or (None if needed <= MOST_BYTES else f"needs {needed / 2**20:.0f} MiB on the chip")
+    tokens, (key_dim, value_dim) = tokens_BxTxHxK[0].shape[1], M_BxGxKxV.shape[2:]
+    unknown = {x.dtype for x in tokens_BxTxHxK} - {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}
+    if unknown or M_BxGxKxV.dtype != jnp.float32:
+        return f"takes float32 and bfloat16 and a memory of float32, not {tokens_BxTxHxK[0].dtype} and {M_BxGxKxV.dtype}"
+    if tokens % CHUNK:
+        return f"takes segments that {CHUNK} divides, not {tokens}"
+    if key_dim % LANES or value_dim % LANES:  # narrower heads lie in tiles that are mostly empty
+        return f"takes dims that {LANES} divides, not {key_dim} and {value_dim}"
+    needed = Cells.of(M_BxGxKxV, tokens_BxTxHxK[0]).bytes_on_chip(key_dim, value_dim)
+    return None if needed <= MOST_BYTES else f"needs {needed / 2**20:.0f} MiB on the chip"
 
 
 def read(
@@ -90,8 +93,8 @@ def read(
       interpret: whether to run the kernel's own program without a TPU, slowly.
     """
     cells = Cells.of(M_BxGxKxV, q_BxTxHxK, scale, interpret)
-    a_BxTxx = _read(cells, M_BxGxKxV, z_BxGxK[:, :, None], in_rows(q_BxTxHxK))
-    return a_BxTxx.reshape(*q_BxTxHxK.shape[:3], -1)
+    a_BxHxTxV: Any = _read(cells, M_BxGxKxV, z_BxGxK[:, :, None], q_BxTxHxK.swapaxes(1, 2))
+    return a_BxHxTxV.swapaxes(1, 2)
 
 
 def written(
@@ -121,20 +124,19 @@ def written(
     """
     cells = Cells.of(M_BxGxKxV, k_BxTxGxK, scale, interpret)
     edges_Bx2 = jnp.stack([keeps_B, first_B], axis=1).astype(jnp.int32)
-    arrays = M_BxGxKxV, z_BxGxK[:, :, None], in_rows(k_BxTxGxK), in_rows(v_BxTxGxV)
-    M_BxGxKxV, z_BxGx1xK = _written(cells, update, edges_Bx2, *arrays)
-    return M_BxGxKxV, z_BxGx1xK[:, :, 0]
+    arrays = M_BxGxKxV, z_BxGxK[:, :, None], k_BxTxGxK.swapaxes(1, 2), v_BxTxGxV.swapaxes(1, 2)
+    after: Any = _written(cells, update, edges_Bx2, *arrays)
+    return after[0], after[1][:, :, 0]
 
 
 # ---- what is kept for the gradient ---------------------------------------------------------------------------------------
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _read(cells: Cells, M_BxGxKxV: jax.Array, z_BxGx1xK: jax.Array, q_BxTxx: jax.Array) -> jax.Array:
-    """`read` of queries whose heads lie side by side; so do those of the result."""
-    heads, value_dim = M_BxGxKxV.shape[1] * cells.queries, M_BxGxKxV.shape[3]
-    result = jax.ShapeDtypeStruct((*q_BxTxx.shape[:2], heads * value_dim), q_BxTxx.dtype)
-    given = {"state": M_BxGxKxV, "sum": z_BxGx1xK, "queries": q_BxTxx}
+def _read(cells: Cells, M_BxGxKxV: jax.Array, z_BxGx1xK: jax.Array, q_BxHxTxK: jax.Array) -> jax.Array:
+    """`read` of queries whose heads lie outside; so do those of the result."""
+    result = jax.ShapeDtypeStruct((*q_BxHxTxK.shape[:3], M_BxGxKxV.shape[3]), q_BxHxTxK.dtype)
+    given = {"state": M_BxGxKxV, "sum": z_BxGx1xK, "queries": q_BxHxTxK}
     return _called(cells, _read_kernel, given, {"reads": result})[0]
 
 
@@ -142,10 +144,10 @@ def _read_forward(cells: Cells, *arrays: jax.Array):
     return _read(cells, *arrays), arrays
 
 
-def _read_backward(cells: Cells, saved: tuple[jax.Array, ...], dA_BxTxx: jax.Array) -> tuple[jax.Array, ...]:
-    M_BxGxKxV, z_BxGx1xK, q_BxTxx = saved
-    given = {"state": M_BxGxKxV, "sum": z_BxGx1xK, "queries": q_BxTxx, "reads": dA_BxTxx}
-    results = {"state": M_BxGxKxV, "sum": z_BxGx1xK, "queries": q_BxTxx}
+def _read_backward(cells: Cells, saved: tuple[jax.Array, ...], dA_BxHxTxV: jax.Array) -> tuple[jax.Array, ...]:
+    M_BxGxKxV, z_BxGx1xK, q_BxHxTxK = saved
+    given = {"state": M_BxGxKxV, "sum": z_BxGx1xK, "queries": q_BxHxTxK, "reads": dA_BxHxTxV}
+    results = {"state": M_BxGxKxV, "sum": z_BxGx1xK, "queries": q_BxHxTxK}
     return _called(cells, _read_gradient_kernel, given, results)
 
 
@@ -154,9 +156,12 @@ _read.defvjp(_read_forward, _read_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _written(cells: Cells, update: Update, edges_Bx2: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(M, z) after the segment of (M, z, keys, values), whose heads lie side by side."""
-    given = dict(zip(("edges", "state", "sum", "keys", "values"), (edges_Bx2, *arrays), strict=True))
-    return _called(cells, functools.partial(_write_kernel, update), given, {"state": arrays[0], "sum": arrays[1]})
+    """(M, z) after the segment of (M, z, keys, values), whose heads lie outside."""
+    M_BxGxKxV, z_BxGx1xK, k_BxGxTxK, v_BxGxTxV = arrays
+    before = {"state": M_BxGxKxV, "sum": z_BxGx1xK}
+    given = {"edges": edges_Bx2, **before, "keys": k_BxGxTxK, "values": v_BxGxTxV}
+    after_BxGxKxV, sum_BxGx1xK = _called(cells, functools.partial(_write_kernel, update), given, before)
+    return after_BxGxKxV, sum_BxGx1xK
 
 
 def _write_forward(cells: Cells, update: Update, edges_Bx2: jax.Array, *arrays: jax.Array):
@@ -164,42 +169,40 @@ def _write_forward(cells: Cells, update: Update, edges_Bx2: jax.Array, *arrays: 
 
 
 def _write_backward(cells: Cells, update: Update, saved: tuple[jax.Array, ...], slopes: tuple[jax.Array, jax.Array]):
-    edges_Bx2, M_BxGxKxV, z_BxGx1xK, k_BxTxx, v_BxTxx = saved
+    edges_Bx2, M_BxGxKxV, z_BxGx1xK, k_BxGxTxK, v_BxGxTxV = saved
     dM_BxGxKxV, dz_BxGx1xK = slopes
-    tokens = {"keys": k_BxTxx, "values": v_BxTxx}
-    given = {"edges": edges_Bx2, "slope": dM_BxGxKxV, "slope_sum": dz_BxGx1xK, **tokens}
+    tokens = {"keys": k_BxGxTxK, "values": v_BxGxTxV}
+    given = {"edges": edges_Bx2, "state_slope": dM_BxGxKxV, "sum_slope": dz_BxGx1xK, **tokens}
     if update == "linear":
         keeps_Bx1x1x1 = edges_Bx2[:, :1, None, None] > 0
-        dk_BxTxx, dv_BxTxx = _called(cells, _linear_gradient_kernel, given, tokens)
-        return None, *(jnp.where(keeps_Bx1x1x1, x, 0.0) for x in slopes), dk_BxTxx, dv_BxTxx
+        dk_BxGxTxK, dv_BxGxTxV = _called(cells, _linear_gradient_kernel, given, tokens)
+        return None, *(jnp.where(keeps_Bx1x1x1, x, 0.0) for x in slopes), dk_BxGxTxK, dv_BxGxTxV
     before = {"state": M_BxGxKxV, "sum": z_BxGx1xK}
-    given = {"edges": edges_Bx2, "slope": dM_BxGxKxV, "slope_sum": dz_BxGx1xK, **before, **tokens}
+    given = {"edges": edges_Bx2, "state_slope": dM_BxGxKxV, "sum_slope": dz_BxGx1xK, **before, **tokens}
     return None, *_called(cells, _delta_gradient_kernel, given, before | tokens)
 
 
 _written.defvjp(_write_forward, _write_backward)
 
 
-def _called(
-    cells: Cells, kernel: Callable, given: Mapping[str, jax.Array], results: Mapping[str, jax.Array]
-) -> tuple[jax.Array, ...]:
+def _called(cells: Cells, kernel: Callable, given: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[jax.Array, ...]:
     """The results of a kernel, in the shapes and types of `results`; arrays under the name of what they are.
 
-    The grid is (row, heads, block); the blocks of a row's heads are taken in turn.
+    The grid is (row, key head, block); the blocks of a row's head are taken in turn.
     """
     every = {**results, **given}
-    batch, heads, key_dim, value_dim = next(every[name] for name in ("state", "slope") if name in every).shape
-    tokens = next(every[name] for name in ("queries", "keys") if name in every).shape[1]
-    few, block = cells.heads, cells.chunks * CHUNK
-    many = few * cells.queries
-    state, total = (pl.BlockSpec((1, few, *one), lambda b, h, n: (b, h, 0, 0)) for one in ((key_dim, value_dim), (1, key_dim)))
-    widths = {"queries": many * key_dim, "reads": many * value_dim, "keys": few * key_dim, "values": few * value_dim}
-    specs = {name: pl.BlockSpec((1, block, width), lambda b, h, n: (b, n, h)) for name, width in widths.items()}
-    specs |= {"edges": pl.BlockSpec(memory_space=pltpu.SMEM), "state": state, "slope": state, "sum": total, "slope_sum": total}
+    batch, heads, key_dim, value_dim = next(every[name] for name in ("state", "state_slope") if name in every).shape
+    tokens = next(every[name] for name in ("queries", "keys") if name in every).shape[2]
+    many, block = cells.queries, cells.chunks * CHUNK
+    sizes = {"queries": (many, key_dim), "reads": (many, value_dim), "keys": (1, key_dim), "values": (1, value_dim)}
+    specs = {name: pl.BlockSpec((1, few, block, dim), lambda b, h, n: (b, h, n, 0)) for name, (few, dim) in sizes.items()}
+    for name, shape in {"state": (key_dim, value_dim), "sum": (1, key_dim)}.items():
+        specs[name] = specs[f"{name}_slope"] = pl.BlockSpec((1, 1, *shape), lambda b, h, n: (b, h, 0, 0))
+    specs["edges"] = pl.BlockSpec(memory_space=pltpu.SMEM)
     return pl.pallas_call(
         functools.partial(kernel, cells),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results.values()],
-        grid=(batch, heads // few, tokens // block),
+        grid=(batch, heads, tokens // block),
         in_specs=[specs[name] for name in given],
         out_specs=[specs[name] for name in results],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
@@ -213,10 +216,10 @@ def _called(
 def _read_kernel(cells: Cells, M_ref, z_ref, q_ref, a_ref) -> None:
     """eq. 7 for a block of queries."""
 
-    def chunk(c, head, own) -> None:
-        f_CxK = _features(cells, q_ref[own(q_ref)], M_ref.dtype)
-        a_CxV = _product(f_CxK, M_ref[0, head]) * _over_mass(f_CxK, z_ref[0, head])
-        a_ref[own(a_ref)] = a_CxV.astype(a_ref.dtype)
+    def chunk(c, place) -> None:
+        f_CxK = _features(cells, q_ref[place], M_ref.dtype)
+        a_CxV = _product(f_CxK, M_ref[0, 0]) * _over_mass(f_CxK, z_ref[0, 0])
+        a_ref[place] = a_CxV.astype(a_ref.dtype)
 
     _each_chunk(cells, cells.queries, chunk)
 
@@ -228,12 +231,12 @@ def _read_gradient_kernel(cells: Cells, M_ref, z_ref, q_ref, dA_ref, dM_ref, dz_
     def _():
         dM_ref[...], dz_ref[...] = jnp.zeros_like(dM_ref), jnp.zeros_like(dz_ref)
 
-    def chunk(c, head, own) -> None:
-        f_CxK = _features(cells, q_ref[own(q_ref)], M_ref.dtype)
-        df_CxK, dM_KxV, dz_1xK = read_gradient(M_ref[0, head], z_ref[0, head], f_CxK, dA_ref[own(dA_ref)])
-        dM_ref[0, head] += dM_KxV
-        dz_ref[0, head] += dz_1xK
-        dq_ref[own(dq_ref)] = _by_sigma(cells, f_CxK, df_CxK).astype(dq_ref.dtype)
+    def chunk(c, place) -> None:
+        f_CxK = _features(cells, q_ref[place], M_ref.dtype)
+        df_CxK, dM_KxV, dz_1xK = read_gradient(M_ref[0, 0], z_ref[0, 0], f_CxK, dA_ref[place])
+        dM_ref[0, 0] += dM_KxV
+        dz_ref[0, 0] += dz_1xK
+        dq_ref[place] = _by_sigma(cells, f_CxK, df_CxK).astype(dq_ref.dtype)
 
     _each_chunk(cells, cells.queries, chunk)
 
@@ -246,13 +249,13 @@ def _write_kernel(update: Update, cells: Cells, edges_ref, M_ref, z_ref, k_ref, 
     def _():
         after_ref[...], sum_ref[...] = _kept(keeps, M_ref[...]), _kept(keeps, z_ref[...])
 
-    def chunk(c, head, own) -> None:
-        f_CxK = _features(cells, k_ref[own(k_ref)], M_ref.dtype) * _is_written(first, c)
-        v_CxV = v_ref[own(v_ref)].astype(M_ref.dtype)
+    def chunk(c, place) -> None:
+        f_CxK = _features(cells, k_ref[place], M_ref.dtype) * _is_written(first, c)
+        v_CxV = v_ref[place].astype(M_ref.dtype)
         if update == "delta":
-            v_CxV = v_CxV - _old(keeps, M_ref, z_ref, head, f_CxK)
-        after_ref[0, head] += _product(f_CxK, v_CxV, (0, 0))
-        sum_ref[0, head] += jnp.sum(f_CxK, axis=0, keepdims=True)
+            v_CxV = v_CxV - _old(keeps, M_ref, z_ref, f_CxK)
+        after_ref[0, 0] += _product(f_CxK, v_CxV, (0, 0))
+        sum_ref[0, 0] += jnp.sum(f_CxK, axis=0, keepdims=True)
 
     _each_chunk(cells, 1, chunk)
 
@@ -261,11 +264,11 @@ def _linear_gradient_kernel(cells: Cells, edges_ref, D_ref, dz_ref, k_ref, v_ref
     """Gradients of eq. 8 by keys and values; D is that by the memory after."""
     _, _, first = _edges(cells, edges_ref)
 
-    def chunk(c, head, own) -> None:
-        f_CxK = _features(cells, k_ref[own(k_ref)], D_ref.dtype) * _is_written(first, c)
-        df_CxK = _product(v_ref[own(v_ref)].astype(D_ref.dtype), D_ref[0, head], (1, 1)) + dz_ref[0, head]
-        dk_ref[own(dk_ref)] = _by_sigma(cells, f_CxK, df_CxK).astype(dk_ref.dtype)
-        dv_ref[own(dv_ref)] = _product(f_CxK, D_ref[0, head]).astype(dv_ref.dtype)
+    def chunk(c, place) -> None:
+        f_CxK = _features(cells, k_ref[place], D_ref.dtype) * _is_written(first, c)
+        df_CxK = _product(v_ref[place].astype(D_ref.dtype), D_ref[0, 0], (1, 1)) + dz_ref[0, 0]
+        dk_ref[place] = _by_sigma(cells, f_CxK, df_CxK).astype(dk_ref.dtype)
+        dv_ref[place] = _product(f_CxK, D_ref[0, 0]).astype(dv_ref.dtype)
 
     _each_chunk(cells, 1, chunk)
 
@@ -280,18 +283,18 @@ def _delta_gradient_kernel(
     def _():
         dM_ref[...], dsum_ref[...] = D_ref[...], dz_ref[...]
 
-    def chunk(c, head, own) -> None:
-        f_CxK = _features(cells, k_ref[own(k_ref)], M_ref.dtype) * _is_written(first, c)
+    def chunk(c, place) -> None:
+        f_CxK = _features(cells, k_ref[place], M_ref.dtype) * _is_written(first, c)
         with jax.named_scope(MADE_AGAIN):
-            u_CxV = v_ref[own(v_ref)].astype(M_ref.dtype) - _old(keeps, M_ref, z_ref, head, f_CxK)
-        dU_CxV = _product(f_CxK, D_ref[0, head])
-        M_KxV, z_1xK = _kept(keeps, M_ref[0, head]), _kept(keeps, z_ref[0, head])
+            u_CxV = v_ref[place].astype(M_ref.dtype) - _old(keeps, M_ref, z_ref, f_CxK)
+        dU_CxV = _product(f_CxK, D_ref[0, 0])
+        M_KxV, z_1xK = _kept(keeps, M_ref[0, 0]), _kept(keeps, z_ref[0, 0])
         df_CxK, dM_KxV, dz_1xK = read_gradient(M_KxV, z_1xK, f_CxK, -dU_CxV)
-        df_CxK = df_CxK + _product(u_CxV, D_ref[0, head], (1, 1)) + dz_ref[0, head]
-        dM_ref[0, head] += dM_KxV
-        dsum_ref[0, head] += dz_1xK
-        dk_ref[own(dk_ref)] = _by_sigma(cells, f_CxK, df_CxK).astype(dk_ref.dtype)
-        dv_ref[own(dv_ref)] = dU_CxV.astype(dv_ref.dtype)
+        df_CxK = df_CxK + _product(u_CxV, D_ref[0, 0], (1, 1)) + dz_ref[0, 0]
+        dM_ref[0, 0] += dM_KxV
+        dsum_ref[0, 0] += dz_1xK
+        dk_ref[place] = _by_sigma(cells, f_CxK, df_CxK).astype(dk_ref.dtype)
+        dv_ref[place] = dU_CxV.astype(dv_ref.dtype)
 
     _each_chunk(cells, 1, chunk)
 
@@ -309,18 +312,12 @@ def read_gradient(M_KxV: jax.Array, z_1xK: jax.Array, f_CxK: jax.Array, dA_CxV: 
     return df_CxK + dm_Cx1 * z_1xK, _product(f_CxK, dn_CxV, (0, 0)), jnp.sum(dm_Cx1 * f_CxK, axis=0, keepdims=True)
 
 
-def _each_chunk(cells: Cells, queries: int, chunk: Callable) -> None:
-    """Calls `chunk` with each chunk of the block and each head: its number, its key head, and its place in an array."""
+def _each_chunk(cells: Cells, heads: int, chunk: Callable) -> None:
+    """Calls `chunk` with the number of each chunk of the block and its place, for each of so many heads."""
 
     def turn(c, _) -> None:
-        rows = pl.ds(pl.multiple_of(c * CHUNK, CHUNK), CHUNK)
-
-        def own(number: int, ref) -> tuple:
-            size = ref.shape[2] // (cells.heads * queries)
-            return 0, rows, pl.ds(number * size, size)
-
-        for number in range(cells.heads * queries):
-            chunk(c, number // queries, functools.partial(own, number))
+        for head in range(heads):
+            chunk(c, (0, head, pl.ds(pl.multiple_of(c * CHUNK, CHUNK), CHUNK)))
 
     jax.lax.fori_loop(0, cells.chunks, turn, None)
 
@@ -344,9 +341,9 @@ def _over_mass(f_CxK: jax.Array, z_1xK: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(mass_Cx1), over_Cx1, jnp.nan)
 
 
-def _old(keeps, M_ref, z_ref, head: int, f_CxK: jax.Array) -> jax.Array:
+def _old(keeps, M_ref, z_ref, f_CxK: jax.Array) -> jax.Array:
     """What the keys read of the memory before the segment, CxV."""
-    M_KxV, z_1xK = _kept(keeps, M_ref[0, head]), _kept(keeps, z_ref[0, head])
+    M_KxV, z_1xK = _kept(keeps, M_ref[0, 0]), _kept(keeps, z_ref[0, 0])
     return _product(f_CxK, M_KxV) * _over_mass(f_CxK, z_1xK)
 
 
