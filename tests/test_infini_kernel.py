@@ -216,6 +216,20 @@ def test_other_maps_and_reads_without_a_normalizer_are_plain(feature_map, z):
         infini_form.chosen_form(memory, feature_map, tokens)
 
 
+def test_a_tpu_takes_the_kernels_where_arrays_outgrow_the_chip_and_others_do_not():
+    large, small = shapes_like(), shapes_like(256)
+    assert infini_form.chosen_form(large[0], "elu_plus_one", large[1]) == "plain"
+    with target("tpu"):
+        assert infini_form.chosen_form(large[0], "elu_plus_one", large[1]) == "kernel"
+        assert infini_form.chosen_form(small[0], "elu_plus_one", small[1]) == "plain"
+        with infini_form.form("plain"):
+            assert infini_form.chosen_form(large[0], "elu_plus_one", large[1]) == "plain"
+        with infini_form.form("kernel"):
+            assert infini_form.chosen_form(small[0], "elu_plus_one", small[1]) == "kernel"
+    with infini_form.form("fast"), pytest.raises(ConfigError, match=r"^infini.form: 'fast' is no form; choose one"):
+        infini_form.chosen_form(large[0], "elu_plus_one", large[1])
+
+
 def test_as_many_chunks_are_in_a_block_as_divide_the_segment_and_find_room():
     found = {}
     for tokens, dim in ((2048, 128), (640, 128), (2176, 128), (2048, 512)):

@@ -19,6 +19,9 @@ from infini_jax.layers.segment import Segment
 
 FORMS = ("auto", "plain", "kernel")
 form = jax.make_user_context("auto")  # a part of jit's cache key
+LEAST_BYTES = (
+    2**24
+)  # of all queries or keys; a v5e has room on the chip for eight such arrays, which the plain form keeps there
 
 
 def chosen_form(memory: Any, feature_map: str, *tokens_BxTxHxK: jax.Array) -> str:
@@ -29,6 +32,8 @@ def chosen_form(memory: Any, feature_map: str, *tokens_BxTxHxK: jax.Array) -> st
     asked = form.value
     require(asked in FORMS, "infini.form", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
     if asked == "plain" or (asked == "auto" and platform() != "tpu"):
+        return "plain"
+    if asked == "auto" and tokens_BxTxHxK[0].size * tokens_BxTxHxK[0].dtype.itemsize < LEAST_BYTES:
         return "plain"
     problem = _problem(memory, feature_map, *tokens_BxTxHxK)
     require(asked == "auto" or problem is None, "infini.form", f"the kernel {problem}", "choose auto or plain")
