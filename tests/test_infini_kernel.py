@@ -201,9 +201,9 @@ def test_what_the_kernels_cannot_do_is_plain_and_refused_where_they_are_asked_fo
     memory, tokens = case
     assert reason in refuses(memory.M, tokens)
     with target("tpu"):
-        assert infini_form.chosen_form(memory, "elu_plus_one", tokens) == "plain"
+        assert infini_form.chosen_form(memory, "elu_plus_one", "linear", tokens) == "plain"
     with infini_form.form("kernel"), pytest.raises(ConfigError, match=rf"^infini.form: the kernel .*{reason}"):
-        infini_form.chosen_form(memory, "elu_plus_one", tokens)
+        infini_form.chosen_form(memory, "elu_plus_one", "linear", tokens)
 
 
 @pytest.mark.parametrize(("feature_map", "z"), [("dpfp", True), ("elu_plus_one", False)])
@@ -211,23 +211,26 @@ def test_other_maps_and_reads_without_a_normalizer_are_plain(feature_map, z):
     memory, tokens = shapes_like()
     memory = memory if z else memory.replace(z=None)
     with target("tpu"):
-        assert infini_form.chosen_form(memory, feature_map, tokens) == "plain"
+        assert infini_form.chosen_form(memory, feature_map, "linear", tokens) == "plain"
     with infini_form.form("kernel"), pytest.raises(ConfigError, match=r"^infini.form: the kernel reads with sigma"):
-        infini_form.chosen_form(memory, feature_map, tokens)
+        infini_form.chosen_form(memory, feature_map, "linear", tokens)
 
 
-def test_a_tpu_takes_the_kernels_where_arrays_outgrow_the_chip_and_others_do_not():
+def test_a_tpu_takes_the_kernels_for_linear_updates_of_bfloat16_that_outgrow_the_chip_and_others_do_not():
     large, small = shapes_like(), shapes_like(256)
-    assert infini_form.chosen_form(large[0], "elu_plus_one", large[1]) == "plain"
+    assert infini_form.chosen_form(large[0], "elu_plus_one", "linear", large[1]) == "plain"
     with target("tpu"):
-        assert infini_form.chosen_form(large[0], "elu_plus_one", large[1]) == "kernel"
-        assert infini_form.chosen_form(small[0], "elu_plus_one", small[1]) == "plain"
+        assert infini_form.chosen_form(large[0], "elu_plus_one", "linear", large[1]) == "kernel"
+        assert infini_form.chosen_form(small[0], "elu_plus_one", "linear", small[1]) == "plain"
+        assert infini_form.chosen_form(large[0], "elu_plus_one", "delta", large[1]) == "plain"
+        wide = shapes_like(dtype=jnp.float32)
+        assert infini_form.chosen_form(wide[0], "elu_plus_one", "linear", wide[1]) == "plain"
         with infini_form.form("plain"):
-            assert infini_form.chosen_form(large[0], "elu_plus_one", large[1]) == "plain"
+            assert infini_form.chosen_form(large[0], "elu_plus_one", "linear", large[1]) == "plain"
         with infini_form.form("kernel"):
-            assert infini_form.chosen_form(small[0], "elu_plus_one", small[1]) == "kernel"
+            assert infini_form.chosen_form(small[0], "elu_plus_one", "linear", small[1]) == "kernel"
     with infini_form.form("fast"), pytest.raises(ConfigError, match=r"^infini.form: 'fast' is no form; choose one"):
-        infini_form.chosen_form(large[0], "elu_plus_one", large[1])
+        infini_form.chosen_form(large[0], "elu_plus_one", "linear", large[1])
 
 
 def test_as_many_chunks_are_in_a_block_as_divide_the_segment_and_find_room():

@@ -312,7 +312,7 @@ class Infini(Positioned):
         def read(memory: InfiniMemory, segment: Segment) -> jax.Array:
             return retrieve(memory, self._asked(segment))
 
-        if chosen_form(memory, self.config.feature_map, segment.queries) == "kernel":
+        if chosen_form(memory, self.config.feature_map, self.config.update, segment.queries) == "kernel":
             return self._combined(read_by_kernel(memory, segment.queries, self.config.feature_scale), segment)
         return self._combined(made_again(read, segment.queries)(memory, segment), segment)
 
@@ -320,7 +320,7 @@ class Infini(Positioned):
         def updated(memory: InfiniMemory, segment: Segment) -> InfiniMemory:
             return update(memory, *self._written(segment), self.config.update)
 
-        if chosen_form(memory, self.config.feature_map, segment.keys, segment.values) == "kernel":
+        if chosen_form(memory, self.config.feature_map, self.config.update, segment.keys, segment.values) == "kernel":
             return written_by_kernel(memory, segment, self.config.update, self.config.feature_scale)
         return made_again(updated, segment.keys)(reset_where_new(segment.bounds.keeps_B, memory), segment)
 

@@ -24,7 +24,7 @@ LEAST_BYTES = (
 )  # of all queries or keys; a v5e has room on the chip for eight such arrays, which the plain form keeps there
 
 
-def chosen_form(memory: Any, feature_map: str, *tokens_BxTxHxK: jax.Array) -> str:
+def chosen_form(memory: Any, feature_map: str, update: str, *tokens_BxTxHxK: jax.Array) -> str:
     """Name of the form for these queries, or keys and values: the one asked for by `form`, or else the kernel where it pays.
 
     Raises `ConfigError` where the form asked for does not exist or cannot do this.
@@ -33,11 +33,21 @@ def chosen_form(memory: Any, feature_map: str, *tokens_BxTxHxK: jax.Array) -> st
     require(asked in FORMS, "infini.form", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
     if asked == "plain" or (asked == "auto" and platform() != "tpu"):
         return "plain"
-    if asked == "auto" and tokens_BxTxHxK[0].size * tokens_BxTxHxK[0].dtype.itemsize < LEAST_BYTES:
+    if asked == "auto" and not pays(update, tokens_BxTxHxK[0]):
         return "plain"
     problem = _problem(memory, feature_map, *tokens_BxTxHxK)
     require(asked == "auto" or problem is None, "infini.form", f"the kernel {problem}", "choose auto or plain")
     return "kernel" if problem is None else "plain"
+
+
+def pays(update: str, x_BxTxHxK: jax.Array) -> bool:
+    """Whether a layer moves fewer bytes by the kernels, as was counted in programs for a v5e and a v5p (docs/performance.md).
+
+    That is so for the linear update of bfloat16 that outgrows the chip. The delta update's plain form moves less on a v5e;
+    float32 was not counted in a layer.
+    """
+    is_narrow, size = x_BxTxHxK.dtype != wide(x_BxTxHxK.dtype), x_BxTxHxK.size * x_BxTxHxK.dtype.itemsize
+    return update == "linear" and is_narrow and size >= LEAST_BYTES
 
 
 def _problem(memory: Any, feature_map: str, *tokens_BxTxHxK: jax.Array) -> str | None:
