@@ -1,10 +1,10 @@
-"""Bytes that a whole layer of Infini-attention moves on a TPU, plain and by its kernels: compiled ahead of time, not run.
+"""Bytes that a whole layer of Infini-attention moves on a TPU, and the same layer without its memory: compiled, not run.
 
-Question: what do the kernels gain where projections and local attention stand around them? XLA chooses how arrays lie for all
-of a layer, so that a memory alone (`benchmarks.tpu_traffic`) does not tell.
+Question: what does a memory cost where projections and local attention stand around it? XLA chooses how arrays lie for all of
+a layer, so that a memory alone (`benchmarks.tpu_traffic`) does not tell.
 Command:  python -m benchmarks.tpu_layer --topologies v5e:1x1          (pip install 'infini_jax[tpu]'; minutes for each number)
-Prints a line for each form, in MB: forward and backward of one segment of projections, local attention, memory and output, and
-a residual connection. `no memory` is the same layer without its memory.
+Prints a line for each memory, in MB: forward and backward of one segment of projections, local attention, memory and output,
+and a residual connection.
 """
 
 import dataclasses
@@ -21,12 +21,11 @@ from infini_jax.forecast.topology import Topology
 from infini_jax.forecast.traffic import bytes_moved
 from infini_jax.layers.platforms import target
 from infini_jax.layers.segment import Segment, whole
-from infini_jax.memory import infini_form
 from infini_jax.memory.base import Dims
 from infini_jax.memory.infini import Infini, InfiniConfig
 from infini_jax.memory.window import view
 
-FORMS = ("no memory", "plain", "kernel")
+MEMORIES = ("none", "linear", "delta")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +38,7 @@ class LayerSizes:
       dim: dim of keys and values.
       segment: number of tokens.
       compute: type of activations.
-      update: how a segment is written.
-      forms: forms of the memory, as they are printed.
+      memories: how a segment is written; none is a layer without its memory.
       topologies: single chips.
     """
 
@@ -49,8 +47,7 @@ class LayerSizes:
     dim: int = 128
     segment: int = 2048
     compute: Literal["float32", "bfloat16"] = "bfloat16"
-    update: Literal["linear", "delta"] = "linear"
-    forms: tuple[str, ...] = FORMS
+    memories: tuple[Literal["none", "linear", "delta"], ...] = MEMORIES
     topologies: tuple[str, ...] = ("v5e:1x1", "v5p:1x1x1", "v6e:1x1")
 
     @property
@@ -82,10 +79,10 @@ class Layer(nn.Module):
         return x + y, state
 
 
-def moved(sizes: LayerSizes, form: str, topology: str) -> int:
+def moved(sizes: LayerSizes, memory: Literal["none", "linear", "delta"], topology: str) -> int:
     """Bytes that the compiled program of both passes moves on one chip."""
-    dims, config = sizes.dims, InfiniConfig(update=sizes.update)
-    layer = Layer(LocalOnly(config, dims) if form == "no memory" else Infini(config, dims))
+    dims = sizes.dims
+    layer = Layer(LocalOnly(InfiniConfig(), dims) if memory == "none" else Infini(InfiniConfig(update=memory), dims))
     shape = sizes.rows, sizes.segment
     given = (
         jax.eval_shape(lambda: layer.memory.init_memory(sizes.rows)),
@@ -102,7 +99,7 @@ def moved(sizes: LayerSizes, form: str, topology: str) -> int:
     chip = SingleDeviceSharding(Topology.parse(topology).compile_devices()[0])
     arguments = params, *given, jax.eval_shape(layer.apply, params, *given)
     arguments = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=chip), arguments)
-    with target("tpu"), infini_form.form("plain" if form == "no memory" else form):
+    with target("tpu"):
         compiled = jax.jit(both).lower(*arguments).compile()
     return bytes_moved(ProgramText.parse(compiled.as_text()))
 
@@ -111,8 +108,8 @@ def main(sizes: LayerSizes) -> None:
     """Prints the lines."""
     for topology in sizes.topologies:
         print(f"\n{topology}, jax {jax.__version__}, {sizes}; MB\n")
-        for form in sizes.forms:
-            print(f"{form:10} {moved(sizes, form, topology) / 1e6:.0f}", flush=True)
+        for memory in sizes.memories:
+            print(f"{memory:8} {moved(sizes, memory, topology) / 1e6:.0f}", flush=True)
 
 
 if __name__ == "__main__":
