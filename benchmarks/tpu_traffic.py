@@ -6,14 +6,11 @@ Command:  python -m benchmarks.tpu_traffic --topologies v5e:1x1          (pip in
 Prints a table for each topology, in MB and in times the least: forward and backward of what a layer does with its memory in
 one segment. The least is each input read once forwards and once backwards, each result written, each gradient of a result
 read and each gradient of an input written once; what fits on the chip (128 MiB on a v5e and a v6e) may stay there from one
-pass to the other, so that a program can move less. Queries, keys and values come as a projection leaves them, and reads are
-handed on as a projection takes them: all heads side by side.
-  delta, chunks           the gated delta rule's write, as plain XLA
-  delta, kernel           the same by the kernel
-  infini                  Infini-attention's read and write, linear update, as plain XLA
-  infini, kernel          the same by the kernels
-  infini, delta           the delta update, as plain XLA
-  infini, delta, kernel   the same by the kernels
+pass to the other, so that a program can move less. Keys and values come as a projection leaves them, all heads side by side.
+  delta, chunks   the gated delta rule's write, as plain XLA
+  delta, kernel   the same by the kernel
+  infini          Infini-attention's read and write, linear update
+  infini, delta   the same with the delta update
 """
 
 import dataclasses
@@ -31,13 +28,11 @@ from infini_jax.forecast.program_text import ProgramText
 from infini_jax.forecast.topology import Topology
 from infini_jax.forecast.traffic import bytes_moved
 from infini_jax.layers.platforms import target
-from infini_jax.memory import delta_kernel, gated_delta, infini, infini_kernel
+from infini_jax.memory import delta_kernel, gated_delta, infini
 from infini_jax.memory.feature_maps import elu_plus_one, unit
 from infini_jax.memory.infini import InfiniMemory
-from infini_jax.memory.infini_form import made_again
-from infini_jax.memory.tiles import in_rows
 
-MECHANISMS = ("delta, chunks", "delta, kernel", "infini", "infini, kernel", "infini, delta", "infini, delta, kernel")
+MECHANISMS = ("delta, chunks", "delta, kernel", "infini", "infini, delta")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +88,8 @@ class Case:
             function = by_kernel if self.mechanism == "delta, kernel" else in_chunks
             return functools.partial(function, self.heads), (matrix, projected, projected, gate, gate)
         sums = jax.ShapeDtypeStruct(matrix.shape[:3], wide)
-        update = "delta" if self.mechanism.startswith("infini, delta") else "linear"
-        function = read_and_written_by_kernel if self.mechanism.endswith("kernel") else read_and_written
-        function = functools.partial(function, self.heads, update)
+        update = "delta" if self.mechanism == "infini, delta" else "linear"
+        function = functools.partial(read_and_written, self.heads, update)
         return function, (InfiniMemory(matrix, sums), projected, projected, projected)
 
     def least(self) -> int:
@@ -139,7 +133,7 @@ def by_kernel(heads: int, S: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Ar
 def read_and_written(
     heads: int, update: str, memory: InfiniMemory, q: jax.Array, k: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, InfiniMemory]:
-    """(A_mem BxTx(HV) in the type of the queries, the memory after the segment) of queries, keys and values BxTx(GK)."""
+    """(A_mem in the type of the queries, the memory after the segment) of queries, keys and values BxTx(GK)."""
     q, k, v = by_heads(heads, q, k, v)
     wide = memory.M.dtype
 
@@ -149,17 +143,7 @@ def read_and_written(
     def updated(memory: InfiniMemory, k: jax.Array, v: jax.Array) -> InfiniMemory:
         return infini.update(memory, elu_plus_one(k.astype(wide)), v.astype(wide), update)
 
-    return in_rows(made_again(read, q)(memory, q)), made_again(updated, k)(memory, k, v)
-
-
-def read_and_written_by_kernel(
-    heads: int, update: str, memory: InfiniMemory, q: jax.Array, k: jax.Array, v: jax.Array
-) -> tuple[jax.Array, InfiniMemory]:
-    """The same by the kernels."""
-    q, k, v = by_heads(heads, q, k, v)
-    keeps, first = jnp.ones(q.shape[0], bool), jnp.zeros(q.shape[0], jnp.int32)
-    after = infini_kernel.written(memory.M, memory.z, k, v, keeps, first, update)
-    return in_rows(infini_kernel.read(memory.M, memory.z, q)), InfiniMemory(*after)
+    return infini.made_again(read, q)(memory, q), infini.made_again(updated, k)(memory, k, v)
 
 
 def bytes_of(tree) -> int:

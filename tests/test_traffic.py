@@ -107,23 +107,3 @@ def test_the_delta_rule_s_kernel_moves_little_more_than_it_must(topology, dim, s
     """What is its own: the memory before each block, written and read, and a gradient of zeros by the memory before all."""
     case = Case("delta, kernel", dim, segment, compute)
     assert case.moved(topology) < BOUND * case.least()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not is_installed("tpu"), reason="needs libtpu: pip install 'infini_jax[tpu]'")
-@pytest.mark.parametrize("topology", ["v5e:1x1", "v5p:1x1x1", "v6e:1x1"])
-@pytest.mark.parametrize("mechanism", ["infini, kernel", "infini, delta, kernel"])
-@pytest.mark.parametrize(
-    ("dim", "segment", "compute"), [(32, 2048, "float32"), (128, 256, "float32"), (128, 2048, "bfloat16")]
-)
-def test_infini_attention_s_kernels_move_little_more_than_they_must(topology, mechanism, dim, segment, compute):
-    """What is their own: gradients by the memory of the read and of the write, which are added up."""
-    case = Case(mechanism, dim, segment, compute)
-    assert case.moved(topology) < BOUND * case.least()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not is_installed("tpu"), reason="needs libtpu: pip install 'infini_jax[tpu]'")
-def test_infini_attention_s_kernels_move_less_than_half_of_what_the_plain_form_does():
-    plain, kernel = (Case(name, 128, 2048, "bfloat16").moved("v5e:1x1") for name in ("infini", "infini, kernel"))
-    assert kernel < plain / 2

@@ -12,6 +12,7 @@ a chunk, which are the rows and columns of A.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 from infini_jax.layers.blockwise import MADE_AGAIN
 from infini_jax.memory.feature_maps import unit
-from infini_jax.memory.tiles import MOST_BYTES, fewest_heads, in_rows, refuses_tokens
 
 CHUNK = 64  # tokens solved at once
 MOST_CHUNKS = 8  # of a block
+LANES = 128  # of a tile: tokens lie in memory as rows of whole tiles
+DIM_STEP = 32  # of a head, so that few heads make whole tiles
+MOST_BYTES = 12 * 2**20  # on the chip; 16 MiB are a kernel's by default
 
 TOKENS = ("keys", "values", "gates", "gates")  # kinds of the arrays that have all tokens
 
@@ -49,9 +52,11 @@ class Plan:
     @classmethod
     def of(cls, k_BWxTxGxK: jax.Array, v_BWxTxGxV: jax.Array, interpret: bool = False) -> "Plan":
         """The plan for keys and values: as few heads as fill whole tiles, or all of them; up to `MOST_CHUNKS` chunks."""
-        chunks, dims = k_BWxTxGxK.shape[1] // CHUNK, (k_BWxTxGxK.shape[3], v_BWxTxGxV.shape[3])
+        heads, chunks = k_BWxTxGxK.shape[2], k_BWxTxGxK.shape[1] // CHUNK
+        dims = k_BWxTxGxK.shape[3], v_BWxTxGxV.shape[3]
+        fitting = (few for few in range(1, heads) if heads % few == 0 and all(few * dim % LANES == 0 for dim in dims))
         at_once = max(count for count in range(1, MOST_CHUNKS + 1) if chunks % count == 0)
-        return cls(fewest_heads(k_BWxTxGxK.shape[2], dims), at_once, chunks // at_once, interpret)
+        return cls(next(fitting, heads), at_once, chunks // at_once, interpret)
 
     def bytes_on_chip(self, key_dim: int, value_dim: int) -> int:
         """Bytes that the backward pass holds on the chip: blocks twice, as the next ones arrive while it works."""
@@ -61,10 +66,14 @@ class Plan:
 
 def refuses(k_BWxTxGxK: jax.Array, v_BWxTxGxV: jax.Array) -> str | None:
     """Reason why the kernel cannot write these keys and values, or None."""
-    problem = refuses_tokens((k_BWxTxGxK, v_BWxTxGxV), CHUNK)
-    if problem:
-        return problem
-    needed = Plan.of(k_BWxTxGxK, v_BWxTxGxV).bytes_on_chip(k_BWxTxGxK.shape[3], v_BWxTxGxV.shape[3])
+    tokens, dims = k_BWxTxGxK.shape[1], (k_BWxTxGxK.shape[3], v_BWxTxGxV.shape[3])
+    if {k_BWxTxGxK.dtype, v_BWxTxGxV.dtype} - {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}:
+        return f"takes float32 and bfloat16, not {k_BWxTxGxK.dtype} and {v_BWxTxGxV.dtype}"
+    if tokens % CHUNK:
+        return f"takes segments that {CHUNK} divides, not {tokens}"
+    if any(dim % DIM_STEP for dim in dims):
+        return f"takes dims that {DIM_STEP} divides, not {dims[0]} and {dims[1]}"
+    needed = Plan.of(k_BWxTxGxK, v_BWxTxGxV).bytes_on_chip(*dims)
     return None if needed <= MOST_BYTES else f"needs {needed / 2**20:.0f} MiB on the chip"
 
 
@@ -91,16 +100,16 @@ def written(
     """
     plan, batch = Plan.of(k_BWxTxGxK, v_BWxTxGxV, interpret), S_BxGxKxV.shape[0]
 
-    def of_streams(x_BWxTxGx: jax.Array) -> jax.Array:
-        """BxtxGx..., t tokens of all segments."""
-        return x_BWxTxGx.reshape(batch, -1, *x_BWxTxGx.shape[2:])
+    def in_rows(x_BWxTxGxK: jax.Array) -> jax.Array:
+        """All heads of a token side by side, which is how a projection leaves them."""
+        return x_BWxTxGxK.reshape(batch, -1, math.prod(x_BWxTxGxK.shape[2:]))
 
     def in_chunks(x_BWxTxG: jax.Array) -> jax.Array:
         """BxGxNxcxC, c chunks in a block: whole tiles whatever the number of heads is."""
-        x_BxGxt = jnp.moveaxis(of_streams(x_BWxTxG), 2, 1).astype(S_BxGxKxV.dtype)
+        x_BxGxt = jnp.moveaxis(in_rows(x_BWxTxG[..., None]), 2, 1).astype(S_BxGxKxV.dtype)
         return x_BxGxt.reshape(*x_BxGxt.shape[:2], -1, plan.chunks, CHUNK)
 
-    arrays = in_rows(of_streams(k_BWxTxGxK)), in_rows(of_streams(v_BWxTxGxV)), in_chunks(beta_BWxTxG), in_chunks(g_BWxTxG)
+    arrays = in_rows(k_BWxTxGxK), in_rows(v_BWxTxGxV), in_chunks(beta_BWxTxG), in_chunks(g_BWxTxG)
     return _written(plan, S_BxGxKxV, *arrays, keeps_BxW.astype(jnp.int32))
 
 
