@@ -54,7 +54,8 @@ def import_model(
     run = imported_run(name, model, text)
     groups = {group: len(names) for group, names in layer_names(model).items()}
     params = unread_parameters(weights, architecture, groups, dtype)
-    types = sorted({tensor.dtype for tensor in flatten_dict(params).values()})
+    flat: Any = flatten_dict(params)
+    types = sorted({tensor.dtype for tensor in flat.values()})
     said_of_model = {"architecture": dataclasses.asdict(architecture), "tokenizer": text.name, "types": types}
     save_imported(run, params, text, results / name, source_of(source, weights) | said_of_model)
     said = f"{results / name}: {architecture.family}, {parameter_count(model):,} parameters from {human_bytes(weights.size)}"
