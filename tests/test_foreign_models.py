@@ -233,7 +233,7 @@ print(json.dumps(peak() - before))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc has the peak of memory")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_importing_and_saving_hold_fewer_bytes_than_the_file(tmp_path, dtype):
     """Beside what a tiny import takes; the largest parameter, of all layers, is a fifth of the file."""
     random, kind = np.random.default_rng(0), np.dtype(dtype)

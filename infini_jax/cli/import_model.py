@@ -57,7 +57,8 @@ def import_model(
     model, text = settings_in(weights, segment), text_of(weights, tokenizer)
     run = imported_run(name, model, text) if text else imported_again(name, run_in(weights.settings), model)
     params = parameters_in(weights, model, dtype)
-    types = {"types": sorted({tensor.dtype for tensor in flatten_dict(params).values()})}
+    flat: Any = flatten_dict(params)
+    types = {"types": sorted({tensor.dtype for tensor in flat.values()})}
     where = source_of(weights) | origin | {"tokenizer": text.name if text else ""} | said_of(weights) | types
     save_imported(run, params, text, results / name, where)
     said = f"{results / name}: {where['family']}, {parameter_count(model):,} parameters from {human_bytes(weights.size)}"

@@ -5,6 +5,7 @@ Either is in the tokens of the run's tokenizer. A folder or archive holds one do
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ FIELD = "data"
 
 def given_name(given: str) -> str:
     """The name of given documents in labels and names of files: that of the corpus, or of the file or folder."""
-    return Path(given).resolve().name
+    return Path(os.path.abspath(given)).name  # resolve() would look for it on the disk
 
 
 def given_documents(data: DataConfig, given: str, split: Split, tokens: int = 0) -> tuple[Documents, Counts]:
@@ -52,8 +53,8 @@ def given_documents(data: DataConfig, given: str, split: Split, tokens: int = 0)
         require(found.tokenizer == data.tokenizer_name, FIELD, problem, f"prepare it: {command(data, found.corpus)}")
         return CorpusConfig(given).whole(split)
     path, problem = Path(given), f"'{quoted(given)}' is neither a prepared corpus nor a path"
-    require(path.exists(), FIELD, problem, f"give a file or folder of texts, or prepare a corpus: {command(data)}")
-    return in_memory(data, path.resolve().name, tuple(texts_at(path)), tokens)
+    require(os.path.exists(path), FIELD, problem, f"give a file or folder of texts, or prepare a corpus: {command(data)}")
+    return in_memory(data, given_name(given), tuple(texts_at(path)), tokens)
 
 
 def has_documents(data: DataConfig) -> bool:
@@ -64,9 +65,8 @@ def has_documents(data: DataConfig) -> bool:
 def command(data: DataConfig, corpus: str = "text_folder") -> str:
     """The command that prepares a corpus in the tokens of a run's tokenizer."""
     kind, path = data.tokenizer_name.partition(":")[0], " --path FOLDER" * (corpus == "text_folder")
-    has_model = isinstance(data, CorpusConfig) and kind != Bytes.name
-    model = f" --model {existing_folder(data.name) / MODEL_FILE}" if has_model else ""
-    return f"infini-jax corpus prepare {corpus}{path} --tokenizer {kind}{model}"
+    file = existing_folder(data.name) / MODEL_FILE if isinstance(data, CorpusConfig) and kind != Bytes.name else None
+    return f"infini-jax corpus prepare {corpus}{path} --tokenizer {kind}" + (f" --model {file}" if file else "")
 
 
 def texts_at(path: Path) -> Iterator[str]:

@@ -200,6 +200,10 @@ class Native(Memory):
         return self.mechanism.no_decay
 
     @property
+    def auxiliary(self) -> Any:
+        return self.mechanism.auxiliary
+
+    @property
     def parameter_axes(self) -> Any:
         return self.mechanism.parameter_axes
 
@@ -294,6 +298,10 @@ class Beside(Memory):
     @property
     def no_decay(self) -> Any:
         return (*self.native.no_decay, *(("added", *path) for path in self.mechanism.no_decay))
+
+    @property
+    def auxiliary(self) -> Any:
+        return (*self.native.auxiliary, *(("added", *path) for path in self.mechanism.auxiliary))
 
     @property
     def parameter_axes(self) -> Any:

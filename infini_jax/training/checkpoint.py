@@ -1,8 +1,8 @@
 """Checkpoints of a run: parameters, optimizer, carried memory and place in the data, saved while training goes on.
 
-The only file that imports orbax. A step's folder appears at once or not at all, so what is there is whole; what a disk or a
-person damages later is refused in one line, and the one before it is offered. `batch(step)` is a pure function, so the step is
-all that is needed of the data's position.
+With `unread.py` the only file that imports orbax. A step's folder appears at once or not at all, so what is there is whole;
+what a disk or a person damages later is refused in one line, and the one before it is offered. `batch(step)` is a pure
+function, so the step is all that is needed of the data's position.
 """
 
 import contextlib
