@@ -46,7 +46,7 @@ class Exported:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Placed:
     """A parameter of one layer, or of the whole model, and how it lies against a tensor.
 
     Attributes:
@@ -89,9 +89,9 @@ def plain_tensor(name: str, leaf: Any, dtype: str) -> Tensor:
 
 def family_tensors(architecture: Architecture, model: ModelConfig, params: Mapping[str, Any], dtype: str) -> dict[str, Tensor]:
     """The tensors of a family's model, each of one parameter, or of several that the family has fused."""
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[Placed]] = {}
     for row in rows_of(TABLES["safetensors", architecture.family], architecture):
-        for name, part in parts_of(row, model, params):
+        for name, part in placed_of(row, model, params):
             parts.setdefault(name, []).append(part)
     sizes = architecture.sizes
     return {
@@ -100,16 +100,16 @@ def family_tensors(architecture: Architecture, model: ModelConfig, params: Mappi
     }
 
 
-def parts_of(row: Row, model: ModelConfig, params: Mapping[str, Any]) -> Iterator[tuple[str, Part]]:
+def placed_of(row: Row, model: ModelConfig, params: Mapping[str, Any]) -> Iterator[tuple[str, Placed]]:
     """(name of the tensor, its part) of a row of a table: for every layer, where layers have it."""
     if not row.in_layers:
-        yield row.tensor, Part(row.layout, leaf_at(params, row.path), None)
+        yield row.tensor, Placed(row.layout, leaf_at(params, row.path), None)
         return
     number = 0
     for group, names in layer_names(model).items():
         stacked = leaf_at(params, (group, *row.path))
         for place in range(len(names)):
-            yield row.tensor.format(number), Part(row.layout, stacked, place)
+            yield row.tensor.format(number), Placed(row.layout, stacked, place)
             number += 1
 
 
@@ -120,7 +120,7 @@ def leaf_at(params: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     return params
 
 
-def tensor_of(name: str, parts: list[Part], sizes: Mapping[str, int], dtype: str) -> np.ndarray:
+def tensor_of(name: str, parts: list[Placed], sizes: Mapping[str, int], dtype: str) -> np.ndarray:
     """The tensor that parts make. Raises `ConfigError` where its type cannot hold a number."""
     tensor = np.empty(parts[0].layout.stored_shape(sizes), np.dtype(dtype))
     with np.errstate(over="ignore"):  # is found below

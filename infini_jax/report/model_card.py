@@ -56,9 +56,9 @@ def model_card(trained: Trained, model: Exported, dtype: str, source: Source | N
     sections = {
         run.name: what_it_is(trained, model, source),
         "Origin": "\n".join(origin_lines(trained, source)),
-        "Settings": table(("setting", "value"), settings_rows(trained, model, dtype)),
+        "Settings": markdown_table(("setting", "value"), settings_rows(trained, model, dtype)),
         "Data": "\n".join(data_lines(trained)),
-        "Figures": "\n\n".join(figures(trained)) or "None were found beside the run.",
+        "Figures": "\n\n".join(found_figures(trained)) or "None were found beside the run.",
         "Loading": (OWN_LOADS if model.is_own else FAMILY_LOADS) + "\n\n`infini-jax import FOLDER` makes a run of it again.",
     }
     head = yaml.safe_dump(front_matter(run.mechanism, model, source), sort_keys=False, allow_unicode=True)
@@ -148,13 +148,13 @@ def row_of(trained: Trained) -> Row | None:
     return row if row and row.steps == trained.step else None
 
 
-def figures(trained: Trained) -> Iterator[str]:
+def found_figures(trained: Trained) -> Iterator[str]:
     """The tables of what was measured of the run, as its folder has it."""
     if row := row_of(trained):
         scores = {"validation": (row.loss, row.accuracy), "test": (row.test_loss, row.test_accuracy)}
         lines = [(name, f"{loss:.4g}", f"{hits:.4g}") for name, (loss, hits) in scores.items() if None not in (loss, hits)]
         heads = ("split", "loss, nats per scored token", "accuracy")
-        yield f"Held-out data at the end of training, step {row.steps:,}:\n\n{table(heads, lines)}"
+        yield f"Held-out data at the end of training, step {row.steps:,}:\n\n{markdown_table(heads, lines)}"
     place = RunFolder(trained.folder)
     for file in sorted(place.all_measures.glob("*.parquet")):
         if is_whole(file) and (measures := [one for _, one in read_measures([file]) if one.metric != "loss_by_position"]):
@@ -192,10 +192,10 @@ def measures_table(measures: Sequence[Measure]) -> str:
         for one in measures[:MOST]
     ]
     more = f"\n\nand {len(measures) - MOST} more in the run's folder" if len(measures) > MOST else ""
-    return table(("figure", "of", "value", "95 % interval", "count"), lines) + more
+    return markdown_table(("figure", "of", "value", "95 % interval", "count"), lines) + more
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of Markdown; bars and line ends in its cells are escaped."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(cell_text(cell) for cell in line) + " |" for line in lines)
