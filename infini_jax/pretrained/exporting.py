@@ -18,7 +18,7 @@ from infini_jax.pretrained.architecture import Architecture
 from infini_jax.pretrained.family_settings import family_of
 from infini_jax.pretrained.layouts import Layout
 from infini_jax.pretrained.names import TABLES, Row, rows_of
-from infini_jax.pretrained.own_format import OWN, own_names, own_settings
+from infini_jax.pretrained.own_format import OWN, own_names, own_settings, run_settings
 from infini_jax.pretrained.tensors import Tensor
 
 
@@ -79,7 +79,9 @@ def exported(run: RunConfig, step: int, params: Mapping[str, Any], dtype: str = 
         tensors = {name: plain_tensor(name, leaf, dtype) for name, leaf in own_names(params).items()}
         return Exported(own_settings(run, step) | {"torch_dtype": dtype}, tensors)
     architecture, settings = found
-    return Exported(settings | {"torch_dtype": dtype}, family_tensors(architecture, run.model, params, dtype))
+    return Exported(
+        settings | {"torch_dtype": dtype} | run_settings(run, step), family_tensors(architecture, run.model, params, dtype)
+    )
 
 
 def plain_tensor(name: str, leaf: Any, dtype: str) -> Tensor:

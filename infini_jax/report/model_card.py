@@ -19,6 +19,7 @@ from infini_jax.pretrained.hub import is_hub_name
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, read_measures
 from infini_jax.records.rows import Row, is_whole, read_rows
+from infini_jax.records.training_log import newest_line
 from infini_jax.training.trained import Trained
 from infini_jax.units import human_bytes
 
@@ -30,7 +31,7 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("FOLDER")
 ```
 
-It is read in one piece there, with attention to all of its context or its windows; memory of `infini_jax` is not in it."""
+It is read in one piece there, with attention to all of its context or its windows. config.json has all settings of the run."""
 OWN_LOADS = """```python
 from infini_jax.model.stream import forward_segments, init_carry, logits_of
 from infini_jax.pretrained.opened import load
@@ -128,6 +129,8 @@ def settings_rows(trained: Trained, model: Exported, dtype: str) -> list[tuple[s
     ]
     if not is_imported(trained):
         rows += [("budget", f"{run.budget.amount:g} {run.budget.unit}"), ("seed", str(run.seed))]
+    if run.train.average:
+        rows.append(("parameters", f"their moving average, decay {run.train.average:g}"))
     return [*rows, ("files", f"family `{model.family}`, tensors {dtype}")]
 
 
@@ -138,7 +141,7 @@ def data_lines(trained: Trained) -> Iterator[str]:
         return
     yield f"- task `{trained.run.task}`: `{json_text(to_plain(trained.run.data))}`"
     if row := row_of(trained):
-        yield f"- validation: {row.corpus}"
+        yield f"- read in training: {row.corpus}"
 
 
 def row_of(trained: Trained) -> Row | None:
@@ -152,8 +155,14 @@ def found_figures(trained: Trained) -> Iterator[str]:
     """The tables of what was measured of the run, as its folder has it."""
     if row := row_of(trained):
         scores = {"validation": (row.loss, row.accuracy), "test": (row.test_loss, row.test_accuracy)}
-        lines = [(name, f"{loss:.4g}", f"{hits:.4g}") for name, (loss, hits) in scores.items() if None not in (loss, hits)]
-        heads = ("split", "loss, nats per scored token", "accuracy")
+        read = newest_line(RunFolder(trained.folder).metrics).get("validation_tokens")  # where documents are read whole
+        counts = {"validation": f"{int(read):,}"} if read else {}
+        lines = [
+            (name, f"{loss:.4g}", f"{hits:.4g}", counts.get(name, ""))
+            for name, (loss, hits) in scores.items()
+            if loss is not None and hits is not None
+        ]
+        heads = ("split", "loss, nats per scored token", "accuracy", "tokens")
         yield f"Held-out data at the end of training, step {row.steps:,}:\n\n{markdown_table(heads, lines)}"
     place = RunFolder(trained.folder)
     for file in sorted(place.all_measures.glob("*.parquet")):
