@@ -43,6 +43,7 @@ from infini_jax.report.model_card import OWN_LOADS, model_card
 from infini_jax.training.exported import imported_source, save_exported
 from infini_jax.training.trained import Trained
 from tests.reference import foreign_model
+from tests.support import streams
 from tests.support.commands import PAIRS, told
 from tests.support.foreign import CASES, GEMMA, LLAMA, NEOX, gguf_of_llama, write_model
 from tests.support.streams import initial
@@ -116,6 +117,20 @@ def test_transformers_reads_it_and_gives_the_same_logits(case, tmp_path):
     (groups,) = [{name: len(leaf["query"]["kernel"]) for name, leaf in whole.items() if name.startswith("groups_")}]
     ours = foreign_model.logits(architecture, joined(whole, groups), ids, "all")
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=3e-5 * np.abs(ours).max())  # cos and sin are float32 there
+
+
+@pytest.mark.parametrize("memory", [FullConfig(slots=24), LocalConfig(window=5)], ids=["llama", "mistral"])
+def test_a_run_of_ours_with_the_block_of_a_family_is_read_by_transformers(memory, tmp_path):
+    """Streamed here in segments of 8 tokens, read there at once."""
+    torch = pytest.importorskip("torch", reason="reads models by torch and transformers")
+    transformers = pytest.importorskip("transformers", reason="reads models by torch and transformers")
+    model = dataclasses.replace(MODEL, memory=memory)
+    params, tokens = initial(model), np.arange(24)[None] * 7 % 20
+    found = transformers.AutoModelForCausalLM.from_pretrained(written(tmp_path / "out", model, params))
+    with torch.no_grad():
+        theirs = found(torch.tensor(tokens)).logits.numpy()
+    ours = streams.scorer(model)(params, init_carry(model, 1), jnp.asarray(tokens), jnp.zeros((1, 24), jnp.int32))[1]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())  # float32 on both sides
 
 
 def joined(params: dict, groups: dict[str, int]) -> dict:
@@ -305,6 +320,28 @@ def test_the_card_of_a_run_says_its_settings_data_and_figures_and_no_path(pairs,
     assert "results/runs" not in body
 
 
+def test_a_run_of_a_family_whose_task_has_no_text_stays_on_it(place, capsys):
+    block = [
+        "full",
+        "mqar",
+        "--memory.slots",
+        "32",
+        "--model.block.mlp",
+        "swiglu",
+        "--train.batch",
+        "2",
+        "--budget.amount",
+        "2",
+    ]
+    main(["train", *block, *PAIRS[3:], "--train.sequence", "32", "--data.pairs", "4"])
+    main(["export", "results/runs/run", "out"])
+    assert "out: llama, " in capsys.readouterr().out
+    main(["import", "out"])
+    first, again = (Trained.open(place / name) for name in ("results/runs/run", "results/models/out"))
+    assert (again.run.data, again.run.model.segment) == (first.run.data, 8)
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+
+
 def card_of(folder) -> tuple[dict, str]:
     """(head, text) of a model card."""
     _, head, body = (folder / "README.md").read_text().split("---\n", 2)
@@ -381,7 +418,7 @@ def test_the_imported_model_behind_a_run_is_found_by_way_of_the_runs_between(pla
     assert str(place) not in card
     settings = exported(run, 5, initial(run.model)).settings
     assert settings["infini_jax"]["run"]["origin"]["folder"] == "first"
-    assert run_in(settings).fingerprint() == run.fingerprint()
+    assert run_in(settings) == dataclasses.replace(run, origin=dataclasses.replace(run.origin, folder="first"))
     shutil.rmtree(folders[1])
     assert imported_source(trained) is None
 

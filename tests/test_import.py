@@ -1,5 +1,6 @@
 """`infini-jax import`: the folder of a model as it is, which all that reads runs reads."""
 
+import dataclasses
 import json
 
 import jax
@@ -68,6 +69,19 @@ def test_a_model_comes_with_its_parameters_tokenizer_and_source(place, capsys):
     main(["generate", "results/models/other", "--prompt", "the 7 words", "--tokens", "3", "--temperature", "0"])
     assert capsys.readouterr().out.strip()
     assert "is there already" in told(capsys, ["import", "tiny"], 2)
+
+
+def test_an_exported_run_on_bytes_needs_no_tokenizers_file(place, capsys):
+    run = dataclasses.replace(FAR, data=CorpusConfig("far", "bytes", 256, "0"))
+    params = init_params(MODEL, jax.random.key(3))
+    write_model(place / "tiny", own_settings(run, 7), own_names(jax.tree.map(np.asarray, params)))
+    main(["import", "tiny", "--name", "again"])
+    trained = Trained.open(place / "results/models/again")
+    assert run_tokenizer(trained.run).name == "bytes"
+    assert {file.name for file in trained.folder.iterdir()} == {"config.json", "source.json", "checkpoints"}
+    capsys.readouterr()
+    main(["generate", "results/models/again", "--prompt", "words", "--tokens", "3", "--temperature", "0"])
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("case", CASES)

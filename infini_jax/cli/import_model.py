@@ -10,8 +10,9 @@ import tyro
 from flax.traverse_util import flatten_dict
 
 from infini_jax.cli.output import terminal
+from infini_jax.config import RunConfig
 from infini_jax.data.tokenizers import Bytes, Tokenizer
-from infini_jax.errors import ConfigError, require, require_file_name
+from infini_jax.errors import ConfigError, present, require, require_file_name
 from infini_jax.model.cost import parameter_count
 from infini_jax.pretrained.formats import open_weights
 from infini_jax.pretrained.hub import is_hub_name, snapshot
@@ -19,7 +20,7 @@ from infini_jax.pretrained.importing import described
 from infini_jax.pretrained.opened import parameters_in, settings_in
 from infini_jax.pretrained.own_format import OWN, is_own, run_in
 from infini_jax.pretrained.tensors import Weights
-from infini_jax.pretrained.tokens import tokenizer_of
+from infini_jax.pretrained.tokens import JSON, PIECES, tokenizer_of
 from infini_jax.records.folder import MODELS
 from infini_jax.training.imported import imported_again, imported_run, save_imported
 from infini_jax.units import human_bytes
@@ -54,12 +55,16 @@ def import_model(
     require(not (results / name).exists(), "name", f"{results / name} is there already", "give another --name, or remove it")
     path, origin = found_path(source)
     weights = open_weights(path)
-    model, text = settings_in(weights, segment), text_of(weights, tokenizer)
-    run = imported_run(name, model, text) if text else imported_again(name, run_in(weights.settings), model)
+    model, far = settings_in(weights, segment), run_in(weights.settings)
+    text = text_of(weights, tokenizer, far)
+    if text:
+        run = imported_run(name, model, text)
+    else:
+        run = imported_again(name, present(far, "other models than exported runs have a tokenizer"), model)
     params = parameters_in(weights, model, dtype)
     flat: Any = flatten_dict(params)
     types = {"types": sorted({tensor.dtype for tensor in flat.values()})}
-    where = source_of(weights) | origin | {"tokenizer": text.name if text else ""} | said_of(weights) | types
+    where = source_of(weights) | origin | {"tokenizer": text.name if text else ""} | said_of(weights, far) | types
     save_imported(run, params, text, results / name, where)
     said = f"{results / name}: {where['family']}, {parameter_count(model):,} parameters from {human_bytes(weights.size)}"
     terminal().print(said, highlight=False, soft_wrap=True)
@@ -79,22 +84,26 @@ def found_path(source: str) -> tuple[Path, dict[str, str]]:
     return path, {"source": path.name}
 
 
-def text_of(weights: Weights, given: Path | None) -> Tokenizer | None:
-    """The tokenizer of a model; None for an exported run whose task has no text. Raises `ConfigError` where it is missing."""
-    if given is None and is_own(weights.settings):
-        name = run_in(weights.settings).data.tokenizer_name
-        if name in ("", Bytes.name):
-            return Bytes() if name else None
+def text_of(weights: Weights, given: Path | None, run: RunConfig | None) -> Tokenizer | None:
+    """The tokenizer of a model; None for an exported `run` whose task has no text. Raises `ConfigError` where it is missing.
+
+    A run on bytes has no file of it.
+    """
+    has_file = any((weights.folder / name).is_file() for name in (JSON, PIECES))
+    if given is None and run and not has_file and run.data.tokenizer_name in ("", Bytes.name):
+        return Bytes() if run.data.tokenizer_name else None
     return tokenizer_of(weights, given)
 
 
-def said_of(weights: Weights) -> dict[str, Any]:
-    """The family of a model and the architecture that was read, as JSON values; of an exported run its name and step."""
-    if is_own(weights.settings):
-        run = run_in(weights.settings)
-        return {"family": OWN, "run": run.name, "fingerprint": run.fingerprint(), "step": weights.settings[OWN].get("step")}
-    architecture = dataclasses.asdict(described(weights))
-    return {"family": architecture["family"], "architecture": architecture}
+def said_of(weights: Weights, run: RunConfig | None) -> dict[str, Any]:
+    """The family of a model, the architecture that was read, and the run that was exported, as JSON values."""
+    found: dict[str, Any] = {"family": OWN}
+    if not is_own(weights.settings):
+        architecture = dataclasses.asdict(described(weights))
+        found = {"family": architecture["family"], "architecture": architecture}
+    if run:
+        found |= {"run": run.name, "fingerprint": run.fingerprint(), "step": weights.settings[OWN].get("step")}
+    return found
 
 
 def packaged(name: str, package: str) -> Path:

@@ -18,7 +18,7 @@ from infini_jax.pretrained.architecture import Architecture
 from infini_jax.pretrained.family_settings import family_of
 from infini_jax.pretrained.layouts import Layout
 from infini_jax.pretrained.names import TABLES, Row, rows_of
-from infini_jax.pretrained.own_format import OWN, own_names, own_settings
+from infini_jax.pretrained.own_format import OWN, own_names, own_settings, run_settings
 from infini_jax.pretrained.tensors import Tensor
 
 
@@ -46,7 +46,7 @@ class Exported:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Placed:
     """A parameter of one layer, or of the whole model, and how it lies against a tensor.
 
     Attributes:
@@ -79,7 +79,9 @@ def exported(run: RunConfig, step: int, params: Mapping[str, Any], dtype: str = 
         tensors = {name: plain_tensor(name, leaf, dtype) for name, leaf in own_names(params).items()}
         return Exported(own_settings(run, step) | {"torch_dtype": dtype}, tensors)
     architecture, settings = found
-    return Exported(settings | {"torch_dtype": dtype}, family_tensors(architecture, run.model, params, dtype))
+    return Exported(
+        settings | {"torch_dtype": dtype} | run_settings(run, step), family_tensors(architecture, run.model, params, dtype)
+    )
 
 
 def plain_tensor(name: str, leaf: Any, dtype: str) -> Tensor:
@@ -89,9 +91,9 @@ def plain_tensor(name: str, leaf: Any, dtype: str) -> Tensor:
 
 def family_tensors(architecture: Architecture, model: ModelConfig, params: Mapping[str, Any], dtype: str) -> dict[str, Tensor]:
     """The tensors of a family's model, each of one parameter, or of several that the family has fused."""
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[Placed]] = {}
     for row in rows_of(TABLES["safetensors", architecture.family], architecture):
-        for name, part in parts_of(row, model, params):
+        for name, part in placed_of(row, model, params):
             parts.setdefault(name, []).append(part)
     sizes = architecture.sizes
     return {
@@ -100,16 +102,16 @@ def family_tensors(architecture: Architecture, model: ModelConfig, params: Mappi
     }
 
 
-def parts_of(row: Row, model: ModelConfig, params: Mapping[str, Any]) -> Iterator[tuple[str, Part]]:
+def placed_of(row: Row, model: ModelConfig, params: Mapping[str, Any]) -> Iterator[tuple[str, Placed]]:
     """(name of the tensor, its part) of a row of a table: for every layer, where layers have it."""
     if not row.in_layers:
-        yield row.tensor, Part(row.layout, leaf_at(params, row.path), None)
+        yield row.tensor, Placed(row.layout, leaf_at(params, row.path), None)
         return
     number = 0
     for group, names in layer_names(model).items():
         stacked = leaf_at(params, (group, *row.path))
         for place in range(len(names)):
-            yield row.tensor.format(number), Part(row.layout, stacked, place)
+            yield row.tensor.format(number), Placed(row.layout, stacked, place)
             number += 1
 
 
@@ -120,7 +122,7 @@ def leaf_at(params: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     return params
 
 
-def tensor_of(name: str, parts: list[Part], sizes: Mapping[str, int], dtype: str) -> np.ndarray:
+def tensor_of(name: str, parts: list[Placed], sizes: Mapping[str, int], dtype: str) -> np.ndarray:
     """The tensor that parts make. Raises `ConfigError` where its type cannot hold a number."""
     tensor = np.empty(parts[0].layout.stored_shape(sizes), np.dtype(dtype))
     with np.errstate(over="ignore"):  # is found below

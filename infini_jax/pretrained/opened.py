@@ -29,14 +29,14 @@ def settings_in(weights: Weights, segment: int = 0) -> ModelConfig:
 
     Args:
       weights: the files of the model.
-      segment: tokens per segment; 0 is that of its run, or of a family's the context, at most 512.
+      segment: tokens per segment; 0 is that of the run that was exported, for other models the context, at most 512.
 
     Raises `ConfigError` that names a setting which is not supported.
     """
-    if is_own(weights.settings):
-        model = run_in(weights.settings).model
-        return dataclasses.replace(model, segment=segment) if segment else model
-    return model_settings(described(weights), segment)
+    run = run_in(weights.settings)
+    if run and is_own(weights.settings):
+        return dataclasses.replace(run.model, segment=segment) if segment else run.model
+    return model_settings(described(weights), segment or (run.model.segment if run else 0))
 
 
 def parameters_in(weights: Weights, model: ModelConfig, dtype: str = "") -> dict[str, Any]:

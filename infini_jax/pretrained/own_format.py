@@ -1,8 +1,9 @@
-"""Models outside every family in files of this package: all settings of the run in config.json, and parameters as they are.
+"""What config.json says of an exported run, and the files of models outside every family.
 
-config.json has `model_type` infini_jax, and below `infini_jax` the format's number, the package's version, the step, and the
-run's config as its folder has it. A tensor's name is the path of its parameter joined by dots, such as groups_0.query.kernel;
-layers of equal memories are stacked along its first axis, as in training.
+Every config.json that is written has below `infini_jax` the number of the format, the version of the package, the step, and the
+config of the run as its folder has it. That of a model outside every family has nothing but `model_type` infini_jax. The
+name of a tensor is there the path of its parameter joined by dots, such as groups_0.query.kernel, and layers of equal memories
+are stacked along its first axis, as in training.
 """
 
 import dataclasses
@@ -20,28 +21,34 @@ from infini_jax.pretrained.fields import Fields
 from infini_jax.pretrained.importing import check_all_there, checked
 from infini_jax.pretrained.tensors import Tensor, Weights
 
-OWN = "infini_jax"  # model_type, and the field with all that this package says of a model
+OWN = "infini_jax"  # model_type, and the field with all that is said of a run
 FORMAT_NUMBER = 1
 
 
-def own_settings(run: RunConfig, step: int) -> dict[str, Any]:
-    """The config.json of a run at a step, as JSON values; the folder of its origin, which is a machine's, becomes a name."""
+def run_settings(run: RunConfig, step: int) -> dict[str, Any]:
+    """The part of config.json with a run at a step; the folder of its origin, which is a machine's, becomes a name."""
     if run.origin:
         run = dataclasses.replace(run, origin=dataclasses.replace(run.origin, folder=run.origin.name))
-    said = {"format": FORMAT_NUMBER, "package": __version__, "step": step, "run": run.to_dict()}
-    return {"model_type": OWN, OWN: said}
+    return {OWN: {"format": FORMAT_NUMBER, "package": __version__, "step": step, "run": run.to_dict()}}
+
+
+def own_settings(run: RunConfig, step: int) -> dict[str, Any]:
+    """The config.json of a run outside every family at a step, as JSON values."""
+    return {"model_type": OWN, **run_settings(run, step)}
 
 
 def is_own(settings: Mapping[str, Any]) -> bool:
-    """Whether a config.json is one that `own_settings` made."""
+    """Whether a config.json is that of a model outside every family."""
     return settings.get("model_type") == OWN
 
 
-def run_in(settings: Mapping[str, Any]) -> RunConfig:
-    """The run in a config.json, the inverse of `own_settings`.
+def run_in(settings: Mapping[str, Any]) -> RunConfig | None:
+    """The run in a config.json, the inverse of `run_settings`; None where it says none, and is that of a family.
 
     Raises `ConfigError` where it cannot be read, or is of a newer format.
     """
+    if OWN not in settings and not is_own(settings):
+        return None
     said = Fields(settings).inner(OWN)
     number = said.whole("format")
     mend = "update infini_jax"

@@ -19,6 +19,7 @@ from infini_jax.pretrained.hub import is_hub_name
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, read_measures
 from infini_jax.records.rows import Row, is_whole, read_rows
+from infini_jax.records.training_log import newest_line
 from infini_jax.training.trained import Trained
 from infini_jax.units import human_bytes
 
@@ -30,7 +31,7 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("FOLDER")
 ```
 
-It is read in one piece there, with attention to all of its context or its windows; memory of `infini_jax` is not in it."""
+It is read in one piece there, with attention to all of its context or its windows. config.json has all settings of the run."""
 OWN_LOADS = """```python
 from infini_jax.model.stream import forward_segments, init_carry, logits_of
 from infini_jax.pretrained.opened import load
@@ -56,9 +57,9 @@ def model_card(trained: Trained, model: Exported, dtype: str, source: Source | N
     sections = {
         run.name: what_it_is(trained, model, source),
         "Origin": "\n".join(origin_lines(trained, source)),
-        "Settings": table(("setting", "value"), settings_rows(trained, model, dtype)),
+        "Settings": markdown_table(("setting", "value"), settings_rows(trained, model, dtype)),
         "Data": "\n".join(data_lines(trained)),
-        "Figures": "\n\n".join(figures(trained)) or "None were found beside the run.",
+        "Figures": "\n\n".join(found_figures(trained)) or "None were found beside the run.",
         "Loading": (OWN_LOADS if model.is_own else FAMILY_LOADS) + "\n\n`infini-jax import FOLDER` makes a run of it again.",
     }
     head = yaml.safe_dump(front_matter(run.mechanism, model, source), sort_keys=False, allow_unicode=True)
@@ -128,6 +129,8 @@ def settings_rows(trained: Trained, model: Exported, dtype: str) -> list[tuple[s
     ]
     if not is_imported(trained):
         rows += [("budget", f"{run.budget.amount:g} {run.budget.unit}"), ("seed", str(run.seed))]
+    if run.train.average:
+        rows.append(("parameters", f"their moving average, decay {run.train.average:g}"))
     return [*rows, ("files", f"family `{model.family}`, tensors {dtype}")]
 
 
@@ -138,7 +141,7 @@ def data_lines(trained: Trained) -> Iterator[str]:
         return
     yield f"- task `{trained.run.task}`: `{json_text(to_plain(trained.run.data))}`"
     if row := row_of(trained):
-        yield f"- validation: {row.corpus}"
+        yield f"- read in training: {row.corpus}"
 
 
 def row_of(trained: Trained) -> Row | None:
@@ -148,13 +151,19 @@ def row_of(trained: Trained) -> Row | None:
     return row if row and row.steps == trained.step else None
 
 
-def figures(trained: Trained) -> Iterator[str]:
+def found_figures(trained: Trained) -> Iterator[str]:
     """The tables of what was measured of the run, as its folder has it."""
     if row := row_of(trained):
         scores = {"validation": (row.loss, row.accuracy), "test": (row.test_loss, row.test_accuracy)}
-        lines = [(name, f"{loss:.4g}", f"{hits:.4g}") for name, (loss, hits) in scores.items() if None not in (loss, hits)]
-        heads = ("split", "loss, nats per scored token", "accuracy")
-        yield f"Held-out data at the end of training, step {row.steps:,}:\n\n{table(heads, lines)}"
+        read = newest_line(RunFolder(trained.folder).metrics).get("validation_tokens")  # where documents are read whole
+        counts = {"validation": f"{int(read):,}"} if read else {}
+        lines = [
+            (name, f"{loss:.4g}", f"{hits:.4g}", counts.get(name, ""))
+            for name, (loss, hits) in scores.items()
+            if loss is not None and hits is not None
+        ]
+        heads = ("split", "loss, nats per scored token", "accuracy", "tokens")
+        yield f"Held-out data at the end of training, step {row.steps:,}:\n\n{markdown_table(heads, lines)}"
     place = RunFolder(trained.folder)
     for file in sorted(place.all_measures.glob("*.parquet")):
         if is_whole(file) and (measures := [one for _, one in read_measures([file]) if one.metric != "loss_by_position"]):
@@ -192,10 +201,10 @@ def measures_table(measures: Sequence[Measure]) -> str:
         for one in measures[:MOST]
     ]
     more = f"\n\nand {len(measures) - MOST} more in the run's folder" if len(measures) > MOST else ""
-    return table(("figure", "of", "value", "95 % interval", "count"), lines) + more
+    return markdown_table(("figure", "of", "value", "95 % interval", "count"), lines) + more
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of Markdown; bars and line ends in its cells are escaped."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(cell_text(cell) for cell in line) + " |" for line in lines)
