@@ -1,8 +1,7 @@
 """Initial values: which start of gates, horizons, key taps and feature scales lets a matrix memory learn at all?
 
 Command:   infini-jax study initial_values --scale cpu         (or smoke, accelerator)
-Cost:      cpu 360 runs, not measured; by the seconds per run of mqar_pareto and language_modelling about 80 minutes on two
-           cores. accelerator never ran. `--dry-run` counts the FLOPs of both.
+Cost:      cpu at least 280 runs. accelerator never ran. `--dry-run` counts the FLOPs of both.
 Expected:  one head of the gated delta rule recalls pairs with a horizon of tens of segments and none with one of a segment,
            where its memory is gone before the question; in language a longer one costs a little. Gates that begin against the
            memory learn later. Taps that begin with the token before bind a value to its key at once. Features are told apart
@@ -36,7 +35,8 @@ from infini_jax.study.comparison import (
     with_memory,
 )
 from infini_jax.study.factors import Design, Factor
-from infini_jax.study.trials import seeded, trials
+from infini_jax.study.ladder import Rates
+from infini_jax.study.trials import seeded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,6 @@ class Sweep:
       own: shares of a key's own token in its taps; None is the mean, and all there is where keys have one tap.
       window: number of tokens that the floor sees.
       slots: number of tokens that the ceiling holds.
-      rates: learning rates, among which validation chooses.
       seeds: number of seeds per point.
     """
 
@@ -62,13 +61,12 @@ class Sweep:
     own: tuple[float | None, ...]
     window: int
     slots: int
-    rates: tuple[float, ...]
     seeds: int = 3
 
     def runs(self) -> tuple[RunConfig, ...]:
-        """The runs of all points, each with every seed at every learning rate."""
+        """The runs of all points, each with every seed; the study tries the rates."""
         points = [at_window(self.base, self.window), at_ceiling(self.base, self.slots), *self.points()]
-        return tuple(run for point in points for one in seeded(point, self.seeds) for run in trials(one, self.rates))
+        return tuple(run for point in points for run in seeded(point, self.seeds))
 
     def points(self) -> Iterator[RunConfig]:
         """The runs of both mechanisms, by their initial values."""
@@ -98,7 +96,6 @@ SCALES = {
             own=(None, 0.1),
             window=4,
             slots=48,
-            rates=RATES[:1],
             seeds=1,
         ),
         Sweep(
@@ -115,7 +112,6 @@ SCALES = {
             own=(None,),
             window=4,
             slots=48,
-            rates=RATES[:1],
             seeds=1,
         ),
     ),
@@ -133,7 +129,6 @@ SCALES = {
             own=(None, 0.1),
             window=8,
             slots=112,
-            rates=RATES,
         ),
         Sweep(
             RunConfig(
@@ -149,7 +144,6 @@ SCALES = {
             own=(None,),
             window=64,
             slots=1024,
-            rates=RATES,
         ),
     ),
     "accelerator": (
@@ -166,7 +160,6 @@ SCALES = {
             own=(None, 0.1),
             window=32,
             slots=256,
-            rates=(1e-3, 3e-3, 1e-2),
         ),
         Sweep(
             RunConfig(
@@ -182,7 +175,6 @@ SCALES = {
             own=(None,),
             window=256,
             slots=8192,
-            rates=(1e-3, 3e-3, 1e-2),
         ),
     ),
 }
@@ -195,6 +187,11 @@ DESIGN = Design(
     ),
     tolerance=0.02,  # a share, or nats per byte
 )
+GRIDS = {
+    "smoke": Rates(RATES[:1], growths=0),
+    "cpu": Rates(RATES, growths=2),
+    "accelerator": Rates((1e-3, 3e-3, 1e-2), growths=2),
+}
 READ: dict[str, tuple[Evaluation, ...]] = {
     "smoke": (LanguageEvaluation(documents=2, tokens=64, rows=2),),
     "cpu": (LanguageEvaluation(documents=8, tokens=4096),),
@@ -213,8 +210,9 @@ def study(scale: str) -> Study:
             ("training of recall", f"{recall.base.budget.amount:.2g} {recall.base.budget.unit}"),
             ("training of language", f"{language.base.budget.amount:.2g} {language.base.budget.unit}"),
             ("memory", "matrices of the model's own key and value dimension"),
-            ("learning rates", f"{', '.join(f'{rate:g}' for rate in recall.rates)}, chosen on validation"),
+            ("learning rates", f"{', '.join(f'{rate:g}' for rate in GRIDS[scale].start)} and beyond, chosen on validation"),
         ),
+        rates=GRIDS[scale],
         evaluations=(MqarEvaluation(), GateEvaluation(), *READ[scale]),
         design=DESIGN,
     )

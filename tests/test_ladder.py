@@ -86,6 +86,33 @@ def test_a_grid_grows_at_the_edge_that_was_chosen(best, grid, inside):
     assert len(found.jobs) == 2 * len(grid)
 
 
+def test_two_seeds_try_every_rate_and_the_others_run_at_the_one_that_these_chose():
+    plan = plan_of(slope(), rates=Rates((3e-3, 1e-2, 3e-2)), seeds=5)
+    first = climb(plan, {})
+    assert Counter((job.learning_rate, job.seed) for job in first.jobs) == Counter(
+        (rate, seed) for rate in (3e-3, 1e-2, 3e-2) for seed in (0, 1)
+    )
+    assert plan.least_flops == 3 * 2 + 3  # counts those that follow, whichever rate they get
+    known = {job.name: ended(job) for job in first.jobs}
+    ((rung,),) = (chosen := climb(plan, known)).rungs
+    assert (rung.chosen, rung.is_over, rung.rate_inside) == (1e-2, False, None)
+    assert {(job.learning_rate, job.seed) for job in chosen.jobs if job.name not in known} == {(1e-2, 2), (1e-2, 3), (1e-2, 4)}
+    ((rung,),) = final(plan, known).rungs
+    assert (rung.is_over, rung.score) == (True, pytest.approx(-1.0002))  # the median of all five
+
+
+def test_seeds_follow_when_the_grid_is_complete():
+    plan = plan_of(slope(best=9e-2), rates=Rates((3e-3, 1e-2, 3e-2)), seeds=3)
+    known = {job.name: ended(job) for job in climb(plan, {}).jobs}
+    assert {job.seed for job in climb(plan, known).jobs} == {0, 1}  # the grid grows first
+    assert {(job.learning_rate, job.seed) for job in final(plan).jobs if job.seed == 2} == {(9e-2, 2)}
+
+
+def test_all_seeds_try_all_rates_where_no_pilots_are_asked_for():
+    jobs = climb(plan_of(slope(), rates=Rates((3e-3, 1e-2), pilots=0), seeds=4), {}).jobs
+    assert Counter(job.seed for job in jobs) == dict.fromkeys(range(4), 2)
+
+
 def test_a_grid_of_one_rate_grows_at_both_sides():
     ((rung,),) = final(plan_of(slope(), rates=Rates((1e-2,)))).rungs
     assert rung.grid == (3.33e-3, 1e-2, 3e-2)
@@ -202,11 +229,12 @@ def random_plan(seed: int, ceiling: float) -> Plan:
         )
         for number in range(5)
     ]
-    rates = Rates((3e-3, 1e-2), growths=draw.choice((1, 3))) if draw.random() < 0.8 else None
-    return plan_of(*slopes, ladder=Ladder(RUNGS, draw.choice((0.05, 0.2)), ceiling=ceiling), rates=rates, seeds=2)
+    grids = Rates((3e-3, 1e-2), growths=draw.choice((1, 3)), pilots=draw.choice((0, 1, 2)))
+    ladder = Ladder(RUNGS, draw.choice((0.05, 0.2)), ceiling=ceiling)
+    return plan_of(*slopes, ladder=ladder, rates=grids if draw.random() < 0.8 else None, seeds=3)
 
 
-@pytest.mark.parametrize("ceiling", [0.0, 250.0])
+@pytest.mark.parametrize("ceiling", [0.0, 375.0])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_list_only_grows_and_ends_the_same_whatever_ends_first(seed, ceiling):
     plan = random_plan(seed, ceiling)
@@ -226,7 +254,7 @@ def test_the_list_only_grows_and_ends_the_same_whatever_ends_first(seed, ceiling
         assert before == {job.name for job in whole.jobs}
 
 
-@pytest.mark.parametrize("ceiling", [0.0, 250.0])
+@pytest.mark.parametrize("ceiling", [0.0, 375.0])
 def test_rows_in_any_order_even_above_what_is_decided_take_no_job_away(ceiling):
     """Such as a folder that is copied from elsewhere, file by file."""
     plan = random_plan(1, ceiling)

@@ -37,6 +37,13 @@ def test_the_rate_with_the_lowest_median_over_seeds_is_chosen_not_the_luckiest_r
     assert chosen([*lucky, *steady]) == steady
 
 
+def test_seeds_that_ran_at_the_chosen_rate_alone_have_no_say():
+    """They would turn the choice by which they got their rate."""
+    tried = [trial(rate, seed, loss) for rate, loss in ((1e-3, 2.0), (1e-2, 2.1)) for seed in (0, 1)]
+    followed = [trial(1e-3, seed, 9.0) for seed in (2, 3, 4)]
+    assert chosen([*tried, *followed]) == [*tried[:2], *followed]
+
+
 def test_of_equal_medians_the_lower_rate_is_chosen():
     assert [row.learning_rate for row in chosen([trial(1e-2, 0, 2.0), trial(1e-3, 0, 2.0)])] == [1e-3]
 

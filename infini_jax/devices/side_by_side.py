@@ -23,7 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from infini_jax.config import ModelConfig
 from infini_jax.data.batch import Batch, Source
 from infini_jax.data.serve import batches
-from infini_jax.devices.effort import OFTEN, effort
+from infini_jax.devices.effort import OFTEN, ONCE, effort
 from infini_jax.devices.processes import placed_batches
 from infini_jax.devices.sharding import Layout, batch_sharding, carry_sharding, data_mesh, replicated
 from infini_jax.errors import named_line
@@ -42,12 +42,18 @@ class ReadingProgram:
       settings: number of its first arguments, which are constants of the program and hashable.
       own: number of arguments behind the parameters that each model has for itself, such as what it carries.
       uses_up: whether what is each model's own is donated.
+      level: effort of compiling the program of one model, see `infini_jax.devices.effort`.
     Calling the object calls the program of one model.
     """
 
-    def __init__(self, function: Callable, settings: int, own: int = 0, uses_up: bool = False):
+    def __init__(self, function: Callable, settings: int, own: int = 0, uses_up: bool = False, level: int = OFTEN):
         functools.update_wrapper(self, function)
-        self.function, self.settings, self.own, self.uses_up = function, settings, own, uses_up
+        self.function, self.settings, self.own, self.uses_up, self.level = function, settings, own, uses_up, level
+
+    @functools.cached_property
+    def once(self) -> "ReadingProgram":
+        """The same program, compiled with the effort for what runs a few times."""
+        return ReadingProgram(self.function, self.settings, self.own, self.uses_up, ONCE)
 
     @functools.cached_property
     def alone(self) -> Callable[..., Any]:
@@ -57,7 +63,7 @@ class ReadingProgram:
             self.function,
             static_argnums=tuple(constants),
             donate_argnums=tuple(donated),
-            compiler_options=effort(OFTEN),
+            compiler_options=effort(self.level),
         )
 
     def __call__(self, *arguments: Any) -> Any:

@@ -43,10 +43,13 @@ class Point:
       amounts: budgets of the rungs; one None for the budget that the jobs have.
       first: number of rungs that are run whatever is found.
       rates: the grid's rule, None where the study gives all rates.
+      followers: seeds that run at the chosen rate alone, see `Rates.pilots`.
     """
 
     def __init__(self, given: Sequence[Job], ladder: Ladder | None, rates: Rates | None):
         self.given = tuple(given)
+        seeds = sorted({job.seed for job in given})
+        self.followers = frozenset(seeds[rates.pilots :] if rates and rates.pilots else ())
         self.amounts: tuple[float | None, ...] = (None,) if ladder is None else ladder.rungs[: ladder.most]
         self.first, self.rates = 1 if ladder is None else ladder.first, rates
         self.task = task_of(given[0])
@@ -79,11 +82,23 @@ class Point:
             at = job if amount is None else named(at_budget(job, amount), f"b{rate_text(amount)}")
             yield trials(at, (rate,))[0] if self.rates and rate is not None else at
 
-    def flops(self, rung: int, rates: Sequence[Rate]) -> float:
-        """Training FLOPs of the jobs on a rung at these rates; what only a device can tell counts nothing."""
+    def pilots(self, rung: int, rate: Rate) -> tuple[Job, ...]:
+        """The jobs on a rung that are run at a rate to choose one."""
+        return tuple(job for job in self.jobs(rung, rate) if job.seed not in self.followers)
+
+    def following(self, rung: int, rate: Rate) -> tuple[Job, ...]:
+        """The jobs on a rung that are run at the chosen rate alone."""
+        return tuple(job for job in self.jobs(rung, rate) if job.seed in self.followers)
+
+    def flops(self, rung: int, rates: Sequence[Rate], begins: bool = False) -> float:
+        """Training FLOPs to try these rates on a rung, and where it `begins` those of the seeds that follow.
+
+        What only a device can tell counts nothing.
+        """
         if rung not in self._flops:
             self._flops[rung] = planned_flops(self.jobs(rung, self.start[0])[0])
-        return (self._flops[rung] or 0.0) * sum(len(self.jobs(rung, rate)) for rate in rates)
+        tried = sum(len(self.pilots(rung, rate)) for rate in rates)
+        return (self._flops[rung] or 0.0) * (tried + (len(self.following(rung, rates[0])) if begins else 0))
 
     def is_compared_with(self, other: "Point") -> bool:
         """Whether both are of one task and of the same bytes, and of different mechanisms or variants."""
@@ -130,7 +145,7 @@ class Plan:
     @property
     def least_flops(self) -> float:
         """Training FLOPs of the jobs that are run whatever is found."""
-        return sum(point.flops(rung, point.start) for point in self.points for rung in range(point.first))
+        return sum(point.flops(rung, point.start, begins=True) for point in self.points for rung in range(point.first))
 
     @property
     def most_flops(self) -> float:
@@ -139,7 +154,7 @@ class Plan:
         most = 0.0
         for point in self.points:
             grid = [*point.start, *point.start[:1] * (added if point.rates else 0)]
-            most += sum(point.flops(rung, grid) for rung in range(len(point.amounts)))
+            most += sum(point.flops(rung, grid, begins=True) for rung in range(len(point.amounts)))
         ceiling = self.ladder.ceiling if self.ladder else 0.0
         return max(self.least_flops, min(most, ceiling)) if ceiling else most
 
@@ -151,13 +166,15 @@ class Rung:
     Attributes:
       grid: learning rates, in ascending order.
       is_over: whether all of its jobs have ended and the grid grows no more.
-      chosen: rate that validation chose among the jobs that ended, None before all have.
-      score: median score over seeds at that rate, more is better.
+      chosen: rate that validation chose among the jobs that try them, None before all of these have ended.
+      grows: whether the grid gets another rate.
+      score: median score over seeds at the chosen rate, more is better.
     """
 
     grid: tuple[Rate, ...]
     is_over: bool = False
     chosen: Rate = None
+    grows: bool = False
     score: float = -math.inf
 
     @property
@@ -188,8 +205,8 @@ class Climb:
             job
             for number in range(max(map(len, self.rungs)))
             for point, rungs in placed
-            for rate in (rungs[number].grid if number < len(rungs) else ())
-            for job in point.jobs(number, rate)
+            if number < len(rungs)
+            for job in listed(point, number, rungs[number])
         )
 
     def marks(self) -> dict[str, tuple[int | None, bool | None]]:
@@ -200,8 +217,7 @@ class Climb:
             for point, rungs in zip(self.plan.points, self.rungs, strict=True)
             for number, rung in enumerate(rungs)
             if rung.is_over
-            for rate in rung.grid
-            for job in point.jobs(number, rate)
+            for job in listed(point, number, rung)
         }
 
     def described(self) -> str:
@@ -219,13 +235,21 @@ class Climb:
         return ", ".join(filter(None, (*(said if self.plan.ladder else ()), grown if self.plan.rates else "", capped)))
 
 
+def listed(point: Point, number: int, rung: Rung) -> Iterator[Job]:
+    """The jobs of a point on a rung: all rates are tried, and the seeds that follow join when the grid is complete."""
+    for rate in rung.grid:
+        yield from point.pilots(number, rate)
+    if rung.chosen is not None and not rung.grows:
+        yield from point.following(number, rung.chosen)
+
+
 def climb(plan: Plan, ended: Mapping[str, Ended]) -> Climb:
     """The jobs that are to be done by what is known of those that ended, by name."""
     under_way = Climbing(plan, ended)
     ceiling = plan.ladder.ceiling if plan.ladder else 0.0
     while (wanted := under_way.wanted()) and not (ceiling and under_way.waits()):
         for step in wanted:
-            flops = plan.points[step.point].flops(step.rung, step.rates)
+            flops = under_way.flops(step)
             if ceiling and plan.least_flops + under_way.added_flops + flops > ceiling:
                 under_way.refused.add((step.point, step.rung))
             else:
@@ -261,33 +285,40 @@ class Climbing:
 
     def take(self, step: Step) -> None:
         """Adds the rates of a step."""
+        self.added_flops += self.flops(step)
         grids = self.grids[step.point]
         if step.rung == len(grids):
             grids.append(step.rates)
         else:
             grids[step.rung] = tuple(sorted({*grids[step.rung], *step.rates}, key=lambda rate: rate or 0.0))
-        self.added_flops += self.plan.points[step.point].flops(step.rung, step.rates)
+
+    def flops(self, step: Step) -> float:
+        """Training FLOPs of the jobs that a step adds."""
+        begins = step.rung == len(self.grids[step.point])
+        return self.plan.points[step.point].flops(step.rung, step.rates, begins)
 
     def waits(self) -> bool:
         """Whether a job of the list has not ended."""
         return any(
             job.name not in self.ended
-            for point, grids in zip(self.plan.points, self.grids, strict=True)
-            for rung, grid in enumerate(grids)
-            for rate in grid
-            for job in point.jobs(rung, rate)
+            for point, grids in enumerate(self.grids)
+            for number in range(len(grids))
+            for job in listed(self.plan.points[point], number, self.rung(point, number))
         )
 
     def rung(self, point: int, number: int) -> Rung:
         """A point on a rung, as what ended says."""
-        grid, jobs = self.grids[point][number], self.plan.points[point].jobs
-        if any(job.name not in self.ended for rate in grid for job in jobs(number, rate)):
+        grid, at = self.grids[point][number], self.plan.points[point]
+        tried = [(rate, self.ended.get(job.name)) for rate in grid for job in at.pilots(number, rate)]
+        if any(found is None for _, found in tried):
             return Rung(grid)
-        chosen = best_of([(rate, self.ended[job.name].loss) for rate in grid for job in jobs(number, rate)])
-        scores = [self.ended[job.name].score for job in jobs(number, chosen)]
-        score = statistics.median([one for one in scores if math.isfinite(one)] or [-math.inf])
-        is_over = (point, number) in self.refused or not self.added(point, grid, chosen)
-        return Rung(grid, is_over, chosen, score)
+        chosen = best_of([(rate, found.loss) for rate, found in tried if found])
+        grows = (point, number) not in self.refused and bool(self.added(point, grid, chosen))
+        found = [self.ended.get(job.name) for job in at.jobs(number, chosen)]
+        if grows or any(one is None for one in found):
+            return Rung(grid, False, chosen, grows)
+        scores = [one.score for one in found if one and math.isfinite(one.score)]
+        return Rung(grid, True, chosen, score=statistics.median(scores or [-math.inf]))
 
     def added(self, point: int, grid: tuple[Rate, ...], chosen: Rate) -> tuple[float, ...]:
         """The rates that a grid gets where validation chose one of it."""
@@ -300,7 +331,7 @@ class Climbing:
         found = []
         for point, rungs in enumerate(seen):
             for number, rung in enumerate(rungs):
-                if rung.chosen is not None and not rung.is_over:
+                if rung.grows:
                     found.append(Step(number, point, self.added(point, rung.grid, rung.chosen)))
             if len(rungs) < len(self.plan.points[point].amounts) and self.climbs(point, seen):
                 found.append(Step(len(rungs), point, self.plan.points[point].start))

@@ -76,6 +76,8 @@ class Rates:
       start: rates with which a grid begins.
       factor: ratio of a rate that is added and the edge beside it.
       growths: rates that are added at each side of a grid at most.
+      pilots: number of seeds that try every rate, those of the lowest numbers; the others run at the rate that these chose
+        alone. 0 has all seeds try all rates.
 
     Raises:
       ConfigError: no rate, rates whose names are the same, or a number out of range.
@@ -84,12 +86,13 @@ class Rates:
     start: tuple[float, ...]
     factor: float = 3.0
     growths: int = 3
+    pilots: int = 2
 
     def __post_init__(self):
         check_fields("rates", self)
         require(bool(self.start), "rates.start", "there is none", "give at least 3")
         require_positive("rates", **{f"start[{number}]": rate for number, rate in enumerate(self.start)})
-        require_not_negative("rates", growths=self.growths)
+        require_not_negative("rates", growths=self.growths, pilots=self.pilots)
         require(self.factor >= 1.1, "rates.factor", f"{self.factor:g} adds no other rate", "give 1.1 or more, such as 3")
         names = [rate_text(rate) for rate in self.start]
         twice = max(names, key=names.count)

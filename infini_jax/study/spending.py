@@ -94,8 +94,13 @@ def range_described(study: Study) -> str:
         asked += [f"ceiling {human_count(ladder.ceiling)}"] if ladder.ceiling else []
     if rates := study.rates:
         asked.append(f"{len(rates.start)} rates, {rates.growths} more at each edge at most")
+    first = (
+        "the runs above and those of the seeds that follow"
+        if any(one.followers for one in study.plan.points)
+        else "the runs above"
+    )
     least, most = (human_count(flops) for flops in (study.plan.least_flops, study.plan.most_flops))
-    return f"{least} training FLOPs at least (the runs above), {most} at most: {'; '.join(asked)}"
+    return f"{least} training FLOPs at least ({first}), {most} at most: {'; '.join(asked)}"
 
 
 def spending_table(study: Study) -> Table:

@@ -61,7 +61,8 @@ def by_point(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
 def chosen(rows: Sequence[Row]) -> list[Row]:
     """The rows of each point's best learning rate, of all seeds, in their order.
 
-    Best is the lowest median validation loss over the seeds; of two equal ones the lower rate. The test split has no part.
+    Best is the lowest median validation loss over the seeds that tried several; of two equal ones the lower rate. The test
+    split has no part.
     """
     kept = {point: best_rate(found) for point, found in by_point(rows).items()}
     return [row for row in rows if row.learning_rate == kept[point_of(row)]]
@@ -70,9 +71,14 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
 def best_rate(rows: Sequence[Row]) -> float | None:
     """The learning rate with the lowest median validation loss over the seeds of one point, None for rows without a rate.
 
-    A run whose evaluation failed has no loss and no say; a rate without any loss is the last to be taken.
+    Seeds that ran at one rate alone have no say where others ran at several. A run whose evaluation failed has no loss and no
+    say; a rate without any loss is the last to be taken.
     """
-    return best_of([(row.learning_rate, row.loss) for row in rows])
+    rates: dict[int, set[float | None]] = {}
+    for row in rows:
+        rates.setdefault(row.seed, set()).add(row.learning_rate)
+    most = max((len(tried) for tried in rates.values()), default=0)
+    return best_of([(row.learning_rate, row.loss) for row in rows if len(rates[row.seed]) > 1 or most == 1])
 
 
 def best_of(trials: Sequence[tuple[float | None, float]]) -> float | None:

@@ -7,6 +7,7 @@ takes these steps, several in one call where they are short; `infini_jax.trainin
 
 import abc
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from infini_jax.config import RunConfig
 from infini_jax.data.batch import Batch
 from infini_jax.devices.chosen_form import most_steps
+from infini_jax.devices.effort import ONCE, effort
 from infini_jax.devices.peaks import peak_flops
 from infini_jax.devices.processes import Agreement
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding, layout_of
@@ -319,10 +321,21 @@ def diverged(run: RunConfig, number: int, wrong: str) -> TrainingDiverged:
     )
 
 
-@jax.jit
-def is_sound(learned: dict, params: dict, carry: Carry) -> jax.Array:
+def is_sound(learned: dict, params: dict, carry: Carry) -> bool:
     """Whether all parameters are finite and nothing carried is NaN (memories may mark empty places by infinity)."""
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((learned, params))]
+    different = {id(leaf): leaf for leaf in jax.tree.leaves((learned, params))}  # without an average they are the same
+    return bool(soundness()(list(different.values()), carry))
+
+
+@functools.cache
+def soundness() -> Callable[[list[jax.Array], Carry], jax.Array]:
+    """The compiled check of `is_sound`; it runs as seldom as a run is saved, so that compiling it is most of its cost."""
+    return jax.jit(all_sound, compiler_options=effort(ONCE))
+
+
+def all_sound(params: list[jax.Array], carry: Carry) -> jax.Array:
+    """`is_sound` as a function to be traced."""
+    finite = [jnp.isfinite(leaf).all() for leaf in params]
     floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.stack([*finite, *(~jnp.isnan(leaf).any() for leaf in floating)]).all()
 

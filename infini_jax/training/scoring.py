@@ -12,9 +12,12 @@ from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.queue import keep_close
 from infini_jax.devices.sharding import ROWS_ALONE, Layout, Sharding, layout_of, summed_over_rows
 from infini_jax.devices.side_by_side import Learned, ReadingProgram
+from infini_jax.model.cost import training_flops_per_step
 from infini_jax.model.stream import Carry, scan_segments
 from infini_jax.training.gradient import Scores, score_tokens
 from infini_jax.training.program import rows_of
+
+LITTLE = 4e9  # FLOPs that a CPU's core does in about a second without optimizing: what that saves of compiling
 
 
 @functools.partial(ReadingProgram, settings=1, own=1)
@@ -27,6 +30,12 @@ def score_batch(run: RunConfig, layout: Layout | None, params: dict, carry: Carr
         return jax.tree.map(jnp.sum, scores), carry
 
     return summed_over_rows(score, run.model, layout)(carry, batch, params)
+
+
+def reads_little(run: RunConfig) -> bool:
+    """Whether scoring both held-out splits takes less than the effort that would make it faster."""
+    both_splits = 2 * run.train.evaluation_steps * training_flops_per_step(run) / 3  # forward is a third of a step
+    return both_splits < LITTLE
 
 
 def score_batches(
@@ -44,8 +53,9 @@ def score_batches(
     """
     places = learned.places(run.model, run.train.batch, layout_of(run, sharding))
     source, carry, found = opened(run.data, rows_of(run, split)), places.fresh(), []
+    program = score_batch.once if reads_little(run) else score_batch
     for batch in places.batches(source, range(run.train.evaluation_steps)):
-        scores, carry = places.call(score_batch, (run,), (carry,), (batch,))
+        scores, carry = places.call(program, (run,), (carry,), (batch,))
         found.append(scores)
         keep_close(found)
     total: Scores = jax.tree.map(lambda *sums: sum(sums), *map(places.on_host, found))
