@@ -107,9 +107,14 @@ def named(base: RunConfig, model: ModelConfig, variant: str, size: int) -> RunCo
     return dataclasses.replace(run, name="-".join((run.task, run.model.mechanism, variant, f"{size}b")))
 
 
-def on(model: ModelConfig, data: DataConfig, train: TrainConfig, budget: Budget, **more: EvaluationConfig) -> RunConfig:
+def on(model: ModelConfig, data: DataConfig, train: TrainConfig, budget: Budget) -> RunConfig:
     """The base run of a task: a model with the task's vocabulary."""
-    return RunConfig(model=dataclasses.replace(model, vocab=data.vocab), data=data, train=train, budget=budget, **more)
+    return RunConfig(model=dataclasses.replace(model, vocab=data.vocab), data=data, train=train, budget=budget)
+
+
+def on_text(model: ModelConfig, train: TrainConfig, budget: Budget, read: EvaluationConfig) -> RunConfig:
+    """The base run on text, with what of held-out documents is read at its end."""
+    return dataclasses.replace(on(model, StdlibConfig(), train, budget), evaluation=read)
 
 
 SIZES = (0.5, 0.75, 1.5, 2.0, 3.0)
@@ -140,7 +145,7 @@ SCALES = {
                 dataclasses.replace(SMOKE_TRAIN, sequence=128),
                 STEPS,
             ),
-            on(TINY, StdlibConfig(), dataclasses.replace(SMOKE_TRAIN, sequence=1024), STEPS, evaluation=SHORT),
+            on_text(TINY, dataclasses.replace(SMOKE_TRAIN, sequence=1024), STEPS, SHORT),
         ),
         sizes=(0.5, 1.5),
         rates=RATES[:1],
@@ -151,13 +156,7 @@ SCALES = {
             on(SMALL, MqarConfig(pairs=16, symbols=64, repeats=2), rows_of(8, 112), CPU),
             on(SMALL, PasskeyConfig(digits=2, novelty=32, filler_words=64), rows_of(8, 112), CPU),
             on(SMALL, HaystackConfig(task="multi_key", items=4, names=32), rows_of(8, 192), CPU),
-            on(
-                dataclasses.replace(SMALL, segment=64, key_taps=1),
-                StdlibConfig(),
-                rows_of(2, 1024, 1),
-                CPU,
-                evaluation=AT_THE_END,
-            ),
+            on_text(dataclasses.replace(SMALL, segment=64, key_taps=1), rows_of(2, 1024, 1), CPU, AT_THE_END),
         ),
         sizes=SIZES,
         rates=RATES,
@@ -170,12 +169,11 @@ SCALES = {
             on(LARGE, MqarConfig(pairs=32, symbols=1024), rows_of(64, 256), LONG),
             on(LARGE, PasskeyConfig(digits=3, novelty=128, filler_words=256), rows_of(64, 256), LONG),
             on(LARGE, HaystackConfig(task="multi_key", items=8), rows_of(32, 512), LONG),
-            on(
+            on_text(
                 dataclasses.replace(LARGE, layers=4, segment=256, key_taps=1, compute="bfloat16"),
-                StdlibConfig(),
                 rows_of(16, 2048, 1),
                 LONG,
-                evaluation=dataclasses.replace(AT_THE_END, tokens=16_384),
+                dataclasses.replace(AT_THE_END, tokens=16_384),
             ),
         ),
         sizes=SIZES,

@@ -1,7 +1,9 @@
 """Every experiment builds at every scale without compiling anything, and holds equal what it says it does."""
 
 import functools
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -237,6 +239,14 @@ def test_a_mechanism_of_the_registry_is_compared_without_another_change(monkeypa
     assert {run.task for run in study.runs if run.mechanism == "toy"} == tasks
     assert any(isinstance(run, CapacityRun) for run in study.runs)
     assert len(tasks) == 6
+
+
+def test_the_documentation_lists_every_experiment():
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "studies.md").read_text(encoding="utf-8")
+    table = page[page.index("| experiment | asks |") :].split("\n\n")[0]
+    listed = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    assert sorted(listed) == sorted(file.stem for file in (root / "experiments").glob("[!_]*.py"))
 
 
 def test_names_of_runs_tell_mechanism_size_and_rate():

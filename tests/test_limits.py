@@ -36,9 +36,9 @@ def said(tmp_path, rows: list[Row], ladder: Ladder | None = None) -> list[str]:
 @pytest.mark.parametrize(
     ("rows", "ladder", "reasons"),
     [
-        (rows_of(1), None, f"{ONE_BUDGET}, {ONE_SEED} and {ONE_RATE}"),
-        (rows_of(2), None, f"{ONE_BUDGET}, there are 2 seeds per point, and no interval from fewer than 3 and {ONE_RATE}"),
-        (rows_of(5), None, f"{ONE_BUDGET} and {ONE_RATE}"),
+        (rows_of(1), None, f"{ONE_BUDGET}; {ONE_SEED}; {ONE_RATE}"),
+        (rows_of(2), None, f"{ONE_BUDGET}; there are 2 seeds per point, and no interval from fewer than 3; {ONE_RATE}"),
+        (rows_of(5), None, f"{ONE_BUDGET}; {ONE_RATE}"),
         (rows_of(5, rate_inside=True), None, ONE_BUDGET),
         (rows_of(1, rungs=2, rate_inside=True), LADDER, ONE_SEED),
         (
@@ -78,7 +78,7 @@ def test_the_quick_studys_page_says_first_that_it_concludes_nothing(tmp_path):
     fill(tmp_path, rows)
     source = StudySource(tmp_path, study.question, dict(study.held_equal), study.command, ladder=study.ladder)
     page = write_report([source], tmp_path).read_text(encoding="utf-8").replace("&#39;", "'")
-    line = f"Nothing on this page is a conclusion: {ONE_BUDGET}, {ONE_SEED} and {ONE_RATE}. {NO_MORE}"
+    line = f"Nothing on this page is a conclusion: {ONE_BUDGET}; {ONE_SEED}; {ONE_RATE}. {NO_MORE}"
     assert page.index("<h1>") < page.index(line) < page.index('<h2 id="found">')
     assert page.count("This task decided nothing") == 2
     for claim in (

@@ -163,7 +163,7 @@ class StudyFolder:
 
     @property
     def figures(self) -> Path:
-        """The folder of the report's figures, as SVG and PDF."""
+        """The folder of the report's figures, as SVG and PDF, and of the runs behind each as CSV."""
         return self.path / FIGURES_FOLDER
 
     @property

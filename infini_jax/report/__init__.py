@@ -9,6 +9,11 @@ Every sentence and number on the page is computed from the rows and figures of t
   figures/   F1 to F11, one file per question
   tables     passkey in the papers' format, BLiMP by phenomenon
   settled    whether scores and orders still change between rungs of a ladder, and where rates stand
+  limits     why nothing of a study is a conclusion, for the top of the page
+  effects    effects of the factors of a study's design, and of two together
+  slopes     change of the score with each doubling of memory
+  parameters scores at equal bytes and equal parameters
+  data       the runs behind a figure as comma-separated values
   trials     learning rates that were tried, and the one that was chosen
   verdicts   verdicts on the predictions
   checks     whether the ceiling reached the top and the floor stayed at chance

@@ -90,7 +90,9 @@ def effects_table(sources: Sequence[StudySource], each: Sequence[Found]) -> Tabl
     names = folder_names([source.folder for source in sources])
     lines, scores = [], dict[str, None]()
     for name, source, found in zip(names, sources, each, strict=True):
-        for made in combinations_of(source.design, found) if source.design else ():
+        if source.design is None:
+            continue
+        for made in combinations_of(source.design, found):
             where = f"{made.about} ({name})" if len(sources) > 1 else made.about
             lines += [(line[0], where, *line[1:]) for line in lines_of(made, source.design.tolerance)]
             better = "higher" if made.score.higher_is_better else "lower"

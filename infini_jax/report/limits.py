@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from infini_jax.analysis.intervals import FEWEST
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, StudySource, by, folder_names
-from infini_jax.report.parts import listed
 from infini_jax.report.plots import series_of
 
 
@@ -26,7 +25,7 @@ def limits(sources: Sequence[StudySource], each: Sequence[Found]) -> list[str]:
         reasons = reasons_of(source, [row for row in found.rows if row.learning_rate is not None])
         where = f" of {name}" if len(sources) > 1 else " on this page"
         shows = "What follows says what these runs scored, and no more."
-        told += [f"Nothing{where} is a conclusion: {listed(reasons)}. {shows}"] if reasons else []
+        told += [f"Nothing{where} is a conclusion: {'; '.join(reasons)}. {shows}"] if reasons else []
     return told
 
 

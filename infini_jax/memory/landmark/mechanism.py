@@ -135,8 +135,7 @@ class Landmark(Positioned):
     summary = "cache of blocks, retrieved through landmark tokens inside one grouped softmax"
     paper = "arXiv 2305.16300"
     axes = ("blocks", "block")
-    holds = "slots"
-    keeps_bfloat16 = True
+    holds, keeps_bfloat16 = "slots", True
     neighborhoods, honors = ("segment", "cache"), ("attention_scale", "rotary")
     exempt: ClassVar = {"costs_grow_with_bytes": "more blocks are read in another form (`layouts.form_of`), of fewer products"}
 
