@@ -1,6 +1,6 @@
 """What config.json says of an exported run, and the files of models outside every family.
 
-Every config.json that is written has below `infini_jax` the number of the format, the version of the package, the step, and the
+Every config.json that is written has below `infini_jax` the number of the format, the version of the package, the step and the
 config of the run as its folder has it. That of a model outside every family has nothing but `model_type` infini_jax. The
 name of a tensor is there the path of its parameter joined by dots, such as groups_0.query.kernel, and layers of equal memories
 are stacked along its first axis, as in training.
