@@ -161,7 +161,7 @@ class Parts:
         return min(in_groups, default=len(layer_groups(self.model))) if len(in_groups) == len(paths) else 0
 
     def layers_below(self, segments: int = 1) -> list[bool]:
-        """Of each layer below those that a gradient goes through, whether an auxiliary loss trains some of its parameters."""
+        """For each layer below those that a gradient goes through, whether an auxiliary loss trains some of its parameters."""
         counts = [count for _, count in layer_groups(self.model)[: self.first_group(segments)]]
         trained = {number_of(path) for path in self._auxiliary & (self.trained or frozenset())}
         return [number in trained for number, count in enumerate(counts) for _ in range(count)]

@@ -84,7 +84,7 @@ class Program:
       batch: shapes of a batch.
       most_scored: scored places of a row, at most.
       layout: how the devices share the work.
-      parts: which parameters are trained.
+      parts: the parameters that are trained, and those that are not.
       training: one of the trainings that have this program; not compared.
     """
 
