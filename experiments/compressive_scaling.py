@@ -9,7 +9,7 @@ Command:   infini-jax study compressive_scaling --scale cpu    (or smoke, accele
            infini-jax study capacity_law --scale cpu --only infini,gated_delta,compressive
 Corpora:   text is the standard library's source code, which needs nothing. accelerator reads a prepared corpus `books` in its
            place where it is here, and asks BLiMP where that is here (docs/corpora.md).
-Cost:      cpu at least 6000 runs and 1.7e15 FLOPs, 1.1e16 at most; accelerator at least 6000 runs and 1.5e18 FLOPs, 1.5e19 at
+Cost:      cpu at least 3600 runs and 1e15 FLOPs, 5.3e15 at most; accelerator at least 3600 runs and 9e17 FLOPs, 7.1e18 at
            most. Neither was run yet. `--only MECHANISM` does a part; `--dry-run` counts all before anything runs.
 Expected:  recall grows with bytes along both axes. At equal bytes d_model has the better loss on text, because the model grows
            and not its memory alone: the floor of the same width gains as well. The delta rules are ahead of the sum where keys
