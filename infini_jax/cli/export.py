@@ -39,10 +39,9 @@ def export(
     require(not folder.exists(), "folder", f"{folder} is there already", "give another folder, or remove it")
     tokenizer = saved_config(run).data.open_tokenizer()
     trained = Trained.open(run, step)
-    params = trained.params  # where adapters are added to the matrices that they adapt
     source = imported_source(trained)
     context = (source or {}).get("architecture", {}).get("context", 0)
-    model = exported(trained.run, trained.step, params, dtype, context)
+    model = exported(trained.run, trained.step, trained.params, dtype, context)
     size = save_exported(model, tokenizer, model_card(trained, model, dtype, source), folder)
     said = f"{folder}: {model.family}, {parameter_count(trained.run.model):,} parameters in {human_bytes(size)} of {dtype}"
     terminal().print(said, highlight=False, soft_wrap=True)

@@ -131,13 +131,13 @@ class Parts:
     @functools.cached_property
     def factor_weights(self) -> int:
         """Number of scalars in the factors of all layers."""
-        trained = flatten_dict(self.shapes[0]) if self.rank else {}
+        trained: Any = flatten_dict(self.shapes[0]) if self.rank else {}
         return sum(math.prod(leaf.shape) for path, leaf in trained.items() if path[-1] in FACTORS)
 
     def frozen_weights(self, segments: int = 1) -> tuple[int, int]:
         """Numbers of scalars in the frozen matrices of the layers that a gradient goes through, and of those below them."""
         found, first = {True: 0, False: 0}, self.first_group(segments)
-        frozen = {} if self.trained is None else flatten_dict(self.shapes[1])
+        frozen: Any = {} if self.trained is None else flatten_dict(self.shapes[1])
         for path, leaf in frozen.items():
             if input_axes(path):
                 found[number_of(path) >= first] += math.prod(leaf.shape)
