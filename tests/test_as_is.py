@@ -146,7 +146,7 @@ def test_tasks_in_text_are_asked_of_an_imported_model(place, capsys):
 def test_minimal_pairs_are_asked_of_an_imported_model(place, capsys):
     pair = {"sentence_good": "the 7 words", "sentence_bad": "words 7 the", "linguistics_term": "order", "UID": "order"}
     (place / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
-    main(["evaluate", MODEL, "--task", "blimp", "--path", "pairs.jsonl"])
+    main(["evaluate", MODEL, "--task", "blimp", "--path", "pairs.jsonl", "--pairs", "1"])
     trained = Trained.open(place / MODEL)
     tokenizer, score = run_tokenizer(trained.run), {}
     for kind in ("good", "bad"):

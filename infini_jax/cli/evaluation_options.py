@@ -90,6 +90,8 @@ def converted(name: str, value: str | tuple[str, ...], kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         parts = [part for word in value for part in word.split(",") if part]
         return tuple(converted(name, part, typing.get_args(kind)[0]) for part in parts)
+    if isinstance(value, tuple):  # another task has a list under this name
+        value = " ".join(value)
     if typing.get_origin(kind) is Literal:
         check_value(name, value, kind)
         return value
