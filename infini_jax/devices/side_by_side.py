@@ -52,7 +52,7 @@ class ReadingProgram:
 
     @functools.cached_property
     def once(self) -> "ReadingProgram":
-        """The same program, compiled with the effort for what runs a few times."""
+        """This program, compiled with the effort for what runs a few times."""
         return ReadingProgram(self.function, self.settings, self.own, self.uses_up, ONCE)
 
     @functools.cached_property
