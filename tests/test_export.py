@@ -31,7 +31,7 @@ from infini_jax.pretrained.exporting import exported
 from infini_jax.pretrained.families import FAMILIES, architecture_of
 from infini_jax.pretrained.family_settings import WRITERS, family_of
 from infini_jax.pretrained.formats import open_weights
-from infini_jax.pretrained.importing import described
+from infini_jax.pretrained.importing import described, read_all
 from infini_jax.pretrained.names import TABLES, rows_of
 from infini_jax.pretrained.opened import load, parameters_in, settings_in
 from infini_jax.pretrained.own_format import is_own, run_in
@@ -90,7 +90,7 @@ def test_what_was_imported_comes_back_bit_for_bit_under_the_names_it_had(case, t
     written(tmp_path / "ours", model, params)
     weights = open_weights(tmp_path / "ours")
     assert settings_in(weights, model.segment) == model
-    jax.tree.map(np.testing.assert_array_equal, parameters_in(weights, model), params)
+    jax.tree.map(np.testing.assert_array_equal, read_all(parameters_in(weights, model)), params)
     assert weights.tensors.keys() == tensors.keys()
     for name, tensor in weights.tensors.items():  # 1 was added to scales of Gemma's norms, which rounds what is below 4
         np.testing.assert_allclose(tensor.read(), tensors[name], rtol=0, atol=2**-23)
@@ -113,7 +113,7 @@ def test_transformers_reads_it_and_gives_the_same_logits(case, tmp_path):
         theirs = found.double()(torch.tensor(ids)[None]).logits[0].numpy()
     weights = open_weights(folder)
     architecture = described(weights)
-    whole = parameters_in(weights, model_settings(architecture))
+    whole = read_all(parameters_in(weights, model_settings(architecture)))
     (groups,) = [{name: len(leaf["query"]["kernel"]) for name, leaf in whole.items() if name.startswith("groups_")}]
     ours = foreign_model.logits(architecture, joined(whole, groups), ids, "all")
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=3e-5 * np.abs(ours).max())  # cos and sin are float32 there

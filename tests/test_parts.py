@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from infini_jax.config import BlockConfig, Budget, ModelConfig, Origin, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
@@ -20,7 +19,7 @@ from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.model.cost import model_cost, program_flops, state_bytes, training_flops_per_step
-from infini_jax.model.parts import Parts, parts_of
+from infini_jax.model.parts import Parts, flat_of, parts_of
 from infini_jax.model.stream import forward_segments, init_carry, logits_of, parameter_shapes
 from infini_jax.training.checkpoint import Saving
 from infini_jax.training.execute import execute
@@ -47,8 +46,8 @@ PARENT = RunConfig(
     train=TrainConfig(batch=2, sequence=16, log_every=1, evaluation_steps=1),
     budget=Budget("steps", 3),
 )
-LORA = {"trains": "lora", "lora_rank": 3}
-MEMORY = {"trains": "memory"}
+LORA: dict[str, Any] = {"trains": "lora", "lora_rank": 3}
+MEMORY: dict[str, Any] = {"trains": "memory"}
 
 
 def child(memory: Any, model: ModelConfig = MODEL, **train_settings: Any) -> RunConfig:
@@ -103,13 +102,13 @@ def test_merged_matrices_are_w_and_alpha_over_r_a_b():
     parts, base = parts_of(run), drawn(parts_of(dataclasses.replace(run, train=PARENT.train)).shapes[0], 1)
     trained, frozen = parts.split(base, jax.random.key(3))
     trained = moved(trained)
-    found, factors = flatten_dict(parts.merged(trained, frozen)), flatten_dict(trained)
-    assert found.keys() == flatten_dict(base).keys()
+    found, factors = flat_of(parts.merged(trained, frozen)), flat_of(trained)
+    assert found.keys() == flat_of(base).keys()
     adapted = [path[:-1] for path in factors if path[-1] == "lora_a"]
     assert {path[1:] for path in adapted} == {
         *(("query",), ("key",), ("value",), ("memory", "out"), ("mlp", "up"), ("mlp", "gate"), ("mlp", "down"))
     }
-    for path, leaf in flatten_dict(base).items():
+    for path, leaf in flat_of(base).items():
         expected = np.asarray(leaf, np.float64)
         if path[-1] == "kernel" and path[:-1] in adapted:
             a, b = (np.asarray(factors[*path[:-1], name], np.float64) for name in ("lora_a", "lora_b"))
@@ -134,7 +133,7 @@ def test_the_gradient_of_a_part_is_that_part_of_the_gradient_of_all(segments):
         every = dataclasses.replace(some, train=dataclasses.replace(some.train, trains="all"))
         params = drawn(parts_of(every).shapes[0], 2)
         trained, frozen = parts_of(some).split(params, jax.random.key(0))
-        found, whole = flatten_dict(gradient_of(some, trained, frozen)), flatten_dict(gradient_of(every, params, {}))
+        found, whole = flat_of(gradient_of(some, trained, frozen)), flat_of(gradient_of(every, params, {}))
         whole["embedding", "inserted"] = whole["embedding", "embedding"][48:]
         assert found.keys() == parts_of(some).trained
         for path, leaf in found.items():
@@ -148,11 +147,11 @@ def test_the_gradient_of_factors_is_that_of_their_products_with_the_merged_gradi
     every = dataclasses.replace(some, train=PARENT.train)
     trained, frozen = parts_of(some).split(drawn(parts_of(every).shapes[0], 2), jax.random.key(0))
     trained = moved(trained)
-    found = flatten_dict(gradient_of(some, trained, frozen))
-    whole = flatten_dict(gradient_of(every, parts_of(some).merged(trained, frozen), {}))
-    assert set(found) - set(flatten_dict(trained)) == set()
+    found = flat_of(gradient_of(some, trained, frozen))
+    whole = flat_of(gradient_of(every, parts_of(some).merged(trained, frozen), {}))
+    assert set(found) - set(flat_of(trained)) == set()
     for path in [path for path in found if path[-1] == "lora_a"]:
-        a, b = (np.asarray(flatten_dict(trained)[*path[:-1], name], np.float64) for name in ("lora_a", "lora_b"))
+        a, b = (np.asarray(flat_of(trained)[*path[:-1], name], np.float64) for name in ("lora_a", "lora_b"))
         a_LxIxR, b_LxRxO = a.reshape(2, -1, 3), b.reshape(2, 3, -1)
         dw_LxIxO = np.asarray(whole[*path[:-1], "kernel"], np.float64).reshape(2, a_LxIxR.shape[1], -1)
         expected = (
@@ -173,15 +172,15 @@ def test_what_is_frozen_stays_to_the_bit_and_has_no_state(settings, parent, tmp_
     base, first, last = Trained.open(parent).params, Trained.open(folder, 0).params, Trained.open(folder, 3).params
     parts = parts_of(run)
     assert row.trained_parameters == parts.counts[0] < parts.counts[1]
-    paths = flatten_dict(last)
-    for path, leaf in flatten_dict(base).items():
-        np.testing.assert_array_equal(flatten_dict(first)[path], leaf)
+    paths = flat_of(last)
+    for path, leaf in flat_of(base).items():
+        np.testing.assert_array_equal(flat_of(first)[path], leaf)
         is_merged = settings is not MEMORY and path[-1] == "kernel"
         assert np.array_equal(paths[path], leaf) == (not is_merged)
     gate = ("groups_0", "memory", "gate")
-    assert not np.array_equal(paths[gate], flatten_dict(first)[gate])
+    assert not np.array_equal(paths[gate], flat_of(first)[gate])
     shapes = Training(run).shapes
-    frozen = flatten_dict(shapes.frozen)
+    frozen = flat_of(shapes.frozen)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(shapes.optimiser)]
     assert frozen
     assert not [name for name in names if any(name.endswith("/".join(path)) for path in frozen)]
@@ -222,10 +221,10 @@ def test_gates_keep_their_rate_and_factors_decay_as_matrices_do():
         zero, one = (jax.tree.map(lambda leaf, x=x: jnp.full_like(leaf, x), params) for x in (0.0, 1.0))
         decayed, _ = optimiser.update(zero, optimiser.init(params), params)
         moves, _ = optimiser.update(one, optimiser.init(params), params)
-        for path, leaf in flatten_dict(decayed).items():
+        for path, leaf in flat_of(decayed).items():
             is_factor = path[-1] in ("lora_a", "lora_b")
             assert np.any(np.asarray(leaf) != 0) == is_factor, path
-            size = np.abs(np.asarray(flatten_dict(moves)[path])).max()
+            size = np.abs(np.asarray(flat_of(moves)[path])).max()
             assert (size > 0.5) == (path[-1] == "gate"), path
 
 
@@ -256,6 +255,7 @@ def test_a_part_needs_an_origin_whose_model_is_known():
         ConfigError, match=r"^train\.trains: memory trains what an origin does not have, and the run has none; "
     ):
         training_flops_per_step(dataclasses.replace(run, origin=None))
+    assert run.origin
     older = dataclasses.replace(run, origin=dataclasses.replace(run.origin, model=None))
     with pytest.raises(ConfigError, match=r"^origin\.model: the settings of second do not say which parameters first has; "):
         training_flops_per_step(older)
@@ -287,7 +287,7 @@ def test_members_of_a_fleet_have_their_own_factors(parent):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected.learned)
 
 
-SIZES = {"vocab": 64, "layers": 3, "d_model": 32, "heads": 4, "kv_heads": 2, "segment": 24}
+SIZES: dict[str, Any] = {"vocab": 64, "layers": 3, "d_model": 32, "heads": 4, "kv_heads": 2, "segment": 24}
 PARTS = [
     (name, changes, settings)
     for name in MECHANISMS
@@ -306,7 +306,7 @@ FEW = [
 )
 def test_the_plan_counts_what_a_step_of_a_part_computes(name, changes, settings):
     """Within 2 %, 3 % for relative positions in turn, as for all parameters; the memory in all layers or in the middle one."""
-    base = ModelConfig(memory=LocalConfig(positions=changes.get("positions", "rotary")), **SIZES)
+    base = ModelConfig(memory=LocalConfig(), **SIZES)  # rotary: other positions have parameters, which are trained then
     for layers in (None, (1,)):
         memory = dataclasses.replace(MECHANISMS[name].Config(), **changes, layers=layers)
         run = child(memory, base, **settings, sequence=4 * base.segment)
@@ -320,7 +320,15 @@ def test_the_plan_counts_what_a_step_of_a_part_computes(name, changes, settings)
 
 def test_a_model_of_135_million_parameters_costs_what_is_said_of_it():
     """SmolLM2's sizes: GFLOP per token forward, with all, with a memory alone and with factors of rank 8 trained."""
-    sizes = {"layers": 30, "d_model": 576, "heads": 9, "kv_heads": 3, "mlp_dim": 1536, "vocab": 49152, "segment": 512}
+    sizes: dict[str, Any] = {
+        "layers": 30,
+        "d_model": 576,
+        "heads": 9,
+        "kv_heads": 3,
+        "mlp_dim": 1536,
+        "vocab": 49152,
+        "segment": 512,
+    }
     model = ModelConfig(memory=FullConfig(slots=512), block=BlockConfig(mlp="swiglu", norm="rms"), **sizes)
     run = dataclasses.replace(child(InfiniConfig(), model, sequence=2048), data=StdlibConfig())
     costs = [model_cost(run.model)]

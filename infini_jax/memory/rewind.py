@@ -162,5 +162,5 @@ def as_array(slope: Any) -> Any:
     """A slope as an array, also where JAX knows it to be zero and has none."""
     if not isinstance(slope, SymbolicZero):
         return slope
-    zero: Any = slope
+    zero: Any = slope.aval
     return jnp.zeros(zero.shape, zero.dtype) if is_float(zero) else np.zeros(zero.shape, float0)

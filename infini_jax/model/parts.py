@@ -67,7 +67,7 @@ class Parts:
         """(trained, frozen) of a model's parameters, in the beginning: factors are drawn by `key`, and B are zero."""
         if self.trained is None:
             return params, {}
-        flat: dict[Keys, Any] = dict(flatten_dict(params))
+        flat = flat_of(params)
         if INSERTED in self.trained:
             flat |= {EMBEDDING: flat[EMBEDDING][: self.model.vocab], INSERTED: flat[EMBEDDING][self.model.vocab :]}
         trained = {path: leaf for path, leaf in flat.items() if path in self.trained}
@@ -94,7 +94,7 @@ class Parts:
         """
         if self.trained is None:
             return trained
-        flat = self._whole_table(flatten_dict(trained) | flatten_dict(frozen))
+        flat = self._whole_table(flat_of(trained) | flat_of(frozen))
         if self.model.block.head == "tied" and INSERTED in self.trained:
             flat["head", TABLE] = frozen[EMBEDDING[0]][EMBEDDING[1]]
         scaled = {path: leaf * self._scale for path, leaf in flat.items() if path[-1] == FACTORS[0]}
@@ -104,7 +104,7 @@ class Parts:
         """The parameters as those of a plain model, by which it is evaluated and exported: W + (alpha / r) A B for W."""
         if self.trained is None:
             return trained
-        flat = self._whole_table(flatten_dict(trained) | flatten_dict(frozen))
+        flat = self._whole_table(flat_of(trained) | flat_of(frozen))
         product = jax.vmap(functools.partial(jnp.tensordot, axes=1))  # over layers
         for path in [path for path in flat if path[-1] == FACTORS[0]]:
             a, b = (flat.pop((*path[:-1], name)) for name in FACTORS)
@@ -131,13 +131,13 @@ class Parts:
     @functools.cached_property
     def factor_weights(self) -> int:
         """Number of scalars in the factors of all layers."""
-        trained: Any = flatten_dict(self.shapes[0]) if self.rank else {}
+        trained = flat_of(self.shapes[0]) if self.rank else {}
         return sum(math.prod(leaf.shape) for path, leaf in trained.items() if path[-1] in FACTORS)
 
     def frozen_weights(self, segments: int = 1) -> tuple[int, int]:
         """Numbers of scalars in the frozen matrices of the layers that a gradient goes through, and of those below them."""
         found, first = {True: 0, False: 0}, self.first_group(segments)
-        frozen: Any = {} if self.trained is None else flatten_dict(self.shapes[1])
+        frozen = {} if self.trained is None else flat_of(self.shapes[1])
         for path, leaf in frozen.items():
             if input_axes(path):
                 found[number_of(path) >= first] += math.prod(leaf.shape)
@@ -169,6 +169,12 @@ class Parts:
     @property
     def _auxiliary(self) -> frozenset[Keys]:
         return memory_parameters(self.model, "auxiliary")
+
+
+def flat_of(tree: Any) -> dict[Keys, Any]:
+    """The leaves of a tree of parameters by their paths."""
+    flat: Any = flatten_dict(tree)
+    return dict(flat)
 
 
 def input_axes(path: Keys) -> int:
