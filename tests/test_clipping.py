@@ -87,8 +87,8 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_that_is_learned(mon
     def sometimes_infinite(run, layout=None):
         gradient_of = gradient_function(run, layout)
 
-        def found(params, carry, batch, dropout):
-            gradient, carry, measured = gradient_of(params, carry, batch, dropout)
+        def found(params, carry, batch, dropout, frozen):
+            gradient, carry, measured = gradient_of(params, carry, batch, dropout, frozen)
             bad = jnp.where(batch.tokens[0, 0] % 2 == 0, jnp.inf, 1.0)
             return jax.tree.map(lambda leaf: leaf * bad, gradient), carry, measured
 
