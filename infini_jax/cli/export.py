@@ -9,7 +9,6 @@ from infini_jax.cli.output import terminal
 from infini_jax.errors import require
 from infini_jax.model.cost import parameter_count
 from infini_jax.pretrained.exporting import exported
-from infini_jax.report.model_card import model_card
 from infini_jax.training.checkpoint import Which
 from infini_jax.training.exported import imported_source, save_exported
 from infini_jax.training.trained import Trained, saved_config
@@ -36,6 +35,8 @@ def export(
       step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
       dtype: type of the tensors.
     """
+    from infini_jax.report.model_card import model_card  # reports draw, and matplotlib takes a second to load
+
     require(not folder.exists(), "folder", f"{folder} is there already", "give another folder, or remove it")
     tokenizer = saved_config(run).data.open_tokenizer()
     trained = Trained.open(run, step)

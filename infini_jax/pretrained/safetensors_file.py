@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from infini_jax.errors import ConfigError, one_line, quoted, require
+from infini_jax.files import json_text
 from infini_jax.pretrained.tensors import AGAIN, Tensor
 
 LARGEST_HEADER = 100 << 20  # bytes, as the format says
@@ -108,7 +109,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         end = place + tensor.size
         header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
         place = end
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json_text(header).encode()
     text += b" " * (-len(text) % 8)  # so that numbers lie at multiples of their size
     with file.open("wb") as opened:
         opened.write(len(text).to_bytes(8, "little") + text)
