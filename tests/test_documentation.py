@@ -54,6 +54,22 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def glued(page: str) -> list[str]:
+    """The lists and tables right behind a line of text: the site has them in its paragraph. Blocks of code are no text."""
+    found, before, is_code = [], "", False
+    for line in page.splitlines():
+        is_code ^= line.startswith("```")
+        kind = before if line.startswith("|--") else "" if is_code or not line.strip() or line[0] in "#`" else {"| ": "table", "- ": "list"}.get(line[:2], "text")
+        found += [line] if before == "text" and kind in ("table", "list") else []
+        before = kind if kind != "text" or before != "list" else before  # items go on over lines
+    return found
+
+
+def test_lists_and_tables_stand_behind_an_empty_line():
+    assert glued("text\n- item\n  goes on\n- item\n\ntext\n| a |\n\n## head\n- item\n") == ["- item", "| a |"]
+    assert {page.name: lines for page in PAGES if (lines := glued(page.read_text()))} == {}
+
+
 def test_every_block_is_in_a_group():
     assert [str(block) for block in BLOCKS if not block.group] == []
     assert {block.group for block in BLOCKS} == {"run", "slow", "parsed", "python", "shown"}
