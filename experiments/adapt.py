@@ -8,7 +8,7 @@ the model's own attention to its whole context. Matrices have one size, that of 
 Command:   infini-jax import smollm2
            infini-jax corpus prepare python_stdlib --tokenizer json --model results/models/smollm2/tokenizer.json
            infini-jax study adapt --scale cpu                  (or smoke, which makes a tiny model and needs neither, accelerator)
-           infini-jax evaluate results/models/smollm2 --data results... 
+           infini-jax evaluate results/models/smollm2 --data results...
 Cost:      TODO
 Expected:  TODO
 """
@@ -118,7 +118,7 @@ class Adaptation:
 def at_size(model: ModelConfig, size: int, is_least: bool) -> ModelConfig | None:
     """The model with a memory of at most `size` bytes.
 
-    A matrix grows with the heads alone, which the model has already: it is left as it is at the least size, and None at others.
+    A matrix grows with the heads alone, which the model has already: it is left as it is at the least size, None at others.
     """
     grown = model.at_bytes(size)
     sizes = [(one.heads, one.kv_heads, one.key_dim, one.value_dim) for one in (model.dims, grown.dims)]
@@ -237,15 +237,13 @@ def more_of(folder: Path) -> tuple[Evaluation, ...]:
 
 
 def tiny_model() -> Path:
-    """The folder of a model of random numbers that reads bytes, which stands in for a trained one; made where it is not there."""
+    """The folder of a model of random numbers that reads bytes, made where it is not there: it stands in for a trained one."""
     folder = data_folder() / "models" / "tiny"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with only_preparer(folder):
         if not folder.exists():
             random = np.random.default_rng(0)
-            params = jax.tree.map(
-                lambda leaf: random.normal(0, 0.1, leaf.shape).astype(leaf.dtype), parameter_shapes(TINY)
-            )
+            params = jax.tree.map(lambda leaf: random.normal(0, 0.1, leaf.shape).astype(leaf.dtype), parameter_shapes(TINY))
             run = RunConfig("tiny", model=TINY, data=StdlibConfig(), train=SMOKE_TRAIN, budget=Budget("steps", 1))
             save_imported(run, params, None, folder, {"source": "random numbers"})
     return folder
