@@ -7,6 +7,7 @@ bytes, and a narrow residual stream.
 import dataclasses
 import functools
 import re
+import shutil
 
 import pytest
 
@@ -30,6 +31,7 @@ from infini_jax.study.spending import spending_of
 from infini_jax.study.study import Study
 from infini_jax.study.workers import do_all
 from tests.support.corpora import write_stories
+from tests.support.marks import slow_but
 from tests.support.saved import saved_run
 
 STAND_IN = ModelConfig(
@@ -44,7 +46,7 @@ STAND_IN = ModelConfig(
     mlp_dim=12,
     segment=512,
 )
-at_all_scales = pytest.mark.parametrize("scale", SCALES)
+at_all_scales = pytest.mark.parametrize("scale", slow_but(("smoke", "cpu"), SCALES))  # shapes of 28 models are found
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +64,14 @@ def place(tmp_path_factory):
             for number in range(3)
         }
         stories = write_stories(folder / "texts", texts)
-        for name in ("code", "books"):
-            prepare("text_folder", TokenizerSettings(), name, stories, jobs=1)
+        prepare("text_folder", TokenizerSettings(), "books", stories, jobs=1)
+        shutil.copytree(prepared_folder("books"), prepared_folder("code"))
         manifest = dataclasses.replace(read_manifest(prepared_folder("code")), corpus="python_stdlib")
         write_at_once(manifest.to_json(), prepared_folder("code") / MANIFEST_FILE)
         yield folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def built(place):
     """A function: scale -> study, made with the stand-in."""
     return functools.cache(functools.partial(load_experiment, "adapt"))
@@ -126,28 +128,32 @@ def test_controls_train_without_a_memory_and_the_window_is_that_beside_every_mem
     assert min(parts_of(run).counts[0] for run in memories_of(study)) >= parts_of(floor).counts[0]
 
 
-def test_passkeys_are_asked_to_eight_times_the_training_length_and_books_read_where_they_are(built):
-    for scale in ("cpu", "accelerator"):
-        (asked,) = (one for one in built(scale).evaluations if one.name == "passkey")
-        assert max(asked.lengths) == 8 * adapt.SCALES[scale].train.sequence
-    assert [one.data for one in built("accelerator").evaluations if one.name == "perplexity"] == ["", "books"]
-    assert {one.data for one in built("cpu").evaluations if one.name == "perplexity"} == {""}
+@at_all_scales
+def test_passkeys_are_asked_to_eight_times_the_training_length_and_books_read_where_an_accelerator_is(built, scale):
+    evaluations, tokens = built(scale).evaluations, adapt.SCALES[scale].train.sequence
+    (asked,) = (one for one in evaluations if one.name == "passkey")
+    assert max(asked.lengths) == 8 * tokens
+    assert [one.data for one in evaluations if one.name == "perplexity"] == ["", "books"][: 1 + (scale == "accelerator")]
 
 
-def test_smoke_takes_few_steps_and_an_accelerator_climbs_with_five_seeds(built):
+def test_smoke_takes_few_steps(built):
     assert {spending_of(built("smoke"), run).steps for run in runs_of(built("smoke"))} == {comparison.SMOKE_STEPS}
+
+
+@pytest.mark.slow
+def test_an_accelerator_climbs_three_rungs_with_five_seeds(built):
     study = built("accelerator")
     assert (len(study.ladder.rungs), len(study.rates.start)) == (3, 3)
     assert {run.seed for run in runs_of(study)} == set(range(5))
 
 
-def test_the_campaigns_points_are_those_of_the_study(built):
-    for extent in CAMPAIGNS.values():
-        scale, points = extent.adapting
-        for point, _ in points:
-            assert f"-{point}-s0" in first_run(built(scale), point).name
+@pytest.mark.parametrize("campaign", slow_but(("tiny",), CAMPAIGNS))
+def test_the_campaigns_points_are_those_of_the_study(built, campaign):
+    scale, points = CAMPAIGNS[campaign].adapting
+    for point, _ in points:
+        assert f"-{point}-s0" in first_run(built(scale), point).name
     with pytest.raises(ConfigError, match=r"^point: 'nothing' is not known"):
-        first_run(built("smoke"), "nothing")
+        first_run(built(scale), "nothing")
 
 
 def test_a_model_or_corpus_that_is_missing_is_told_with_the_command_that_makes_it(place, tmp_path, monkeypatch):
