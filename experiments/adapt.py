@@ -253,8 +253,14 @@ def tiny_model() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with only_preparer(folder):
         if not folder.exists():
-            random = np.random.default_rng(0)
-            params = jax.tree.map(lambda leaf: random.normal(0, 0.1, leaf.shape).astype(leaf.dtype), parameter_shapes(TINY))
-            run = RunConfig("tiny", model=TINY, data=StdlibConfig(), train=SMOKE_TRAIN, budget=Budget("steps", 1))
-            save_imported(run, params, None, folder, {"source": "random numbers"})
+            write_random(TINY, folder)
     return folder
+
+
+def write_random(model: ModelConfig, folder: Path) -> None:
+    """Writes a model of random numbers that reads bytes, the same at every call, as the folder of an imported one."""
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: random.normal(0, 0.1, leaf.shape).astype(leaf.dtype), parameter_shapes(model))
+    train = dataclasses.replace(SMOKE_TRAIN, sequence=model.segment)
+    run = RunConfig(folder.name, model=model, data=StdlibConfig(), train=train, budget=Budget("steps", 1))
+    save_imported(run, params, None, folder, {"source": "random numbers"})

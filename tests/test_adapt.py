@@ -14,10 +14,9 @@ import pytest
 from benchmarks.accelerator.adapting import first_run
 from benchmarks.accelerator.parts import SCALES as CAMPAIGNS
 from experiments import adapt
-from infini_jax.config import Budget, ModelConfig, RunConfig
+from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.data.prepared import MANIFEST_FILE, prepared_folder, read_manifest
-from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import ConfigError
 from infini_jax.files import write_at_once
 from infini_jax.memory import MECHANISMS
@@ -32,7 +31,6 @@ from infini_jax.study.study import Study
 from infini_jax.study.workers import do_all
 from tests.support.corpora import write_stories
 from tests.support.marks import slow_but
-from tests.support.saved import saved_run
 
 STAND_IN = ModelConfig(
     FullConfig(slots=8192),
@@ -56,8 +54,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("INFINI_JAX_DATA", str(folder / "data"))
-        run = RunConfig("smollm2", model=STAND_IN, data=StdlibConfig(), budget=Budget("steps", 1))
-        saved_run(run, folder / "results" / "models" / "smollm2", steps=(0,))
+        adapt.write_random(STAND_IN, folder / "results" / "models" / "smollm2")
         texts = {
             f"{split}/{number}.txt": f"text {number} of {split} " * 4000
             for split in ("train", "validation", "test")
