@@ -46,6 +46,7 @@ from infini_jax.evals.gains import Gains
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.passkey import PasskeyEvaluation
 from infini_jax.files import data_folder
+from infini_jax.memory.base import Neighborhood
 from infini_jax.memory.full import FullConfig
 from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import MODELS, RunFolder
@@ -58,7 +59,8 @@ from infini_jax.training.origin import begun_from
 from infini_jax.training.trained import saved_config
 
 MODEL = "smollm2"
-ATTACHED: tuple[tuple[Attachment, str], ...] = (("add", "own"), ("replace", "cache"))  # how, and the memory's own neighborhood
+# how, and the memory's own neighborhood
+ATTACHED: tuple[tuple[Attachment, Neighborhood], ...] = (("add", "own"), ("replace", "cache"))
 TINY = ModelConfig(FullConfig(slots=256), vocab=256, layers=2, d_model=32, heads=2, kv_heads=1, mlp_dim=32, segment=16)
 DESIGN = Design(
     (Factor("attached", words=("add", "replace")), Factor("update", words=("linear", "delta"))),
