@@ -247,5 +247,11 @@ def load_tokenizer(model: Path | bytes | None) -> Tokenizer:
         require(model.is_file(), "model", f"{model} does not exist", "give a SentencePiece .model file, or a tokenizer.json")
         model = read_foreign(model, "model")
     if model.lstrip().startswith(b"{"):  # SentencePiece's begin with the tag of a field
-        return ByteLevel(model)
+        return byte_level(model)
     return SentencePiece(model)
+
+
+@functools.lru_cache(maxsize=2)
+def byte_level(model: bytes) -> ByteLevel:
+    """The tokenizer of a tokenizer.json, made once: it takes half a second, and a study asks for it with every run."""
+    return ByteLevel(model)
