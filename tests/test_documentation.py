@@ -59,7 +59,13 @@ def glued(page: str) -> list[str]:
     found, before, is_code = [], "", False
     for line in page.splitlines():
         is_code ^= line.startswith("```")
-        kind = before if line.startswith("|--") else "" if is_code or not line.strip() or line[0] in "#`" else {"| ": "table", "- ": "list"}.get(line[:2], "text")
+        kind = (
+            before
+            if line.startswith("|--")
+            else ""
+            if is_code or not line.strip() or line[0] in "#`"
+            else {"| ": "table", "- ": "list"}.get(line[:2], "text")
+        )
         found += [line] if before == "text" and kind in ("table", "list") else []
         before = kind if kind != "text" or before != "list" else before  # items go on over lines
     return found
