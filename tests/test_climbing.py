@@ -243,7 +243,8 @@ def test_workers_of_an_array_share_what_comes_to_the_list(tmp_path):
 @pytest.mark.slow
 def test_runs_that_came_to_the_list_train_side_by_side(tmp_path):
     """Three seeds of an added rate share a program."""
-    study = dataclasses.replace(TRAINED, runs=tuple(dataclasses.replace(TINY, name=f"s{n}", seed=n) for n in range(3)))
+    runs = tuple(dataclasses.replace(TINY, name=f"s{n}", seed=n) for n in range(3))
+    study = dataclasses.replace(TRAINED, runs=runs, rates=Rates((1e-5, 2e-5), growths=1, pilots=0))
     save_study(study, tmp_path)
     work_on(tmp_path, 0, 1, "", fleet=8)
     rows = [row for row in collect(study, study.desk(tmp_path))[0] if row.run.endswith("-lr6e-5")]
