@@ -11,8 +11,6 @@ import shutil
 
 import pytest
 
-from benchmarks.accelerator.adapting import first_run
-from benchmarks.accelerator.parts import SCALES as CAMPAIGNS
 from experiments import adapt
 from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.data.prepare import TokenizerSettings, prepare
@@ -142,15 +140,6 @@ def test_an_accelerator_climbs_three_rungs_with_five_seeds(built):
     study = built("accelerator")
     assert (len(study.ladder.rungs), len(study.rates.start)) == (3, 3)
     assert {run.seed for run in runs_of(study)} == set(range(5))
-
-
-@pytest.mark.parametrize("campaign", slow_but(("tiny",), CAMPAIGNS))
-def test_the_campaigns_points_are_those_of_the_study(built, campaign):
-    scale, points = CAMPAIGNS[campaign].adapting
-    for point, _ in points:
-        assert f"-{point}-s0" in first_run(built(scale), point).name
-    with pytest.raises(ConfigError, match=r"^point: 'nothing' is not known"):
-        first_run(built(scale), "nothing")
 
 
 def test_a_model_or_corpus_that_is_missing_is_told_with_the_command_that_makes_it(place, tmp_path, monkeypatch):

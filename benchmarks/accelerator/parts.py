@@ -99,7 +99,6 @@ class Extent:
       rounds: rounds that take the forms in turn.
       steps: steps of a round.
       fleets: size, mechanism, number of members and minutes of each fleet.
-      adapting: scale of the study `adapt`, and points of it with their minutes.
       tests: names of the tests of the mathematics, with their minutes.
       platform: JAX's name of the platform that they run on.
     """
@@ -108,23 +107,11 @@ class Extent:
     rounds: int
     steps: int
     fleets: tuple[tuple[str, str, int, float], ...]
-    adapting: tuple[str, tuple[tuple[str, float], ...]]
     tests: tuple[tuple[str, float], ...]
     platform: str
 
 
 FIRST = ("infini", "local", "full")
-# Points of the study `adapt`: both controls, and mechanisms beside attention and in its place.
-ADAPTED = (
-    ("local-512", 5.0),  # it imports the model and prepares the corpus, too
-    ("full", 5.0),
-    ("infini-linear-add-150k", 5.0),
-    ("memorizing-add-2400k", 5.0),
-    ("infini-linear-replace-150k", 5.0),
-    ("memorizing-replace-2400k", 5.0),
-    ("gated_delta-add-150k", 5.0),
-    ("gated_delta-replace-150k", 5.0),
-)
 SCALES: dict[Scale, Extent] = {
     "device": Extent(
         sizes=(
@@ -141,7 +128,6 @@ SCALES: dict[Scale, Extent] = {
             ("study", "infini", 32, 3.0),
             ("17m", "infini", 8, 3.0),
         ),
-        adapting=("accelerator", ADAPTED),
         tests=EXACT,
         platform="cuda",
     ),
@@ -150,7 +136,6 @@ SCALES: dict[Scale, Extent] = {
         rounds=2,
         steps=1,
         fleets=(("tiny", "infini", 2, 1.0),),
-        adapting=("smoke", (("infini-linear-add-1k", 1.0),)),
         tests=(("recurrence", 1.0),),
         platform="cpu",
     ),
@@ -162,9 +147,7 @@ def parts_of(extent: Extent) -> list[Part]:
     speeds = [speed_part(extent, size, one, minutes) for size, names, minutes in extent.sizes for one in names]
     fleets = [fleet_part(extent, *fleet) for fleet in extent.fleets]
     exact = [exactness_part(name, minutes, extent.platform) for name, minutes in extent.tests]
-    scale, points = extent.adapting
-    adapted = [adapting_part(scale, point, minutes) for point, minutes in points]
-    return [*speeds[:3], *fleets[:1], *exact[:2], *speeds[3:], *fleets[1:], *exact[2:], *adapted]
+    return [*speeds[:3], *fleets[:1], *exact[:2], *speeds[3:], *fleets[1:], *exact[2:]]
 
 
 def speed_part(extent: Extent, size: str, mechanism: str, minutes: float) -> Part:
@@ -186,16 +169,6 @@ def fleet_part(extent: Extent, size: str, mechanism: str, members: int, minutes:
         minutes=minutes,
         decides=f"how many times as fast {members} runs of {SIZES[size].says} are in one program",
         command=("-m", "benchmarks.accelerator.fleets", *what, "--rounds", str(extent.rounds), "--steps", str(extent.steps)),
-    )
-
-
-def adapting_part(scale: str, point: str, minutes: float) -> Part:
-    """The part that adapts a pretrained model once; its run stays in the study's folder."""
-    return Part(
-        name=f"adapt/{point}",
-        minutes=minutes,
-        decides=f"what a run of `infini-jax study adapt --scale {scale}` takes and scores",
-        command=("-m", "benchmarks.accelerator.adapting", "--point", point, "--scale", scale),
     )
 
 

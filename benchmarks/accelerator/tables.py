@@ -102,25 +102,9 @@ def exactness(found: Sequence[Line]) -> str:
     return markdown(["tests", "passed", "failed", "skipped", "which failed"], rows)
 
 
-def adapted(found: Sequence[Line]) -> str:
-    """Steps, held-out loss and speed of each run that began at a pretrained model."""
-    rows = [
-        [
-            one["part"].removeprefix("adapt/"),
-            *(f"{one[name]:.0f}" for name in ("steps", "tokens", "seconds", "tokens_per_second")),
-            share(one["mfu"]),
-            f"{one['loss']:.4f}",
-        ]
-        for one in found
-    ]
-    head = ["point, one seed", "steps", "tokens", "seconds", "tokens/s", "MFU", "validation loss, nats per token"]
-    return markdown(head, rows)
-
-
 KINDS: tuple[tuple[str, str, Callable[[Sequence[Line]], str]], ...] = (
     ("speed/", "Speed of a training step", speeds),
     ("fleet/", "Many runs in one program", fleets),
-    ("adapt/", "A pretrained model adapted", adapted),
     ("exact/", "Tests of the mathematics on the device", exactness),
 )
 """Kinds of parts: how their names begin, the title of their table, and what makes it."""
