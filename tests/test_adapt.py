@@ -158,7 +158,9 @@ def test_a_model_or_corpus_that_is_missing_is_told_with_the_command_that_makes_i
 def test_smoke_runs_to_its_end_from_a_model_that_it_makes(tmp_path, monkeypatch):
     monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path / "data"))
     study = load_experiment("adapt", "smoke")
-    chosen = tuple(first_run(study, point) for point in ("memorizing-replace-1k", "infini-linear-add-1k"))
+    points = ("memorizing-replace-1k", "infini-linear-add-1k")
+    chosen = tuple(run for run in runs_of(study) if any(f"-{point}-s0" in run.name for point in points))
+    assert len(chosen) == len(points)
     do_all(study.desk(tmp_path / "study"), chosen)
     for run in chosen:
         folder = RunFolder(tmp_path / "study" / "runs" / run.name)
