@@ -23,7 +23,7 @@ from flax import struct
 from infini_jax.errors import require
 from infini_jax.layers.segment import Segment
 from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig
-from infini_jax.memory.neighborhood import FarAndNear
+from infini_jax.memory.neighborhood import Around, FarAndNear
 
 OUTPUT_AXES = {("out", "kernel"): ("heads", "head_dim", "embed")}
 
@@ -173,46 +173,12 @@ def taken(x_RxNx: jax.Array, index_XxM: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x_RxNx, index_XxMx, axis=1, mode="clip")
 
 
-class Native(Memory):
-    """The attention of a pretrained layer, under its own parameters, blind to inserted tokens. It remembers nothing more.
-
-    Attributes:
-      mechanism: class of the attention.
-    """
-
-    mechanism: type[Memory]
-
-    def setup(self):
-        self.inner = self.mechanism(self.config.attention, native_dims(self.dims, self.config.every))
-        nn.share_scope(self, self.inner)
+class Native(Around):
+    """The attention of a pretrained layer, under its own parameters, blind to inserted tokens. It remembers nothing more."""
 
     @property
-    def alone(self) -> Memory:
-        """The attention without parameters, for what needs none."""
-        return self.mechanism(self.config.attention, native_dims(self.dims, self.config.every), parent=None)
-
-    @property
-    def gates(self) -> Any:
-        return self.mechanism.gates
-
-    @property
-    def no_decay(self) -> Any:
-        return self.mechanism.no_decay
-
-    @property
-    def auxiliary(self) -> Any:
-        return self.mechanism.auxiliary
-
-    @property
-    def parameter_axes(self) -> Any:
-        return self.mechanism.parameter_axes
-
-    @property
-    def honors(self) -> Any:
-        return self.mechanism.honors
-
-    def remembered(self, memory: FarAndNear) -> Any:
-        return memory.far
+    def inside(self) -> tuple[MemoryConfig, Dims]:
+        return self.config.attention, native_dims(self.dims, self.config.every)
 
     def init_memory(self, batch: int) -> FarAndNear:
         return FarAndNear((), self.alone.init_memory(batch))

@@ -59,8 +59,8 @@ def check_local(mechanism: type[Memory], config: MemoryConfig) -> None:
     require(config.local in choices, "memory.local", problem, f"choose {' or '.join(choices)}")
 
 
-class WithNeighborhood(Memory):
-    """A mechanism and the cache beside its memory; its parameters are the mechanism's own, under the same names.
+class Around(Memory):
+    """A memory that carries more around one mechanism, whose declarations and parameters are its own, under the same names.
 
     Attributes:
       mechanism: class of the mechanism.
@@ -69,13 +69,18 @@ class WithNeighborhood(Memory):
     mechanism: type[Memory]
 
     def setup(self):
-        self.inner = self.mechanism(self.config, self.dims)
+        self.inner = self.mechanism(*self.inside)
         nn.share_scope(self, self.inner)
+
+    @property
+    def inside(self) -> tuple[MemoryConfig, Dims]:
+        """Settings and sizes of the mechanism."""
+        return self.config, self.dims
 
     @property
     def alone(self) -> Memory:
         """The mechanism without parameters, for what needs none."""
-        return self.mechanism(self.config, self.dims, parent=None)
+        return self.mechanism(*self.inside, parent=None)
 
     @property
     def gates(self) -> Any:
@@ -97,12 +102,16 @@ class WithNeighborhood(Memory):
     def honors(self) -> Any:
         return self.mechanism.honors
 
+    def remembered(self, memory: FarAndNear) -> Any:
+        return memory.far
+
+
+class WithNeighborhood(Around):
+    """A mechanism and the cache beside its memory."""
+
     @property
     def keeps_bfloat16(self) -> Any:
         return self.mechanism.keeps_bfloat16
-
-    def remembered(self, memory: FarAndNear) -> Any:
-        return memory.far
 
     def init_memory(self, batch: int) -> FarAndNear:
         return FarAndNear(self.alone.init_memory(batch), self._no_neighbors(batch))

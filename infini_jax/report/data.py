@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def runs_behind(rows: Sequence[Row]) -> str:
-    """The runs behind a figure as comma-separated values: a head of `COLUMNS`, then a line a run, empty where unknown.
+    """The runs behind a figure as comma-separated values: a head of `COLUMNS`, then a line per run, empty where unknown.
 
     Figures of evaluations stand in the study's measures.parquet under the run's name.
     """

@@ -5,7 +5,6 @@ Here arrays are written in the foreground, one after the other, in smaller files
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ class UnreadCheckpoints(Checkpoints):
         for name, leaf in named(unread).items():
             said |= digests({name: leaf.read()}, STATE)
         meta = notes.sealed(self.run, progress, said | digests(carry, MEMORY))
-        file_bytes = min(FILE_BYTES, max(1 << 20, sum(map(size_of, named(unread).values())) // 64))
+        file_bytes = min(FILE_BYTES, max(1 << 20, sum(leaf.size for leaf in named(unread).values()) // 64))
         items = {STATE: ocp.args.PyTreeSave(unread, ocdbt_target_data_file_size=file_bytes)}
         items |= {MEMORY: ocp.args.StandardSave(carry), META: ocp.args.JsonSave(meta)}
         with self._failures("could not be saved"):
@@ -75,8 +74,3 @@ def as_unread(leaf: Any) -> Tensor:
     if isinstance(leaf, Tensor):
         return leaf
     return Tensor(leaf.shape, leaf.dtype.name, functools.partial(np.asarray, leaf))
-
-
-def size_of(leaf: Tensor) -> int:
-    """The bytes of an array that was not read yet."""
-    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize

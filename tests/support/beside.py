@@ -3,17 +3,13 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import ClassVar
 
-from infini_jax.config import Budget, RunConfig, TrainConfig
-from infini_jax.data.mqar import MqarConfig
-from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Memory
 from infini_jax.memory.beside import Beside, BesideConfig
 from infini_jax.memory.local import LocalConfig
-from tests.support.streams import losses_of, tiny
+from tests.support.registering import in_the_registry, losses_spread
 
 PARTS = ("inputs", "keys", "values")
 NATIVE = ("local", "full")
@@ -48,22 +44,12 @@ def beside(name: str) -> type[Memory]:
     return Both
 
 
-@contextlib.contextmanager
-def registered() -> Iterator[None]:
-    """All are in the registry for as long as this is open: other tests count its rows."""
-    MECHANISMS.update({name: beside(of) for name, of in CHOICES.items()})
-    try:
-        yield
-    finally:
-        for name in CHOICES:
-            del MECHANISMS[name]
+def registered() -> contextlib.AbstractContextManager[None]:
+    """All are in the registry for as long as this is open."""
+    return in_the_registry({name: beside(of) for name, of in CHOICES.items()})
 
 
 def losses(name: str) -> dict[str, list[float]]:
     """Losses of three training steps on one device and on four, by layout."""
     with registered():
-        model = tiny(name)
-        train = TrainConfig(batch=4, sequence=2 * model.segment, learning_rate=1e-2)
-        run = RunConfig(model=model, data=MqarConfig(pairs=4, symbols=32), train=train, budget=Budget("steps", 3))
-        kinds = {"data": Sharding(), "fsdp+tensor": Sharding("fsdp+tensor", 2)}
-        return {"one": losses_of(run)} | {key: losses_of(run, layout_of(run, kind)) for key, kind in kinds.items()}
+        return losses_spread(name, "fsdp+tensor")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import ClassVar
 
 import flax.linen as nn
@@ -16,9 +15,9 @@ from infini_jax.errors import require
 from infini_jax.layers.attention import attend_flops, attend_segment
 from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.segment import at_places
-from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Cost, Memory, MemoryConfig, memory_bytes
 from infini_jax.memory.infini import with_size
+from tests.support.registering import in_the_registry
 from tests.support.streams import losses_of, tiny
 
 # ---- a memory that learns by gradient descent while it reads (Sun et al. 2024, arXiv 2407.04620, TTT-Linear, batch form)
@@ -152,15 +151,9 @@ class Recurrent(Memory):
 EXTRA = {"descent": Descent, "recurrent": Recurrent}
 
 
-@contextlib.contextmanager
-def registered() -> Iterator[None]:
-    """Both are in the registry for as long as this is open: other tests count its rows."""
-    MECHANISMS.update(EXTRA)
-    try:
-        yield
-    finally:
-        for name in EXTRA:
-            del MECHANISMS[name]
+def registered() -> contextlib.AbstractContextManager[None]:
+    """All are in the registry for as long as this is open."""
+    return in_the_registry(EXTRA)
 
 
 def all_losses() -> dict[str, dict[str, list[float]]]:
