@@ -34,7 +34,7 @@ def test_a_mechanism_looks_the_same_on_every_page():
 def test_mechanisms_of_the_package_differ_in_color_and_marker():
     known = {name: look_of(name) for name in MECHANISMS}
     assert len({(look.colour, look.marker) for look in known.values()}) == len(known)
-    assert len({look.marker for look in OF_MECHANISMS.values()}) == len(OF_MECHANISMS)
+    assert len({(look.colour, look.marker) for look in OF_MECHANISMS.values()}) == len(OF_MECHANISMS)
 
 
 def test_variants_of_one_mechanism_never_share_a_look():

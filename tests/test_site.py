@@ -8,9 +8,7 @@ from docs import site
 
 
 def test_a_link_to_a_file_leads_to_its_page_and_one_to_nothing_on_the_site_leaves_its_words():
-    text = (
-        "[design](docs/design.md#the-seam), [base](infini_jax/memory/base.py), [tour](notebooks/01_tour.py), [x](no.md)"
-    )
+    text = "[design](docs/design.md#the-seam), [base](infini_jax/memory/base.py), [tour](notebooks/01_tour.py), [x](no.md)"
     said = site.relinked(text, ".", "index.md")
     assert said == "[design](design.md#the-seam), [base](reference/infini_jax/memory/base.md), tour, [x](no.md)"
     assert site.relinked("[quick](../README.md#what-the-quick-study-says)", "docs", "running.md") == "quick"

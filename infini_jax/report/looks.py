@@ -14,7 +14,7 @@ Series = tuple[str, str]  # mechanism, variant
 
 INK = "#010203"  # stands for the text color: `plots.svg` writes currentColor; pure black would be left out of the SVG
 COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # yellow left out: too pale on white paper
-SPARE = ("#44AA99", "#332288", "#999933", "#AA4499", "#117733")
+SPARE = ("#6699CC", "#CC6677", "#888888")  # of mechanisms that are not in the table
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (3, 1, 1, 1))
 VARIANTS = {"": 0, "linear": 0, "delta": 1, "unit": 2, "relative": 0}
@@ -52,6 +52,13 @@ OF_MECHANISMS = {
     "memorizing": Style("#CC79A7", "P"),
     "landmark": Style("#E69F00", "X"),
     "infinite_former": Style("#882255", "h"),
+    "kimi_delta": Style("#117733", "v"),
+    "gated_delta2": Style("#999933", "D"),
+    "log_linear": Style("#AA4499", "^"),
+    "memory_caching": Style("#661100", "P"),
+    "rmt": Style("#44AA99", "<"),
+    "armt": Style("#44AA99", ">"),
+    "block_recurrent": Style("#332288", "s"),
 }
 """The look of each mechanism of this package. Floor and ceiling are black."""
 
