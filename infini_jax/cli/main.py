@@ -3,21 +3,14 @@
 Only the called command is imported, so that `doctor` works where JAX does not.
 """
 
-import dataclasses
-import functools
-import importlib
 import io
-import keyword
 import os
 import shlex
 import sys
-import typing
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import tyro
-
+from infini_jax import __version__
+from infini_jax.cli.arguments import parse
+from infini_jax.cli.commands import COMMANDS, command
 from infini_jax.cli.output import REQUEUE
 from infini_jax.errors import (
     Announced,
@@ -27,25 +20,8 @@ from infini_jax.errors import (
     Stopped,
     TrainingDiverged,
     disk_fault,
-    one_line,
-    require_local,
 )
 
-COMMANDS = {  # name -> module of this folder
-    "study": "study",
-    "report": "report",
-    "train": "train",
-    "evaluate": "read_run",
-    "generate": "generate",
-    "plan": "plan",
-    "watch": "watch",
-    "compare": "compare",
-    "doctor": "doctor",
-    "corpus": "corpus",
-    "import": "import_model",
-    "export": "export",
-    "mechanisms": "mechanisms",
-}
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 GOES_ON = ("study", "train")  # given again, they do what is missing
 WHAT_NEXT = """infini-jax: what models recall, by the bytes that they may remember in. Next:
@@ -57,45 +33,6 @@ WHAT_NEXT = """infini-jax: what models recall, by the bytes that they may rememb
   infini-jax evaluate results/runs/run   what its memory is worth to it
 
 `infini-jax --help` lists all commands; every one has examples in its --help."""
-
-
-def command(name: str) -> Callable[..., Any]:
-    """The function of a command, imported with what it needs. Raises `ConfigError` where that is not installed."""
-    try:
-        module = importlib.import_module(f"infini_jax.cli.{COMMANDS[name]}")
-    except ImportError as error:
-        raise ConfigError("installation", one_line(error), "say infini-jax doctor to see what is missing or broken") from error
-    return with_local_paths(getattr(module, COMMANDS[name] if keyword.iskeyword(name) else name))
-
-
-def with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a command, which refuses addresses of buckets in its paths before it does anything."""
-
-    @functools.wraps(function)
-    def checked(**options: Any) -> Any:
-        for name, value in options.items():
-            check_paths(typed(function, name), value)
-        return function(**options)
-
-    return checked
-
-
-def typed(function: Callable[..., Any], parameter: str) -> str:
-    """The name that a user types for a parameter of a command's function."""
-    hint = typing.get_type_hints(function, include_extras=True)[parameter]
-    return next((name for one in getattr(hint, "__metadata__", ()) if (name := getattr(one, "name", None))), parameter)
-
-
-def check_paths(name: str, value: Any) -> None:
-    """Raises `ConfigError` for a path, alone or in settings or a tuple, that is no folder of this machine."""
-    if isinstance(value, Path):
-        require_local(name, value)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            check_paths(field.name, getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for one in value:
-            check_paths(name, one)
 
 
 def show_all_text() -> None:
@@ -112,11 +49,13 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments:
         print(WHAT_NEXT)
         return
+    if arguments[0] in ("-V", "--version"):
+        print(f"infini-jax {__version__}")
+        return
     try:
-        called = {name: command(name) for name in (arguments[:1] if arguments[0] in COMMANDS else COMMANDS)}
-        tyro.extras.subcommand_cli_from_dict(
-            called, prog="infini-jax", args=arguments, config=(tyro.conf.CascadeSubcommandArgs,)
-        )
+        parsed = parse(arguments, list(COMMANDS))
+        function = command(parsed.command)
+        function(**parsed.options(function))
     except (ConfigError, TrainingDiverged, CheckpointError, EvaluationFailed) as error:
         print(f"infini-jax: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
