@@ -112,7 +112,8 @@ def require(holds: bool, field: str, problem: str, mend: str) -> None:
 def require_positive(owner: str, **values: float) -> None:
     """Checks numbers of one owner: raises `ConfigError` for the first of `values` that is not above zero."""
     for name, value in values.items():
-        require(value > 0, f"{owner}.{name}", f"{value} is not above zero", "give at least 1")
+        mend = "give at least 1" if isinstance(value, numbers.Integral) else "give a positive number, such as 0.001"
+        require(value > 0, f"{owner}.{name}", f"{value} is not positive", mend)
 
 
 def require_not_negative(owner: str, **values: float) -> None:
@@ -202,7 +203,7 @@ def check_class(field: str, value: Any, kind: type) -> None:
         raise ConfigError(field, f"{quoted(value)} is no {word}", f"give {example}")
     if kind in LARGEST_OF:
         if value != value or abs(value) == math.inf:
-            raise ConfigError(field, f"{quoted(value)} is no finite number", f"give {example}")
+            raise ConfigError(field, f"{quoted(value)} is not finite", "give a finite number")
         if abs(value) > LARGEST_OF[kind]:
             raise ConfigError(field, f"{quoted(value)} is too large", f"give at most {LARGEST_OF[kind]:,}")
 

@@ -21,7 +21,7 @@ import tyro
 
 from infini_jax.cli.commands import STORED
 from infini_jax.cli.meanings import near
-from infini_jax.errors import ConfigError, require
+from infini_jax.errors import ConfigError, quoted, require
 
 REGISTRY = "infini_jax.memory"  # imported, it may have more rows than were stored
 NAMES = {"Literal": Literal, "Union": Union, "Path": Path}  # in types and defaults that are stored
@@ -94,7 +94,7 @@ def parse(arguments: list[str], commands: list[str]) -> Parsed:
 
 def filled(described: Plain, arguments: list[str]) -> tuple[Plain, list[str]]:
     """A command's description and arguments with the settings of the file that `--config` names, where it has this option."""
-    has_option = "config" in options_of([one for one in described["fields"] if "choices" not in one], "")
+    has_option = "config" in dict(options_of([one for one in described["fields"] if "choices" not in one], ""))
     if not has_option or not any(one.partition("=")[0] == "--config" for one in arguments):
         return described, arguments
     from infini_jax.cli.run_file import with_run_file
@@ -149,8 +149,12 @@ def light_type(one: Plain, common: set[str], path: str) -> tuple[Any, tuple]:
         required = any("default" not in inner and "group" not in inner for inner in one["group"]["fields"])
         return kind, () if required else (dataclasses.field(default=kind()),)
     if "choices" in one:
-        kinds = {name: made(name, first_sentence(inner["doc"]), inner["fields"], set(), "") for name, inner in one["choices"].items()}
-        return Union[tuple(Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in kinds.items())], ()
+        kinds = []
+        for name, inner in one["choices"].items():
+            doc = inner["doc"] if "Example" in inner["doc"] else first_sentence(inner["doc"])
+            extra = tyro.conf.subcommand(name, description=doc, prefix_name=False)
+            kinds.append(Annotated[made(name, doc, inner["fields"], set(), ""), extra])
+        return Union[tuple(kinds)], ()
     default = (dataclasses.field(default=eval(one["default"], NAMES)),) if "default" in one else ()
     return eval(one["type"], NAMES), default
 
@@ -171,12 +175,32 @@ def check_names(described: Plain, arguments: list[str]) -> None:
         word = words.pop(0)
         require(word in one["choices"], one["name"], f"'{word}' is not known", near(word, one["choices"]))
         fields.append({**one, "group": one["choices"][word]})
-    names = [f"--{name}" for name in options_of(fields, "")]
-    for argument in arguments:
-        option = argument.partition("=")[0].replace("_", "-")
-        if not OPTION.fullmatch(option) or option in names or option.replace("no-", "", 1) in names:
-            continue
-        require(option in ("--help", "--help-all"), option, "there is no such option", near(option, names))
+    known = {f"--{name}": one for name, one in options_of(fields, "")}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, has_value, value = argument.partition("=")
+        option = option.replace("_", "-")
+        if option in known:
+            check_text(option, value if has_value else following, known[option])
+        elif OPTION.fullmatch(option) and option.replace("no-", "", 1) not in known:
+            require(option in ("--help", "--help-all"), option, "there is no such option", near(option, known))
+
+
+def check_text(option: str, text: str, one: Plain) -> None:
+    """Raises `ConfigError` where a text stands for no number, or none of the values, that an option takes."""
+    inner = typing.get_args(kind := eval(one["type"], NAMES))
+    if len(inner) == 2 and type(None) in inner:
+        (kind,) = (one for one in inner if one is not type(None))
+    if text in ("", "None") or text.startswith("--"):
+        return  # none is there, which the parser tells
+    if typing.get_origin(kind) is Literal and all(isinstance(known, str) for known in typing.get_args(kind)):
+        require(text in typing.get_args(kind), option, f"'{quoted(text)}' is not known", near(text, typing.get_args(kind)))
+    elif kind in (int, float):
+        example = "give digits, such as 4096" if kind is int else "give a number, such as 0.5"
+        try:
+            kind(text)
+        except ValueError as error:
+            word = "a whole number" if kind is int else "a number"
+            raise ConfigError(option, f"'{quoted(text)}' is not {word}", example) from error
 
 
 def leading(arguments: list[str]) -> list[str]:
@@ -185,8 +209,8 @@ def leading(arguments: list[str]) -> list[str]:
     return arguments[:first]
 
 
-def options_of(fields: list[Plain], prefix: str) -> Iterator[str]:
-    """The options of fields as they are typed, without dashes in front."""
+def options_of(fields: list[Plain], prefix: str) -> Iterator[tuple[str, Plain]]:
+    """The options of fields as they are typed, without dashes in front, each with its field."""
     for one in fields:
         if "Positional" in one.get("marks", ()) or "choices" in one and "group" not in one:
             continue
@@ -194,4 +218,4 @@ def options_of(fields: list[Plain], prefix: str) -> Iterator[str]:
         if "group" in one:
             yield from options_of(one["group"]["fields"], prefix if "OmitArgPrefixes" in one.get("marks", ()) else f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", one

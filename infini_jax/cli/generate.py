@@ -60,7 +60,8 @@ def generate(
       memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
       step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
     """
-    require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
+    require(prompt_file is None or prompt is None, "prompt", "there are two", "give either --prompt or --prompt-file")
+    require(prompt_file is not None or prompt is not None, "prompt", "there is none", "give --prompt or --prompt-file")
     require_utf8("prompt", prompt or "", "give text, or a file with --prompt-file")
     sampling, wanted = Sampling(temperature, top_p, seed), (0 if save_memory else TOKENS) if tokens is None else tokens
     check_sampling(sampling, wanted)

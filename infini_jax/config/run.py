@@ -73,6 +73,9 @@ class RunConfig:
             f"{sequence // segment} segments are not whole steps of {self.train.segments_per_step}",
             f"give a divisor of {sequence // segment}",
         )
+        segments = sequence // segment
+        problem = f"{self.train.bptt} segments are more than the {segments} of train.sequence"
+        require(self.train.bptt <= segments, "train.bptt", problem, f"give at most {segments}, or 0 for all of them")
         if self.train.lora_rank:
             self._check_rank(self.train.lora_rank)
         self.model.check_at_once(self.train.segments_per_step)

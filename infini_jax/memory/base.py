@@ -314,8 +314,8 @@ class Memory(nn.Module):
         if bytes_at(1) > layer_bytes:
             raise ConfigError(
                 "memory bytes",
-                f"{layer_bytes} a layer hold no {cls.__name__} memory",
-                f"ask for at least {bytes_at(1)} a layer",
+                f"{layer_bytes:,} per layer are too few: {cls.__name__} needs at least {bytes_at(1):,} bytes per layer",
+                "give more",
             )
         low, high = 1, 2
         while bytes_at(high) <= layer_bytes:
@@ -323,8 +323,8 @@ class Memory(nn.Module):
             if high > MOST_GROWN:
                 if bytes_at(low) == bytes_at(1):
                     raise ConfigError("memory bytes", f"{cls.__name__} does not grow with its {axis}", "choose another axis")
-                problem = f"{layer_bytes} a layer are more than {cls.__name__} can have"
-                raise ConfigError("memory bytes", problem, f"ask for at most {bytes_at(low)} a layer")
+                problem = f"{layer_bytes:,} per layer are too many: {cls.__name__} has at most {bytes_at(low):,} bytes per layer"
+                raise ConfigError("memory bytes", problem, "give less")
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if bytes_at(middle) <= layer_bytes else (low, middle)

@@ -24,7 +24,7 @@ from infini_jax.errors import (
 )
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
-from infini_jax.files import json_value, read_object, write_json
+from infini_jax.files import make_folder, json_value, read_object, write_json
 from infini_jax.model.inheritance import inheritance
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import write_joined
@@ -161,7 +161,7 @@ class Study:
 def save_study(study: Study, folder: Path) -> None:
     """Writes study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
     file = StudyFolder(folder).study
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     plain = {
         "name": study.name,
         "question": study.question,
