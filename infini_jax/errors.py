@@ -62,7 +62,7 @@ class CheckpointError(RuntimeError):
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 TFDS_IS_FULL = "Not enough disk space"  # what TFDS says where nothing at all is free
-DISK = (*FULL_OR_LOCKED, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST)
+DISK = (*FULL_OR_LOCKED, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def disk_reason(error: BaseException) -> str | None:

@@ -195,7 +195,8 @@ def study_in(folder: Path) -> Study:
     mend = f"make it again with the command of the study, such as `infini-jax study {folder.name}`, or restore it"
     plain = read_object(file, "study", mend)
     own_code = plain.get("own_code", "")
-    require(isinstance(own_code, str), "study", f"{file} is damaged (own_code)", mend)
+    for name, value in (("own_code", own_code), ("question", plain.get("question", ""))):
+        require(isinstance(value, str), "study", f"{file} is damaged ({name})", mend)
     load_once(own_code)
     try:
         with each_made_once():
@@ -204,7 +205,7 @@ def study_in(folder: Path) -> Study:
             plain["name"],
             plain["question"],
             jobs,
-            tuple(tuple(pair) for pair in plain["held_equal"]),
+            tuple((str(name), str(value)) for name, value in plain["held_equal"]),
             tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
             plain.get("scale", ""),
             own_code,
