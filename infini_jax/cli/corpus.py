@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import corpus_progress
+from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import CORPORA
 from infini_jax.data.decoding import Errors
@@ -24,6 +25,9 @@ from infini_jax.data.tokenizers import Algorithm, TokenizerKind
 from infini_jax.errors import ConfigError, require
 from infini_jax.files import data_folder
 from infini_jax.units import human_bytes
+
+
+FEW = EvaluationConfig.documents  # of a split: as many are read by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +145,23 @@ def corpus(
     with corpus_progress(action.corpus, action.settings, console) as watch:
         prepared, is_new = action.run(watch, told.append)
     console.print(counts_table(prepared))
-    for line in told:
+    for line in (*told, *few_held_out(prepared)):
         console.print(line, soft_wrap=True)
     if not is_new:
         console.print("was prepared already: nothing to do")
     console.print(f"train on it: infini-jax train infini corpus --data.name {prepared.folder.name} ...", soft_wrap=True)
+
+
+def few_held_out(prepared: Prepared) -> Iterator[str]:
+    """A warning where the validation split is too small for a loss that compares runs."""
+    counts = prepared.manifest.splits.get("validation")
+    documents, tokens = (counts.documents, counts.tokens) if counts else (0, 0)
+    if documents < FEW:
+        plural = "" if documents == 1 else "s"
+        yield (
+            f"warning: validation has {documents} document{plural} ({tokens:,} tokens), fewer than {FEW}: its loss is noisy; "
+            "add documents, or list more with --validation"
+        )
 
 
 def corpora_plain() -> dict[str, Any]:
