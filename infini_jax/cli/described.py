@@ -5,7 +5,6 @@ It is stored in `arguments.json`, so that --help, mistakes and completion need n
 """
 
 import dataclasses
-import functools
 import inspect
 import re
 import types
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import tyro
 
 from infini_jax.cli import commands
+from infini_jax.cli.docstrings import help_of, opening
 from infini_jax.files import json_text
 
 
@@ -135,22 +135,6 @@ def type_text(kind: Any) -> str:
     if origin is tuple:
         return f"tuple[{inner}]"
     return "None" if kind is types.NoneType else kind.__name__
-
-
-def opening(owner: Any) -> str:
-    """The docstring of a function or class without its lists of arguments and attributes."""
-    text = inspect.getdoc(owner) or ""
-    return re.split(r"\n\s*\n?(?:Args|Attributes):", text)[0].strip()
-
-
-@functools.cache
-def help_of(owner: Any, name: str) -> str:
-    """The description of an argument or attribute in the docstring of a function, a class or the classes below it."""
-    for one in inspect.getmro(owner) if isinstance(owner, type) else (owner,):
-        found = re.search(rf"^ +{name}: (.*?)(?=\n +\w+: |\n*\Z)", inspect.getdoc(one) or "", re.MULTILINE | re.DOTALL)
-        if found:
-            return re.sub(r"\s+", " ", found.group(1))
-    return ""
 
 
 def sentence(text: str, values: set[str]) -> str:

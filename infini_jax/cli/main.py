@@ -24,15 +24,15 @@ from infini_jax.errors import (
 
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 GOES_ON = ("study", "train")  # given again, they do what is missing
-WHAT_NEXT = """infini-jax: what models recall, by the bytes that they may remember in. Next:
+WHAT_NEXT = """infini-jax: what models recall, per byte of memory. Next:
 
-  infini-jax doctor                      what is here, and what to install
-  infini-jax study quick                 every mechanism, some minutes, a report
-  infini-jax train infini python_stdlib  one run, into results/runs/run
-  infini-jax watch results/runs          how far runs are, while they go on
-  infini-jax evaluate results/runs/run   what its memory is worth to it
+  infini-jax doctor                      check the installation
+  infini-jax study quick                 compare all mechanisms in minutes
+  infini-jax train infini python_stdlib  train one run in results/runs/run
+  infini-jax watch results/runs          show the progress of runs
+  infini-jax evaluate results/runs/run   measure what its memory contributes
 
-`infini-jax --help` lists all commands; every one has examples in its --help."""
+`infini-jax --help` lists all commands. The --help of each has examples."""
 
 
 def show_all_text() -> None:
@@ -43,7 +43,7 @@ def show_all_text() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command, or says what to do next without one; a mistake in the settings ends with one line and code 2."""
+    """Runs a command, or prints the next steps without one. Invalid settings are reported in one line, with exit code 2."""
     show_all_text()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
@@ -71,14 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"infini-jax: {line}", file=sys.stderr)
         sys.exit(1)
     except Announced:
-        print(f"infini-jax: stopped; what was finished or saved is kept{how_to_go_on(arguments)}", file=sys.stderr)
+        print(f"infini-jax: stopped; finished and saved work is kept{how_to_go_on(arguments)}", file=sys.stderr)
         sys.exit(REQUEUE)
     except KeyboardInterrupt as error:
-        what = str(error) or "stopped; what was finished or saved is kept"
+        what = str(error) or "stopped; finished and saved work is kept"
         print(f"infini-jax: {what}{how_to_go_on(arguments)}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def how_to_go_on(arguments: list[str]) -> str:
     """The command that does what is missing, as the end of a line; "" where there is none."""
-    return f"; go on with: infini-jax {shlex.join(arguments)}" if arguments[0] in GOES_ON else ""
+    return f"; continue with: infini-jax {shlex.join(arguments)}" if arguments[0] in GOES_ON else ""

@@ -19,7 +19,7 @@ class CorpusConfig(DataConfig):
 
     Attributes:
       name: name of the prepared corpus.
-      tokenizer: bytes, or sentencepiece: and the hash of the model.
+      tokenizer: bytes, or sentencepiece: followed by the hash of the model.
       symbols: number of tokens in the tokenizer's vocabulary.
       content: hash of the tokenizer and of all tokens and documents.
     """

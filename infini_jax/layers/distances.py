@@ -25,13 +25,13 @@ class RotaryConfig:
 
     Attributes:
       base: base of the frequencies.
-      fraction: share of a head's entries that are turned, the first ones; R is rounded down.
-      pairs: halves turns entry i with entry i + R/2, neighbors entry 2i with 2i + 1.
+      fraction: fraction of a head's entries that are rotated, from the first on; R is rounded down.
+      pairs: halves rotates entry i with entry i + R/2, neighbors entry 2i with 2i + 1.
       scaling: published scaling of the frequencies.
       factor: divisor of the scaled frequencies.
-      low_turns: turns below which llama3 scales a frequency.
-      high_turns: turns above which it scales none.
-      context: tokens of context of the model before the scaling, for llama3.
+      low_turns: number of turns below which llama3 scales a frequency.
+      high_turns: number of turns above which llama3 scales none.
+      context: context of the model before scaling, in tokens, for llama3.
     """
 
     base: float = 10_000.0

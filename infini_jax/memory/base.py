@@ -30,9 +30,9 @@ class MemoryConfig:
     """Settings that every mechanism has.
 
     Attributes:
-      layers: numbers (from 0) of the layers that carry this memory; the others attend to the neighborhood only. None is all.
-      local: what a token sees beside the memory, the same for every mechanism: its segment; a window of the last tokens, as
-        many as a segment has; a cache of one segment, without gradient as Transformer-XL's; or the mechanism's own.
+      layers: layers that carry this memory, numbered from 0; the others attend to the neighborhood only. None is all.
+      local: attention beside the memory, the same for every mechanism: the segment; a window of the last tokens, as long as a
+        segment; a cache of one segment, without gradient as in Transformer-XL; or the mechanism's own.
     """
 
     layers: tuple[int, ...] | None = None

@@ -216,9 +216,10 @@ class GatedDeltaConfig(PositionedConfig):
 
     Attributes:
       decay: learned forgets by a factor per token and head; none is the delta rule, which only overwrites.
-      gate_init: the gate between memory and local attention before training; 0 lets both weigh the same.
-      horizons: segments after which the first and the last head have forgotten all but 1/e before training, heads between them
-        evenly in the logarithm; one head alone begins with the last, as a short horizon hides what is to be learned.
+      gate_init: initial gate between memory and local attention; 0 weighs both equally.
+      horizons: initial memory horizons of the first and the last head, in segments until all but 1/e is forgotten; heads
+        between them are spaced evenly in the logarithm. A single head starts with the last, as a short horizon hides what is
+        to be learned.
     """
 
     decay: Literal["learned", "none"] = "learned"

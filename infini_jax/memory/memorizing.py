@@ -194,14 +194,14 @@ class MemorizingConfig(PositionedConfig):
     Attributes:
       positions: kind of positions of V_c, by default T5's as in the paper; the ring's keys have none.
       slots: number of (key, value) pairs per head.
-      top_k: number of pairs that each query retrieves.
-      cached: number of tokens before the segment that local attention sees too, without gradient (the XL cache); a part of the
-        memory, and 0 with another neighborhood (`local`) than its own.
-      search: exact; approximate is for TPUs (`lax.approx_max_k`) and reports the recall that it measured as `recall`.
-      recall_target: recall that an approximate search aims at.
-      scale_init: scale of the logits before training.
-      held: where the ring lives; on the host one key head of one layer is on the device at a time.
-      gate_init: b before training; 0 weighs memory and local attention equally.
+      top_k: number of pairs retrieved per query.
+      cached: number of tokens before the segment that local attention sees as well, without gradient (the XL cache); part of
+        the memory, and 0 with a neighborhood (`local`) other than its own.
+      search: exact, or approximate for TPUs (`lax.approx_max_k`), which reports its measured recall as `recall`.
+      recall_target: target recall of an approximate search.
+      scale_init: initial scale of the logits.
+      held: placement of the ring; on the host, one key head of one layer is on the device at a time.
+      gate_init: initial b; 0 weighs memory and local attention equally.
     """
 
     positions: Positions = dataclasses.field(default="t5", metadata=LATER)

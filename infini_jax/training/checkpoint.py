@@ -53,12 +53,12 @@ class Saving:
     """The times at which a run is saved besides its end, and which checkpoints are kept.
 
     Attributes:
-      every_minutes: minutes between two checkpoints; 0 saves none by time.
-      every_steps: steps between two checkpoints; 0 saves none by count.
-      keep: number of newest checkpoints kept; at least 2, so that a damaged one has a whole one before it.
-      keep_every: number of steps whose multiples are kept for good; 0 keeps none.
-      keep_best: whether the checkpoint with the lowest loss of the validation documents is written and kept, too, of those at
-        which they are read, see `train.evaluate_every`.
+      every_minutes: minutes between checkpoints; 0 disables saving by time.
+      every_steps: steps between checkpoints; 0 disables saving by steps.
+      keep: number of newest checkpoints to keep; at least 2, as a fallback if one is damaged.
+      keep_every: keep checkpoints at multiples of this number of steps; 0 keeps none for good.
+      keep_best: also save and keep the checkpoint with the lowest validation loss, among the evaluations of
+        `train.evaluate_every`.
     """
 
     every_minutes: float = 10.0
