@@ -158,7 +158,7 @@ def open_regular(file: Path) -> io.BufferedReader:
         if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             return opened
         opened.close()
-    raise OSError("is no regular file")
+    raise OSError("is not a regular file")
 
 
 def shipped(folder: str) -> Path:

@@ -122,4 +122,4 @@ def test_what_asks_for_attention_comes_first_and_what_has_no_room_is_counted(des
 
 def test_what_holds_no_runs_gets_one_line(tmp_path, capsys):
     assert told(capsys, ["watch", str(tmp_path)], 2).startswith(f"path: {tmp_path} holds no runs; name a study's folder")
-    assert told(capsys, ["watch", str(tmp_path / "x")], 2).startswith(f"path: there is no folder {tmp_path / 'x'}")
+    assert told(capsys, ["watch", str(tmp_path / "x")], 2).startswith(f"path: there is not a folder {tmp_path / 'x'}")

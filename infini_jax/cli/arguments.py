@@ -7,7 +7,6 @@ Where packages declare mechanisms, or the registries are imported already, the f
 """
 
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import re
@@ -59,7 +58,9 @@ def settled(hint: Any, value: Any) -> Any:
         return value
     hint = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
     if not dataclasses.is_dataclass(hint):  # one of several
-        hint = next(one.__origin__ for one in typing.get_args(hint) if type(value).__name__ in map(subcommand_of, one.__metadata__))
+        hint = next(
+            one.__origin__ for one in typing.get_args(hint) if type(value).__name__ in map(subcommand_of, one.__metadata__)
+        )
     hints = typing.get_type_hints(hint, include_extras=True)
     return hint(**{name: settled(hints[name], one) for name, one in vars(value).items()})
 
@@ -76,7 +77,12 @@ def parse(arguments: list[str], commands: list[str]) -> Parsed:
     """
     arguments = list(arguments)
     called = [arguments[0]] if arguments[0] in commands else commands
-    require(len(called) == 1 or arguments[0].startswith("-"), "command", f"'{arguments[0]}' is not known", near(arguments[0], commands))
+    require(
+        len(called) == 1 or arguments[0].startswith("-"),
+        "command",
+        f"'{arguments[0]}' is not known",
+        near(arguments[0], commands),
+    )
     known = descriptions(called)
     if len(called) == 1:
         known[called[0]], arguments[1:] = filled(known[called[0]], arguments[1:])
@@ -86,7 +92,9 @@ def parse(arguments: list[str], commands: list[str]) -> Parsed:
     light = {name: light_class(name, one, is_short) for name, one in known.items()}
     config = (tyro.conf.CascadeSubcommandArgs,)
     if len(called) > 1:
-        return Parsed(arguments[0], tyro.extras.subcommand_cli_from_dict(light, prog="infini-jax", args=arguments, config=config))
+        return Parsed(
+            arguments[0], tyro.extras.subcommand_cli_from_dict(light, prog="infini-jax", args=arguments, config=config)
+        )
     (name,) = called
     kind, prog = light[name], f"infini-jax {name}"
     return Parsed(name, tyro.cli(kind, prog=prog, description=kind.__doc__, args=arguments[1:], config=config))
@@ -154,7 +162,7 @@ def light_type(one: Plain, common: set[str], path: str) -> tuple[Any, tuple]:
             doc = inner["doc"] if "Example" in inner["doc"] else first_sentence(inner["doc"])
             extra = tyro.conf.subcommand(name, description=doc, prefix_name=False)
             kinds.append(Annotated[made(name, doc, inner["fields"], set(), ""), extra])
-        return Union[tuple(kinds)], ()
+        return Union[tuple(kinds)], ()  # noqa: UP007
     default = (dataclasses.field(default=eval(one["default"], NAMES)),) if "default" in one else ()
     return eval(one["type"], NAMES), default
 
@@ -166,7 +174,7 @@ def first_sentence(text: str) -> str:
 
 def check_names(described: Plain, arguments: list[str]) -> None:
     """Raises `ConfigError` for a name of a choice or an option that a command does not have, with the nearest one."""
-    words, names = leading(arguments), []
+    words = leading(arguments)
     fields = list(described["fields"])
     for one in [field for field in fields if "choices" in field]:
         if not words:
@@ -212,10 +220,12 @@ def leading(arguments: list[str]) -> list[str]:
 def options_of(fields: list[Plain], prefix: str) -> Iterator[tuple[str, Plain]]:
     """The options of fields as they are typed, without dashes in front, each with its field."""
     for one in fields:
-        if "Positional" in one.get("marks", ()) or "choices" in one and "group" not in one:
+        if "Positional" in one.get("marks", ()) or ("choices" in one and "group" not in one):
             continue
         name = one.get("option", one["name"]).replace("_", "-")
         if "group" in one:
-            yield from options_of(one["group"]["fields"], prefix if "OmitArgPrefixes" in one.get("marks", ()) else f"{prefix}{name}.")
+            yield from options_of(
+                one["group"]["fields"], prefix if "OmitArgPrefixes" in one.get("marks", ()) else f"{prefix}{name}."
+            )
         else:
             yield f"{prefix}{name}", one

@@ -34,7 +34,7 @@ def command(name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(f"infini_jax.cli.{COMMANDS[name]}")
     except ImportError as error:
-        raise ConfigError("installation", one_line(error), "say infini-jax doctor to see what is missing or broken") from error
+        raise ConfigError("installation", one_line(error), "run infini-jax doctor to see what is missing or broken") from error
     return with_local_paths(getattr(module, COMMANDS[name] if keyword.iskeyword(name) else name))
 
 
@@ -57,7 +57,7 @@ def typed(function: Callable[..., Any], parameter: str) -> str:
 
 
 def check_paths(name: str, value: Any) -> None:
-    """Raises `ConfigError` for a path, alone or in settings or a tuple, that is no folder of this machine."""
+    """Raises `ConfigError` for a path, alone or in settings or a tuple, that is not a folder on this machine."""
     if isinstance(value, Path):
         require_local(name, value)
     elif dataclasses.is_dataclass(value):

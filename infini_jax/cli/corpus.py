@@ -26,7 +26,6 @@ from infini_jax.errors import ConfigError, require
 from infini_jax.files import data_folder
 from infini_jax.units import human_bytes
 
-
 FEW = EvaluationConfig.documents  # of a split: as many are read by default
 
 
@@ -81,7 +80,9 @@ class PrepareCorpus:
 
 @dataclasses.dataclass(frozen=True)
 class RemoveCorpus:
-    """Remove a prepared corpus, but not its texts. A corpus in use, and a folder with anything else in it, are refused. Example: `infini-jax corpus remove books-bytes`
+    """Remove a prepared corpus, but not its texts. A corpus in use, and a folder with anything else in it, are refused.
+
+    Example: `infini-jax corpus remove books-bytes`
 
     Attributes:
       name: name of the prepared corpus, see `infini-jax corpus list`.

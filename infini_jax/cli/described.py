@@ -18,7 +18,6 @@ from infini_jax.cli import commands
 from infini_jax.cli.docstrings import help_of, opening
 from infini_jax.files import json_text
 
-
 MARKS = ("Positional", "OmitArgPrefixes", "UseAppendAction", "FlagCreatePairsOff")  # of tyro, as far as commands use them
 SUBCOMMAND, ARGUMENT = (type(made("x")) for made in (tyro.conf.subcommand, lambda name: tyro.conf.arg(name=name)))
 TYPES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
@@ -100,7 +99,8 @@ def metavar_of(name: str, kind: Any) -> str | None:
 
 def choice(kind: type) -> dict[str, Any]:
     """The description of one of several classes of settings."""
-    words = opening(kind).partition("\n\n")[0].removeprefix("Settings of ")
+    text = opening(kind)
+    words = text if "Example" in text else text.partition("\n\n")[0].removeprefix("Settings of ")
     return {"doc": sentence(words, set())} | group(kind, dataclasses.MISSING)
 
 
@@ -140,7 +140,9 @@ def type_text(kind: Any) -> str:
 def sentence(text: str, values: set[str]) -> str:
     """A description that begins with a capital, unless it begins with one of its `values` or a name of code."""
     first = re.split(r"[\s,;:]", text, maxsplit=1)[0]
-    return text[:1].upper() + text[1:] if first.replace("-", "").isalpha() and first.islower() and first not in values else text
+    return (
+        text[:1].upper() + text[1:] if first.replace("-", "").isalpha() and first.islower() and first not in values else text
+    )
 
 
 def choices_of(kind: Any) -> set[str]:

@@ -13,7 +13,7 @@ def opening(owner: Any) -> str:
 
 @functools.cache
 def help_of(owner: Any, name: str) -> str:
-    """The description of an argument or attribute in the docstring of a function, a class or the classes below it; "" without."""
+    """The description of an argument or attribute in the docstring of a function or a class, inherited ones included."""
     entry = re.compile(rf"^ +(?:\w+, )*{name}(?:, \w+)*: (.*?)(?=\n +\w[\w, ]*: |\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
     for one in inspect.getmro(owner) if isinstance(owner, type) else (owner,):
         if found := entry.search(inspect.getdoc(one) or ""):

@@ -92,4 +92,4 @@ def converted(name: str, value: str | tuple[str, ...], kind: Any) -> Any:
         return {int: whole_number, float: float, str: str}[kind](value)
     except ValueError as error:
         mend = "give digits, such as 4096, 4k or 1m" if kind is int else "give a number, such as 0.5"
-        raise ConfigError(name, f"'{quoted(value)}' is no number" if value else "it is empty", mend) from error
+        raise ConfigError(name, f"'{quoted(value)}' is not a number" if value else "it is empty", mend) from error

@@ -116,7 +116,7 @@ def stop_token_of(text: str | None, tokenizer: Tokenizer) -> int | None:
         problem = f"the tokenizer {tokenizer.name} declares no end of a document"
         return required(tokenizer.end, "stop_token", problem, "give the number of a token, or a text with --stop")
     is_number = text.isascii() and text.isdigit() and len(text) < 10
-    require(is_number, "stop_token", f"'{quoted(text)}' is no token", "give its number, or end")
+    require(is_number, "stop_token", f"'{quoted(text)}' is not a token", "give its number, or end")
     return int(text)
 
 

@@ -28,7 +28,7 @@ else:
         f"number of raw tokens per segment (default: {ModelConfig.segment}, or that of the model that gets a memory).",
     ).replace(
         "number of raw tokens in the vocabulary (landmarks get ids above it).",
-        f"number of raw tokens in the vocabulary, landmarks not counted (default: that of the data, at least {ModelConfig.vocab}).",
+        f"vocabulary size in raw tokens, without landmarks (default: that of the data, at least {ModelConfig.vocab}).",
     )
 
 

@@ -79,4 +79,4 @@ def run_of(config: str, mechanism: str) -> RunConfig:
     try:
         return RunConfig.from_dict(plain)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError("config", f"{config} is no run's config.json ({one_line(error)})", mend) from error
+        raise ConfigError("config", f"{config} is not a run's config.json ({one_line(error)})", mend) from error

@@ -1,6 +1,7 @@
 """Settings of a run in a file, YAML or JSON: what config.json holds, or some of it. Options behind it take precedence."""
 
 import dataclasses
+import itertools
 import re
 import typing
 from pathlib import Path
@@ -43,7 +44,7 @@ def run_file_text(settings: Plain) -> str:
 
 def named_file(arguments: list[str]) -> Path:
     """The file that --config names, the last one."""
-    found = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == OPTION]
+    found = [value for option, value in itertools.pairwise(arguments) if option == OPTION]
     found += [one.partition("=")[2] for one in arguments if one.startswith(f"{OPTION}=")]
     return Path(required(found[-1] if found else None, "config", "no file is named", MEND))
 
@@ -64,7 +65,12 @@ def with_run_file(described: Plain, arguments: list[str]) -> tuple[Plain, list[s
         settings = dict(chosen[one["name"]])
         kind = settings.pop("kind", "")
         if kind or not is_named:
-            require(kind != "", f"{named(one['name'])}.kind", "the file does not say", f"add it, or name one of {', '.join(one['choices'])}")
+            require(
+                kind != "",
+                f"{named(one['name'])}.kind",
+                "the file does not say",
+                f"add it, or name one of {', '.join(one['choices'])}",
+            )
             group = lookup(f"{named(one['name'])}.kind", kind, one["choices"])
             inner = {**group, "fields": overlaid(group["fields"], settings, named(one["name"]))}
             one = {**one, "choices": {**one["choices"], kind: inner}}

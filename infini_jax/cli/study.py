@@ -92,7 +92,7 @@ def study(
         return
     save_study(found, folder)
     for file in cut_short(found, folder):
-        console.print(f"{file} was cut short and is made again", style="yellow", soft_wrap=True)
+        console.print(f"{file} was incomplete and is made again", style="yellow", soft_wrap=True)
     with study_progress(found, console) as watch:
         left = launcher.run(found, folder, watch)
     if left:

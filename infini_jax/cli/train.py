@@ -47,7 +47,6 @@ COMMON = (  # what --help shows; --help-all shows all
     "train.batch",
     "train.sequence",
     "train.learning_rate",
-    "train.optimiser",
     "train.evaluate_every",
     "budget.unit",
     "budget.amount",

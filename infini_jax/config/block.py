@@ -59,7 +59,12 @@ class BlockConfig:
 
     def __post_init__(self):
         check_fields("model.block", self)
-        require(1e-12 <= self.epsilon <= 1, "model.block.epsilon", f"{self.epsilon:g} is no small number", "give such as 1e-6")
+        require(
+            1e-12 <= self.epsilon <= 1,
+            "model.block.epsilon",
+            f"{self.epsilon:g} is not a small number",
+            "give a number such as 1e-6",
+        )
         in_order = tuple(name for name in typing.get_args(Bias) if name in self.biases)
         require(
             in_order == self.biases,

@@ -101,7 +101,7 @@ class ModelConfig:
         require(
             own is None or (0 <= own <= 1 and self.key_taps > 1),
             "model.key_taps_own",
-            f"{own} is no share among {self.key_taps} taps",
+            f"{own} is not a weight among {self.key_taps} taps",
             "give 0 to 1 with at least 2 model.key_taps, or leave it out",
         )
         self.memory.check(dims)

@@ -90,7 +90,7 @@ class RunConfig:
     def _check_rank(self, rank: int) -> None:
         d, mlp_dim = self.model.dims, self.model.mlp_dim or 4 * self.model.d_model
         smallest = min(d.d_model, d.kv_heads * d.key_dim, d.kv_heads * d.value_dim, mlp_dim)
-        problem = f"{rank} is above {smallest}, the smallest side of a matrix with factors beside it"
+        problem = f"{rank} is above {smallest}, the smallest side of a matrix with low-rank factors"
         require(rank <= smallest, "train.lora_rank", problem, f"give at most {smallest}")
 
     @property

@@ -37,7 +37,7 @@ class Budget:
 
     def __post_init__(self):
         check_fields("budget", self)
-        require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} buy nothing", "give a positive number")
+        require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} is not a budget", "give a positive number")
         most = MOST[self.unit]
         require(self.amount <= most, "budget.amount", f"{self.amount:g} {self.unit} are too many", f"give at most {most:g}")
         require(
@@ -147,8 +147,18 @@ class TrainConfig:
             f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
             f"give a divisor of {self.bptt}, or change train.bptt",
         )
-        require(0 <= self.dropout < 1, "train.dropout", f"{self.dropout} is no share to drop", "give 0 to below 1, e.g. 0.1")
-        require(0 <= self.average < 1, "train.average", f"{self.average} is no decay", "give 0 to below 1, e.g. 0.999")
+        require(
+            0 <= self.dropout < 1,
+            "train.dropout",
+            f"{self.dropout} is not a dropout rate",
+            "give at least 0 and below 1, such as 0.1",
+        )
+        require(
+            0 <= self.average < 1,
+            "train.average",
+            f"{self.average} is not a decay",
+            "give at least 0 and below 1, such as 0.999",
+        )
         require(
             self.accumulate >= 1 and self.batch % self.accumulate == 0,
             "train.accumulate",
@@ -156,7 +166,12 @@ class TrainConfig:
             f"give a divisor of {self.batch}",
         )
         self._check_factors()
-        require(0 <= self.warmup < 1, "train.warmup", f"{self.warmup} is no share of the steps", "give 0 to below 1")
+        require(
+            0 <= self.warmup < 1,
+            "train.warmup",
+            f"{self.warmup} is not a fraction of the steps",
+            "give at least 0 and below 1",
+        )
         require(self.weight_decay >= 0, "train.weight_decay", f"{self.weight_decay} is negative", "give 0 or more")
 
     def _check_factors(self) -> None:

@@ -45,7 +45,7 @@ class CorpusConfig(DataConfig):
         return self.symbols
 
     def check(self, tokens: int) -> None:
-        require(tokens >= 1, "train.sequence", f"{tokens} tokens are no sequence", "give at least 1")
+        require(tokens >= 1, "train.sequence", f"{tokens} tokens are not a sequence", "give at least 1")
 
     def open(self, rows: Rows) -> DocumentRows:
         """Rows of whole documents of the split.

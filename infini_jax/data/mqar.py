@@ -77,7 +77,7 @@ class MqarConfig(ExampleConfig):
         require(self.spread >= 0, "data.spread", f"{self.spread} is negative", "give 0, or an exponent such as 0.01")
         once = not self.spread or self.repeats == 1
         require(once, "data.repeats", f"{self.repeats} questions per key cannot be spread", "give 1, or data.spread 0")
-        require(0 <= self.noise <= 1, "data.noise", f"{self.noise} is no share", "give 0 to 1")
+        require(0 <= self.noise <= 1, "data.noise", f"{self.noise} is not a fraction", "give 0 to 1")
         require(
             self.gap(tokens) >= 0,
             "train.sequence",

@@ -165,7 +165,9 @@ def splits_of(names: list[str], lists: Lists) -> dict[str, Split]:
         place: dict[str, Split] = dict.fromkeys(names, "train")
         for split, file in lists:
             for name in listed(file):
-                require(name in place, "splits", f"{file.name} lists '{name}', which is no document", suggestion(name, names))
+                require(
+                    name in place, "splits", f"{file.name} lists '{name}', which is not a document", suggestion(name, names)
+                )
                 require(place[name] == "train", "splits", f"'{name}' is listed twice", "list it for one split")
                 place[name] = split
         return place

@@ -109,7 +109,7 @@ class Sharding:
         try:
             mesh = jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
         except NotImplementedError as error:  # of TPUs, whose wires are a torus
-            problem = f"{self.per_row} devices per row are no whole axes of the devices' torus"
+            problem = f"{self.per_row} devices per row are not whole axes of the devices' torus"
             raise ConfigError("sharding.per_row", problem, "give a product of its axes") from error
         return Layout(mesh, RULES[self.rules])
 

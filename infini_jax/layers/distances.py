@@ -47,7 +47,10 @@ class RotaryConfig:
         check_fields("model.rotary", self)
         require(1 < self.base <= 1e12, "model.rotary.base", f"{self.base:g} is out of range", "give above 1 to 1e12")
         require(
-            0 < self.fraction <= 1, "model.rotary.fraction", f"{self.fraction:g} is no share of a head", "give above 0 to 1"
+            0 < self.fraction <= 1,
+            "model.rotary.fraction",
+            f"{self.fraction:g} is not a fraction of a head",
+            "give a number above 0, at most 1",
         )
         require(
             1 <= self.factor <= 1e6 and (self.factor == 1 or self.scaling != "none"),
@@ -58,10 +61,10 @@ class RotaryConfig:
         require(
             0 < self.low_turns < self.high_turns,
             "model.rotary.low_turns",
-            f"{self.low_turns:g} is no number of turns below high_turns {self.high_turns:g}",
+            f"{self.low_turns:g} is not below high_turns {self.high_turns:g}",
             "give such as low_turns 1 and high_turns 4",
         )
-        require(self.context >= 1, "model.rotary.context", f"{self.context} is no length", "give at least 1")
+        require(self.context >= 1, "model.rotary.context", f"{self.context} is not a length", "give at least 1")
 
     def check(self, key_dim: int) -> None:
         """Checks the settings: raises `ConfigError` where heads of `key_dim` entries have no pairs to turn."""

@@ -323,7 +323,9 @@ class Memory(nn.Module):
             if high > MOST_GROWN:
                 if bytes_at(low) == bytes_at(1):
                     raise ConfigError("memory bytes", f"{cls.__name__} does not grow with its {axis}", "choose another axis")
-                problem = f"{layer_bytes:,} per layer are too many: {cls.__name__} has at most {bytes_at(low):,} bytes per layer"
+                problem = (
+                    f"{layer_bytes:,} per layer are too many: {cls.__name__} has at most {bytes_at(low):,} bytes per layer"
+                )
                 raise ConfigError("memory bytes", problem, "give less")
         while high - low > 1:
             middle = (low + high) // 2

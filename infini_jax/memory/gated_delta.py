@@ -185,7 +185,7 @@ def chosen_form(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array) -> str:
     Raises `ConfigError` where the form asked for does not exist or cannot do this.
     """
     asked = form.value
-    require(asked in FORMS, "gated_delta.form", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
+    require(asked in FORMS, "gated_delta.form", f"'{asked}' is not a form", f"choose one of {', '.join(FORMS)}")
     if asked == "chunks" or (asked == "auto" and platform() != "tpu"):
         return "chunks"
     from infini_jax.memory import delta_kernel  # Pallas is not imported where nothing runs it

@@ -266,7 +266,7 @@ class InfiniConfig(PositionedConfig):
         require(
             0 < self.feature_scale <= largest,
             "memory.feature_scale",
-            f"{self.feature_scale:g} is no scale of keys",
+            f"{self.feature_scale:g} is not a scale of keys",
             f"give a number above zero and at most {largest:g}",
         )
         require(

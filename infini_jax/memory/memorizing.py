@@ -238,7 +238,7 @@ class MemorizingConfig(PositionedConfig):
         require(
             0 < self.recall_target < 1,
             "memory.recall_target",
-            f"{self.recall_target:g} is no share to aim at",
+            f"{self.recall_target:g} is not a recall",
             "give a number between 0 and 1, or search exact",
         )
         require(self.scale_init > 0, "memory.scale_init", f"{self.scale_init:g} is not above zero", "give 8")

@@ -272,7 +272,9 @@ def find_alone(source: StudySource) -> Found:
     rows = sorted((dataclasses.replace(row, study=study) for row in found), key=in_page_order)
     ends = {name: object_or_none(place.error) or {} for name, place in places.items()}
     errors = {name: str(end.get("error", "not finished, and no error was noted")) for name, end in ends.items()}
-    require(bool(rows), "folder", f"no finished run in {source.folder}", "wait for one; `infini-jax watch` shows how far they are")
+    require(
+        bool(rows), "folder", f"no finished run in {source.folder}", "wait for one; `infini-jax watch` shows how far they are"
+    )
     done = {row.run: places[row.run] for row in rows if row.run in places}
     logs = {run: place.metrics for run, place in done.items() if place.metrics.exists()}
     figures = [read_table(file) for place in done.values() for file in sorted(place.all_measures.glob("*.parquet"))]

@@ -24,7 +24,7 @@ from infini_jax.errors import (
 )
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
-from infini_jax.files import make_folder, json_value, read_object, write_json
+from infini_jax.files import json_value, make_folder, read_object, write_json
 from infini_jax.model.inheritance import inheritance
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import write_joined

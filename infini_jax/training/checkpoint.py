@@ -20,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, check_fields, disk_reason, one_line, require, required
+from infini_jax.errors import CheckpointError, check_fields, disk_reason, missing_step, one_line, require, required
 from infini_jax.files import json_text
 from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import RunFolder
@@ -126,9 +126,7 @@ class Checkpoints:
         Raises `ConfigError` where there is no checkpoint of this step.
         """
         steps = self.steps()
-        require(
-            step in steps, "resume", f"no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps)) or 'none'}"
-        )
+        require(step in steps, "resume", *missing_step(step, steps))
         self._begin_at = step
 
     def _newest(self) -> int | None:
@@ -175,7 +173,7 @@ class Checkpoints:
         steps, step = self.steps(), self._newest() if step is None else step
         if step is None:
             return None
-        require(step in steps, "checkpoint", f"there is none of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        require(step in steps, "checkpoint", *missing_step(step, steps))
         meta = self._meta(step)
         if meta["format"] == 2 and self.run.train.optimiser == "adafactor":
             raise CheckpointError(
@@ -347,7 +345,7 @@ class FinishedCheckpoints(Checkpoints):
             require(
                 step in steps, named, problem, f"train with --saving.keep-best, or choose one of {', '.join(map(str, steps))}"
             )
-        require(step in steps, named, f"there is no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        require(step in steps, named, *missing_step(step, steps))
         return step
 
     def _instead(self, step: int) -> str:

@@ -178,7 +178,9 @@ def scored(trained: TrainedRun, folder: Path) -> Asks[Row]:
     if held_out.failed:
         failed = "; ".join(f"evaluation {split}: {named_line(error)}" for split, error in held_out.failed.items())
         first = next(iter(held_out.failed.values()))
-        raise EvaluationFailed(f"{failed}; {place.row} is written without it; call again to try it again") from first
+        raise EvaluationFailed(
+            f"{failed}; {place.row} is written without it; repeat the command to evaluate it again"
+        ) from first
     return row
 
 
