@@ -209,7 +209,7 @@ def test_a_study_that_is_not_finished_has_the_rows_and_curves_that_are_there(tmp
 
 
 def test_what_is_missing_or_damaged_gets_one_line(tmp_path):
-    assert refused(tmp_path / "none").startswith(f"path: there is not a folder {tmp_path / 'none'}; name a study's folder")
+    assert refused(tmp_path / "none").startswith(f"path: there is no folder {tmp_path / 'none'}; name a study's folder")
     assert refused(tmp_path).startswith(f"path: {tmp_path} holds no results; name a study's folder")
     assert refused(tmp_path, library="panda") == "library: 'panda' is not known; choose pandas or polars"
     row = made_rows()[0]

@@ -174,7 +174,7 @@ def test_no_file_is_written_over_and_none_is_left_half(tmp_path, monkeypatch):
     file = saved(tmp_path)
     with pytest.raises(ConfigError, match=r"^save_memory: .* exists; give another name, or delete it$"):
         saved(tmp_path)
-    with pytest.raises(ConfigError, match=r"^save_memory: there is not a folder .*none; make it, or give another name$"):
+    with pytest.raises(ConfigError, match=r"^save_memory: there is no folder .*none; make it, or give another name$"):
         saved(tmp_path / "none")
     file.unlink()
     monkeypatch.setattr(Path, "replace", lambda *names: (_ for _ in ()).throw(OSError(28, "No space left on device")))

@@ -66,6 +66,7 @@ def settled(hint: Any, value: Any) -> Any:
 
 
 def subcommand_of(extra: Any) -> str:
+    """The name of a subcommand, by what stands beside its type; "" of anything else."""
     return getattr(extra, "name", "")
 
 
