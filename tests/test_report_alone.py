@@ -21,7 +21,7 @@ def test_runs_of_no_study_are_found_with_figures_settings_and_ends(tmp_path):
         rows[name] = dataclasses.replace(row_of("mqar", "infini", "delta", 4096, number), run=name)
         write_rows([rows[name]], tmp_path / name / "row.parquet")
     place = RunFolder(tmp_path / "first")
-    write_measures("first", [Measure("mqar", "accuracy", 0.5, labels={"length": 64.0})], place.measures_of("mqar"))
+    write_measures("first", [Measure("mqar", "accuracy", 0.5, 10, labels={"length": 64.0})], place.measures_of("mqar"))
     (tmp_path / "third" / "error.json").write_text(json.dumps({"end": "diverged", "error": "it diverged"}))
     found = find([StudySource(tmp_path)])
     assert {row.run: row.loss for row in found.rows} == {name: row.loss for name, row in rows.items()}
