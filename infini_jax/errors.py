@@ -12,7 +12,7 @@ import re
 import types
 import typing
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 Value = TypeVar("Value")
@@ -62,7 +62,7 @@ class CheckpointError(RuntimeError):
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 TFDS_IS_FULL = "Not enough disk space"  # what TFDS says where nothing at all is free
-DISK = (*FULL_OR_LOCKED, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST)
+DISK = (*FULL_OR_LOCKED, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def disk_reason(error: BaseException) -> str | None:
@@ -83,7 +83,7 @@ def disk_fault(error: BaseException) -> str | None:
     if reason is None:
         return None
     place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    return f"disk: {place}{reason}; make room or give another folder and call again: what was finished is kept"
+    return f"disk: {place}{reason}; make room or give another folder, then repeat the command: finished work is kept"
 
 
 def one_line(error: BaseException) -> str:
@@ -112,7 +112,8 @@ def require(holds: bool, field: str, problem: str, mend: str) -> None:
 def require_positive(owner: str, **values: float) -> None:
     """Checks numbers of one owner: raises `ConfigError` for the first of `values` that is not above zero."""
     for name, value in values.items():
-        require(value > 0, f"{owner}.{name}", f"{value} is not above zero", "give at least 1")
+        mend = "give at least 1" if isinstance(value, numbers.Integral) else "give a positive number, such as 0.001"
+        require(value > 0, f"{owner}.{name}", f"{value} is not positive", mend)
 
 
 def require_not_negative(owner: str, **values: float) -> None:
@@ -125,10 +126,10 @@ LARGEST = 2**31 - 1  # whole number: sizes, counts and seeds have 32 bits in JAX
 LARGEST_FLOAT = 3.4028234e38  # number: settings become float32
 LARGEST_OF: dict[type, float] = {int: LARGEST, float: LARGEST_FLOAT}
 WORDS: dict[type, tuple[str, str]] = {  # what a value of a type is called, and an example
-    bool: ("truth value", "True or False"),
+    bool: ("boolean", "True or False"),
     int: ("whole number", "a number such as 8"),
     float: ("number", "a number such as 0.5"),
-    str: ("text", "a text"),
+    str: ("string", "a string"),
     tuple: ("tuple", "one such as (1, 2)"),
     dict: ("table of settings", "names with their values"),
 }
@@ -199,12 +200,17 @@ def check_class(field: str, value: Any, kind: type) -> None:
     word, example = WORDS.get(kind, (kind.__name__, f"a {kind.__name__}"))
     is_one = isinstance(value, ABSTRACT.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
     if not is_one:  # texts of errors are made for errors only: a study checks hundreds of thousands of values
-        raise ConfigError(field, f"{quoted(value)} is no {word}", f"give {example}")
+        raise ConfigError(field, f"{quoted(value)} is not {article(word)} {word}", f"give {example}")
     if kind in LARGEST_OF:
         if value != value or abs(value) == math.inf:
-            raise ConfigError(field, f"{quoted(value)} is no finite number", f"give {example}")
+            raise ConfigError(field, f"{quoted(value)} is not finite", "give a finite number")
         if abs(value) > LARGEST_OF[kind]:
             raise ConfigError(field, f"{quoted(value)} is too large", f"give at most {LARGEST_OF[kind]:,}")
+
+
+def article(word: str) -> str:
+    """The indefinite article in front of a word."""
+    return "an" if word[:1].lower() in "aeiou" else "a"
 
 
 def quoted(value: Any) -> str:
@@ -224,7 +230,7 @@ def require_file_name(field: str, name: str) -> None:
     """Checks a name: raises `ConfigError` where it could not be a file's name on every system, or reads as an option."""
     check_value(field, name, str)
     is_name = name.replace("-", "").replace("_", "").replace(".", "").isalnum()
-    require(is_name, field, f"{name!r:.60} is no file name", "use letters, digits, '-', '_' and '.'")
+    require(is_name, field, f"{name!r:.60} is not a file name", "use letters, digits, '-', '_' and '.'")
     size = len(name.encode())
     require(size <= LONGEST_NAME, field, f"a name of {size} bytes is too long", f"give at most {LONGEST_NAME}")
     is_open = name[0] not in "-." and name[-1] != "."
@@ -246,7 +252,7 @@ def require_one_line(field: str, text: str) -> None:
 
 def require_utf8(field: str, text: str, mend: str) -> None:
     """Checks a text: raises `ConfigError` where it has halves of characters, as Python makes of bytes that are no UTF-8."""
-    require(all(unicodedata.category(one) != "Cs" for one in text), field, "it is no UTF-8", mend)
+    require(all(unicodedata.category(one) != "Cs" for one in text), field, "it is not UTF-8", mend)
 
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # gs://, s3://, hdfs://; a Path has one slash of them left; no C:/
@@ -262,7 +268,9 @@ def require_local(field: str, path: os.PathLike[str] | str) -> None:
     address = ADDRESS.match(str(path))
     if address:
         whole = f"{address[1]}://{str(path)[address.end() :]}"
-        raise ConfigError(field, f"{whole} is no folder of this machine", "mount the bucket, or copy it, and give that folder")
+        raise ConfigError(
+            field, f"{whole} is not a folder on this machine", "mount the bucket, or copy it, and give that folder"
+        )
 
 
 def required(value: Value | None, field: str, problem: str, mend: str) -> Value:
@@ -291,6 +299,13 @@ def lookup(field: str, name: str, table: Mapping[str, Value]) -> Value:
     if not isinstance(name, str) or name not in table:  # the nearest name is not looked for in vain
         raise ConfigError(field, f"'{quoted(name)}' is not known", suggestion(quoted(name), table))
     return table[name]
+
+
+def missing_step(step: int, steps: Sequence[int]) -> tuple[str, str]:
+    """(problem, mend) of a checkpoint that a run with checkpoints at `steps` does not have."""
+    if not steps:
+        return "this run has no checkpoints", "train it first"
+    return f"there is no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps))}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -36,6 +36,14 @@ def replaced_at_once(file: Path) -> Iterator[Path]:
         to_disk(file.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, where they are missing. Raises `ConfigError` where there can be none, as in /proc."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise ConfigError("folder", f"{folder} cannot be created ({one_line(error)})", "give another folder") from error
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into, which gets the name `folder` at the end; nothing of it stays where the block raises."""
@@ -150,7 +158,7 @@ def open_regular(file: Path) -> io.BufferedReader:
         if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             return opened
         opened.close()
-    raise OSError("is no regular file")
+    raise OSError("is not a regular file")
 
 
 def shipped(folder: str) -> Path:

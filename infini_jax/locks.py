@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from infini_jax.errors import ConfigError, one_line
+from infini_jax.files import make_folder
 
 _held: dict[Path, int] = {}  # locks of this process -> the thread that took them
 
@@ -91,7 +92,7 @@ def awaited(file: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 def _opened(file: Path) -> TextIO:
     """The file, whose text stays until the lock is ours."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     return file.open("a+")
 
 

@@ -73,7 +73,7 @@ def test_a_checkpoint_that_is_missing_is_told_before_anything_runs(parent, tmp_p
     save_study(study, folder)
     assert study_in(folder) == study
     moved = shutil.move(parent, tmp_path / "gone")
-    with pytest.raises(ConfigError, match=r"^run continued: from: .*first is no folder; "):
+    with pytest.raises(ConfigError, match=r"^run continued: from: .*first is not a folder; "):
         check_origins(study, folder)
     for words in ([], ["--dry-run"]):
         with pytest.raises(SystemExit):
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_is_missing_is_told_before_anything_runs(parent, tmp_p
     shutil.rmtree(parent)
     shutil.move(moved, parent)
     check_origins(study, folder)
-    with pytest.raises(ConfigError, match=r"^from: .*nowhere is no folder; "):
+    with pytest.raises(ConfigError, match=r"^from: .*nowhere is not a folder; "):
         adapting(BASE, tmp_path / "nowhere")
 
 

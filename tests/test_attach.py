@@ -330,7 +330,7 @@ def test_settings_of_what_is_composed_are_checked():
         (BesideConfig(native=LocalConfig(layers=(0,)), added=InfiniConfig()), "memory.attention: it has layers of its own; "),
         (BesideConfig(native=LandmarkConfig(), added=InfiniConfig()), "memory.attention: it inserts tokens into segments; "),
         (BesideConfig(native=LocalConfig(), added=InfiniConfig(), local="cache"), "memory.local: the native attention is "),
-        (NativeConfig(attention=LocalConfig(), every=0), "memory.every: 0 tokens are no block; give 1 or more"),
+        (NativeConfig(attention=LocalConfig(), every=0), "memory.every: 0 tokens are not a block; give 1 or more"),
     ):
         with pytest.raises(ConfigError, match=f"^{said}"):
             ModelConfig(memory=memory)
@@ -385,7 +385,7 @@ def test_the_command_line_says_what_cannot_be(place, capsys):
     assert says("--model.d-model", "32") == "model.d_model: 32 is not 12, as results/models/tiny has it; leave it out"
     assert says("--memory.layers", "2") == "memory.layers: layer 2 does not exist; name layers 0 to 1"
     assert says("--model.segment", "33", "--train.sequence", "66").startswith("model.segment: 33 tokens are more than the 32 ")
-    assert says("--from", "nothing").startswith("from: results/models/nothing is no folder; ")
+    assert says("--from", "nothing").startswith("from: results/models/nothing is not a folder; ")
     without = COMMAND[:3] + COMMAND[5:]
     assert told(capsys, without, 2) == "attach: no model is named that gets the memory; give --from, too"
     without = COMMAND[:5] + COMMAND[7:] + ["--window", "8"]

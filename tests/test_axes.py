@@ -131,7 +131,9 @@ def test_basis_functions_come_in_whole_groups_of_widths():
 
 
 def test_a_memory_that_fits_at_no_size_is_refused_with_the_least_bytes():
-    with pytest.raises(ConfigError, match=r"31 a layer hold no TransformerXL memory; ask for at least 132 a layer$"):
+    with pytest.raises(
+        ConfigError, match=r"31 per layer are too few: TransformerXL needs at least 132 bytes per layer; give more$"
+    ):
         tiny("transformer_xl").at_bytes(63)
 
 

@@ -151,7 +151,7 @@ def test_blimp_itself_has_67_paradigms_of_1000_pairs_in_12_phenomena():
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("a.jsonl", "{", "a.jsonl line 1 is no JSON"),
+        ("a.jsonl", "{", "a.jsonl line 1 is not JSON"),
         ("a.jsonl", '{"sentence_good": "Yes."}\n', "'sentence_bad' is missing"),
         ("a.jsonl", "[1]\n", "no pair of BLiMP"),
         ("a.txt", "text", "holds no pairs"),
@@ -171,7 +171,7 @@ def test_what_is_not_here_is_said_in_one_line_with_the_mend(tmp_path, monkeypatc
     with pytest.raises(ConfigError, match=r"BLiMP is not here; put blimp.zip, .* into \$INFINI_JAX_DATA, or give a path"):
         Blimp().check(RUN)
     (tmp_path / "blimp.zip").write_bytes(b"no zip")
-    with pytest.raises(ConfigError, match=r"blimp\.zip is no whole archive"):
+    with pytest.raises(ConfigError, match=r"blimp\.zip is not a complete archive"):
         Blimp().check(RUN)
     with pytest.raises(ConfigError, match=r"blimp\.pairs"):
         Blimp(pairs=-1)

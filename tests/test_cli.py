@@ -1,6 +1,5 @@
 """The command line as a user types it."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -112,7 +111,12 @@ def test_without_a_command_it_says_what_to_do_next(capsys):
         (["train", "infini", "mqar", "--train.bacth", "4"], "--train.batch"),
         (["study", "quick", "--job", "2"], "--jobs"),
         (["study", "quik"], "did you mean 'quick'?"),
-        (["train", "infni", "mqar"], "infini"),
+        (["train", "infni", "mqar"], "memory: 'infni' is not known; did you mean 'infini'?"),
+        (["train", "infini", "needle"], "data: 'needle' is not known; did you mean 'haystack'?"),
+        (["train", "infini", "mqar", "--train.lr", "1"], "did you mean --train.learning-rate?"),
+        (["train", "infini", "mqar", "--memory.update", "dleta"], "did you mean 'delta'?"),
+        (["trian"], "command: 'trian' is not known; did you mean 'train'?"),
+        (["eval"], "did you mean 'evaluate'?"),
     ],
 )
 def test_a_typo_is_refused_with_a_suggestion(arguments, suggested, capsys):
@@ -124,13 +128,17 @@ def test_a_typo_is_refused_with_a_suggestion(arguments, suggested, capsys):
     [
         (["--model.segment", "48"], "model.segment: 48 tokens are longer than the sequence of 24"),
         (["--model.heads", "3"], "model.heads: 3 heads do not divide d_model 16"),
-        (["--budget.amount", "-1"], "budget.amount: -1 steps buy nothing"),
-        (["--memory-bytes", "100"], "memory bytes: 100 a layer hold no Infini memory"),
+        (["--budget.amount", "-1"], "budget.amount: -1 steps is not a budget"),
+        (["--memory-bytes", "100"], "memory bytes: 100 per layer are too few: Infini needs at least"),
         (
             ["--memory-bytes", "9999", "--memory-axis", "slots"],
             "memory axis: Infini does not grow along 'slots'; choose key_dim or value_dim or heads or feature_map",
         ),
         (["--memory-axis", "heads"], "memory axis: nothing says how far to grow; give --memory-bytes, too"),
+        (["--train.bptt", "99"], "train.bptt: 99 segments are more than the 3 of train.sequence; give at most 3"),
+        (["--train.learning-rate", "-1"], "train.learning_rate: -1.0 is not positive; give a positive number, such as 0.001"),
+        (["--train.learning-rate", "nan"], "train.learning_rate: nan is not finite; give a finite number"),
+        (["--memory-bytes", "1e15"], "--memory-bytes: '1e15' is not a whole number; give digits, such as 4096"),
         (["--data.pairs", "9"], "train.sequence: 24 tokens do not hold 9 pairs"),
     ],
 )
@@ -148,7 +156,9 @@ def test_train_leaves_a_row_and_shows_it(capsys, tmp_path):
     config = json.loads((tmp_path / "mine" / "config.json").read_text())
     assert config["model"]["memory"]["update"] == "delta"
     text = capsys.readouterr().out
-    assert all(name in text for name in dataclasses.asdict(row))
+    parts = ("held-out loss", f"{row.loss:.4f} nats/token", "tokens/s", str(tmp_path / "mine"))
+    assert all(part in text for part in parts)
+    assert f"next: infini-jax evaluate {tmp_path / 'mine'} --task mqar" in text
 
 
 def test_mechanisms_lists_all_of_them_in_80_columns(capsys):

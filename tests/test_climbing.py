@@ -182,7 +182,9 @@ def test_limits_are_given_on_the_command_line_and_refused_without_a_ladder(tmp_p
     assert len(limited["runs"]) == 4 * 3 * 3
     assert limited["most_flops"] == max(3e12, limited["least_flops"])
     given = ["study", str(file), "--dry-run", "--results", str(tmp_path)]
-    assert told(capsys, [*given, "--until", "up"], 2).startswith("until: 'up' is no rung; give settled, or a number such as 3")
+    assert told(capsys, [*given, "--until", "up"], 2).startswith(
+        "until: 'up' is not a rung; give settled, or a number such as 3"
+    )
     assert told(capsys, [*given, "--until", "9"], 2).startswith("ladder.until: there are 3 rungs; give 1 to 3, or settled")
     line = told(capsys, ["study", "quick", "--dry-run", "--ceiling", "1e12"], 2)
     assert line.startswith("ceiling: the study quick has no ladder; leave it out, or give the experiment one")

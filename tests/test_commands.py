@@ -198,7 +198,7 @@ def test_questions_behind_a_saved_memory_have_the_answers_of_whole_prompts(train
     for arguments, said in (
         (["--prompt", "x", "--save-memory", str(file)], f"save_memory: {file} exists; give another name, or delete it"),
         (["--prompt", "", "--memory", str(file)], "prompt: it is empty; give at least one token"),
-        (["--memory", str(file)], "prompt: there must be one; give --prompt-file or --prompt"),
+        (["--memory", str(file)], "prompt: there is none; give --prompt or --prompt-file"),
         (
             ["--prompt", "x", "--memory", str(file), "--step", "4"],
             f"memory: {file} is of step 10, this is step 4; give --step 10",
@@ -218,8 +218,8 @@ def test_generate_reads_standard_input_and_ends_in_front_of_a_stop(trained, caps
     for wrong, said in (
         (["--stop", ""], "stop: it is empty; give a text"),
         (["--stop-token", "300"], "stop_token: 300 is none of the tokenizer's 300 tokens; give 0 to 299"),
-        (["--stop-token", "-1"], "stop_token: '-1' is no token; give its number, or end"),
-        (["--stop-token", "9" * 5000], f"stop_token: '{'9' * 57}...' is no token; give its number, or end"),
+        (["--stop-token", "-1"], "stop_token: '-1' is not a token; give its number, or end"),
+        (["--stop-token", "9" * 5000], f"stop_token: '{'9' * 57}...' is not a token; give its number, or end"),
         (
             ["--stop-token", "end"],
             f"stop_token: the tokenizer {trained[0].data.tokenizer} declares no end of a document; "
@@ -251,12 +251,12 @@ def test_what_cannot_be_read_gets_one_line(trained, capsys, tmp_path):
         (["evaluate", str(folder), "--step", "77"], "step: there is no checkpoint of step 77; choose one of 2, 4, 6"),
         (["evaluate", str(folder), "--split", "test"], "has no test split"),
         (["evaluate", str(folder), "--rows", "1"], "evaluation.rows: one row has no other"),
-        (["generate", str(folder)], "prompt: there must be one; give --prompt-file or --prompt"),
+        (["generate", str(folder)], "prompt: there is none; give --prompt or --prompt-file"),
         (["generate", str(folder), "--prompt", ""], "prompt: it is empty; give at least one token"),
-        (["generate", str(folder), "--prompt", "\udcff"], "prompt: it is no UTF-8"),
+        (["generate", str(folder), "--prompt", "\udcff"], "prompt: it is not UTF-8"),
         (["generate", str(folder), "--prompt-file", str(empty)], "prompt: it is empty"),
         (["generate", str(folder), "--prompt-file", str(tmp_path)], "Is a directory; give a file that can be read"),
-        (["generate", str(folder), "--prompt", "x", "--top-p", "0"], "top_p: 0.0 keeps nothing"),
+        (["generate", str(folder), "--prompt", "x", "--top-p", "0"], "top_p: 0 is not a probability mass"),
         (["generate", str(folder), "--prompt", "x", "--tokens", "-1"], "tokens: -1 is negative"),
     ):
         text = fails(capsys, *arguments)

@@ -75,7 +75,7 @@ def test_a_run_is_the_same_as_itself(runs, capsys):
 
 def test_what_is_no_run_gets_one_line(runs, tmp_path, capsys):
     assert told(capsys, ["compare", str(runs[0]), str(tmp_path / "none")], 2).startswith(
-        f"run: {tmp_path / 'none'} is no folder"
+        f"run: {tmp_path / 'none'} is not a folder"
     )
     assert f"run: {tmp_path} has no config.json" in told(capsys, ["compare", str(runs[0]), str(tmp_path)], 2)
     (runs[1] / "config.json").write_text("[1")

@@ -67,7 +67,7 @@ def test_files_are_split_by_lists_by_folders_or_by_name(tmp_path):
     by_list = splits_of(names, (("test", tmp_path / "list"),))
     assert {name for name in names if by_list[name] == "test"} == {"book3.txt", "book5.txt"}
     (tmp_path / "other").write_text("book33.txt\nbook05.txt\n")
-    with pytest.raises(ConfigError, match=r"^splits: other lists 'book05.txt', which is no document; did you mean 'book"):
+    with pytest.raises(ConfigError, match=r"^splits: other lists 'book05.txt', which is not a document; did you mean 'book"):
         splits_of(names, (("test", tmp_path / "other"),))
     with pytest.raises(ConfigError, match=r"^splits: 'book3.txt' is listed twice"):
         splits_of(names, (("test", tmp_path / "list"), ("validation", tmp_path / "list")))

@@ -111,7 +111,8 @@ def test_an_evaluation_that_fails_leaves_the_row_and_the_same_call_makes_it_agai
     with pytest.raises(EvaluationFailed) as end:
         execute(fragile, tmp_path, "")
     assert str(end.value) == (
-        f"evaluation validation: OSError: {GONE}; {tmp_path / ROW_FILE} is written without it; call again to try it again"
+        f"evaluation validation: OSError: {GONE}; {tmp_path / ROW_FILE} is written without it; "
+        "repeat the command to evaluate it again"
     )
     assert [record.getMessage() for record in caplog.records if record.name.startswith("infini_jax")] == [
         f"evaluation validation: OSError: {GONE}; the run goes on without its figures"

@@ -188,5 +188,5 @@ def test_a_command_that_cannot_be_imported_names_doctor(tmp_path):
     done = spawned(["mechanisms"], before="import sys; sys.modules['jax'] = None")
     assert done.returncode == 2
     assert done.stderr.startswith("infini-jax: installation: ")
-    assert done.stderr.endswith("; say infini-jax doctor to see what is missing or broken\n")
+    assert done.stderr.endswith("; run infini-jax doctor to see what is missing or broken\n")
     assert done.stderr.count("\n") == 1

@@ -179,7 +179,7 @@ def test_a_prepared_corpus_is_quoted_in_its_own_tokens_and_a_saved_run_names_it(
         ({"distances": (4096, 1024)}, r"data.distances: \(4096, 1024\) do not ascend"),
         ({"distances": (66, 1024)}, "data.distances: 66 tokens back lies the quotation itself; give at least 67"),
         ({"span": 16}, "data.lead: 16 tokens leave none of a quotation of 16"),
-        ({"share": 0.6}, "data.share: 0.6 is no share that can be quoted"),
+        ({"share": 0.6}, "data.share: 0.6 is not a share that can be quoted"),
         ({"share": 0.0}, "data.share: 0.0 is no share"),
         ({"cue": "\ud800"}, "data.cue: it is no UTF-8"),
         ({"symbols": 256}, "data.name: it is empty, and a prepared corpus is described"),

@@ -55,7 +55,7 @@ def test_a_bucket_is_refused_at_once_wherever_a_command_takes_a_path(field, comm
     monkeypatch.chdir(tmp_path)
     command = [*command[:-1], address] if command[-1] == "--run" else [*command, address]
     command += ["b"] if command[:2] == ["compare", address] else []
-    assert told(capsys, command, 2) == f"{field}: {address} is no folder of this machine; {MEND}"
+    assert told(capsys, command, 2) == f"{field}: {address} is not a folder on this machine; {MEND}"
     assert not list(tmp_path.iterdir())
 
 
@@ -71,14 +71,14 @@ def test_a_bucket_is_refused_in_python_too(address, tmp_path, monkeypatch):
         lambda: Trained.open(folder),
         lambda: load(folder),
     ):
-        with pytest.raises(ConfigError, match=f"^(folder|path): {address} is no folder of this machine; "):
+        with pytest.raises(ConfigError, match=f"^(folder|path): {address} is not a folder on this machine; "):
             call()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_bucket_is_no_place_for_corpora(monkeypatch, capsys):
     monkeypatch.setenv("INFINI_JAX_DATA", "gs://bucket")
-    assert told(capsys, ["corpus", "list"], 2) == f"INFINI_JAX_DATA: gs://bucket is no folder of this machine; {MEND}"
+    assert told(capsys, ["corpus", "list"], 2) == f"INFINI_JAX_DATA: gs://bucket is not a folder on this machine; {MEND}"
 
 
 @pytest.mark.parametrize("path", ["results", "/a/b", "a:b", "C:/results", "C:\\results", "http", "", "a//b"])
@@ -88,7 +88,7 @@ def test_folders_are_no_addresses(path):
 
 @pytest.mark.parametrize("path", ["gs://b", "S3://b/c", "hdfs://b/c", "file:///a", "https://b.c/d"])
 def test_all_addresses_are_told_as_they_were_given(path):
-    with pytest.raises(ConfigError, match=r"^results: \w+://[abc/.d]+ is no folder"):
+    with pytest.raises(ConfigError, match=r"^results: \w+://[abc/.d]+ is not a folder"):
         require_local("results", Path(path))
 
 

@@ -217,7 +217,7 @@ def test_settings_come_back_from_json(name):
     evaluation = CASES.get(name, EVALUATIONS[name]())
     plain = json.loads(json.dumps(evaluation_to_plain(evaluation)))
     assert evaluation_from_plain(plain) == evaluation
-    with pytest.raises(ConfigError, match="is no setting"):
+    with pytest.raises(ConfigError, match="there is no such setting"):
         evaluation_from_plain({**plain, "lenths": [4]})
     with pytest.raises(ConfigError, match="is not known"):
         evaluation_from_plain({**plain, "kind": name[:-1]})
@@ -281,8 +281,11 @@ def test_output_takes_both_files_elsewhere(trained, capsys, tmp_path):
     [
         (["--task", "pass"], "task: 'pass' is not known; did you mean 'passkey'?"),
         (["--task", "sorting", "--depths", "0,1"], "depths: sorting has no such option; leave it out: sorting has lengths"),
-        (["--task", "sorting", "--lengths", "4k,long"], "lengths: 'long' is no number; give digits, such as 4096, 4k or 1m"),
-        (["--task", "passkey", "--depths", "half"], "depths: 'half' is no number; give a number, such as 0.5"),
+        (
+            ["--task", "sorting", "--lengths", "4k,long"],
+            "lengths: 'long' is not a number; give digits, such as 4096, 4k or 1m",
+        ),
+        (["--task", "passkey", "--depths", "half"], "depths: 'half' is not a number; give a number, such as 0.5"),
         (["--task", "passkey", "--formats", "other"], "formats: 'other' is not known; choose infini or landmark"),
         (["--task", "sorting", "--output", "x.parquet"], "output: x.parquet is to be JSON; give a name that ends in .json"),
         (["--lengths", "4k"], "lengths: perplexity has no such option"),

@@ -377,7 +377,7 @@ def test_an_imported_model_goes_out_with_tokenizer_licence_and_origin_and_comes_
     assert json.loads((second.folder / "source.json").read_text())["license"] == "apache-2.0"
     assert str(place) not in body
     assert "is there already" in told(capsys, ["export", "results/models/tiny", "out"], 2)
-    assert "out/nothing is no folder" in told(capsys, ["export", "out/nothing", "other"], 2)
+    assert "out/nothing is not a folder" in told(capsys, ["export", "out/nothing", "other"], 2)
     assert not (place / "other").exists()
 
 

@@ -289,8 +289,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path, capsys):
     file.write_text("")
     line = told(capsys, training(file), 1)
     assert (
-        line
-        == f"disk: {file / 'run'}: Not a directory; make room or give another folder and call again: what was finished is kept"
+        line == f"disk: {file / 'run'}: Not a directory; "
+        "make room or give another folder, then repeat the command: finished work is kept"
     )
 
 

@@ -68,10 +68,10 @@ def test_presets_have_the_sizes_they_are_called_by(size, billions):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v5x:4x4", "topology: 'v5x' is no chip that is known; did you mean 'v5"),
-        ("v5e:4y4", "topology: '4y4' is no shape; give one such as v5e:4x4"),
-        ("h100", "topology: '' is no shape; give one such as h100:8"),
-        ("h100:2x2x2", "topology: '2x2x2' is no shape; give one such as h100:8"),
+        ("v5x:4x4", "topology: 'v5x' is not a known chip; did you mean 'v5"),
+        ("v5e:4y4", "topology: '4y4' is not a shape; give one such as v5e:4x4"),
+        ("h100", "topology: '' is not a shape; give one such as h100:8"),
+        ("h100:2x2x2", "topology: '2x2x2' is not a shape; give one such as h100:8"),
     ],
 )
 def test_a_topology_that_cannot_be_is_refused_in_one_line(name, said):

@@ -104,7 +104,7 @@ def test_shards_that_are_missing_or_lie_about_their_tensors_are_named(tmp_path):
     second.write_bytes(kept)
     index = folder / "model.safetensors.index.json"
     index.write_text(index.read_text().replace(second.name, "../x.safetensors"))
-    assert "which is no file beside it" in said(folder)
+    assert "which is not a file beside it" in said(folder)
     index.write_text(json.dumps({"weight_map": {}}))
     assert "maps no tensors" in said(folder)
     index.unlink()

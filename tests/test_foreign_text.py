@@ -133,7 +133,7 @@ def test_a_tar_with_a_latin_1_name_is_refused_in_one_line(data, tmp_path, capsys
     with tarfile.open(tmp_path / "odd.tar", "w", format=tarfile.GNU_FORMAT) as opened:
         opened.add(folder, "texts", filter=lambda info: info)
     said = told(capsys, ["corpus", "prepare", "text_folder", "--path", str(tmp_path / "odd.tar"), "--jobs", "1"], 2)
-    assert said == r"path: the name 'texts/caf\udce9.txt' is no UTF-8; rename it"
+    assert said == r"path: the name 'texts/caf\udce9.txt' is not UTF-8; rename it"
 
 
 def test_odd_names_of_what_is_no_document_stop_nothing(tmp_path):
@@ -148,7 +148,7 @@ def test_a_zip_whose_name_is_no_text_is_refused_in_one_line(tmp_path):
         opened.writestr("café.txt", "text")
     raw = (tmp_path / "odd.zip").read_bytes().replace("é".encode(), b"\xe9\xe9")
     (tmp_path / "odd.zip").write_bytes(raw)
-    with pytest.raises(ConfigError, match=r"^path: .*odd.zip is no whole archive \('utf-8' codec"):
+    with pytest.raises(ConfigError, match=r"^path: .*odd.zip is not a complete archive \('utf-8' codec"):
         open_files(tmp_path / "odd.zip").names()
 
 

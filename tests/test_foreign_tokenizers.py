@@ -155,5 +155,5 @@ def test_a_tokenizer_json_whose_tokens_are_no_bytes_gives_way_to_the_sentencepie
     (tmp_path / "tokenizer.model").write_bytes(train_sentencepiece(TEXTS, 300))
     assert tokenizer_of(weights_in(tmp_path)).vocab == 300
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
-    with pytest.raises(ConfigError, match=r"is no tokenizer\.json"):
+    with pytest.raises(ConfigError, match=r"it is not a tokenizer\.json"):
         load_tokenizer(tmp_path / "tokenizer.json")

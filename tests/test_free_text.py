@@ -13,7 +13,7 @@ from rich.console import Console
 from infini_jax.cli.main import main
 from infini_jax.cli.output import terminal
 from infini_jax.cli.progress import study_progress, waiting
-from infini_jax.cli.tables import key_values
+from infini_jax.cli.tables import result
 from infini_jax.config import RunConfig
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.rows import write_rows
@@ -80,7 +80,7 @@ def test_a_table_of_rows_shows_a_variant_on_any_console(variant):
 def test_other_tables_and_bars_show_it(variant):
     run = RunConfig(variant=variant)
     study = Study("mine", variant, (run,))
-    assert variant in shown(key_values(rows_with(variant)[0]))
+    assert variant in shown(result(rows_with(variant)[0], Path(variant)))
     shown(spending_table(study))
     console = terminal(file=io.StringIO(), force_terminal=True, width=200)
     with waiting(variant, console):

@@ -63,7 +63,7 @@ def test_an_empty_prompt_and_impossible_sampling_are_refused():
         read_prompt(model, params, [])
     with pytest.raises(ConfigError, match=r"^temperature: -1 is negative"):
         Sampling(temperature=-1).check()
-    with pytest.raises(ConfigError, match=r"^top_p: 0 keeps nothing"):
+    with pytest.raises(ConfigError, match=r"^top_p: 0 is not a probability mass"):
         Sampling(top_p=0).check()
 
 

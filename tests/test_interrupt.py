@@ -132,7 +132,7 @@ def test_a_second_ctrl_c_does_not_wait(capsys):
     with pytest.raises(KeyboardInterrupt):
         press_twice()
     assert under_way == [True]
-    assert capsys.readouterr().err == "stopping behind the step under way; Ctrl-C again stops at once\n"
+    assert capsys.readouterr().err == "finishing this step, then saving; press Ctrl-C again to stop at once\n"
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -191,7 +191,7 @@ def test_ctrl_c_saves_a_run_and_the_command_that_is_named_goes_on(tmp_path):
     done = interrupted([*arguments, "1000000"], lambda: lines_in(log) > 5)
     assert done.returncode == 130
     said = done.stderr.splitlines()[-1]
-    named = f"go on with: infini-jax {' '.join(arguments)} 1000000"
+    named = f"continue with: infini-jax {' '.join(arguments)} 1000000"
     assert said.startswith("infini-jax: stopped after step ")
     assert said.endswith(f" of 1000000 and saved; {named}")
     step = int(said.split()[4])
@@ -210,7 +210,7 @@ def test_ctrl_c_ends_a_study_and_keeps_what_is_finished(tmp_path):
     done = interrupted(arguments, lambda: lines_in(folder / "runs" / "long" / "metrics.jsonl") > 3)
     assert done.returncode == 130
     assert done.stderr.splitlines()[-1] == (
-        f"infini-jax: stopped; what was finished or saved is kept; go on with: infini-jax {' '.join(arguments)}"
+        f"infini-jax: stopped; finished and saved work is kept; continue with: infini-jax {' '.join(arguments)}"
     )
     assert [row.run for row in saved_study(folder)[1]] == ["short"]
     row, log = (folder / "runs" / "short" / "row.parquet").stat(), folder / "runs" / "long" / "metrics.jsonl"
@@ -250,7 +250,7 @@ def test_a_study_whose_end_is_announced_lets_its_runs_save(tmp_path):
     done = interrupted(arguments, lambda: lines_in(log) > 3, signal.SIGUSR1)
     assert done.returncode == 75
     assert done.stderr.splitlines()[-1] == (
-        f"infini-jax: stopped; what was finished or saved is kept; go on with: infini-jax {' '.join(arguments)}"
+        f"infini-jax: stopped; finished and saved work is kept; continue with: infini-jax {' '.join(arguments)}"
     )
     assert saved_step(folder / "runs" / "long") == lines_in(log)
 

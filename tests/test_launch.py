@@ -70,7 +70,7 @@ def test_a_dry_run_names_the_array(tmp_path, capsys):
 def test_where_there_is_no_slurm_one_line_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr("infini_jax.study.launch.slurm.shutil.which", lambda name: None)
     save_study(STUDY, tmp_path)
-    with pytest.raises(ConfigError, match=r"^launch: there is no sbatch here; log in to a SLURM machine$"):
+    with pytest.raises(ConfigError, match=r"^launch: sbatch is not installed; log in to a SLURM machine$"):
         LAUNCHERS["slurm"](1, Resources()).run(STUDY, tmp_path, lambda desk: None)
 
 

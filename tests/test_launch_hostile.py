@@ -120,7 +120,7 @@ def test_a_further_option_with_a_control_character_is_refused(option, value):
 def test_what_is_no_option_of_sbatch_is_refused(option):
     with pytest.raises(ConfigError) as error:
         LAUNCHERS["slurm"](1, Resources(extra=(option,)))
-    said = "is no option; give the long name of an option of sbatch, such as exclusive or mail-type=END"
+    said = "is not an option; give the long name of an option of sbatch, such as exclusive or mail-type=END"
     assert str(error.value) == f"resources.extra: '{quoted(option)}' {said}"
 
 

@@ -255,7 +255,7 @@ def test_layers_without_the_memory_have_the_same_neighborhood():
         (lambda: LandmarkConfig(local="window"), "memory.local: Landmark has no neighborhood 'window'"),
         (lambda: LandmarkConfig(block=5, local="cache"), "memory.local: blocks of 5 tokens straddle segments"),
         (lambda: CompressiveConfig(local="cache"), "memory.slots: 64 tokens are cached beside the neighborhood 'cache'; "),
-        (lambda: CompressiveConfig(slots=0), "memory.slots: 0 is not above zero"),
+        (lambda: CompressiveConfig(slots=0), "memory.slots: 0 is not positive"),
         (lambda: MemorizingConfig(cached=8, local="segment"), "memory.cached: 8 tokens are cached beside"),
         (lambda: InfiniteFormerConfig(cached=8, local="cache"), "memory.cached: 8 tokens are cached beside"),
         (lambda: InfiniConfig(local="far"), "memory.local: 'far' is not known; choose own, segment, window or cache"),

@@ -212,14 +212,14 @@ def test_a_parent_that_is_gone_damaged_or_another_is_told_in_one_line(parent, tm
     with pytest.raises(CheckpointError, match=r"^origin: step 2 of .* has other parameters than this run was to begin from;"):
         execute(other, tmp_path / "third", study="")
     shutil.rmtree(copy)
-    with pytest.raises(ConfigError, match=r"^from: .*first is no folder; give the folder that `infini-jax train` left"):
+    with pytest.raises(ConfigError, match=r"^from: .*first is not a folder; give the folder that `infini-jax train` left"):
         execute(run, tmp_path / "fourth", study="")
 
 
 def test_a_run_does_not_begin_from_itself(tmp_path):
     with pytest.raises(ConfigError, match=r"^from: .* is the folder of this run itself; give it another --name$"):
         begun_from(CHILD, tmp_path / "a" / ".." / "second", own=tmp_path / "second")
-    with pytest.raises(ConfigError, match=r"^from: .*second is no folder; "):
+    with pytest.raises(ConfigError, match=r"^from: .*second is not a folder; "):
         begun_from(CHILD, tmp_path / "second", own=tmp_path / "third")
 
 

@@ -127,7 +127,7 @@ def test_options_are_of_the_runs_own_mechanism(folders, capsys):
     said = told(capsys, ["generate", small, "--prompt", "a", "--memory.slots", "64"], 2)
     assert said == "memory.slots: local has no such option; leave it out: local has layers, local, positions, window"
     said = told(capsys, ["evaluate", small, "--task", "passkey", "--memory.window", "x"], 2)
-    assert said == "memory.window: 'x' is no number; give digits, such as 4096, 4k or 1m"
+    assert said == "memory.window: 'x' is not a number; give digits, such as 4096, 4k or 1m"
     options = dataclasses.replace(MemoryOptions(), layers=("0,0",), window="4k")
     assert chosen_memory(RUN, options) == LocalConfig(layers=(0, 0), window=4096)
 

@@ -236,7 +236,7 @@ def test_gates_keep_their_rate_and_factors_decay_as_matrices_do():
         (InfiniConfig(), {"trains": "lora", "lora_rank": -1}, r"train\.lora_rank: -1 is negative; "),
         (InfiniConfig(), {"lora_rank": 2}, r"train\.lora_rank: 2 is the rank of no factors with train\.trains all; "),
         (InfiniConfig(), {"lora_alpha": 2.0}, r"train\.lora_alpha: 2 multiplies no factors with train\.trains all; "),
-        (InfiniConfig(), {**LORA, "lora_alpha": 0.0}, r"train\.lora_alpha: 0\.0 is not above zero; "),
+        (InfiniConfig(), {**LORA, "lora_alpha": 0.0}, r"train\.lora_alpha: 0\.0 is not positive; "),
         (
             InfiniConfig(),
             {"trains": "lora", "lora_rank": 9},

@@ -54,11 +54,11 @@ FAULTS = {
     "a folder called as a file": (lambda folder: (folder / "bad.md").mkdir(), "path: bad.md cannot be read ("),
     "a pipe": (
         lambda folder: os.mkfifo(folder / "bad.txt"),
-        "path: bad.txt cannot be read (is no regular file); mend or remove it",
+        "path: bad.txt cannot be read (is not a regular file); mend or remove it",
     ),
     "a link to a device": (
         lambda folder: (folder / "bad.txt").symlink_to("/dev/zero"),
-        "path: bad.txt cannot be read (is no regular file); mend or remove it",
+        "path: bad.txt cannot be read (is not a regular file); mend or remove it",
     ),
     "a file beyond the limit": (
         lambda folder: holed(folder / "bad.txt", LARGEST_DOCUMENT + 1),
@@ -66,14 +66,14 @@ FAULTS = {
     ),
     "a pipe in the folder's place": (
         lambda folder: [shutil.rmtree(folder), os.mkfifo(folder)],
-        "path: {} is no regular file; give a folder or an archive",
+        "path: {} is not a regular file; give a folder or an archive",
     ),
     "no UTF-8": (
         lambda folder: (folder / "deep" / "bad.txt").write_bytes(b"good \xe9"),
         "path: deep/bad.txt is not UTF-8 at byte 5 (0xe9); mend the file, or read it with --errors replace or",
     ),
     "a link back": (link_back, "path: deep/loop leads back to a folder that it lies in; remove the link"),
-    "a name that is no text": (name_that_is_no_text, "path: the name 'caf\\udce9.txt' is no UTF-8; rename it"),
+    "a name that is no text": (name_that_is_no_text, "path: the name 'caf\\udce9.txt' is not UTF-8; rename it"),
     "all empty": (
         lambda folder: [(folder / name).write_text(" \n") for name in STORIES],
         "corpus: text_folder has no text to train on; give a corpus with at least one non-empty document",

@@ -46,9 +46,9 @@ def test_pieces_are_small_whatever_the_file(tmp_path):
     ("content", "said"),
     [
         (None, r"^prompt_file: .*here: No such file or directory; give a file that can be read$"),
-        (b"caf\xe9 au lait", r"^prompt_file: .* is no UTF-8 at byte 3; convert it, for example with iconv -f latin1"),
-        (b"0123456789 \xf0\x9f", r"^prompt_file: .* is no UTF-8 at byte 11; convert it"),
-        (b"0123456789 \xf0\x9f x", r"^prompt_file: .* is no UTF-8 at byte 11; convert it"),
+        (b"caf\xe9 au lait", r"^prompt_file: .* is not UTF-8 at byte 3; convert it, for example with iconv -f latin1"),
+        (b"0123456789 \xf0\x9f", r"^prompt_file: .* is not UTF-8 at byte 11; convert it"),
+        (b"0123456789 \xf0\x9f x", r"^prompt_file: .* is not UTF-8 at byte 11; convert it"),
     ],
 )
 @pytest.mark.parametrize("size", [4, 6, 1 << 16])

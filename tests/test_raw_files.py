@@ -52,7 +52,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
     (tmp_path / "text").write_text("some text")
     (tmp_path / "link").symlink_to("text")
     for name in ("pipe", "zero", "."):
-        with pytest.raises(OSError, match="is no regular file"):
+        with pytest.raises(OSError, match="is not a regular file"):
             open_regular(tmp_path / name)
     with open_regular(tmp_path / "link") as opened:
         assert opened.read() == b"some text"

@@ -61,7 +61,7 @@ def test_settings_find_their_row_before_anybody_asked_for_its_name(site):
     [
         (BROKEN, "RuntimeError: no luck"),
         ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
-        ("Fading = 3", "fading_memory:Fading: it is no Memory; name the class"),
+        ("Fading = 3", "fading_memory:Fading: it is not a Memory; name the class"),
         ("from infini_jax.memory.local import Local as Base\nclass Fading(Base): pass", "its Config is that of local"),
     ],
 )

@@ -102,9 +102,9 @@ def test_what_is_no_prepared_corpus_is_left_alone(made, tmp_path):
     write_stories(folder, {"thesis/chapter.txt": "years of work", "empty/train.tokens": "", "tales-bytes/notes.txt": "mine"})
     (folder / "link").symlink_to(folder / "others-bytes")
     for name, said in {
-        "thesis": "'thesis' is no prepared corpus: it holds 'chapter.txt'; look at it, and remove it by hand",
-        "empty": "'empty' is no prepared corpus: it has no manifest.json; look at it",
-        "tales-bytes": "'tales-bytes' is no prepared corpus: it holds 'notes.txt'",
+        "thesis": "'thesis' is not a prepared corpus: it holds 'chapter.txt'; look at it, and remove it by hand",
+        "empty": "'empty' is not a prepared corpus: it has no manifest.json; look at it",
+        "tales-bytes": "'tales-bytes' is not a prepared corpus: it holds 'notes.txt'",
         "link": "'link' is a link to ",
     }.items():
         with pytest.raises(ConfigError, match=f"^name: {said}"):

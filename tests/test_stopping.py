@@ -88,10 +88,10 @@ def test_the_end_of_a_document_is_the_one_that_the_tokenizer_declares():
     [
         ({"stop": ("a", "")}, "stop: it is empty; give a text"),
         ({"stop": ("\udcff",)}, "stop: it is no UTF-8; give text"),
-        ({"stop": "text"}, "stop: text is no tuple; give one such as (1, 2)"),
+        ({"stop": "text"}, "stop: text is not a tuple; give one such as (1, 2)"),
         ({"stop_token": 256}, "stop_token: 256 is none of the tokenizer's 256 tokens; give 0 to 255"),
         ({"stop_token": -1}, "stop_token: -1 is none of the tokenizer's 256 tokens; give 0 to 255"),
-        ({"stop_token": "end"}, "stop_token: end is no whole number; give a number such as 8"),
+        ({"stop_token": "end"}, "stop_token: end is not a whole number; give a number such as 8"),
     ],
 )
 def test_settings_that_can_never_end_a_text_are_refused(settings, said):

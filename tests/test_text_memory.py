@@ -134,7 +134,7 @@ def test_a_changed_or_cut_file_is_refused_wherever_the_change_is(tmp_path):
     for damaged in (b"", content[:5], content[:100], content[:-1], content + b"\0", b"It was a dark night\n" * 9, b"[]" * 99):
         file.write_bytes(damaged)
         assert re.fullmatch(r"memory: FILE is damaged or no memory \(.*\); read .* with --save-memory", refused(file, trained))
-    assert refused(tmp_path, trained).endswith("is no regular file; give a file of --save-memory")
+    assert refused(tmp_path, trained).endswith("is not a regular file; give a file of --save-memory")
     assert "No such file or directory; give a file of --save-memory" in refused(tmp_path / "none", trained)
 
 

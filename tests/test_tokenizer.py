@@ -123,7 +123,7 @@ def test_training_lines_are_cut_and_have_no_nul():
     [
         (lambda path: train_sentencepiece(["abc"], 8192), r"^vocab: 8192 tokens cannot be learnt \(.+\); give fewer"),
         (lambda path: train_sentencepiece(TEXTS, 200), r"^vocab: 200 tokens leave none beside the 256 bytes"),
-        (lambda path: load_tokenizer(b"no model"), r"^model: is no SentencePiece model"),
+        (lambda path: load_tokenizer(b"no model"), r"^model: it is not a SentencePiece model"),
         (lambda path: load_tokenizer(path / "t5.model"), r"^model: .+t5.model does not exist"),
     ],
 )

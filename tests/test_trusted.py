@@ -66,7 +66,7 @@ def test_minimal_pairs_from_elsewhere_import_nothing(form, trap, tmp_path):
     for name, text in (("dataset_info.json", "{}"), ("features.json", json.dumps(FORMS[form])), ("x.array_record-0", "")):
         write_stories(folder, {name: text})
     blimp_pairs.cache_clear()
-    with pytest.raises(ConfigError, match=rf"^blimp.path: .*has the type '{MODULE}.X', which is no feature of text"):
+    with pytest.raises(ConfigError, match=rf"^blimp.path: .*has the type '{MODULE}.X', which is not a text feature"):
         blimp_pairs(str(tmp_path / "blimp"))
     assert MODULE not in sys.modules
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,9 +14,13 @@ from infini_jax.cli.main import main
 from infini_jax.cli.watch import Seen, Watched, looks, seen, seen_table, watchlist_of
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.errors import ConfigError, TrainingDiverged
+from infini_jax.locks import Holder
+from infini_jax.records.folder import RunFolder
 from infini_jax.records.rows import write_rows
 from infini_jax.study.desk import Desk
 from infini_jax.study.study import Study, save_study
+from infini_jax.training.execute import end_noted
 from tests.support.commands import told
 from tests.support.made_results import row_of
 
@@ -118,6 +124,34 @@ def test_what_asks_for_attention_comes_first_and_what_has_no_room_is_counted(des
     table = seen_table([Seen(name, state) for name, state in states(desk.folder).items()], most=2)
     assert list(table.columns[0].cells) == ["going", "broken"]
     assert table.caption == "1 training, 1 failed, 1 waiting, 1 finished"
+
+
+def test_runs_that_ended_early_are_told_from_those_in_training(tmp_path, monkeypatch):
+    """By the notes that `execute` leaves; a process that is gone without one has crashed. Watching them comes to an end."""
+    for error, name in ((TrainingDiverged("no"), "diverged"), (ConfigError("a", "b", "c"), "refused"), (OSError(), "crashed")):
+        begin(tmp_path / name, run_of(name), LINE)
+        with pytest.raises(type(error)), end_noted(RunFolder(tmp_path / name)):
+            raise error
+    begin(tmp_path / "stopped", run_of("stopped"), LINE)
+    with pytest.raises(KeyboardInterrupt), end_noted(RunFolder(tmp_path / "stopped")):
+        raise KeyboardInterrupt
+    begin(tmp_path / "killed", run_of("killed"), LINE)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    (tmp_path / "killed" / "lock").write_text(f"{int(gone.stdout)} {Holder.here(0).host}\n")
+    expected = {"diverged": "diverged", "refused": "refused", "crashed": "crashed", "stopped": "stopped", "killed": "crashed"}
+    assert states(tmp_path) == expected
+    monkeypatch.setattr(watch, "SECONDS", 0.0)
+    assert len(list(looks(watchlist_of(tmp_path)))) == 1
+    with end_noted(RunFolder(tmp_path / "diverged")):  # tried again
+        assert not (tmp_path / "diverged" / "error.json").exists()
+
+
+def test_a_run_whose_process_lives_is_in_training(tmp_path):
+    begin(tmp_path / "one", run_of("one"), LINE)
+    (tmp_path / "one" / "lock").write_text(f"{os.getpid()} {Holder.here(0).host}\n")
+    assert states(tmp_path / "one") == {"one": "training"}
+    (tmp_path / "one" / "lock").write_text("1 another-machine\n")
+    assert states(tmp_path / "one") == {"one": "training"}
 
 
 def test_what_holds_no_runs_gets_one_line(tmp_path, capsys):

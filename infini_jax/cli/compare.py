@@ -46,7 +46,7 @@ def compare(
     second: tyro.conf.Positional[Path],
     as_json: AsJson = False,
 ) -> None:
-    """Shows in which settings two runs differ, and their results and metrics side by side; finished or not.
+    """Show the settings in which two runs differ, and their results and metrics side by side. Runs may be unfinished.
 
     Examples: `infini-jax compare results/runs/first results/runs/second`,
     `infini-jax compare results/quick/runs/mqar-local-8 results/quick/runs/mqar-infini-8 --json`
@@ -54,7 +54,7 @@ def compare(
     Args:
       first: folder of a run, alone or in a study's runs/.
       second: folder of the other run.
-      as_json: prints one JSON object instead of tables.
+      as_json: print one JSON object instead of tables.
     """
     found = compared(first, second)
     if as_json:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import corpus_progress
+from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import CORPORA
 from infini_jax.data.decoding import Errors
@@ -25,27 +26,28 @@ from infini_jax.errors import ConfigError, require
 from infini_jax.files import data_folder
 from infini_jax.units import human_bytes
 
+FEW = EvaluationConfig.documents  # of a split: as many are read by default
+
 
 @dataclasses.dataclass(frozen=True)
 class PrepareCorpus:
-    """Tokenizes a corpus once, to $INFINI_JAX_DATA or the user's cache; does nothing where that is done. Example:
+    """Tokenize a corpus into $INFINI_JAX_DATA or the user's cache, unless that is done. Example:
     `infini-jax corpus prepare text_folder --path books --tokenizer sentencepiece --vocab 8192`
 
     Attributes:
-      corpus: a name that `infini-jax corpus list` shows.
-      path: folder, zip or tar with the texts; not needed where a package installs them. For text_folder also one large file,
-        which is split by share and cut into rows, as enwik8 is.
-      column: column with the text, where the documents are rows of .jsonl, .jsonl.gz, .parquet or .arrow files (a folder of
-        datasets.save_to_disk); without it .txt, .md, .txt.gz and .md.gz files are read, one document per file.
-      tokenizer: bytes, SentencePiece, or json: the tokenizer.json of a pretrained model, named by --model.
-      vocab: number of tokens of a SentencePiece model that is trained.
-      algorithm: algorithm by which the SentencePiece model is trained.
-      model: an existing SentencePiece model instead of training one, or a tokenizer.json.
-      name: name of the prepared corpus; by default that of the corpus (of the path for text_folder) and of the tokenizer.
-      errors: treatment of bytes that are no UTF-8: stop, put U+FFFD, or read the file as Latin-1; by default the corpus's own.
-      validation: file that lists the documents held out for validation, one name per line.
-      test: file that lists the documents of the test split. Without lists, folders called train, validation and test are the
-        splits.
+      corpus: name of a corpus, see `infini-jax corpus list`.
+      path: folder, zip or tar with the texts, unless a package installs them. text_folder also takes one large file, which is
+        split by share and cut into rows, as enwik8 is.
+      column: text column, if the documents are rows of .jsonl, .jsonl.gz, .parquet or .arrow files (a folder of
+        datasets.save_to_disk). Otherwise .txt, .md, .txt.gz and .md.gz files are read, one document per file.
+      tokenizer: bytes, sentencepiece, or json: the tokenizer.json of a pretrained model, given by --model.
+      vocab: vocabulary size of a new SentencePiece model.
+      algorithm: algorithm of a new SentencePiece model.
+      model: existing SentencePiece model, instead of training one, or a tokenizer.json.
+      name: name of the prepared corpus. Default: that of the corpus (of the path for text_folder) and of the tokenizer.
+      errors: how to treat invalid UTF-8: stop, replace it by U+FFFD, or read the file as Latin-1. Default: the corpus's own.
+      validation: file that lists the validation documents, one name per line.
+      test: file that lists the test documents. Without lists, folders called train, validation and test are the splits.
       jobs: number of processes; 0 is one per core.
     """
 
@@ -78,12 +80,13 @@ class PrepareCorpus:
 
 @dataclasses.dataclass(frozen=True)
 class RemoveCorpus:
-    """Removes a prepared corpus, not the texts it was made of. Refuses one that a process prepares or reads, and a folder that
-    holds anything else. Example: `infini-jax corpus remove books-bytes`
+    """Remove a prepared corpus, but not its texts. A corpus in use, and a folder with anything else in it, are refused.
+
+    Example: `infini-jax corpus remove books-bytes`
 
     Attributes:
-      name: name that `infini-jax corpus list` shows as prepared.
-      yes: removes it without asking.
+      name: name of the prepared corpus, see `infini-jax corpus list`.
+      yes: remove it without confirmation.
     """
 
     name: Annotated[str, tyro.conf.Positional]
@@ -93,10 +96,10 @@ class RemoveCorpus:
         """Asks, and removes the corpus. Raises `ConfigError` where it may not be removed, or nobody can be asked."""
         folder = removable(self.name)
         if not self.yes:
-            require(sys.stdin.isatty(), "yes", f"'{self.name}' is not removed without an answer", "add --yes")
+            require(sys.stdin.isatty(), "yes", f"'{self.name}' is not removed without confirmation", "add --yes")
             console.print(f"remove {folder} ({human_bytes(bytes_on_disk(folder))})? [y/N] ", end="", soft_wrap=True)
             if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                console.print("nothing was removed")
+                console.print("not removed")
                 return
         size = remove(self.name)
         console.print(f"removed {self.name}: {human_bytes(size)}", soft_wrap=True)
@@ -104,11 +107,11 @@ class RemoveCorpus:
 
 @dataclasses.dataclass(frozen=True)
 class ListCorpora:
-    """Shows the corpora, how to get each, and what is prepared, with its size. Examples: `infini-jax corpus list`,
+    """Show the corpora, how to get each, and the prepared ones with their sizes. Examples: `infini-jax corpus list`,
     `infini-jax corpus list --json`
 
     Attributes:
-      as_json: prints one JSON object instead of tables.
+      as_json: print one JSON object instead of tables.
     """
 
     as_json: AsJson = False
@@ -121,7 +124,7 @@ def corpus(
         | Annotated[RemoveCorpus, tyro.conf.subcommand("remove")]
     ],
 ) -> None:
-    """Lists, prepares and removes corpora. Examples: `infini-jax corpus list`,
+    """List, prepare and remove corpora. Examples: `infini-jax corpus list`,
     `infini-jax corpus prepare python_stdlib --tokenizer sentencepiece`
 
     Args:
@@ -141,11 +144,23 @@ def corpus(
     with corpus_progress(action.corpus, action.settings, console) as watch:
         prepared, is_new = action.run(watch, told.append)
     console.print(counts_table(prepared))
-    for line in told:
+    for line in (*told, *few_held_out(prepared)):
         console.print(line, soft_wrap=True)
     if not is_new:
-        console.print("was prepared already: nothing to do")
+        console.print("already prepared")
     console.print(f"train on it: infini-jax train infini corpus --data.name {prepared.folder.name} ...", soft_wrap=True)
+
+
+def few_held_out(prepared: Prepared) -> Iterator[str]:
+    """A warning where the validation split is too small for a loss that compares runs."""
+    counts = prepared.manifest.splits.get("validation")
+    documents, tokens = (counts.documents, counts.tokens) if counts else (0, 0)
+    if documents < FEW:
+        plural = "" if documents == 1 else "s"
+        yield (
+            f"warning: validation has {documents} document{plural} ({tokens:,} tokens), fewer than {FEW}: its loss is noisy; "
+            "add documents, or list more with --validation"
+        )
 
 
 def corpora_plain() -> dict[str, Any]:

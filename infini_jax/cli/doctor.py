@@ -147,14 +147,14 @@ class Health:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Shows what is installed and what is wrong: versions, devices and their memory, compiled programs, optional parts.
+    """Show versions, devices with their memory, compiled programs, optional parts, and what is wrong.
 
-    Ends with code 1 where a package that is needed is missing, broken or of another version, or JAX finds no device.
+    The exit code is 1 if a required package is missing, broken or out of range, or JAX finds no device.
 
     Examples: `infini-jax doctor`, `infini-jax doctor --json`
 
     Args:
-      as_json: prints one JSON object instead of tables.
+      as_json: print one JSON object instead of tables.
     """
     found = examine()
     if as_json:

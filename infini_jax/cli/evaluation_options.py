@@ -1,8 +1,6 @@
 """Settings of evaluations on the command line: one option for every setting that any of them has."""
 
 import dataclasses
-import inspect
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from infini_jax.cli.docstrings import help_of
 from infini_jax.errors import ConfigError, check_value, lookup, quoted, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import EVALUATIONS
@@ -22,12 +21,6 @@ def settings_of(kind: Any) -> dict[str, Any]:
     """The types of an evaluation's settings, by name."""
     types = typing.get_type_hints(kind)
     return {field.name: types[field.name] for field in dataclasses.fields(kind)}
-
-
-def _help_of(kind: type, setting: str) -> str:
-    """The description of a setting in the docstring of its class."""
-    found = re.search(rf"^ +{setting}: (.*?)(?=\n +\w+: |\n*\Z)", inspect.getdoc(kind) or "", re.MULTILINE | re.DOTALL)
-    return re.sub(r"\s+", " ", found.group(1)) if found else setting
 
 
 def given_type(kind: Any) -> Any:
@@ -46,7 +39,7 @@ def text_fields(table: Mapping[str, type]) -> list[tuple[str, Any, Any]]:
     for name, kinds in owners.items():
         first = next(iter(kinds.values()))
         is_tuple = typing.get_origin(given_type(settings_of(first)[name])) is tuple
-        words = f"{_help_of(first, name)} ({', '.join(kinds)})"
+        words = f"{help_of(first, name) or name} ({', '.join(kinds)})"
         argument = tyro.conf.arg(help=words, help_behavior_hint="", metavar="A,B,..." if is_tuple else "VALUE")
         kind, empty = (tuple[str, ...], ()) if is_tuple else (str, NOT_GIVEN)
         found.append((name, Annotated[kind, argument], dataclasses.field(default=empty)))
@@ -99,4 +92,4 @@ def converted(name: str, value: str | tuple[str, ...], kind: Any) -> Any:
         return {int: whole_number, float: float, str: str}[kind](value)
     except ValueError as error:
         mend = "give digits, such as 4096, 4k or 1m" if kind is int else "give a number, such as 0.5"
-        raise ConfigError(name, f"'{quoted(value)}' is no number" if value else "it is empty", mend) from error
+        raise ConfigError(name, f"'{quoted(value)}' is not a number" if value else "it is empty", mend) from error

@@ -21,18 +21,18 @@ def export(
     step: Which = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> None:
-    """Writes a run or an imported model as safetensors with config.json, its tokenizer and a model card.
+    """Export a run or an imported model as safetensors with config.json, tokenizer and model card.
 
-    A model whose settings a family has (LLaMA, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX, Gemma 3) is one of that family, which
-    transformers loads. Any other has all settings of its run in config.json, and infini_jax loads it.
+    A model that fits a family (LLaMA, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX, Gemma 3) is exported as a model of that family,
+    which transformers loads. Any other keeps the settings of its run in config.json, and infini_jax loads it.
 
     Examples: `infini-jax export results/models/smollm2 smollm2`,
     `infini-jax export results/runs/run run-100 --step 100 --dtype bfloat16`
 
     Args:
-      run: the folder that `infini-jax train` or `infini-jax import` left.
-      folder: new folder that gets the files.
-      step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
+      run: folder of a run, as `infini-jax train` or `infini-jax import` writes it.
+      folder: new folder for the files.
+      step: checkpoint, by step, or best for the lowest validation loss. Default: the newest.
       dtype: type of the tensors.
     """
     from infini_jax.report.model_card import model_card  # reports draw, and matplotlib takes a second to load

@@ -38,29 +38,29 @@ def generate(
     memory: MemoryOptions = AS_TRAINED,
     step: Which = None,
 ) -> None:
-    """Reads a prompt of any length at constant memory and prints what the model makes of it.
+    """Read a prompt of any length in constant memory and print its continuation.
 
     Examples: `infini-jax generate results/runs/run --prompt-file book.txt --tokens 500 --temperature 0.8 --top-p 0.95`,
     `infini-jax generate results/runs/run --prompt-file book.txt --save-memory book.memory`,
     `infini-jax generate results/runs/run --memory book.memory --prompt "It was a dark"`
 
     Args:
-      run: the folder that `infini-jax train`, or `infini-jax import`, left.
-      prompt_file: file with the prompt, UTF-8 text that is read in pieces; - for standard input.
-      prompt: the text of the prompt.
-      tokens: number of tokens to sample at most; by default 200, and none with --save-memory.
-      temperature: temperature of the softmax; 0 takes the likeliest token.
-      top_p: probability mass of the likeliest tokens that may be drawn (nucleus sampling); 1 is all.
-      seed: seed of the draws.
-      stop: text in front of which the output ends; may be given several times.
-      stop_token: token in front of which the output ends: its number, or end for what the tokenizer declares as the end of a
-        document.
-      memory_file: file that --save-memory wrote: the prompt is read behind what is remembered there; the file stays as it is.
-      save_memory: new file that gets the memory behind the prompt, to go on from as often as wanted.
-      memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
-      step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
+      run: folder of a run, as `infini-jax train` or `infini-jax import` writes it.
+      prompt_file: file with the prompt, as UTF-8 text, read in chunks; - for standard input.
+      prompt: prompt.
+      tokens: maximum number of new tokens. Default: 200, or none with --save-memory.
+      temperature: temperature of the softmax; 0 is greedy decoding.
+      top_p: nucleus sampling threshold; 1 samples from all tokens.
+      seed: seed of the sampling.
+      stop: stop before this text; may be repeated.
+      stop_token: stop before this token: its number, or end for the tokenizer's end-of-document token.
+      memory_file: file written by --save-memory; the prompt continues from it. The file is not changed.
+      save_memory: new file for the memory after the prompt, which any number of prompts may continue from.
+      memory: memory settings to read the run with, such as more slots. Default: as trained.
+      step: checkpoint, by step, or best for the lowest validation loss. Default: the newest.
     """
-    require((prompt_file is None) != (prompt is None), "prompt", "there must be one", "give --prompt-file or --prompt")
+    require(prompt_file is None or prompt is None, "prompt", "there are two", "give either --prompt or --prompt-file")
+    require(prompt_file is not None or prompt is not None, "prompt", "there is none", "give --prompt or --prompt-file")
     require_utf8("prompt", prompt or "", "give text, or a file with --prompt-file")
     sampling, wanted = Sampling(temperature, top_p, seed), (0 if save_memory else TOKENS) if tokens is None else tokens
     check_sampling(sampling, wanted)
@@ -116,7 +116,7 @@ def stop_token_of(text: str | None, tokenizer: Tokenizer) -> int | None:
         problem = f"the tokenizer {tokenizer.name} declares no end of a document"
         return required(tokenizer.end, "stop_token", problem, "give the number of a token, or a text with --stop")
     is_number = text.isascii() and text.isdigit() and len(text) < 10
-    require(is_number, "stop_token", f"'{quoted(text)}' is no token", "give its number, or end")
+    require(is_number, "stop_token", f"'{quoted(text)}' is not a token", "give its number, or end")
     return int(text)
 
 

@@ -37,18 +37,18 @@ def import_model(
     dtype: Literal["", "float32", "float16", "bfloat16"] = "",
     results: Path = MODELS,
 ) -> None:
-    """Imports a pretrained model, with its tokenizer, so that it is read, evaluated and begun from as a run is.
+    """Import a pretrained model with its tokenizer. It can be evaluated, sampled and trained further like a run.
 
     Examples: `infini-jax import smollm2`, `infini-jax import models/pythia-160m`, `infini-jax import EleutherAI/pythia-160m`
 
     Args:
       source: folder with config.json and safetensors, a .safetensors or .gguf file, OWNER/NAME of a model on the Hugging Face
-        Hub where there is no such path, or smollm2, which a package holds.
-      name: name of the model, and of its folder; by default that of the source.
-      tokenizer: tokenizer.json or SentencePiece model, where it lies elsewhere than beside the tensors.
-      segment: tokens per segment; 0 is the context that the model was trained on, at most 512, or that of an exported run.
-      dtype: type in which parameters are kept; by default that of the files, and float32 where these are quantized.
-      results: folder that gets <name>/config.json, source.json, the tokenizer and a checkpoint of step 0.
+        Hub, or smollm2, which comes with a package. An existing path takes precedence.
+      name: name of the model and of its folder. Default: that of the source.
+      tokenizer: tokenizer.json or SentencePiece model, unless it lies beside the tensors.
+      segment: tokens per segment; 0 is the model's context in training, at most 512, or the segment of an exported run.
+      dtype: type of the stored parameters. Default: that of the files, or float32 if they are quantized.
+      results: parent of the model's folder, which gets config.json, source.json, the tokenizer and a checkpoint of step 0.
     """
     name = name or ENDS.sub("", Path(source).name)
     require_file_name("name", name)

@@ -8,15 +8,15 @@ from infini_jax.memory import MECHANISMS
 
 
 def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str = "", context: int = 32_768) -> None:
-    """Prints what each mechanism carries and costs, and its compression against a cache of every token.
+    """Compare the mechanisms: memory, FLOPs per token, and compression relative to a full key-value cache.
 
     Example: `infini-jax mechanisms --memory-bytes 65536 --model.segment 128`
 
     Args:
       model: sizes of the transformer.
-      memory_bytes: most bytes of memory per sequence, to which every mechanism is grown; 0 keeps each one's default.
+      memory_bytes: largest memory that fits in this many bytes per sequence; 0 keeps each mechanism's default.
       memory_axis: axis along which memories grow, such as heads; only mechanisms that have it are listed.
-      context: number of tokens that the full cache of the comparison holds.
+      context: number of tokens of the full cache they are compared with.
     """
     require(context >= 1, "context", f"{context} tokens fill no cache", "give at least 1")
     configs = [made(mechanism.Config(), model) for mechanism in MECHANISMS.values()]

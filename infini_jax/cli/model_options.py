@@ -8,12 +8,13 @@ from infini_jax.errors import require
 from infini_jax.memory.base import MemoryConfig
 
 WITHOUT = ("memory", "elsewhere", "rotary_elsewhere")  # chosen by a command of its own, or in Python only
-SEGMENT: Any = dataclasses.field(default=None)  # so that a model's own is told from one that is given
+DECIDED = ("segment", "vocab")  # by the data or another model where they are left out
 
 
 def option(field: dataclasses.Field) -> tuple[str, Any, dataclasses.Field]:
     """The option of a setting of models, of the same type and default."""
-    return (field.name, int | None, SEGMENT) if field.name == "segment" else (field.name, field.type, field)
+    is_decided = field.name in DECIDED
+    return (field.name, int | None, dataclasses.field(default=None)) if is_decided else (field.name, field.type, field)
 
 
 if TYPE_CHECKING:  # what follows is made at run time; of it a type checker knows the settings
@@ -24,13 +25,17 @@ else:
     )
     Shape.__doc__ = ModelConfig.__doc__.replace(
         "number of raw tokens per segment.",
-        f"number of raw tokens per segment; by default {ModelConfig.segment}, of a model that gets a memory its own.",
+        f"number of raw tokens per segment (default: {ModelConfig.segment}, or that of the model that gets a memory).",
+    ).replace(
+        "number of raw tokens in the vocabulary (landmarks get ids above it).",
+        f"vocabulary size in raw tokens, without landmarks (default: that of the data, at least {ModelConfig.vocab}).",
     )
 
 
-def made(memory: MemoryConfig, shape: Shape) -> ModelConfig:
-    """The model of these sizes with this memory."""
-    return ModelConfig(memory=memory, **{name: value for name, value in vars(shape).items() if value is not None})
+def made(memory: MemoryConfig, shape: Shape, vocab: int = 0) -> ModelConfig:
+    """The model of these sizes with this memory; its vocabulary is at least `vocab` unless the sizes name one."""
+    given = {name: value for name, value in vars(shape).items() if value is not None}
+    return ModelConfig(memory=memory, **{"vocab": max(vocab, ModelConfig.vocab), **given})
 
 
 def sized(model: ModelConfig, memory_bytes: int, memory_axis: str) -> ModelConfig:

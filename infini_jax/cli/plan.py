@@ -28,17 +28,17 @@ def plan(
     sharding: Sharding = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Counts what a run holds and spends, and compiles its training step for devices that are not here.
+    """Estimate the memory and compute of a run, and compile its training step for other devices.
 
     Examples: `infini-jax plan results/runs/run/config.json`,
     `infini-jax plan 1b --mechanism memorizing --topology v5p:4x4x4 --sharding.rules fsdp`
 
     Args:
       config: a run's config.json, or a preset: 1b, 8b, or a run of the quick study, such as mqar-infini-linear-5k.
-      mechanism: mechanism of a preset; infini where none is named.
-      topology: v4, v5e, v5p or v6e and its shape, such as v5e:4x4; h100:8, or h100:2x8. Without it, the devices at hand.
-      sharding: how the devices share the work.
-      as_json: prints one JSON object instead of tables.
+      mechanism: mechanism of a preset. Default: infini.
+      topology: v4, v5e, v5p or v6e and its shape, such as v5e:4x4; h100:8, or h100:2x8. Default: the devices of this machine.
+      sharding: how devices share the work.
+      as_json: print one JSON object instead of tables.
     """
     jax.config.update("jax_platforms", "cpu")  # nothing runs: devices at hand are left to who uses them
     jax.config.update("jax_enable_compilation_cache", False)  # what is compiled for other devices cannot be read back
@@ -79,4 +79,4 @@ def run_of(config: str, mechanism: str) -> RunConfig:
     try:
         return RunConfig.from_dict(plain)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError("config", f"{config} is no run's config.json ({one_line(error)})", mend) from error
+        raise ConfigError("config", f"{config} is not a run's config.json ({one_line(error)})", mend) from error

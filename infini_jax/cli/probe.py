@@ -26,10 +26,10 @@ def answer(asked: str) -> dict[str, Any]:
             found["cache"] = settings.jax_compilation_cache_dir or ""
             found["devices"] = [described(device) for device in jax.local_devices()]
         elif asked == COMMANDS:
-            from infini_jax.cli import main
+            from infini_jax.cli import commands
 
-            for name in main.COMMANDS:
-                main.command(name)
+            for name in commands.COMMANDS:
+                commands.command(name)
         else:
             importlib.import_module(asked)
     except (Exception, SystemExit) as error:  # a broken package raises anything

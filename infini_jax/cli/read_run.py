@@ -40,22 +40,22 @@ def evaluate(
     output: Path | None = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measures a trained run on a task; by default the streaming perplexity of its held-out documents.
+    """Evaluate a trained run on a task; by default, the streaming perplexity of its held-out documents.
 
     Examples: `infini-jax evaluate results/runs/run --documents 20`,
     `infini-jax evaluate results/models/smollm2 --data book.txt --tokens 8k`,
     `infini-jax evaluate results/runs/run --task passkey --lengths 4k,64k,1m --depths 0,0.5,1`
 
     Args:
-      run: the folder that `infini-jax train`, or `infini-jax import`, left.
-      task: name of the task in the registry of evaluations.
-      options: settings of the task.
-      memory: settings of the memory with which the run is read, such as more slots; by default as it was trained.
-      step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
-      output: file that gets the figures as JSON, with the same as Parquet beside it; by default evaluation.json (of other
-        tasks evaluation-TASK.json) and measures/TASK.parquet in the run's folder; with another memory, or other documents
-        than the run's own, their names say it.
-      as_json: prints the content of the JSON file instead of tables.
+      run: folder of a run, as `infini-jax train` or `infini-jax import` writes it.
+      task: name of the evaluation.
+      options: settings of the evaluation.
+      memory: memory settings to read the run with, such as more slots. Default: as trained.
+      step: checkpoint, by step, or best for the lowest validation loss. Default: the newest.
+      output: JSON file for the figures; a Parquet file is written beside it. Default: evaluation.json (evaluation-TASK.json
+        for other tasks) and measures/TASK.parquet in the run's folder; another memory, or other documents, are part of the
+        name.
+      as_json: print the content of the JSON file instead of tables.
     """
     evaluation, saved = chosen_evaluation(task, options), saved_config(run)
     config = read_with(saved, chosen_memory(saved, memory))

@@ -1,4 +1,4 @@
-"""`infini-jax report`: the page of one study, or of several."""
+"""`infini-jax report`: one page about studies, or about runs that belong to none."""
 
 import os
 from pathlib import Path
@@ -12,19 +12,27 @@ from infini_jax.study.study import noted_failures, study_in, write_tables
 
 
 def report(folders: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = None) -> None:
-    """Writes the report of one study, or of several head to head, from their results and prints the table.
+    """Write the report of studies or runs from their results, and print the table.
 
-    Example: `infini-jax report results/quick`
+    Several folders are compared on one page. Examples: `infini-jax report results/quick`, `infini-jax report results/runs`
 
     Args:
-      folders: folders of the studies' results.
-      output: folder that gets report.html and report-figures/; by default the study's, of several the one that holds them all.
+      folders: folders of studies, of runs, or of several runs.
+      output: folder of report.html and report-figures/. Default: the study's folder, or the one that holds them all.
     """
     from infini_jax.report import StudySource, terminal_table, write_report  # matplotlib takes a second to load
+    from infini_jax.report.found import find_alone
 
-    require(bool(folders), "folders", "there is none", "name the folder of a study, such as results/quick")
+    require(bool(folders), "folders", "there are none", "name the folder of a study or of runs, such as results/quick")
     console, sources, rows, failures = terminal(), [], [], []
     for folder in folders:
+        alone = StudySource(folder)
+        if alone.is_alone:
+            found = find_alone(alone)
+            sources.append(alone)
+            rows.append(found.rows)
+            failures.extend(found.missing)
+            continue
         asked = study_in(folder)
         with asked.desk(folder).looked_at() as desk:
             rows.append(write_tables(asked, desk))  # a study that was stopped has finished rows and no table yet

@@ -36,30 +36,32 @@ def study(
     cancel: bool = False,
     as_json: AsJson = False,
 ) -> None:
-    """Does the runs of an experiment that are not done yet, side by side, and writes the report.
+    """Run the jobs of an experiment that are missing, in parallel, and write the report.
 
-    Finished runs are kept and never run again: stop it when you like and call it again to go on. Examples:
+    Finished runs are kept and never run again: interrupt at any time, and repeat the command to continue. Examples:
     `infini-jax study quick`, `infini-jax study capacity_law --scale smoke --dry-run`
 
     Args:
-      experiment: a name in experiments/ (such as quick), the path of a Python file with a function `study()`, or the folder of
-        a study that was begun.
-      scale: smoke (seconds, to see that it runs), cpu or accelerator, where the experiment has them.
-      results: folder that gets <study>/ or <study>-<scale>/ with report.html, results.parquet, measures.parquet and the runs.
-      jobs: workers at the same time; 0 is one for each of at most 4 CPU cores, and one where JAX finds an accelerator.
-      launch: launcher of the workers: on this machine, queued by SLURM, or on machines of a cloud, for which a file is written
-        and the command printed; or a launcher that the experiment's own file registers.
-      resources: resources of each worker that is not on this machine.
-      fleet: most runs that a worker trains side by side in one program: those that differ in seeds, rates and data alone. auto
-        is as many as fit on an accelerator, and 1 on a CPU, where fleets do not pay.
-      until: settled, or the number of the rung of the experiment's ladder up to which every run is done; without it as the
-        experiment says. It is kept in the study's folder.
-      ceiling: training FLOPs of the whole study above which no ladder is climbed and no rate added, 0 for none; kept, too.
-      only: mechanisms to which the study is restricted, such as infini,memorizing; floor and ceiling are always there. The
-        part has a folder of its own, and `infini-jax report` takes the folders of several parts.
-      dry_run: prints what would be done, with its tokens, bytes and FLOPs, and what would be submitted, and stops.
-      cancel: ends this study's workers on a scheduler, and stops.
-      as_json: with --dry-run, prints one JSON object instead of tables.
+      experiment: name in experiments/ (such as quick), Python file with a function `study()`, or folder of a study that was
+        started.
+      scale: scale of the experiment, if it has several: smoke (seconds, a trial run), cpu or accelerator.
+      results: parent of the study's folder, <study>/ or <study>-<scale>/, with report.html, results.parquet, measures.parquet
+        and the runs.
+      jobs: number of parallel workers; 0 is one per CPU core, at most 4, or one if JAX finds an accelerator.
+      launch: launcher of the workers: local, slurm, or a cloud launcher, which writes a file and prints the command to submit
+        it. The experiment's file may register more.
+      resources: resources per worker, except on this machine.
+      fleet: largest number of runs trained side by side in one program by a worker; they may differ in seed, learning rate and
+        data only. auto is as many as fit on an accelerator, and 1 on a CPU, where fleets do not pay off.
+      until: rung of the experiment's ladder up to which all runs are trained: its number, or settled. Default: the
+        experiment's. Stored in the study's folder.
+      ceiling: training FLOPs of the whole study beyond which no ladder is climbed and no learning rate added; 0 is no limit.
+        Stored in the study's folder.
+      only: comma-separated mechanisms, such as infini,memorizing; floor and ceiling are always included. Each selection has
+        its own folder, and `infini-jax report` combines several.
+      dry_run: print the planned runs with tokens, bytes and FLOPs, and what would be submitted, and exit.
+      cancel: cancel this study's workers on the scheduler, and exit.
+      as_json: with --dry-run, print one JSON object instead of tables.
     """
     require(dry_run or not as_json, "json", "only a dry run is printed for scripts", "add --dry-run")
     require_local("experiment", experiment)
@@ -90,7 +92,7 @@ def study(
         return
     save_study(found, folder)
     for file in cut_short(found, folder):
-        console.print(f"{file} was cut short and is made again", style="yellow", soft_wrap=True)
+        console.print(f"{file} was incomplete and is made again", style="yellow", soft_wrap=True)
     with study_progress(found, console) as watch:
         left = launcher.run(found, folder, watch)
     if left:

@@ -1,14 +1,15 @@
 """Tables for the terminal, 80 columns wide."""
 
-import dataclasses
+from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from infini_jax.config import ModelConfig
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.cost import model_cost
 from infini_jax.records.rows import Row
-from infini_jax.units import human_bytes, human_count
+from infini_jax.units import human_bytes, human_count, human_time
 
 
 def mechanism_table(models: list[ModelConfig], context: int) -> Table:
@@ -32,9 +33,22 @@ def mechanism_table(models: list[ModelConfig], context: int) -> Table:
     return table
 
 
-def key_values(row: Row) -> Table:
-    """A table of one run's row, with one line per column."""
-    table = Table("column", "value")
-    for name, value in dataclasses.asdict(row).items():
-        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+def result(row: Row, folder: Path) -> Table:
+    """A table of what a run came to, with where it is; all columns of the row are in its folder."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, padding=(0, 1, 0, 0), title=row.run, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    share = "" if row.accuracy != row.accuracy else f", {100 * row.accuracy:.1f} % of tokens right"
+    table.add_row("held-out loss", f"{row.loss:.4f} nats/token{share}")
+    if row.test_loss is not None and row.test_accuracy is not None:
+        table.add_row("test loss", f"{row.test_loss:.4f} nats/token, {100 * row.test_accuracy:.1f} % of tokens right")
+    table.add_row("training loss", f"{row.train_loss:.4f} nats/token")
+    table.add_row("memory", f"{row.mechanism}, {human_bytes(row.memory_bytes)} per sequence")
+    early = f", stopped early: {row.stopped_early}" if row.stopped_early else ""
+    table.add_row("training", f"{row.steps:,} steps, {row.tokens:,} tokens, {human_count(row.flops_actual)} FLOPs{early}")
+    if row.skipped_steps:
+        table.add_row("skipped steps", f"{row.skipped_steps:,}, whose gradient was not finite")
+    speed = f", {row.tokens / row.seconds:,.0f} tokens/s" if row.seconds else ""
+    table.add_row("time", f"{human_time(row.seconds)}{speed}; compiled in {human_time(row.compile_seconds)}")
+    table.add_row("folder", str(folder))
     return table

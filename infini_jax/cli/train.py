@@ -1,6 +1,9 @@
 """`infini-jax train`: one run, whose settings are all options."""
 
+import contextlib
 import dataclasses
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -10,13 +13,16 @@ from infini_jax.cli import tables
 from infini_jax.cli.model_options import Shape, made, sized
 from infini_jax.cli.output import REQUEUE, terminal
 from infini_jax.cli.progress import train_progress
+from infini_jax.cli.run_file import run_file_text, without_options
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.attach import Attachment, attached
 from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data import SOURCES
 from infini_jax.devices.processes import ended_with_the_job, is_first, join_job
 from infini_jax.devices.sharding import Sharding, use_cores
-from infini_jax.errors import require, required
+from infini_jax.errors import ConfigError, require, required
+from infini_jax.evals.language import LanguageEvaluation
+from infini_jax.evals.registry import EVALUATIONS
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.model.parts import parts_of
@@ -27,6 +33,24 @@ from infini_jax.training.mirrors import Mirroring
 from infini_jax.training.origin import begun_from, inheritance_of
 from infini_jax.training.trained import saved_config
 
+COMMON = (  # what --help shows; --help-all shows all
+    "name",
+    "results",
+    "seed",
+    "config",
+    "print_config",
+    "memory_bytes",
+    "model.layers",
+    "model.d_model",
+    "model.heads",
+    "model.segment",
+    "train.batch",
+    "train.sequence",
+    "train.learning_rate",
+    "train.evaluate_every",
+    "budget.unit",
+    "budget.amount",
+)
 CHOSEN = ("segment", "compute")  # of a model that gets a memory; all else is its own
 
 
@@ -55,6 +79,8 @@ def train(
     sharding: Sharding = Sharding(),
     name: str = "run",
     seed: int = 0,
+    config: Path | None = None,
+    print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     memory_bytes: int = 0,
     memory_axis: str = "",
     origin: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
@@ -65,64 +91,91 @@ def train(
     processes: Literal["alone", "job"] = "alone",
     results: Path = Path("results/runs"),
 ) -> None:
-    """Trains one model and scores it; a run that was stopped or killed goes on from its last checkpoint. Example:
-    `infini-jax train infini mqar --memory.update delta --model.segment 16 --model.key-taps 2 --train.sequence 96`
+    """Train one model and score it. A stopped or killed run continues from its last checkpoint.
+
+    Examples:
+    `infini-jax train infini mqar --memory.update delta --model.segment 16 --model.key-taps 2 --train.sequence 96`,
+    `infini-jax train infini python_stdlib --budget.amount 200 --print-config`
 
     Args:
-      memory: settings of the mechanism.
-      data: settings of the task.
+      memory: memory mechanism.
+      data: task or corpus.
       model: sizes of the transformer.
-      train: settings of training.
-      budget: limit of the run.
-      saving: times at which the run is saved; its end always is.
-      evaluation: settings of reading the held-out documents.
+      train: optimization and batches.
+      budget: when training ends.
+      saving: when checkpoints are saved; the end of a run always is.
+      evaluation: reading of held-out documents.
       mirrors: trackers that get a copy of the metrics.
-      sharding: how the devices share the work.
-      name: name of the run, and of its folder.
-      seed: seed of the parameters and of the order of the data.
-      memory_bytes: most bytes of memory per sequence, all layers together, to which the memory is grown; 0 keeps the settings.
-      memory_axis: axis along which the memory grows, such as key_dim or heads; the mechanism's first where none is named.
-      origin: folder of another run, or name of an imported model, at whose learned parameters (their moving average where it
-        has one) this one begins. Optimizer and schedule begin anew. Memory, data, budget and segments may differ; sizes and
-        tokenizer may not.
-      origin_step: step of the other run's checkpoint, or best for that of its lowest validation loss; by default the newest.
-      attach: how the memory is given to the model of that run, whose sizes and tokenizer stay: add leaves its function as it
-        is before training, replace puts the memory in the place of attention. memory.layers are the layers that get it.
-      window: tokens that the attention of that model sees where it stays; by default as many as it was trained to see.
-      resume: step of the checkpoint to go on from, where the newest should not be used; newer ones are deleted.
-      processes: job is one process of several, which SLURM, a TPU slice or Open MPI started; all share the run.
-      results: folder that gets <name>/config.json, metrics.jsonl, checkpoints and row.parquet.
+      sharding: how devices share the work.
+      name: name of the run and of its folder.
+      seed: seed of the parameters and of the data order.
+      config: YAML or JSON file with the settings of a run, such as another run's config.json. Options take precedence.
+        MEMORY and DATA may be left out.
+      print_config: print the settings of the run as YAML for --config, and exit.
+      memory_bytes: largest memory that fits in this many bytes per sequence, over all layers; 0 keeps the settings.
+      memory_axis: axis along which the memory grows, such as key_dim or heads. Default: the mechanism's first axis.
+      origin: run, or name of an imported model, whose learned parameters (the moving average, if there is one) initialize this
+        run. Optimizer and schedule start anew. Memory, data, budget and segments may differ; sizes and tokenizer may not.
+      origin_step: checkpoint of that run, by step, or best for its lowest validation loss. Default: the newest.
+      attach: how the memory is attached to the model of that run. add leaves the model's function unchanged before training;
+        replace puts the memory in the place of attention. memory.layers selects the layers.
+      window: attention window of that model in tokens, where its attention stays. Default: its context in training.
+      resume: checkpoint to resume from, by step, instead of the newest; newer ones are deleted.
+      processes: alone, or job for one of several processes started by SLURM, a TPU slice or Open MPI.
+      results: parent of the run's folder, which gets config.json, metrics.jsonl, checkpoints and row.parquet.
     """
+    given = without_options(config)
     if attach is None:
         require(window == 0, "window", "no memory is attached", "give --attach, too")
-        sizes = made(memory, model)
+        sizes = dataclasses.replace(made(memory, model, data.vocab), **given.model)
     else:
         origin = required(origin, "attach", "no model is named that gets the memory", "give --from, too")
         sizes = attached_to(found_run(origin), results / name, memory, attach, window, model)
     sizes = sized(sizes, memory_bytes, memory_axis)
-    given = {"data": data, "train": train, "budget": budget, "evaluation": evaluation}
-    run = RunConfig(name=name, variant=attach or "", seed=seed, model=sizes, **given)
+    run = RunConfig(
+        name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation, **given.run
+    )
+    if attach:
+        run = dataclasses.replace(run, variant=attach)
     if origin is None:
         require(origin_step is None, "from-step", "no run is named", "give --from, too")
     else:
         run = begun_from(run, found_run(origin), origin_step, results / name)
+    if print_config:
+        print(run_file_text(run.to_dict()), end="")
+        return
     if processes == "job":
         join_job()
     else:
         use_cores(train.batch // train.accumulate)
     console = terminal(quiet=not is_first())
-    if run.origin and (found := inheritance_of(run)):
-        console.print(f"{name} begins at the parameters of {run.origin.said}: {found.said}", highlight=False, soft_wrap=True)
-    if run.train.trains != "all":
-        trained, frozen = parts_of(run).counts
-        console.print(
-            f"{name} trains {trained:,} parameters, and leaves {frozen:,} as they are", highlight=False, soft_wrap=True
-        )
+    for line in begins(run):
+        console.print(line, highlight=False, soft_wrap=True)
     with ended_with_the_job(REQUEUE), train_progress(run, results / name, console) as watch:
         row = execute(
             run, results / name, study="", watch=watch, saving=saving, resume=resume, mirroring=mirrors, sharding=sharding
         )
-    console.print(tables.key_values(row))
+    console.print(tables.result(row, results / name))
+    console.print(f"next: {next_step(run, results / name)}", highlight=False, soft_wrap=True)
+
+
+def begins(run: RunConfig) -> Iterator[str]:
+    """Lines about where a run starts, and which parameters it trains, where that is not all of them from scratch."""
+    if run.origin and (found := inheritance_of(run)):
+        yield f"{run.name} starts from the parameters of {run.origin.said}: {found.said}"
+    if run.train.trains != "all":
+        trained, frozen = parts_of(run).counts
+        yield f"{run.name} trains {trained:,} parameters; {frozen:,} stay frozen"
+
+
+def next_step(run: RunConfig, folder: Path) -> str:
+    """The command that evaluates a run on what it was trained for: held-out documents, or its own task."""
+    place = shlex.quote(str(folder))
+    for name in (LanguageEvaluation.name, run.task):
+        with contextlib.suppress(ConfigError, LookupError):
+            EVALUATIONS[name]().check(run)
+            return f"infini-jax evaluate {place}" + (f" --task {name}" if name != LanguageEvaluation.name else "")
+    return f"infini-jax evaluate {place} --help"
 
 
 def found_run(path: Path) -> Path:

@@ -5,8 +5,11 @@ What was read of a folder of runs is remembered beside them, see records/invento
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import os
 import time
+import typing
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +24,10 @@ from infini_jax.cli.output import print_table, terminal
 from infini_jax.cli.progress import seconds_left
 from infini_jax.config import RunConfig
 from infini_jax.errors import ConfigError, require
+from infini_jax.files import object_or_none
+from infini_jax.locks import Holder, holder
 from infini_jax.model.cost import budget_steps
-from infini_jax.records.folder import RunFolder, StudyFolder, runs_below
+from infini_jax.records.folder import EarlyEnd, RunFolder, StudyFolder, runs_below
 from infini_jax.records.inventory import NOW, Disk, looked_at
 from infini_jax.study.desk import Desk
 from infini_jax.study.jobs import Job
@@ -31,9 +36,15 @@ from infini_jax.study.study import Study, study_in
 from infini_jax.training.trained import saved_config
 from infini_jax.units import human_time
 
-State = Literal["training", "measuring", "failed", "waiting", "finished"]
-ORDER: tuple[State, ...] = ("training", "measuring", "failed", "waiting", "finished")  # what asks for attention comes first
-OVER = ("failed", "finished")
+State = Literal["training", "measuring", EarlyEnd, "waiting", "finished"]
+ORDER: tuple[State, ...] = (  # what asks for attention comes first
+    "training",
+    "measuring",
+    *typing.get_args(EarlyEnd),
+    "waiting",
+    "finished",
+)
+OVER = (*typing.get_args(EarlyEnd), "finished")
 SECONDS = 1.0  # between two looks
 AROUND, LINES = 7, 2  # lines around the runs of a table, and of a run whose name is long
 
@@ -61,11 +72,19 @@ class Watched:
         return self.unless_failed("training" if begun else "waiting")
 
     def unless_failed(self, state: State) -> State:
-        """The given state, or failed from a failure on until a worker claims the run again by its lock."""
+        """The given state, or how the run ended, until a process claims it again by its lock."""
         error, lock, files = self.folder.error, self.folder.lock, self.files
-        if not files.exists(error):
+        if files.exists(error) and not (files.exists(lock) and files.modified(lock) > files.modified(error)):
+            return self.noted_end()
+        if state != "training" or not files.exists(lock) or not is_gone(holder(lock)):
             return state
-        return state if files.exists(lock) and files.modified(lock) > files.modified(error) else "failed"
+        return "crashed" if self.desk is None else "stopped"  # a study starts again what crashed
+
+    def noted_end(self) -> State:
+        """How the run ended by the note in its folder."""
+        note = object_or_none(self.folder.error) or {}
+        end = "diverged" if note.get("diverged") is True else note.get("end")
+        return next((known for known in ORDER if known == end), "failed")
 
     def newest_line(self) -> dict[str, float]:
         """The last line of the run's log, empty where there is none that can be read."""
@@ -76,6 +95,17 @@ class Watched:
         if isinstance(self.job, RunConfig) and self.job.budget.unit != "seconds":
             return budget_steps(self.job)
         return steps_of(self.folder.path)
+
+
+def is_gone(who: Holder | None) -> bool:
+    """Whether a process of this machine has ended; False for one of another machine, of which nothing is known."""
+    if who is None or who.host != Holder.here(0).host:
+        return False
+    try:
+        os.kill(who.pid, 0)  # asks whether the process is there, and sends it nothing
+    except OSError as error:
+        return error.errno == errno.ESRCH
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +134,14 @@ class Seen:
 
 
 def watch(path: tyro.conf.Positional[Path], once: bool = False) -> None:
-    """Shows how far the runs of a study are, or a run alone, until all are finished or have failed.
+    """Show the progress of a study or a run until every run has ended.
 
-    It reads the files that runs write and touches no run; Ctrl-C ends the watching and no run.
+    Only files are read: no run is touched, and Ctrl-C stops nothing but the display.
     Examples: `infini-jax watch results/quick`, `infini-jax watch results/runs/code --once`
 
     Args:
-      path: folder of a study or of a run, or one that holds runs.
-      once: prints one table and stops.
+      path: folder of a study, of a run, or of several runs.
+      once: print one table and exit.
     """
     watchlist, console = watchlist_of(path), terminal()
     if once:

@@ -98,7 +98,7 @@ class CapacityRun(CodesSettings):
         require(
             1 <= low < high <= self.symbols,
             f"{NAME}.pairs",
-            f"{low} to {high} is no range of different keys among {self.symbols}",
+            f"{low} to {high} is not a range of different keys among {self.symbols}",
             f"give 1 to {self.symbols} at most, the smaller first",
         )
         require(self.grid >= 2, f"{NAME}.grid", f"{self.grid} numbers show no curve", "give at least 2")

@@ -221,7 +221,7 @@ def train(run: CapacityRun, watch: Callable[[dict[str, float]], None]) -> Learne
         done = min(start + length, steps)
         lost, accuracy = (float(np.asarray(x)[: done - start].mean()) for x in (losses, right))
         if not math.isfinite(lost):
-            raise TrainingDiverged(f"step {done}: the loss is no number; lower the learning rate")
+            raise TrainingDiverged(f"step {done}: the loss is not finite; lower the learning rate")
         watch({"step": done, "share": done / steps, "loss": lost, "accuracy": accuracy})
     return LearnedCodes(state[0], lost, accuracy, steps, time.perf_counter() - began - compile_seconds, compile_seconds)
 

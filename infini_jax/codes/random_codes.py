@@ -151,7 +151,7 @@ class RandomCodesRun(CodesSettings):
         require(
             len(self.pairs) > 0 and min(self.pairs) > 0,
             f"{NAME}.pairs",
-            f"{self.pairs} is no grid of numbers of pairs",
+            f"{self.pairs} is not a grid of numbers of pairs",
             "give at least one, all above zero",
         )
         require(

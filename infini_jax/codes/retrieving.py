@@ -215,7 +215,7 @@ def train(run: RetrievalRun, watch: Callable[[dict[str, float]], None]) -> Retri
         drawn = draw_examination(run, np.random.default_rng([run.seed, EXAMINATION, done]))
         loss, mean, accuracy = map(float, examined(state[0], drawn))
         if not math.isfinite(loss):
-            raise TrainingDiverged(f"step {done}: the loss is no number; lower the learning rate")
+            raise TrainingDiverged(f"step {done}: the loss is not finite; lower the learning rate")
         watch({"step": done, "share": done / run.steps, "loss": loss, "mean_loss": mean, "accuracy": accuracy})
         without = 0 if loss < best[0] else without + 1
         if without == 0:

@@ -23,24 +23,24 @@ class BlockConfig:
     """Parts of a layer.
 
     Attributes:
-      norm: rms divides by the root mean square (Zhang and Sennrich 2019, arXiv 1910.07467), layer takes the mean away first
-        (Ba et al. 2016, arXiv 1607.06450).
-      epsilon: number that norms add to the mean square or variance.
-      norm_places: before is in front of attention and MLP; both is behind them, too, in front of the residual sum.
-      qk_norm: norm of every head's queries and keys, in front of positions.
-      mlp: activation of the hidden layer. gelu is the exact one, gelu_tanh its approximation. With swiglu and geglu a second
-        hidden layer gates the first, by SiLU or by gelu_tanh (Shazeer 2020, arXiv 2002.05202).
-      biases: projections and norms that have a bias; "norm" is for the norm layer only.
-      residual: in_turn lets the MLP see what attention added; parallel adds both to the same stream.
-      head: tied takes the embedding's table for logits; own has one of its own.
-      embedding_scale: factor of embedded tokens.
-      attention_scale: factor of the products of queries and keys; 0 is key_dim^(-1/2). Queries are multiplied by what it
-        differs by, wherever a mechanism uses them.
-      score_cap: bound c of scores of attention, c tanh(score / c); 0 is none. Such attention holds all scores of a segment.
-      logit_cap: bound of logits, in the same way; 0 is none.
-      learned_positions: rows of a table of positions that is added to embedded tokens; 0 has none. Places count from the
-        start of the document where the memory is attention to all of it, otherwise from the start of the segment. Later
-        places than the table has take its last row.
+      norm: rms divides by the root mean square (Zhang and Sennrich 2019, arXiv 1910.07467); layer subtracts the mean first (Ba
+        et al. 2016, arXiv 1607.06450).
+      epsilon: constant added to the mean square or variance in norms.
+      norm_places: position of the norms: before attention and MLP, or both before and after, ahead of the residual sum.
+      qk_norm: norm of each head's queries and keys, before positions.
+      mlp: activation of the hidden layer. gelu is exact, gelu_tanh its approximation. swiglu and geglu add a second hidden
+        layer that gates the first, by SiLU or gelu_tanh (Shazeer 2020, arXiv 2002.05202).
+      biases: projections and norms with a bias; "norm" requires the norm layer.
+      residual: in_turn feeds the MLP with the output of attention; parallel adds both to the same stream.
+      head: tied shares the embedding table for logits; own has a table of its own.
+      embedding_scale: scale of embedded tokens.
+      attention_scale: scale of the products of queries and keys; 0 is key_dim^(-1/2). Queries are multiplied by the ratio of
+        the two wherever a mechanism uses them.
+      score_cap: soft cap c of attention scores, c tanh(score / c); 0 is none. Capped attention keeps all scores of a segment.
+      logit_cap: soft cap of logits, in the same form; 0 is none.
+      learned_positions: number of learned position embeddings, added to embedded tokens; 0 has none. Positions count from the
+        start of the document if the memory is attention to all of it, otherwise from the start of the segment. Positions
+        beyond the table use its last row.
     """
 
     norm: Norm = "rms"
@@ -59,7 +59,12 @@ class BlockConfig:
 
     def __post_init__(self):
         check_fields("model.block", self)
-        require(1e-12 <= self.epsilon <= 1, "model.block.epsilon", f"{self.epsilon:g} is no small number", "give such as 1e-6")
+        require(
+            1e-12 <= self.epsilon <= 1,
+            "model.block.epsilon",
+            f"{self.epsilon:g} is not a small number",
+            "give a number such as 1e-6",
+        )
         in_order = tuple(name for name in typing.get_args(Bias) if name in self.biases)
         require(
             in_order == self.biases,

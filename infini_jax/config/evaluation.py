@@ -15,9 +15,9 @@ class EvaluationConfig:
 
     Attributes:
       documents: number of documents, spread evenly over the split; 0 is all of them.
-      tokens: number of tokens per document, from its first on; 0 is all of them.
-      rows: number of documents that are read side by side.
-      conditions: conditions of the memory: carried, and beside it reset and another's; each one costs as much again.
+      tokens: number of tokens per document, from the first; 0 is all of them.
+      rows: number of documents read side by side.
+      conditions: memory conditions: carried, and for comparison reset and another (document's). Each one costs the same again.
     """
 
     documents: int = 8

@@ -24,25 +24,24 @@ class ModelConfig:
     """Settings of a decoder-only transformer whose layers carry `memory`.
 
     Attributes:
-      memory: the mechanism and its settings.
+      memory: mechanism and its settings.
       vocab: number of raw tokens in the vocabulary (landmarks get ids above it).
       layers: number of layers.
       d_model: width of the residual stream.
       heads: number of query heads.
-      kv_heads: number of heads of keys, values and memory, each shared by heads / kv_heads query heads; 0 means as many as
-        heads.
-      key_dim: key dimension of one head; 0 means d_model / heads.
-      value_dim: value dimension of one head; 0 means d_model / heads.
-      mlp_dim: width of the MLP; 0 means 4 d_model.
+      kv_heads: number of heads of keys, values and memory, each shared by heads / kv_heads query heads; 0 is as many as heads.
+      key_dim: key dimension per head; 0 is d_model / heads.
+      value_dim: value dimension per head; 0 is d_model / heads.
+      mlp_dim: width of the MLP; 0 is 4 d_model.
       segment: number of raw tokens per segment.
-      key_taps: number of tokens per key, mixed by a short causal convolution; 1 is the token alone, as in the papers.
-      compute: type of activations; the other types follow from it, see `infini_jax.layers.precision`.
-      key_taps_own: share of a key's own token in the mix of `key_taps` before training, from 0 to 1; the tokens before it
-        share what is left evenly. None is the mean of all.
-      block: parts of a layer and of what stands around the layers.
-      rotary: turns of queries and keys, where positions are rotary.
+      key_taps: number of tokens per key, mixed by a short causal convolution; 1 is no mixing, as in the papers.
+      compute: type of activations, which determines the other types, see `infini_jax.layers.precision`.
+      key_taps_own: initial weight of a key's own token in `key_taps`, from 0 to 1; the tokens before it share the rest evenly.
+        None is the mean of all.
+      block: parts of a layer, and of the embedding and head.
+      rotary: rotary positions of queries and keys.
       elsewhere: memory of the layers that `memory.layers` leaves out; None is attention to the neighborhood only.
-      rotary_elsewhere: turns in those layers; None is `rotary`.
+      rotary_elsewhere: rotary positions in those layers; None is `rotary`.
     """
 
     memory: MemoryConfig = InfiniConfig()
@@ -102,7 +101,7 @@ class ModelConfig:
         require(
             own is None or (0 <= own <= 1 and self.key_taps > 1),
             "model.key_taps_own",
-            f"{own} is no share among {self.key_taps} taps",
+            f"{own} is not a weight among {self.key_taps} taps",
             "give 0 to 1 with at least 2 model.key_taps, or leave it out",
         )
         self.memory.check(dims)

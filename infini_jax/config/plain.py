@@ -107,7 +107,7 @@ def settings_from_plain(kind: Any, plain: Any, where: str) -> Any:
     types_of = hints_of(kind)
     for name in plain:
         if name not in types_of:
-            raise ConfigError(f"{where}.{name}", "is no setting", suggestion(name, types_of))
+            raise ConfigError(f"{where}.{name}", "there is no such setting", suggestion(name, types_of))
     return kind(**{name: from_plain(types_of[name], value, f"{where}.{name}") for name, value in plain.items()})
 
 

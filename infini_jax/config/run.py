@@ -73,6 +73,9 @@ class RunConfig:
             f"{sequence // segment} segments are not whole steps of {self.train.segments_per_step}",
             f"give a divisor of {sequence // segment}",
         )
+        segments = sequence // segment
+        problem = f"{self.train.bptt} segments are more than the {segments} of train.sequence"
+        require(self.train.bptt <= segments, "train.bptt", problem, f"give at most {segments}, or 0 for all of them")
         if self.train.lora_rank:
             self._check_rank(self.train.lora_rank)
         self.model.check_at_once(self.train.segments_per_step)
@@ -87,7 +90,7 @@ class RunConfig:
     def _check_rank(self, rank: int) -> None:
         d, mlp_dim = self.model.dims, self.model.mlp_dim or 4 * self.model.d_model
         smallest = min(d.d_model, d.kv_heads * d.key_dim, d.kv_heads * d.value_dim, mlp_dim)
-        problem = f"{rank} is above {smallest}, the smallest side of a matrix with factors beside it"
+        problem = f"{rank} is above {smallest}, the smallest side of a matrix with low-rank factors"
         require(rank <= smallest, "train.lora_rank", problem, f"give at most {smallest}")
 
     @property

@@ -21,13 +21,13 @@ class Budget:
     """Limit of a run.
 
     Attributes:
-      unit: FLOPs of training (without recomputation), raw tokens, optimizer steps, or seconds of training on the
-        device at hand, without compiling. Seconds become a number of steps before the first one, see
+      unit: unit of the budget: FLOPs of training (without recomputation), raw tokens, optimizer steps, or seconds of training
+        on this device, without compilation. Seconds are converted to a number of steps before training, see
         `infini_jax.training.timed_budget`.
       amount: amount of the unit.
-      gives: the quantity that gave way to meet the budget: the number of steps, or the width or the window of the model, sized
-        by `infini_jax.model.balance`. It is a note for tables; the sizes themselves stand in the model.
-      steps: number of steps that the seconds were found to buy; 0 until then and for every other unit.
+      gives: quantity adjusted to meet the budget: the number of steps, or the width or the window of the model, sized by
+        `infini_jax.model.balance`. A note for tables; the sizes themselves are in the model.
+      steps: number of steps that the seconds were converted to; 0 before that, and for every other unit.
     """
 
     unit: Unit = "steps"
@@ -37,7 +37,7 @@ class Budget:
 
     def __post_init__(self):
         check_fields("budget", self)
-        require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} buy nothing", "give a positive number")
+        require(self.amount > 0, "budget.amount", f"{self.amount:g} {self.unit} is not a budget", "give a positive number")
         most = MOST[self.unit]
         require(self.amount <= most, "budget.amount", f"{self.amount:g} {self.unit} are too many", f"give at most {most:g}")
         require(
@@ -53,42 +53,42 @@ class TrainConfig:
     """Settings of a model's training.
 
     Attributes:
-      batch: number of rows, each a stream of documents.
+      batch: number of rows per step; each row is a stream of documents.
       sequence: number of raw tokens per row and step.
       bptt: number of segments that gradients flow through; 0 is the whole sequence.
-      segments_per_step: number of segments that every layer takes at once: the same result, sooner where a mechanism has a
-        parallel form over segments, with more memory; 0 chooses by platform and size, see `infini_jax.devices.chosen_form`.
-      rematerialise: part that is made again for the gradient: none keeps all activations; segment keeps what passes between
-        segments, and all layers of one segment at a time; layer keeps one layer at a time, which costs another forward pass;
-        auto chooses by what fits.
-      layer_loop: form of the layers in the program: scan compiles one of each kind, unroll each one, which takes longer to
-        compile and has fewer and larger kernels; auto chooses by platform.
-      accumulate: number of parts of the batch whose gradients are added up in turn; the same step with less memory.
-      trains: the parameters that are trained: all; memory, those that the run's origin does not have, which a mechanism
-        adds; lora, these and low-rank factors beside the matrices of the layers, see `infini_jax.model.parts`.
-      lora_rank: rank of the factors; 0 where there are none.
-      lora_alpha: the product of the factors is multiplied by lora_alpha / lora_rank.
-      optimiser: a name in `infini_jax.config.optimisers.OPTIMISERS`.
-      schedule: schedule of the learning rate after the warm-up, a name in `infini_jax.config.optimisers.SCHEDULES`.
-      learning_rate: peak of the schedule; with rsqrt, the numerator of rate / sqrt(step).
+      segments_per_step: number of segments that each layer processes at once. The result is the same; it is faster for
+        mechanisms with a parallel form over segments, and needs more memory. 0 chooses by platform and size, see
+        `infini_jax.devices.chosen_form`.
+      rematerialise: activations that are recomputed for the gradient: none keeps all of them; segment keeps what passes
+        between segments, and all layers of one segment at a time; layer keeps one layer at a time, at the cost of another
+        forward pass; auto chooses by what fits.
+      layer_loop: form of the layers in the program: scan compiles one of each kind; unroll compiles every layer, which takes
+        longer to compile and gives fewer and larger kernels; auto chooses by platform.
+      accumulate: number of parts of the batch whose gradients are accumulated; the same step with less memory.
+      trains: trained parameters: all; memory, those that the run's origin does not have and a mechanism adds; lora, these and
+        low-rank factors beside the matrices of the layers, see `infini_jax.model.parts`.
+      lora_rank: rank of the low-rank factors; 0 without factors.
+      lora_alpha: numerator of the scale lora_alpha / lora_rank of the product of the factors.
+      optimiser: optimizer, see `infini_jax.config.optimisers.OPTIMISERS`.
+      schedule: learning rate schedule after the warm-up, see `infini_jax.config.optimisers.SCHEDULES`.
+      learning_rate: peak learning rate; with rsqrt, the numerator of rate / sqrt(step).
       gate_learning_rate: peak learning rate of the memory gates.
-      gate_weight_decay: weight decay of the memory gates, towards one half.
-      weight_decay: weight decay of matrices, apart from those that a mechanism declares in `no_decay`.
-      warmup: share of the steps with a rising learning rate.
-      average: decay of the moving average of the parameters that is evaluated and kept, which is shorter in the first tenth of
-        its horizon; 0 keeps the parameters themselves.
-      z_loss: weight of the mean of log(Z)^2 over scored tokens in the training loss, Z the sum of the softmax; it keeps logits
-        from drifting (Chowdhery et al. 2022, section 5: 1e-4). Losses that are reported leave it out; 0 has none.
-      dropout: share of the entries that training sets to zero, the others scaled up for it: on the embeddings, and on the
-        output of each sub-layer before it is added to the residual stream (Vaswani et al. 2017, section 5.4: 0.1). Held-out
-        scores, evaluations and generation have none.
-      clip: largest global norm of the gradient; a larger one is scaled down to it.
-      evaluation_steps: number of held-out batches scored at the end, where the task is not made of documents.
-      evaluate_every: number of steps between two readings of held-out documents, see `RunConfig.evaluation`; 0 reads them at
-        the end only.
-      patience: number of these readings without a lower loss of the validation documents, memory carried, after which the run
-        ends; 0 never ends it early.
-      improvement: nats per token by which the loss must fall to count as lower.
+      gate_weight_decay: weight decay of the memory gates, toward one half.
+      weight_decay: weight decay of matrices, except those that a mechanism declares in `no_decay`.
+      warmup: fraction of the steps with a rising learning rate.
+      average: decay of the moving average of the parameters, which is evaluated and saved; shorter in the first tenth of its
+        horizon. 0 uses the parameters themselves.
+      z_loss: weight of the z-loss, the mean of log(Z)^2 over scored tokens, with Z the sum of the softmax. It keeps logits
+        from drifting (Chowdhery et al. 2022, section 5: 1e-4). Reported losses exclude it; 0 disables it.
+      dropout: dropout rate on the embeddings and on the output of each sub-layer before the residual sum; the other entries
+        are scaled up (Vaswani et al. 2017, section 5.4: 0.1). Held-out scores, evaluations and generation use none.
+      clip: maximum global norm of the gradient; larger gradients are scaled down to it.
+      evaluation_steps: number of held-out batches scored at the end, for tasks without documents.
+      evaluate_every: number of steps between evaluations on held-out documents, see `RunConfig.evaluation`; 0 evaluates at the
+        end only.
+      patience: number of these evaluations without a lower validation loss (memory carried) after which the run stops; 0 never
+        stops early.
+      improvement: smallest decrease of the loss, in nats per token, that counts as lower.
       log_every: number of steps between two metric lines.
     """
 
@@ -147,8 +147,18 @@ class TrainConfig:
             f"gradients are cut every {self.bptt} segments, not at edges of steps of {self.segments_per_step}",
             f"give a divisor of {self.bptt}, or change train.bptt",
         )
-        require(0 <= self.dropout < 1, "train.dropout", f"{self.dropout} is no share to drop", "give 0 to below 1, e.g. 0.1")
-        require(0 <= self.average < 1, "train.average", f"{self.average} is no decay", "give 0 to below 1, e.g. 0.999")
+        require(
+            0 <= self.dropout < 1,
+            "train.dropout",
+            f"{self.dropout} is not a dropout rate",
+            "give at least 0 and below 1, such as 0.1",
+        )
+        require(
+            0 <= self.average < 1,
+            "train.average",
+            f"{self.average} is not a decay",
+            "give at least 0 and below 1, such as 0.999",
+        )
         require(
             self.accumulate >= 1 and self.batch % self.accumulate == 0,
             "train.accumulate",
@@ -156,7 +166,12 @@ class TrainConfig:
             f"give a divisor of {self.batch}",
         )
         self._check_factors()
-        require(0 <= self.warmup < 1, "train.warmup", f"{self.warmup} is no share of the steps", "give 0 to below 1")
+        require(
+            0 <= self.warmup < 1,
+            "train.warmup",
+            f"{self.warmup} is not a fraction of the steps",
+            "give at least 0 and below 1",
+        )
         require(self.weight_decay >= 0, "train.weight_decay", f"{self.weight_decay} is negative", "give 0 or more")
 
     def _check_factors(self) -> None:

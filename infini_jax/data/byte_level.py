@@ -46,8 +46,8 @@ class ByteLevel:
             self._made = tokenizers.Tokenizer.from_str(model.decode())
             plain = json_object(model)
         except Exception as error:  # the package raises Exception itself
-            raise ConfigError("model", f"is no tokenizer.json ({one_line(error)})", "give that of the model") from error
-        told = "its tokens are no bytes, as byte-level BPE has them"
+            raise ConfigError("model", f"it is not a tokenizer.json ({one_line(error)})", "give that of the model") from error
+        told = "its tokens are not bytes, as those of byte-level BPE are"
         require(is_byte_level(plain.get("decoder")), "model", told, "give the SentencePiece tokenizer.model instead")
         self._made.no_truncation()
         self._made.no_padding()

@@ -19,7 +19,7 @@ class CorpusConfig(DataConfig):
 
     Attributes:
       name: name of the prepared corpus.
-      tokenizer: bytes, or sentencepiece: and the hash of the model.
+      tokenizer: bytes, or sentencepiece: followed by the hash of the model.
       symbols: number of tokens in the tokenizer's vocabulary.
       content: hash of the tokenizer and of all tokens and documents.
     """
@@ -45,7 +45,7 @@ class CorpusConfig(DataConfig):
         return self.symbols
 
     def check(self, tokens: int) -> None:
-        require(tokens >= 1, "train.sequence", f"{tokens} tokens are no sequence", "give at least 1")
+        require(tokens >= 1, "train.sequence", f"{tokens} tokens are not a sequence", "give at least 1")
 
     def open(self, rows: Rows) -> DocumentRows:
         """Rows of whole documents of the split.

@@ -76,7 +76,9 @@ class EchoConfig(DataConfig):
         problem = f"{self.lead} tokens leave none of a quotation of {self.span} to be scored"
         require(self.lead < self.span, "data.lead", problem, f"give at most {self.span - 1}")
         is_share = 0 < self.share <= MOST_SHARE
-        require(is_share, "data.share", f"{self.share} is no share that can be quoted", f"give above 0, at most {MOST_SHARE}")
+        require(
+            is_share, "data.share", f"{self.share} is not a share that can be quoted", f"give above 0, at most {MOST_SHARE}"
+        )
         require_utf8("data.cue", self.cue, "give text")
         self._check_distances()
 

@@ -54,7 +54,7 @@ def blimp_pairs(path: str = "") -> dict[str, list[Pair]]:
         try:
             good, bad, term, paradigm = (str(fields[name]) for name in FIELDS)
         except (KeyError, TypeError) as error:
-            raise ConfigError("blimp.path", f"{where} is no pair of BLiMP ({one_line(error)} is missing)", GET) from error
+            raise ConfigError("blimp.path", f"{where} is not a BLiMP pair ({one_line(error)} is missing)", GET) from error
         pairs.setdefault(paradigm, []).append(Pair(good, bad, paradigm, SAME_PHENOMENON.get(term, term)))
     require(bool(pairs), "blimp.path", f"{place} holds no pairs", GET)
     return dict(sorted(pairs.items()))
@@ -82,7 +82,7 @@ def read_lines(name: str, lines: bytes) -> Iterator[tuple[str, dict]]:
         try:
             yield f"{name} line {number}", json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ConfigError("blimp.path", f"{name} line {number} is no JSON", "get the file again") from error
+            raise ConfigError("blimp.path", f"{name} line {number} is not JSON", "get the file again") from error
 
 
 def read_prepared(place: Path) -> Iterator[tuple[str, dict]]:

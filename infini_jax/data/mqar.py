@@ -31,11 +31,11 @@ class MqarConfig(ExampleConfig):
       pairs: number of pairs per row.
       symbols: number of tokens in the vocabulary, the filler included.
       repeats: number of questions per key.
-      overwrites: number of pairs that are written again with another value, which counts.
-      spread: exponent a of the power law by which questions are spread behind the pairs: the chance that a question stands at
-        place g = 1, 2, ... goes as g^(a - 1), where every second token is a place. 1 is uniform, the original's is 0.01; 0
-        asks all at the end.
-      noise: share of filler tokens that are drawn from the whole vocabulary instead; the original's is 1.
+      overwrites: number of pairs written again with another value; the last one counts.
+      spread: exponent a of the power law by which questions are spread behind the pairs: a question is at place g = 1, 2, ...
+        with probability proportional to g^(a - 1), where every second token is a place. 1 is uniform, the original's is 0.01;
+        0 asks all at the end.
+      noise: fraction of filler tokens drawn from the whole vocabulary; the original's is 1.
     """
 
     title = "MQAR"
@@ -77,7 +77,7 @@ class MqarConfig(ExampleConfig):
         require(self.spread >= 0, "data.spread", f"{self.spread} is negative", "give 0, or an exponent such as 0.01")
         once = not self.spread or self.repeats == 1
         require(once, "data.repeats", f"{self.repeats} questions per key cannot be spread", "give 1, or data.spread 0")
-        require(0 <= self.noise <= 1, "data.noise", f"{self.noise} is no share", "give 0 to 1")
+        require(0 <= self.noise <= 1, "data.noise", f"{self.noise} is not a fraction", "give 0 to 1")
         require(
             self.gap(tokens) >= 0,
             "train.sequence",

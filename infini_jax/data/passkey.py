@@ -34,9 +34,10 @@ class PasskeyConfig(TextTask):
     """Settings of passkey retrieval.
 
     Attributes:
-      format: format of the prompt, named after its paper: infini or landmark.
+      format: prompt format, named after its paper: infini or landmark.
       digits: number of digits in the infini format; the landmark format draws 1 to 50000.
-      depth: share of the filler before the number, in the infini format to the nearest whole filler; None draws it uniformly.
+      depth: fraction of the filler before the number, in the infini format to the nearest whole filler; None draws it
+        uniformly.
       novelty: different words that the filler of an example is made of, each as often as the others; 0 is the papers' filler.
       filler_words: made-up words in the vocabulary, from which the words of an example are drawn.
     """
@@ -95,9 +96,9 @@ class PasskeyConfig(TextTask):
 
     def check_settings(self) -> None:
         super().check_settings()
-        require(1 <= self.digits <= 18, "data.digits", f"{self.digits} digits are no number", "give 1 to 18")
+        require(1 <= self.digits <= 18, "data.digits", f"{self.digits} digits are not a number", "give 1 to 18")
         share = self.depth is None or 0 <= self.depth <= 1
-        require(share, "data.depth", f"{self.depth} is no share of the filler", "give 0 to 1, or None to draw it")
+        require(share, "data.depth", f"{self.depth} is not a fraction of the filler", "give 0 to 1, or None to draw it")
         require(
             0 <= self.novelty <= self.filler_words <= MADE_UP,
             "data.novelty",

@@ -219,6 +219,8 @@ def prepare(
         if done:
             return done, False
         if not isinstance(kind, BuiltIn):
+            for line in texts.checked():
+                tell(line)
             snapshot = own_snapshot(corpus, texts, snapshots, lambda what: watch(what, 0, 0))
         watch("learning the tokenizer", 0, 0)
         tokenizer = settings.make(snapshot)
@@ -247,8 +249,7 @@ def load_packages(corpus: str, settings: TokenizerSettings) -> None:
 def tell_left_out(names: list[str], tell: Callable[[str], None]) -> None:
     """Tells in one line what was left out, where anything was."""
     if names:
-        more = ", ..." if len(names) > 3 else ""
-        tell(f"left out as hidden or junk: {len(names)} ({', '.join(map(ascii, names[:3]))}{more})")
+        tell(f"left out as hidden or junk: {len(names)} ({', '.join([*map(ascii, names[:3]), *['...'][: len(names) - 3]])})")
 
 
 def default_name(corpus: str, path: Path | None, settings: TokenizerSettings) -> str:

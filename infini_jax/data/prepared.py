@@ -246,7 +246,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.from_plain(json.loads((folder / MANIFEST_FILE).read_text()))
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError("data.name", f"'{folder.name}' is no whole preparation ({error})", MEND) from error
+        raise ConfigError("data.name", f"'{folder.name}' is not a complete preparation ({error})", MEND) from error
 
 
 def checked_model(folder: Path, manifest: Manifest) -> Path:

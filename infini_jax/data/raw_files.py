@@ -90,7 +90,7 @@ class Files(abc.ABC):
         names = [name for name in self.names() if name.lower().endswith(suffixes)]
         for name in names:
             is_text = not any(0xD800 <= ord(letter) < 0xE000 for letter in name)  # bytes that are no UTF-8
-            require(is_text, self.field, f"the name {name!a} is no UTF-8", "rename it")
+            require(is_text, self.field, f"the name {name!a} is not UTF-8", "rename it")
         return names
 
     def blocks(self, name: str, most: int = LARGEST_DOCUMENT) -> Iterator[bytes]:
@@ -206,7 +206,7 @@ class Archive(Files):
         except DAMAGED as error:
             kinds = ", ".join(ARCHIVES)
             raise ConfigError(
-                self.field, f"{self.path} is no whole archive ({one_line(error)})", f"give a whole {kinds}"
+                self.field, f"{self.path} is not a complete archive ({one_line(error)})", f"give a complete {kinds}"
             ) from error
 
     def entries(self) -> list[str]:
@@ -224,7 +224,7 @@ class Archive(Files):
             return cast(BinaryIO, self._open.open(member))
         file = self._open.extractfile(member)  # follows links inside the archive
         if file is None:
-            raise OSError("is no regular file")
+            raise OSError("is not a regular file")
         return cast(BinaryIO, file)
 
     def digest(self, suffixes: tuple[str, ...], most: int = LARGEST_DOCUMENT) -> bytes:
@@ -259,7 +259,7 @@ def open_files(path: Path, field: str = "path") -> Files:
       field: setting that gave it, named in errors.
     """
     require(path.exists(), field, f"{path} does not exist", "give a folder or an archive")
-    require(path.is_dir() or path.is_file(), field, f"{path} is no regular file", "give a folder or an archive")
+    require(path.is_dir() or path.is_file(), field, f"{path} is not a regular file", "give a folder or an archive")
     if path.is_dir():
         return Folder(path, field)
     with naming(str(path), field):

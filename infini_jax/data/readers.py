@@ -47,8 +47,8 @@ def json_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(files.field, f"{place} is no JSON ({one_line(error)})", "mend or remove it") from error
-        require(isinstance(fields, dict), files.field, f"{place} is no JSON object", "give an object a line")
+            raise ConfigError(files.field, f"{place} is not JSON ({one_line(error)})", "mend or remove it") from error
+        require(isinstance(fields, dict), files.field, f"{place} is not a JSON object", "give one object per line")
         check_column(column, list(fields), place)
         yield checked_text(fields[column], place, errors, files.field)
 

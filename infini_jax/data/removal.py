@@ -29,8 +29,8 @@ def removable(name: str) -> Path:
     require(not folder.is_symlink(), "name", f"'{name}' is a link to {folder.resolve()}", mend)
     found = sorted(file.name for file in folder.iterdir())
     foreign = [file for file in found if file not in FILES]
-    require(not foreign, "name", f"'{name}' is no prepared corpus: it holds {', '.join(map(ascii, foreign[:3]))}", mend)
-    require(MANIFEST_FILE in found, "name", f"'{name}' is no prepared corpus: it has no {MANIFEST_FILE}", mend)
+    require(not foreign, "name", f"'{name}' is not a prepared corpus: it holds {', '.join(map(ascii, foreign[:3]))}", mend)
+    require(MANIFEST_FILE in found, "name", f"'{name}' is not a prepared corpus: it has no {MANIFEST_FILE}", mend)
     return folder
 
 

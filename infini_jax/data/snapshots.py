@@ -121,7 +121,7 @@ def check_features(plain: Any) -> None:
         return
     for key, value in plain.items():
         if key in TYPE_KEYS and isinstance(value, str) and value not in FEATURES:
-            raise ValueError(f"its features.json has the type '{value}', which is no feature of text")
+            raise ValueError(f"its features.json has the type '{value}', which is not a text feature")
         if key in JSON_KEYS and isinstance(value, str):
             value = json_value(value)
         check_features(value)
@@ -166,7 +166,7 @@ def built_in_snapshot(name: str, folder: Path, path: Path | None = None, tell: T
     if made is None:
         with awaited(lock_of(folder, corpus.builder), tell):
             made = newest_version(folder / corpus.builder) or download(name, folder)
-    require((made / "dataset_info.json").is_file(), "path", f"{made} is no TFDS data set", "name the folder of its version")
+    require((made / "dataset_info.json").is_file(), "path", f"{made} is not a TFDS data set", "give the folder of its version")
     sizes = [(file.name, file.stat().st_size) for file in sorted(made.iterdir()) if file.is_file()]
     digest = hashlib.sha256(repr((corpus.feature, corpus.splits, sizes)).encode()).hexdigest()[:16]
     snapshot = Snapshot(str(made), corpus.feature, corpus.splits, digest)

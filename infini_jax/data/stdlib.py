@@ -32,7 +32,7 @@ class StdlibConfig(DataConfig):
         return 256
 
     def check(self, tokens: int) -> None:
-        require(tokens >= 1, "train.sequence", f"{tokens} tokens are no sequence", "give at least 1")
+        require(tokens >= 1, "train.sequence", f"{tokens} tokens are not a sequence", "give at least 1")
 
     def open(self, rows: Rows) -> DocumentRows:
         return DocumentRows(stdlib_documents(rows.split), rows)

@@ -16,9 +16,10 @@ from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.decoding import Errors, decoded
 from infini_jax.data.raw_files import open_files, read_foreign
 from infini_jax.data.stdlib import packages_below, split_of
-from infini_jax.errors import require, suggestion
+from infini_jax.errors import ConfigError, require, suggestion
 
 Lists = tuple[tuple[Split, Path], ...]
+REPLACEMENT, NAMED = "\ufffd", 20  # what stands for bytes that are no text; files that one error names
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 READING = 2  # version of how files become text, part of the digests: 2 leaves out hidden files and takes off byte order marks
 SHARE = 20  # one file in so many is held out, for each of them
@@ -46,6 +47,10 @@ class Texts(abc.ABC):
 
     def left_out(self) -> list[str]:
         """The hidden and junk files and folders beside the documents."""
+        return []
+
+    def checked(self) -> list[str]:
+        """Reads all files once, and says what was replaced. Raises `ConfigError` that names every file that cannot be read."""
         return []
 
 
@@ -79,6 +84,21 @@ class TextFiles(Texts):
     def left_out(self) -> list[str]:
         return open_files(self.path).left_out()
 
+    def checked(self) -> list[str]:
+        files, wrong, replaced = open_files(self.path), list[ConfigError](), dict[str, int]()
+        for name in files.ending(self.suffixes):
+            read = functools.partial(files.blocks, name)
+            try:
+                found = sum(text.count(REPLACEMENT) for text in decoded(read, name, self.errors))
+            except ConfigError as error:
+                wrong.append(error)
+                continue
+            if found and self.errors == "replace":
+                replaced[name] = found - b"".join(read()).count(REPLACEMENT.encode())
+        check_all_read(wrong)
+        replaced = {name: count for name, count in replaced.items() if count > 0}
+        return [replaced_in(replaced)] if replaced else []
+
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         files = open_files(self.path)
         names = files.ending(self.suffixes)
@@ -90,6 +110,25 @@ class TextFiles(Texts):
         for name, title in zip(names, short, strict=True):
             if place[title] == split:
                 yield title, decoded(functools.partial(files.blocks, name), title, self.errors)
+
+
+def check_all_read(wrong: list[ConfigError]) -> None:
+    """Raises one `ConfigError` for all files that cannot be read; the first of many are named."""
+    if len(wrong) < 2:
+        for error in wrong:
+            raise error
+        return
+    told = [str(error).partition(": ")[2].rpartition("; ")[0] for error in wrong]
+    more = f", and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    mend = str(wrong[0]).rpartition("; ")[2].replace("the file", "the files")
+    raise ConfigError(wrong[0].field, f"{len(told)} files cannot be read: {', '.join(told[:NAMED])}{more}", mend)
+
+
+def replaced_in(replaced: dict[str, int]) -> str:
+    """A line about the bytes that were replaced in files, by name."""
+    named = ", ".join(f"{name} ({count:,})" for name, count in list(replaced.items())[:3])
+    more = ", ..." if len(replaced) > 3 else ""
+    return f"replaced by U+FFFD: {sum(replaced.values()):,} invalid sequences in {len(replaced)} files: {named}{more}"
 
 
 def short_names(names: list[str]) -> list[str]:
@@ -126,7 +165,9 @@ def splits_of(names: list[str], lists: Lists) -> dict[str, Split]:
         place: dict[str, Split] = dict.fromkeys(names, "train")
         for split, file in lists:
             for name in listed(file):
-                require(name in place, "splits", f"{file.name} lists '{name}', which is no document", suggestion(name, names))
+                require(
+                    name in place, "splits", f"{file.name} lists '{name}', which is not a document", suggestion(name, names)
+                )
                 require(place[name] == "train", "splits", f"'{name}' is listed twice", "list it for one split")
                 place[name] = split
         return place

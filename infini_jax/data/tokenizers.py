@@ -95,7 +95,9 @@ class SentencePiece:
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise ConfigError("model", "is no SentencePiece model", "give a .model file that SentencePiece wrote") from error
+            raise ConfigError(
+                "model", "it is not a SentencePiece model", "give a .model file written by SentencePiece"
+            ) from error
         self.model: bytes | None = model
         self.name = f"sentencepiece:{hashlib.sha256(model).hexdigest()[:12]}"
         self.vocab = self._pieces.get_piece_size()

@@ -40,7 +40,7 @@ class Words:
             return np.array([self._numbers[piece] for piece in PIECE.findall(text)], np.int32)
         except KeyError as error:
             raise ConfigError(
-                "data.tokenizer", f"'{error.args[0]}' is none of this task's words", "take bytes for other texts"
+                "data.tokenizer", f"'{error.args[0]}' is not a word of this task", "use bytes for other texts"
             ) from None
 
     def decode(self, tokens: TokenIds) -> str:

@@ -86,10 +86,10 @@ class Sharding:
     """Distribution of a run over the devices at hand. It is no part of the run's identity: other devices give the same run.
 
     Attributes:
-      rules: data (parameters whole on every device), fsdp (in parts, gathered for each step), and with several devices per row
-        fsdp+tensor (they split heads, MLP and vocabulary), fsdp+slots (the slots of a memory) or fsdp+sequence (the segments
-        of a sequence, all of which are taken at once).
-      per_row: number of devices that share a row, for the last three rules.
+      rules: data (parameters replicated) or fsdp (parameters sharded, gathered for each step). With several devices per row:
+        fsdp+tensor (heads, MLP and vocabulary are split), fsdp+slots (the slots of a memory) or fsdp+sequence (the segments of
+        a sequence, all of which are processed at once).
+      per_row: number of devices per row, for the last three rules.
     """
 
     rules: Rules = "data"
@@ -109,7 +109,7 @@ class Sharding:
         try:
             mesh = jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape), devices=devices)
         except NotImplementedError as error:  # of TPUs, whose wires are a torus
-            problem = f"{self.per_row} devices per row are no whole axes of the devices' torus"
+            problem = f"{self.per_row} devices per row are not whole axes of the devices' torus"
             raise ConfigError("sharding.per_row", problem, "give a product of its axes") from error
         return Layout(mesh, RULES[self.rules])
 

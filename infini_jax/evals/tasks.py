@@ -189,6 +189,6 @@ def lengths_or(lengths: tuple[int, ...], run: RunConfig) -> tuple[int, ...]:
     Raises `ConfigError` for a length below one.
     """
     for length in lengths:
-        require(length >= 1, "lengths", f"{length} tokens are no example", "give at least 1")
+        require(length >= 1, "lengths", f"{length} tokens are not an example", "give at least 1")
         require(length <= LONGEST_ROW, "lengths", f"{length} tokens are too many", f"give at most {LONGEST_ROW}")
     return tuple(sorted(set(lengths))) or (run.train.sequence,)

@@ -89,11 +89,13 @@ class Topology:
         Raises `ConfigError` for an unknown chip and for a shape that is none.
         """
         chip, _, shape = name.partition(":")
-        require(chip in CHIPS, "topology", f"'{chip}' is no chip that is known", suggestion(chip, CHIPS))
+        require(chip in CHIPS, "topology", f"'{chip}' is not a known chip", suggestion(chip, CHIPS))
         numbers = shape.split("x")
         is_shape = all(number.isdecimal() and int(number) > 0 for number in numbers)
         is_shape = is_shape and (len(numbers) < 3 or CHIPS[chip].platform == "tpu")
-        require(is_shape, "topology", f"'{shape}' is no shape", f"give one such as {chip}:{'8' if chip == 'h100' else '4x4'}")
+        require(
+            is_shape, "topology", f"'{shape}' is not a shape", f"give one such as {chip}:{'8' if chip == 'h100' else '4x4'}"
+        )
         return cls(name, CHIPS[chip], tuple(map(int, numbers)))
 
     @property

@@ -121,7 +121,7 @@ def chosen_form(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, *, biase
     Raises `ConfigError` where the form asked for does not exist or cannot do this.
     """
     asked = form.value
-    require(asked in FORMS, "attention", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
+    require(asked in FORMS, "attention", f"'{asked}' is not a form", f"choose one of {', '.join(FORMS)}")
     if cap:
         require(asked in ("auto", "dense"), "attention", f"{asked} has no soft cap of scores", "choose auto or dense")
         return "dense"

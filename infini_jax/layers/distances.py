@@ -25,13 +25,13 @@ class RotaryConfig:
 
     Attributes:
       base: base of the frequencies.
-      fraction: share of a head's entries that are turned, the first ones; R is rounded down.
-      pairs: halves turns entry i with entry i + R/2, neighbors entry 2i with 2i + 1.
+      fraction: fraction of a head's entries that are rotated, from the first on; R is rounded down.
+      pairs: halves rotates entry i with entry i + R/2, neighbors entry 2i with 2i + 1.
       scaling: published scaling of the frequencies.
       factor: divisor of the scaled frequencies.
-      low_turns: turns below which llama3 scales a frequency.
-      high_turns: turns above which it scales none.
-      context: tokens of context of the model before the scaling, for llama3.
+      low_turns: number of turns below which llama3 scales a frequency.
+      high_turns: number of turns above which llama3 scales none.
+      context: context of the model before scaling, in tokens, for llama3.
     """
 
     base: float = 10_000.0
@@ -47,7 +47,10 @@ class RotaryConfig:
         check_fields("model.rotary", self)
         require(1 < self.base <= 1e12, "model.rotary.base", f"{self.base:g} is out of range", "give above 1 to 1e12")
         require(
-            0 < self.fraction <= 1, "model.rotary.fraction", f"{self.fraction:g} is no share of a head", "give above 0 to 1"
+            0 < self.fraction <= 1,
+            "model.rotary.fraction",
+            f"{self.fraction:g} is not a fraction of a head",
+            "give a number above 0, at most 1",
         )
         require(
             1 <= self.factor <= 1e6 and (self.factor == 1 or self.scaling != "none"),
@@ -58,10 +61,10 @@ class RotaryConfig:
         require(
             0 < self.low_turns < self.high_turns,
             "model.rotary.low_turns",
-            f"{self.low_turns:g} is no number of turns below high_turns {self.high_turns:g}",
+            f"{self.low_turns:g} is not below high_turns {self.high_turns:g}",
             "give such as low_turns 1 and high_turns 4",
         )
-        require(self.context >= 1, "model.rotary.context", f"{self.context} is no length", "give at least 1")
+        require(self.context >= 1, "model.rotary.context", f"{self.context} is not a length", "give at least 1")
 
     def check(self, key_dim: int) -> None:
         """Checks the settings: raises `ConfigError` where heads of `key_dim` entries have no pairs to turn."""

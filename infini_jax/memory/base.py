@@ -30,9 +30,9 @@ class MemoryConfig:
     """Settings that every mechanism has.
 
     Attributes:
-      layers: numbers (from 0) of the layers that carry this memory; the others attend to the neighborhood only. None is all.
-      local: what a token sees beside the memory, the same for every mechanism: its segment; a window of the last tokens, as
-        many as a segment has; a cache of one segment, without gradient as Transformer-XL's; or the mechanism's own.
+      layers: layers that carry this memory, numbered from 0; the others attend to the neighborhood only. None is all.
+      local: attention beside the memory, the same for every mechanism: the segment; a window of the last tokens, as long as a
+        segment; a cache of one segment, without gradient as in Transformer-XL; or the mechanism's own.
     """
 
     layers: tuple[int, ...] | None = None
@@ -314,8 +314,8 @@ class Memory(nn.Module):
         if bytes_at(1) > layer_bytes:
             raise ConfigError(
                 "memory bytes",
-                f"{layer_bytes} a layer hold no {cls.__name__} memory",
-                f"ask for at least {bytes_at(1)} a layer",
+                f"{layer_bytes:,} per layer are too few: {cls.__name__} needs at least {bytes_at(1):,} bytes per layer",
+                "give more",
             )
         low, high = 1, 2
         while bytes_at(high) <= layer_bytes:
@@ -323,8 +323,10 @@ class Memory(nn.Module):
             if high > MOST_GROWN:
                 if bytes_at(low) == bytes_at(1):
                     raise ConfigError("memory bytes", f"{cls.__name__} does not grow with its {axis}", "choose another axis")
-                problem = f"{layer_bytes} a layer are more than {cls.__name__} can have"
-                raise ConfigError("memory bytes", problem, f"ask for at most {bytes_at(low)} a layer")
+                problem = (
+                    f"{layer_bytes:,} per layer are too many: {cls.__name__} has at most {bytes_at(low):,} bytes per layer"
+                )
+                raise ConfigError("memory bytes", problem, "give less")
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if bytes_at(middle) <= layer_bytes else (low, middle)

@@ -48,7 +48,7 @@ class NativeConfig(MemoryConfig):
         return dataclasses.replace(self, attention=settings)
 
     def check(self, dims: Dims) -> None:
-        require(self.every is None or self.every > 0, "memory.every", f"{self.every} tokens are no block", "give 1 or more")
+        require(self.every is None or self.every > 0, "memory.every", f"{self.every} tokens are not a block", "give 1 or more")
         check_plain("attention", self.attention)
         self.attention.check(native_dims(dims, self.every))
 

@@ -118,9 +118,9 @@ class CompressiveConfig(PositionedConfig):
     """Settings of the Compressive Transformer.
 
     Attributes:
-      slots: tokens of the past that are cached as they are; 0 with another neighborhood (`local`) than its own.
+      slots: cached tokens without compression; 0 with a neighborhood (`local`) other than its own.
       compressed: entries of the compressed cache, which holds older tokens.
-      ratio: tokens that become one entry.
+      ratio: tokens per compressed entry.
       positions: kind of positions; relative are the paper's.
       loss_weight: weight of the reconstruction loss, which trains the compression; with 0 the compression stays a mean.
     """

@@ -22,7 +22,7 @@ def check_declared(mechanism: type[Memory]) -> None:
     for method in METHODS:
         missing = getattr(mechanism, method) is getattr(Memory, method)
         require(not missing, f"{name}.{method}", "it is not implemented", "write it as infini_jax.memory.base.Memory says")
-    require(bool(mechanism.axes), f"{name}.axes", "there is none, so that no size can be chosen", "name one at least")
+    require(bool(mechanism.axes), f"{name}.axes", "there is none, so that no size can be chosen", "name at least one")
     check_value(f"{name}.learns", tuple(mechanism.learns), tuple[Part, ...])
     check_value(f"{name}.holds", mechanism.holds, Literal["matrix", "slots", "other"])
     check_value(f"{name}.exempt", tuple(mechanism.exempt), tuple[Promise, ...])

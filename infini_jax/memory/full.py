@@ -15,7 +15,7 @@ class FullConfig(SlotsConfig):
     """Settings of full attention.
 
     Attributes:
-      slots: tokens of the past that each layer holds: the length of context up to which nothing is forgotten.
+      slots: cached tokens per layer: the context length up to which nothing is forgotten.
     """
 
     slots: int = 1024

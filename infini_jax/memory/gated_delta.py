@@ -185,7 +185,7 @@ def chosen_form(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array) -> str:
     Raises `ConfigError` where the form asked for does not exist or cannot do this.
     """
     asked = form.value
-    require(asked in FORMS, "gated_delta.form", f"'{asked}' is no form", f"choose one of {', '.join(FORMS)}")
+    require(asked in FORMS, "gated_delta.form", f"'{asked}' is not a form", f"choose one of {', '.join(FORMS)}")
     if asked == "chunks" or (asked == "auto" and platform() != "tpu"):
         return "chunks"
     from infini_jax.memory import delta_kernel  # Pallas is not imported where nothing runs it
@@ -216,9 +216,10 @@ class GatedDeltaConfig(PositionedConfig):
 
     Attributes:
       decay: learned forgets by a factor per token and head; none is the delta rule, which only overwrites.
-      gate_init: the gate between memory and local attention before training; 0 lets both weigh the same.
-      horizons: segments after which the first and the last head have forgotten all but 1/e before training, heads between them
-        evenly in the logarithm; one head alone begins with the last, as a short horizon hides what is to be learned.
+      gate_init: initial gate between memory and local attention; 0 weighs both equally.
+      horizons: initial memory horizons of the first and the last head, in segments until all but 1/e is forgotten; heads
+        between them are spaced evenly in the logarithm. A single head starts with the last, as a short horizon hides what is
+        to be learned.
     """
 
     decay: Literal["learned", "none"] = "learned"

@@ -233,12 +233,13 @@ class InfiniConfig(PositionedConfig):
     """Settings of Infini-attention.
 
     Attributes:
-      update: how a segment is written: linear is eq. 8, delta eq. 9.
-      feature_map: map of queries and keys before they meet the memory; elu_plus_one is the paper's, unit reads without z.
-      reads: normalised divides by sigma(Q) z, which is kept beside M; plain reads sigma(Q) M as it is and keeps no z.
-      dpfp_order: nu of the dpfp map, which has 2 nu features per entry of a key.
-      gate_init: beta before training; 0 weighs memory and local attention equally.
-      feature_scale: factor of queries and keys before the feature map, which decides how sharply it tells keys apart.
+      update: update rule: linear (eq. 8) or delta (eq. 9).
+      feature_map: feature map of queries and keys; elu_plus_one is the paper's, unit reads without z.
+      reads: normalised divides by sigma(Q) z, which is stored beside M; plain reads sigma(Q) M without normalization and
+        stores no z.
+      dpfp_order: order nu of the dpfp map, which has 2 nu features per entry of a key.
+      gate_init: initial beta; 0 weighs memory and local attention equally.
+      feature_scale: scale of queries and keys before the feature map, which determines how sharply it separates keys.
     """
 
     update: Literal["linear", "delta"] = "linear"
@@ -267,7 +268,7 @@ class InfiniConfig(PositionedConfig):
         require(
             0 < self.feature_scale <= largest,
             "memory.feature_scale",
-            f"{self.feature_scale:g} is no scale of keys",
+            f"{self.feature_scale:g} is not a scale of keys",
             f"give a number above zero and at most {largest:g}",
         )
         require(

@@ -17,7 +17,7 @@ class LocalConfig(PositionedConfig):
     """Settings of the sliding window.
 
     Attributes:
-      window: tokens that a token sees, itself included.
+      window: attention window in tokens, the current token included.
     """
 
     window: int = 64

@@ -194,14 +194,14 @@ class MemorizingConfig(PositionedConfig):
     Attributes:
       positions: kind of positions of V_c, by default T5's as in the paper; the ring's keys have none.
       slots: number of (key, value) pairs per head.
-      top_k: number of pairs that each query retrieves.
-      cached: number of tokens before the segment that local attention sees too, without gradient (the XL cache); a part of the
-        memory, and 0 with another neighborhood (`local`) than its own.
-      search: exact; approximate is for TPUs (`lax.approx_max_k`) and reports the recall that it measured as `recall`.
-      recall_target: recall that an approximate search aims at.
-      scale_init: scale of the logits before training.
-      held: where the ring lives; on the host one key head of one layer is on the device at a time.
-      gate_init: b before training; 0 weighs memory and local attention equally.
+      top_k: number of pairs retrieved per query.
+      cached: number of tokens before the segment that local attention sees as well, without gradient (the XL cache); part of
+        the memory, and 0 with a neighborhood (`local`) other than its own.
+      search: exact, or approximate for TPUs (`lax.approx_max_k`), which reports its measured recall as `recall`.
+      recall_target: target recall of an approximate search.
+      scale_init: initial scale of the logits.
+      held: placement of the ring; on the host, one key head of one layer is on the device at a time.
+      gate_init: initial b; 0 weighs memory and local attention equally.
     """
 
     positions: Positions = dataclasses.field(default="t5", metadata=LATER)
@@ -238,7 +238,7 @@ class MemorizingConfig(PositionedConfig):
         require(
             0 < self.recall_target < 1,
             "memory.recall_target",
-            f"{self.recall_target:g} is no share to aim at",
+            f"{self.recall_target:g} is not a recall",
             "give a number between 0 and 1, or search exact",
         )
         require(self.scale_init > 0, "memory.scale_init", f"{self.scale_init:g} is not above zero", "give 8")

@@ -97,7 +97,10 @@ class Registry(MutableMapping[str, type[Memory]]):
             require_file_name("its name", one.name)
             mechanism = one.load()
             require(
-                isinstance(mechanism, type) and issubclass(mechanism, Memory), one.value, "it is no Memory", "name the class"
+                isinstance(mechanism, type) and issubclass(mechanism, Memory),
+                one.value,
+                "it is not a Memory",
+                "name the class",
             )
             check_declared(mechanism)
             used = [name for name, other in self._rows.items() if other.Config is mechanism.Config and other is not mechanism]

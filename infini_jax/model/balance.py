@@ -57,7 +57,7 @@ def affordable(run: RunConfig, steps: int) -> float:
 
     Raises `ConfigError` for a budget in another unit.
     """
-    require(run.budget.unit == "flops", "budget.unit", f"{run.budget.unit} are no FLOPs", "give the budget in flops")
+    require(run.budget.unit == "flops", "budget.unit", f"{run.budget.unit} are not FLOPs", "give the budget in flops")
     require(steps >= 1, "steps", f"{steps} steps train nothing", "give at least 1")
     return run.budget.amount / (steps * run.tokens_per_step)
 

@@ -23,6 +23,7 @@ from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.scored import few_places
 from infini_jax.model.stream import init_carry, parameter_shapes
 from infini_jax.model.transformer import layer_groups
+from infini_jax.units import human_bytes
 
 RECOMPUTED = ("rematted_computation", MADE_AGAIN)  # scopes, JAX's own and ours, of recomputation, which is no work done
 
@@ -99,7 +100,7 @@ def head_share(run: RunConfig) -> float:
 
 def most_at_once(train: TrainConfig, model: ModelConfig) -> int:
     """The most segments that every layer can take at once: all that a gradient flows through, or 1."""
-    return 1 if model.takes_in_turn else train.bptt or train.sequence // model.segment
+    return 1 if model.takes_in_turn else math.gcd(train.bptt, train.sequence // model.segment)
 
 
 def training_cost(run: RunConfig) -> ModelCost:
@@ -183,11 +184,13 @@ def available_bytes() -> int:
 def check_fits(run: RunConfig) -> None:
     """Checks a run against this machine: raises `ConfigError` where its state alone is larger than the device's memory."""
     available, needed = available_bytes(), state_bytes(run)
+    learned = run.model.dims.policy.parameters.itemsize * parameter_count(run.model)
+    is_memory = run.train.batch * run.model.memory_bytes > learned
     require(
         needed <= available,
-        "memory",
-        f"training needs {needed / 2**30:.1f} GiB at least and the device has {available / 2**30:.1f} GiB",
-        "ask for fewer memory bytes or a smaller train.batch",
+        "memory" if is_memory else "model",
+        f"training needs at least {human_bytes(needed)}, and the device has {human_bytes(available)}",
+        "give a smaller --memory-bytes or train.batch" if is_memory else "give a smaller model.d_model, or fewer model.layers",
     )
 
 

@@ -41,7 +41,7 @@ class Sampling:
         require_not_negative("", vocab=self.vocab)
         require(self.temperature >= 0, "temperature", f"{self.temperature} is negative", "give 0 for the likeliest, or more")
         require(self.seed >= 0, "seed", f"{self.seed} is negative", "give 0 or more")
-        require(0 < self.top_p <= 1, "top_p", f"{self.top_p} keeps nothing", "give above 0 to 1")
+        require(0 < self.top_p <= 1, "top_p", f"{self.top_p:g} is not a probability mass", "give a number above 0, at most 1")
 
 
 def draw(key: jax.Array, logits_BxV: jax.Array, temperature: jax.Array, top_p: jax.Array) -> jax.Array:

@@ -55,7 +55,7 @@ def read_text(file: Path, watch: Callable[[int], None] = lambda size: None) -> I
     except UnicodeDecodeError as error:
         place = done - held + error.start
         mend = "convert it, for example with iconv -f latin1 -t utf-8"
-        raise ConfigError("prompt_file", f"{name} is no UTF-8 at byte {place}", mend) from error
+        raise ConfigError("prompt_file", f"{name} is not UTF-8 at byte {place}", mend) from error
     if line:
         yield line
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from infini_jax.errors import ConfigError, quoted, require
+from infini_jax.errors import ConfigError, article, quoted, require
 
 NO_DEFAULT = object()
 UNSUPPORTED = "import a model without it"
@@ -64,5 +64,5 @@ class Fields:
         if found is NO_DEFAULT:
             raise ConfigError(self.name(field), "the model's settings do not say it", "add it to config.json")
         is_one = isinstance(found, kind) and (kind is bool or not isinstance(found, bool))
-        require(is_one, self.name(field), f"{quoted(found)} is no {word}", "restore the model's settings")
+        require(is_one, self.name(field), f"{quoted(found)} is not {article(word)} {word}", "restore the model's settings")
         return found

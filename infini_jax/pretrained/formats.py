@@ -66,7 +66,7 @@ def shards(index: Path) -> dict[Path, set[str]]:
     require(bool(is_map), "path", f"{index} maps no tensors to files", AGAIN)
     found: dict[Path, set[str]] = {}
     for tensor, name in (placed or {}).items():
-        require(Path(name).name == name, "path", f"{index} names {quoted(name)}, which is no file beside it", AGAIN)
+        require(Path(name).name == name, "path", f"{index} names {quoted(name)}, which is not a file beside it", AGAIN)
         found.setdefault(index.parent / name, set()).add(tensor)
     missing = sorted(file.name for file in found if not file.is_file())
     told = f"{len(missing)} of {len(found)} shards are missing ({', '.join(missing[:3])})"

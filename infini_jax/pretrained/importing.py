@@ -47,7 +47,7 @@ def unread_parameters(
     Raises:
       ConfigError: a tensor is missing, nobody knows it, or it has another shape or type than the settings say.
     """
-    require(dtype in ("", *WEIGHTS), "dtype", f"'{dtype}' is no type of weights", f"give {' or '.join(WEIGHTS)}")
+    require(dtype in ("", *WEIGHTS), "dtype", f"'{dtype}' is not a type of weights", f"give {' or '.join(WEIGHTS)}")
     grouped = sum(groups.values())
     told = f"they have {grouped} layers, the model has {architecture.layers}"
     require(grouped == architecture.layers, "groups", told, "give groups of all layers")
@@ -92,7 +92,7 @@ def checked(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     """The tensor. Raises `ConfigError` where it has another shape, or no type of weights."""
     told = f"it has the shape {tensor.shape}, and the model's settings say {shape}"
     require(tensor.shape == shape, name, told, "restore the model's settings, or its tensors")
-    told = f"it has the type {tensor.dtype}, which is none of weights"
+    told = f"it has the type {tensor.dtype}, which is not a type of weights"
     require(tensor.dtype in WEIGHTS, name, told, f"convert it to {' or '.join(WEIGHTS)}")
     return tensor
 

@@ -71,7 +71,7 @@ def header_of(text: bytes, file: Path) -> dict[str, Any]:
         header = json.loads(text.decode(), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise ConfigError("path", f"the header of {file} is damaged ({one_line(error)})", AGAIN) from error
-    require(isinstance(header, dict), "path", f"the header of {file} is no JSON object", AGAIN)
+    require(isinstance(header, dict), "path", f"the header of {file} is not a JSON object", AGAIN)
     header.pop("__metadata__", None)
     return header
 

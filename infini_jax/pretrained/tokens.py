@@ -49,7 +49,7 @@ def of_gguf(metadata: Mapping[str, Any]) -> bytes:
         raise ConfigError("tokenizer", "that of a GGUF needs the package tokenizers", installs("pretrained")) from error
     kind = metadata.get("tokenizer.ggml.model")
     mend = f"name the model's {JSON} or {PIECES} with --tokenizer"
-    require(kind == "gpt2", "tokenizer.ggml.model", f"'{kind}' is no byte-level BPE", mend)
+    require(kind == "gpt2", "tokenizer.ggml.model", f"'{kind}' is not byte-level BPE", mend)
     tokens, merges, types, rule = (
         metadata.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges", "token_type", "pre")
     )

@@ -7,7 +7,7 @@ runs themselves. No other module knows these names.
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from infini_jax.errors import require_local
 from infini_jax.files import write_json
@@ -19,6 +19,7 @@ SOURCE_FILE = "source.json"
 CHECKPOINTS_FOLDER, MEASURES_FOLDER, OWN_FILE = "checkpoints", "measures", "own.parquet"
 FROZEN_FOLDER = "frozen"
 STUDY_FILE, FAILED_FILE, TABLE_FILE, MEASURES_FILE = "study.json", "failed.json", "results.parquet", "measures.parquet"
+EarlyEnd = Literal["stopped", "diverged", "refused", "failed", "crashed"]  # how a run ended before its row was written
 RUNS_FOLDER, COMPILED_FOLDER = "runs", "compiled"
 RUN_SIGNS, STUDY_SIGNS = (CONFIG_FILE, ROW_FILE), (TABLE_FILE, STUDY_FILE)  # a folder of theirs has one of these at least
 REPORT_FILE, FIGURES_FOLDER = "report.html", "report-figures"

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from infini_jax.config import RunConfig
 from infini_jax.config.plain import each_made_once, from_plain
 from infini_jax.data.base import DataConfig
 from infini_jax.errors import ConfigError, require
-from infini_jax.records.folder import StudyFolder
-from infini_jax.records.inventory import Disk, looked_at
+from infini_jax.files import object_or_none
+from infini_jax.records.folder import StudyFolder, runs_below
+from infini_jax.records.inventory import NOW, Disk, looked_at
 from infini_jax.records.measures import Label, Measure, measures_in, of_own_data
+from infini_jax.records.parquet import read_table
 from infini_jax.records.rows import Row, checked_table, rows_in
 from infini_jax.report.curves import Curves, curves_by_run
 from infini_jax.report.looks import Series, series_of
@@ -46,6 +49,12 @@ class StudySource:
     jobs: tuple[Job, ...] = ()
     ladder: Ladder | None = None
     design: Design | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the folder is that of a run that belongs to no study, or of several of them."""
+        place = StudyFolder(self.folder)
+        return not place.study.exists() and not place.table.exists() and bool(runs_below(self.folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +183,7 @@ def find(sources: Sequence[StudySource]) -> Found:
 
 def find_each(sources: Sequence[StudySource]) -> list[Found]:
     """Reads the folder of each study. Raises `ConfigError` where one has no finished run."""
-    return [find_one(source) for source in sources]
+    return [find_alone(source) if source.is_alone else find_one(source) for source in sources]
 
 
 def joined(folders: Sequence[Path], each: Sequence[Found]) -> Found:
@@ -193,7 +202,7 @@ def joined(folders: Sequence[Path], each: Sequence[Found]) -> Found:
         whole.commands.update({f"{name}/{run}": command for run, command in one.commands.items()})
         whole.jobs.update({f"{name}/{run}": job for run, job in one.jobs.items()})
         whole.measures.extend((f"{name}/{run}", measure) for run, measure in one.measures)
-    whole.rows.sort(key=lambda row: (row.task, row.mechanism, row.variant, row.memory_bytes, row.seed))
+    whole.rows.sort(key=in_page_order)
     return whole
 
 
@@ -250,6 +259,41 @@ def find_one(source: StudySource) -> Found:
         {row.run: source.command or f"infini-jax study {row.study}" for row in rows},
         {job.name: job for job in source.jobs},
     )
+
+
+def find_alone(source: StudySource) -> Found:
+    """Reads runs that belong to no study; the name of the folder stands for a study's.
+
+    Raises `ConfigError` where no run is finished, or a log is damaged.
+    """
+    places = {place.path.resolve().name: place for place in runs_below(source.folder)}
+    tables = {name: read_table(place.row) for name, place in places.items()}
+    study = source.folder.resolve().name
+    found = [row for table in tables.values() if table is not None for row in rows_in(table)]
+    rows = sorted((dataclasses.replace(row, study=study) for row in found), key=in_page_order)
+    ends = {name: object_or_none(place.error) or {} for name, place in places.items()}
+    errors = {name: str(end.get("error", "not finished, and no error was noted")) for name, end in ends.items()}
+    require(
+        bool(rows), "folder", f"no finished run in {source.folder}", "wait for one; `infini-jax watch` shows how far they are"
+    )
+    done = {row.run: places[row.run] for row in rows if row.run in places}
+    logs = {run: place.metrics for run, place in done.items() if place.metrics.exists()}
+    figures = [read_table(file) for place in done.values() for file in sorted(place.all_measures.glob("*.parquet"))]
+    configs = {run: settings_or_none(NOW, place.config) for run, place in done.items()}
+    return Found(
+        rows,
+        [Failure(name, errors[name]) for name in places if name not in done],
+        {run: plain for run, plain in configs.items() if plain is not None},
+        curves_by_run(list(logs), NOW.joined(list(logs.values()), "curves")),
+        of_own_data([one for table in figures if table is not None for one in measures_in(table)]),
+        {run: f"infini-jax train --config {shlex.quote(str(place.config))}" for run, place in done.items()},
+        {},
+    )
+
+
+def in_page_order(row: Row) -> tuple:
+    """What rows are sorted by on a page: task, mechanism, variant, bytes and seed."""
+    return row.task, row.mechanism, row.variant, row.memory_bytes, row.seed
 
 
 def settings_or_none(files: Disk, file: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from infini_jax.evals.base import Watch, unwatched
-from infini_jax.files import replaced_at_once, write_at_once
+from infini_jax.files import make_folder, replaced_at_once, write_at_once
 from infini_jax.records.folder import StudyFolder
 from infini_jax.report.behind import behind
 from infini_jax.report.checks import unchecked, warnings
@@ -97,7 +97,7 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
         provenance=provenance(tried.rows),
     )
     page = environment.get_template("report.html.j2").render(parts, contents=contents_of(parts))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_at_once(page, place.report)
     return place.report
 

@@ -5,7 +5,7 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
-from infini_jax.errors import lookup, require
+from infini_jax.errors import ConfigError, lookup, quoted, require
 from infini_jax.files import shipped
 from infini_jax.study.own_code import loaded
 from infini_jax.study.study import Study
@@ -28,10 +28,18 @@ def _study_of(module: ModuleType, name: str, scale: str) -> Study:
     require(hasattr(module, "study"), "experiment", f"'{name}' has no function study()", "define one that returns a Study")
     if "scale" not in inspect.signature(module.study).parameters:
         require(not scale, "scale", f"'{name}' has one scale only", "leave --scale out")
-        return module.study()
+        return _checked(module.study(), name)
     problem = f"'{scale}' is none" if scale else f"'{name}' has several"
     require(scale in SCALES, "scale", problem, f"give --scale {', '.join(SCALES[:-1])} or {SCALES[-1]}")
-    return dataclasses.replace(module.study(scale), scale=scale)
+    return dataclasses.replace(_checked(module.study(scale), name), scale=scale)
+
+
+def _checked(found: object, name: str) -> Study:
+    """What study() of a file returned. Raises `ConfigError` unless it is a study."""
+    if not isinstance(found, Study):
+        problem = f"study() of '{name}' returned {type(found).__name__} {quoted(found)}"
+        raise ConfigError("experiment", problem, "return an infini_jax.study.study.Study")
+    return found
 
 
 def _shipped(name: str) -> Path:

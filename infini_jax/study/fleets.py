@@ -22,7 +22,7 @@ AUTO, ALONE = 0, 1  # sizes of fleets: as many as fit on an accelerator and none
 def fleet_size(asked: str) -> int:
     """The most members of a fleet, `AUTO` for auto. Raises `ConfigError` for what is neither auto nor a number above zero."""
     is_size = asked.isascii() and asked.isdecimal() and 1 <= int(asked[:12]) <= LARGEST
-    require(asked == "auto" or is_size, "fleet", f"'{asked:.20}' is no number of runs", "give auto, or a number such as 8")
+    require(asked == "auto" or is_size, "fleet", f"'{asked:.20}' is not a number of runs", "give auto, or a number such as 8")
     return AUTO if asked == "auto" else int(asked)
 
 

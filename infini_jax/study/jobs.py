@@ -138,7 +138,7 @@ JOB_KINDS: dict[str, JobKind] = {
 def kind_name(job: Job) -> str:
     """The row of `JOB_KINDS` that a job belongs to. Raises `ConfigError` where there is none."""
     known = {name: kind.settings for name, kind in JOB_KINDS.items()}
-    require(type(job) in known.values(), "study.runs", f"{type(job).__name__} is no kind of job", "add it to KINDS")
+    require(type(job) in known.values(), "study.runs", f"{type(job).__name__} is not a kind of job", "add it to KINDS")
     return kind_of(job, known)
 
 

@@ -64,7 +64,7 @@ class Ladder:
 def until_of(text: str) -> int:
     """The value of `Ladder.until` for a text. Raises `ConfigError` for what is neither settled nor a number above zero."""
     is_number = text.isascii() and text.isdecimal() and 1 <= int(text[:12]) <= LARGEST
-    require(text == "settled" or is_number, "until", f"'{text:.20}' is no rung", "give settled, or a number such as 3")
+    require(text == "settled" or is_number, "until", f"'{text:.20}' is not a rung", "give settled, or a number such as 3")
     return SETTLED if text == "settled" else int(text)
 
 

@@ -18,7 +18,7 @@ def loaded(file: Path) -> ModuleType:
     require(file.is_file(), "experiment", f"there is no file {file}", "check the path")
     spec = importlib.util.spec_from_file_location(name_of(file), file)
     if spec is None or spec.loader is None:
-        raise ConfigError("experiment", f"{file} is no Python file", "give one whose name ends with .py")
+        raise ConfigError("experiment", f"{file} is not a Python file", "give a file whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look up annotations that are strings
     spec.loader.exec_module(module)

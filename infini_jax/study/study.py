@@ -24,7 +24,7 @@ from infini_jax.errors import (
 )
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
-from infini_jax.files import json_value, read_object, write_json
+from infini_jax.files import json_value, make_folder, read_object, write_json
 from infini_jax.model.inheritance import inheritance
 from infini_jax.records.folder import StudyFolder
 from infini_jax.records.measures import write_joined
@@ -161,7 +161,7 @@ class Study:
 def save_study(study: Study, folder: Path) -> None:
     """Writes study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
     file = StudyFolder(folder).study
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     plain = {
         "name": study.name,
         "question": study.question,
@@ -195,7 +195,8 @@ def study_in(folder: Path) -> Study:
     mend = f"make it again with the command of the study, such as `infini-jax study {folder.name}`, or restore it"
     plain = read_object(file, "study", mend)
     own_code = plain.get("own_code", "")
-    require(isinstance(own_code, str), "study", f"{file} is damaged (own_code)", mend)
+    for name, value in (("own_code", own_code), ("question", plain.get("question", ""))):
+        require(isinstance(value, str), "study", f"{file} is damaged ({name})", mend)
     load_once(own_code)
     try:
         with each_made_once():
@@ -204,7 +205,7 @@ def study_in(folder: Path) -> Study:
             plain["name"],
             plain["question"],
             jobs,
-            tuple(tuple(pair) for pair in plain["held_equal"]),
+            tuple((str(name), str(value)) for name, value in plain["held_equal"]),
             tuple(evaluation_from_plain(one) for one in plain.get("evaluations", ())),
             plain.get("scale", ""),
             own_code,

@@ -20,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from infini_jax.config import RunConfig
-from infini_jax.errors import CheckpointError, check_fields, disk_reason, one_line, require, required
+from infini_jax.errors import CheckpointError, check_fields, disk_reason, missing_step, one_line, require, required
 from infini_jax.files import json_text
 from infini_jax.model.stream import parameter_shapes
 from infini_jax.records.folder import RunFolder
@@ -53,12 +53,12 @@ class Saving:
     """The times at which a run is saved besides its end, and which checkpoints are kept.
 
     Attributes:
-      every_minutes: minutes between two checkpoints; 0 saves none by time.
-      every_steps: steps between two checkpoints; 0 saves none by count.
-      keep: number of newest checkpoints kept; at least 2, so that a damaged one has a whole one before it.
-      keep_every: number of steps whose multiples are kept for good; 0 keeps none.
-      keep_best: whether the checkpoint with the lowest loss of the validation documents is written and kept, too, of those at
-        which they are read, see `train.evaluate_every`.
+      every_minutes: minutes between checkpoints; 0 disables saving by time.
+      every_steps: steps between checkpoints; 0 disables saving by steps.
+      keep: number of newest checkpoints to keep; at least 2, as a fallback if one is damaged.
+      keep_every: keep checkpoints at multiples of this number of steps; 0 keeps none for good.
+      keep_best: also save and keep the checkpoint with the lowest validation loss, among the evaluations of
+        `train.evaluate_every`.
     """
 
     every_minutes: float = 10.0
@@ -126,9 +126,7 @@ class Checkpoints:
         Raises `ConfigError` where there is no checkpoint of this step.
         """
         steps = self.steps()
-        require(
-            step in steps, "resume", f"no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps)) or 'none'}"
-        )
+        require(step in steps, "resume", *missing_step(step, steps))
         self._begin_at = step
 
     def _newest(self) -> int | None:
@@ -175,7 +173,7 @@ class Checkpoints:
         steps, step = self.steps(), self._newest() if step is None else step
         if step is None:
             return None
-        require(step in steps, "checkpoint", f"there is none of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        require(step in steps, "checkpoint", *missing_step(step, steps))
         meta = self._meta(step)
         if meta["format"] == 2 and self.run.train.optimiser == "adafactor":
             raise CheckpointError(
@@ -347,7 +345,7 @@ class FinishedCheckpoints(Checkpoints):
             require(
                 step in steps, named, problem, f"train with --saving.keep-best, or choose one of {', '.join(map(str, steps))}"
             )
-        require(step in steps, named, f"there is no checkpoint of step {step}", f"choose one of {', '.join(map(str, steps))}")
+        require(step in steps, named, *missing_step(step, steps))
         return step
 
     def _instead(self, step: int) -> str:

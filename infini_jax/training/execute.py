@@ -15,11 +15,11 @@ from infini_jax.config import Origin, RunConfig
 from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.processes import is_first
 from infini_jax.devices.sharding import ROWS_ALONE, Sharding
-from infini_jax.errors import EvaluationFailed, named_line, present
+from infini_jax.errors import ConfigError, EvaluationFailed, Stopped, TrainingDiverged, named_line, present
 from infini_jax.files import json_text, write_at_once, write_json
 from infini_jax.model.cost import parameter_count, planned_flops, run_cost, training_flops_per_step
 from infini_jax.records.environment import environment
-from infini_jax.records.folder import RunFolder
+from infini_jax.records.folder import EarlyEnd, RunFolder
 from infini_jax.records.rows import Row, write_rows
 from infini_jax.records.training_log import log_text, metrics_in, whole_lines
 from infini_jax.training.asking import Asks
@@ -69,7 +69,8 @@ def execute(
       TrainingDiverged: the loss is no longer finite.
       CheckpointError: a checkpoint cannot be read or written.
     """
-    with begun(run, folder, mirroring) as mirrors:
+    is_alone = is_first() and not study  # the workers of a study note failures themselves
+    with begun(run, folder, mirroring) as mirrors, end_noted(RunFolder(folder)) if is_alone else contextlib.nullcontext():
         run = with_steps(run, folder, sharding)
         seat = Alone(run, sharding)
         with terminated() as stop:
@@ -87,6 +88,29 @@ def begun(run: RunConfig, folder: Path, mirroring: Mirroring = NOWHERE) -> Itera
     mirrors = Mirrors(mirroring if is_first() else NOWHERE)  # one that is missing is told of before anything else
     with RunFolder(folder).only_writer() if is_first() else contextlib.nullcontext():
         yield mirrors
+
+
+@contextlib.contextmanager
+def end_noted(place: RunFolder) -> Iterator[None]:
+    """A context that notes in a run's folder how the run ended, if it ended early: `infini-jax watch` reads it."""
+    place.error.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            write_json({"end": end_of(error), "error": named_line(error)}, place.error)
+        raise
+
+
+def end_of(error: BaseException) -> EarlyEnd:
+    """The word for the end of a run by an error."""
+    kinds: dict[EarlyEnd, Any] = {
+        "stopped": (Stopped, KeyboardInterrupt),
+        "diverged": TrainingDiverged,
+        "refused": ConfigError,
+        "failed": EvaluationFailed,
+    }
+    return next((end for end, kind in kinds.items() if isinstance(error, kind)), "crashed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +178,9 @@ def scored(trained: TrainedRun, folder: Path) -> Asks[Row]:
     if held_out.failed:
         failed = "; ".join(f"evaluation {split}: {named_line(error)}" for split, error in held_out.failed.items())
         first = next(iter(held_out.failed.values()))
-        raise EvaluationFailed(f"{failed}; {place.row} is written without it; call again to try it again") from first
+        raise EvaluationFailed(
+            f"{failed}; {place.row} is written without it; repeat the command to evaluate it again"
+        ) from first
     return row
 
 

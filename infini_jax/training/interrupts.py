@@ -38,7 +38,7 @@ def terminated() -> Iterator[Callable[[], bool]]:
         came.append(number)
         pressed.set()
         with contextlib.suppress(OSError):  # of a terminal that is gone
-            print("stopping behind the step under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+            print("finishing this step, then saving; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
 
     handlers: dict[int, Handler] = dict.fromkeys(ANNOUNCING, note)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # workers of a study leave it to their parent

@@ -37,8 +37,8 @@ class Mirroring:
     """Settings of the copies of metrics for trackers. They do not change the run and are no part of its identity.
 
     Attributes:
-      to: names of trackers, none by default; each needs the extra of its name, such as `pip install 'infini_jax[wandb]'`.
-      project: name of the project in the trackers, for runs that belong together.
+      to: trackers, none by default; each needs the extra of its name, such as `pip install 'infini_jax[wandb]'`.
+      project: project name in the trackers.
     """
 
     to: tuple[Tracker, ...] = ()

@@ -130,7 +130,7 @@ def saved_settings(folder: Path, field: str = "run") -> dict[str, Any]:
     """
     file = RunFolder(folder).config
     mend = "give the folder that `infini-jax train` left, such as results/runs/run"
-    require(folder.is_dir(), field, f"{folder} is no folder", mend)
+    require(folder.is_dir(), field, f"{folder} is not a folder", mend)
     require(file.is_file(), field, f"{folder} has no {file.name}", mend)
     with unreadable_told(folder, field):
         return json_object(file.read_bytes())

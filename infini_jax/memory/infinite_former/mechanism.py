@@ -129,17 +129,17 @@ class InfiniteFormerConfig(PositionedConfig):
     The GPT-2 runs on WikiText-103 and PG-19 had widths (0.005, 0.01), ridge 0.5, tau 0.5.
 
     Attributes:
-      basis: N, Gaussian densities; a multiple of the number of widths.
-      widths: standard deviations that each center comes with; [0, 1] is the whole memory.
-      samples: M, places where the old signal is sampled for a rewrite.
-      tau: the part of [0, 1] into which a rewrite contracts the past.
-      ridge: lambda of the regression.
+      basis: number N of Gaussian densities; a multiple of the number of widths.
+      widths: standard deviations at each center; [0, 1] is the whole memory.
+      samples: number M of samples of the old signal in a rewrite.
+      tau: part of [0, 1] into which a rewrite contracts the past.
+      ridge: ridge penalty lambda of the regression.
       kl_weight: weight of the mean KL divergence in the loss.
-      kl_sigma: sigma_0, the standard deviation that the regularizer pulls densities to.
-      sampling: where the old signal is sampled for a rewrite: at even times, or (sticky memories) at times drawn from where
-        the segment's queries looked, at the edges of the histogram's bins as in the released code or uniformly inside them.
+      kl_sigma: standard deviation sigma_0 toward which the regularizer pulls densities.
+      sampling: sampling of the old signal in a rewrite: at even times, or (sticky memories) at times drawn from where the
+        segment's queries attended, at the edges of the histogram's bins as in the released code or uniformly inside them.
       seed: seed of the drawn times.
-      variance_floor: least sigma^2 of a query's density; 1e-6 in the released sorting code, 1e-4 in its GPT-2 code.
+      variance_floor: smallest sigma^2 of a query's density; 1e-6 in the released sorting code, 1e-4 in its GPT-2 code.
       cached: tokens of earlier segments that the short-term attention sees and that are not yet in the signal: tokens that
         leave this cache are written to it. With 0 a segment is written when it ends, as with another neighborhood (`local`).
     """

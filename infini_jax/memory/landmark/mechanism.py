@@ -80,12 +80,12 @@ class LandmarkConfig(PositionedConfig):
       positions: kind of positions inside the segment and the unfinished block before it. Retrieved blocks keep the slots of
         the paper, which are rotary, with relative and T5's positions too; with none they have none either.
       block: number of raw tokens per block, each followed by a landmark (50 in the paper).
-      blocks: number of complete blocks kept, the oldest evicted first; 0 keeps none, the paper's training form. An unfinished
-        block is carried to the next segment in any case.
+      blocks: number of complete blocks kept; the oldest is evicted first. 0 keeps none, the paper's training form. An
+        unfinished block is always carried to the next segment.
       retrieved: number of blocks per query (k), at most `blocks` unless that is 0.
-      selection: scope of a choice: each token and head (as trained in the paper), all heads of a token together, or all
-        tokens of the segment together. `tokens` is one of the paper's cheap forms of inference and is not causal: a
-        token's choice depends on later tokens of its segment, and decoding chooses by the tokens at hand only.
+      selection: scope of the selection: each token and head (as trained in the paper), all heads of a token together, or all
+        tokens of the segment together. `tokens` is one of the paper's cheaper inference modes and is not causal: a token's
+        selection depends on later tokens of its segment, and decoding selects by the tokens decoded so far.
     """
 
     block: int = 16

@@ -21,14 +21,14 @@ class Resources:
     Attributes:
       cpus, gpus: numbers of CPU cores and of GPUs per worker.
       memory_gb: memory per worker in GB; 0 leaves it to the scheduler.
-      minutes: minutes that a worker may take; one whose time is up is queued again and goes on.
-      partition: partition of the scheduler, "" for its default; with xpk the cluster.
-      account, qos, constraint, reservation: what SLURM knows by these names, "" for its default.
-      extra: further options of sbatch as in an #SBATCH line, such as exclusive or mail-type=END; those that the launcher sets
-        itself are refused.
-      accelerator: accelerator of a cloud's machine in its own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.
-      storage: storage in which a cloud's machines find the study: name of a bucket (sky) or of an attached storage (xpk).
-      package: package that pip installs on a cloud's machine, with its extras (sky), or a container image that has it (xpk).
+      minutes: time limit per worker in minutes; a worker that reaches it is queued again and continues.
+      partition: partition of the scheduler, or the cluster with xpk; "" for the default.
+      account, qos, constraint, reservation: SLURM options of these names; "" for the default.
+      extra: further sbatch options as in an #SBATCH line, such as exclusive or mail-type=END; those set by the launcher are
+        refused.
+      accelerator: accelerator of a cloud machine in the cloud's own words, such as tpu-v5e-8, H100:8 or (xpk) v5litepod-8.
+      storage: storage through which cloud machines share the study: a bucket (sky) or an attached storage (xpk).
+      package: package for pip on a cloud machine, with its extras (sky), or a container image (xpk).
 
     Raises:
       ConfigError: a count is too small, or a text has a control character or would be read as an option by a command.

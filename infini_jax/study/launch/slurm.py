@@ -124,7 +124,7 @@ class Slurm(Launcher):
 
         Raises `ConfigError` where SLURM or submitit is not here.
         """
-        require(shutil.which("sbatch") is not None, "launch", "there is no sbatch here", "log in to a SLURM machine")
+        require(shutil.which("sbatch") is not None, "launch", "sbatch is not installed", "log in to a SLURM machine")
         with only_writer(folder / LOCK_FILE, "launch", str(folder), "wait until its workers are queued"):
             if not queued(folder) and (missing := missing_of(study, folder)):
                 self.submit(folder, len(missing))
@@ -170,7 +170,7 @@ def sbatch_options(extra: tuple[str, ...]) -> dict[str, str | bool]:
         option = OPTION.fullmatch(text.strip())
         mend = "give the long name of an option of sbatch, such as exclusive or mail-type=END"
         name, value = (option[1], option[2]) if option and len(option[1]) > 1 else ("", None)
-        require(name != "", "resources.extra", f"'{quoted(text)}' is no option", mend)
+        require(name != "", "resources.extra", f"'{quoted(text)}' is not an option", mend)
         taken = min((one for one in TAKEN if one.startswith(name)), key=len, default=None)
         if taken is not None:
             problem = f"'{name}' " + (f"may be short for '{taken}', which " if taken != name else "") + "is the launcher's own"
