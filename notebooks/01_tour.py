@@ -11,11 +11,11 @@
 # ---
 
 # %% [markdown]
-# # A tour: what each memory writes, what it reads, how many bytes it takes
+# # A tour: what each memory writes, reads and costs
 #
-# One head, one toy document, no training: 64 tokens, each with a random key and a value, in four segments of 16. The last
-# segment asks for tokens of the first three again, oldest first. Everything here is the package's own functions, on arrays
-# of a size that can be looked at; letters as in the code: B rows, S tokens of a segment, G heads, K and V dimensions, N
+# One head, one toy document and no training: 64 tokens, each with a random key and a value, in four segments of 16. The
+# last segment asks for tokens of the first three segments again, oldest first. Everything here uses the package's own
+# functions on small arrays. Letters are those of the code: B rows, S tokens of a segment, G heads, K and V dimensions, N
 # slots.
 
 # %%
@@ -54,9 +54,12 @@ def parts(x_TxK: np.ndarray) -> list[jax.Array]:
 
 # %% [markdown]
 # ## Transformer-XL and Compressive Transformer: caches
-# **Written**: each token's key and value at the new end; what has no room is lost, or, in the Compressive Transformer,
-# becomes a part of one entry for four tokens. **Read**: by the same softmax as the segment's own tokens. **Bytes**: entries
-# × (K + V) numbers. Here the value of each token is its own name, so that the cache says whose values it holds.
+# - **Written**: each token's key and value, at the new end. Tokens that no longer fit are lost. In the Compressive
+#   Transformer they become part of one entry for four tokens.
+# - **Read**: by the same softmax as the segment's own tokens.
+# - **Bytes**: entries × (K + V) numbers.
+#
+# Here the value of each token is its own name, so that the cache shows whose values it holds.
 
 # %%
 names = np.eye(48, dtype=np.float32)
@@ -94,8 +97,9 @@ show(figure, "Of 48 tokens, 24 entries hold the last 24; 22 entries of which six
 
 # %% [markdown]
 # ## Infini-attention: a matrix
-# **Written**: each segment adds σ(K)ᵀV to one matrix, and the sum of its keys to a vector z. **Read**: σ(Q)M / σ(Q)z, then
-# a gate a head weighs it against local attention. **Bytes**: K × V + K numbers, however long the document is.
+# - **Written**: each segment adds σ(K)ᵀV to one matrix, and the sum of its keys to a vector z.
+# - **Read**: σ(Q)M / σ(Q)z. A gate per head then weighs it against local attention.
+# - **Bytes**: K × V + K numbers, whatever the length of the document.
 
 
 # %%
@@ -120,10 +124,13 @@ figure.colorbar(image, ax=axes, shrink=0.8)
 show(figure, "The same matrix after each of four segments: its entries grow, its size does not.")
 
 # %% [markdown]
-# Asked with the key of each earlier token: how close is what comes back to its value? Positive keys (elu + 1) all overlap,
-# so most of what they give back is common to all. Keys of unit length overlap by chance only. The delta rule writes what
-# the memory does not say yet; *token by token*, as the gated delta rule does (here without its decay and gates), each token
-# corrects what those before it in the same segment wrote, and the newest stand out.
+# Query the memory with the key of each earlier token. How close is the result to the token's value?
+#
+# - Positive keys (elu + 1) all overlap, so most of each result is common to all tokens.
+# - Keys of unit length overlap only by chance.
+# - The delta rule writes only what the memory does not return yet.
+# - *Token by token*, as in the gated delta rule (here without its decay and gates), each token corrects what those before
+#   it in the same segment wrote. The newest tokens stand out.
 
 
 # %%
@@ -155,7 +162,8 @@ figure.legend(loc="outside lower center", ncols=2)
 show(figure, "How close four ways of writing into a 16 × 16 matrix come to the value that was written, by token.")
 
 # %% [markdown]
-# The gate is one number a head: sigmoid(β) of the memory, the rest local. At β = 0, where it begins, both weigh the same.
+# The gate is one number per head: sigmoid(β) is the weight of the memory, the rest is local. At β = 0, the initial value,
+# both weigh the same.
 
 # %%
 beta = jnp.linspace(-6, 6, 101)
@@ -168,9 +176,11 @@ show(figure, "The gate: an S-shaped curve from local attention alone to memory a
 
 # %% [markdown]
 # ## Memorizing Transformer: slots that are searched
-# **Written**: each token's key and value into the next slot of a ring. **Read**: every query searches the whole ring for
-# its k nearest keys. **Bytes**: slots × (K + V) numbers. Sixteen slots are too few for 48 tokens: what was overwritten
-# cannot be found.
+# - **Written**: each token's key and value, into the next slot of a ring.
+# - **Read**: every query searches the whole ring for its k nearest keys.
+# - **Bytes**: slots × (K + V) numbers.
+#
+# Sixteen slots are too few for 48 tokens: an overwritten token cannot be found.
 
 
 # %%
@@ -195,16 +205,18 @@ for panel, slots in zip(axes, (48, 16), strict=True):
 show(figure, "The three slots that each query retrieves, black the nearest: a diagonal with 48 slots, none with 16.")
 
 # %% [markdown]
-# With 48 slots the nearest one is the right one: a diagonal. With 16, only the newest sixteen tokens can be found, and the
-# other queries get the nearest of what is left.
+# With 48 slots, the nearest slot is the correct one: a diagonal. With 16, only the newest sixteen tokens can be found. The
+# other queries get the nearest remaining token.
 
 # %% [markdown]
 # ## Landmark attention: blocks that are opened
-# **Written**: whole blocks of keys and values, each with a landmark behind it that stands for the block. **Read**: a query
-# first compares itself with the landmarks, opens the best blocks and attends to their tokens, in one grouped softmax with
-# the segment's own. **Bytes**: blocks × (P + 1) × (K + V). The landmarks here are the sums of their blocks' keys, and
-# positions turn queries and landmarks against each other, so that the right block is found only sometimes: a model learns
-# its landmarks.
+# - **Written**: whole blocks of keys and values, each followed by a landmark that stands for the block.
+# - **Read**: a query first compares itself with the landmarks. It opens the best blocks and attends to their tokens, in one
+#   grouped softmax with the segment's own tokens.
+# - **Bytes**: blocks × (P + 1) × (K + V) numbers.
+#
+# The landmarks here are the sums of their blocks' keys, and positions rotate queries and landmarks against each other. The
+# correct block is therefore found only sometimes. A trained model learns its landmarks.
 
 # %%
 P, BLOCKS = 4, 12
@@ -243,9 +255,10 @@ print(f"{right:.0%} of the queries open the block where their token stands; by c
 
 # %% [markdown]
 # ## ∞-former: a signal in continuous time
-# **Written**: the tokens as a signal over [0, 1], fitted by N Gaussian bumps; the next segment squeezes the past into the
-# first τ of the time and takes the rest. **Read**: each query is a Gaussian over time and gets the mean of the signal under
-# it. **Bytes**: N × D numbers.
+# - **Written**: the tokens, as a signal over [0, 1] fitted by N Gaussian basis functions. The next segment compresses the
+#   past into the first τ of the time and takes the rest.
+# - **Read**: each query is a Gaussian over time and gets the mean of the signal under it.
+# - **Bytes**: N × D numbers.
 
 # %%
 N, WIDTH, RIDGE, TAU, SAMPLES = 32, (0.03,), 1e-3, 0.5, 64
@@ -271,10 +284,12 @@ figure.legend(loc="outside lower center", ncols=3)
 show(figure, "A curve through the first segment; after the second write it is squeezed into the first half of the time.")
 
 # %% [markdown]
-# A smooth past survives; single tokens do not: that is why this memory stores no pairs ([findings](../docs/findings.md)).
-# A query reads by its density over time and gets the mean of the signal under it: the wider, the smoother. (A trained layer
-# finds mean and variance from the query and the signal, `signal.density_parameters`; here they are chosen to be seen.) With
-# *sticky memories* the past is not sampled evenly when it is squeezed, but more densely where attention was.
+# A smooth past survives, single tokens do not. This is why this memory stores no pairs ([findings](../docs/findings.md)).
+#
+# A query reads with its density over time and gets the mean of the signal under it: the wider the density, the smoother the
+# result. (A trained layer computes mean and variance from the query and the signal, `signal.density_parameters`; here they
+# are chosen to be visible.) With *sticky memories*, compression does not sample the past evenly, but more densely where
+# attention was.
 
 # %%
 mu, sigma_sq = jnp.asarray([[[0.15, 0.3, 0.7, 0.76]]]), jnp.asarray([[[0.001, 0.004, 0.0004, 0.002]]])
@@ -299,8 +314,8 @@ show(figure, "Signal with what four queries read of it, their densities, and the
 
 # %% [markdown]
 # ## Bytes
-# What a layer of four heads of 64 carries for one sequence, with each mechanism's default settings, measured on the arrays
-# it makes. Of `local` it is the open window, of `full` 1024 tokens; what a byte is good for is another question
+# What a layer of four heads of 64 carries per sequence, with each mechanism's default settings, measured on its arrays.
+# `local` counts the open window, `full` 1024 tokens. How much recall a byte gives is another question
 # ([03](03_compare.ipynb)).
 
 # %%

@@ -11,12 +11,15 @@
 # ---
 
 # %% [markdown]
-# # Capacity: two laws of a matrix memory, and what was measured
+# # Capacity: two laws of a matrix memory, and measurements
 #
-# How many pairs can a matrix of d_k × d_v numbers hold? There are two answers, for two questions
-# ([theory.py](../infini_jax/analysis/theory.py)): how exact is what comes back (the rank law), and how often is the right
-# one of V candidates the nearest (the top-1 law). This notebook needs no training: it reads the study `capacity_law`, yours
-# or the tables of the repository.
+# How many pairs can a matrix of d_k × d_v numbers hold? Two laws answer two questions
+# ([theory.py](../infini_jax/analysis/theory.py)):
+#
+# - **Rank law**: how exact is the retrieved value?
+# - **Top-1 law**: how often is the correct one of V candidates the nearest?
+#
+# This notebook needs no training. It reads the study `capacity_law`: yours, or the tables in the repository.
 
 # %%
 import json
@@ -37,9 +40,9 @@ found = load(next(one for one in KNOWN if (one / "results.parquet").exists()))
 print(", ".join(tasks(found)))
 
 # %% [markdown]
-# ## Random codes: no training at all
-# Keys and values drawn at random, V = 8192 candidates. The line is the finite-size top-1 law, which takes the spread of the
-# interference into account; the points are what each update rule recalls. Its half-way point is n50.
+# ## Random codes: no training
+# Keys and values are random, with V = 8192 candidates. The line is the finite-size top-1 law, which includes the spread of
+# the interference. The points are the recall of each update rule. Recall is one half at n50.
 
 # %%
 labels = found.measures.labels.map(json.loads)
@@ -62,9 +65,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 show(figure, "Share recalled against pairs, by update rule; the sum lies on its theory, its n50 on the dotted upright line.")
 
 # %% [markdown]
-# ## Trained codes: what a byte recalls
-# Keys and values that were trained for the memory, four sizes a mechanism. A power of the bytes is a straight line here:
-# slots and matrices with unit keys have slope one, what has many bytes and recalls little stands low.
+# ## Trained codes: recall per byte
+# Keys and values are trained for the memory, with four sizes per mechanism. A power law of the bytes is a straight line
+# here. Slots and matrices with unit keys have slope one. Low points have many bytes and little recall.
 
 # %%
 figure = recall_against_bytes(found, "capacity")
@@ -72,8 +75,8 @@ figure.axes[0].set(yscale="log", ylim=(3, 300))
 show(figure, "n50, the pairs of which half are recalled, against the bytes of the memory, both on logarithmic axes.")
 
 # %% [markdown]
-# The exponent by hand: n50 against bytes, in logarithms, of the rates that validation chose, over both seeds. `infini-jax
-# report` fits it seed by seed, with intervals from three seeds on, and gives the verdicts on P1 to P7.
+# Fit the exponent by hand: n50 against bytes, in logarithms, at the rates that validation chose, over both seeds.
+# `infini-jax report` fits it seed by seed, with intervals from three seeds on, and gives the verdicts on P1 to P7.
 
 # %%
 half = found.measures[(found.measures["eval"] == "capacity") & (found.measures.metric == "n50")]
@@ -85,9 +88,9 @@ for who, of in half[np.isfinite(half.value)].groupby("who"):
         print(f"{who:28} n50 grows as bytes^{slope:.2f}")
 
 # %% [markdown]
-# ## Two laws are two questions
-# The rank law is about error, not recall: it sets in once there are more pairs than dimensions, when most answers are still
-# right.
+# ## Two laws answer two questions
+# The rank law is about error, not recall. It applies once there are more pairs than dimensions, when most answers are still
+# correct.
 
 # %%
 n, d = np.arange(1, 400), 64

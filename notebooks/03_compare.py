@@ -11,11 +11,11 @@
 # ---
 
 # %% [markdown]
-# # Compare: what is recalled, by the bytes there are to remember in
+# # Compare: recall against memory size
 #
-# Any study: recall against bytes of memory at equal FLOPs, what was tried for it, and the settings and curves of each run.
-# After `make study` this shows the quick study; before, the tables of a larger one that are kept in the repository. Change
-# `STUDY` for another.
+# For any study: recall against memory bytes at equal FLOPs, the trials behind it, and the settings and curves of each run.
+# After `make study` this notebook shows the quick study. Before, it shows the tables of a larger study in the repository.
+# Set `STUDY` for another one.
 
 # %%
 import dataclasses
@@ -37,9 +37,9 @@ found = load(STUDY)
 print(f"{STUDY.name}: {len(found.runs)} runs, {', '.join(tasks(found))}")
 
 # %% [markdown]
-# ## The picture
-# A line a mechanism through the medians over seeds. Where several learning rates were tried, the one that was chosen on
-# validation is drawn. Where the settings of the runs are there, a line shows chance.
+# ## Figure
+# One line per mechanism: median over seeds. If several learning rates were tried, the figure shows the one that validation
+# chose. If the settings of the runs are available, a line shows chance.
 
 # %%
 for task in tasks(found):
@@ -53,18 +53,18 @@ equal = found.runs.groupby("task").flops_actual.agg(["min", "max"])
 equal.assign(spread=equal["max"] / equal["min"] - 1)
 
 # %% [markdown]
-# And what was tried: a row a run.
+# What was tried: one row per run.
 
 # %%
 columns = ["task", "mechanism", "variant", "memory_bytes", "learning_rate", "seed", "steps", "accuracy", "loss"]
 found.runs[columns].assign(chosen=is_chosen(found)).sort_values(columns[:6]).head(9)
 
 # %% [markdown]
-# ## Interactive
-# Choose below the figure: task, score, seed, and whether trials of other learning rates are shown. Click mechanisms in the
-# legend (with shift for several). Click a point: its settings and its curve appear beside it. It works in a live notebook
-# and on any page with JavaScript, such as that of `jupyter nbconvert --to html`; where you see no figure, those above are
-# pictures of the same numbers.
+# ## Interactive figure
+# Choose task, score and seed below the figure, and whether to show trials of other learning rates. Click mechanisms in the
+# legend (with shift for several). Click a point to see its settings and its curve. This works in a live notebook and on any
+# page with JavaScript, such as the output of `jupyter nbconvert --to html`. If you see no figure here, the figures above
+# show the same numbers.
 
 
 # %%
@@ -156,8 +156,8 @@ alt.hconcat(points, words & curve if len(curves) else words).properties(
 )
 
 # %% [markdown]
-# ## How they learned
-# Training curves of the runs in the picture, where the study's folder has the logs of its runs.
+# ## Training curves
+# Curves of the runs in the figure, if the study's folder has their logs.
 
 # %%
 if len(found.curves):
@@ -167,8 +167,8 @@ else:
     print("This folder holds tables only; `infini-jax study` leaves the logs of the runs too.")
 
 # %% [markdown]
-# ## Any part of it
-# The tables are ordinary ones: take out rows, and the same functions draw what is left.
+# ## Select a part
+# The tables are ordinary tables. Select rows, and the same functions draw the selection.
 
 # %%
 few = dataclasses.replace(found, runs=found.runs[found.runs.mechanism.isin(["infini", "memorizing", "local"])])

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Inside a run: does it use its memory?
 #
-# A trained run holds more than a score: its gates, what its memory is worth at each place of a document, and which words
-# gained from it. This notebook trains a very small model for a few seconds so that there is something to look at; set `RUN`
-# to a folder of your own (`results/runs/NAME` of a model that was trained on text) and everything below is about that one.
+# A trained run has more than a score: its gates, the value of its memory at each place of a document, and the words that
+# gained from it. This notebook trains a very small model for a few seconds as an example. Set `RUN` to your own folder
+# (`results/runs/NAME` of a model trained on text) to see that run instead.
 
 # %%
 import json
@@ -61,7 +61,7 @@ run, model = trained.run, trained.run.model
 print(f"{run.name}: {model.mechanism}, {model.memory_bytes / 1024:.1f} KiB of memory a sequence, {trained.step} steps")
 
 # %% [markdown]
-# What is to be measured of it, from its newest checkpoint; what was measured before is not measured again.
+# Evaluations of the newest checkpoint. Existing figures are not measured again.
 
 
 # %%
@@ -81,26 +81,29 @@ figures = pd.concat([found.measures.drop(columns=["folder", "run", "labels"]), l
 figures.groupby(["eval", "metric"]).size()
 
 # %% [markdown]
-# ## How it learned
+# ## Training curve
 
 # %%
 show(training_curves(found, "loss"), "Training loss against tokens.")
 
 # %% [markdown]
 # ## Gates
-# The share of the memory in each head's output, by layer; one half is where they began. A gate near one half is no sign
-# that the memory is not read ([findings](../docs/findings.md)).
+# The share of the memory in each head's output, by layer. Gates start at one half. A gate near one half does not mean that
+# the memory is not read ([findings](../docs/findings.md)).
 
 # %%
 if (found.measures.metric == "gate").any():
     show(gates(found), "The gate of every head, a marker each, by layer.")
 
 # %% [markdown]
-# ## How the memory is used
-# One held-out document, segment after segment, and what each layer carries: the share of its numbers that are in use (not
-# zero), and for matrix memories over how many directions they are spread: the effective rank of M, the exponential of the
-# entropy of its squared singular values. Slots fill up. A matrix is in use at once, and a low rank says that its keys
-# overlap, so that little can be told apart in it.
+# ## Use of the memory
+# One held-out document, segment by segment, and what each layer carries:
+#
+# - the share of its numbers that are in use (not zero);
+# - for matrix memories, the number of directions over which they spread: the effective rank of M, the exponential of the
+#   entropy of its squared singular values.
+#
+# Slots fill up. A matrix is in use at once. A low rank means that its keys overlap, so that it can distinguish little.
 
 
 # %%
@@ -153,10 +156,10 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center
 show(figure, "How the memory is used by tokens read, a line a layer.")
 
 # %% [markdown]
-# ## What the memory is worth, by place in the document
-# The same held-out documents three times: with the memory carried along; with the memory emptied at every segment; with the
-# memory of *another* document of the same age. Where the last two cost nothing, the memory holds nothing of this document
-# that the model uses.
+# ## Value of the memory, by place in the document
+# The same held-out documents are read three times: with the memory carried, with the memory emptied at every segment, and
+# with the memory of *another* document of the same age. If the last two do not increase the loss, the model uses nothing of
+# this document that is in its memory.
 
 # %%
 by_place = figures[figures.metric == "loss_by_position"].pivot(index="from", columns="condition", values="value")
@@ -174,10 +177,11 @@ worth = figures[figures.metric == "loss"].set_index("condition")[["value", "low"
 worth.assign(more_than_carried=worth.value - worth.value["carried"])
 
 # %% [markdown]
-# ## Who gained
-# Words in classes: how often they are used in general, how long ago they were last used in this document. Gain is nats a
-# token less than with an empty memory, or with another document's. The papers' claim is that rare words which stood far
-# back gain most; here a model of 60 steps shows how it is measured, not that it is so.
+# ## Gain by class of word
+# Words are grouped by how often they are used in general, and by how long ago they were last used in this document. Gain is
+# the loss in nats per token with an empty memory, or with another document's, minus that with the document's own. The
+# papers claim that rare words last used far back gain most. A model of 60 steps demonstrates the measurement, not the
+# claim.
 
 # %%
 gained = figures[(figures["eval"] == "gains") & figures.value.notna()]
@@ -185,8 +189,8 @@ table = gained.pivot_table(index=["by", "class"], columns=["metric", "control"],
 table.head(14).round(3)
 
 # %% [markdown]
-# And which tokens of a text they are: a passage of one held-out document, each character in the colour of what its word
-# gained over an empty memory.
+# The same for single words: a passage of one held-out document, each character in the color of its word's gain over an
+# empty memory.
 
 # %%
 reader = Reader(model, documents, counts, EvaluationConfig(documents=2, tokens=1024, rows=2))

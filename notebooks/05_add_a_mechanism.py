@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Add a mechanism
 #
-# A memory of one's own in four steps: write it, put it into the registry, let the project's contract tests try to break it,
-# see it in a study. In a checkout it would be one file in `infini_jax/memory/` and one row in its `__init__.py`; here it is
-# a cell.
+# Add a memory of your own in four steps: write it, register it, let the project's contract tests try to break it, and use
+# it in a study. In a checkout it would be one file in `infini_jax/memory/` and one row in its `__init__.py`. Here it is a
+# cell.
 
 # %%
 import dataclasses
@@ -39,14 +39,18 @@ sys.path.insert(0, str(ROOT))  # for its tests and experiments
 
 # %% [markdown]
 # ## 1. Write it
-# *Fading*: a matrix a head as in linear attention, but what it holds is multiplied by λ at every segment, so that it
-# forgets evenly. With keys of unit length nothing has to be normalised:
+# *Fading* is one matrix per head, as in linear attention, multiplied by λ at every segment so that it forgets evenly. With
+# keys of unit length it needs no normalization:
 #
 # M_s = λ M_{s-1} + K̂ᵀ V,  A = A_local + Q̂ M_{s-1}
 #
-# Settings are a frozen dataclass whose `check` refuses in one line what cannot be. The class holds parameters (here none
-# but W_O, which it inherits) and says how its memory looks (`init_memory`), how it grows (`resized`, `axes`), how its
-# arrays may be split over devices (`logical_axes`) and what a token costs (`cost`, which a test compares with the program).
+# Settings are a frozen dataclass. Its `check` refuses invalid settings in one line. The class holds parameters (here only
+# W_O, which it inherits) and defines
+#
+# - the arrays of its memory (`init_memory`);
+# - how it grows (`resized`, `axes`);
+# - how its arrays may be split over devices (`logical_axes`);
+# - the cost of a token (`cost`, which a test compares with the program).
 
 
 # %%
@@ -110,9 +114,14 @@ MECHANISMS["fading"] = Fading
 
 # %% [markdown]
 # ## 3. Try to break it
-# The contract tests take every mechanism of the registry: no output depends on a later token (by gradient, exactly), a
-# packed document never sees the one before, decoding token by token equals the parallel form, the counted FLOPs are those
-# of the program, and so on. They are the project's own, called here for the new row.
+# The contract tests take every mechanism in the registry. Among other things they check that
+#
+# - no output depends on a later token (by gradient, exactly);
+# - a packed document never sees the one before;
+# - decoding token by token equals the parallel form;
+# - the counted FLOPs equal those of the program.
+#
+# They are the project's own tests, called here for the new row.
 
 # %%
 import contextlib
@@ -148,8 +157,8 @@ for test, outcome in kept.items():
 assert set(kept.values()) == {"passed"}, "the mechanism breaks a promise"
 
 # %% [markdown]
-# And what they say of a mechanism that does break one: the same memory, but a new document does not empty it. (Settings
-# of its own, because a mechanism is found by the class of its settings.)
+# Now a mechanism that breaks a test: the same memory, but a new document does not empty it. (It has settings of its own,
+# because a mechanism is found by the class of its settings.)
 
 
 # %%
@@ -176,10 +185,11 @@ assert "failed" in leaky.values()
 del MECHANISMS["leaky"]
 
 # %% [markdown]
-# ## 4. See it in a study
-# A memory layer alone, as in the study `capacity_law`, but smaller: keys and values are trained for the memory, then it is
-# asked for pairs. Beside it the gated delta rule. (The jobs are done one after the other in this process, because workers
-# would import a registry without the new row; in a checkout `infini-jax study capacity_law` has the mechanism at once.)
+# ## 4. Use it in a study
+# A memory layer alone, as in the study `capacity_law`, but smaller: keys and values are trained for the memory, which is
+# then queried for pairs. The gated delta rule is the comparison. (The jobs run one after the other in this process, because
+# workers would import a registry without the new row. In a checkout, `infini-jax study capacity_law` includes the mechanism
+# at once.)
 
 # %%
 from experiments.capacity_law import at_bytes
@@ -207,15 +217,15 @@ show(
 )
 
 # %% [markdown]
-# One seed and a few seconds of training: enough to see that it learns and that four times the bytes hold more, not enough
-# to rank the two.
+# One seed and a few seconds of training show that it learns and that four times the bytes hold more. They are not enough to
+# rank the two.
 
 # %%
 figures = found.measures[found.measures.metric == "n50"].merge(found.runs, on="run")
 figures[["mechanism", "memory_bytes", "value"]].rename(columns={"value": "n50, pairs"})
 
 # %% [markdown]
-# Its report has the mechanism in every table and figure, like any other. What its figures say to those who do not see them:
+# The report has the mechanism in every table and figure, like any other. These are the alternative texts of its figures:
 
 # %%
 from infini_jax.report import StudySource, write_report

@@ -11,10 +11,10 @@
 # ---
 
 # %% [markdown]
-# # Launch: know before you queue, stop when you like
+# # Launch: plan before you queue, stop at any time
 #
-# What a run needs on devices that are not here; what a study would do and submit; a run that is really stopped in the
-# middle and goes on to the same numbers. The commands are those of a shell: `infini-jax ...`.
+# This notebook shows what a run needs on devices that are not present, what a study would run and submit, and a run that is
+# stopped in the middle and resumes with the same numbers. The commands are shell commands: `infini-jax ...`.
 
 # %%
 import json
@@ -46,8 +46,8 @@ def infini_jax(command: str) -> str:
 
 # %% [markdown]
 # ## Plan
-# One billion parameters on eight H100s: bytes, FLOPs and hours, counted from the settings alone. Where the compiler of the
-# devices is installed (`infini_jax[cuda]`, `infini_jax[tpu]` for topologies such as `v5p:4x4x4`), the same command compiles
+# One billion parameters on eight H100s: bytes, FLOPs and hours, counted from the settings alone. With the compiler of the
+# devices installed (`infini_jax[cuda]`, or `infini_jax[tpu]` for topologies such as `v5p:4x4x4`), the same command compiles
 # the real training step for them and says whether it fits.
 
 # %%
@@ -62,9 +62,9 @@ asked = "study gates --scale smoke --launch slurm --jobs 2 --resources.cpus 2 --
 print("\n".join(infini_jax(asked).splitlines()[-14:]))
 
 # %% [markdown]
-# ## Stop and go on
-# A small run, ended by SIGTERM as a scheduler does it: it saves, and ends with code 75, which says "try again later". The
-# same command goes on.
+# ## Stop and resume
+# A small run is ended by SIGTERM, as a scheduler does it. It saves and exits with code 75, which means "try again later".
+# The same command resumes it.
 
 # %%
 TINY = (
