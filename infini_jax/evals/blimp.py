@@ -121,10 +121,15 @@ def sentences_of(pairs: dict[str, list[Pair]]) -> list[str]:
     return list(dict.fromkeys(sentence for group in pairs.values() for pair in group for sentence in (pair.good, pair.bad)))
 
 
+def context_of(tokenizer: Tokenizer) -> np.ndarray:
+    """The token of context that a text begins with: a line end, or a full stop for tokenizers without line ends; int32 1."""
+    line_end = np.asarray(tokenizer.encode("\n"), np.int32)
+    return (line_end if len(line_end) else np.asarray(tokenizer.encode("."), np.int32))[-1:]
+
+
 def encoded(tokenizer: Tokenizer, sentences: Iterable[str]) -> list[np.ndarray]:
-    """Token ids of each sentence behind one token of context: a line end, or a full stop for tokenizers without line ends."""
-    before = np.asarray(tokenizer.encode("\n"), np.int32)
-    before = (before if len(before) else np.asarray(tokenizer.encode("."), np.int32))[-1:]
+    """Token ids of each sentence behind one token of context."""
+    before = context_of(tokenizer)
     return [np.concatenate([before, np.asarray(tokenizer.encode(sentence), np.int32)]) for sentence in sentences]
 
 
