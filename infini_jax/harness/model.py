@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from infini_jax.cli.memory_options import MemoryOptions, chosen_memory, opened_run
 from infini_jax.data.examples import Example, example_of
+from infini_jax.data.long_documents import encoded_text
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import ConfigError, lookup, require
 from infini_jax.evals.blimp import context_of
@@ -110,8 +111,13 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The token in front of a text whose first token is scored: the end of a document, or else a line end, as in BLiMP."""
-        return int(context_of(self.text)[-1]) if self.text.end is None else self.text.end
+        """The token in front of a text whose first token is scored.
+
+        It is the one that the model has for the beginning of a text; else the end of a document, or a line end, as in BLiMP.
+        """
+        if self.text.begin is None and self.text.end is not None:
+            return self.text.end
+        return int(context_of(self.text)[-1])
 
     @property
     def tokenizer_name(self) -> str:
@@ -129,9 +135,9 @@ class HarnessModel(TemplateLM):
         }
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """The tokens of a text."""
-        del add_special_tokens, kwargs
-        return self.text.encode(string).tolist()
+        """The tokens of a text, behind the one for its beginning unless `add_special_tokens` is False."""
+        del kwargs
+        return np.concatenate([*encoded_text(self.text, string, add_special_tokens is not False)]).tolist()
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
@@ -147,7 +153,8 @@ class HarnessModel(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """ln p of each whole text behind the prefix, read in one piece."""
         texts = [request.args[0] for request in requests]
-        examples = [example_of(np.array([self.prefix_token_id]), np.array(self.tok_encode(text), np.int32)) for text in texts]
+        before = np.array([self.prefix_token_id])
+        examples = [example_of(before, self.text.encode(text)) for text in texts]
         found = [nats for nats, _ in self._scores(examples, "loglikelihood_rolling", disable_tqdm)]
         for text, one in zip(texts, found, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), one)
