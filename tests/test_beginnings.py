@@ -1,6 +1,5 @@
 """The token that a model has in front of every text stands there wherever a text is read, and nowhere else."""
 
-import io
 import json
 
 import jax
@@ -21,7 +20,7 @@ from infini_jax.model.generate import Sampling, continuation, read_prompt
 from infini_jax.model.stream import forward_segments, init_carry, logits_of
 from infini_jax.pretrained.tokens import CONFIG, as_configured, as_in_gguf, of_gguf, with_begin
 from infini_jax.training.text_generator import TextGenerator
-from tests.support.as_is import LINES, made_model
+from tests.support.as_is import LINES, made_model, pieces
 from tests.test_foreign_tokenizers import HARD, TEXTS, metadata_of, trained
 
 START = "<|im_start|>"
@@ -30,19 +29,6 @@ START = "<|im_start|>"
 @pytest.fixture(scope="module")
 def package():
     return pytest.importorskip("tokenizers", reason="tokenizer.json is read by the package tokenizers")
-
-
-def pieces(begin: int = 1) -> bytes:
-    """A SentencePiece model with <s>, as model makers train one."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LINES), model_writer=model, vocab_size=300, model_type="bpe", bos_id=begin, eos_id=2,
-        byte_fallback=True, user_defined_symbols=["\n"], add_dummy_prefix=False, remove_extra_whitespaces=False,
-        normalization_rule_name="identity", minloglevel=2,
-    )  # fmt: skip
-    return model.getvalue()
 
 
 @pytest.fixture(scope="module")

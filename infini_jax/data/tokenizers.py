@@ -92,7 +92,8 @@ class SentencePiece:
 
     A model without a token for the line end, such as T5's, drops it; `exact` tells. Models that put a space in front of
     what they encode (LLaMA) do so in front of every line, and `decode` takes it off again. `declared_begin` is the model's
-    token <s>, whether or not texts stand behind it.
+    token <s>, whether or not texts stand behind it; `takes_space` tells of such a space, `unknown` is the token for what no
+    piece covers.
 
     Raises `ConfigError` for bytes that are no model.
     """
@@ -112,8 +113,9 @@ class SentencePiece:
         self.begin: int | None = self.declared_begin if model.endswith(BEGINS) else None
         self._line_end = self._only_token("\n")
         self._space = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-        takes_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
-        self._splits_space = not takes_space and all(self._pieces.is_byte(token) for token in self._space)
+        self.unknown = self._pieces.unk_id()
+        self.takes_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
+        self._splits_space = not self.takes_space and all(self._pieces.is_byte(token) for token in self._space)
 
     def _only_token(self, character: str) -> int | None:
         """The token of this one character: a piece of its own, or its byte; None where there is neither."""
@@ -127,6 +129,11 @@ class SentencePiece:
     def exact(self) -> bool:
         """Whether a difficult text comes back unchanged."""
         return self.decode(self.encode(PROBE)) == PROBE
+
+    @functools.cached_property
+    def is_bpe(self) -> bool:
+        """Whether it is byte-pair encoding, whose scores are ranks; those of a unigram model are logarithms."""
+        return all(self._pieces.get_score(token).is_integer() for token in range(self.vocab))
 
     def spelled(self, token: int) -> str:
         """The piece of a token, as files of settings name it."""
