@@ -273,6 +273,16 @@ def require_local(field: str, path: os.PathLike[str] | str) -> None:
         )
 
 
+PATTERN = re.compile(r"[\[*?\\]")  # orbax looks for its files by patterns, and tensorstore takes a backslash for a slash
+
+
+def require_no_pattern(field: str, folder: os.PathLike[str]) -> None:
+    """Checks a folder that gets checkpoints: raises `ConfigError` for characters with which they would not be found again."""
+    found = PATTERN.search(os.path.abspath(folder))
+    problem = f"in a folder with {found and found[0]!r} in its path checkpoints are not found again"
+    require(found is None, field, problem, "give a path without [, *, ? and backslash")
+
+
 def required(value: Value | None, field: str, problem: str, mend: str) -> Value:
     """`value` itself. Raises `ConfigError` where it is None."""
     if value is None:

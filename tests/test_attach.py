@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from infini_jax.cli.main import main
+from infini_jax.cli.train import found_run
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.attach import attached
 from infini_jax.data.mqar import MqarConfig
@@ -376,6 +379,40 @@ def test_a_model_named_alone_gets_a_memory_and_is_trained_and_resumed(place, cap
     main([*COMMAND, "--resume", "1"])
     (again,) = read_rows(folder / "row.parquet")
     assert (again.train_loss, again.loss) == (row.train_loss, row.loss)
+
+
+def test_a_name_is_that_of_the_imported_model_where_its_files_lie_here_too(place, capsys):
+    write_model(place / "tiny", LLAMA, llama_tensors(LLAMA))
+    assert found_run(Path("tiny")) == Path("results/models/tiny")
+    assert found_run(Path("other")) == Path("results/models/other")
+    told_of_files = told(capsys, ["generate", "tiny", "--prompt", "a"], 2)
+    assert told_of_files == "run: tiny holds a model of another program; import it: infini-jax import tiny"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["infini", "landmark"])
+def test_an_attached_run_is_evaluated_continued_and_exported_by_the_command_line(name, place, capsys, monkeypatch):
+    """Perplexity before a step is that of the model without the memory; generated text is that of the exported run."""
+    (place / "text.txt").write_text("".join(f"the {number} words of a line\n" for number in range(40)))
+    small = ["--memory.block", "4", "--memory.blocks", "2", "--memory.retrieved", "1"] if name == "landmark" else []
+    main(["train", name, *COMMAND[2:], "--saving.every-steps", "1", "--saving.keep", "9", *small])
+    asked = ["--data", "text.txt", "--conditions", "carried", "--tokens", "120"]
+    folder = "results/runs/run"
+    main(["evaluate", folder, "--step", "0", *asked])
+    main(["evaluate", "results/models/tiny", *asked])
+    own, model = (
+        json.loads((place / one / "evaluation-perplexity-data-text.txt.json").read_text())
+        for one in (folder, "results/models/tiny")
+    )
+    assert own["carried"]["loss"] == pytest.approx(model["carried"]["loss"], rel=1e-5)
+    capsys.readouterr()
+    main(["generate", folder, "--prompt", "the 7 words", "--tokens", "12", "--temperature", "0"])
+    said = capsys.readouterr().out
+    main(["export", folder, "out"])
+    main(["import", "out"])
+    capsys.readouterr()
+    main(["generate", "results/models/out", "--prompt", "the 7 words", "--tokens", "12", "--temperature", "0"])
+    assert capsys.readouterr().out == said != "the 7 words\n"
 
 
 def test_the_command_line_says_what_cannot_be(place, capsys):

@@ -9,6 +9,7 @@ import pytest
 
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import ModelConfig
+from infini_jax.config.attach import attached
 from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import memory_bytes_bf16
@@ -100,4 +101,9 @@ def test_a_model_has_such_bytes_where_all_its_layers_can_be_kept_so():
     assert ModelConfig(memory=InfiniConfig()).memory_bytes_bf16 is None
     near = dataclasses.replace(some, memory=some.memory.with_local("cache"))
     assert near.memory_bytes_bf16 == one_layer  # a neighborhood is none of it
+    slots = MemorizingConfig(slots=32, cached=0, top_k=2)
+    model = dataclasses.replace(ModelConfig(layers=4), memory=FullConfig(slots=64))
+    beside = attached(model, dataclasses.replace(slots, layers=(1,)), "add")
+    assert beside.memory_bytes_bf16 == one_layer  # nor is the attention that was there, in this layer and in the others
+    assert attached(model, InfiniConfig(layers=(1,)), "add").memory_bytes_bf16 is None
     assert CapacityRun(memory=FullConfig(slots=8)).memory_bytes_bf16 == 8 * (16 + 16) * 2 + 4

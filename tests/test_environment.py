@@ -10,7 +10,8 @@ import pytest
 from infini_jax.cli.doctor import Health, data_place, machine_table
 from infini_jax.cli.main import main, show_all_text
 from infini_jax.cli.output import terminal
-from infini_jax.config import RunConfig
+from infini_jax.config import Budget, RunConfig, TrainConfig
+from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.errors import ConfigError, require_local
 from infini_jax.files import data_folder
 from infini_jax.records.folder import RunFolder, StudyFolder
@@ -18,7 +19,10 @@ from infini_jax.results import load
 from infini_jax.study.study import Study, save_study
 from infini_jax.training.execute import execute
 from infini_jax.training.trained import Trained
+from tests.support import streams
+from tests.support.as_is import made_model
 from tests.support.commands import PAIRS, TINY, told
+from tests.support.saved import saved_run
 
 BUCKETS = ["gs://bucket/results", "s3://bucket/results"]
 MEND = "mount the bucket, or copy it, and give that folder"
@@ -57,6 +61,28 @@ def test_a_bucket_is_refused_at_once_wherever_a_command_takes_a_path(field, comm
     command += ["b"] if command[:2] == ["compare", address] else []
     assert told(capsys, command, 2) == f"{field}: {address} is not a folder on this machine; {MEND}"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command", [[*PAIRS, "--data.pairs", "2"], ["study", "quick"], ["import", "models/llama"]], ids=lambda command: command[0]
+)
+def test_a_folder_in_which_checkpoints_are_not_found_again_is_refused_before_anything_is_written(
+    command, tmp_path, monkeypatch, capsys
+):
+    """The checkpoints' files are found by patterns of the whole path; a quote is none."""
+    monkeypatch.chdir(tmp_path)
+    made_model(tmp_path / "models" / "llama")
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path / "data"))
+    for folder, wrong in (("a[b]", "'['"), ("a*", "'*'"), ("a\\b", r"'\\'")):
+        line = told(capsys, [*command, "--results", folder], 2)
+        assert line.startswith(f"results: in a folder with {wrong} in its path checkpoints are not found again; give a path")
+    assert {file.name for file in tmp_path.iterdir()} <= {"models", "data"}
+
+
+def test_a_run_in_a_folder_with_a_quote_is_found_again(tmp_path):
+    settings = {"data": StdlibConfig(), "model": streams.tiny("local", layers=1, vocab=256)}
+    run = RunConfig(**settings, train=TrainConfig(batch=1, sequence=64), budget=Budget("steps", 1))
+    assert Trained.open(saved_run(run, tmp_path / "it's" / "run")).step == 2
 
 
 @pytest.mark.parametrize("address", BUCKETS)

@@ -18,10 +18,11 @@ import yaml
 from infini_jax.cli.main import main
 from infini_jax.config import ModelConfig, Origin, RunConfig
 from infini_jax.config.block import BlockConfig
+from infini_jax.data.long_documents import encoded_text
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.data.tokenizers import load_tokenizer
+from infini_jax.data.tokenizers import SentencePiece, load_tokenizer, train_sentencepiece
 from infini_jax.errors import ConfigError
-from infini_jax.files import write_json
+from infini_jax.files import read_object, write_json
 from infini_jax.layers.distances import RotaryConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.infini import InfiniConfig
@@ -38,12 +39,14 @@ from infini_jax.pretrained.own_format import is_own, run_in
 from infini_jax.pretrained.safetensors_file import safetensors, write_safetensors
 from infini_jax.pretrained.settings import model_settings
 from infini_jax.pretrained.tensors import Tensor
+from infini_jax.pretrained.tokens import tokenizer_of, with_begin
 from infini_jax.records.folder import RunFolder
 from infini_jax.report.model_card import OWN_LOADS, model_card
-from infini_jax.training.exported import imported_source, save_exported
+from infini_jax.training.exported import imported_source, save_exported, tokenizer_settings
 from infini_jax.training.trained import Trained
 from tests.reference import foreign_model
 from tests.support import streams
+from tests.support.as_is import LINES, pieces
 from tests.support.commands import PAIRS, told
 from tests.support.foreign import CASES, GEMMA, LLAMA, NEOX, gguf_of_llama, write_model
 from tests.support.streams import initial
@@ -381,14 +384,41 @@ def test_an_imported_model_goes_out_with_tokenizer_licence_and_origin_and_comes_
     assert not (place / "other").exists()
 
 
-def test_transformers_reads_the_tokenizer(tmp_path):
-    tokenizers = pytest.importorskip("tokenizers", reason="tokenizer.json is read by the package tokenizers")
+@pytest.mark.parametrize("begin", [None, 1])
+def test_transformers_makes_the_tokens_of_a_sentencepiece_model(begin, tmp_path):
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
-    ours = load_tokenizer(letters(tokenizers).to_str().encode())
+    ours = with_begin(SentencePiece(train_sentencepiece(LINES, 300) if begin is None else pieces()), begin)
     save_exported(exported(run_of(MODEL), 0, initial(MODEL)), ours, "", tmp_path / "out")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert theirs.encode("headbag") == ours.encode("headbag").tolist()
-    assert theirs.decode(theirs.encode("headbag")) == "headbag"
+    for text in ("the 3 words of a line, 21\n", "  two é  \n\nx😀", LINES[5]):
+        assert theirs.encode(text) == [token for part in encoded_text(ours, text) for token in part]
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (begin, ours.end)
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == ours.model
+
+
+def test_the_ids_of_beginning_and_end_go_out_and_the_settings_of_the_tokenizer(tmp_path):
+    ours = with_begin(SentencePiece(pieces()), 1)
+    save_exported(exported(run_of(MODEL), 0, initial(MODEL)), ours, "", tmp_path / "out")
+    settings, said = (read_object(tmp_path / "out" / name, "", "") for name in ("config.json", "tokenizer_config.json"))
+    assert (settings["bos_token_id"], settings["eos_token_id"]) == (1, 2)
+    assert (said["bos_token"], said["eos_token"], said["add_bos_token"]) == ("<s>", "</s>", True)
+    assert tokenizer_of(open_weights(tmp_path / "out")).name == ours.name
+    unigram = SentencePiece(train_sentencepiece(LINES, 300, "unigram"))
+    assert tokenizer_settings(unigram) == {}  # LlamaTokenizer is byte-pair encoding
+
+
+@pytest.mark.parametrize("begin", [None, "a"])
+def test_transformers_reads_the_tokenizer(begin, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizer.json is read by the package tokenizers")
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    plain = load_tokenizer(letters(tokenizers).to_str().encode())
+    ours = with_begin(plain, begin and 0)
+    save_exported(exported(run_of(MODEL), 0, initial(MODEL)), ours, "", tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    first = [] if begin is None else [0]
+    assert theirs.encode("headbag") == first + ours.encode("headbag").tolist()
+    assert theirs.decode(theirs.encode("headbag", add_special_tokens=False)) == "headbag"
+    assert theirs.bos_token == begin
     assert theirs.eos_token_id == ours.end == 8
 
 

@@ -10,7 +10,7 @@ import pytest
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import Budget
 from infini_jax.errors import ConfigError, lookup
-from infini_jax.memory import MECHANISMS
+from infini_jax.memory import COMPOSED, MECHANISMS
 from infini_jax.memory.full import Full, FullConfig
 from infini_jax.memory.local import Local
 from infini_jax.memory.registry import Registry
@@ -93,6 +93,20 @@ def test_names_that_are_taken_are_refused_in_one_line(site, caplog):
         f"package {one}-package calls a mechanism 'twice', as package {two}-package does{end}" for one, two in ("ab", "ba")
     ]
     assert len(lines & set(others)) == 1 == len(lines) - 1
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_names_of_composed_settings_are_no_mechanism_s(name, site, caplog):
+    problem = (
+        f"MECHANISMS: '{name}' means settings that are composed of mechanisms, or of none; give the mechanism another name"
+    )
+    with pytest.raises(ConfigError) as error:
+        MECHANISMS[name] = type("Own", (Full,), {})
+    assert str(error.value) == problem
+    install(site, "a-package", "", **{name: "Own"})
+    assert name not in Registry(OWN, COMPOSED)
+    told = f"package a-package calls a mechanism '{name}', as infini_jax does; have it renamed, until then it is left out"
+    assert [record.getMessage() for record in caplog.records] == [f"infini-jax: infini_jax.mechanisms: {told}"]
 
 
 def test_a_row_that_a_file_assigns_stands_before_a_package_and_leaves_it_again(site):

@@ -84,6 +84,7 @@ PARTS = (
     Part(
         "pretrained", "GGUF files, tokenizer.json and the hub of pretrained models", ("gguf", "tokenizers", "huggingface_hub")
     ),
+    Part("harness", "tasks of lm-evaluation-harness", ("lm_eval",)),
     Part("tensorboard", "metrics in TensorBoard", ("tensorboardX",)),
     Part("wandb", "metrics in Weights & Biases", ("wandb",)),
     Part("trackio", "metrics in trackio", ("trackio",)),

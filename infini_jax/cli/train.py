@@ -179,8 +179,9 @@ def next_step(run: RunConfig, folder: Path) -> str:
 
 
 def found_run(path: Path) -> Path:
-    """The folder of a run; of an imported model its name alone will do."""
-    return MODELS / path if len(path.parts) == 1 and not path.exists() else path
+    """The folder of a run; of an imported model its name alone will do, also where its files lie here under that name."""
+    is_name = len(path.parts) == 1 and not RunFolder(path).checkpoints.is_dir()
+    return MODELS / path if is_name and ((MODELS / path).is_dir() or not path.exists()) else path
 
 
 def attached_to(origin: Path, own: Path, memory: MemoryConfig, how: Attachment, window: int, shape: Shape) -> ModelConfig:

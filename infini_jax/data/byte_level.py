@@ -1,7 +1,8 @@
 """Byte-level BPE of pretrained models (Radford et al. 2019), a tokenizer.json, encoded by the package `tokenizers`.
 
 Tokens are decoded here, from the bytes that each stands for, so that any text comes back exactly unless the tokenizer
-normalizes it. A text's special tokens, such as <|endoftext|>, are text: nobody's documents end a document.
+normalizes it. A text's special tokens, such as <|endoftext|>, are text: nobody's documents end a document. What the file puts
+in front of every text (its post-processor) is the token `begin`.
 """
 
 import codecs
@@ -61,11 +62,23 @@ class ByteLevel:
         for text, token in ids.items():
             self._bytes[token] = added[token].encode() if token in added else bytes_of(text)
         self.end: int | None = next((ids[text] for text in ENDS if text in ids), None)
+        whole = self._made.encode("a", add_special_tokens=True)
+        self.begin: int | None = whole.ids[0] if whole.special_tokens_mask[0] else None
+        if self.begin is not None:
+            self._bytes[self.begin] = b""
 
     @functools.cached_property
     def exact(self) -> bool:
         """Whether a difficult text comes back unchanged."""
         return self.decode(self.encode(PROBE)) == PROBE
+
+    def spelled(self, token: int) -> str:
+        """The name of a token, as files of settings have it."""
+        return self._made.id_to_token(token)
+
+    def numbered(self, text: str) -> int | None:
+        """The token of a name; None where there is none."""
+        return self._made.token_to_id(text)
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens of a text, int32 T."""

@@ -58,6 +58,16 @@ def example_of(prompt: np.ndarray, answer: np.ndarray, labels: tuple[tuple[str, 
     return Example(text[:-1], text[1:], weights, len(prompt), labels)
 
 
+def behind(begin: int, example: Example) -> Example:
+    """An example behind the token that a model has for the beginning of a text; a label `length` counts it."""
+    tokens, weights = (np.insert(part, 0, first) for part, first in ((example.tokens, begin), (example.weights, 0.0)))
+    targets = np.insert(example.targets, 0, example.tokens[0])
+    labels = tuple((name, len(tokens) if name == "length" else value) for name, value in example.labels)
+    return dataclasses.replace(
+        example, tokens=tokens, targets=targets, weights=weights, prompt=example.prompt + 1, labels=labels
+    )
+
+
 class ExampleConfig(DataConfig):
     """Settings of a task that is made of examples, the base of frozen dataclasses."""
 

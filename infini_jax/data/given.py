@@ -16,7 +16,7 @@ from infini_jax.data.batch import Split
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.decoding import decoded
 from infini_jax.data.documents import Documents
-from infini_jax.data.long_documents import AT_ONCE, parts_of_lines
+from infini_jax.data.long_documents import encoded_text
 from infini_jax.data.prepared import MODEL_FILE, Counts, existing_folder, prepared_folders, read_manifest
 from infini_jax.data.raw_files import OneFile, open_files
 from infini_jax.data.readers import WHOLE
@@ -108,8 +108,8 @@ def in_memory(data: DataConfig, name: str, texts: tuple[str, ...], tokens: int) 
 def cut(tokenizer: Tokenizer, text: str, tokens: int) -> tuple[np.ndarray, str]:
     """(tokens of a text, uint32, at most so many; the text that they are); all of it for 0."""
     parts, count = [], 0
-    for lines in parts_of_lines(text, AT_ONCE):
-        parts.append(np.asarray(tokenizer.encode(lines), np.uint32))
+    for part in encoded_text(tokenizer, text):
+        parts.append(np.asarray(part, np.uint32))
         count += len(parts[-1])
         if 0 < tokens <= count:
             break

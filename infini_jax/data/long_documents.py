@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from infini_jax.data.tokenizers import Tokenizer
+
 LONG = "long_documents"  # in a data set's metadata: split -> numbers of the documents that are several examples
 PART = "#part="
 AT_ONCE = 1 << 20  # characters that a tokenizer gets at once, and then the rest of the line
@@ -96,3 +98,10 @@ def parts_of_lines(text: str, size: int) -> Iterator[str]:
         end = text.find("\n", start + size - 1) + 1 or len(text)
         yield text[start:end]
         start = end
+
+
+def encoded_text(tokenizer: Tokenizer, text: str, from_beginning: bool = True) -> Iterator[np.ndarray]:
+    """The tokens of a text or a part of it, some whole lines at a time; first the one for its beginning where there is one."""
+    if from_beginning and tokenizer.begin is not None:
+        yield np.array([tokenizer.begin], np.int32)
+    yield from map(tokenizer.encode, parts_of_lines(text, AT_ONCE))

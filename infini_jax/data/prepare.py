@@ -22,7 +22,7 @@ import numpy as np
 from infini_jax.data.batch import Split
 from infini_jax.data.corpora import BuiltIn, lookup_corpus, own_texts
 from infini_jax.data.decoding import Errors
-from infini_jax.data.long_documents import AT_ONCE, ExamplePlaces, parts_of_lines
+from infini_jax.data.long_documents import AT_ONCE, ExamplePlaces, encoded_text, parts_of_lines
 from infini_jax.data.prepared import (
     FORMAT,
     MANIFEST_FILE,
@@ -83,7 +83,8 @@ class TokenizerSettings:
         if self.tokenizer == "bytes":
             return "bytes"
         if self.model:
-            return load_tokenizer(self.model).name
+            made = load_tokenizer(self.model)
+            return made.name if made.begin is None else f"{made.name}, texts behind token {made.begin}"
         return f"sentencepiece {self.algorithm} {self.vocab}, sample of {SAMPLE_BYTES} bytes"
 
     def make(self, snapshot: Snapshot) -> Tokenizer:
@@ -148,7 +149,7 @@ def tokenise(snapshot: Snapshot, model: bytes | None, dtype: str, split: Split, 
             text = snapshot.text(examples[int(number)])
         except Exception as error:  # array_record raises whatever its checksums find
             raise snapshot.damaged(error) from error
-        found = [tokenizer.encode(lines).astype(dtype) for lines in parts_of_lines(text, AT_ONCE)]
+        found = [part.astype(dtype) for part in encoded_text(tokenizer, text, not continues)]
         tokens = sum(map(len, found))
         if may_be_blank and not (tokens and text.strip()):
             empty += 1

@@ -3,6 +3,9 @@
 Those of pretrained models that are a tokenizer.json stand in `infini_jax.data.byte_level`.
 
 Models trained here keep any text exactly: identity normalization, bytes for what no piece covers, a piece for the line end.
+
+A model that was trained with a token in front of every text (`Tokenizer.begin`) reads texts behind it: whoever encodes a whole
+text puts it there (`long_documents.encoded_text`), as `encode` knows no beginning. It has no text: `decode` leaves it out.
 """
 
 import codecs
@@ -21,6 +24,7 @@ from infini_jax.errors import ConfigError, require
 
 Algorithm = Literal["bpe", "unigram"]
 TokenizerKind = Literal["bytes", "sentencepiece", "json"]
+BEGINS = b"\xc0\x0c\x01"  # field 200, which a model's format leaves to others: true, where texts stand behind its token <s>
 SPACE = "\u2581"  # SentencePiece writes a space so, and reads the character itself as a space
 LONGEST_LINE = 4096  # characters of a line that SentencePiece is trained on; longer ones are cut
 
@@ -32,12 +36,14 @@ class Tokenizer(Protocol):
       name: equal for tokenizers that give the same tokens.
       vocab: number of distinct tokens.
       end: token that the tokenizer declares as the end of a document; None where it has none.
+      begin: token in front of every text that its model reads; None where there is none.
       model: bytes of which `load_tokenizer` makes it again; None where there is no file of it.
     """
 
     name: str
     vocab: int
     end: int | None
+    begin: int | None
     model: bytes | None
 
     def encode(self, text: str) -> np.ndarray:
@@ -45,7 +51,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, tokens: TokenIds) -> str:
-        """The text of tokens."""
+        """The text of tokens, without `begin`."""
         ...
 
     def decode_each(self, tokens: Iterable[int], begins_line: bool = True) -> Iterator[str]:
@@ -62,6 +68,7 @@ class Bytes:
     name = "bytes"
     vocab = 256
     end: int | None = None
+    begin: int | None = None
     model: bytes | None = None
 
     def encode(self, text: str) -> np.ndarray:
@@ -84,7 +91,9 @@ class SentencePiece:
     """Tokenizer of a SentencePiece model, trained here or elsewhere (T5, LLaMA).
 
     A model without a token for the line end, such as T5's, drops it; `exact` tells. Models that put a space in front of
-    what they encode (LLaMA) do so in front of every line, and `decode` takes it off again.
+    what they encode (LLaMA) do so in front of every line, and `decode` takes it off again. `declared_begin` is the model's
+    token <s>, whether or not texts stand behind it; `takes_space` tells of such a space, `unknown` is the token for what no
+    piece covers.
 
     Raises `ConfigError` for bytes that are no model.
     """
@@ -102,10 +111,13 @@ class SentencePiece:
         self.name = f"sentencepiece:{hashlib.sha256(model).hexdigest()[:12]}"
         self.vocab = self._pieces.get_piece_size()
         self.end: int | None = end if (end := self._pieces.eos_id()) >= 0 else None
+        self.declared_begin: int | None = first if (first := self._pieces.bos_id()) >= 0 else None
+        self.begin: int | None = self.declared_begin if model.endswith(BEGINS) else None
         self._line_end = self._only_token("\n")
         self._space = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-        takes_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
-        self._splits_space = not takes_space and all(self._pieces.is_byte(token) for token in self._space)
+        self.unknown = self._pieces.unk_id()
+        self.takes_space = self._pieces.encode("a", out_type=str)[0].startswith(SPACE)
+        self._splits_space = not self.takes_space and all(self._pieces.is_byte(token) for token in self._space)
 
     def _only_token(self, character: str) -> int | None:
         """The token of this one character: a piece of its own, or its byte; None where there is neither."""
@@ -119,6 +131,15 @@ class SentencePiece:
     def exact(self) -> bool:
         """Whether a difficult text comes back unchanged."""
         return self.decode(self.encode(PROBE)) == PROBE
+
+    @functools.cached_property
+    def is_bpe(self) -> bool:
+        """Whether it is byte-pair encoding, whose scores are ranks; those of a unigram model are logarithms."""
+        return all(self._pieces.get_score(token).is_integer() for token in range(self.vocab))
+
+    def spelled(self, token: int) -> str:
+        """The piece of a token, as files of settings name it."""
+        return self._pieces.id_to_piece(token)
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens of a text, int32 T."""

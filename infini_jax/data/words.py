@@ -26,6 +26,7 @@ class Words:
     """
 
     end: int | None = None
+    begin: int | None = None
     model: bytes | None = None
 
     def __init__(self, texts: Iterable[str]):

@@ -1,7 +1,8 @@
-"""The process's allocator: what a program gives back is kept for the next step's arrays.
+"""The process's allocator: what a program gives back is kept for the next step's arrays, or returned to the system at once.
 
 By default glibc maps every array of more than 32 MiB anew and returns it to the system at once. A step that keeps its
-activations then writes into pages that the system has to clear first: up to a fifth of its time (docs/performance.md).
+activations then writes into pages that the system has to clear first: up to a fifth of its time (docs/performance.md). Smaller
+ones stay in the heap of the thread that asked for them, and no other thread gets them.
 """
 
 import contextlib
@@ -18,3 +19,9 @@ def keep_pages() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((MAPPED, 0), (HEAPS, 1), (KEPT, 2**31 - 1), (GROWTH, 2**26)):
             mallopt(option, value)
+
+
+def return_pages() -> None:
+    """Returns to the system what this process has given back, in the heap of every thread. No effect without glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -3,9 +3,10 @@
 A pair is right where the sum of the log-probabilities of all tokens of the good sentence is higher than that of the bad one. A
 tie is wrong; BLiMP has a few pairs of equal sentences. Nothing is predicted behind the sentence.
 
-DEVIATION: the paper's models have a token for the beginning of a text, and ours do not. Each sentence is a document of its own
-that begins with a line end, which stands before a sentence in the texts that models are trained on; with a tokenizer that
-drops line ends (T5's) it begins with a full stop. The sentence's first token is conditioned on that and scored.
+Each sentence is a document of its own behind the token that the model has for the beginning of a text, as the paper's have.
+DEVIATION: models that were trained here have none. There a sentence begins with a line end, which stands before a sentence in
+the texts that models are trained on; with a tokenizer that drops line ends (T5's) it begins with a full stop. The sentence's
+first token is conditioned on that and scored.
 
 The accuracy of a phenomenon, and of "all", is that of all its pairs together: where each paradigm has as many pairs, that is
 the mean over paradigms. Wilson intervals, which take the pairs to be independent; they say nothing about other paradigms.
@@ -121,10 +122,20 @@ def sentences_of(pairs: dict[str, list[Pair]]) -> list[str]:
     return list(dict.fromkeys(sentence for group in pairs.values() for pair in group for sentence in (pair.good, pair.bad)))
 
 
+def context_of(tokenizer: Tokenizer) -> np.ndarray:
+    """The token in front of a text whose first token is scored, int32 1.
+
+    That is the one for the beginning of a text; else a line end, or a full stop for tokenizers without line ends.
+    """
+    if tokenizer.begin is not None:
+        return np.array([tokenizer.begin], np.int32)
+    line_end = np.asarray(tokenizer.encode("\n"), np.int32)
+    return (line_end if len(line_end) else np.asarray(tokenizer.encode("."), np.int32))[-1:]
+
+
 def encoded(tokenizer: Tokenizer, sentences: Iterable[str]) -> list[np.ndarray]:
-    """Token ids of each sentence behind one token of context: a line end, or a full stop for tokenizers without line ends."""
-    before = np.asarray(tokenizer.encode("\n"), np.int32)
-    before = (before if len(before) else np.asarray(tokenizer.encode("."), np.int32))[-1:]
+    """Token ids of each sentence behind one token of context."""
+    before = context_of(tokenizer)
     return [np.concatenate([before, np.asarray(tokenizer.encode(sentence), np.int32)]) for sentence in sentences]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from infini_jax.config import RunConfig
 from infini_jax.data.base import DataConfig, tokenizer_of
 from infini_jax.data.batch import Rows, generator
-from infini_jax.data.examples import Example, ExampleConfig
+from infini_jax.data.examples import Example, ExampleConfig, behind
 from infini_jax.data.text_task import LONGEST_ROW
 from infini_jax.devices.chosen_form import RowsAtOnce
 from infini_jax.devices.side_by_side import Learned
@@ -132,11 +132,16 @@ class ExampleEvaluation(ReadingEvaluation):
 
     def draw(self, run: RunConfig, cell: Cell) -> Iterator[Example]:
         """The examples of a cell, the same at every call."""
-        encode = tokenizer_of(run.data).encode if self.reads_text(run.data) else None
+        tokenizer = tokenizer_of(run.data) if self.reads_text(run.data) else None
         for number in range(self.examples):
             random = generator(Rows(1, cell.tokens, self.seed, "test"), cell.tokens, number)
-            if encode:
-                yield cell.config.text_example(random, cell.tokens, encode, self.hay(run, cell, random))
+            if tokenizer:
+                of_text = functools.partial(cell.config.text_example, encode=tokenizer.encode)
+                hay = self.hay(run, cell, random)
+                if tokenizer.begin is None:
+                    yield of_text(random, cell.tokens, text=hay)
+                else:
+                    yield behind(tokenizer.begin, of_text(random, cell.tokens - 1, text=hay))
             else:
                 yield cell.config.example(random, cell.tokens)
 

@@ -16,6 +16,9 @@ from infini_jax.memory.registry import Registry
 from infini_jax.memory.segment_only import SegmentOnly
 from infini_jax.memory.transformer_xl import TransformerXL
 
+COMPOSED: dict[str, type[MemoryConfig]] = {"beside": BesideConfig, "native": NativeConfig, "segment_only": SegmentOnly.Config}
+"""Settings that are no mechanism of their own, by name in plain settings: of several mechanisms, or of none."""
+
 MECHANISMS = Registry(
     {
         "local": Local,
@@ -27,13 +30,11 @@ MECHANISMS = Registry(
         "memorizing": Memorizing,
         "landmark": Landmark,
         "infinite_former": InfiniteFormer,
-    }
+    },
+    COMPOSED,
 )
 """Registry of mechanisms: name on the command line and in results -> class. Add your own mechanism here, or declare it in a
 package of its own (`infini_jax.memory.registry`)."""
-
-COMPOSED: dict[str, type[MemoryConfig]] = {"beside": BesideConfig, "native": NativeConfig, "segment_only": SegmentOnly.Config}
-"""Settings that are no mechanism of their own, by name in plain settings: of several mechanisms, or of none."""
 
 
 def class_of(config: MemoryConfig) -> type[Memory]:

@@ -176,6 +176,8 @@ def taken(x_RxNx: jax.Array, index_XxM: jax.Array) -> jax.Array:
 class Native(Around):
     """The attention of a pretrained layer, under its own parameters, blind to inserted tokens. It remembers nothing more."""
 
+    keeps_bfloat16 = True  # nothing
+
     @property
     def inside(self) -> tuple[MemoryConfig, Dims]:
         return self.config.attention, native_dims(self.dims, self.config.every)
@@ -277,6 +279,10 @@ class Beside(Memory):
     @property
     def honors(self) -> Any:
         return tuple(part for part in self.native.honors if part in self.mechanism.honors)
+
+    @property
+    def keeps_bfloat16(self) -> Any:
+        return self.mechanism.keeps_bfloat16
 
     def remembered(self, memory: FarAndNear) -> Any:
         return self._both[1].remembered(memory.far)

@@ -12,7 +12,7 @@ and left out of all loops; asked for by name, it is a `ConfigError`. A name that
 
 import importlib.metadata
 import logging
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 from infini_jax.errors import ConfigError, named_line, require, require_file_name
@@ -29,9 +29,10 @@ class Registry(MutableMapping[str, type[Memory]]):
     Loops, `values` and `items` take the rows that can be loaded; `in` looks at names alone.
     """
 
-    def __init__(self, own: dict[str, type[Memory]]):
-        """`own` are the rows whose names no package may take."""
-        self._rows, self._own, self._told = dict(own), frozenset(own), set[str]()
+    def __init__(self, own: dict[str, type[Memory]], composed: Iterable[str] = ()):
+        """`own` are the rows whose names no package may take, and `composed` names that no row may have."""
+        self._composed = frozenset(composed)
+        self._rows, self._own, self._told = dict(own), frozenset(own) | self._composed, set[str]()
         self._declared: dict[str, importlib.metadata.EntryPoint] | None = None
 
     def __getitem__(self, name: str) -> type[Memory]:
@@ -41,7 +42,13 @@ class Registry(MutableMapping[str, type[Memory]]):
         return self._rows[name]
 
     def __setitem__(self, name: str, mechanism: type[Memory]) -> None:
-        """Adds a row. Raises `ConfigError` where the class does not declare what it must (`check_declared`)."""
+        """Adds a row.
+
+        Raises `ConfigError` for a name of composed settings, and where the class does not declare what it must
+        (`check_declared`).
+        """
+        problem = f"'{name}' means settings that are composed of mechanisms, or of none"
+        require(name not in self._composed, "MECHANISMS", problem, "give the mechanism another name")
         check_declared(mechanism)
         self._rows[name] = mechanism
 

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from infini_jax.errors import require_local
+from infini_jax.errors import require_local, require_no_pattern
 from infini_jax.files import write_json
 from infini_jax.locks import only_writer
 
@@ -79,7 +79,11 @@ class RunFolder:
         return self.path / LOCK_FILE
 
     def only_writer(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which nobody else writes into the folder. Raises `ConfigError` where another process does."""
+        """A context in which nobody else writes into the folder.
+
+        Raises `ConfigError` where another process does, and for a path in which checkpoints are not found again.
+        """
+        require_no_pattern("results", self.path)
         return only_writer(self.lock, "name", str(self.path), "wait until it is done, or give another name")
 
     @property

@@ -21,6 +21,7 @@ from infini_jax.errors import (
     one_line,
     require,
     require_file_name,
+    require_no_pattern,
 )
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.registry import evaluation_from_plain, evaluation_to_plain
@@ -159,7 +160,11 @@ class Study:
 
 
 def save_study(study: Study, folder: Path) -> None:
-    """Writes study.json, from which the report can be made again. Raises `ConfigError` for an evaluation in no registry."""
+    """Writes study.json, from which the report can be made again.
+
+    Raises `ConfigError` for an evaluation in no registry, and for a path in which checkpoints are not found again.
+    """
+    require_no_pattern("results", folder)
     file = StudyFolder(folder).study
     make_folder(folder)
     plain = {

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infini_jax.data.tokenizers import Tokenizer
+from infini_jax.data.byte_level import ByteLevel
+from infini_jax.data.tokenizers import SentencePiece, Tokenizer
 from infini_jax.errors import require
 from infini_jax.files import new_folder, read_object, write_at_once, write_json
 from infini_jax.pretrained.exporting import Exported
 from infini_jax.pretrained.formats import CONFIG, INDEX, SINGLE
 from infini_jax.pretrained.safetensors_file import write_safetensors
 from infini_jax.pretrained.tensors import Tensor
+from infini_jax.pretrained.tokens import CONFIG as TOKENIZER_CONFIG
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.imported import tokenizer_file
 from infini_jax.training.trained import Trained, saved_config
@@ -37,23 +39,32 @@ def save_exported(model: Exported, tokenizer: Tokenizer | None, card: str, folde
       OSError: the disk cannot take it.
     """
     require(not folder.exists(), "folder", f"{folder} is there already", "give another folder, or remove it")
-    end = tokenizer.end if tokenizer else None
-    settings = model.settings if model.is_own else model.settings | {"bos_token_id": None, "eos_token_id": end}
+    begin, end = (tokenizer.begin, tokenizer.end) if tokenizer else (None, None)
+    settings = model.settings | {"bos_token_id": begin, "eos_token_id": end}
     with new_folder(folder) as partial:
         write_json(settings, partial / CONFIG)
         write_at_once(card, partial / CARD)
         if tokenizer and (name := tokenizer_file(tokenizer)):
             (partial / name).write_bytes(tokenizer.model or b"")
-            if name.endswith(".json"):
-                write_json(tokenizer_settings(tokenizer), partial / "tokenizer_config.json")
+            if said := tokenizer_settings(tokenizer):
+                write_json(said, partial / TOKENIZER_CONFIG)
         write_shards(model.tensors, partial, largest)
     return sum(tensor.size for tensor in model.tensors.values())
 
 
 def tokenizer_settings(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `transformers` has to know of a tokenizer.json."""
-    end = {} if tokenizer.end is None else {"eos_token": tokenizer.decode([tokenizer.end])}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **end}
+    """What `transformers` has to know of a tokenizer's file to make the same tokens; empty where it has no class for one."""
+    if isinstance(tokenizer, ByteLevel):
+        own = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    elif isinstance(tokenizer, SentencePiece) and tokenizer.is_bpe:
+        own = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_prefix_space": tokenizer.takes_space}
+        own |= {"unk_token": tokenizer.spelled(tokenizer.unknown)}
+    else:
+        return {}
+    named = {"bos_token": tokenizer.begin, "eos_token": tokenizer.end}
+    names = {name: None if token is None else tokenizer.spelled(token) for name, token in named.items()}
+    adds = {"add_bos_token": tokenizer.begin is not None, "add_eos_token": False}
+    return own | names | adds | {"clean_up_tokenization_spaces": False}
 
 
 def write_shards(tensors: Mapping[str, Tensor], folder: Path, largest: int) -> None:

@@ -13,7 +13,7 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.prepared import MANIFEST_FILE, MODEL_FILE, Manifest, only_preparer, prepared_folder
 from infini_jax.data.tokenizers import Tokenizer
-from infini_jax.errors import require
+from infini_jax.errors import require, require_no_pattern
 from infini_jax.files import new_folder, write_at_once, write_json
 from infini_jax.records.folder import RunFolder
 from infini_jax.training.notes import Progress
@@ -68,10 +68,11 @@ def save_imported(run: RunConfig, params: dict, tokenizer: Tokenizer | None, fol
       source: where the model is from, as JSON values.
 
     Raises:
-      ConfigError: the folder is there already.
+      ConfigError: the folder is there already, or its path is one in which checkpoints are not found again.
       CheckpointError: the disk cannot take it.
     """
     require(not folder.exists(), "name", f"{folder} is there already", "give another --name, or remove it")
+    require_no_pattern("results", folder)
     with new_folder(folder) as partial:
         place = RunFolder(partial)
         place.write_config(run.to_dict())

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import check_value, require, require_not_negative
 from infini_jax.model.generate import PromptState, Sampling, continuation, open_prompt, read_segments
@@ -135,13 +137,18 @@ class TextGenerator:
         state, notes = memory_file.load_memory(file, self.trained)
         return TextMemory(state, notes["rest"], notes["begins_line"])
 
+    def _beginning(self) -> PromptState:
+        """The state in front of a text, whose token of the beginning waits where there is one."""
+        empty, begin = PromptState.empty(self.trained.run.model), self.tokenizer.begin
+        return empty if begin is None else dataclasses.replace(empty, waiting=np.array([begin], np.int32), tokens=1)
+
     def _check(self, sampling: Sampling, tokens: int, stopping: Stopping) -> None:
         check_sampling(sampling, tokens)
         stopping.check(self.tokenizer.vocab)
 
     def _read(self, text: str | Iterable[str], after: TextMemory | None, watch: Watch) -> TextMemory:
         """The memory behind a text, with all of its unfinished last line."""
-        after = after or TextMemory(PromptState.empty(self.trained.run.model))
+        after = after or TextMemory(self._beginning())
         pieces = PromptTokens(self.tokenizer, [text] if isinstance(text, str) else text, after.rest, after.begins_line)
         state = read_segments(self.trained.run.model, self.trained.params, pieces, after.state, watch)
         require(not pieces.is_empty, "prompt", "it is empty", "give at least one token")

@@ -133,7 +133,10 @@ def saved_settings(folder: Path, field: str = "run") -> dict[str, Any]:
     require(folder.is_dir(), field, f"{folder} is not a folder", mend)
     require(file.is_file(), field, f"{folder} has no {file.name}", mend)
     with unreadable_told(folder, field):
-        return json_object(file.read_bytes())
+        found = json_object(file.read_bytes())
+    problem = f"{folder} holds a model of another program"
+    require("model_type" not in found, field, problem, f"import it: infini-jax import {folder}")
+    return found
 
 
 def flattened(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 Orbax copies arrays of the host before it writes them, and collects two gigabytes of compressed ones before it opens a file.
 Here arrays are written in the foreground, one after the other, in smaller files and in chunks that are no larger than these.
+Chunks are compressed by many threads, of which each keeps what it has freed: that is returned behind every array, or it would
+add up, by more the slower the disk is and the more threads wait for it.
 """
 
 import functools
@@ -12,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from infini_jax.devices.allocator import return_pages
 from infini_jax.pretrained.tensors import Tensor
 from infini_jax.training import notes
 from infini_jax.training.checkpoint import MEMORY, META, STATE, Checkpoints
@@ -29,6 +32,7 @@ class OneByOne(ocp.type_handlers.NumpyHandler):
         for value, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
             for written in await super().serialize([value.read().view(Given)], [info], [arg]):
                 written.result()
+            return_pages()
         return []
 
 
@@ -61,6 +65,7 @@ class UnreadCheckpoints(Checkpoints):
         said: dict[str, str] = {}
         for name, leaf in named(unread).items():
             said |= digests({name: leaf.read()}, STATE)
+            return_pages()
         meta = notes.sealed(self.run, progress, said | digests(carry, MEMORY))
         file_bytes = min(FILE_BYTES, max(1 << 20, sum(leaf.size for leaf in named(unread).values()) // 64))
         items = {STATE: ocp.args.PyTreeSave(unread, ocdbt_target_data_file_size=file_bytes)}

@@ -35,6 +35,7 @@ def beside(name: str) -> type[Memory]:
         learns = tuple(part for part in PARTS if part in (*kind.learns, "keys", "values"))
         exempt: ClassVar = kind.exempt
         honors = kind.honors
+        keeps_bfloat16 = kind.keeps_bfloat16
 
         @classmethod
         def resized(cls, config, dims, size, axis=""):

@@ -30,6 +30,7 @@ ROOMS = (
     "study",
     "report",
     "cli",
+    "harness",
     "results",
     "__main__",
 )
