@@ -19,6 +19,7 @@ from infini_jax.files import FOLDER_VARIABLE, data_folder
 
 SUPPLEMENT = "supplement"  # its phenomenon
 GET = f"put blimp.zip, a folder blimp of its .jsonl files or TFDS's {SNAPSHOTS}/blimp into ${FOLDER_VARIABLE}, or give a path"
+GET_SUPPLEMENT = f"put BabyLM's evaluation_data or its supplement_filtered into ${FOLDER_VARIABLE}, or give a path"
 SAME_PHENOMENON = {"s-selection": "argument_structure"}  # the paper has 12 phenomena (table 2), its files 13 terms
 FIELDS = ("sentence_good", "sentence_bad", "linguistics_term", "UID")
 

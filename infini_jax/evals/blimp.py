@@ -26,7 +26,7 @@ from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.data.base import tokenizer_of
 from infini_jax.data.batch import Batch
 from infini_jax.data.corpus import CorpusConfig
-from infini_jax.data.minimal_pairs import Pair, blimp_pairs, supplement_place
+from infini_jax.data.minimal_pairs import GET_SUPPLEMENT, Pair, blimp_pairs, supplement_place
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.devices.chosen_form import RowsAtOnce
 from infini_jax.devices.sharding import Layout, on_own_rows, replicated
@@ -125,7 +125,7 @@ class BlimpSupplement(Blimp):
 
     def _source(self) -> str:
         problem = f"{self.path or 'the supplement of BLiMP'} is not here"
-        return str(required(supplement_place(self.path), "blimp.path", problem, "put supplement_filtered into $INFINI_JAX_DATA"))
+        return str(required(supplement_place(self.path), "blimp.path", problem, GET_SUPPLEMENT))
 
 
 def accuracy(evaluation: str, hits: Sequence[bool], **labels: str) -> Measure:
