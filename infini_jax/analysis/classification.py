@@ -26,7 +26,7 @@ def accuracy(counts: np.ndarray) -> np.ndarray:
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """F1 of class 1 of two, 2 hits / (2 hits + both errors), of tables ...x2x2; 0 where nothing is of class 1 or said to be."""
+    """F1 of class 1 of two, 2 hits / (2 hits + both errors), of tables ...x2x2; 0 where class 1 is neither there nor said."""
     hits = counts[..., 1, 1]
     return ratio_or_zero(2.0 * hits, 2.0 * hits + counts[..., 0, 1] + counts[..., 1, 0])
 

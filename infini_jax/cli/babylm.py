@@ -44,12 +44,12 @@ def babylm(
     step: Which = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measures a trained run by BabyLM's evaluation: BLiMP, its supplement and fine-tuning on (Super)GLUE, in one table.
+    """Measures a run by BabyLM's evaluation: BLiMP, its supplement and fine-tuning on (Super)GLUE, in one table.
 
     What is not here is left out, and the table names it. What was measured before with the same settings is not done again.
 
     Examples: `infini-jax babylm results/runs/run --path evaluation_data`,
-    `infini-jax babylm results/models/smollm2 --pairs 20 --task rte,wsc --train-examples 64 --validation-examples 64 --epochs 1`
+    `infini-jax babylm results/models/smollm2 --pairs 20 --task rte,wsc --train-examples 64 --epochs 1`
 
     Args:
       run: the folder that `infini-jax train`, or `infini-jax import`, left.

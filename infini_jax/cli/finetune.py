@@ -49,13 +49,13 @@ def finetune(
     A task whose figures are there with the same settings, checkpoint and examples is not done again.
 
     Examples: `infini-jax finetune results/runs/run --task rte,boolq`,
-    `infini-jax finetune results/runs/run --task glue/cola --train-examples 2000 --validation-examples 500 --trains lora --lora-rank 8`,
+    `infini-jax finetune results/runs/run --task glue/cola --train-examples 2000 --trains lora --lora-rank 8`,
     `infini-jax finetune results/runs/run --task mine --path folder`
 
     Args:
       run: the folder that `infini-jax train`, or `infini-jax import`, left.
-      task: tasks, separated by commas: cola, sst2, mrpc, qqp, mnli, qnli and rte of GLUE, boolq, multirc and wsc of SuperGLUE, or
-        names of one's own; by default those of BabyLM's evaluation of 2025.
+      task: tasks, separated by commas: cola, sst2, mrpc, qqp, mnli, qnli and rte of GLUE, boolq, multirc and wsc of SuperGLUE,
+        or names of one's own; by default those of BabyLM's evaluation of 2025.
       path: folder or archive of <task>.train.jsonl and <task>.valid.jsonl, or TFDS's folder; by default a place in the data
         folder.
       options: settings of fine-tuning.

@@ -127,7 +127,9 @@ def task_place(name: str, path: str = "") -> Path | None:
     folder = data_folder()
     usual = [folder / one for one in ("evaluation_data", "glue_filtered", "glue_filtered.zip", SNAPSHOTS)]
     places = [Path(path)] if path else [place for place in usual if place.exists()]
-    return next((place for place in places if tfds_folder(name, place) or file_of(open_files(place, FIELD), name, TRAIN)), None)
+    return next(
+        (place for place in places if tfds_folder(name, place) or file_of(open_files(place, FIELD), name, TRAIN)), None
+    )
 
 
 def tfds_folder(name: str, place: Path) -> Path | None:
@@ -179,7 +181,9 @@ def from_tfds(name: str, folder: Path) -> Labelled:
     return Labelled(task, train, validation, classes, str(folder))
 
 
-def examples_of(found: Labelled, fields: Sequence[dict[str, Any]], numbers: Sequence[int]) -> Iterator[tuple[tuple[str, str], int]]:
+def examples_of(
+    found: Labelled, fields: Sequence[dict[str, Any]], numbers: Sequence[int]
+) -> Iterator[tuple[tuple[str, str], int]]:
     """((text, pair), class) of the examples with these numbers. Raises `ConfigError` for one that cannot be read."""
     for number in numbers:
         try:

@@ -1,8 +1,8 @@
 """Reader of BLiMP, the Benchmark of Linguistic Minimal Pairs (Warstadt et al. 2020, arXiv 1912.00582; CC-BY 4.0).
 
 67 paradigms of 1000 pairs of sentences that differ in one point of grammar, one of them good and one bad. The source is a zip
-or folder of its JSONL files, or TFDS's `blimp/<paradigm>` in array_record files. BabyLM's supplement (Warstadt et al. 2023) has
-five more paradigms in files of the same kind, whose lines name no paradigm: it is the file's name.
+or folder of its JSONL files, or TFDS's `blimp/<paradigm>` in array_record files. BabyLM's supplement (Warstadt et al. 2023)
+has five more paradigms in files of the same kind, whose lines name no paradigm: it is the file's name.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def supplement_place(path: str = "") -> Path | None:
 
 
 def evaluation_folders(place: Path, name: str) -> list[Path]:
-    """The folders of this name in the unpacked `evaluation_data` of BabyLM; of several, the one of the full evaluation first."""
+    """The folders of this name in BabyLM's unpacked `evaluation_data`; of several, that of the full evaluation first."""
     found = sorted(place.rglob(name)) if place.is_dir() else []
     return sorted(found, key=lambda one: "fast_eval" in one.parts)
 

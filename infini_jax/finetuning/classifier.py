@@ -86,7 +86,7 @@ class ClassifierProgram:
 
     @functools.cached_property
     def optimiser(self) -> optax.GradientTransformation:
-        """The optimizer of runs, for the model and the head; the head's kernels are not decayed, as a run's own head is not."""
+        """The optimizer of runs, for the model and the head, whose kernels are not decayed, as a run's own head is not."""
         return make_optimiser(self.run.train, self.steps, self.run.model)
 
     def begin(self, learned: dict) -> TunedState:

@@ -1,13 +1,14 @@
 """Fine-tuning on classification as an evaluation: what a run's features are worth to GLUE and SuperGLUE.
 
-Defaults are the recipe of BabyLM's evaluation of 2025 (Charpentier et al. 2025, arXiv 2502.10645; the pipeline's script): AdamW at
-3e-5 after 6 % of warm-up, by a cosine down to a tenth, decay 0.01, 10 epochs of batches of 32 (30 epochs of `wsc`; batches of 16
-of `boolq` and `multirc`), 512 tokens, 10 000 training examples of `mnli` and `qqp`, dropout of 0.1 in the head, and the epoch with the
-best score on the validation split, which is also the score that is reported: an optimistic one, see `held_out`.
+Defaults are the recipe of BabyLM's evaluation of 2025 (Charpentier et al. 2025, arXiv 2502.10645; its pipeline's script): AdamW at
+3e-5 after 6 % of warm-up, by a cosine down to a tenth, decay 0.01, 10 epochs of batches of 32 (30 epochs of `wsc`; batches
+of 16 of `boolq` and `multirc`), 512 tokens, 10 000 training examples of `mnli` and `qqp`, dropout of 0.1 in the head, and the
+epoch with the best score on the validation split, which is also the score that is reported: an optimistic one, see `held_out`.
 
-DEVIATION: training ends after `patience` epochs without a better score, as in BabyLM's evaluation of 2024 (3); that of 2025 goes on.
-DEVIATION: the optimizer is that of runs: second moments decay by 0.95 instead of 0.999, gradients are clipped at a norm of 1, the
-head is not decayed, and the model has the run's own dropout.
+DEVIATION: training ends after `patience` epochs without a better score, as in BabyLM's evaluation of 2024 (3); that of 2025
+goes on.
+DEVIATION: the optimizer is that of runs: second moments decay by 0.95 instead of 0.999, gradients are clipped at a norm of 1,
+the head is not decayed, and the model has the run's own dropout.
 """
 
 import dataclasses
@@ -23,7 +24,14 @@ from infini_jax.config.train import Trains
 from infini_jax.data.base import tokenizer_of
 from infini_jax.data.classification import Labelled, examples_of, labelled
 from infini_jax.devices.sharding import Layout, data_mesh
-from infini_jax.errors import require, require_file_name, require_local, require_not_negative, require_one_line, require_positive
+from infini_jax.errors import (
+    require,
+    require_file_name,
+    require_local,
+    require_not_negative,
+    require_one_line,
+    require_positive,
+)
 from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
 from infini_jax.finetuning.classifier import ClassifierProgram, TunedState, said_of
 from infini_jax.finetuning.rows import Encoded, encoded_examples, reading_batches, row_length, spread, training_batches
@@ -92,7 +100,7 @@ class FineTuning(Evaluation):
 
     Attributes:
       task: a GLUE or SuperGLUE task, or the name of JSONL files of one's own.
-      path: folder or archive of <task>.train.jsonl and <task>.valid.jsonl, or TFDS's folder; by default a place in the data folder.
+      path: folder or archive of <task>.train.jsonl and <task>.valid.jsonl, or TFDS's; by default a place in the data folder.
       epochs: number of times that training examples are seen; 0 is BabyLM's: 30 of wsc, 10 of others.
       batch: examples per step; 0 is BabyLM's: 16 of boolq and multirc, 32 of others.
       learning_rate: peak of the schedule; gates have as many times more as in the run.
@@ -103,7 +111,7 @@ class FineTuning(Evaluation):
       tokens: tokens of an example, of which longer ones lose the end of the longer text; 0 reads all, through the memory.
       train_examples: number of training examples, drawn by the seed; 0 is BabyLM's: 10000 of mnli and qqp, all of others.
       validation_examples: number of validation examples, spread evenly; 0 is all.
-      held_out: share of training examples that choose the epoch in place of the validation split; 0 chooses on that, as BabyLM.
+      held_out: share of training examples that choose the epoch in place of the validation split; 0 chooses on that.
       trains: parameters that are trained beside the head: all, memory or lora, as in training.
       lora_rank: rank of the factors of lora.
       lora_alpha: scale of the factors of lora, divided by the rank.
@@ -135,12 +143,20 @@ class FineTuning(Evaluation):
         require_file_name("finetune.task", self.task)
         require_one_line("finetune.path", self.path)
         require_local("finetune.path", self.path)
-        counts = {"epochs": self.epochs, "batch": self.batch, "patience": self.patience, "tokens": self.tokens, "seed": self.seed}
+        counts = {
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "patience": self.patience,
+            "tokens": self.tokens,
+            "seed": self.seed,
+        }
         limits = {"train_examples": self.train_examples, "validation_examples": self.validation_examples}
         require_not_negative("finetune", **counts, **limits)
         require_positive("finetune", learning_rate=self.learning_rate)
         require(self.tokens != 1, "finetune.tokens", "1 is the token of context alone", "give at least 2, or 0 for all")
-        require(0 <= self.dropout < 1, "finetune.dropout", f"{self.dropout} is no share to drop", "give 0 to below 1, e.g. 0.1")
+        require(
+            0 <= self.dropout < 1, "finetune.dropout", f"{self.dropout} is no share to drop", "give 0 to below 1, e.g. 0.1"
+        )
         require(0 <= self.held_out < 1, "finetune.held_out", f"{self.held_out} is no share", "give 0 to below 1, e.g. 0.1")
         self._train(RunConfig().train, 1, RunConfig().model.segment)
 
@@ -210,10 +226,13 @@ class FineTuning(Evaluation):
             score = float(METRICS[metrics[0]](counts_of(examples.choosing.classes, chosen, classes)))
             epochs.append(Epoch(number, float(np.mean(losses)), score))
             if score > best.score:
-                best, answers = epochs[-1], {
-                    name: chosen if one is examples.choosing else answered(program, state, one, rows)
-                    for name, one in examples.scored.items()
-                }
+                best, answers = (
+                    epochs[-1],
+                    {
+                        name: chosen if one is examples.choosing else answered(program, state, one, rows)
+                        for name, one in examples.scored.items()
+                    },
+                )
             if self.patience and number - best.number >= self.patience:
                 break
         watch(steps, steps)
@@ -269,4 +288,3 @@ def answered(program: ClassifierProgram, state: TunedState, examples: Encoded, r
     for batch, numbers in reading_batches(examples, rows, program.run.model.segment):
         said_N[numbers] = said_of(program.answer(state, batch))[: len(numbers)]
     return said_N
-

@@ -1,8 +1,8 @@
 """Texts to be classified as rows: each from a fresh memory, read to its last token.
 
 A row is a document, and what fills it up is another one: nothing of it reaches the features of the last token, and the memory
-of the text ends where the text does. A batch is as long as its longest text, up to a power of two segments, so that few programs
-are compiled. Letters: N examples, R rows, T tokens of a row.
+of the text ends where the text does. A batch is as long as its longest text, up to a power of two segments, so that few
+programs are compiled. Letters: N examples, R rows, T tokens of a row.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ def row_length(segment: int, longest: int) -> int:
 def batch_of(examples: Encoded, rows: int, segment: int) -> Batch:
     """The examples, at most so many, in rows RxT.
 
-    Targets hold the class and weights a one at the last token of each text, elsewhere zeros; rows without a text have no weight.
+    Targets hold the class and weights a one at the last token of each text, elsewhere zeros; rows without a text have none.
     """
     shape = (rows, row_length(segment, max(map(len, examples.texts))))
     tokens, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
