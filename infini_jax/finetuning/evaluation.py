@@ -1,6 +1,6 @@
 """Fine-tuning on classification as an evaluation: what a run's features are worth to GLUE and SuperGLUE.
 
-Defaults are the recipe of BabyLM's evaluation of 2025 (Charpentier et al. 2025, arXiv 2502.10645; its pipeline's script): AdamW at
+Defaults are the recipe of BabyLM's evaluation of 2025 (Charpentier et al. 2025, arXiv 2502.10645; its scripts): AdamW at
 3e-5 after 6 % of warm-up, by a cosine down to a tenth, decay 0.01, 10 epochs of batches of 32 (30 epochs of `wsc`; batches
 of 16 of `boolq` and `multirc`), 512 tokens, 10 000 training examples of `mnli` and `qqp`, dropout of 0.1 in the head, and the
 epoch with the best score on the validation split, which is also the score that is reported: an optimistic one, see `held_out`.
