@@ -93,6 +93,8 @@ def test_what_tfdss_own_builder_makes_of_glues_archives_is_read(tmp_path):
     class Archives:
         """What the builder gets from TFDS in place of a download: the unpacked archives."""
 
+        downloaded_size = 0
+
         def download_and_extract(self, url: str) -> str:
             return str(tmp_path / "unpacked")
 
@@ -133,12 +135,12 @@ def test_super_glue_of_tfds_is_read_and_what_is_damaged_is_refused(tmp_path):
 
         def _split_generators(self, dl_manager):
             return {
-                "train": self._generate(["False", "True"]),
-                "validation": self._generate(["True"]),
-                "test": self._generate([-1]),
+                "train": self._generate_examples(["False", "True"]),
+                "validation": self._generate_examples(["True"]),
+                "test": self._generate_examples([-1]),
             }
 
-        def _generate(self, labels):
+        def _generate_examples(self, labels):
             name = self.builder_config.name
             for number, label in enumerate(labels):
                 idx = dict.fromkeys(("paragraph", "question", "answer"), number) if name == "multirc" else number

@@ -63,12 +63,12 @@ def encoded_examples(tokenizer: Tokenizer, examples: Iterable[tuple[tuple[str, s
 
 
 def shortened(first: np.ndarray, second: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two texts of at most so many tokens together: the longer one is cut to the other's length before both are."""
-    short = min(len(first), len(second), most // 2)
-    longest = max(most - short, 0)
-    if len(first) <= len(second):
-        return first[: max(short, most - len(second))], second[:longest]
-    return first[:longest], second[: max(short, most - len(first))]
+    """Two texts of at most so many tokens together: the longer one loses its end until both fit or are as long as each other.
+
+    From there on they lose tokens in turn, the second first.
+    """
+    kept = max(most - len(first), min(len(second), most // 2))
+    return first[: max(most - len(second), most - kept)], second[:kept]
 
 
 def row_length(segment: int, longest: int) -> int:
