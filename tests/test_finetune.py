@@ -13,6 +13,7 @@ from infini_jax.cli.main import main
 from infini_jax.config import RunConfig, TrainConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.data.tokenizers import Bytes
+from infini_jax.devices.sharding import Layout, data_mesh
 from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Subject
 from infini_jax.finetuning.classifier import HEAD, ClassifierHead, ClassifierProgram
@@ -161,6 +162,25 @@ def test_every_example_is_trained_on_once_an_epoch_and_answered_once():
         assert ends == [len(texts.texts[number]) for number in numbers]
         assert (batch.documents[len(numbers) :] == 1).all()
     assert [row_length(16, longest) for longest in (1, 16, 17, 33, 64, 65)] == [16, 16, 32, 64, 64, 128]
+
+
+def trained_on_all_devices() -> list[float]:
+    """Losses of two steps of four rows, and the logits behind them."""
+    program = dataclasses.replace(program_of(RUN, 4), dropout=0.2, layout=Layout(data_mesh(4)))
+    state, batch = program.begin(streams.parameters_of(MODEL)), batch_of(some_texts([5, 9, 20, 31]), 4, MODEL.segment)
+    losses = []
+    for _ in range(2):
+        state, nats = program.step(state, batch)
+        losses.append(float(nats))
+    return [*losses, *np.asarray(program.answer(state, batch)).ravel().tolist()]
+
+
+@pytest.mark.slow
+def test_devices_that_share_the_rows_learn_what_one_learns():
+    """The order of float32 sums differs, and Adam's first steps divide by small second moments."""
+    np.testing.assert_allclose(
+        commands.on_devices(2, "test_finetune", "trained_on_all_devices()"), trained_on_all_devices(), rtol=2e-3, atol=2e-4
+    )
 
 
 SETTINGS = FineTuning(task="own", batch=4, epochs=3, learning_rate=1e-3)

@@ -9,27 +9,19 @@ from rich import box
 from rich.table import Table
 
 from infini_jax.analysis.classification import mean_interval
-from infini_jax.cli.finetune import (
-    EVERY,
-    RECIPE,
-    TuningOptions,
-    finished,
-    macro_score,
-    tuned_measures,
-    tunings,
-)
+from infini_jax.cli.finetune import EVERY, RECIPE, ReadRun, TuningOptions, macro_score, tunings
+from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, opened_run
 from infini_jax.cli.output import AsJson, print_json, terminal
-from infini_jax.cli.read_run import ask, record_of, write_record
+from infini_jax.cli.read_run import ask
 from infini_jax.data.classification import GET, task_place
 from infini_jax.data.minimal_pairs import blimp_place, evaluation_folders, supplement_place
 from infini_jax.devices.sharding import use_cores
 from infini_jax.errors import require
 from infini_jax.evals.blimp import Blimp, BlimpSupplement
 from infini_jax.finetuning.evaluation import FineTuning
-from infini_jax.records.folder import RunFolder
-from infini_jax.records.measures import Measure, write_measures
+from infini_jax.records.measures import Measure
 from infini_jax.training.checkpoint import Which
-from infini_jax.training.trained import Trained, saved_config
+from infini_jax.training.trained import read_with, saved_config
 
 NAME, ROWS = "babylm", 16  # rows that every core shares, of whatever is read
 TITLES = {Blimp.name: "BLiMP", BlimpSupplement.name: "BLiMP supplement", FineTuning.name: "(Super)GLUE"}
@@ -41,6 +33,7 @@ def babylm(
     task: str = EVERY,
     pairs: int = 0,
     options: tyro.conf.OmitArgPrefixes[TuningOptions] = RECIPE,
+    memory: MemoryOptions = AS_TRAINED,
     step: Which = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,34 +50,34 @@ def babylm(
       task: tasks of fine-tuning, separated by commas, as of `infini-jax finetune`.
       pairs: number of minimal pairs per paradigm, spread evenly; 0 is all.
       options: settings of fine-tuning.
+      memory: settings of the memory with which texts are read, such as more slots; by default as it was trained.
       step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
       as_json: prints the record as JSON instead of the table.
     """
     saved, asked = saved_config(run), tunings(task.split(","), path, options)
+    used = read_with(saved, chosen_memory(saved, memory))
     here = [one for one in asked if task_place(one.task, path)]
     grammar, missing = minimal_pairs(path, pairs)
     missing += [one.task for one in asked if one not in here]
     require(bool(grammar or here), "path", "nothing of BabyLM's evaluation is here", GET)
     for one in (*grammar, *here):
-        one.check(saved)
+        one.check(used)
     use_cores(ROWS)
-    began, trained = time.perf_counter(), Trained.open(run, step)
-    lines = {one.name: mean_of_paradigms(measured(trained, one)) for one in grammar}
-    tuned = tuned_measures(run, step, here) if here else []
+    began, read = time.perf_counter(), ReadRun(saved, opened_run(run, step, used))
+    lines = {one.name: mean_of_paradigms(measured(read, one)) for one in grammar}
+    tuned = read.tuned_on_all(here) if here else []
     scores = {one.task: next(figure for figure in tuned if figure.labels.get("task") == one.task) for one in here}
     if scores:
         lines[FineTuning.name] = macro_score(NAME, scores)
-    parts = [score_of(part, one) for part, one in lines.items()]
-    whole = macro_score(NAME, lines)
-    place = RunFolder(run)
-    write_measures(saved.name, [*parts, whole], place.measures_of(NAME))
-    record = record_of(trained, saved, asked[0], time.perf_counter() - began)
+    parts, whole = [score_of(part, one) for part, one in lines.items()], macro_score(NAME, lines)
+    record = read.record(asked[0], time.perf_counter() - began)
+    record["settings"] |= {"task": task, "pairs": pairs}
     record |= {"task": NAME, "parts": [*map(dataclasses.asdict, (*parts, *scores.values(), whole))], "missing": missing}
-    write_record(record, place.evaluation(NAME))
+    read.written(NAME, [*parts, whole], record)
     if as_json:
         print_json(record)
         return
-    terminal().print(babylm_table(f"{saved.name}, step {trained.step}", parts, scores, whole, missing))
+    terminal().print(babylm_table(read.title(""), parts, scores, whole, missing))
 
 
 def minimal_pairs(path: str, pairs: int) -> tuple[list[Blimp], list[str]]:
@@ -102,16 +95,13 @@ def minimal_pairs(path: str, pairs: int) -> tuple[list[Blimp], list[str]]:
     return found, missing
 
 
-def measured(trained: Trained, evaluation: Blimp) -> list[Measure]:
+def measured(read: ReadRun, evaluation: Blimp) -> list[Measure]:
     """The figures of an evaluation: those that are there, or new ones, which are written as `infini-jax evaluate` does."""
-    if made := finished(trained, evaluation, evaluation.name):
+    if made := read.made_before(evaluation, evaluation.name):
         return made
-    began, place = time.perf_counter(), RunFolder(trained.folder)
-    measures, _, details = ask(evaluation, trained)
-    write_measures(trained.run.name, measures, place.measures_of(evaluation.name))
-    record = record_of(trained, trained.run, evaluation, time.perf_counter() - began)
-    write_record(record | details, place.evaluation(evaluation.name))
-    return measures
+    began = time.perf_counter()
+    measures, _, details = ask(evaluation, read.trained)
+    return read.written(evaluation.name, measures, read.record(evaluation, time.perf_counter() - began) | details)
 
 
 def mean_of_paradigms(measures: list[Measure]) -> Measure:

@@ -11,27 +11,29 @@ import tyro
 from infini_jax.analysis.classification import mean_interval
 from infini_jax.cli.evaluation_options import given_settings, text_fields
 from infini_jax.cli.evaluation_tables import measure_tables
+from infini_jax.cli.memory_options import AS_TRAINED, MemoryOptions, chosen_memory, labels, opened_run, suffix
 from infini_jax.cli.output import AsJson, print_json, terminal
 from infini_jax.cli.progress import evaluation_progress
-from infini_jax.cli.read_run import record_of, write_record
+from infini_jax.cli.read_run import record_of, with_labels, write_record
+from infini_jax.config import RunConfig
 from infini_jax.devices.sharding import use_cores
 from infini_jax.errors import require
 from infini_jax.evals.base import Evaluation, Subject
-from infini_jax.files import object_or_none
+from infini_jax.files import json_object, json_text, object_or_none
 from infini_jax.finetuning.evaluation import BABYLM, FineTuning
 from infini_jax.records.folder import RunFolder
 from infini_jax.records.measures import Measure, read_measures, write_measures
 from infini_jax.training.checkpoint import Which
-from infini_jax.training.trained import Trained, saved_config
+from infini_jax.training.trained import Trained, read_with, saved_config
 
 MACRO, EVERY = "macro", ",".join(BABYLM)
-SAME = ("fingerprint", "step", "task", "settings")  # of records of the same measurement
+SAME = ("fingerprint", "step", "memory", "task", "settings")  # of records of the same measurement
 if TYPE_CHECKING:  # its fields are made from the settings, which a type checker does not know
 
     class TuningOptions: ...
 else:
-    fields = [field for field in text_fields({FineTuning.name: FineTuning}) if field[0] not in ("task", "path")]
-    TuningOptions = dataclasses.make_dataclass("TuningOptions", fields, frozen=True)
+    NAMED = [field for field in text_fields({FineTuning.name: FineTuning}) if field[0] not in ("task", "path")]
+    TuningOptions = dataclasses.make_dataclass("TuningOptions", NAMED, frozen=True)
 TuningOptions.__doc__ = "Settings of fine-tuning; what is left out is BabyLM's recipe."
 RECIPE = TuningOptions()
 
@@ -41,6 +43,7 @@ def finetune(
     task: str = EVERY,
     path: str = "",
     options: tyro.conf.OmitArgPrefixes[TuningOptions] = RECIPE,
+    memory: MemoryOptions = AS_TRAINED,
     step: Which = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,13 +62,16 @@ def finetune(
       path: folder or archive of <task>.train.jsonl and <task>.valid.jsonl, or TFDS's folder; by default a place in the data
         folder.
       options: settings of fine-tuning.
+      memory: settings of the memory with which texts are read, such as more slots; by default as it was trained.
       step: step of the checkpoint, or best for that of the lowest validation loss; by default the newest.
       as_json: prints the figures as JSON instead of tables.
     """
     saved, asked = saved_config(run), tunings(task.split(","), path, options)
+    used = read_with(saved, chosen_memory(saved, memory))
     for one in asked:
-        one.check(saved)
-    measures = tuned_measures(run, step, asked)
+        one.check(used)
+    use_cores(min(one.batch or 16 for one in asked))
+    measures = ReadRun(saved, opened_run(run, step, used)).tuned_on_all(asked)
     if as_json:
         print_json(list(map(dataclasses.asdict, measures)))
         return
@@ -80,44 +86,69 @@ def tunings(tasks: Sequence[str], path: str, options: Any) -> list[FineTuning]:
     return [FineTuning(task=name, path=path, **given) for name in names]
 
 
-def tuned_measures(run: Path, step: Which, asked: Sequence[FineTuning]) -> list[Measure]:
-    """The figures of all tasks, and of several their macro score; each is written when it is there."""
-    use_cores(min(one.batch or 16 for one in asked))
-    trained, found = Trained.open(run, step), dict[str, list[Measure]]()
-    for one in asked:
-        found[one.task] = tuned_on(trained, one)
-    measures = [measure for several in found.values() for measure in several]
-    if len(asked) > 1:
-        measures.append(macro_score(FineTuning.name, {task: several[0] for task, several in found.items()}))
-        write_measures(trained.run.name, measures[-1:], RunFolder(run).measures_of(f"{FineTuning.name}-{MACRO}"))
-    return measures
+@dataclasses.dataclass(frozen=True)
+class ReadRun:
+    """A run that is measured, and what is written of it in its folder.
+
+    Attributes:
+      saved: its settings.
+      trained: the run at a checkpoint, read with the memory that was chosen.
+    """
+
+    saved: RunConfig
+    trained: Trained
+
+    def written(self, name: str, measures: list[Measure], record: Mapping[str, Any] | None = None) -> list[Measure]:
+        """Writes figures and, where there is one, their record; both say with which other memory the run was read."""
+        models = self.saved.model, self.trained.run.model
+        place, found = RunFolder(self.trained.folder), with_labels(measures, labels(*models))
+        write_measures(self.saved.name, found, place.measures_of(name + suffix(*models)))
+        if record is not None:
+            write_record(dict(record), place.evaluation(name + suffix(*models)))
+        return found
+
+    def made_before(self, evaluation: Evaluation, name: str, known: Mapping[str, Any] | None = None) -> list[Measure]:
+        """The figures that are there, made with the same settings, checkpoint, memory and `known`; none otherwise."""
+        place, name = RunFolder(self.trained.folder), name + suffix(self.saved.model, self.trained.run.model)
+        there = object_or_none(place.evaluation(name)) or {}
+        asked = json_values(self.record(evaluation, 0.0) | dict(known or {}))
+        is_same = all(there.get(key) == asked[key] for key in (*SAME, *(known or {})))
+        file = place.measures_of(name)
+        return [measure for _, measure in read_measures([file])] if is_same and file.is_file() else []
+
+    def record(self, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+        """The record of an evaluation as JSON values."""
+        return record_of(self.trained, self.saved, evaluation, seconds)
+
+    def title(self, name: str) -> str:
+        """What is shown above a bar or a table."""
+        return f"{self.saved.name}, step {self.trained.step}{f', {name}' if name else ''}"
+
+    def tuned_on_all(self, asked: Sequence[FineTuning]) -> list[Measure]:
+        """The figures of all tasks, and of several their macro score; each is written when it is there."""
+        found = {one.task: self.tuned_on(one) for one in asked}
+        measures = [measure for several in found.values() for measure in several]
+        if len(asked) == 1:
+            return measures
+        macro = macro_score(FineTuning.name, {task: several[0] for task, several in found.items()})
+        return [*measures, *self.written(f"{FineTuning.name}-{MACRO}", [macro])]
+
+    def tuned_on(self, settings: FineTuning) -> list[Measure]:
+        """The figures of one task: those that are there, or new ones, which are written with the epochs and all answers."""
+        name, examples = f"{settings.name}-{settings.task}", settings.examples(self.trained.run)
+        known = {"examples": examples.digest()}
+        if made := self.made_before(settings, name, known):
+            return made
+        began = time.perf_counter()
+        with evaluation_progress(self.title(settings.task), terminal(stderr=True)) as watch:
+            found = settings.tuned(Subject(self.trained.run, self.trained.params), examples, watch)
+        record = self.record(settings, time.perf_counter() - began) | known | {"from": examples.source.described}
+        return self.written(name, found.measures, record | found.to_plain())
 
 
-def tuned_on(trained: Trained, settings: FineTuning) -> list[Measure]:
-    """The figures of one task: those that are there, or new ones, which are written with the epochs and all answers."""
-    name, title = f"{settings.name}-{settings.task}", f"{trained.run.name}, step {trained.step}, {settings.task}"
-    examples = settings.examples(trained.run)
-    known = {"examples": examples.digest(), "from": examples.source.described}
-    if made := finished(trained, settings, name, {"examples": known["examples"]}):
-        return made
-    began = time.perf_counter()
-    with evaluation_progress(title, terminal(stderr=True)) as watch:
-        found = settings.tuned(Subject(trained.run, trained.params), examples, watch)
-    record = record_of(trained, trained.run, settings, time.perf_counter() - began)
-    place = RunFolder(trained.folder)
-    write_measures(trained.run.name, found.measures, place.measures_of(name))
-    write_record(record | known | found.to_plain(), place.evaluation(name))
-    return found.measures
-
-
-def finished(trained: Trained, evaluation: Evaluation, name: str, known: Mapping[str, Any] | None = None) -> list[Measure]:
-    """The figures of an evaluation that was made before, with the same settings, checkpoint and `known`; none otherwise."""
-    place = RunFolder(trained.folder)
-    there = object_or_none(place.evaluation(name)) or {}
-    asked = record_of(trained, trained.run, evaluation, 0.0) | dict(known or {})
-    is_same = all(there.get(key) == asked[key] for key in (*SAME, *(known or {})))
-    file = place.measures_of(name)
-    return [measure for _, measure in read_measures([file])] if is_same and file.is_file() else []
+def json_values(value: dict[str, Any]) -> dict[str, Any]:
+    """Values as they come back from a file of JSON."""
+    return json_object(json_text(value).encode())
 
 
 def macro_score(evaluation: str, scores: Mapping[str, Measure]) -> Measure:

@@ -94,7 +94,8 @@ class ClassifierProgram:
 
         def state(learned: dict) -> TunedState:
             head, factors = jax.random.split(jax.random.key(self.run.seed))
-            params, frozen = self.parts.split(learned, factors)
+            copied = jax.tree.map(jnp.copy, learned)  # the state is donated
+            params, frozen = self.parts.split(copied, factors)
             drawn: Any = ClassifierHead(self.classes).init(head, jnp.zeros((1, self.run.model.d_model)))
             params = {**params, HEAD: drawn["params"]}
             return TunedState(jnp.int32(0), params, self.optimiser.init(params), frozen)
