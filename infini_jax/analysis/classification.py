@@ -7,6 +7,7 @@ Z resampled tables.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from infini_jax.analysis.intervals import wilson
 
@@ -14,7 +15,7 @@ DRAWS, SEED = 10_000, 0  # of the bootstrap
 Metric = Callable[[np.ndarray], np.ndarray]
 
 
-def counts_of(right: Sequence[int], said: Sequence[int], classes: int) -> np.ndarray:
+def counts_of(right: ArrayLike, said: ArrayLike, classes: int) -> np.ndarray:
     """The table CxC of how many items of each class (N right answers) were taken for each class (N answers said)."""
     cells = np.asarray(right, int) * classes + np.asarray(said, int)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)

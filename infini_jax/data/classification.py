@@ -157,7 +157,7 @@ def from_jsonl(name: str, files: Files) -> Labelled:
 
     train, task = read(TRAIN), task_of(name)
     first, *others = (label for label, _ in task.validation)
-    validation = {first: read(VALID)}
+    validation: dict[str, Sequence[dict[str, Any]]] = {first: read(VALID)}
     if others and file_of(files, MISMATCHED, VALID):
         validation[others[0]] = read(VALID, MISMATCHED)
     labels = {fields.get("label") for fields in train if isinstance(fields.get("label"), str | int)}

@@ -137,7 +137,8 @@ class ClassifierProgram:
             after = (optax.apply_updates(state.params, updates), optimiser)
             is_finite = jnp.isfinite(largest(gradient))
             kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, (state.params, state.optimiser))
-            return TunedState(state.step + 1, *kept, state.frozen), nats / self.run.train.batch
+            params, optimiser = kept
+            return TunedState(state.step + 1, params, optimiser, state.frozen), nats / self.run.train.batch
 
         return jax.jit(step, donate_argnums=0)
 

@@ -171,7 +171,7 @@ class FineTuning(Evaluation):
         labelled(self.task, self.path)
 
     def cost(self, run: RunConfig) -> float:
-        """FLOPs of all epochs, a forward pass for an example that is read and three for one that is trained; padding included."""
+        """FLOPs of all epochs: a forward pass for an example that is read, three for one that is trained; padding included."""
         return self.cost_of(run, self.examples(run))
 
     def cost_of(self, run: RunConfig, found: TaskExamples) -> float:
