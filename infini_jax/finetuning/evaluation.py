@@ -23,6 +23,7 @@ from infini_jax.config import Origin, RunConfig, TrainConfig
 from infini_jax.config.train import Trains
 from infini_jax.data.base import tokenizer_of
 from infini_jax.data.classification import Labelled, examples_of, labelled
+from infini_jax.devices.queue import keep_close
 from infini_jax.devices.sharding import Layout, data_mesh
 from infini_jax.errors import (
     require,
@@ -221,18 +222,17 @@ class FineTuning(Evaluation):
             for batch in training_batches(examples.train, rows, run.model.segment, self.seed, number):
                 state, nats = program.step(state, batch)
                 losses.append(nats)
+                keep_close(losses)
                 watch((number - 1) * steps_an_epoch + len(losses), steps)
             chosen = answered(program, state, examples.choosing, rows)
             score = float(METRICS[metrics[0]](counts_of(examples.choosing.classes, chosen, classes)))
             epochs.append(Epoch(number, float(np.mean(losses)), score))
             if score > best.score:
-                best, answers = (
-                    epochs[-1],
-                    {
-                        name: chosen if one is examples.choosing else answered(program, state, one, rows)
-                        for name, one in examples.scored.items()
-                    },
-                )
+                best = epochs[-1]
+                answers = {
+                    name: chosen if one is examples.choosing else answered(program, state, one, rows)
+                    for name, one in examples.scored.items()
+                }
             if self.patience and number - best.number >= self.patience:
                 break
         watch(steps, steps)
