@@ -50,4 +50,5 @@ $(SITE): $(READY)
 	touch $(SITE)
 
 docs: $(SITE)
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/python -m docs.site build
+	$(BIN)/zensical build --config-file build/site.yml

@@ -192,11 +192,6 @@ DESIGN = Design(
     ),
     tolerance=0.02,  # a share, or nats per byte
 )
-GRIDS = {
-    "smoke": Rates(RATES[:1], growths=0),
-    "cpu": Rates(RATES, growths=2),
-    "accelerator": Rates((1e-3, 3e-3, 1e-2), growths=2),
-}
 READ: dict[str, tuple[Evaluation, ...]] = {
     "smoke": (LanguageEvaluation(documents=2, tokens=64, rows=2),),
     "cpu": (LanguageEvaluation(documents=8, tokens=4096),),

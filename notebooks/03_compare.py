@@ -25,7 +25,7 @@ from pathlib import Path
 
 import altair as alt
 
-from infini_jax.report.plots import label_of, styles_of
+from infini_jax.report.looks import label_of, styles_of
 from infini_jax.results import is_chosen, load, loss_against_bytes, recall_against_bytes, tasks, training_curves
 from infini_jax.results.notebook import show
 

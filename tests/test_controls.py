@@ -16,7 +16,7 @@ from infini_jax.records.rows import Row
 from infini_jax.report import StudySource, write_report
 from infini_jax.report.controls import decisions, memory_gains, seed_interval
 from infini_jax.report.found import Found
-from infini_jax.report.plots import styles_of
+from infini_jax.report.looks import styles_of
 from infini_jax.report.sections import score_for, task_view
 from infini_jax.report.tables import echo_table
 from tests.support.made_results import SIZES, config_of, fill, row_of

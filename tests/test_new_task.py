@@ -24,7 +24,7 @@ from infini_jax.report import StudySource, terminal_table, write_report
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.figures.recall import pareto
 from infini_jax.report.found import Found, find
-from infini_jax.report.plots import styles_of
+from infini_jax.report.looks import styles_of
 from infini_jax.report.sections import task_view
 from infini_jax.study.study import Study, write_tables
 from infini_jax.study.workers import do

@@ -19,8 +19,9 @@ from infini_jax.report.figures.passkey import COLOURS, heat_maps, needles, text_
 from infini_jax.report.figures.recall import pareto
 from infini_jax.report.figures.trade import best_split
 from infini_jax.report.found import Found, by_task, find
+from infini_jax.report.looks import styles_of
 from infini_jax.report.parts import NotMeasured
-from infini_jax.report.plots import drawing, save_pdf, styles_of
+from infini_jax.report.plots import drawing, save_pdf
 from infini_jax.report.tables import blimp_table, finetune_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from tests.support.made_results import SEEDS, SIZES, config_of, fill, random_row, row_of, share, write_all_measures
@@ -100,7 +101,7 @@ def test_the_same_measures_give_the_same_files(study, tmp_path):
     for number in (0, 1):
         (drawn,) = n50(found := find([StudySource(study)]), styles_of(found.rows))
         (tmp_path / f"{number}.svg").write_text(drawing(drawn.figure))
-        save_pdf(drawn.figure, tmp_path / f"{number}.pdf")
+        save_pdf(drawn.figure, tmp_path / f"{number}.pdf", 3.35)
     for kind in ("svg", "pdf"):
         assert (tmp_path / f"0.{kind}").read_bytes() == (tmp_path / f"1.{kind}").read_bytes()
 

@@ -6,8 +6,8 @@ from infini_jax.records.rows import Row
 from infini_jax.report import StudySource, write_report
 from infini_jax.report.figures.ladder import score_against_flops
 from infini_jax.report.found import Found
+from infini_jax.report.looks import styles_of
 from infini_jax.report.parts import Drawn, NotMeasured
-from infini_jax.report.plots import styles_of
 from infini_jax.report.settled import ONE_BUDGET, orders, rate_sentences, settled_sentence, top_rows
 from infini_jax.study.ladder import Ladder
 from infini_jax.study.scores import score_of

@@ -57,7 +57,7 @@ class ModelConfig:
     segment: int = 64
     key_taps: int = 1
     compute: Compute = "float32"
-    key_taps_own: float | None = dataclasses.field(default=None, metadata=LATER)
+    key_taps_own: float | None = dataclasses.field(default=None, metadata=LATER)  # study initial_values: no gain is settled
     block: BlockConfig = dataclasses.field(default=BlockConfig(), metadata=LATER)
     rotary: RotaryConfig = dataclasses.field(default=ROTARY, metadata=LATER)
     elsewhere: MemoryConfig | None = dataclasses.field(default=None, metadata=LATER)

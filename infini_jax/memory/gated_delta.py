@@ -223,7 +223,9 @@ class GatedDeltaConfig(PositionedConfig):
 
     decay: Literal["learned", "none"] = "learned"
     gate_init: float = 0.0
-    horizons: tuple[float, float] = (1.0, 64.0)  # in every fingerprint: one head alone began with the first of them before
+    # In every fingerprint: one head alone began with the first of them before. Study initial_values (docs/findings.md): from
+    # 64 segments one head learned MQAR in 5 of 6 runs, from 8 in 3 and from 1 in none; on text no difference was settled.
+    horizons: tuple[float, float] = (1.0, 64.0)
 
     def check(self, dims: Dims) -> None:
         shortest, longest = min(self.horizons), max(self.horizons)

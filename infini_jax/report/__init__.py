@@ -5,6 +5,10 @@ Every sentence and number on the page is computed from the rows and figures of t
   found      results in the folders of one study or several
   tasks      score, chance and ceiling of tasks
   parts      figures that could be drawn, figures that could not, tables
+  summary    the first screen: a verdict per task, and the score of every mechanism at every size
+  looks      color, marker and dashes of each mechanism
+  plots      what figures share, and the score against bytes
+  dots       the score by name, of settings at one size
   sections   the page's section on one task: finding, score against bytes, numbers
   figures/   F1 to F11, one file per question
   tables     passkey in the papers' format, BLiMP by phenomenon

@@ -11,8 +11,8 @@ from infini_jax.data.examples import ExampleConfig
 from infini_jax.records.rows import Row
 from infini_jax.report.controls import SEQUENCE, reach
 from infini_jax.report.found import Found, Point, at, by, by_task, points
+from infini_jax.report.looks import BASELINE
 from infini_jax.report.parts import NotMeasured, middle, percent
-from infini_jax.report.plots import BASELINE
 from infini_jax.report.tasks import chance_of, example_evaluations, has_ceiling, own_settings
 from infini_jax.study.scores import RECALLED, score_of
 from infini_jax.units import ratio

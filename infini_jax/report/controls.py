@@ -21,8 +21,9 @@ from infini_jax.data.base import Controls
 from infini_jax.data.examples import ExampleConfig
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, Point, at, by, points, with_most_memory
+from infini_jax.report.looks import label_of
 from infini_jax.report.parts import listed
-from infini_jax.report.plots import Score, label_of
+from infini_jax.report.plots import Score
 
 FEWEST = 3  # seeds for an interval
 SEQUENCE, SLOTS, POSITIONS = "train.sequence", "model.memory.slots", "model.memory.positions"

@@ -17,11 +17,12 @@ from infini_jax.records.inventory import Disk, looked_at
 from infini_jax.records.measures import Label, Measure, measures_in, of_own_data
 from infini_jax.records.rows import Row, checked_table, rows_in
 from infini_jax.report.curves import Curves, curves_by_run
-from infini_jax.report.plots import Series, series_of
+from infini_jax.report.looks import Series, series_of
 from infini_jax.study.factors import Design
 from infini_jax.study.jobs import Job
-from infini_jax.study.ladder import Ladder
+from infini_jax.study.ladder import Ladder, is_same_size
 from infini_jax.study.study import Failure, noted_failures
+from infini_jax.units import human_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,3 +293,20 @@ def at(config: dict[str, Any], name: str, default: Any = None) -> Any:
             return default
         config = config[part]
     return config
+
+
+def alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows by bytes of memory, from small to large; sizes so alike that they are compared are together."""
+    groups: list[list[Row]] = []
+    for size, of in by(rows, lambda row: row.memory_bytes).items():
+        if groups and is_same_size(groups[-1][0].memory_bytes, size):
+            groups[-1] += of
+        else:
+            groups.append(of)
+    return groups
+
+
+def sizes_text(of: Sequence[Row]) -> str:
+    """The bytes of memories that are compared as text."""
+    ends = dict.fromkeys(human_bytes(size) for size in (of[0].memory_bytes, of[-1].memory_bytes))
+    return " to ".join(ends)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from infini_jax.analysis.intervals import FEWEST
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, StudySource, by, folder_names
-from infini_jax.report.plots import series_of
+from infini_jax.report.looks import series_of
 
 
 def limits(sources: Sequence[StudySource], each: Sequence[Found]) -> list[str]:

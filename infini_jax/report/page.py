@@ -20,12 +20,14 @@ from infini_jax.report.figures import FIGURES
 from infini_jax.report.figures.ladder import score_against_flops
 from infini_jax.report.found import Found, StudySource, by_task, find_each, joined
 from infini_jax.report.limits import limits
+from infini_jax.report.looks import styles_of
 from infini_jax.report.parameters import parameters_table
 from infini_jax.report.parts import Drawn, NotMeasured, Table, seeds_of
-from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
+from infini_jax.report.plots import COLUMNS, drawing, save_pdf, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
 from infini_jax.report.settled import only_top, rate_sentences, settled_sentences
 from infini_jax.report.slopes import slopes_table
+from infini_jax.report.summary import Climb
 from infini_jax.report.tables import anchors_table, blimp_table, echo_table, finetune_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
@@ -36,7 +38,7 @@ PICTURED = ("figure", "curves")  # what of a task's view are figures, or None
 def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = unwatched) -> Path:
     """Writes `report.html` into `folder`, at once or not at all, and returns its path.
 
-    The page's figures lie beside it in report-figures/ as SVG and PDF, each with the runs behind it as CSV.
+    The page's figures lie beside it in report-figures/: SVG, PDF one and two columns wide, and the runs behind them as CSV.
 
     Args:
       sources: the studies on the page; with several, runs of different studies are never pooled.
@@ -51,13 +53,17 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     climbed = only_chosen(tried)
     found = only_top(climbed)
     styles = styles_of(found.rows)
-    tasks = [task_view(task, rows, found, styles) for task, rows in by_task(found.rows, found.configs).items()]
+    tasks = [
+        task_view(task, rows, found, styles, climb_of(task, climbed, sources))
+        for task, rows in by_task(found.rows, found.configs).items()
+    ]
     made = [one for figure in FIGURES for one in figure(found, styles)] + score_against_flops(climbed, styles)
     at_rates = [only_chosen(one) for one in each]
     effects = effects_table(sources, at_rates)
     readings = [slopes_table(climbed), parameters_table(found)]
     tables = [*readings, *passkey_tables(found), echo_table(found), blimp_table(found)]
     tables += [finetune_table(found), anchors_table(found)]
+    tables += [one for one in made if isinstance(one, Table)]
     trials, predicted = trials_table(tried), predictions_table(sources, [only_top(one) for one in each])
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
     shown = Pictures(place.figures, found, lambda done: watch(done, count))
@@ -68,7 +74,7 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(
+    parts = dict(
         studies=list(dict.fromkeys(row.study for row in found.rows)),
         questions=list(dict.fromkeys(filter(None, (source.question for source in sources)))),
         commands=found.all_commands,
@@ -91,6 +97,7 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
         settings=same_settings(found),
         provenance=provenance(tried.rows),
     )
+    page = environment.get_template("report.html.j2").render(parts, contents=contents_of(parts))
     folder.mkdir(parents=True, exist_ok=True)
     write_at_once(page, place.report)
     return place.report
@@ -111,8 +118,9 @@ class Pictures:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = drawing(drawn.figure)
         write_at_once(text, self.folder / f"{name}.svg")
-        with replaced_at_once(self.folder / f"{name}.pdf") as partial:
-            save_pdf(drawn.figure, partial)
+        for ending, width in COLUMNS.items():
+            with replaced_at_once(self.folder / f"{name}{ending}.pdf") as partial:
+                save_pdf(drawn.figure, partial, width)
         write_at_once(runs_behind(drawn.rows), self.folder / f"{name}.csv")
         self.names.add(name)
         self.watch(len(self.names))
@@ -138,6 +146,41 @@ def unlike(name: str, taken: set[str]) -> str:
     small = {one.lower() for one in taken}
     each = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(one for one in each if one.lower() not in small)
+
+
+SECTIONS = {
+    "missing": "Missing runs",
+    "limits": "What this page cannot say",
+    "found": "What was found",
+    "settled": "Settled or not",
+    "predictions": "Predictions",
+    "effects": "Effects of factors",
+    "figures": "Figures",
+    "tables": "Tables",
+    "training": "Training",
+    "numbers": "All numbers",
+    "gates": "Gates",
+    "trials": "Trials",
+    "unmeasured": "Not measured",
+    "equal": "Held equal",
+    "made": "Made with",
+    "remake": "How to remake it",
+}
+
+
+def contents_of(parts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The sections that the page has, in order: (id, name)."""
+    of_tasks, others = {"training": "curves", "gates": "gates"}, {"unmeasured": "not_measured"}
+    lacks = {name for name in SECTIONS if not parts.get(others.get(name, name), True)}
+    lacks |= {name for name, of in of_tasks.items() if not any(task[of] for task in parts["tasks"])}
+    return [(name, said) for name, said in SECTIONS.items() if name not in lacks]
+
+
+def climb_of(task: str, climbed: Found, sources: Sequence[StudySource]) -> Climb:
+    """A task on its ladder, where the page is of one study that has one and the task is trained."""
+    rows = by_task(climbed.rows, climbed.configs).get(task, [])
+    is_trained = any(row.learning_rate is not None for row in rows)
+    return Climb(tuple(rows), sources[0].ladder if len(sources) == 1 and is_trained else None)
 
 
 def held_equal(sources: Sequence[StudySource]) -> dict[str, str]:

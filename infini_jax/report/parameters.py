@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from infini_jax.records.rows import Row
 from infini_jax.report.behind import behind
 from infini_jax.report.found import Found, by, by_task
+from infini_jax.report.looks import label_of
 from infini_jax.report.parts import NotMeasured, Table, middle, spread
-from infini_jax.report.plots import by_series, label_of
+from infini_jax.report.plots import by_series
 from infini_jax.report.scores import score_for
 from infini_jax.study.factors import size_classes
 from infini_jax.study.ladder import SAME_BYTES

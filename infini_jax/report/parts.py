@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from infini_jax.analysis.intervals import Estimate
 from infini_jax.records.rows import Row
 from infini_jax.report.found import by
-from infini_jax.report.plots import series_of
+from infini_jax.report.looks import series_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class NotMeasured:
     needs: str
 
 
-Figures = list[Drawn | NotMeasured]
+Figures = list[Drawn | Table | NotMeasured]
 
 
 def seeds_of(rows: Sequence[Row]) -> str:

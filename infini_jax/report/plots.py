@@ -1,17 +1,15 @@
 """Figures of a study, as matplotlib figures and as SVG that belongs in a page. No global state: no pyplot, no rcParams set.
 
-Colors are those of Okabe and Ito (2008), told apart with every common form of color blindness; each mechanism has its own
-marker too. Black is drawn in the page's own text color, so that figures are readable on light and on dark paper.
+Black is drawn in the page's own text color, so that figures are readable on light and on dark paper.
 """
 
-import dataclasses
 import html
 import io
 import itertools
 import math
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -22,21 +20,21 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from infini_jax.records.rows import Row
 from infini_jax.report.curves import NO_CURVE, Curves
+from infini_jax.report.found import alike, sizes_text
+from infini_jax.report.looks import INK, Series, Style, label_of, series_of, styles_of
 from infini_jax.study.scores import Score
 from infini_jax.units import human_bytes
 
-Series = tuple[str, str]  # mechanism, variant
 Where = Literal["outside lower center", "outside upper left"]  # of a legend
 
-INK = "#010203"  # stands for the text colour: `svg` writes currentColor; pure black would be left out of the SVG altogether
-COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # yellow left out: too pale on white paper
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")  # 7 and 11 have no common factor: 77 pairs, all distinct
-BASELINE = "local"  # the sliding window: the floor that memory has to beat, drawn first
 LETTERS = 9.0  # points
+NAME_LETTERS = 7.5  # points, of names at the ends of lines
+MOST_NAMED = 14  # lines that have their names at their ends
 LOOK = {
     "svg.fonttype": "none",
     "svg.hashsalt": "infini_jax",
@@ -54,39 +52,10 @@ LOOK = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK),
 }
 WIDTH = 4.8  # inches: text stays readable when a phone shrinks the figure to its width
+COLUMNS = {"": 3.35, "-wide": 6.9}
+"""Widths of figures for papers in inches, of one column and of two, by the ending of their files' names."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_POINTS = 300  # of one drawn curve
-
-
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """The look of a mechanism, the same in all figures of a study.
-
-    Attributes:
-      colour: color of its lines and markers.
-      marker: matplotlib's name of its marker.
-    """
-
-    colour: str
-    marker: str
-
-
-def series_of(row: Row) -> Series:
-    """The mechanism and variant of a run."""
-    return row.mechanism, row.variant
-
-
-def label_of(series: Series) -> str:
-    """A mechanism and variant as text."""
-    return " ".join(filter(None, series))
-
-
-def styles_of(rows: Sequence[Row]) -> dict[Series, Style]:
-    """A color and a marker for each mechanism and variant, no pair twice; the sliding window comes first, then by name."""
-    order = sorted({series_of(row) for row in rows}, key=lambda series: (series[0] != BASELINE, series))
-    return {
-        series: Style(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]) for number, series in enumerate(order)
-    }
 
 
 def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
@@ -124,14 +93,25 @@ def marks(look: Style) -> dict:
     }
 
 
+def hollow(look: Style) -> dict:
+    """Matplotlib's settings of the marker of a seed that was not trained to the end of its gains."""
+    return marks(look) | {"markerfacecolor": "none", "markeredgecolor": look.colour, "markeredgewidth": 1.0}
+
+
 def draw_seeds(axes: Axes, places: Sequence[float], values: Sequence[float], look: Style, joined: bool = True) -> None:
     """Draws a marker for every seed, and where `joined` a line through the medians of the values at each place."""
     if joined:
-        at: dict[float, list[float]] = {}
-        for place, value in sorted(zip(places, values, strict=True), key=lambda pair: pair[0]):
-            at.setdefault(place, []).append(value)
-        axes.plot(list(at), [statistics.median(group) for group in at.values()], color=look.colour, linewidth=1.4, zorder=2)
+        draw_medians(axes, places, values, look)
     axes.plot(places, values, **marks(look), linestyle="none", clip_on=False, zorder=3)
+
+
+def draw_medians(axes: Axes, places: Sequence[float], values: Sequence[float], look: Style) -> None:
+    """Draws a line through the medians of the values at each place."""
+    at: dict[float, list[float]] = {}
+    for place, value in sorted(zip(places, values, strict=True), key=lambda pair: pair[0]):
+        at.setdefault(place, []).append(value)
+    medians = [statistics.median(group) for group in at.values()]
+    axes.plot(list(at), medians, color=look.colour, linestyle=look.line, linewidth=1.4, zorder=2)
 
 
 def draw_intervals(axes: Axes, places: Sequence[float], lows: Sequence[float], highs: Sequence[float], look: Style) -> None:
@@ -143,7 +123,7 @@ def draw_intervals(axes: Axes, places: Sequence[float], lows: Sequence[float], h
 
 def key(look: Style, label: str) -> Line2D:
     """A legend's entry for a mechanism."""
-    return Line2D([], [], **marks(look), linewidth=1.4, label=label)
+    return Line2D([], [], **marks(look), linestyle=look.line, linewidth=1.4, label=label)
 
 
 def rule(label: str, dashes: tuple[int, ...] = (2, 3)) -> Line2D:
@@ -184,7 +164,7 @@ def legend(figure: Figure, handles: Sequence[Artist], where: Where = "outside lo
     """Draws the legend of all panels in two columns, with letters so small that the longest label fits."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     room = 72 * WIDTH / 2 - 30  # points of a column beside its marker
-    figure.legend(handles=handles, loc=where, ncols=2, fontsize=min(LETTERS, room / (0.55 * longest)))
+    figure.legend(handles=handles, loc=where, ncols=2, handlelength=2.8, fontsize=min(LETTERS, room / (0.55 * longest)))
 
 
 def octave_axis(axes: Axes) -> None:
@@ -214,42 +194,107 @@ def drawing(figure: Figure) -> str:
     return file.getvalue()
 
 
-def save_pdf(figure: Figure, file: Path) -> None:
-    """Writes the figure for a paper: black on nothing; the same figure gives the same bytes."""
+def save_pdf(figure: Figure, file: Path, width: float) -> None:
+    """Writes the figure for a paper, `width` inches wide: black on nothing; the same figure gives the same bytes.
+
+    A narrower figure is smaller as a whole, its letters too; a wider one has more room for the same letters.
+    """
+    scale, size = min(1.0, width / WIDTH), tuple(figure.get_size_inches())
+    texts = {text: text.get_fontsize() for text in figure.findobj(Text)}
+    places = {axes: axes.get_position() for axes in figure.axes}
     with our_look():
+        for text, letters in texts.items():
+            text.set_fontsize(scale * letters)
+        figure.set_size_inches(width, scale * size[1])
+        figure.set_layout_engine("constrained")
         figure.savefig(file, format="pdf", metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
+        figure.set_layout_engine(None)
+    figure.set_size_inches(*size)
+    for text, letters in texts.items():
+        text.set_fontsize(letters)
+    for axes, place in places.items():
+        axes.set_position(place)
 
 
-def score_against_bytes(rows: Sequence[Row], score: Score, styles: dict[Series, Style], chance: float | None = None) -> Figure:
+def score_against_bytes(
+    rows: Sequence[Row],
+    score: Score,
+    styles: dict[Series, Style],
+    chance: float | None = None,
+    unsettled: Collection[str] = (),
+) -> Figure:
     """The scores of one task against bytes of memory: a marker for every seed, a line through the medians over seeds.
 
-    Memory is on a logarithmic axis; the legend stands below the axes.
+    Memory is on a logarithmic axis. Each line has its name at its end; with more than `MOST_NAMED` a legend has them.
 
     Args:
       rows: the runs of one task.
       score: how they are scored.
       styles: the look of each mechanism and variant.
       chance: score of a guess, drawn as a line where it is known.
+      unsettled: names of runs whose markers are hollow, as their score still changes with the budget.
     """
     drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
+    is_named = len(drawn) <= MOST_NAMED
+    high = max(3.4, 0.6 + 0.19 * len(drawn)) if is_named else 3.2 + 0.17 * math.ceil((len(drawn) + 1) / 2)
     with our_look():
-        figure = Figure(figsize=(WIDTH, 3.2 + 0.17 * math.ceil((len(drawn) + 1) / 2)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, high), layout="constrained")
         axes = figure.add_subplot()
-        place = byte_axis(axes, [row.memory_bytes for row in rows])
+        place, ends = byte_axis(axes, [row.memory_bytes for row in rows], most=5 if is_named else 7), []
         for series in drawn:
             look, of_series = styles[series], [row for row in rows if series_of(row) == series]
-            places, values = [place(row.memory_bytes) for row in of_series], [score.of(row) for row in of_series]
-            draw_seeds(axes, places, values, look)
-            axes.plot([], [], **marks(look), linewidth=1.4, label=label_of(series))
+            draw_medians(axes, [place(row.memory_bytes) for row in of_series], [score.of(row) for row in of_series], look)
+            for of, settings in ((True, hollow(look)), (False, marks(look))):
+                shown = [row for row in of_series if (row.run in unsettled) == of]
+                where = [place(row.memory_bytes) for row in shown], [score.of(row) for row in shown]
+                axes.plot(*where, **settings, linestyle="none", clip_on=False, zorder=3)
+            size, value = list(medians_of(of_series, score).items())[-1]
+            ends.append((place(size), value, label_of(series), look))
         if chance is not None:
-            axes.axhline(
-                chance, color=INK, linestyle=(0, (2, 3)), linewidth=1.0, zorder=1, label=f"chance, {score.text(chance)}"
-            )
+            axes.axhline(chance, color=INK, linestyle=(0, (2, 3)), linewidth=1.0, zorder=1)
+            ends.append((axes.get_xlim()[1], chance, f"chance, {score.text(chance)}", Style(INK, "")))
         if not score.unit:
             share_axis(axes)
         axes.set_ylabel(score.axis)
-        legend(figure, axes.get_legend_handles_labels()[0])
+        if is_named:
+            name_lines(axes, ends)
+        else:
+            legend(figure, [key(look, name) if look.marker else rule(name) for _, _, name, look in ends])
     return figure
+
+
+def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, Style]]) -> None:
+    """Writes the name of each line right of the axes, as near to its end as the other names allow.
+
+    Args:
+      axes: axes with their limits set.
+      ends: (x, y) of each line's last point, its name and its look.
+    """
+    low, high = axes.get_ylim()
+    figure = axes.get_figure(root=True)
+    step = 1.15 * NAME_LETTERS / 72 / max(figure.get_figheight() - 0.6, 1.0)  # of the axes' height
+    ordered = sorted(ends, key=lambda end: end[1])
+    heights = apart([(y - low) / (high - low) for _, y, *_ in ordered], step)
+    for (x, y, name, look), height in zip(ordered, heights, strict=True):
+        axes.annotate(
+            name,
+            (x, y),
+            (1.09, height),
+            "data",
+            "axes fraction",
+            {"arrowstyle": "-", "color": look.colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)},
+            annotation_clip=False,
+            va="center",
+            size=NAME_LETTERS,
+        )
+
+
+def apart(places: Sequence[float], step: float) -> list[float]:
+    """Ascending places moved as little as possible (least squares) so that neighbors are at least `step` apart."""
+    from scipy.optimize import isotonic_regression  # takes a second to load
+
+    fitted = isotonic_regression([place - number * step for number, place in enumerate(places)]).x
+    return [float(place) + number * step for number, place in enumerate(fitted)]
 
 
 def byte_axis(axes: Axes, sizes: Sequence[int], most: int = 7):
@@ -275,7 +320,7 @@ def training_curves(
 ) -> Figure:
     """Small multiples of a metric against tokens: one panel per mechanism, one line per run.
 
-    A smaller memory has a thinner, paler line. Runs whose curves are missing are left out.
+    A smaller memory has a thinner, paler line, and a legend has the sizes. Runs whose curves are missing are left out.
 
     Args:
       rows: the runs of one task.
@@ -285,24 +330,20 @@ def training_curves(
       styles: the look of each mechanism and variant.
     """
     drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
+    sizes = alike(rows)
+    lines = [{"alpha": 0.3 + 0.7 * share, "linewidth": 0.6 + share} for share in np.linspace(0, 1, len(sizes))]
+    of_run = {row.run: line for of, line in zip(sizes, lines, strict=True) for row in of}
     with our_look():
-        figure, each = panels(len(drawn), 1.35, 0)
+        figure, each = panels(len(drawn), 1.35, len(sizes))
         for axes, series in zip(each, drawn, strict=True):
-            points = points_of([row for row in rows if series_of(row) == series])
-            for rank, runs in enumerate(points.values(), start=1):
-                weight = rank / len(points)
-                for row in runs:
-                    axes.plot(
-                        *map(thinned, curves.get(row.run, {}).get(column, NO_CURVE)),
-                        color=styles[series].colour,
-                        alpha=0.35 + 0.65 * weight,
-                        linewidth=0.6 + 0.9 * weight,
-                    )
+            for row in (row for row in rows if series_of(row) == series):
+                curve = map(thinned, curves.get(row.run, {}).get(column, NO_CURVE))
+                axes.plot(*curve, color=styles[series].colour, **of_run[row.run])
             axes.set_title(label_of(series), loc="left")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.xaxis.set_major_locator(MaxNLocator(4))
-        figure.supxlabel("tokens trained on", fontsize=9)
-        figure.supylabel(name, fontsize=9)
+        entries = [Line2D([], [], color=INK, label=sizes_text(of), **line) for of, line in zip(sizes, lines, strict=True)]
+        name_panels(figure, entries, "tokens trained on", name)
     return figure
 
 

@@ -11,8 +11,9 @@ from infini_jax.analysis.intervals import paired_difference, share_deviation
 from infini_jax.records.rows import Row
 from infini_jax.report.behind import behind, rungs
 from infini_jax.report.found import Found, points
+from infini_jax.report.looks import BASELINE, label_of
 from infini_jax.report.parts import reasoned, spread
-from infini_jax.report.plots import BASELINE, by_series, label_of, medians_of, points_of
+from infini_jax.report.plots import by_series, medians_of, points_of
 from infini_jax.report.tasks import evaluated
 from infini_jax.study.scores import FRESH, Evaluated, Score, score_of, scored_by
 from infini_jax.units import human_bytes

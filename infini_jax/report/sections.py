@@ -12,23 +12,15 @@ from infini_jax.errors import ConfigError
 from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.rows import Row
-from infini_jax.report.controls import opening
+from infini_jax.report.controls import decisions, opening
 from infini_jax.report.curves import NO_CURVE
+from infini_jax.report.dots import has_one_size, score_by_name
 from infini_jax.report.found import Found, at, by_task
+from infini_jax.report.looks import BASELINE, Series, Style, label_of, styles_of
 from infini_jax.report.parts import Drawn, flops_text, spread
-from infini_jax.report.plots import (
-    BASELINE,
-    Series,
-    Style,
-    by_series,
-    label_of,
-    medians_of,
-    points_of,
-    score_against_bytes,
-    styles_of,
-    training_curves,
-)
+from infini_jax.report.plots import by_series, medians_of, points_of, score_against_bytes, training_curves
 from infini_jax.report.scores import WINDOW, against_window, behind_score, score_for
+from infini_jax.report.summary import NO_CLIMB, Climb, sizes_table, verdict
 from infini_jax.report.tasks import chance_of
 from infini_jax.study.scores import Score
 from infini_jax.training.trained import flattened
@@ -47,29 +39,45 @@ MADE_WITH = ("package", "version", "python", "jax", "flax", "device")
 NAMES = {"package": "infini_jax", "version": "version of the runs"}
 
 
-def task_view(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
-    """The template's variables of one task: finding, notes, figure, curves and numbers."""
+def task_view(
+    task: str, rows: list[Row], found: Found, styles: dict[Series, Style], climb: Climb = NO_CLIMB
+) -> dict[str, Any]:
+    """The template's variables of one task: verdict, finding, notes, figure, curves and numbers.
+
+    Args:
+      task: name of the task.
+      rows: its rows that are compared.
+      found: all results.
+      styles: the look of each mechanism and variant.
+      climb: its ladder, with the rows of the chosen rates on all rungs.
+    """
     score = score_for(rows, found)
     chance = chance_of(rows, found, score)
     every, rows = rows, [row for row in rows if math.isfinite(score.of(row))]
     if not rows:
         return unscored(task, every, score, found, styles)
     equal, flops = equality(rows)
-    title = f"{score.name.capitalize()} against memory{' at equal training FLOPs' if equal else ''}: {task}"
+    by_name = has_one_size(rows)
+    title = (
+        f"{score.name.capitalize()}{'' if by_name else ' against memory'}{' at equal training FLOPs' if equal else ''}: {task}"
+    )
     ranges = [f"{label_of(series)}: {range_of(runs, score)}" for series, runs in by_series(rows).items()]
+    changing, best = climb.unsettled(score), finding(rows, score, chance)
+    empty = " Hollow: the score still changed between the last two budgets, or there is one budget only." if changing else ""
     return {
         "name": task,
+        "verdict": verdict(best, decisions(every, found, score), climb.standing(score), rows),
         "controls": opening(every, found, score),
-        "finding": finding(rows, score, chance),
-        "ranges": ranges,
-        "several": bool(median_word(rows)),
+        "finding": best,
+        "sizes": sizes_table(rows, score),
         "notes": [behind_score(rows, score), *notes(rows, score), flops],
         "score": score,
         "figure": Drawn(
             f"score-{task}",
             title,
-            score_against_bytes(rows, score, styles, chance),
-            f"Every marker is one seed; lines join the medians over seeds. {behind_score(rows, score)}",
+            (score_by_name if by_name else score_against_bytes)(rows, score, styles, chance, changing),
+            f"Every marker is one seed; {'bars are' if by_name else 'lines join'} the medians over seeds.{empty} "
+            f"{behind_score(rows, score)}",
             f"Smallest to largest memory. {'; '.join(ranges)}." + (f" Chance {score.text(chance)}." if chance else ""),
             tuple(rows),
         ),
@@ -91,10 +99,10 @@ def unscored(task: str, rows: list[Row], score: Score, found: Found, styles: dic
     """The template's variables of a task none of whose runs has a score."""
     return {
         "name": task,
+        "verdict": f"No run has a finite {score.name}.",
         "controls": opening(rows, found, score),
         "finding": f"No run has a finite {score.name}.",
-        "ranges": [],
-        "several": False,
+        "sizes": None,
         "notes": [],
         "score": score,
         "figure": None,

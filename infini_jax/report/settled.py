@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from infini_jax.records.rows import Row
 from infini_jax.report.behind import rung_of
 from infini_jax.report.found import Found, StudySource, by, by_task, folder_names
+from infini_jax.report.looks import Series, label_of, series_of
 from infini_jax.report.parts import listed
-from infini_jax.report.plots import Series, label_of, series_of
 from infini_jax.report.scores import score_for
 from infini_jax.report.trials import only_rows
 from infini_jax.study.ladder import Ladder, carried, is_equal, is_same_size, order_of
@@ -160,28 +160,81 @@ def settled_sentences(sources: Sequence[StudySource], each: Sequence[Found]) -> 
     return said
 
 
-def settled_sentence(rows: Sequence[Row], score: Score, ladder: Ladder) -> str:
-    """Whether the scores and orders of one task are settled, and what is not."""
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What the last two rungs say of one task.
+
+    Attributes:
+      top: the largest budget that a point has finished, as text; "" where none has.
+      turned: pairs of mechanisms whose order turned, as text.
+      moved: points whose score still changed.
+      single: points with one finished rung.
+    """
+
+    top: str
+    turned: tuple[str, ...]
+    moved: tuple[Climbed, ...]
+    single: tuple[Climbed, ...]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no score and no order changed any more."""
+        return bool(self.top) and not (self.turned or self.moved or self.single)
+
+    def short(self) -> str:
+        """How much is not settled, in a few words."""
+        if not self.top:
+            return "Not settled: no point has finished a rung"
+        counts = (
+            (len(self.turned), "order{} of two mechanisms turned"),
+            (len(self.moved), "score{} still changed"),
+            (len(self.single), "point{} finished one budget only"),
+        )
+        said = [f"{count} {words.format('s' if count > 1 else '')}" for count, words in counts if count]
+        return f"Not settled at {self.top}: {listed(said)}"
+
+
+def standing(rows: Sequence[Row], score: Score, ladder: Ladder) -> Standing:
+    """What the last two rungs say of one task, from the rows of its chosen rates on all rungs."""
     points, tolerance = climbed(rows, score), ladder.tolerance
     if not points:
-        return "not settled: no point has finished a rung."
-    moved = [moved_text(point, score) for point in points if point.moved(score, tolerance)]
-    turned = [order.text() for order in orders(rows, score, tolerance) if not order.is_settled]
-    single = [point.name for point in points if len(point.scores) == 1]
+        return Standing("", (), (), ())
     budget = max(points, key=lambda point: max(point.scores))
-    top = budget.budgets[max(budget.scores)]
+    return Standing(
+        budget.budgets[max(budget.scores)],
+        tuple(order.text() for order in orders(rows, score, tolerance) if not order.is_settled),
+        tuple(point for point in points if point.moved(score, tolerance)),
+        tuple(point for point in points if len(point.scores) == 1),
+    )
+
+
+def unsettled_runs(rows: Sequence[Row], score: Score, ladder: Ladder | None) -> frozenset[str]:
+    """The names of the runs of points whose score still changed, or that finished one budget; none without a ladder."""
+    if ladder is None:
+        return frozenset()
+    found = standing(rows, score, ladder)
+    places = {(point.series, point.memory_bytes) for point in (*found.moved, *found.single)}
+    return frozenset(row.run for row in rows if (series_of(row), row.memory_bytes) in places)
+
+
+def settled_sentence(rows: Sequence[Row], score: Score, ladder: Ladder) -> str:
+    """Whether the scores and orders of one task are settled, and what is not."""
+    found = standing(rows, score, ladder)
+    if not found.top:
+        return "not settled: no point has finished a rung."
     parts = []
-    if turned:
-        parts.append(f"The order turned for {several(turned)}.")
-    if moved:
-        parts.append(f"Scores still change: {several(moved)}.")
-    if single:
-        parts.append(f"One finished rung only, so that nothing is known of a larger budget: {several(single)}.")
+    if found.turned:
+        parts.append(f"The order turned for {several(found.turned)}.")
+    if found.moved:
+        parts.append(f"Scores still change: {several([moved_text(point, score) for point in found.moved])}.")
+    if found.single:
+        names = several([point.name for point in found.single])
+        parts.append(f"One finished rung only, so that nothing is known of a larger budget: {names}.")
     if parts:
-        return f"not settled at {top}. {' '.join(parts)}"
+        return f"not settled at {found.top}. {' '.join(parts)}"
     return (
-        f"settled at {top}: between its last two rungs no score changed by more than {score.text(tolerance)}, and no order of "
-        "two mechanisms at the same bytes turned."
+        f"settled at {found.top}: between its last two rungs no score changed by more than {score.text(ladder.tolerance)}, "
+        "and no order of two mechanisms at the same bytes turned."
     )
 
 

@@ -11,8 +11,9 @@ from infini_jax.records.rows import Row
 from infini_jax.report.behind import behind
 from infini_jax.report.claims import verdict_on_difference
 from infini_jax.report.found import Found, by_task
+from infini_jax.report.looks import label_of
 from infini_jax.report.parts import NotMeasured, Table, number, reasoned
-from infini_jax.report.plots import by_series, label_of, medians_of
+from infini_jax.report.plots import by_series, medians_of
 from infini_jax.report.scores import score_for
 from infini_jax.report.settled import common_rows
 from infini_jax.study.scores import HalfPoints, Score

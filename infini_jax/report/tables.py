@@ -9,8 +9,8 @@ from infini_jax.data.classification import task_of
 from infini_jax.report.behind import behind
 from infini_jax.report.figures.passkey import length_text
 from infini_jax.report.found import Found, Point, by, points
+from infini_jax.report.looks import label_of
 from infini_jax.report.parts import NotMeasured, Table, middle, number, percent
-from infini_jax.report.plots import label_of
 from infini_jax.study.scores import FRESH
 from infini_jax.units import human_bytes
 

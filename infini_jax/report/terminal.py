@@ -8,8 +8,8 @@ from rich.text import Text
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import by_task
+from infini_jax.report.looks import label_of
 from infini_jax.report.parts import flops_text, spread
-from infini_jax.report.plots import label_of
 from infini_jax.report.sections import groups, median_word, tokens_per_second
 from infini_jax.report.settled import top_rows
 from infini_jax.study.scores import score_of

@@ -4,8 +4,8 @@ import dataclasses
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, by, by_task
+from infini_jax.report.looks import label_of, series_of
 from infini_jax.report.parts import NotMeasured, Table, flops_text, middle
-from infini_jax.report.plots import label_of, series_of
 from infini_jax.study.trials import best_rate, by_point, chosen
 from infini_jax.units import human_bytes
 

@@ -24,7 +24,8 @@ from infini_jax.records.rows import Row
 from infini_jax.report.curves import Curves
 from infini_jax.report.figures.gates import by_layer
 from infini_jax.report.found import Found, by, by_task, joined, points, with_most_memory
-from infini_jax.report.plots import score_against_bytes, styles_of
+from infini_jax.report.looks import styles_of
+from infini_jax.report.plots import score_against_bytes
 from infini_jax.report.plots import training_curves as drawn_curves
 from infini_jax.report.scores import score_for
 from infini_jax.report.settled import only_top

@@ -11,7 +11,8 @@ from IPython.display import Image, Markdown, display
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from infini_jax.report.plots import COLOURS, LOOK
+from infini_jax.report.looks import COLOURS
+from infini_jax.report.plots import LOOK
 
 DOTS = 96  # an inch: readable, and a notebook of ten figures stays small
 

@@ -11,8 +11,8 @@ from infini_jax.report.figures.recall import pareto
 from infini_jax.report.figures.sorting import sorting
 from infini_jax.report.figures.trade import best_split
 from infini_jax.report.found import Found
+from infini_jax.report.looks import Series, Style
 from infini_jax.report.parts import Figures
-from infini_jax.report.plots import Series, Style
 
 FIGURES: tuple[Callable[[Found, dict[Series, Style]], Figures], ...] = (
     collapse,

@@ -10,17 +10,12 @@ from infini_jax.analysis.fits import power_law
 from infini_jax.analysis.theory import top1_accuracy
 from infini_jax.report.behind import rungs
 from infini_jax.report.found import Found, Point, at, by, points
+from infini_jax.report.looks import INK, Series, Style, label_of, numbered
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
 from infini_jax.report.plots import (
-    COLOURS,
-    INK,
-    MARKERS,
-    Series,
-    Style,
     draw_intervals,
     draw_seeds,
     key,
-    label_of,
     legend,
     name_panels,
     octave_axis,
@@ -55,7 +50,7 @@ def collapse(found: Found, styles: dict[Series, Style]) -> Figures:
     groups += [(label_of(series), of_series) for series, of_series in by(trained, lambda point: point.series).items()]
     sizes = sorted({size_of(one) for _, group in groups for one in group})
     octaves = sorted({octave_of(size) for size in sizes})
-    shades = {octave: Style(COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]) for n, octave in enumerate(octaves)}
+    shades = {octave: numbered(n) for n, octave in enumerate(octaves)}
     with our_look():
         figure, each = panels(len(groups), 1.6, len(octaves) + 1)
         for axes, (name, group) in zip(each, groups, strict=True):
@@ -197,7 +192,7 @@ def draw_laws(axes: Axes, name: str, of: Sequence[Point], look: Style) -> list[t
         law = power_law(*places_of(mine), [point.row.seed for point in mine])
         if law.sizes > 1:
             ends = np.array([min(places_of(mine)[0]), max(places_of(mine)[0])], float)
-            axes.plot(ends, law(ends), color=look.colour, linewidth=1.4)
+            axes.plot(ends, law(ends), color=look.colour, linestyle=look.line, linewidth=1.4)
         found_by = [str(point.label("by", "")) for point in mine if point.value > 0]
         crossings = f"{found_by.count('crossing')} of {len(found_by)}" if any(found_by) else "not said"
         seeds = ", ".join(map(str, law.exponent.seeds)) or "–"

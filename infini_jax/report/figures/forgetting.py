@@ -7,21 +7,9 @@ from matplotlib.axes import Axes
 
 from infini_jax.analysis.theory import delta_survival
 from infini_jax.report.found import Found, Point, by, points, with_most_memory
+from infini_jax.report.looks import INK, Series, Style, label_of, numbered
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
-from infini_jax.report.plots import (
-    COLOURS,
-    INK,
-    MARKERS,
-    Series,
-    Style,
-    draw_seeds,
-    key,
-    label_of,
-    legend,
-    our_look,
-    panels,
-    share_axis,
-)
+from infini_jax.report.plots import draw_seeds, key, legend, our_look, panels, share_axis
 from infini_jax.units import human_bytes
 
 
@@ -91,7 +79,7 @@ def draw_survival(axes: Axes, random: Sequence[Point]) -> None:
     axes.set_title("random codes, untrained", loc="left")
     rules = by(random, lambda point: (label_of(point.series), point.label("key_dim")))
     for n, ((name, key_dim), of_rule) in enumerate(rules.items()):
-        look = Style(COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)])
+        look = numbered(n)
         ages = [one.label("age") for one in of_rule]
         draw_seeds(axes, ages, [one.value for one in of_rule], look, joined=False)
         axes.plot([], [], color=look.colour, marker=look.marker, linestyle="none", label=f"{name}, dₖ {number(key_dim)}")

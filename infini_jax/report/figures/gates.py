@@ -5,21 +5,9 @@ from collections.abc import Sequence
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
+from infini_jax.report.looks import Series, Style, label_of, series_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed
-from infini_jax.report.plots import (
-    Series,
-    Style,
-    byte_axis,
-    draw_seeds,
-    key,
-    label_of,
-    marks,
-    name_panels,
-    our_look,
-    panels,
-    series_of,
-    training_curves,
-)
+from infini_jax.report.plots import byte_axis, draw_seeds, key, marks, name_panels, our_look, panels, training_curves
 from infini_jax.units import human_bytes
 
 TITLE = 26  # letters that fit above a panel

@@ -6,27 +6,13 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from infini_jax.records.rows import Row
-from infini_jax.report.found import Found, by, by_task
+from infini_jax.report.found import Found, alike, by, by_task, sizes_text
+from infini_jax.report.looks import INK, Series, Style, label_of, series_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, flops_text
-from infini_jax.report.plots import (
-    INK,
-    Series,
-    Style,
-    draw_seeds,
-    key,
-    label_of,
-    name_panels,
-    our_look,
-    panels,
-    rule,
-    series_of,
-    share_axis,
-)
+from infini_jax.report.plots import draw_seeds, key, name_panels, our_look, panels, rule, share_axis
 from infini_jax.report.scores import score_for
 from infini_jax.report.tasks import chance_of
-from infini_jax.study.ladder import is_same_size
 from infini_jax.study.scores import Score
-from infini_jax.units import human_bytes
 
 TITLE = "Score against training FLOPs"
 
@@ -67,23 +53,6 @@ def one_task(task: str, rows: Sequence[Row], found: Found, styles: dict[Series, 
         f"{len(sizes)} panels, one for mechanisms of the same bytes: {'; '.join(map(sizes_text, sizes))}.",
         tuple(rows),
     )
-
-
-def alike(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows by bytes of memory, from small to large; sizes so alike that they are compared are together."""
-    groups: list[list[Row]] = []
-    for size, of in by(rows, lambda row: row.memory_bytes).items():
-        if groups and is_same_size(groups[-1][0].memory_bytes, size):
-            groups[-1] += of
-        else:
-            groups.append(of)
-    return groups
-
-
-def sizes_text(of: Sequence[Row]) -> str:
-    """The bytes of a panel's memories as text."""
-    ends = dict.fromkeys(human_bytes(size) for size in (of[0].memory_bytes, of[-1].memory_bytes))
-    return " to ".join(ends)
 
 
 def draw_points(axes: Axes, of: Sequence[Row], score: Score, styles: dict[Series, Style]) -> None:

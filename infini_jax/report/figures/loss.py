@@ -9,21 +9,9 @@ from infini_jax.analysis.fits import floor_law
 from infini_jax.records.rows import Row
 from infini_jax.report.behind import rungs
 from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
+from infini_jax.report.looks import INK, Series, Style, label_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed
-from infini_jax.report.plots import (
-    INK,
-    Series,
-    Style,
-    byte_axis,
-    draw_seeds,
-    key,
-    label_of,
-    legend,
-    name_panels,
-    our_look,
-    panels,
-    rule,
-)
+from infini_jax.report.plots import byte_axis, draw_seeds, key, legend, name_panels, our_look, panels, rule
 from infini_jax.study.scores import score_of
 from infini_jax.units import human_bytes
 
@@ -56,6 +44,7 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
     of_series = {series: True for _, runs in corpora.items() for series in styles if any(is_of(run, series) for run in runs)}
     drawn = [series for series in styles if series in of_series]
     controls = any(reset is not None for runs in corpora.values() for _, _, reset in runs)
+    asked = {run for run, measure in found.measures if measure.eval == "perplexity"}
     lines = []
     with our_look():
         figure, each = panels(len(corpora), 2.4, len(drawn) + controls, shared=False, columns=1 if len(corpora) == 1 else 2)
@@ -71,6 +60,8 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
                 lines += [(label_of(series), task, *fitted) for fitted in draw_law(axes, mine, place, styles[series])]
         entries = [key(styles[series], label_of(series)) for series in drawn]
         legend(figure, [*entries, *([rule("memory emptied (×)", (1, 1))] if controls else [])])
+    if not lines and not any(row.run in asked for runs in corpora.values() for row, _, _ in runs):
+        return [NotMeasured("F6", title, "the evaluation perplexity, or four sizes of memory: the rest is the score above")]
     control = " Crosses on dotted lines: the same run with its memory emptied at every segment." if controls else ""
     return [
         Drawn(
@@ -103,7 +94,7 @@ def draw_law(axes, runs: list[Measured], place, look: Style) -> list[tuple[str, 
         if math.isfinite(law.unit):
             laws.append((rung, law))
             sizes = np.geomspace(min(sized)[0], max(sized)[0], 40)
-            axes.plot([place(size) for size in sizes], law(sizes), color=look.colour, linewidth=1.4)
+            axes.plot([place(size) for size in sizes], law(sizes), color=look.colour, linestyle=look.line, linewidth=1.4)
     draw_seeds(axes, [place(row.memory_bytes) for row, _, _ in runs], [loss for _, loss, _ in runs], look, joined=not laws)
     return [
         (

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from infini_jax.report.found import Found, Point, by, points, with_most_memory
+from infini_jax.report.looks import Series, Style, label_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
-from infini_jax.report.plots import Series, Style, label_of, name_panels, our_look, panels
+from infini_jax.report.plots import name_panels, our_look, panels
 from infini_jax.units import human_bytes
 
 COLOURS = colormaps["cividis"]  # even in lightness, and the same with every common form of color blindness

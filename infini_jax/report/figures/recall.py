@@ -1,5 +1,6 @@
 """F3, recall against memory at fixed FLOPs."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -7,24 +8,11 @@ from matplotlib.axes import Axes
 from infini_jax.analysis.intervals import share_over_seeds
 from infini_jax.report.behind import behind, rungs
 from infini_jax.report.found import Found, Point, by, points
+from infini_jax.report.looks import INK, Series, Style, label_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
-from infini_jax.report.plots import (
-    INK,
-    Series,
-    Style,
-    byte_axis,
-    draw_intervals,
-    draw_seeds,
-    key,
-    label_of,
-    name_panels,
-    our_look,
-    panels,
-    rule,
-    share_axis,
-)
+from infini_jax.report.plots import byte_axis, draw_intervals, draw_seeds, key, name_panels, our_look, panels, rule, share_axis
 from infini_jax.report.sections import equality
-from infini_jax.report.tasks import chance_at, example_evaluations, only, title_of
+from infini_jax.report.tasks import chance_at, example_evaluations, is_as_trained, only, title_of
 from infini_jax.study.scores import FRESH
 from infini_jax.units import human_bytes
 
@@ -43,8 +31,11 @@ def pareto(found: Found, styles: dict[Series, Style]) -> Figures:
     return figures
 
 
-def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles: dict[Series, Style]) -> Drawn:
-    """The figure of one evaluation: recall against bytes, one panel per setting of its grid."""
+def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles: dict[Series, Style]) -> Drawn | Table:
+    """The figure of one evaluation: recall against bytes, one panel per setting of its grid.
+
+    Where all was asked as it was trained it is the table alone, as the figure of the task's score draws the same runs.
+    """
     axis = example_evaluations()[of[0].measure.eval].grid
     settings = by(of, lambda point: tuple(point.label(name) for name in axis))
     chosen = spread_out(list(settings), MOST_PANELS)
@@ -65,6 +56,9 @@ def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles:
         score = of[0].measure.metric.replace("_", " ")
         name_panels(figure, entries, "memory per sequence, all layers", f"{score}, %")
     rows = tuple({point.row.run: point.row for point in of}.values())
+    table = table_of(of, {setting_text(axis, setting, settings): settings[setting] for setting in chosen}, drawn)
+    if len(settings) == 1 and all(is_as_trained(point, found) for point in of):
+        return dataclasses.replace(table, caption=f"{title}. {table.caption}")  # the score against memory draws these runs
     is_equal, flops = equality(rows)
     left = len(settings) - len(chosen)
     over = [name for name, value in sorted(of[0].measure.labels.items()) if name not in axis and not isinstance(value, str)]
@@ -78,7 +72,7 @@ def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles:
         + (f" {left} more setting{'s' if left > 1 else ''} measured and not drawn." if left else ""),
         f"{len(chosen)} panels: {'; '.join(setting_text(axis, setting, settings) for setting in chosen)}.",
         rows,
-        table=table_of(of, {setting_text(axis, setting, settings): settings[setting] for setting in chosen}, drawn),
+        table=table,
     )
 
 

@@ -1,21 +1,9 @@
 """F9, sorting against its ceilings."""
 
 from infini_jax.report.found import Found, by, points, with_most_memory
+from infini_jax.report.looks import INK, Series, Style, label_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
-from infini_jax.report.plots import (
-    INK,
-    Series,
-    Style,
-    draw_intervals,
-    draw_seeds,
-    key,
-    label_of,
-    name_panels,
-    our_look,
-    panels,
-    rule,
-    share_axis,
-)
+from infini_jax.report.plots import draw_intervals, draw_seeds, key, name_panels, our_look, panels, rule, share_axis
 
 KINDS = (
     ("teacher_forced", "teacher-forced", "accuracy, %"),

@@ -5,21 +5,9 @@ import statistics
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, at, by, by_task
+from infini_jax.report.looks import BASELINE, INK, Series, Style, label_of, series_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
-from infini_jax.report.plots import (
-    BASELINE,
-    INK,
-    Series,
-    Style,
-    draw_seeds,
-    key,
-    label_of,
-    legend,
-    our_look,
-    panels,
-    series_of,
-    share_axis,
-)
+from infini_jax.report.plots import draw_seeds, key, legend, our_look, panels, share_axis
 from infini_jax.report.scores import behind_score, difference, score_for
 from infini_jax.report.sections import equality
 from infini_jax.study.scores import Score
