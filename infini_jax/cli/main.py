@@ -49,7 +49,7 @@ COMMANDS = {  # name -> module of this folder
     "mechanisms": "mechanisms",
 }
 INTERRUPTED = 130  # the shell's code for Ctrl-C
-GOES_ON = ("study", "train")  # given again, they do what is missing
+GOES_ON = ("study", "train", "finetune", "babylm")  # given again, they do what is missing
 WHAT_NEXT = """infini-jax: what models recall, by the bytes that they may remember in. Next:
 
   infini-jax doctor                      what is here, and what to install
