@@ -19,7 +19,7 @@ from infini_jax.data.tokenizers import Bytes, SentencePiece
 from infini_jax.devices.side_by_side import OneModel
 from infini_jax.errors import ConfigError
 from infini_jax.evals.base import Subject
-from infini_jax.evals.blimp import Blimp, Packed, encoded, log_probabilities
+from infini_jax.evals.blimp import Blimp, BlimpSupplement, Packed, encoded, log_probabilities
 from infini_jax.memory import MECHANISMS
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import forward_segments, init_carry, logits_of
@@ -136,6 +136,31 @@ def test_what_tfds_prepares_is_read_alike(tmp_path):
     record.unlink()
     with pytest.raises(ConfigError, match="only they are read without TensorFlow"):
         blimp_pairs(str(tmp_path / "blimp"))
+
+
+def test_the_supplement_is_read_from_babylms_folder_and_its_paradigms_are_its_files(tmp_path, monkeypatch):
+    """Also beside the fast evaluation, whose pairs are fewer."""
+    lines = [{"row": 0, "contrast": "a/b", "sentence_good": f"If {n}, so.", "sentence_bad": f"So, if {n}."} for n in range(3)]
+    for place, count in (("fast_eval", 1), ("full_eval", 3)):
+        for paradigm in ("turn_taking", "hypernym"):
+            file = tmp_path / "evaluation_data" / place / "supplement_filtered" / f"{paradigm}.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(jsonl(lines[:count]))
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path))
+    chosen = BlimpSupplement()._chosen()
+    assert list(chosen) == ["hypernym", "turn_taking"]
+    assert chosen["hypernym"][2] == Pair("If 2, so.", "So, if 2.", "hypernym", "supplement")
+    assert {len(pairs) for pairs in chosen.values()} == {3}
+    evaluation = BlimpSupplement(pairs=2)
+    evaluation.check(RUN)
+    figures = evaluation.measure(Subject(RUN, streams.parameters_of(RUN.model)))
+    assert {(one.eval, one.labels["phenomenon"]) for one in figures} == {
+        (evaluation.name, "supplement"),
+        (evaluation.name, "all"),
+    }
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match=r"^blimp.path: the supplement of BLiMP is not here; put BabyLM's evaluation_data"):
+        evaluation.check(RUN)
 
 
 @pytest.mark.skipif(blimp_place() is None, reason="BLiMP is not in the data folder")

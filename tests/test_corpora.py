@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from infini_jax.data import corpora, snapshots
+from infini_jax.data.babylm import PART
 from infini_jax.data.batch import SPLIT_NUMBER
 from infini_jax.data.corpora import CORPORA, own_texts
 from infini_jax.data.prepare import tokenise
@@ -187,6 +188,43 @@ def test_a_package_that_is_not_installed_says_how_to_get_it(name, monkeypatch):
 def test_a_package_is_read_where_it_lies(name, file, tmp_path):
     write_stories(tmp_path, {file: "some text", "lear_gut_f.txt": "another spelling", "README": "no document"})
     assert [list(part.values()) for part in everything(own_texts(name, tmp_path)).values() if part] == [["some text"]]
+
+
+def write_babylm(folder):
+    """The folders of the challenge, a file of several parts among them."""
+    long = "".join(f"line {number} of a source\n" for number in range(30_000)) + "no line end"
+    texts = {"train_100M/bnc_spoken.train": long, "train_100M/childes.train": "*CHI:\tmore .\n", "dev/childes.dev": "d\n"}
+    return write_stories(
+        folder, {**texts, "train_10M/childes.train": "*MOT:\tno .\n", "test/childes.test": "t\n", "a.txt": "n"}
+    ), long
+
+
+def test_babylms_tracks_are_cut_into_parts_at_line_ends(tmp_path):
+    folder, long = write_babylm(tmp_path / "babylm")
+    strict, small = own_texts("babylm_strict", folder), own_texts("babylm_strict_small", folder)
+    assert dict(everything(small)) == {
+        "train": {"childes.train/0": "*MOT:\tno .\n"},
+        "validation": {"childes.dev/0": "d\n"},
+        "test": {"childes.test/0": "t\n"},
+    }
+    train = everything(strict)["train"]
+    parts = [text for name, text in train.items() if name.startswith("bnc_spoken")]
+    assert "".join(parts) == long
+    assert len(parts) == 1 + len(long) // PART
+    assert all(PART <= len(part) < PART + 40 and part.endswith("\n") for part in parts[:-1])
+    assert train["childes.train/0"] == "*CHI:\tmore .\n"
+    assert strict.digest() != small.digest()
+    (folder / "train_100M" / "childes.train").write_text("other\n")
+    assert strict.digest() != own_texts("babylm_strict_small", folder).digest() == small.digest()
+    with pytest.raises(ConfigError, match=r"^path: .* has no .train files of 100M words; unpack train_100M"):
+        own_texts("babylm_strict", folder / "dev")
+
+
+def test_babylms_corpus_is_prepared_as_any_other(tmp_path):
+    folder, _ = write_babylm(tmp_path / "babylm")
+    texts = own_texts("babylm_strict_small", folder)
+    snapshot = own_snapshot("babylm_strict_small", texts, tmp_path / "tfds")
+    assert [snapshot.text(one) for one in snapshot.documents("train")] == ["*MOT:\tno .\n"]
 
 
 @pytest.mark.parametrize("name", ["pg19", "arxiv", "c4", "wikipedia"])

@@ -22,7 +22,7 @@ from infini_jax.report.found import Found, by_task, find
 from infini_jax.report.looks import styles_of
 from infini_jax.report.parts import NotMeasured
 from infini_jax.report.plots import drawing, save_pdf
-from infini_jax.report.tables import blimp_table, passkey_tables
+from infini_jax.report.tables import blimp_table, finetune_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from tests.support.made_results import SEEDS, SIZES, config_of, fill, random_row, row_of, share, write_all_measures
 
@@ -278,6 +278,21 @@ def test_blimp_is_the_mean_of_paradigms_and_the_median_of_seeds():
         for name, value in (("a", 0.5), ("b", 0.7))
     ]
     assert blimp_table(found_of(rows, measures)).lines == (("infini delta", "4 KiB", "python_stdlib", "65.0 (60.0–70.0)"),)
+
+
+def test_fine_tuning_has_the_score_of_each_task_and_the_median_of_seeds():
+    """Of the task's own metric and first split; other figures of a task are left out."""
+    rows = runs("python_stdlib", SERIES[1:], SIZES[:1])
+    figures = [("cola", "matthews", "validation", 0.3), ("cola", "accuracy", "validation", 0.9)]
+    figures += [("mnli", "accuracy", "validation_matched", 0.5), ("mnli", "accuracy", "validation_mismatched", 0.1)]
+    measures = [
+        (row.run, Measure("finetune", metric, value + 0.1 * row.seed, 9, labels={"task": task, "split": split, "seed": 42.0}))
+        for row in rows
+        for task, metric, split, value in figures
+    ]
+    table = finetune_table(found_of(rows, measures))
+    assert table.heads[3:] == ("cola, matthews", "mnli, accuracy")
+    assert table.lines == (("infini delta", "4 KiB", "python_stdlib", "35.0 (30.0–40.0)", "55.0 (50.0–60.0)"),)
 
 
 def test_all_trials_are_counted_and_the_best_rate_is_shown():

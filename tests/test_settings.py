@@ -28,6 +28,7 @@ from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.devices.sharding import Sharding
 from infini_jax.errors import ConfigError
 from infini_jax.evals.registry import EVALUATIONS
+from infini_jax.finetuning.evaluation import FineTuning
 from infini_jax.memory import COMPOSED, MECHANISMS
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.memory.beside import BesideConfig, NativeConfig
@@ -63,6 +64,7 @@ ROOTS += [
     Sharding,
     Sampling,
     Stopping,
+    FineTuning,
     TokenizerSettings,
     *EVALUATIONS.values(),
 ]
@@ -129,7 +131,9 @@ def whole(settings: Any) -> None:
 @functools.cache
 def asked_of(kind: type) -> RunConfig:
     """A run that an evaluation can be made of."""
-    data = DATA_OF.get(kind.name, StdlibConfig() if kind.name in ("perplexity", "gains", "blimp") else RunConfig().data)
+    data = DATA_OF.get(
+        kind.name, StdlibConfig() if kind.name in ("perplexity", "gains", "blimp", "blimp_supplement") else RunConfig().data
+    )
     return RunConfig(data=data, model=ModelConfig(vocab=1024))
 
 

@@ -13,7 +13,7 @@ from infini_jax.config.evaluation import EvaluationConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.devices.side_by_side import Learned, MemberPlaces, OneModel, SideBySide, read_each
 from infini_jax.evals.base import Evaluation, Subject, Subjects
-from infini_jax.evals.blimp import Blimp
+from infini_jax.evals.blimp import Blimp, BlimpSupplement
 from infini_jax.evals.gates import GateEvaluation
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
@@ -60,7 +60,7 @@ def case(name: str, folder) -> tuple[RunConfig, Evaluation]:
     """A run and a small evaluation of it, of each row of the registry."""
     if name in tasks.CASES:
         return tasks.run_on(name), dataclasses.replace(tasks.CASES[name], rows=4)
-    if name == "blimp":
+    if name in ("blimp", "blimp_supplement"):
         for paradigm, lines in LINES.items():
             (folder / f"{paradigm}.jsonl").write_text(jsonl(lines))
     if name == "echo":
@@ -69,6 +69,7 @@ def case(name: str, folder) -> tuple[RunConfig, Evaluation]:
         "perplexity": LanguageEvaluation(documents=3, tokens=100, rows=2),
         "gains": test_gains.SETTINGS,
         "blimp": Blimp(str(folder)),
+        "blimp_supplement": BlimpSupplement(str(folder)),
         "gates": GateEvaluation(),
     }
     return tasks.run_on("python_stdlib") if name == "perplexity" else test_gains.RUN, found[name]

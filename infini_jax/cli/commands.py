@@ -16,6 +16,8 @@ COMMANDS = {  # name -> module of this folder
     "report": "report",
     "train": "train",
     "evaluate": "read_run",
+    "finetune": "finetune",
+    "babylm": "babylm",
     "generate": "generate",
     "plan": "plan",
     "watch": "watch",

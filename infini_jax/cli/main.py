@@ -23,7 +23,7 @@ from infini_jax.errors import (
 )
 
 INTERRUPTED = 130  # the shell's code for Ctrl-C
-GOES_ON = ("study", "train")  # given again, they do what is missing
+GOES_ON = ("study", "train", "finetune", "babylm")  # given again, they do what is missing
 WHAT_NEXT = """infini-jax: what models recall, per byte of memory. Next:
 
   infini-jax doctor                      check the installation

@@ -106,5 +106,14 @@ class Metamath(Books):
     """Builder of Metamath databases, registered as metamath."""
 
 
-BUILDERS: dict[str, type[Books]] = {kind.name: kind for kind in (TextFolder, PythonStdlib, Shakespeare, HolLight, Metamath)}
+class BabylmStrict(Books):
+    """Builder of BabyLM's strict corpus, registered as babylm_strict."""
+
+
+class BabylmStrictSmall(Books):
+    """Builder of BabyLM's strict-small corpus, registered as babylm_strict_small."""
+
+
+OWN = (TextFolder, PythonStdlib, Shakespeare, HolLight, Metamath, BabylmStrict, BabylmStrictSmall)
+BUILDERS: dict[str, type[Books]] = {kind.name: kind for kind in OWN}
 """Registry of TFDS builders: name of the corpus -> class."""

@@ -7,11 +7,13 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
+from infini_jax.data.babylm import babylm_texts
 from infini_jax.data.batch import Split
 from infini_jax.data.decoding import Errors
 from infini_jax.data.row_texts import open_texts
 from infini_jax.data.texts import Lists, Metamath, StandardLibrary, TextFiles, Texts, first_place
 from infini_jax.errors import instance, lookup, require, required
+from infini_jax.files import data_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,18 @@ CORPORA: dict[str, Own | BuiltIn] = {
         "apt-get install metamath-databases",
         lambda path, errors, lists: Metamath(path, errors=errors),
         lambda: [Path("/usr/share/metamath/databases")],
+    ),
+    "babylm_strict": Own(
+        "BabyLM's corpus of the strict track, 100 million words",
+        "its train_100M, dev and test, unpacked into the data folder's babylm",
+        lambda path, errors, lists: babylm_texts(path, "100M", errors),
+        lambda: [data_folder() / "babylm"],
+    ),
+    "babylm_strict_small": Own(
+        "BabyLM's corpus of the strict-small track, 10 million words",
+        "its train_10M, dev and test, unpacked into the data folder's babylm",
+        lambda path, errors, lists: babylm_texts(path, "10M", errors),
+        lambda: [data_folder() / "babylm"],
     ),
     "pg19": BuiltIn(
         "PG-19: books of Project Gutenberg before 1919",

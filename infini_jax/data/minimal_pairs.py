@@ -1,7 +1,8 @@
 """Reader of BLiMP, the Benchmark of Linguistic Minimal Pairs (Warstadt et al. 2020, arXiv 1912.00582; CC-BY 4.0).
 
 67 paradigms of 1000 pairs of sentences that differ in one point of grammar, one of them good and one bad. The source is a zip
-or folder of its JSONL files, or TFDS's `blimp/<paradigm>` in array_record files.
+or folder of its JSONL files, or TFDS's `blimp/<paradigm>` in array_record files. BabyLM's supplement (Warstadt et al. 2023)
+has five more paradigms in files of the same kind, whose lines name no paradigm: it is the file's name.
 """
 
 import dataclasses
@@ -16,7 +17,9 @@ from infini_jax.data.snapshots import newest_version, trusted_builder
 from infini_jax.errors import ConfigError, one_line, require, required
 from infini_jax.files import FOLDER_VARIABLE, data_folder
 
+SUPPLEMENT = "supplement"  # its phenomenon
 GET = f"put blimp.zip, a folder blimp of its .jsonl files or TFDS's {SNAPSHOTS}/blimp into ${FOLDER_VARIABLE}, or give a path"
+GET_SUPPLEMENT = f"put BabyLM's evaluation_data or its supplement_filtered into ${FOLDER_VARIABLE}, or give a path"
 SAME_PHENOMENON = {"s-selection": "argument_structure"}  # the paper has 12 phenomena (table 2), its files 13 terms
 FIELDS = ("sentence_good", "sentence_bad", "linguistics_term", "UID")
 
@@ -45,7 +48,20 @@ def blimp_place(path: str = "") -> Path | None:
     return next((place for place in ([Path(path)] if path else usual) if place.exists()), None)
 
 
-@functools.lru_cache(maxsize=2)
+def supplement_place(path: str = "") -> Path | None:
+    """The given path, or the place of BabyLM's supplement in the data folder; None where nothing is there."""
+    folder = data_folder()
+    usual = (folder / "supplement_filtered", *evaluation_folders(folder / "evaluation_data", "supplement_filtered"))
+    return next((place for place in ([Path(path)] if path else usual) if place.exists()), None)
+
+
+def evaluation_folders(place: Path, name: str) -> list[Path]:
+    """The folders of this name in BabyLM's unpacked `evaluation_data`; of several, that of the full evaluation first."""
+    found = sorted(place.rglob(name)) if place.is_dir() else []
+    return sorted(found, key=lambda one: "fast_eval" in one.parts)
+
+
+@functools.lru_cache(maxsize=4)
 def blimp_pairs(path: str = "") -> dict[str, list[Pair]]:
     """The pairs of each paradigm, by its name. Raises `ConfigError` where they are not here or cannot be read."""
     place = required(blimp_place(path), "blimp.path", f"{path or 'BLiMP'} is not here", GET)
@@ -67,7 +83,9 @@ def read_fields(place: Path) -> Iterator[tuple[str, dict]]:
         return
     files = open_files(place, "blimp.path")
     for name in sorted(filter(is_jsonl, files.names())):
-        yield from read_lines(f"{place.name}/{name}", b"".join(files.blocks(name)))
+        unnamed = {"UID": PurePosixPath(name).stem, "linguistics_term": SUPPLEMENT}
+        for where, fields in read_lines(f"{place.name}/{name}", b"".join(files.blocks(name))):
+            yield where, {**unnamed, **fields} if isinstance(fields, dict) and not fields.keys() & unnamed.keys() else fields
 
 
 def is_jsonl(name: str) -> bool:

@@ -37,8 +37,8 @@ class FileReader:
     rows: RowReader | None = None
 
 
-def json_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[str | None]:
-    """The text of each line of a JSONL file. Raises `ConfigError` for a line that is no object with this column."""
+def json_objects(files: Files, name: str, errors: Errors) -> Iterator[tuple[str, dict]]:
+    """(place, fields) of each line of a JSONL file. Raises `ConfigError` for a line that is no object."""
     text = decoded(lambda: files.blocks(name, NO_LIMIT), name, errors, files.field)
     for number, line in enumerate(lines(text, name, files.field), 1):
         if not line.strip():
@@ -49,6 +49,12 @@ def json_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[
         except (ValueError, RecursionError) as error:
             raise ConfigError(files.field, f"{place} is not JSON ({one_line(error)})", "mend or remove it") from error
         require(isinstance(fields, dict), files.field, f"{place} is not a JSON object", "give one object per line")
+        yield place, fields
+
+
+def json_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[str | None]:
+    """The text of each line of a JSONL file. Raises `ConfigError` for a line that is no object with this column."""
+    for place, fields in json_objects(files, name, errors):
         check_column(column, list(fields), place)
         yield checked_text(fields[column], place, errors, files.field)
 

@@ -27,12 +27,12 @@ from infini_jax.config import ModelConfig, RunConfig
 from infini_jax.data.base import tokenizer_of
 from infini_jax.data.batch import Batch
 from infini_jax.data.corpus import CorpusConfig
-from infini_jax.data.minimal_pairs import Pair, blimp_pairs
+from infini_jax.data.minimal_pairs import GET_SUPPLEMENT, Pair, blimp_pairs, supplement_place
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.devices.chosen_form import RowsAtOnce
 from infini_jax.devices.sharding import Layout, on_own_rows, replicated
 from infini_jax.devices.side_by_side import Learned, ReadingProgram
-from infini_jax.errors import require, require_local, require_one_line
+from infini_jax.errors import require, require_local, require_one_line, required
 from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
 from infini_jax.evals.reading import nats_of
 from infini_jax.model.cost import model_cost
@@ -70,7 +70,7 @@ class Blimp(ReadingEvaluation):
 
     def check(self, run: RunConfig) -> None:
         """Checks the settings: raises `ConfigError` where BLiMP's files are not at `path` or cannot be read."""
-        blimp_pairs(self.path)
+        blimp_pairs(self._source())
 
     def cost(self, run: RunConfig) -> float:
         """Forward FLOPs of all rows of packed sentences, padding included."""
@@ -95,26 +95,46 @@ class Blimp(ReadingEvaluation):
         measures = []
         for paradigm, hits in right.items():
             phenomenon = pairs[paradigm][0].phenomenon
-            measures.append(accuracy(hits, paradigm=paradigm, phenomenon=phenomenon))
+            measures.append(accuracy(self.name, hits, paradigm=paradigm, phenomenon=phenomenon))
             phenomena.setdefault(phenomenon, []).extend(hits)
-        measures += [accuracy(hits, phenomenon=phenomenon) for phenomenon, hits in sorted(phenomena.items())]
-        return [*measures, accuracy([hit for hits in right.values() for hit in hits], phenomenon=ALL)]
+        measures += [accuracy(self.name, hits, phenomenon=phenomenon) for phenomenon, hits in sorted(phenomena.items())]
+        return [*measures, accuracy(self.name, [hit for hits in right.values() for hit in hits], phenomenon=ALL)]
+
+    def _source(self) -> str:
+        """The path that pairs are read from; "" for their place in the data folder."""
+        return self.path
 
     def _chosen(self) -> dict[str, list[Pair]]:
         """The pairs to score, by paradigm, evenly spread over each paradigm."""
         found = {}
-        for paradigm, pairs in blimp_pairs(self.path).items():
+        for paradigm, pairs in blimp_pairs(self._source()).items():
             count = min(self.pairs, len(pairs)) or len(pairs)
             found[paradigm] = [pairs[number * len(pairs) // count] for number in range(count)]
         return found
 
 
-def accuracy(hits: Sequence[bool], **labels: str) -> Measure:
+@dataclasses.dataclass(frozen=True)
+class BlimpSupplement(Blimp):
+    """Accuracy on the minimal pairs by which BabyLM supplements BLiMP (Warstadt et al. 2023): dialog, questions, hypernyms.
+
+    Attributes:
+      path: folder of the JSONL files; by default supplement_filtered in the data folder, or in its evaluation_data.
+      pairs: number of pairs per paradigm, spread evenly; 0 is all.
+    """
+
+    name: ClassVar[str] = "blimp_supplement"
+
+    def _source(self) -> str:
+        problem = f"{self.path or 'the supplement of BLiMP'} is not here"
+        return str(required(supplement_place(self.path), "blimp.path", problem, GET_SUPPLEMENT))
+
+
+def accuracy(evaluation: str, hits: Sequence[bool], **labels: str) -> Measure:
     """The share of pairs that are right, as a figure with its 95 % Wilson interval; `hits` has one entry per pair."""
     from scipy import stats  # takes a second to load
 
     found = stats.binomtest(int(sum(hits)), len(hits)).proportion_ci(0.95, "wilson")
-    return Measure("blimp", "accuracy", float(np.mean(hits)), len(hits), float(found.low), float(found.high), dict(labels))
+    return Measure(evaluation, "accuracy", float(np.mean(hits)), len(hits), float(found.low), float(found.high), dict(labels))
 
 
 def sentences_of(pairs: dict[str, list[Pair]]) -> list[str]:

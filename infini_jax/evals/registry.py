@@ -5,7 +5,7 @@ from typing import Any
 from infini_jax.config.plain import from_plain, to_plain
 from infini_jax.errors import lookup, require
 from infini_jax.evals.base import Evaluation
-from infini_jax.evals.blimp import Blimp
+from infini_jax.evals.blimp import Blimp, BlimpSupplement
 from infini_jax.evals.echo import EchoEvaluation
 from infini_jax.evals.gains import Gains
 from infini_jax.evals.gates import GateEvaluation
@@ -26,6 +26,7 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
         EchoEvaluation,
         Gains,
         Blimp,
+        BlimpSupplement,
         GateEvaluation,
     )
 }

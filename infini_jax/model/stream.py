@@ -134,6 +134,11 @@ def logits_of(model: ModelConfig, params: dict, x_BxSxD: jax.Array) -> jax.Array
     return logits_BxSxV
 
 
+def features_themselves(model: ModelConfig, params: dict, x_BxSxD: jax.Array) -> jax.Array:
+    """The `head` of `scan_segments` for scores of the features BxSxD, behind the last norm."""
+    return x_BxSxD
+
+
 def scan_segments(
     model: ModelConfig,
     params: dict,
@@ -145,6 +150,7 @@ def scan_segments(
     dropout: Dropout | None = None,
     most_scored: int | None = None,
     first_trained: int = 0,
+    head: Callable[[ModelConfig, dict, jax.Array], jax.Array] = logits_of,
 ) -> tuple[Carry, Any, tuple]:
     """(carry, scores stacked over steps, metrics per layer group stacked over steps) of a sequence streamed through the model.
 
@@ -155,7 +161,7 @@ def scan_segments(
       params: its parameters.
       carry: state before the sequence.
       sequence: a pytree of BxT arrays with attributes `tokens` and `documents`; T a multiple of the segment.
-      score: (logits BxSxV, their part of `sequence`) -> pytree, so that logits of one step only ever exist.
+      score: (what `head` makes, its part of `sequence`) -> pytree, so that logits BxSxV of one step only ever exist.
       bptt: segments that gradients flow through; 0 for all of them.
       form: form of the program; its segments are a divisor of their number and of `bptt`. The results are the same.
       dropout: dropout with a key for each row and segment; None has none.
@@ -163,12 +169,13 @@ def scan_segments(
         None takes all places.
       first_trained: number of the first layer group that a gradient goes through; none goes into what those below it carry,
         and into logits where it is their number.
+      head: (model, params, features BxSxD) -> what is scored; logits by default.
     """
     tokens = sequence.tokens.shape[1]
     few = None if most_scored is None else few_places(most_scored, tokens)
 
     def scores_of(params: dict, x_BxSxD: jax.Array, part: Any) -> Any:
-        return score(logits_of(model, params, x_BxSxD), part)
+        return score(head(model, params, x_BxSxD), part)
 
     def split(length: int, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, length).swapaxes(0, 1), tree)

@@ -1,9 +1,11 @@
-"""The tables of evaluations: passkey in the papers' format, echo by distance, BLiMP, and published values beside ours."""
+"""The tables of evaluations: passkey in the papers' format, echo, BLiMP, fine-tuning, and published values beside ours."""
 
 import statistics
 from collections.abc import Sequence
 
+from infini_jax.analysis.classification import METRICS
 from infini_jax.config.evaluation import CARRIED
+from infini_jax.data.classification import task_of
 from infini_jax.report.behind import behind
 from infini_jax.report.figures.passkey import length_text
 from infini_jax.report.found import Found, Point, by, points
@@ -112,6 +114,36 @@ def cell(of: Sequence[Point]) -> str:
     """The mean over each run's paradigms as text: median and range over runs, in percent."""
     runs = by(of, lambda point: point.row.run).values()
     return middle([statistics.fmean(point.value for point in run) for run in runs], percent) if runs else "–"
+
+
+def finetune_table(found: Found) -> Table | NotMeasured:
+    """The table of fine-tuning: a line per memory, a column per task with its own metric, seeds' medians."""
+    title = "Fine-tuning on classification"
+    of = [point for metric in METRICS for point in points(found, "finetune", metric) if is_score(point)]
+    if not of:
+        return NotMeasured("finetune", title, "infini-jax finetune")
+    tasks = sorted({(str(point.label("task")), point.measure.metric) for point in of})
+    models = by(of, lambda point: (point.series, point.row.memory_bytes, point.row.task))
+    return Table(
+        f"{title}: the task's score in %, of the first of its validation splits; median over seeds and their range. From: "
+        f"{behind('validation', [point.row for point in of], [point.measure for point in of])}.",
+        ("Mechanism", "Memory", "Corpus", *(f"{task}, {metric}" for task, metric in tasks)),
+        tuple(
+            (
+                label_of(series),
+                human_bytes(size),
+                corpus,
+                *(cell([one for one in group if (one.label("task"), one.measure.metric) == task]) for task in tasks),
+            )
+            for (series, size, corpus), group in models.items()
+        ),
+    )
+
+
+def is_score(point: Point) -> bool:
+    """Whether a figure of fine-tuning is its task's score: of the task's first metric and first split."""
+    task = task_of(str(point.label("task", "")))
+    return (point.measure.metric, point.label("split", "")) == (task.metrics[0], task.validation[0][0])
 
 
 def anchors_table(found: Found) -> Table | NotMeasured:

@@ -25,6 +25,7 @@ ROOMS = (
     "analysis",
     "evals",
     "training",
+    "finetuning",
     "codes",
     "forecast",
     "study",
