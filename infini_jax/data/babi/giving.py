@@ -35,7 +35,7 @@ def told(random: np.random.Generator) -> Story:
 
 
 def given(random: np.random.Generator, holder: dict[str, str], facts: list[str], kept: Gift) -> Gift:
-    """Adds a fact and returns the gift if it is one, `NO_GIFT` otherwise. Nothing tells of the gift `kept`, or of one like it."""
+    """Adds a fact and returns the gift if it is one, `NO_GIFT` otherwise. None is like the gift `kept`."""
     kind, giver_kept, thing_kept, receiver_kept = int(random.integers(3)), *kept
     free = [thing for thing in THINGS if thing != thing_kept]
     if kind == 0 and (lying := [thing for thing in free if thing not in holder]):
