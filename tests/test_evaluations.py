@@ -238,8 +238,7 @@ def test_every_option_has_the_words_of_its_setting():
     assert "shares of the filler before the number. (passkey)" in told
     assert (
         "numbers of tokens per example; none is the length that the run was trained at. "
-        "(mqar, passkey, haystack, sorting, symbols"
-        in told
+        "(mqar, passkey, haystack, sorting, symbols" in told
     )
 
 

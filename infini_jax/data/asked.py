@@ -135,7 +135,7 @@ def most_units(count: Callable[[int], int], least: int, shortest: int, room: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Suite:
+class Suite(abc.ABC):
     """Tasks by name, one of which is asked.
 
     Attributes:

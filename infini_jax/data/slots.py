@@ -20,9 +20,39 @@ from infini_jax.data.words import MADE_UP, made_up
 from infini_jax.errors import require
 
 NAMES = (
-    "color city number flower animal fruit river tool dish song planet metal sport drink tree bird "
-    "shape month ship road stone game book hat lamp door clock chair coat coin flag bell"
-).split()
+    "color",
+    "city",
+    "number",
+    "flower",
+    "animal",
+    "fruit",
+    "river",
+    "tool",
+    "dish",
+    "song",
+    "planet",
+    "metal",
+    "sport",
+    "drink",
+    "tree",
+    "bird",
+    "shape",
+    "month",
+    "ship",
+    "road",
+    "stone",
+    "game",
+    "book",
+    "hat",
+    "lamp",
+    "door",
+    "clock",
+    "chair",
+    "coat",
+    "coin",
+    "flag",
+    "bell",
+)
 HEAD = "In the conversation below, slots get new values. Only the newest value of a slot counts."
 SET = "User: Set the {slot} to {value}.\nAssistant: The {slot} is now {value}."
 OTHER = "User: {text}\nAssistant: Noted."

@@ -26,7 +26,7 @@ class SlotsEvaluation(SuiteEvaluation):
 
     name: ClassVar[str] = "slots"
     Config: ClassVar[type[Slots]] = Slots
-    grid = ("slots", "overwrites", "length")
+    grid, grid_metric = ("slots", "overwrites", "length"), "score"
     slots: tuple[int, ...] = (4,)
     overwrites: tuple[int, ...] = (0, 1, 4, 16)
 

@@ -42,7 +42,6 @@ class SuiteEvaluation(ExampleEvaluation):
 
     Config: ClassVar[type[Suite]]
     is_text: ClassVar[bool] = True
-    grid, grid_metric = ("kind", "length"), "score"
     lengths: tuple[int, ...] = ()
     examples: int = 50
     seed: int = 0

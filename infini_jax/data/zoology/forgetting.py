@@ -6,7 +6,6 @@ DEVIATION: the new value always differs from the one that the key had; the relea
 import dataclasses
 
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.errors import LATER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,5 +16,5 @@ class ForgettingMqarConfig(MqarConfig):
     pairs: int = 8
     symbols: int = 8192
     overwrites: int = 4
-    spread: float = dataclasses.field(default=0.01, metadata=LATER)
-    noise: float = dataclasses.field(default=1.0, metadata=LATER)
+    spread: float = 0.01
+    noise: float = 1.0
