@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from infini_jax.config import RunConfig
 from infini_jax.data.symbols import SymbolTask
-from infini_jax.errors import require
+from infini_jax.errors import quoted, require
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import share_measure
 from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or
@@ -46,7 +46,7 @@ class SymbolEvaluation(ExampleEvaluation):
             return
         known = self.own(run.data).axes
         mend = f"choose {' or '.join(known)}" if known else "leave axis and values out"
-        require(self.axis in known, "axis", f"{run.task} does not become harder along '{self.axis}'", mend)
+        require(self.axis in known, "axis", f"{run.task} does not become harder along '{quoted(self.axis)}'", mend)
         require(bool(self.values), "values", f"none is given of {self.axis}", "give some, such as 1,2,4")
         whole = isinstance(getattr(run.data, self.axis), int)
         for value in self.values if whole else ():
