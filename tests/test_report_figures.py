@@ -206,6 +206,15 @@ def test_f5_has_needles_by_kind_with_what_was_not_measured_left_empty():
     assert "infini delta: needles found 25 to 75 %" in drawn.alternative
 
 
+def test_f5_has_suites_where_they_were_asked():
+    rows = runs("python_stdlib", SERIES[1:], SIZES[-1:], SEEDS[:1])
+    labels = {"kind": "vt", "length": 4096}
+    measures = [(rows[0].run, Measure(name, "score", 0.25, 8, labels=labels)) for name in ("ruler", "babilong")]
+    haystack, *drawn = needles(found_of(rows, measures), styles_of(rows))
+    assert (haystack.identity, [one.identity for one in drawn]) == ("F5-kind", ["F5-ruler", "F5-babilong"])
+    assert all(texts_of(one.figure) == ["25"] and "answers found 25 to 25 %" in one.alternative for one in drawn)
+
+
 def test_text_in_cells_stands_out():
     def luminance(colour: str) -> float:
         parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
