@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import string
+import sys
 
 import numpy as np
 import pytest
@@ -386,6 +387,12 @@ def test_what_stands_behind_the_end_of_a_document_is_not_said(pieces):
     end = dataclasses.make_dataclass("Ends", ["end", "decode"])(7, lambda tokens: " ".join(map(str, tokens)))
     assert words_said(end, np.array([3, 4, 7, 5])) == "3 4"
     assert words_said(Bytes(), Bytes().encode("all of it")) == "all of it"
+
+
+def test_a_python_without_its_language_reference_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(ConfigError, match="^data: this Python has no language reference; name a file or folder of texts with"):
+        reference_text.__wrapped__()
 
 
 def test_cells_of_one_length_are_asked_in_the_same_text():
