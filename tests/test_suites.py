@@ -391,7 +391,7 @@ def test_what_stands_behind_the_end_of_a_document_is_not_said(pieces):
 
 def test_a_python_without_its_language_reference_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    with pytest.raises(ConfigError, match="^data: this Python has no language reference; name a file or folder of texts with"):
+    with pytest.raises(ConfigError, match=r"^data: this Python has no language reference; name a file"):
         reference_text.__wrapped__()
 
 
