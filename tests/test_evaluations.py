@@ -210,6 +210,8 @@ def test_evaluations_apply_to_runs_on_their_task_and_those_of_text_to_a_corpus()
         **{task: {task} for task in CASES},
         "python_stdlib": {"passkey", "haystack", "perplexity"},
     }
+    assert all(EVALUATIONS[name]().applies(run_on("python_stdlib")) for name in ("ruler", "babilong", "slots"))
+    assert not any(EVALUATIONS[name]().applies(run_on("haystack")) for name in ("ruler", "babilong", "slots"))
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
@@ -235,8 +237,8 @@ def test_every_option_has_the_words_of_its_setting():
     told = str(inspect.get_annotations(Options))
     assert "shares of the filler before the number. (passkey)" in told
     assert (
-        "numbers of tokens per example; none is the length that the run was trained at. (mqar, passkey, haystack, sorting)"
-        in told
+        "numbers of tokens per example; none is the length that the run was trained at. "
+        "(mqar, passkey, haystack, sorting, symbols" in told
     )
 
 

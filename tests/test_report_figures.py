@@ -160,9 +160,9 @@ def test_f1_marks_every_seed_and_scales_by_the_memory():
 def test_f3_draws_every_run_and_knows_chance():
     rows = runs()
     measures = [(row.run, Measure("mqar", "accuracy", *share(row.accuracy), {"pairs": 8, "length": 128})) for row in rows]
-    drawn, other = pareto(found_of(rows, measures), styles_of(rows))
+    drawn, *others = pareto(found_of(rows, measures), styles_of(rows))
     assert markers_of(drawn.figure) == sorted(row.accuracy for row in rows)
-    assert isinstance(other, NotMeasured)
+    assert all(isinstance(other, NotMeasured) for other in others)
     flat = [line for line in drawn.figure.axes[0].lines if list(line.get_ydata()) == [1 / 32, 1 / 32]]
     assert len(flat) == 1
 
@@ -172,7 +172,7 @@ def test_f3_has_means_over_seeds_with_what_stands_behind_them():
     shares = {0: 0.5, 1: 0.625, 2: 0.75}
     labels = {"pairs": 8, "length": 128}
     measures = [(row.run, Measure("mqar", "accuracy", shares[row.seed], 400, labels=labels)) for row in rows]
-    drawn, _ = pareto(found_of(rows, measures), styles_of(rows))
+    drawn, *_ = pareto(found_of(rows, measures), styles_of(rows))
     low, high = stats.ttest_1samp([50, 62.5, 75], 0).confidence_interval(0.95)
     ((name, memory, share_, stands),) = drawn.table.lines
     assert (name, memory, share_) == ("infini delta", "4 KiB", f"62.5 [{low:.3g}, {high:.3g}]")
@@ -205,6 +205,15 @@ def test_f5_has_needles_by_kind_with_what_was_not_measured_left_empty():
     assert sorted(texts_of(drawn.figure)) == ["25", "50", "75"]
     assert [label.get_text() for label in drawn.figure.axes[0].get_yticklabels()] == ["facts1", "facts2"]
     assert "infini delta: needles found 25 to 75 %" in drawn.alternative
+
+
+def test_f5_has_suites_where_they_were_asked():
+    rows = runs("python_stdlib", SERIES[1:], SIZES[-1:], SEEDS[:1])
+    labels = {"kind": "vt", "length": 4096}
+    measures = [(rows[0].run, Measure(name, "score", 0.25, 8, labels=labels)) for name in ("ruler", "babilong")]
+    haystack, *drawn = needles(found_of(rows, measures), styles_of(rows))
+    assert (haystack.identity, [one.identity for one in drawn]) == ("F5-kind", ["F5-ruler", "F5-babilong"])
+    assert all(texts_of(one.figure) == ["25"] and "answers found 25 to 25 %" in one.alternative for one in drawn)
 
 
 def test_text_in_cells_stands_out():

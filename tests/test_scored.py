@@ -12,8 +12,13 @@ from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.data import SOURCES
 from infini_jax.data.base import opened
 from infini_jax.data.batch import Batch, Rows
+from infini_jax.data.mad.compression import CompressionConfig
+from infini_jax.data.mad.selective_copying import SelectiveCopyingConfig
 from infini_jax.data.mqar import MqarConfig
 from infini_jax.data.stdlib import StdlibConfig
+from infini_jax.data.zoology.compositional import CompositionalMqarConfig
+from infini_jax.data.zoology.forgetting import ForgettingMqarConfig
+from infini_jax.data.zoology.stacked import StackedMqarConfig
 from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.devices.side_by_side import OneModel
 from infini_jax.errors import ConfigError
@@ -185,7 +190,19 @@ def test_programs_of_tasks_that_score_more_places_are_others_and_fingerprints_ar
 
 # ---- what tasks say ------------------------------------------------------------------------------------------------------
 
-DECLARED = [*ALL, *(with_bytes(config) for config in ALL if hasattr(config, "tokenizer")), MqarConfig(4, 32, repeats=3)]
+FIXED = (
+    ForgettingMqarConfig(symbols=64),
+    CompositionalMqarConfig(),
+    StackedMqarConfig(),
+    SelectiveCopyingConfig(),
+    CompressionConfig(),
+)
+DECLARED = [
+    *ALL,
+    *FIXED,
+    *(with_bytes(config) for config in ALL if hasattr(config, "tokenizer")),
+    MqarConfig(4, 32, repeats=3),
+]
 
 
 @pytest.mark.parametrize("config", DECLARED, ids=lambda config: f"{named(config)}-{getattr(config, 'tokenizer', '')}")
@@ -198,7 +215,10 @@ def test_no_row_of_a_task_scores_more_places_than_it_says_and_some_row_as_many(c
 
 def test_every_registered_task_says_how_many_places_it_scores():
     tested = {type(config) for config in DECLARED}
-    assert {name for name, kind in SOURCES.items() if kind not in tested} == {"python_stdlib", "corpus", "echo", "mqar_mixed"}
+    all_places = {"in_context_recall", "noisy_recall", "fuzzy_recall", "memorization"}
+    untested = {name for name, kind in SOURCES.items() if kind not in tested}
+    assert untested == {"python_stdlib", "corpus", "echo", "mqar_mixed", *all_places}
+    assert all(SOURCES[name]().most_scored(96) == 96 for name in all_places)
     assert StdlibConfig().most_scored(96) == 96  # of text every place
 
 

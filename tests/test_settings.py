@@ -21,6 +21,7 @@ from infini_jax.data.base import DataConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.echo import EchoConfig
 from infini_jax.data.haystack import HaystackConfig
+from infini_jax.data.mad.noisy_recall import NoisyRecallConfig
 from infini_jax.data.passkey import PasskeyConfig
 from infini_jax.data.prepare import TokenizerSettings
 from infini_jax.data.sorting import SortingConfig
@@ -80,7 +81,13 @@ BASES: dict[type, dict[str, Any]] = {  # what has no default
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},
     Origin: {"folder": "first", "name": "first", "fingerprint": "0", "step": 1, "digest": "0"},
 }
-DATA_OF = {"passkey": PasskeyConfig(), "haystack": HaystackConfig(), "sorting": SortingConfig(), "echo": EchoConfig()}
+DATA_OF = {
+    "passkey": PasskeyConfig(),
+    "haystack": HaystackConfig(),
+    "sorting": SortingConfig(),
+    "echo": EchoConfig(),
+    "symbols": NoisyRecallConfig(),
+}
 NUMBERS = [math.nan, math.inf, -math.inf, -1, -0.5, 0, 1e30, 2**31 - 1, 2**64, 10**5000]
 OTHERS = ["", "8", "x" * 300, "a\nb", "a\0", None, True, 0.5, (), [8], {}, object()]
 NEGATIVE = {f"{name}Config.gate_init" for name in ("Infini", "GatedDelta", "Memorizing")}  # before the sigmoid
@@ -132,7 +139,10 @@ def whole(settings: Any) -> None:
 def asked_of(kind: type) -> RunConfig:
     """A run that an evaluation can be made of."""
     data = DATA_OF.get(
-        kind.name, StdlibConfig() if kind.name in ("perplexity", "gains", "blimp", "blimp_supplement") else RunConfig().data
+        kind.name,
+        StdlibConfig()
+        if kind.name in ("perplexity", "gains", "blimp", "blimp_supplement", "ruler", "babilong", "slots")
+        else RunConfig().data,
     )
     return RunConfig(data=data, model=ModelConfig(vocab=1024))
 

@@ -112,10 +112,7 @@ class MqarConfig(ExampleConfig):
         values_BxP = random.integers(half, self.symbols, (rows, pairs))
         questions = pairs * self.repeats
         asked_BxQ = random.random((rows, questions)).argsort(axis=1) % pairs
-        tokens_BxT = np.full((rows, tokens), FILLER, np.int32)
-        if self.noise:
-            drawn_BxT = random.integers(0, self.symbols, tokens_BxT.shape, np.int32)
-            tokens_BxT = np.where(random.random(tokens_BxT.shape) < self.noise, drawn_BxT, tokens_BxT)
+        tokens_BxT = with_noise(random, np.full((rows, tokens), FILLER, np.int32), self.noise, self.symbols)
         tokens_BxT[:, 0 : 2 * pairs : 2] = keys_BxP
         tokens_BxT[:, 1 : 2 * pairs : 2] = values_BxP
         if self.overwrites:
@@ -136,17 +133,30 @@ class MqarConfig(ExampleConfig):
         return tokens_BxT, targets_BxT, weights_BxT
 
     def _places(self, random: np.random.Generator, rows: int, tokens: int) -> np.ndarray:
-        """The places of the questions, BxQ: the last ones, or every second behind the pairs with the chances of `spread`.
-
-        The largest of logarithmic chances with Gumbel noise are a draw without repetition.
-        """
+        """The places of the questions, BxQ: the last ones, or every second behind the pairs with the chances of `spread`."""
         questions = self.pairs * self.repeats
         if not self.spread:
             return np.broadcast_to(np.arange(tokens - questions, tokens), (rows, questions))
         first = 2 * (self.pairs + self.overwrites)
-        log_chance_G = (self.spread - 1.0) * np.log(np.arange(1, (tokens - first) // 2 + 1))
-        drawn_BxG = log_chance_G + random.gumbel(size=(rows, len(log_chance_G)))
-        return first + 2 * np.argsort(-drawn_BxG, axis=1)[:, :questions]
+        return first + 2 * drawn_places(random, rows, (tokens - first) // 2, questions, self.spread)
+
+
+def with_noise(random: np.random.Generator, filler_BxT: np.ndarray, share: float, symbols: int) -> np.ndarray:
+    """Filler of which a share is drawn from all symbols."""
+    if not share:
+        return filler_BxT
+    drawn_BxT = random.integers(0, symbols, filler_BxT.shape, np.int32)
+    return np.where(random.random(filler_BxT.shape) < share, drawn_BxT, filler_BxT)
+
+
+def drawn_places(random: np.random.Generator, rows: int, places: int, count: int, exponent: float) -> np.ndarray:
+    """Different places g = 0, 1, ..., rows x count, with a chance that goes as (g + 1)^(exponent - 1).
+
+    The largest of logarithmic chances with Gumbel noise are a draw without repetition.
+    """
+    log_chance_G = (exponent - 1.0) * np.log(np.arange(1, places + 1))
+    drawn_BxG = log_chance_G + random.gumbel(size=(rows, places))
+    return np.argsort(-drawn_BxG, axis=1)[:, :count]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ Nothing is downloaded. The text depends on the Python version, so results name i
 import dataclasses
 import functools
 import hashlib
+import importlib
 import sysconfig
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from infini_jax.data.batch import Rows, Split
 from infini_jax.data.documents import DocumentRows, Documents
 from infini_jax.data.prepared import Counts
 from infini_jax.data.tokenizers import Bytes
-from infini_jax.errors import require
+from infini_jax.errors import ConfigError, require
 
 SKIPPED = ("site-packages", "dist-packages", "__pycache__")
 
@@ -100,3 +101,18 @@ def counted_bytes(documents: Documents) -> Counts:
         longest=int(documents.lengths.max()),
         **dict(zip(("tokens_sha256", "starts_sha256"), digests, strict=True)),
     )
+
+
+@functools.cache
+def reference_text() -> str:
+    """The language reference of the running Python, English text of some 460 kB, as far as its help texts hold it.
+
+    Raises `ConfigError` where Python came without them.
+    """
+    try:
+        topics = importlib.import_module("pydoc_data.topics").topics
+    except ImportError as error:
+        raise ConfigError(
+            "data", "this Python has no language reference", "name a file or folder of texts with --data"
+        ) from error
+    return "\n\n".join(topics[name] for name in sorted(topics))

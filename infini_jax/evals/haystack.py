@@ -15,17 +15,13 @@ from infini_jax.config import RunConfig
 from infini_jax.data import facts
 from infini_jax.data.base import tokenizer_of
 from infini_jax.data.examples import Example
-from infini_jax.data.given import given_documents, given_name, has_documents
+from infini_jax.data.given import given_name, has_documents
 from infini_jax.data.haystack import HaystackConfig, NeedleKind
 from infini_jax.errors import LATER, require_one_line
 from infini_jax.evals.reading import Reading
 from infini_jax.evals.scores import share_measure
-from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or, room
+from infini_jax.evals.tasks import Cell, ExampleEvaluation, lengths_or, room, stretch_of
 from infini_jax.records.measures import OTHER_DATA, Measure
-
-SENTENCES = (
-    4  # times the tokens of an example that a stretch of a corpus has: sentences with a word of the answer are left out
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +69,7 @@ class HaystackEvaluation(ExampleEvaluation):
         """A stretch of the corpus's validation split for kinds that ask for facts, "" for the other kinds."""
         if cell.config.task not in facts.QUESTIONS:
             return ""
-        text = given_documents(run.data, self.data, "validation")[0].text
-        count = min(SENTENCES * cell.tokens, len(text))
-        begin = int(random.integers(len(text) - count + 1))
-        return tokenizer_of(run.data).decode(text[begin : begin + count])
+        return stretch_of(run.data, self.data, cell.tokens, random)
 
     def new_tokens(self, example: Example) -> int:
         """Tokens that the longest answer of the task needs."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from infini_jax.config.plain import from_plain, to_plain
 from infini_jax.errors import lookup, require
+from infini_jax.evals.babilong import BabilongEvaluation
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.blimp import Blimp, BlimpSupplement
 from infini_jax.evals.echo import EchoEvaluation
@@ -13,7 +14,10 @@ from infini_jax.evals.haystack import HaystackEvaluation
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.evals.passkey import PasskeyEvaluation
+from infini_jax.evals.ruler import RulerEvaluation
+from infini_jax.evals.slots import SlotsEvaluation
 from infini_jax.evals.sorting import SortingEvaluation
+from infini_jax.evals.symbols import SymbolEvaluation
 
 EVALUATIONS: dict[str, type[Evaluation]] = {
     evaluation.name: evaluation
@@ -23,6 +27,10 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
         PasskeyEvaluation,
         HaystackEvaluation,
         SortingEvaluation,
+        SymbolEvaluation,
+        RulerEvaluation,
+        BabilongEvaluation,
+        SlotsEvaluation,
         EchoEvaluation,
         Gains,
         Blimp,

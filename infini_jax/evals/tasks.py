@@ -16,9 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from infini_jax.config import RunConfig
+from infini_jax.data.asked import Suite
 from infini_jax.data.base import DataConfig, tokenizer_of
 from infini_jax.data.batch import Rows, generator
 from infini_jax.data.examples import Example, ExampleConfig, behind
+from infini_jax.data.given import given_documents
 from infini_jax.data.text_task import LONGEST_ROW
 from infini_jax.devices.chosen_form import RowsAtOnce
 from infini_jax.devices.side_by_side import Learned
@@ -27,6 +29,8 @@ from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
 from infini_jax.evals.reading import ExampleReader, Reading, spoken_behind
 from infini_jax.model.cost import model_cost
 from infini_jax.records.measures import Label, Measure
+
+STRETCH = 4  # times the tokens of an example that a stretch of a corpus has: sentences with a word of the answer are left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ class ExampleEvaluation(ReadingEvaluation):
       rows: number of examples that are read side by side.
     """
 
-    Config: ClassVar[type[ExampleConfig]]  # of the runs that were trained on it
+    Config: ClassVar[type[ExampleConfig] | type[Suite]]  # of the runs that were trained on it, or what is asked of text
     is_text: ClassVar[bool] = False  # whether a run on a corpus can be asked, too
     grid: ClassVar[
         tuple[str, ...]
@@ -169,6 +173,7 @@ class ExampleEvaluation(ReadingEvaluation):
                 of_cell = itertools.islice(readings, self.examples)
                 for of_model, read in zip(found, zip(*of_cell, strict=True), strict=True):
                     of_model.append(read)
+        watch(total, total)  # prompts of text may be shorter than their cell
         return found
 
     def figures_of(self, run: RunConfig, found: Sequence[Sequence[Reading]]) -> list[Measure]:
@@ -186,6 +191,21 @@ def check_once(config: ExampleConfig, tokens: int) -> None:
 def room(example: Example) -> int:
     """Tokens from the end of an example's prompt to the end of its row: enough for the longest answer of its task."""
     return len(example.tokens) + 1 - example.prompt
+
+
+def stretch_of(data: DataConfig, given: str, tokens: int, random: np.random.Generator) -> str:
+    """A random stretch of held-out text, at most `STRETCH` times `tokens` long.
+
+    Args:
+      data: data of the run, whose validation split is read.
+      given: corpus, or path of texts, in place of the run's own; "" for none.
+      tokens: number of tokens of the example that the text is for.
+      random: random stream of the example.
+    """
+    text = given_documents(data, given, "validation")[0].text
+    count = min(STRETCH * tokens, len(text))
+    begin = int(random.integers(len(text) - count + 1))
+    return tokenizer_of(data).decode(text[begin : begin + count])
 
 
 def lengths_or(lengths: tuple[int, ...], run: RunConfig) -> tuple[int, ...]:

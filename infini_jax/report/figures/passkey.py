@@ -20,8 +20,13 @@ COLOURS = colormaps["cividis"]  # even in lightness, and the same with every com
 DARK, LIGHT = "#010101", "#ffffff"
 SPLIT = 0.179  # relative luminance at which black and white text have the same contrast, 4.6
 METRICS = (("exact_match", "exact match"), ("token_accuracy", "token accuracy"))
+KINDS = (
+    ("haystack", "hit", "F5-kind", "Needles in a haystack: length × kind", "needles found"),
+    ("ruler", "score", "F5-ruler", "RULER: length × task", "answers found"),
+    ("babilong", "score", "F5-babilong", "BABILong: length × task", "answers found"),
+)
 NEEDS = "the evaluation passkey at several lengths and"
-NAMES = {"novelty": "novelty K", "depth": "depth of the needle, %", "kind": "kind of needle"}
+NAMES = {"novelty": "novelty K", "depth": "depth of the needle, %", "kind": "kind"}
 AVERAGED = {"novelty": "mean over depth, ", "depth": "mean over novelty, ", "kind": ""}
 
 
@@ -41,11 +46,14 @@ def heat_maps(found: Found, styles: dict[Series, Style]) -> Figures:
 
 
 def needles(found: Found, styles: dict[Series, Style]) -> Figures:
-    """F5 of haystacks: the share of the needles that stand in a model's answer, by length x kind."""
-    of, title = with_most_memory(points(found, "haystack", "hit")), "Needles in a haystack: length × kind"
-    if not of:
-        return [NotMeasured("F5-kind", title, "the evaluation haystack")]
-    return [heat_map("F5-kind", title, "needles found", "kind", of, styles)]
+    """F5 of haystacks and suites: the share of the answers that a model says, by length x kind; suites if asked."""
+    figures: Figures = []
+    for name, metric, identity, title, said in KINDS:
+        if of := with_most_memory(points(found, name, metric)):
+            figures.append(heat_map(identity, title, said, "kind", of, styles))
+        elif name == "haystack":
+            figures.append(NotMeasured(identity, title, "the evaluation haystack"))
+    return figures
 
 
 def heat_map(identity: str, title: str, metric: str, axis: str, of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
