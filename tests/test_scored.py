@@ -198,7 +198,13 @@ def test_no_row_of_a_task_scores_more_places_than_it_says_and_some_row_as_many(c
 
 def test_every_registered_task_says_how_many_places_it_scores():
     tested = {type(config) for config in DECLARED}
-    assert {name for name, kind in SOURCES.items() if kind not in tested} == {"python_stdlib", "corpus", "echo", "mqar_mixed"}
+    assert {name for name, kind in SOURCES.items() if kind not in tested} == {
+        "python_stdlib",
+        "corpus",
+        "conditioned",
+        "echo",
+        "mqar_mixed",
+    }
     assert StdlibConfig().most_scored(96) == 96  # of text every place
 
 

@@ -25,12 +25,13 @@ from infini_jax.memory.local import LocalConfig
 from infini_jax.model.stream import init_params
 from infini_jax.records.measures import Measure
 from infini_jax.training.scoring import score_batches
-from tests import test_echo_evaluation, test_gains, test_reading
+from tests import test_conditioned, test_echo_evaluation, test_gains, test_reading
 from tests import test_evaluations as tasks
 from tests.support.calls import calls_from_now
 from tests.support.commands import on_devices
 from tests.support.marks import slow_but
 from tests.support.streams import tiny
+from tests.support.targets import prepared_dialogues
 from tests.test_blimp import LINES, jsonl
 from tests.test_perplexity import COUNTS, documents_of
 
@@ -38,6 +39,11 @@ from tests.test_perplexity import COUNTS, documents_of
 CLOSE = 1e-6
 # Gains are differences of sums of some ten losses of about 6 nats, whose last digit is 5e-7 each.
 CLOSE_GAINS = 2e-5
+
+
+@pytest.fixture(autouse=True)
+def own_corpora(tmp_path, monkeypatch):
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path / "data"))
 
 
 @functools.cache
@@ -63,6 +69,8 @@ def case(name: str, folder) -> tuple[RunConfig, Evaluation]:
     if name == "blimp":
         for paradigm, lines in LINES.items():
             (folder / f"{paradigm}.jsonl").write_text(jsonl(lines))
+    if name == "conditioned":
+        return test_conditioned.run_on(prepared_dialogues(folder / "dog")), test_conditioned.ASKED
     if name == "echo":
         return test_echo_evaluation.run_with(LocalConfig(window=8)), test_echo_evaluation.ASKED
     found = {

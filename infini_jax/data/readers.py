@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +40,13 @@ class FileReader:
 
 def json_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[str | None]:
     """The text of each line of a JSONL file. Raises `ConfigError` for a line that is no object with this column."""
+    for place, fields in json_objects(files, name, errors):
+        check_column(column, list(fields), place)
+        yield checked_text(fields[column], place, errors, files.field)
+
+
+def json_objects(files: Files, name: str, errors: Errors) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place in errors, object) of each line of a JSONL file. Raises `ConfigError` for a line that is no object."""
     text = decoded(lambda: files.blocks(name, NO_LIMIT), name, errors, files.field)
     for number, line in enumerate(lines(text, name, files.field), 1):
         if not line.strip():
@@ -49,8 +57,7 @@ def json_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[
         except (ValueError, RecursionError) as error:
             raise ConfigError(files.field, f"{place} is no JSON ({one_line(error)})", "mend or remove it") from error
         require(isinstance(fields, dict), files.field, f"{place} is no JSON object", "give an object a line")
-        check_column(column, list(fields), place)
-        yield checked_text(fields[column], place, errors, files.field)
+        yield place, fields
 
 
 def lines(text: Iterator[str], name: str, field: str) -> Iterator[str]:

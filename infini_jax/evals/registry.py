@@ -6,6 +6,7 @@ from infini_jax.config.plain import from_plain, to_plain
 from infini_jax.errors import lookup, require
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.blimp import Blimp
+from infini_jax.evals.conditioned import ConditionedEvaluation
 from infini_jax.evals.echo import EchoEvaluation
 from infini_jax.evals.gains import Gains
 from infini_jax.evals.gates import GateEvaluation
@@ -24,6 +25,7 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
         HaystackEvaluation,
         SortingEvaluation,
         EchoEvaluation,
+        ConditionedEvaluation,
         Gains,
         Blimp,
         GateEvaluation,
