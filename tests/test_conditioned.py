@@ -156,7 +156,9 @@ def test_what_is_said_is_the_greedy_continuation_of_the_prompt(data, figures):
             scores[metric].append(value)
     for metric, values in scores.items():
         assert figures[metric, GIVEN].value == pytest.approx(np.mean(values), abs=1e-9), metric
-    assert figures["rouge_overall", GIVEN].value == pytest.approx(np.prod([np.mean(scores[f"rouge{n}"]) for n in "12L"]) ** (1 / 3))
+    assert figures["rouge_overall", GIVEN].value == pytest.approx(
+        np.prod([np.mean(scores[f"rouge{n}"]) for n in "12L"]) ** (1 / 3)
+    )
 
 
 def test_progress_ends_where_all_is_read_and_flops_grow_with_contexts(data):
@@ -201,5 +203,7 @@ def test_missing_packages_are_told_with_the_extra(monkeypatch, data):
 
 def test_runs_are_examined_on_targets_alone_and_told_where_none_is_reached(data):
     documents, counts = data.whole("validation")
-    with pytest.raises(ConfigError, match=r"^evaluation.tokens: no target of .* begins in the first 16 tokens .*; give more, or 0"):
+    with pytest.raises(
+        ConfigError, match=r"^evaluation.tokens: no target of .* begins in the first 16 tokens .*; give more, or 0"
+    ):
         Reader(run_on(data).model, documents, counts, EvaluationConfig(tokens=16, rows=2))

@@ -148,7 +148,7 @@ def test_a_tokenizer_without_tokens_for_the_marks_is_refused():
         def encode(self, text):
             return super().encode(text.replace(END, "?").replace(READ, "?"))
 
-    with pytest.raises(ConfigError, match="^tokenizer: bytes has no tokens for the marks of targets; prepare the corpus"):
+    with pytest.raises(ConfigError, match=r"^tokenizer: bytes has no tokens for the marks of targets; prepare the corpus"):
         Marks.of(Deaf())
     with pytest.raises(ConfigError):
         Marks.of(Words(["a b"]))
@@ -182,7 +182,9 @@ def test_scored_tokens_are_those_of_targets_alone(data_folder):
 
 
 def test_which_documents_have_targets_in_their_first_tokens():
-    documents = Documents(np.zeros(30, np.uint8), np.array([0, 10, 20, 30]), "made", targets=np.array([[4, 6], [10, 11], [29, 30]]))
+    documents = Documents(
+        np.zeros(30, np.uint8), np.array([0, 10, 20, 30]), "made", targets=np.array([[4, 6], [10, 11], [29, 30]])
+    )
     numbers = np.arange(3)
     for length in range(1, 11):
         slow = [any(documents.are_scored(np.arange(10 * one + 1, 10 * one + length))) for one in numbers]
@@ -192,7 +194,9 @@ def test_which_documents_have_targets_in_their_first_tokens():
 def test_an_ordinary_corpus_is_no_conditioned_one(data_folder):
     prepare("text_folder", TokenizerSettings(), path=write_stories(data_folder / "stories"), jobs=1)
     config = ConditionedConfig("stories-bytes")
-    with pytest.raises(ConfigError, match=r"^data.name: 'stories-bytes' \(train split\) has no targets; prepare a corpus with"):
+    with pytest.raises(
+        ConfigError, match=r"^data.name: 'stories-bytes' \(train split\) has no targets; prepare a corpus with"
+    ):
         config.open(Rows(1, 8, 0))
     assert CorpusConfig("stories-bytes").open(Rows(1, 8, 0)).batch(0).weights.any()
 
@@ -209,5 +213,3 @@ def test_marked_sentences_are_the_summary_and_no_window_reaches_them():
         assert not set(words) & {word for line in lines if not line.startswith("#") for word in line.rstrip(".").split()}
     splits = {split: list(found.values()) for split, found in everything(kind).items()}
     assert not set(splits["train"]) & set(splits["validation"] + splits["test"])
-
-

@@ -1,15 +1,17 @@
-"""BookSum (Kryscinski et al. 2021, arXiv 2105.08209): chapters and whole books with their summaries, as documents with targets.
+"""BookSum (Kryscinski et al. 2021, arXiv 2105.08209): chapters and books with their summaries, as documents with targets.
 
-Three published forms are read, told by the fields of their rows:
-- The authors' alignments, `chapter_summary_aligned_{train,val,test}_split.jsonl` and `book_summaries_aligned_{train,val,test}.jsonl`,
-  whose rows name files: `chapter_path` or `book_path` below `all_chapterized_books`, `summary_path` below `finished_summaries`,
-  JSON with a list of paragraphs as `summary`. These folders lie beside the alignments, at any depth. Also with `.gz`, and with
-  the texts in place as `gather_data.py` writes them (`text` and `summary`, lists).
+Three published forms are read, told apart by the fields of their rows:
+- The authors' alignments, `chapter_summary_aligned_{train,val,test}_split.jsonl` and
+  `book_summaries_aligned_{train,val,test}.jsonl`, whose rows name files: `chapter_path` or `book_path` below
+  `all_chapterized_books`, `summary_path` below `finished_summaries`, JSON with a list of paragraphs as `summary`. The folders
+  lie beside the alignments, at any depth. Also with `.gz`, and with the texts in place (`text` and `summary`, lists), as the
+  authors' script gathers them.
 - `kmfoda/booksum`: CSV or Parquet with `chapter` and `summary_text`. Chapters only.
-- `ubaada/booksum-complete-cleaned`: `chapters/*.jsonl` and `books/*.jsonl` with `text` and `summary`, a list of `{source, text}`.
+- `ubaada/booksum-complete-cleaned`: `chapters/*.jsonl` and `books/*.jsonl` with `text` and `summary`, a list of
+  `{source, text}`.
 
-A text that several sources summarize is as many documents. The authors' summaries have to be collected from the web, and some are
-gone: rows whose files are not there are left out and told.
+A text with several summaries is as many documents. The authors' summaries have to be collected from the web, and some are
+gone: rows whose files are missing are left out and told.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
-"""CMU-DoG (Zhou, Prabhumoye & Black 2018, arXiv 1809.07358): conversations about films, with the document that was talked about.
+"""CMU-DoG (Zhou, Prabhumoye & Black 2018, arXiv 1809.07358): conversations about films, each with the film's document.
 
 Read as it is published: `Conversations/{train,valid,test}/*.json` with `history` (`uid`, `text`, `docIdx`), `whoSawDoc` and
 `wikiDocumentIdx`, and `WikiData/*.json` with sections `0` (fields of the film) to `3` and `wikiDocumentIdx`; its first release
 called the two indices `docLinkIdx` and `index`.
 
-A document is the whole film's text, then the conversation. What one speaker says in a row is one turn. Turns of those who saw the
-document are targets; those of a partner who did not are read.
+A document is the whole film's text, then the conversation. What one speaker says in a row is one turn. Turns of those who saw
+the document are targets; those of a partner who did not are read.
 """
 
 import dataclasses
@@ -57,7 +57,9 @@ class CmuDog(Texts):
         for name in names[TALKS]:
             if published_split(name) == split:
                 talk = read(files, name)
-                film = required(films.get(index_of(talk, name)), "path", f"the film of {name} is missing", f"add it to {FILMS}")
+                film = required(
+                    films.get(index_of(talk, name)), "path", f"the film of {name} is missing", f"add it to {FILMS}"
+                )
                 if turns := turns_of(talk, name):
                     yield f"{split}/{PurePosixPath(name).name}", marked([film], turns)
 

@@ -1,8 +1,8 @@
 """Prepared documents with targets as the task of a run: all of a document is read, and its targets alone are scored.
 
-There is no encoder: context and target are one stream of tokens, as Infini-attention was tuned to summarize books (Munkhdalai et
-al. 2024, arXiv 2404.07143, section 4.2), so that a context may have any length. Gradients reach what a training sequence holds;
-from what lies before it the memory alone is carried, as with all documents.
+There is no encoder: context and target are one stream of tokens, as Infini-attention was tuned to summarize books (Munkhdalai
+et al. 2024, arXiv 2404.07143, section 4.2), so that a context may have any length. Gradients reach what a training sequence
+holds; from what lies before it the memory alone is carried, as with all documents.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from infini_jax.data.tokenizers import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class ConditionedConfig(CorpusConfig):
-    """A prepared corpus of documents with targets, such as summaries or turns of a dialogue, of which targets alone are scored."""
+    """A prepared corpus of documents with targets, such as summaries or turns of a dialogue, which alone are scored."""
 
     title = "targets behind a context"
 

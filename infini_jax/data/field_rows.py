@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from infini_jax.data.batch import Split
 from infini_jax.data.raw_files import Files
@@ -45,21 +45,20 @@ def field_rows(files: Files, name: str) -> Iterator[tuple[str, Fields]]:
         yield from json_objects(files, name, "refuse")
         return
     with of_arrow(files, name), files.open(name) as opened:
-        number = 0
-        for batch in csv_batches(opened) if name.lower().endswith(".csv") else pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE):
-            for fields in batch.to_pylist():
-                number += 1
-                yield f"{name} row {number}", fields
+        is_csv = name.lower().endswith(".csv")
+        batches = csv_batches(opened) if is_csv else pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE)
+        for number, fields in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+            yield f"{name} row {number}", fields
 
 
 def csv_batches(opened: Any) -> Iterator[pa.RecordBatch]:
     """The record batches of a CSV file with a head line, whose fields may hold line ends; all columns are text."""
-    head = pa.csv.open_csv(opened, pa.csv.ReadOptions(block_size=LARGEST_LINE), pa.csv.ParseOptions(newlines_in_values=True))
+    head = csv.open_csv(opened, csv.ReadOptions(block_size=LARGEST_LINE), csv.ParseOptions(newlines_in_values=True))
     names = head.schema.names
     opened.seek(0)
-    types = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    reading = pa.csv.ReadOptions(block_size=LARGEST_LINE)
-    yield from pa.csv.open_csv(opened, reading, pa.csv.ParseOptions(newlines_in_values=True), types)
+    types = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    reading = csv.ReadOptions(block_size=LARGEST_LINE)
+    yield from csv.open_csv(opened, reading, csv.ParseOptions(newlines_in_values=True), types)
 
 
 def whole_text(text: str) -> str:

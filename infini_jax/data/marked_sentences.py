@@ -1,8 +1,9 @@
 """A made corpus of summaries with a known answer: the marked sentences of a text, word for word.
 
-A text is sentences of common words. A few of its first ones, in random places, are of other words, each of which a text has once,
-and begin with a number sign and their number. The summary is these sentences in their order. Behind them stand so many common
-sentences that a window which does not reach back over them can only guess: a summary tells whether a memory kept what was marked.
+A text is sentences of common words. A few of its first ones, in random places, are of other words, each of which a text has
+once, and begin with a number sign and their number. The summary is these sentences in their order. Behind them stand so many
+common sentences that a window which does not reach back over them can only guess: a summary tells whether a memory kept what
+was marked.
 """
 
 import dataclasses

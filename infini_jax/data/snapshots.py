@@ -149,7 +149,9 @@ def own_snapshot(name: str, texts: Texts, folder: Path, tell: Tell = untold) -> 
                 shutil.rmtree(builder.data_path)
             raise ConfigError("path", f"the files of {name} changed while they were read", "run the command again")
     made: tuple[tuple[Split, str], ...] = tuple((split, split) for split in SPLIT_NUMBER if split in builder.info.splits)
-    words = tuple((split, count) for split, _ in made if (count := texts.counted_words(split)) is not None)
+    words: tuple[tuple[Split, int], ...] = tuple(
+        (split, count) for split, _ in made if (count := texts.counted_words(split)) is not None
+    )
     return Snapshot(str(builder.data_path), "book_text", made, config.name, words)
 
 

@@ -71,12 +71,12 @@ class Marks:
     def of(tokenizer: Tokenizer) -> "Marks":
         """The marks' tokens. Raises `ConfigError` for a tokenizer that has no tokens of their own for them."""
         alone = {mark: tokenizer.encode(mark) for mark in (TARGET, END, READ)}
-        found = [int(tokens[-1]) for tokens in alone.values() if len(tokens)]
-        has_all = len(set(found)) == len(alone) and [tokenizer.decode([token]) for token in found] == list(alone)
+        target, end, read = found = [int(tokens[-1]) if len(tokens) else -1 for tokens in alone.values()]
+        has_all = min(found) >= 0 and [tokenizer.decode([token]) for token in found] == list(alone)
         mend = "prepare the corpus with bytes, or with a tokenizer that has a token for every byte"
         require(has_all, "tokenizer", f"{tokenizer.name} has no tokens for the marks of targets", mend)
         behind = len(tokenizer.encode(f"{TARGET}\n")) - len(alone[TARGET])
-        return Marks(*found, behind)
+        return Marks(target, end, read, behind)
 
     def targets(self, documents: Documents) -> np.ndarray:
         """The stretches of tokens that are scored, int64 Nx2 as `Documents.targets`: targets with the marks that end them.

@@ -1,9 +1,9 @@
 """WikiText-103 (Merity et al. 2016, arXiv 1609.07843) as running text, with the words that its perplexity is published per.
 
-The data set is spaced: its words, marks and parts of numbers stand apart, and lines end in a space. Models that were trained on
-running text read it detokenized, by the rules that were published with GPT-2 and Megatron-LM and that lm-evaluation-harness uses;
-they are applied to an article as a whole. Word perplexity divides by the words before that, and each line's end counts as a word,
-as in the data set's own count (245 569 of the test split).
+The data set is spaced: its words, marks and parts of numbers stand apart, and lines end in a space. Models that were trained
+on running text read it detokenized, by the rules that Megatron-LM and lm-evaluation-harness share, applied to an article as a
+whole. Word perplexity divides by the words before that, and each line's end counts as a word, as in the data set's own count
+(245 569 in the test split).
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ class WikiText(Texts):
 
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         for number, article in enumerate(articles(self._lines(split))):
-            yield f"{split}/{number}", iter([detokenized(article)])
+            yield f"{split}/{number}", iter([detokenized(article).strip() + "\n"])
 
     def counted_words(self, split: Split) -> int:
         """Words before detokenization, and line ends."""

@@ -1,19 +1,19 @@
 """Targets behind a context: summaries of chapters and books, turns of a dialogue about a document.
 
 A target is read with all that stands before it in its document, and said by the model: the prompt, of any length, is streamed
-through the memory, and the likeliest token is taken until the model ends the target. What it says is compared with the reference
-(`infini_jax.evals.text_metrics`). All is measured with three contexts, the last two of which are controls:
+through the memory, and the likeliest token is taken until the model ends the target. What it says is compared with the
+reference (`infini_jax.evals.text_metrics`). All is measured with three contexts, the last two of which are controls:
 
   given      the document's own context, as in training.
   withheld   none: what turns before the target, and the form of targets, tell.
-  other      the context of another document, the next one of another text in the order of length: as long, with the wrong content.
+  other      the context of another document, the next one of another text by length: about as long, with the wrong content.
 
 `perplexity` measures targets under controls of the memory itself, an empty one and another document's.
 
 Figures: loss, in nats per token of the targets (the token that ends a target included), and its exponential, perplexity; the
-metrics of text; rouge_overall, the geometric mean of the three ROUGE, as Infini-attention's table of BookSum has it (Munkhdalai et
-al. 2024, arXiv 2404.07143, table 4); gain, the loss under a control minus the loss with the context given, paired by document.
-Those of CMU-DoG are the ∞-former's (Martins et al. 2022, arXiv 2109.00301, table 3). Intervals are those between documents.
+metrics of text; rouge_overall, the geometric mean of the three ROUGE, as in Infini-attention's table of BookSum (Munkhdalai
+et al. 2024, arXiv 2404.07143); gain, the loss under a control minus the loss with the context given, paired by document. On
+CMU-DoG these are the figures of the ∞-former (Martins et al. 2022, arXiv 2109.00301). Intervals are those between documents.
 """
 
 import collections
@@ -48,7 +48,8 @@ from infini_jax.records.measures import OTHER_DATA, Measure
 from infini_jax.units import exponential
 
 Context = Literal["given", "withheld", "other"]
-GIVEN, WITHHELD, OTHER = CONTEXTS = get_args(Context)
+CONTEXTS: tuple[Context, ...] = get_args(Context)
+GIVEN, WITHHELD, OTHER = CONTEXTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ class ConditionedEvaluation(ReadingEvaluation):
     def read(self, run: RunConfig, learned: Learned, watch: Watch = unwatched) -> list[dict[Context, list[Reading]]]:
         """The readings of all targets with each model, by context."""
         targets = self.targets(run)
-        order = {context: by_length(targets, context) for context in self.contexts}
+        order: dict[Context, list[int]] = {context: by_length(targets, context) for context in self.contexts}
         total = sum(sum(targets.lengths(target, context)) - 1 for context in order for target in order[context])
         reader, done = ExampleReader(run.model, self.rows, tokenizer_of(run.data).vocab), 0
 
@@ -198,7 +199,8 @@ def targets_of(data: ConditionedConfig, split: Split, numbers: tuple[int, ...]) 
     contexts = Marks.of(tokenizer_of(data)).contexts(documents)
     spans = documents.targets if documents.targets is not None else np.zeros((0, 2), np.int64)
     first = np.searchsorted(spans[:, 0], documents.starts)
-    of = [(number, *map(int, span)) for number in numbers for span in spans[first[number] : first[number + 1]]]
+    each = ((number, span) for number in numbers for span in spans[first[number] : first[number + 1]].tolist())
+    of = [(number, begin, end) for number, (begin, end) in each]
     return Targets(documents, contexts, other_contexts(documents, contexts, numbers), tuple(of))
 
 
@@ -257,7 +259,8 @@ def text_measures(readings: Sequence[Reading], tokenizer: Tokenizer, labels: dic
     """The metrics of what was said, means over targets."""
     end = Marks.of(tokenizer).end
     each = [
-        text_metrics.scores(said_text(reading, tokenizer, end), target_text(tokenizer, reading.answer_N)) for reading in readings
+        text_metrics.scores(said_text(reading, tokenizer, end), target_text(tokenizer, reading.answer_N))
+        for reading in readings
     ]
     means: dict[str, float] = {}
     for metric in text_metrics.METRICS:

@@ -1,6 +1,6 @@
 """How close a text that a model says is to its reference: ROUGE, the F1 of words, METEOR. Each is 0 to 1, 1 for the same text.
 
-ROUGE-1, -2 and -L (Lin 2004) are the F-measures of the package rouge-score with stems, as BookSum and its followers report them.
+ROUGE-1, -2 and -L (Lin 2004) are the F-measures of the package rouge-score with stems, as BookSum's followers report them.
 F1 is that of dialogue papers (ParlAI; SQuAD's normalization): words in lower case without punctuation and articles.
 METEOR (Banerjee & Lavie 2005) is NLTK's.
 DEVIATION: METEOR matches words and stems but no synonyms, which would take a download of WordNet: it is somewhat lower.

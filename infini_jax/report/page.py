@@ -26,7 +26,7 @@ from infini_jax.report.plots import drawing, save_pdf, styles_of, svg
 from infini_jax.report.sections import mechanisms, provenance, same_settings, task_view
 from infini_jax.report.settled import only_top, rate_sentences, settled_sentences
 from infini_jax.report.slopes import slopes_table
-from infini_jax.report.tables import anchors_table, blimp_table, echo_table, passkey_tables
+from infini_jax.report.tables import anchors_table, blimp_table, echo_table, passkey_tables, targets_table
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
 
@@ -56,7 +56,14 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     at_rates = [only_chosen(one) for one in each]
     effects = effects_table(sources, at_rates)
     readings = [slopes_table(climbed), parameters_table(found)]
-    tables = [*readings, *passkey_tables(found), echo_table(found), blimp_table(found), anchors_table(found)]
+    tables = [
+        *readings,
+        *passkey_tables(found),
+        echo_table(found),
+        targets_table(found),
+        blimp_table(found),
+        anchors_table(found),
+    ]
     trials, predicted = trials_table(tried), predictions_table(sources, [only_top(one) for one in each])
     count = sum(task[name] is not None for task in tasks for name in PICTURED) + sum(isinstance(one, Drawn) for one in made)
     shown = Pictures(place.figures, found, lambda done: watch(done, count))

@@ -143,7 +143,10 @@ def write_kmfoda(folder: Path, kind: str) -> Path:
 
 def write_cleaned(folder: Path) -> Path:
     """The fields of ubaada/booksum-complete-cleaned."""
-    told = [{"source": "shmoop", "text": "It is wet.", "analysis": ""}, {"source": "novelguide", "text": "Rain.", "analysis": ""}]
+    told = [
+        {"source": "shmoop", "text": "It is wet.", "analysis": ""},
+        {"source": "novelguide", "text": "Rain.", "analysis": ""},
+    ]
     chapter = {"bid": "7", "book_title": "A Book", "chapter_id": "chapter 1", "text": "It rained.", "summary": told}
     book = {"bid": "7", "title": "A Book", "text": "It rained. Then it did not.", "summary": told[:1]}
     for level, row in {"chapters": {**chapter, "is_aggregate": False}, "books": book}.items():
