@@ -45,6 +45,9 @@ def test_booksums_alignments_name_chapters_books_and_summaries(tmp_path):
     assert [list(found.values()) for found in books.values()] == [of_book, [], of_book]
     assert BookSum(folder).left_out() == ["finished_summaries/shmoop/A Book/section_1_part_0.txt"]
     assert everything(BookSum(pack(folder, tmp_path / "booksum.zip"))) == chapters
+    before = [BookSum(folder).digest(), BookSum(folder, "books").digest()]
+    (folder / "finished_summaries" / "shmoop" / "A Book" / "overview.json").write_text('{"summary": ["Dry."]}')
+    assert len({*before, BookSum(folder).digest(), BookSum(folder, "books").digest()}) == 4
 
 
 def test_alignments_may_be_packed_and_have_their_texts_in_place(tmp_path):

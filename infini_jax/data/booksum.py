@@ -32,6 +32,7 @@ from infini_jax.errors import ConfigError, one_line, require
 
 Level = Literal["chapters", "books"]
 PATHS = {"chapters": "chapter_path", "books": "book_path"}
+READ = (*LINES, *TABLES, ".txt", ".json")
 ROOTS = ("all_chapterized_books", "finished_summaries")
 IN_PLACE = ("summary_text", "summary")
 OF_CHAPTERS = ("chapter_path", "chapter", "chapter_id", "is_aggregate")
@@ -52,7 +53,7 @@ class BookSum(Texts):
 
     def digest(self) -> str:
         rules = (READING, FORM, type(self).__name__, self.level)
-        return hashlib.sha256(open_files(self.path).digest(("",), NO_LIMIT) + repr(rules).encode()).hexdigest()[:16]
+        return hashlib.sha256(open_files(self.path).digest(READ, NO_LIMIT) + repr(rules).encode()).hexdigest()[:16]
 
     def left_out(self) -> list[str]:
         files = open_files(self.path)
