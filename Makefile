@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SITE := $(VENV)/.site
 FLOORS := $(VENV)-floors
 # What other packages do for us: command lines, checkpoints, corpora, tables, figures, trackers, notebooks.
-FLOOR_TESTS := $(patsubst %,tests/test_%.py,versions cli checkpoint commands results mirrors notebooks launch_hostile foreign_files foreign_tokenizers hub)
+FLOOR_TESTS := $(patsubst %,tests/test_%.py,versions cli checkpoint commands results mirrors notebooks launch_hostile foreign_files foreign_tokenizers hub conditioned)
 
 .PHONY: setup study test test-slow test-floors lint types docs notebooks
 

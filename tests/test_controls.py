@@ -74,7 +74,7 @@ def test_every_task_declares_its_controls():
     for name, kind in SOURCES.items():
         controls = kind.controls
         assert (controls.floor, controls.positive, controls.negative) == ("local", "full", ("reset", "another"))
-        perfect = {"echo": 0.0, "python_stdlib": None, "corpus": None, "sorting": None}.get(name, 1.0)
+        perfect = {"echo": 0.0, "python_stdlib": None, "corpus": None, "conditioned": None, "sorting": None}.get(name, 1.0)
         assert controls.perfect == perfect
 
 

@@ -75,7 +75,7 @@ def test_what_is_left_out_is_told_in_one_line(data, tmp_path, capsys):
     mac = packed(write_stories(tmp_path / "texts", {**TEXTS, **JUNK}), tmp_path / "mac.zip")
     for _ in range(2):  # also where nothing is left to do
         main(["corpus", "prepare", "text_folder", "--path", str(mac), "--jobs", "1"])
-        said = "left out as hidden or junk: 6 ('.hidden.txt', '.ipynb_checkpoints', '__MACOSX', ...)\n"
+        said = "left out as hidden, junk or missing: 6 ('.hidden.txt', '.ipynb_checkpoints', '__MACOSX', ...)\n"
         assert capsys.readouterr().out.count(said) == 1
     assert sorted((data / "prepared" / "mac-bytes").glob("*.tokens"))
 

@@ -217,7 +217,7 @@ def test_every_registered_task_says_how_many_places_it_scores():
     tested = {type(config) for config in DECLARED}
     all_places = {"in_context_recall", "noisy_recall", "fuzzy_recall", "memorization"}
     untested = {name for name, kind in SOURCES.items() if kind not in tested}
-    assert untested == {"python_stdlib", "corpus", "echo", "mqar_mixed", *all_places}
+    assert untested == {"python_stdlib", "corpus", "conditioned", "echo", "mqar_mixed", *all_places}
     assert all(SOURCES[name]().most_scored(96) == 96 for name in all_places)
     assert StdlibConfig().most_scored(96) == 96  # of text every place
 

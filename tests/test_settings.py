@@ -18,6 +18,7 @@ import infini_jax
 from infini_jax.config import Budget, EvaluationConfig, ModelConfig, Origin, RunConfig, TrainConfig
 from infini_jax.data import SOURCES
 from infini_jax.data.base import DataConfig
+from infini_jax.data.conditioned import ConditionedConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.echo import EchoConfig
 from infini_jax.data.haystack import HaystackConfig
@@ -79,6 +80,7 @@ BASES: dict[type, dict[str, Any]] = {  # what has no default
     Factor: {"name": "segment", "setting": "model.segment"},
     Design: {"factors": (Factor("segment", "model.segment"),), "tolerance": 0.1},
     CorpusConfig: {"name": "books", "tokenizer": "bytes", "symbols": 256, "content": "0"},
+    ConditionedConfig: {"name": "summaries", "tokenizer": "bytes", "symbols": 256, "content": "0"},
     Origin: {"folder": "first", "name": "first", "fingerprint": "0", "step": 1, "digest": "0"},
 }
 DATA_OF = {

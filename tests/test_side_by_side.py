@@ -26,12 +26,13 @@ from infini_jax.memory.local import LocalConfig
 from infini_jax.model.stream import init_params
 from infini_jax.records.measures import Measure
 from infini_jax.training.scoring import score_batches
-from tests import test_echo_evaluation, test_gains, test_reading, test_symbols
+from tests import test_conditioned, test_echo_evaluation, test_gains, test_reading, test_symbols
 from tests import test_evaluations as tasks
 from tests.support.calls import calls_from_now
 from tests.support.commands import on_devices
 from tests.support.marks import slow_but
 from tests.support.streams import tiny
+from tests.support.targets import prepared_dialogues
 from tests.test_blimp import LINES, jsonl
 from tests.test_perplexity import COUNTS, documents_of
 
@@ -43,6 +44,11 @@ CLOSE_GAINS = 2e-5
 
 SUITES = ("ruler", "babilong", "slots")  # no answer of an untrained model is right; what models say is compared below
 NAMES = [name for name in EVALUATIONS if name not in SUITES]
+
+
+@pytest.fixture(autouse=True)
+def own_corpora(tmp_path, monkeypatch):
+    monkeypatch.setenv("INFINI_JAX_DATA", str(tmp_path / "data"))
 
 
 @functools.cache
@@ -68,6 +74,8 @@ def case(name: str, folder) -> tuple[RunConfig, Evaluation]:
     if name in ("blimp", "blimp_supplement"):
         for paradigm, lines in LINES.items():
             (folder / f"{paradigm}.jsonl").write_text(jsonl(lines))
+    if name == "conditioned":
+        return test_conditioned.run_on(prepared_dialogues(folder / "dog")), test_conditioned.ASKED
     if name == "echo":
         return test_echo_evaluation.run_with(LocalConfig(window=8)), test_echo_evaluation.ASKED
     if name == "symbols":

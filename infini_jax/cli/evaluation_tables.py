@@ -36,10 +36,14 @@ def position_table(found: Perplexity) -> Table:
     return table
 
 
+MOST_COLUMNS = 5  # of metrics with their intervals, in 80 columns
+
+
 def measure_tables(measures: Sequence[Measure], title: str) -> list[Table]:
     """A table for each set of label names: a line for each of their values, a column for each metric with its interval.
 
-    A label that never changes stands in the caption.
+    More metrics than `MOST_COLUMNS` have a line each, and the values have columns. A label that never changes stands in the
+    caption.
     """
     tables = []
     for names in dict.fromkeys(tuple(one.labels) for one in measures):
@@ -56,12 +60,16 @@ def _table(names: tuple[str, ...], part: Sequence[Measure], title: str) -> Table
     lines: dict[tuple[Label, ...], dict[str, Measure]] = {}
     for one in part:
         lines.setdefault(tuple(one.labels[name] for name in axes), {})[one.metric] = one
+    cells = [[_figure(found[metric]) if metric in found else "" for metric in metrics] for found in lines.values()]
+    named = [tuple(map(_label, labels)) for labels in lines]
+    heads, rows = (*axes, *metrics), [(*labels, *row) for labels, row in zip(named, cells, strict=True)]
+    if len(metrics) > MOST_COLUMNS:
+        heads, rows = (" ".join(axes), *map(" ".join, named)), list(zip(metrics, *cells, strict=True))
     table = Table(title=title or None, box=box.SIMPLE_HEAD)
-    for name in (*axes, *metrics):
+    for name in heads:
         table.add_column(name.replace("_", " "), justify="right")
-    for labels, found in lines.items():
-        shown = (_figure(found[metric]) if metric in found else "" for metric in metrics)
-        table.add_row(*(_label(label) for label in labels), *shown)
+    for row in rows:
+        table.add_row(*row)
     same = [f"{name.replace('_', ' ')} {_label(next(iter(values[name])))}" for name in names if name not in axes]
     counts = {one.count for one in part}
     same.append(

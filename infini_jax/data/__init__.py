@@ -1,6 +1,7 @@
 """Tasks and corpora by name: the settings that give the source of a run's training batches."""
 
 from infini_jax.data.base import DataConfig
+from infini_jax.data.conditioned import ConditionedConfig
 from infini_jax.data.corpus import CorpusConfig
 from infini_jax.data.echo import EchoConfig
 from infini_jax.data.haystack import HaystackConfig
@@ -35,6 +36,7 @@ SOURCES: dict[str, type[DataConfig]] = {
     "sorting": SortingConfig,
     "python_stdlib": StdlibConfig,
     "corpus": CorpusConfig,
+    "conditioned": ConditionedConfig,
     "echo": EchoConfig,
 }
 """Registry of tasks: name on the command line and in results -> class of its settings. Add your own task here."""

@@ -114,6 +114,45 @@ class BabylmStrictSmall(Books):
     """Builder of BabyLM's strict-small corpus, registered as babylm_strict_small."""
 
 
-OWN = (TextFolder, PythonStdlib, Shakespeare, HolLight, Metamath, BabylmStrict, BabylmStrictSmall)
-BUILDERS: dict[str, type[Books]] = {kind.name: kind for kind in OWN}
+class CoqStdlib(Books):
+    """Builder of Coq's standard library, registered as coq_stdlib."""
+
+
+class Mathcomp(Books):
+    """Builder of Mathematical Components, registered as mathcomp."""
+
+
+class AgdaStdlib(Books):
+    """Builder of Agda's standard library, registered as agda_stdlib."""
+
+
+class IsabelleAfp(Books):
+    """Builder of Isabelle's Archive of Formal Proofs, registered as isabelle_afp."""
+
+
+class Github(Books):
+    """Builder of repositories of source code, registered as github."""
+
+
+class Wikitext103(Books):
+    """Builder of WikiText-103, registered as wikitext103."""
+
+
+class BooksumChapters(Books):
+    """Builder of BookSum's chapters, registered as booksum_chapters."""
+
+
+class BooksumBooks(Books):
+    """Builder of BookSum's books, registered as booksum_books."""
+
+
+class CmuDog(Books):
+    """Builder of CMU-DoG, registered as cmu_dog."""
+
+
+class MarkedSentences(Books):
+    """Builder of texts with marked sentences, registered as marked_sentences."""
+
+
+BUILDERS: dict[str, type[Books]] = {kind.name: kind for kind in Books.__subclasses__()}
 """Registry of TFDS builders: name of the corpus -> class."""

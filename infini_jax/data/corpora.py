@@ -9,9 +9,13 @@ from pathlib import Path
 
 from infini_jax.data.babylm import babylm_texts
 from infini_jax.data.batch import Split
+from infini_jax.data.booksum import BookSum
+from infini_jax.data.cmu_dog import CmuDog
 from infini_jax.data.decoding import Errors
+from infini_jax.data.marked_sentences import MarkedSentences
 from infini_jax.data.row_texts import open_texts
-from infini_jax.data.texts import Lists, Metamath, StandardLibrary, TextFiles, Texts, first_place
+from infini_jax.data.texts import Lists, Metamath, Repositories, StandardLibrary, TextFiles, Texts, first_place
+from infini_jax.data.wikitext import WikiText
 from infini_jax.errors import instance, lookup, require, required
 from infini_jax.files import data_folder
 
@@ -84,6 +88,13 @@ def splits(validation: str, test: str, train: str = "train") -> tuple[tuple[Spli
     return (("train", train), ("validation", validation), ("test", test))
 
 
+def below_libraries(folder: str) -> list[Path]:
+    """The places of a folder of OCaml's libraries, which Debian has in a folder per version."""
+    roots = [Path("/usr/lib/ocaml"), *sorted(Path("/usr/lib").glob("*-linux-*/ocaml/*"), reverse=True)]
+    return [root / folder for root in roots]
+
+
+CODE = (".c", ".h", ".cc", ".cpp", ".hpp", ".java", ".py", ".go", ".ts")  # of Memorizing Transformers
 TENSORFLOW, BEAM = ("tensorflow", "tensorflow"), ("apache_beam", "apache-beam")
 DOWNLOAD = "a machine with a network"
 
@@ -128,6 +139,65 @@ CORPORA: dict[str, Own | BuiltIn] = {
         "its train_10M, dev and test, unpacked into the data folder's babylm",
         lambda path, errors, lists: babylm_texts(path, "10M", errors),
         lambda: [data_folder() / "babylm"],
+    ),
+    "coq_stdlib": Own(
+        "formal proofs of Coq's standard library, one file per document",
+        "apt-get install libcoq-stdlib",
+        text_reader(".v"),
+        lambda: below_libraries("coq/theories"),
+        "latin-1",
+    ),
+    "mathcomp": Own(
+        "formal proofs of Mathematical Components, one file per document",
+        "apt-get install libcoq-mathcomp",
+        text_reader(".v"),
+        lambda: below_libraries("coq/user-contrib/mathcomp"),
+        "latin-1",
+    ),
+    "agda_stdlib": Own(
+        "programs and proofs of Agda's standard library, one file per document",
+        "apt-get install agda-stdlib",
+        text_reader(".agda", ".lagda", ".lagda.md", ".lagda.rst", ".lagda.tex"),
+        lambda: [Path("/usr/share/agda-stdlib")],
+        "latin-1",
+    ),
+    "isabelle_afp": Own(
+        "theories of Isabelle's Archive of Formal Proofs, one file per document",
+        "download afp-current.tar.gz from isa-afp.org, --path FOLDER",
+        text_reader(".thy"),
+        errors="latin-1",
+    ),
+    "github": Own(
+        "source code, a repository per document",
+        "clone repositories into a folder, --path FOLDER",
+        lambda path, errors, lists: Repositories(path, CODE, errors, lists),
+        errors="latin-1",
+    ),
+    "wikitext103": Own(
+        "WikiText-103, an article per document, detokenized",
+        "download wikitext-103-raw-v1 from Hugging Face, --path FOLDER",
+        lambda path, errors, lists: WikiText(path),
+    ),
+    "booksum_chapters": Own(
+        "BookSum: chapters, each with its summary as the target",
+        "download kmfoda/booksum from Hugging Face, --path FOLDER",
+        lambda path, errors, lists: BookSum(path, "chapters"),
+    ),
+    "booksum_books": Own(
+        "BookSum: whole books, each with its summary as the target",
+        "download ubaada/booksum-complete-cleaned from Hugging Face, --path FOLDER",
+        lambda path, errors, lists: BookSum(path, "books"),
+    ),
+    "cmu_dog": Own(
+        "CMU-DoG: documents of films, each with a conversation of which informed turns are targets",
+        "clone github.com/festvox/datasets-CMU_DoG, --path FOLDER",
+        lambda path, errors, lists: CmuDog(path),
+    ),
+    "marked_sentences": Own(
+        "made texts, each with its marked sentences as the target",
+        "drawn at once",
+        lambda path, errors, lists: MarkedSentences(),
+        lambda: [Path()],
     ),
     "pg19": BuiltIn(
         "PG-19: books of Project Gutenberg before 1919",
@@ -180,7 +250,7 @@ def own_texts(name: str, path: Path | None = None, errors: Errors | None = None,
         path or first_place(corpus.places()),
         "path" if name == "text_folder" else "corpus",
         f"{name} is not here",
-        f"give --path FOLDER, or get it first: {corpus.get}" if name != "text_folder" else "give --path FOLDER",
+        "give --path FOLDER" if "--path" in corpus.get else f"give --path FOLDER, or get it first: {corpus.get}",
     )
     require(not column or name == "text_folder", "column", f"{name} has no rows", "leave it out")
     errors = errors or corpus.errors

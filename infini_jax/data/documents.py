@@ -28,6 +28,8 @@ class Documents:
       described: description in one line, for the table of results.
       check: function that raises `ConfigError` where the data on disk has changed since it was opened.
       name: the corpus and split in errors.
+      targets: int64 Nx2, the first place and the one behind the last of each stretch of tokens that is scored, ascending; None
+        where all tokens are.
     """
 
     text: np.ndarray
@@ -35,6 +37,7 @@ class Documents:
     described: str
     check: Callable[[], None] = lambda: None
     name: str = "the corpus"
+    targets: np.ndarray | None = None
 
     @staticmethod
     def join(documents: list[bytes], name: str = "the corpus") -> "Documents":
@@ -50,6 +53,22 @@ class Documents:
     def lengths(self) -> np.ndarray:
         """Tokens of each document, int64."""
         return np.diff(self.starts)
+
+    def are_scored(self, places: np.ndarray) -> np.ndarray:
+        """Whether the tokens at places in `text` are scored where they are predicted, bool in the shape of `places`."""
+        if self.targets is None:
+            return np.ones(places.shape, bool)
+        last = np.searchsorted(self.targets[:, 0], places, side="right") - 1
+        return (last >= 0) & (places < self.targets[last, 1])
+
+    def have_scored(self, numbers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Whether any of the first `lengths` tokens of the documents `numbers` is scored, apart from the very first."""
+        if self.targets is None:
+            return lengths >= 2
+        first = self.starts[numbers] + 1
+        following = np.minimum(np.searchsorted(self.targets[:, 1], first, side="right"), len(self.targets) - 1)
+        begin, end = self.targets[following].T
+        return (end > first) & (begin < self.starts[numbers] + lengths)
 
     @functools.cached_property
     def _dealt(self) -> dict[int, list[np.ndarray]]:
@@ -127,9 +146,11 @@ class DocumentRows:
             index_T[here] = self.documents.starts[order[nth] + 1] - to_end
             document_T[here] = epoch * len(order) + nth
             is_end_T[here] = to_end == 1
-        text_T, next_T = text[index_T], text[np.where(is_end_T, index_T, index_T + 1)]
+        following_T = np.where(is_end_T, index_T, index_T + 1)
+        text_T, next_T = text[index_T], text[following_T]
         ids_T = (document_T % LARGEST_ID).astype(np.int32)
-        return text_T.astype(np.int32), next_T.astype(np.int32), (~is_end_T).astype(np.float32), ids_T
+        weights_T = (~is_end_T & self.documents.are_scored(following_T)).astype(np.float32)
+        return text_T.astype(np.int32), next_T.astype(np.int32), weights_T, ids_T
 
     def _order(self, row: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The order of one row's documents in an epoch, and the end of each in the row's stream."""

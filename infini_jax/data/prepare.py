@@ -250,7 +250,8 @@ def load_packages(corpus: str, settings: TokenizerSettings) -> None:
 def tell_left_out(names: list[str], tell: Callable[[str], None]) -> None:
     """Tells in one line what was left out, where anything was."""
     if names:
-        tell(f"left out as hidden or junk: {len(names)} ({', '.join([*map(ascii, names[:3]), *['...'][: len(names) - 3]])})")
+        more = ", ..." if len(names) > 3 else ""
+        tell(f"left out as hidden, junk or missing: {len(names)} ({', '.join(map(ascii, names[:3]))}{more})")
 
 
 def default_name(corpus: str, path: Path | None, settings: TokenizerSettings) -> str:
@@ -313,7 +314,7 @@ def write_whole(
             work = functools.partial(tokenise, snapshot, model, blank.dtype.str, split)
             counts = write_split(partial, split, run(work, places, chunks(len(places.numbers))), watch, places.blank)
             if counts.documents:
-                splits[split] = counts
+                splits[split] = dataclasses.replace(counts, words=dict(snapshot.words).get(split, counts.words))
     require(
         "train" in splits, "corpus", f"{corpus} has no text to train on", "give a corpus with at least one non-empty document"
     )

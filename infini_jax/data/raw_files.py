@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import io
 import lzma
 import stat
 import tarfile
@@ -27,7 +28,8 @@ NO_LIMIT = 1 << 62  # of files that are no single document
 BLOCK = 1 << 20  # bytes that are read at once
 DAMAGED = (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error, UnicodeError)
 JUNK = ("__macosx", "thumbs.db", "desktop.ini")  # what systems put beside files, beside what begins with a dot
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".deb")
+PACKAGE, ENTRY = b"!<arch>\n", 60  # what a Debian package begins with, and bytes of the head of each entry
 
 
 class Readable(Protocol):
@@ -183,7 +185,7 @@ class Folder(Files):
 
 
 class Archive(Files):
-    """Files of a zip or tar archive, in the archive's order: a compressed tar is then read from front to back.
+    """Files of a zip, tar or Debian package, in the archive's order: a compressed tar is then read from front to back.
 
     Raises `ConfigError` where the archive is damaged.
     """
@@ -194,7 +196,7 @@ class Archive(Files):
         if zipfile.is_zipfile(file):
             return zipfile.ZipFile(file)
         file.seek(0)
-        return tarfile.open(fileobj=file)
+        return tarfile.open(fileobj=packed_tar(file) if is_package(self.path) else file)
 
     @functools.cached_property
     def _members(self) -> dict[str, Any]:
@@ -243,6 +245,28 @@ class OneFile(Folder):
 
     def open(self, name: str) -> BinaryIO:
         return open_regular(self.path)
+
+
+def is_package(path: Path) -> bool:
+    """Whether a file is a Debian package, by its content."""
+    with open_regular(path) as file:
+        return file.read(len(PACKAGE)) == PACKAGE
+
+
+def packed_tar(package: BinaryIO) -> BinaryIO:
+    """The tar of a Debian package's files, as it is packed: the entry `data.tar...` of the outer archive (deb(5), ar(5)).
+
+    Raises OSError where there is none.
+    """
+    package.seek(len(PACKAGE))
+    while len(head := package.read(ENTRY)) == ENTRY:
+        name, digits = head[:16].decode("ascii", "replace").strip(), head[48:58].strip()
+        if not digits.isdigit():
+            break
+        if name.startswith("data.tar"):
+            return io.BytesIO(package.read(int(digits)))
+        package.seek(int(digits) + int(digits) % 2, 1)
+    raise OSError("is no whole Debian package")
 
 
 def is_archive(path: Path) -> bool:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,8 +38,15 @@ class FileReader:
     rows: RowReader | None = None
 
 
-def json_objects(files: Files, name: str, errors: Errors) -> Iterator[tuple[str, dict]]:
-    """(place, fields) of each line of a JSONL file. Raises `ConfigError` for a line that is no object."""
+def json_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[str | None]:
+    """The text of each line of a JSONL file. Raises `ConfigError` for a line that is no object with this column."""
+    for place, fields in json_objects(files, name, errors):
+        check_column(column, list(fields), place)
+        yield checked_text(fields[column], place, errors, files.field)
+
+
+def json_objects(files: Files, name: str, errors: Errors) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place in errors, object) of each line of a JSONL file. Raises `ConfigError` for a line that is no object."""
     text = decoded(lambda: files.blocks(name, NO_LIMIT), name, errors, files.field)
     for number, line in enumerate(lines(text, name, files.field), 1):
         if not line.strip():
@@ -50,13 +58,6 @@ def json_objects(files: Files, name: str, errors: Errors) -> Iterator[tuple[str,
             raise ConfigError(files.field, f"{place} is not JSON ({one_line(error)})", "mend or remove it") from error
         require(isinstance(fields, dict), files.field, f"{place} is not a JSON object", "give one object per line")
         yield place, fields
-
-
-def json_rows(files: Files, name: str, column: str, errors: Errors) -> Iterator[str | None]:
-    """The text of each line of a JSONL file. Raises `ConfigError` for a line that is no object with this column."""
-    for place, fields in json_objects(files, name, errors):
-        check_column(column, list(fields), place)
-        yield checked_text(fields[column], place, errors, files.field)
 
 
 def lines(text: Iterator[str], name: str, field: str) -> Iterator[str]:

@@ -70,12 +70,14 @@ class Snapshot:
       feature: name of the feature that holds the text.
       splits: (split here, split of the data set) pairs.
       digest: sixteen hex digits of the content.
+      words: (split, words) pairs of texts whose words are not those of their text, see `Texts.counted_words`.
     """
 
     folder: str
     feature: str
     splits: tuple[tuple[Split, str], ...]
     digest: str
+    words: tuple[tuple[Split, int], ...] = ()
 
     def documents(self, split: Split) -> Sequence[dict]:
         """The examples of a split with random access. Raises `ConfigError` where the data set is damaged."""
@@ -147,7 +149,10 @@ def own_snapshot(name: str, texts: Texts, folder: Path, tell: Tell = untold) -> 
                 shutil.rmtree(builder.data_path)
             raise ConfigError("path", f"the files of {name} changed while they were read", "run the command again")
     made: tuple[tuple[Split, str], ...] = tuple((split, split) for split in SPLIT_NUMBER if split in builder.info.splits)
-    return Snapshot(str(builder.data_path), "book_text", made, config.name)
+    words: tuple[tuple[Split, int], ...] = tuple(
+        (split, count) for split, _ in made if (count := texts.counted_words(split)) is not None
+    )
+    return Snapshot(str(builder.data_path), "book_text", made, config.name, words)
 
 
 def lock_of(folder: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.decoding import Errors, decoded
-from infini_jax.data.raw_files import open_files, read_foreign
+from infini_jax.data.raw_files import Files, open_files, read_foreign
 from infini_jax.data.stdlib import packages_below, split_of
 from infini_jax.errors import ConfigError, require, suggestion
 
@@ -46,12 +46,16 @@ class Texts(abc.ABC):
         """
 
     def left_out(self) -> list[str]:
-        """The hidden and junk files and folders beside the documents."""
+        """The hidden and junk files and folders beside the documents, and files that are named and missing."""
         return []
 
     def checked(self) -> list[str]:
         """Reads all files once, and says what was replaced. Raises `ConfigError` that names every file that cannot be read."""
         return []
+
+    def counted_words(self, split: Split) -> int | None:
+        """The words that a split's word perplexity divides by, where they are not those of its text; None where they are."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +211,34 @@ def sections(text: str) -> list[str]:
     """The parts of a Metamath database; joined they are the text again."""
     starts = [0, *(match.start() for match in HEADING.finditer(text)), len(text)]
     return [text[a:b] for a, b in itertools.pairwise(starts) if b > a]
+
+
+@dataclasses.dataclass(frozen=True)
+class Repositories(TextFiles):
+    """Texts of source code with one document per repository, a folder each: its files behind one another, by name.
+
+    The form of Memorizing Transformers (Wu et al. 2022, arXiv 2203.08913, section 4.1).
+    DEVIATION: there the order of a repository's files is drawn at random among the orders that keep folders together.
+    """
+
+    errors: Errors = "latin-1"
+
+    def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
+        files = open_files(self.path)
+        names = files.ending(self.suffixes)
+        require(bool(names), "path", f"{self.path} has no file that ends in {' or '.join(self.suffixes)}", "give another")
+        of: dict[str, list[str]] = {}
+        for name, short in zip(names, short_names(names), strict=True):
+            split_or_repository, *below = PurePosixPath(short).parts
+            is_split = split_or_repository in SPLIT_NUMBER and len(below) > 1
+            of.setdefault(f"{split_or_repository}/{below[0]}" if is_split else split_or_repository, []).append(name)
+        place = splits_of(list(of), self.lists)
+        for repository, own in of.items():
+            if place[repository] == split:
+                yield repository, itertools.chain.from_iterable(self._text(files, name) for name in sorted(own))
+
+    def _text(self, files: Files, name: str) -> Iterator[str]:
+        return decoded(functools.partial(files.blocks, name), name, self.errors)
 
 
 @dataclasses.dataclass(frozen=True)

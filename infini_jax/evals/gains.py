@@ -79,8 +79,9 @@ class Gains(ReadingEvaluation):
         return EvaluationConfig(self.documents, self.tokens, self.rows, CONDITIONS)
 
     def applies(self, run: RunConfig) -> bool:
-        """Whether the run was trained on a corpus of whole documents with a tokenizer."""
-        return run.data.open_tokenizer() is not None and run.data.whole("train") is not None
+        """Whether the run was trained on all tokens of a corpus of whole documents with a tokenizer."""
+        whole = run.data.whole("train") if run.data.open_tokenizer() is not None else None
+        return whole is not None and whole[0].targets is None
 
     def check(self, run: RunConfig) -> None:
         """Checks the settings: raises `ConfigError` where the split has no document of two tokens."""

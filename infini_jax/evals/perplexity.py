@@ -31,6 +31,7 @@ from infini_jax.config.evaluation import ANOTHER, CARRIED, Condition, Evaluation
 from infini_jax.data.documents import Documents, require_something
 from infini_jax.data.prepared import Counts
 from infini_jax.devices.side_by_side import Learned, OneModel
+from infini_jax.errors import require
 from infini_jax.evals.reading import SEGMENTS_A_CALL, score_segments
 
 
@@ -136,10 +137,14 @@ class Reader:
     """
 
     def __init__(self, model: ModelConfig, documents: Documents, counts: Counts, settings: EvaluationConfig):
-        self.model, self.counts, self.text, self.described = model, counts, documents.text, documents.described
+        self.model, self.counts, self.documents, self.described = model, counts, documents, documents.described
         numbers_D = chosen_documents(documents.lengths, settings.documents, documents.name)
         whole_D = documents.lengths[numbers_D]
         lengths_D = np.minimum(whole_D, settings.tokens) if settings.tokens else whole_D
+        kept_D = documents.have_scored(numbers_D, lengths_D)
+        problem = f"no target of {documents.name} begins in the first {settings.tokens} tokens of its document"
+        require(bool(kept_D.any()), "evaluation.tokens", problem, "give more, or 0 for whole documents")
+        numbers_D, whole_D, lengths_D = numbers_D[kept_D], whole_D[kept_D], lengths_D[kept_D]
         longest_first = np.argsort(-lengths_D, kind="stable")
         self.numbers_D, self.lengths_D = numbers_D[longest_first], lengths_D[longest_first]
         self.starts_D, self.cut = documents.starts[self.numbers_D], int((lengths_D < whole_D).sum())
@@ -151,7 +156,7 @@ class Reader:
 
     @property
     def tokens(self) -> int:
-        """Scored tokens of all documents."""
+        """Tokens of all documents that are read for the first time; all are scored where documents have no targets."""
         return int((self.lengths_D - 1).sum())
 
     def read(self, params: dict, watch: Callable[[int], None] = lambda tokens: None) -> Perplexity:
@@ -160,14 +165,16 @@ class Reader:
         return found
 
     def read_each(self, learned: Learned, watch: Callable[[int], None] = lambda tokens: None) -> list[Perplexity]:
-        """The perplexity under each model's parameters; `watch` gets the number of tokens scored so far."""
+        """The perplexity under each model's parameters; `watch` gets the number of tokens read so far."""
+        done = 0
         ranges = int(self.lengths_D[0] - 1).bit_length()
         sums = [Sums(len(self.conditions), len(self.numbers_D), ranges) for _ in range(learned.asked)]
-        for documents_R, places_T, is_scored_RxT, nats_AxCxRxT, hits_AxRxT in self._pieces(learned):
+        for documents_R, places_T, is_read_RxT, nats_AxCxRxT, hits_AxRxT in self._pieces(learned):
+            is_scored_RxT = is_read_RxT & self.documents.are_scored(self.starts_D[documents_R, None] + places_T)
             range_T = np.minimum(np.frexp(places_T)[1] - 1, ranges - 1)  # places past the end hold no scored token
             for of_model, nats_CxRxT, hits_RxT in zip(sums, nats_AxCxRxT, hits_AxRxT, strict=True):
                 of_model.add(documents_R, range_T, is_scored_RxT, nats_CxRxT, hits_RxT)
-            watch(int(sums[0].tokens_N.sum()))
+            watch(done := done + int(is_read_RxT.sum()))
         return [
             Perplexity(
                 self.conditions,
@@ -199,17 +206,17 @@ class Reader:
         """For each document, as soon as it is read: (its number, nats AxCxT of its tokens but the first with each model)."""
         parts: dict[int, list[np.ndarray]] = collections.defaultdict(list)
         done = 0
-        for documents_R, _, is_scored_RxT, nats_AxCxRxT, _ in self._pieces(learned):
-            done += int(is_scored_RxT.sum())
+        for documents_R, _, is_read_RxT, nats_AxCxRxT, _ in self._pieces(learned):
+            done += int(is_read_RxT.sum())
             watch(done)
-            for row in np.flatnonzero(is_scored_RxT.any(axis=1)):
+            for row in np.flatnonzero(is_read_RxT.any(axis=1)):
                 document = int(documents_R[row])
-                parts[document].append(nats_AxCxRxT[:, :, row, is_scored_RxT[row]])
+                parts[document].append(nats_AxCxRxT[:, :, row, is_read_RxT[row]])
                 if sum(part.shape[2] for part in parts[document]) == self.lengths_D[document] - 1:
                     yield int(self.numbers_D[document]), np.concatenate(parts.pop(document), axis=2)
 
     def _pieces(self, learned: Learned) -> Iterator[tuple[np.ndarray, ...]]:
-        """The scores of each piece: (documents R, places T of the targets, whether scored RxT, nats AxCxRxT, hits AxRxT)."""
+        """The scores of each piece: (documents R, places T, whether read for the first time RxT, nats AxCxRxT, hits AxRxT)."""
         size, places = self.model.segment, learned.places(self.model, self.rows)
         for first in range(0, len(self.numbers_D), self.rows):
             documents_R = min(first, len(self.numbers_D) - self.rows) + np.arange(self.rows)
@@ -222,14 +229,14 @@ class Reader:
                 segments = np.int32(min(self.segments, -(-(longest - begin) // size)))
                 carry, *found = places.call(score_segments, (self.model, self.conditions), (carry,), (texts, segments))
                 places_T = begin + 1 + np.arange(self.segments * size)
-                is_scored_RxT = is_new_R[:, None] & (places_T < self.lengths_D[documents_R, None])
-                yield documents_R, places_T, is_scored_RxT, *places.on_host(found)
+                is_read_RxT = is_new_R[:, None] & (places_T < self.lengths_D[documents_R, None])
+                yield documents_R, places_T, is_read_RxT, *places.on_host(found)
 
     def _tokens(self, documents_R: np.ndarray, begin: int) -> np.ndarray:
         """The tokens of one call's segments and the one after them, Rx(T + 1); a document that ended begins again."""
         places_T = begin + np.arange(self.segments * self.model.segment + 1)
         places_RxT = self.starts_D[documents_R, None] + places_T % self.lengths_D[documents_R, None]
-        return np.stack([self.text[places_T] for places_T in places_RxT]).astype(np.int32)
+        return np.stack([self.documents.text[places_T] for places_T in places_RxT]).astype(np.int32)
 
 
 class Sums:

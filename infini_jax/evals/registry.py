@@ -7,6 +7,7 @@ from infini_jax.errors import lookup, require
 from infini_jax.evals.babilong import BabilongEvaluation
 from infini_jax.evals.base import Evaluation
 from infini_jax.evals.blimp import Blimp, BlimpSupplement
+from infini_jax.evals.conditioned import ConditionedEvaluation
 from infini_jax.evals.echo import EchoEvaluation
 from infini_jax.evals.gains import Gains
 from infini_jax.evals.gates import GateEvaluation
@@ -32,6 +33,7 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
         BabilongEvaluation,
         SlotsEvaluation,
         EchoEvaluation,
+        ConditionedEvaluation,
         Gains,
         Blimp,
         BlimpSupplement,

@@ -28,7 +28,7 @@ from infini_jax.report.sections import mechanisms, provenance, same_settings, ta
 from infini_jax.report.settled import only_top, rate_sentences, settled_sentences
 from infini_jax.report.slopes import slopes_table
 from infini_jax.report.summary import Climb
-from infini_jax.report.tables import anchors_table, blimp_table, echo_table, finetune_table, passkey_tables
+from infini_jax.report.tables import (anchors_table, blimp_table, echo_table, finetune_table, passkey_tables, targets_table)
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
 
@@ -61,7 +61,7 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     at_rates = [only_chosen(one) for one in each]
     effects = effects_table(sources, at_rates)
     readings = [slopes_table(climbed), parameters_table(found)]
-    tables = [*readings, *passkey_tables(found), echo_table(found), blimp_table(found)]
+    tables = [*readings, *passkey_tables(found), echo_table(found), targets_table(found), blimp_table(found)]
     tables += [finetune_table(found), anchors_table(found)]
     tables += [one for one in made if isinstance(one, Table)]
     trials, predicted = trials_table(tried), predictions_table(sources, [only_top(one) for one in each])

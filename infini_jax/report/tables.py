@@ -1,7 +1,7 @@
 """The tables of evaluations: passkey in the papers' format, echo, BLiMP, fine-tuning, and published values beside ours."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from infini_jax.analysis.classification import METRICS
 from infini_jax.config.evaluation import CARRIED
@@ -85,6 +85,50 @@ def echo_cell(of: Sequence[Point], gains: dict[tuple[str, float], list[Point]]) 
     gained = [min(one.value for one in gains[at]) for point in of if (at := (point.row.run, point.label("distance"))) in gains]
     loss = f"{statistics.median(point.value for point in of):.3f}"
     return f"{loss} ({statistics.median(gained):.3f})" if gained else loss
+
+
+TARGET_FIGURES = (
+    ("perplexity", "Perplexity", "{:.2f}".format),
+    ("rouge1", "ROUGE-1", percent),
+    ("rouge2", "ROUGE-2", percent),
+    ("rougeL", "ROUGE-L", percent),
+    ("f1", "F1", percent),
+    ("meteor", "METEOR", percent),
+)
+
+
+def targets_table(found: Found) -> Table | NotMeasured:
+    """The table of targets behind a context: a line per memory and context, medians over seeds and their range."""
+    title, of = "Targets behind a context", points(found, "conditioned", "loss")
+    if not of:
+        return NotMeasured("conditioned", title, "the evaluation conditioned of runs on documents with targets")
+    split = "validation" if any(point.label("split", "validation") == "validation" for point in of) else "test"
+    of = [point for point in of if point.label("split", "validation") == split]
+    groups = by(of, lambda point: (point.row.task, point.series, point.row.memory_bytes, point.label("context")))
+    metrics = {
+        metric: by(
+            [point for point in points(found, "conditioned", metric) if point.label("split", "validation") == split],
+            lambda point: (point.row.run, point.label("context")),
+        )
+        for metric, _, _ in TARGET_FIGURES
+    }
+
+    def shown(group: Sequence[Point], metric: str, text: Callable[[float], str]) -> str:
+        keys = [(point.row.run, point.label("context")) for point in group]
+        values = [one.value for key in keys for one in metrics[metric].get(key, [])]
+        return middle(values, text) if values else "–"
+
+    return Table(
+        f"{title}, {split} split: perplexity per token of the targets, and how close to them is what a model says by "
+        "itself, in %; with the context given, withheld, and another document's in its place. Median over seeds and their "
+        "range. From: "
+        f"{behind('conditioned', [point.row for point in of])}.",
+        ("Mechanism", "Memory", "Context", *(name for _, name, _ in TARGET_FIGURES)),
+        tuple(
+            (label_of(series), human_bytes(size), context, *(shown(group, metric, text) for metric, _, text in TARGET_FIGURES))
+            for (_, series, size, context), group in groups.items()
+        ),
+    )
 
 
 def blimp_table(found: Found) -> Table | NotMeasured:
