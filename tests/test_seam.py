@@ -37,6 +37,7 @@ def test_existing_members_are_enough_for_a_mechanism():
     memory, x, bounds = object(), object(), object()
     assert Memory.enter(memory, memory, x, bounds) is x  # pyright: ignore[reportArgumentType]
     assert Memory.leave(memory, memory, x, bounds) is memory  # pyright: ignore[reportArgumentType]
+    assert Memory.finish(memory, memory, x, bounds) is memory  # pyright: ignore[reportArgumentType]
     assert not Descent.works_on_stream()
     assert Recurrent.works_on_stream()
 
@@ -95,7 +96,7 @@ def test_three_segments_with_memory_tokens_are_those_of_the_reference(edges, lay
 def test_memory_tokens_are_of_the_layers_alone():
     model = dataclasses.replace(tiny("recurrent"), memory=RecurrentConfig(tokens=5))
     assert model.dims.segment == model.segment + 10
-    assert (model.ids, model.vocab) == (33, 32)
+    assert (model.ids, model.vocab) == (37, 32)
     assert model.memory_bytes == model.layers * 5 * model.d_model * 4
 
 

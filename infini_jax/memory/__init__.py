@@ -1,8 +1,10 @@
 """Memory mechanisms by name. One row per mechanism: all else (contract tests, cost table, studies, report) follows from it."""
 
 from infini_jax.errors import require
+from infini_jax.memory.armt import ARMT
 from infini_jax.memory.base import Dims, Memory, MemoryConfig
 from infini_jax.memory.beside import Beside, BesideConfig, Native, NativeConfig
+from infini_jax.memory.block_recurrent import BlockRecurrent
 from infini_jax.memory.compressive import Compressive
 from infini_jax.memory.full import Full
 from infini_jax.memory.gated_delta import GatedDelta
@@ -13,6 +15,7 @@ from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
 from infini_jax.memory.neighborhood import check_local, composed
 from infini_jax.memory.registry import Registry
+from infini_jax.memory.rmt import RMT
 from infini_jax.memory.segment_only import SegmentOnly
 from infini_jax.memory.transformer_xl import TransformerXL
 
@@ -27,6 +30,9 @@ MECHANISMS = Registry(
         "memorizing": Memorizing,
         "landmark": Landmark,
         "infinite_former": InfiniteFormer,
+        "rmt": RMT,
+        "armt": ARMT,
+        "block_recurrent": BlockRecurrent,
     }
 )
 """Registry of mechanisms: name on the command line and in results -> class. Add your own mechanism here, or declare it in a

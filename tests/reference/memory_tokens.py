@@ -43,19 +43,18 @@ def layer(p, x_TxD, documents):
 def logits(params, layers, tokens, documents, *, segment, count):
     """TxV of one row: `layers` are the parameters of each; `count` memory tokens stand before and after each segment."""
     table = params["embedding"]["embedding"]
-    inserted, found = len(table) - 1, []
+    inserted, found = list(range(len(table) - count, len(table))), []
     memory, open_document = [None] * len(layers), None
     for begin in range(0, len(tokens), segment):
         own = list(documents[begin : begin + segment])
         around = [own[0]] * count + own + [own[-1]] * count
-        x_TxD = table[[inserted] * count + list(tokens[begin : begin + segment]) + [inserted] * count]
+        x_TxD = table[inserted + list(tokens[begin : begin + segment]) + inserted]
         for number, p in enumerate(layers):
             if "start" in p["memory"]:
                 x_TxD = np.array(x_TxD)
                 x_TxD[:count] = memory[number] if own[0] == open_document else p["memory"]["start"]
-                x_TxD[-count:] += p["memory"]["asks"]
             x_TxD = layer(p, x_TxD, around)
             memory[number] = x_TxD[-count:]
         open_document = own[-1]
-        found.append(norm(x_TxD[count:-count], params["norm"]["scale"]) @ table[:inserted].T)
+        found.append(norm(x_TxD[count:-count], params["norm"]["scale"]) @ table[:-count].T)
     return np.concatenate(found)
