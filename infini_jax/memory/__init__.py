@@ -51,6 +51,12 @@ def class_of(config: MemoryConfig) -> type[Memory]:
     return found[0]
 
 
+def kind_of(config: MemoryConfig) -> type[Memory]:
+    """The class of the memory with these settings, one composed of several mechanisms included; errors as `class_of`."""
+    composed_kinds = {NativeConfig: Native, BesideConfig: Beside}
+    return next((kind for settings, kind in composed_kinds.items() if isinstance(config, settings)), None) or class_of(config)
+
+
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:
     """The Linen module of a memory with these settings and sizes, and of what is carried beside it.
 

@@ -25,7 +25,7 @@ from infini_jax.layers.mlp import MLP
 from infini_jax.layers.norms import norm_of
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Boundaries, Segment
-from infini_jax.memory import memory_of
+from infini_jax.memory import kind_of, memory_of
 from infini_jax.memory.base import KEPT, Memory, MemoryConfig
 from infini_jax.model.form import IN_TURN, Form
 
@@ -249,14 +249,14 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
         def zeros(*shape: int) -> jax.Array:
             return jnp.zeros((count, batch, d.segment, *shape), d.dtype)
 
-        memory = memory_of(config, d)
+        kind = kind_of(config)
         return OpenLayer(
             inputs=zeros(d.d_model),
             queries=zeros(d.heads, d.key_dim),
             keys=zeros(d.kv_heads, d.key_dim),
             values=zeros(d.kv_heads, d.value_dim),
-            ends=zeros(d.d_model) if memory.works_on_stream() else None,
-            features=zeros(d.d_model) if memory.finishes() else None,
+            ends=zeros(d.d_model) if kind.works_on_stream() else None,
+            features=zeros(d.d_model) if kind.finishes() else None,
         )
 
     return tuple(stacked(config, count) for config, count in layer_groups(model))
@@ -345,8 +345,8 @@ class Transformer(nn.Module):
             written.append(new)
             metrics.append(measured)
         x_BxSxD = self.norm(x_BxSxD)
-        for number, memory_of_group in enumerate(memories_of(self.model)):
-            if memory_of_group.finishes():
+        for number, (config, _) in enumerate(layer_groups(self.model)):
+            if kind_of(config).finishes():
                 written[number] = self.groups[number].finish(x_BxSxD, written[number], bounds)[1]
         if self.is_initializing():
             self.head(x_BxSxD)  # makes its parameters
