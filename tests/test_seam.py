@@ -89,7 +89,8 @@ def test_three_segments_with_memory_tokens_are_those_of_the_reference(edges, lay
     _, ours = streams.scorer(model)(params, init_carry(model, BATCH), tokens, jnp.asarray(documents, jnp.int32))
     for row in range(BATCH):
         of_row = (np.asarray(tokens[row]), documents[row])
-        theirs = memory_tokens.logits(*numbers_of(model, params), *of_row, segment=8, count=3)
+        mechanism, sizes = memory_tokens.OfEachLayer(3), {"segment": 8, "count": (3, 3)}
+        theirs = memory_tokens.logits(*numbers_of(model, params), *of_row, mechanism, **sizes)
         np.testing.assert_allclose(ours[row], theirs, atol=2e-5)  # float32 rounding of two layers of order one
 
 

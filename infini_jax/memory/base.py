@@ -174,7 +174,8 @@ class Memory(nn.Module):
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
-        if {"init_memory", "write", "leave", "finish"} & vars(cls).keys() and "lost" not in vars(cls):  # what it inherits may be wrong
+        writes = {"init_memory", "write", "leave", "finish"} & vars(cls).keys()
+        if writes and "lost" not in vars(cls):  # what it inherits may be wrong
             cls.lost, cls.restored = Memory.lost, Memory.restored
         if {"cost", "advance"} & vars(cls).keys() and "cost_at_once" not in vars(cls):
             cls.cost_at_once = Memory.cost_at_once

@@ -8,9 +8,10 @@ values of states are W_k s~, W_v s~ and those of tokens the layer's own, each sh
   LSTM gate    s' = f s + i z,  z = tanh(W_z h + b_z),  i = sigmoid(W_i h + b_i - 1),  f = sigmoid(W_f h + b_f + 1)
 The states of a document's beginning are learned. The published models have one such layer, the third from the top.
 DEVIATION: of the paper's three arrangements of gates the one without an MLP in the horizontal direction (skip), its best.
-DEVIATION: scores are divided by sqrt(K), as everywhere here; the authors' code gives queries and keys unit length and a learned scale.
-DEVIATION: a token of a document that began in its own segment, or with it, reads the learned states, so that both are read where
-documents are packed; states are float32 whatever the compute type.
+DEVIATION: scores are divided by sqrt(K), as everywhere here; the authors' code gives queries and keys unit length and a
+learned scale. States are float32 whatever the compute type.
+DEVIATION: rows hold several documents. Tokens of one that began in the segment read the learned states, so that attention is
+computed to these and to the memory's.
 """
 
 import dataclasses

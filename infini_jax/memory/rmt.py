@@ -13,6 +13,7 @@ DEVIATION: no Transformer-XL cache beside the memory tokens.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,7 @@ class RMT(Positioned):
     paper = "arXiv 2207.06881"
     axes = ("tokens",)
     honors = ("attention_scale", "rotary", "score_cap")
+    exempt: ClassVar = {"costs_grow_with_bytes": "its tokens cost what all tokens cost, in every layer and part of the model"}
 
     @classmethod
     def usual_layers(cls, layers: int) -> tuple[int, ...]:
