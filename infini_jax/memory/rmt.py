@@ -60,6 +60,8 @@ class RMT(Positioned):
     summary = "memory tokens around the segment, from the last layer to the first"
     paper = "arXiv 2207.06881"
     axes = ("tokens",)
+    no_decay = (("attention", "bias"),)  # relative positions, which have more parameters, are refused
+    parameter_axes: ClassVar = {}
     honors = ("attention_scale", "rotary", "score_cap")
     exempt: ClassVar = {"costs_grow_with_bytes": "its tokens cost what all tokens cost, in every layer and part of the model"}
 
