@@ -20,10 +20,12 @@ from infini_jax.model.transformer import layer_groups
 from tests.reference import descent, memory_tokens
 from tests.support import ragged, streams
 from tests.support.commands import on_devices
-from tests.support.extra_mechanisms import Descent, DescentConfig, Recurrent, RecurrentConfig, registered
+from tests.support.extra_mechanisms import EXTRA, Descent, DescentConfig, Recurrent, RecurrentConfig, registered
+from tests.support.marks import WAITING, slow_but
 from tests.support.streams import BATCH, tiny
 
 NAMES = pytest.mark.parametrize("name", ["descent", "recurrent"])
+THOSE_TOO = pytest.mark.parametrize("name", slow_but(EXTRA, (*EXTRA, *WAITING)))
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +123,7 @@ def test_gradients_of_a_later_segment_reach_the_start_of_the_document_and_bptt_c
     assert np.abs(whole - cut).max() > 1e-3
 
 
-@NAMES
+@THOSE_TOO
 @pytest.mark.parametrize("edge", [4, 16, 21])
 def test_documents_that_begin_while_decoding_are_those_of_whole_segments(name, edge):
     """Within the first segment, at its edge and behind it; three segments, so that what was closed is closed upon."""
@@ -137,7 +139,7 @@ def test_documents_that_begin_while_decoding_are_those_of_whole_segments(name, e
     np.testing.assert_allclose(jnp.stack(found, axis=1), expected, atol=5e-5)  # float32 products of other shapes
 
 
-@NAMES
+@THOSE_TOO
 def test_a_prompt_is_read_as_whole_segments_are(name):
     model, params = tiny(name), streams.parameters(name)
     tokens = streams.tokens_of(model)[:1]

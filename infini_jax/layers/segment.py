@@ -67,14 +67,15 @@ class Sight:
 
     @property
     def _seen_SxJ(self) -> jax.Array:
-        """Places from a key forward to a query, the keys of a mutual group counted as if all stood where it begins."""
+        """Places from a key forward to a query; from a later key of a mutual group as if it stood where the group begins."""
+        distance_SxJ = self.distance_SxJ
         if not any(self.mutual):
-            return self.distance_SxJ
+            return distance_SxJ
         (before, after), keys = self.mutual, self.key_documents.shape[1]
         place_J = jnp.arange(keys) - self.prefix
         last_J = place_J - (keys - self.prefix - after)
         in_group_J = jnp.where((place_J >= 0) & (place_J < before), place_J, jnp.maximum(last_J, 0))
-        return self.distance_SxJ + in_group_J
+        return jnp.where(distance_SxJ < 0, distance_SxJ + in_group_J, distance_SxJ)
 
 
 @struct.dataclass

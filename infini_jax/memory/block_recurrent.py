@@ -100,10 +100,10 @@ class BlockRecurrent(Positioned):
         self.start = self.param("start", nn.initializers.normal(0.1), shape, PARAMETERS)
         self.ids = self.param("ids", nn.initializers.normal(1.0), shape, PARAMETERS)
         self.norm = norm_of("rms", 1e-6, False, wide)
-        self.ask = Projection((d.heads, d.key_dim), dtype=d.dtype)
-        self.state_queries = Projection((2, d.heads, d.key_dim), dtype=wide)  # of states, of tokens
-        self.state_keys = Projection((d.kv_heads, d.key_dim), dtype=wide)
-        self.state_values = Projection((d.kv_heads, d.value_dim), dtype=wide)
+        self.ask = Projection((d.heads, d.key_dim), use_bias=False, dtype=d.dtype)
+        self.state_queries = Projection((2, d.heads, d.key_dim), use_bias=False, dtype=wide)  # of states, of tokens
+        self.state_keys = Projection((d.kv_heads, d.key_dim), use_bias=False, dtype=wide)
+        self.state_values = Projection((d.kv_heads, d.value_dim), use_bias=False, dtype=wide)
         self.out_states = output_projection(d)
         self.gate = Gate(self.config.gate, wide)
 

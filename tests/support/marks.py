@@ -11,7 +11,7 @@ def slow_but(quick: Collection[str], cases: Iterable[str]) -> list[Any]:
     return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
-WAITING = {"rmt", "armt", "block_recurrent"}
+WAITING = ("rmt", "armt", "block_recurrent")
 """Mechanisms whose cases wait for the long run where a test runs for every mechanism: each has references of its own."""
 DAILY = {
     "test_no_output_depends_on_a_later_token",
@@ -33,5 +33,5 @@ def waiting(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     return [
         item
         for item in cases
-        if (item.path, item.originalname) in for_all and values[item] & WAITING and item.originalname not in DAILY
+        if (item.path, item.originalname) in for_all and values[item].intersection(WAITING) and item.originalname not in DAILY
     ]
