@@ -9,7 +9,8 @@ x_j the tokens at its beginning:
   A' = A + sum_i beta_i phi(k_i) (v_i - vbar_i)^T,  z' = z + sum_i gamma_i phi(k_i)      all i with the A, z of before
   x_j + A^T phi(W_Q x_j) / (z . phi(W_Q x_j))                 what the layer takes, in the segments after
 Details on which the paper is silent are those of the authors' code: 1e-5 is added to denominators, gamma is kept within 0 and
-1 and has no gradient, W_V begins at zero, and every memory token begins as a learned vector, here a row of the embedding.
+1 and has no gradient, W_V begins at zero, and every memory token begins as a learned vector, here a row of the embedding. The
+code adds 1e-5 in the numerator of gamma, too, but not where nothing is held; here it is nowhere there.
 DEVIATION: A and z are float32 whatever the compute type, and so is what is made of them.
 """
 
@@ -46,8 +47,8 @@ class Associations:
 
 def recall(held: Associations, phi_BxSxF: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(A^T phi / (z . phi) BxSxD, z . phi BxS): what is held under each of S keys, and how much of the key z has."""
-    share_BxS = jnp.einsum("bsf,bf->bs", phi_BxSxF, held.normalizer) + EPSILON
-    return jnp.einsum("bsf,bfd->bsd", phi_BxSxF, held.matrix) / share_BxS[..., None], share_BxS
+    share_BxS = jnp.einsum("bsf,bf->bs", phi_BxSxF, held.normalizer)
+    return jnp.einsum("bsf,bfd->bsd", phi_BxSxF, held.matrix) / (share_BxS[..., None] + EPSILON), share_BxS
 
 
 def associate(held: Associations, phi_BxNxF: jax.Array, v_BxNxD: jax.Array, beta_BxN: jax.Array) -> Associations:

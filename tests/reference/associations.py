@@ -37,7 +37,7 @@ class Associations:
         for m_D in x_TxD[-self.count :]:
             phi_F = dpfp(m_D @ p["key"]["kernel"], 3)
             beta = sigmoid(m_D @ p["strength"]["kernel"][:, 0] + p["strength"]["bias"][0])
-            gamma = min(max(1 - (phi_F @ z_F + EPSILON) / (phi_F @ phi_F + EPSILON), 0.0), 1.0)
+            gamma = min(max(1 - phi_F @ z_F / (phi_F @ phi_F + EPSILON), 0.0), 1.0)
             self.gammas.append(gamma)
             gamma = gamma if self.given is None else self.given[len(self.gammas) - 1]
             after_FxD += beta * np.outer(phi_F, m_D @ p["value"]["kernel"] - recall(A_FxD, z_F, phi_F))
