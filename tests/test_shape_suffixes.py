@@ -183,7 +183,7 @@ def test_of_tiles_in_several_bands(name, segment):
 def test_of_a_model_that_learns_and_decodes(name):
     with shape_suffixes.checked() as found:
         model = streams.tiny(name, **SIZES, memory=SETTINGS[name][-1])
-        trace_segments(model)
+        (trace_training if MECHANISMS[name].works_on_stream() else trace_segments)(model)
         trace_decoding(model)
     check(found)
 

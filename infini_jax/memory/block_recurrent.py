@@ -12,6 +12,8 @@ DEVIATION: scores are divided by sqrt(K), as everywhere here; the authors' code 
 learned scale. States are float32 whatever the compute type.
 DEVIATION: rows hold several documents. Tokens of one that began in the segment read the learned states, so that attention is
 computed to these and to the memory's.
+
+Letters: R rows of states, for each row of tokens those of the memory and the learned ones; C what a state has read.
 """
 
 import dataclasses
@@ -130,9 +132,10 @@ class BlockRecurrent(Positioned):
 
     def _read(self, memory: jax.Array, q_BxSxHxK: jax.Array, reads_BxS: jax.Array) -> jax.Array:
         """Attention of tokens to the states of their document: those of the memory, or the first ones, which stand behind."""
-        s_BxNxD = self._inputs(jnp.concatenate([memory, self.initial(len(memory))], axis=1).reshape(-1, *memory.shape[1:]))
+        both = jnp.concatenate([memory, self.initial(len(memory))], axis=1)
+        s_RxNxD = self._inputs(both.reshape(-1, *memory.shape[1:]))
         keys, values = (
-            make(s_BxNxD).reshape(len(memory), -1, heads, size).astype(self.dims.dtype)
+            make(s_RxNxD).reshape(len(memory), -1, heads, size).astype(self.dims.dtype)
             for make, heads, size in (
                 (self.state_keys, self.dims.kv_heads, self.dims.key_dim),
                 (self.state_values, self.dims.kv_heads, self.dims.value_dim),
@@ -147,13 +150,15 @@ class BlockRecurrent(Positioned):
         inputs_BxNxD = self._inputs(s_BxNxD)
         q_BxNx2xHxK = self.state_queries(inputs_BxNxD)
         k_BxTxGxK, v_BxTxGxV = (x.astype(memory.dtype) for x in (segment.keys, segment.values))
-        of_states = (self.state_keys(inputs_BxNxD), self.state_values(inputs_BxNxD), jnp.ones((1, 1, 1), bool))
-        of_tokens = (k_BxTxGxK, v_BxTxGxV, segment.bounds.writes_BxT[:, None])
+        batch, count = s_BxNxD.shape[:2]
+        writes_BxNxT = jnp.repeat(segment.bounds.writes_BxT[:, None], count, axis=1)
+        of_states = (self.state_keys(inputs_BxNxD), self.state_values(inputs_BxNxD), jnp.ones((batch, count, count), bool))
+        of_tokens = (k_BxTxGxK, v_BxTxGxV, writes_BxNxT)
         read = [
             dense(q_BxNx2xHxK[:, :, number], keys, values, mask, cap=self.dims.score_cap)[0]
             for number, (keys, values, mask) in enumerate((of_states, of_tokens))
         ]
-        return self.gate(s_BxNxD, jnp.concatenate(read, axis=2).reshape(*s_BxNxD.shape[:2], -1))
+        return self.gate(s_BxNxD, jnp.concatenate(read, axis=2).reshape(batch, count, -1))
 
     def logical_axes(self) -> tuple[str, ...]:
         return ("batch", "slots", "embed")
