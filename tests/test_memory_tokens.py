@@ -92,12 +92,13 @@ def test_associations_are_those_of_the_paper_key_by_key():
         held = Associations(jnp.zeros((1, 24, 6)), jnp.zeros((1, 24)))
         for number in range(3):
             x = rng.normal(size=(5, 6))
-            read, _ = recall(held, dpfp(x @ p["ask"]["kernel"], 3)[None])
+            read, _ = recall(held, dpfp(jnp.asarray(x @ p["ask"]["kernel"]), 3)[None])
             theirs = reference.enter(0, p, x, [0] * 5, 0 if number else None)
             np.testing.assert_allclose(x + read[0], theirs, rtol=ragged.EXACT)
             m = x[-2:]
             beta = jax.nn.sigmoid(m @ p["strength"]["kernel"] + p["strength"]["bias"])[:, 0]
-            held = associate(held, dpfp(m @ p["key"]["kernel"], 3)[None], (m @ p["value"]["kernel"])[None], beta[None])
+            key, value = (jnp.asarray(m @ p[name]["kernel"]) for name in ("key", "value"))
+            held = associate(held, dpfp(key, 3)[None], value[None], beta[None])
             reference.leave(0, p, x, [0] * 5, 0 if number else None)
             for ours, wanted in zip((held.matrix, held.normalizer), reference.held[0], strict=True):
                 np.testing.assert_allclose(ours[0], wanted, rtol=ragged.EXACT, atol=1e-13)
@@ -112,7 +113,7 @@ def test_memory_tokens_see_all_of_their_group_where_the_others_attend_in_tiles(p
     q, k, v = (jnp.asarray(rng.normal(size=(2, tokens + more, 2, 4)), jnp.float32) for more in (0, prefix, prefix))
     documents = np.broadcast_to(np.arange(tokens) >= 120, (2, tokens)).astype(np.int32)
     carried = np.concatenate([np.zeros((2, prefix), np.int32), documents], axis=1)
-    sight = Sight(documents, carried, jnp.int32(0), prefix, window, mutual)
+    sight = Sight(jnp.asarray(documents), jnp.asarray(carried), jnp.int32(0), prefix, window, mutual)
     bias = jnp.asarray(rng.normal(size=(2, tokens + prefix)), jnp.float32) if biased else None
     per_pair = None if bias is None else bias[:, np.clip(np.asarray(sight.distance_SxJ), 0, tokens + prefix - 1)]
     mask = np.array(sight.mask_BxSxJ)
@@ -120,7 +121,7 @@ def test_memory_tokens_see_all_of_their_group_where_the_others_attend_in_tiles(p
     assert mask[:, :4, prefix : prefix + 4].all()
     assert mask[:, -6:, -6:].all()
     np.testing.assert_array_equal(mask[:, 4:-6], causal[:, 4:-6])
-    wanted, _ = dense(q, k, v, mask, bias_HxSxT=per_pair)
+    wanted, _ = dense(q, k, v, jnp.asarray(mask), bias_HxSxT=per_pair)
     np.testing.assert_allclose(attend(q, k, v, sight, distance_bias_HxJ=bias), wanted, atol=2e-6)  # float32, other sums
 
 

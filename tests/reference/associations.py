@@ -26,7 +26,8 @@ class Associations:
         x_TxD = np.array(x_TxD)
         for t, document in enumerate(around):
             if document == open_document:
-                x_TxD[t] += recall(*self.held[number], dpfp(x_TxD[t] @ p["ask"]["kernel"], 3))
+                A_FxD, z_F = self.held[number]
+                x_TxD[t] += recall(A_FxD, z_F, dpfp(x_TxD[t] @ p["ask"]["kernel"], 3))
         return x_TxD
 
     def leave(self, number, p, x_TxD, around, open_document):
