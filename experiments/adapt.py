@@ -1,7 +1,8 @@
 """What is a memory worth to a model that was trained without one, beside its attention or in the place of it?
 
-One checkpoint is given every mechanism in some of its layers: `add` keeps attention within a window and adds what the memory
-reads, `replace` puts the memory in attention's place, with a cache that reaches as far as that window. All runs train
+One checkpoint is given every mechanism that can be added, in some of its layers: `add` keeps attention within a window and
+adds what the memory reads, `replace` puts the memory in attention's place, with a cache that reaches as far as that window.
+Memories that work on the residual stream (rmt, armt) cannot be added and are left out. All runs train
 low-rank factors and what the mechanism adds, with the same FLOPs. Controls, trained alike: the window without a memory, and
 the model's own attention to its whole context. Matrices have one size, that of the model's heads; slots also have more.
 
@@ -46,6 +47,7 @@ from infini_jax.evals.gains import Gains
 from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.passkey import PasskeyEvaluation
 from infini_jax.files import data_folder
+from infini_jax.memory import class_of
 from infini_jax.memory.base import Neighborhood
 from infini_jax.memory.full import FullConfig
 from infini_jax.model.stream import parameter_shapes
@@ -117,6 +119,8 @@ class Adaptation:
         yield at_ceiling(base, self.slots)
         for how, local in ATTACHED:
             for variant, memory in memories(self.segment, *{name for name, _ in self.compared}, local=local):
+                if class_of(memory).works_on_stream():  # which cannot be added
+                    continue
                 chosen = dataclasses.replace(memory, layers=self.layers)
                 model = attached(base.model, chosen, how, window)
                 if self.compared and (model.mechanism, variant) not in self.compared:

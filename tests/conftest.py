@@ -30,6 +30,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start would read the whole package's source, each anew
 
 
+@pytest.hookimpl(tryfirst=True)  # marks are read next
+def pytest_collection_modifyitems(items):
+    """Some mechanisms' cases of tests of all mechanisms wait for the long run, see `tests.support.marks.waiting`."""
+    from tests.support.marks import waiting  # after the settings above
+
+    for item in waiting(items):
+        item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish(session):
     """Tracing makes objects by the million, among which Python looks for circles again and again: a tenth of all time."""
     gc.set_threshold(50_000, 20, 20)

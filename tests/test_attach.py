@@ -48,8 +48,9 @@ from tests.support import streams
 from tests.support.commands import on_devices, told
 from tests.support.foreign import GEMMA, GPT2, LLAMA, llama_tensors, write_model
 from tests.support.marks import slow_but
+from tests.support.registering import without_stream
 
-ADDED = [name for name in MECHANISMS if name not in ("local", "full")]
+ADDED = [name for name in without_stream() if name not in ("local", "full")]
 SMALL = {"landmark": {"block": 2, "blocks": 3, "retrieved": 2}, "memorizing": {"top_k": 2}}
 MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": 5}
 SEGMENT, TOKENS = 4, 16

@@ -28,7 +28,10 @@ def flops(run: RunConfig) -> float:
     return run_cost(run).training_flops
 
 
-@pytest.mark.parametrize("name", [name for name in MECHANISMS if name != "full"])
+AS_WIDE_AS_THE_MODEL = ("rmt", "block_recurrent")  # of whose states a narrower model has more, which cost more than it saves
+
+
+@pytest.mark.parametrize("name", [name for name in MECHANISMS if name not in ("full", *AS_WIDE_AS_THE_MODEL)])
 def test_width_gives_way_until_a_token_costs_what_was_asked_with_the_same_memory(name):
     run = with_memory(MECHANISMS[name].Config())
     run = dataclasses.replace(run, model=run.model.at_bytes(BYTES))

@@ -29,6 +29,7 @@ from infini_jax.records.measures import read_measures
 from infini_jax.records.rows import read_rows
 from infini_jax.study import jobs
 from tests.support.marks import slow_but
+from tests.support.registering import without_stream
 
 TINY = CapacityRun(
     symbols=16,
@@ -56,7 +57,7 @@ def of(name: str) -> CapacityRun:
 
 
 def mechanisms():
-    return slow_but(QUICK, MECHANISMS)
+    return slow_but(QUICK, without_stream())
 
 
 @functools.cache

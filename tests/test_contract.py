@@ -123,7 +123,7 @@ def test_bytes_are_those_of_the_arrays(name):
     module = memory_of(model.memory, model.dims)
     real = sum(leaf.nbytes for leaf in jax.tree.leaves(module.init_memory(1)))
     assert memory_bytes(module) + neighborhood_bytes(module) == real > 0, "let `init_memory` make every array that is carried"
-    assert model.memory_bytes == model.layers * memory_bytes(module) > 0
+    assert model.memory_bytes == model.memory_layers * memory_bytes(module) > 0
     assert model.neighborhood_bytes == model.layers * neighborhood_bytes(module)
     assert (model.neighborhood_bytes > 0) == (model.memory.neighbors(model.dims.segment)[0] > 0)
 
@@ -175,7 +175,7 @@ def test_gates_are_reported_and_follow_from_the_parameters_declared_as_gates_alo
 
     @jax.jit
     def gates(params, carry, tokens):
-        carry, _, (metrics,) = forward_segments(model, params, carry, tokens, jnp.zeros_like(tokens))
+        carry, _, (metrics, *_) = forward_segments(model, params, carry, tokens, jnp.zeros_like(tokens))
         return reported_gates(metrics), carry
 
     shapes, _ = jax.eval_shape(gates, params, carry := init_carry(model, BATCH), first)

@@ -307,10 +307,10 @@ FEW = [
 def test_the_plan_counts_what_a_step_of_a_part_computes(name, changes, settings):
     """Within 2 %, 3 % for relative positions in turn, as for all parameters; the memory in all layers or in the middle one."""
     base = ModelConfig(memory=LocalConfig(), **SIZES)  # rotary: other positions have parameters, which are trained then
-    for layers in (None, (1,)):
+    for layers in (MECHANISMS[name].Config().layers, (1,)):
         memory = dataclasses.replace(MECHANISMS[name].Config(), **changes, layers=layers)
         run = child(memory, base, **settings, sequence=4 * base.segment)
-        for segments in (1, 4):
+        for segments in (1,) if run.model.takes_in_turn else (1, 4):
             named = dataclasses.replace(run, train=dataclasses.replace(run.train, segments_per_step=segments))
             state, batch = Training(named).shapes, Training(named).batch
             counted = program_flops(gradient_function(named), state.params, state.carry, batch, None, state.frozen)

@@ -20,10 +20,12 @@ from infini_jax.model.transformer import layer_groups
 from tests.reference import descent, memory_tokens
 from tests.support import ragged, streams
 from tests.support.commands import on_devices
-from tests.support.extra_mechanisms import Descent, DescentConfig, Recurrent, RecurrentConfig, registered
+from tests.support.extra_mechanisms import EXTRA, Descent, DescentConfig, Recurrent, RecurrentConfig, registered
+from tests.support.marks import WAITING, slow_but
 from tests.support.streams import BATCH, tiny
 
 NAMES = pytest.mark.parametrize("name", ["descent", "recurrent"])
+THOSE_TOO = pytest.mark.parametrize("name", slow_but(EXTRA, (*EXTRA, *WAITING)))
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +39,7 @@ def test_existing_members_are_enough_for_a_mechanism():
     memory, x, bounds = object(), object(), object()
     assert Memory.enter(memory, memory, x, bounds) is x  # pyright: ignore[reportArgumentType]
     assert Memory.leave(memory, memory, x, bounds) is memory  # pyright: ignore[reportArgumentType]
+    assert Memory.finish(memory, memory, x, bounds) is memory  # pyright: ignore[reportArgumentType]
     assert not Descent.works_on_stream()
     assert Recurrent.works_on_stream()
 
@@ -88,14 +91,15 @@ def test_three_segments_with_memory_tokens_are_those_of_the_reference(edges, lay
     _, ours = streams.scorer(model)(params, init_carry(model, BATCH), tokens, jnp.asarray(documents, jnp.int32))
     for row in range(BATCH):
         of_row = (np.asarray(tokens[row]), documents[row])
-        theirs = memory_tokens.logits(*numbers_of(model, params), *of_row, segment=8, count=3)
+        mechanism, sizes = memory_tokens.OfEachLayer(3), {"segment": 8, "count": (3, 3)}
+        theirs = memory_tokens.logits(*numbers_of(model, params), *of_row, mechanism, **sizes)
         np.testing.assert_allclose(ours[row], theirs, atol=2e-5)  # float32 rounding of two layers of order one
 
 
 def test_memory_tokens_are_of_the_layers_alone():
     model = dataclasses.replace(tiny("recurrent"), memory=RecurrentConfig(tokens=5))
     assert model.dims.segment == model.segment + 10
-    assert (model.ids, model.vocab) == (33, 32)
+    assert (model.ids, model.vocab) == (37, 32)
     assert model.memory_bytes == model.layers * 5 * model.d_model * 4
 
 
@@ -119,7 +123,7 @@ def test_gradients_of_a_later_segment_reach_the_start_of_the_document_and_bptt_c
     assert np.abs(whole - cut).max() > 1e-3
 
 
-@NAMES
+@THOSE_TOO
 @pytest.mark.parametrize("edge", [4, 16, 21])
 def test_documents_that_begin_while_decoding_are_those_of_whole_segments(name, edge):
     """Within the first segment, at its edge and behind it; three segments, so that what was closed is closed upon."""
@@ -135,7 +139,7 @@ def test_documents_that_begin_while_decoding_are_those_of_whole_segments(name, e
     np.testing.assert_allclose(jnp.stack(found, axis=1), expected, atol=5e-5)  # float32 products of other shapes
 
 
-@NAMES
+@THOSE_TOO
 def test_a_prompt_is_read_as_whole_segments_are(name):
     model, params = tiny(name), streams.parameters(name)
     tokens = streams.tokens_of(model)[:1]

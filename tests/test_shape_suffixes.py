@@ -16,8 +16,10 @@ from infini_jax.data.batch import Batch
 from infini_jax.layers import attention
 from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import MECHANISMS, memory_of
+from infini_jax.memory.armt import ARMTConfig
 from infini_jax.memory.base import Memory
 from infini_jax.memory.beside import BesideConfig
+from infini_jax.memory.block_recurrent import BlockRecurrentConfig
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
@@ -27,6 +29,7 @@ from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.landmark.softmax import grouped_softmax
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.memory.rmt import RMTConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.generate import draw, read_segment
 from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of, scan_segments
@@ -88,6 +91,9 @@ SETTINGS = {
         dataclasses.replace(FORMER, sampling="sticky"),
         dataclasses.replace(FORMER, sampling="sticky_uniform"),
     ],
+    "rmt": [RMTConfig(tokens=7)],
+    "armt": [ARMTConfig(tokens=7, key_size=13)],
+    "block_recurrent": [BlockRecurrentConfig(states=13), BlockRecurrentConfig(states=13, gate="lstm")],
 }
 CASES = [pytest.param(name, memory, id=f"{name}{i}") for name in MECHANISMS for i, memory in enumerate(SETTINGS[name])]
 
@@ -177,7 +183,7 @@ def test_of_tiles_in_several_bands(name, segment):
 def test_of_a_model_that_learns_and_decodes(name):
     with shape_suffixes.checked() as found:
         model = streams.tiny(name, **SIZES, memory=SETTINGS[name][-1])
-        trace_segments(model)
+        (trace_training if MECHANISMS[name].works_on_stream() else trace_segments)(model)
         trace_decoding(model)
     check(found)
 

@@ -162,6 +162,7 @@ class ModelConfig:
             rotary=self.rotary,
             score_cap=self.block.score_cap,
             output_bias="output" in self.block.biases,
+            mutual=self.memory.mutual_tokens,
         )
 
     def dims_of(self, memory: MemoryConfig) -> Dims:
@@ -183,8 +184,11 @@ class ModelConfig:
 
     @property
     def ids(self) -> int:
-        """Number of rows of the embedding: raw tokens, and behind them the one that is inserted into segments."""
-        return self.vocab + (self.memory.landmark_every is not None or any(self.memory.memory_tokens))
+        """Number of rows of the embedding: raw tokens, and behind them those that are inserted into segments.
+
+        Landmarks have one; memory tokens one each, which those before a segment share with those after it.
+        """
+        return self.vocab + max(self.memory.landmark_every is not None, *self.memory.memory_tokens)
 
     @property
     def mechanism(self) -> str:

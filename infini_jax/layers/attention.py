@@ -6,7 +6,10 @@ asks for one where `auto` would choose another; programs that were compiled unde
 The softmax is float32 at least whatever the compute type.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,12 +102,48 @@ def attend(
 
     Rows that may see nothing give zero. Raises `ConfigError` where the form asked for cannot do this.
     """
+    if any(sight.mutual):
+        return _attend_mutually(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ, cap)
     chosen = chosen_form(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, biased=distance_bias_HxJ is not None, cap=cap)
     if chosen in kernels.KERNELS:
         scale_H = _scale_of_heads(scale, q_BxSxHxK)
         kernel = by_heads(kernels.KERNELS[chosen].attend, (2, 2, 2, None, 0), 2, *_heads_of(q_BxSxHxK, k_BxJxGxK))
         return kernel(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale_H)
     return _run(chosen, q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ, cap)[0]
+
+
+def _attend_mutually(q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight: Sight, scale, distance_bias_HxJ, cap) -> jax.Array:
+    """`attend` where the first and last tokens of a segment see all of their group.
+
+    All scores of these few queries are held; the tokens between them see no later key and attend as ever.
+    """
+    (before, after), queries, keys = sight.mutual, q_BxSxHxK.shape[1], k_BxJxGxK.shape[1]
+    if queries < keys - sight.prefix:  # of a segment that is being decoded
+        return _run("dense", q_BxSxHxK, k_BxJxGxK, v_BxJxGxV, sight, scale, distance_bias_HxJ, cap)[0]
+
+    def part(attention: Callable, first: int, end: int, last_key: int, mutual: tuple[int, int]) -> jax.Array:
+        shown = dataclasses.replace(
+            sight,
+            query_documents=sight.query_documents[:, first:end],
+            key_documents=sight.key_documents[:, :last_key],
+            start=sight.start + first,
+            mutual=mutual,
+        )
+        bias = None if distance_bias_HxJ is None else distance_bias_HxJ[:, :last_key]
+        return attention(q_BxSxHxK[:, first:end], k_BxJxGxK[:, :last_key], v_BxJxGxV[:, :last_key], shown, scale, bias, cap)
+
+    def held(*operands: Any) -> jax.Array:
+        return _run("dense", *operands)[0]
+
+    def as_ever(q, k, v, shown: Sight, scale, bias, cap) -> jax.Array:
+        return attend(q, k, v, shown, scale=scale, distance_bias_HxJ=bias, cap=cap)
+
+    parts = [part(as_ever, 0, queries - after, keys - after, (0, 0))[:, before:]]
+    if before:
+        parts.insert(0, part(held, 0, before, sight.prefix + before, (before, 0)))
+    if after:
+        parts.append(part(held, queries - after, queries, keys, (0, after)))
+    return jnp.concatenate(parts, axis=1)
 
 
 def attend_segment(segment: Segment, turn: Turn = ROTARY) -> jax.Array:
@@ -159,6 +198,7 @@ def attend_flops(
     prefix: int = 0,
     window: int | None = None,
     cap: float = 0.0,
+    mutual: tuple[int, int] = (0, 0),
 ) -> float:
     """FLOPs per token of `attend` over a whole segment and `prefix` carried keys, as `auto` computes it on a CPU.
 
@@ -166,6 +206,12 @@ def attend_flops(
     depends on no data: blocks of keys that are skipped when the program runs, as nothing was written there yet or by another
     document, are counted as if they were computed.
     """
+    if any(mutual):
+        before, after = mutual
+        as_ever = segment_length - after
+        each = attend_flops(as_ever, heads, key_dim, value_dim, prefix=prefix, window=window, cap=cap)
+        pairs = before * (prefix + before) + after * (prefix + segment_length)
+        return (as_ever * each + attention_flops(pairs, heads, key_dim, value_dim)) / segment_length
     keys = prefix + segment_length
     in_tiles = not cap and tiles_pay(segment_length, keys)
     computed = tiling_of(segment_length, keys, prefix, window).pairs / segment_length if in_tiles else keys

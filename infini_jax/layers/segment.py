@@ -44,6 +44,7 @@ class Sight:
       start: int32 scalar, the place of the first query. With as many queries as segment keys it can only be 0.
       prefix: number of carried keys.
       window: places that a query sees, its own included; None for all.
+      mutual: numbers of the segment's first and last tokens that see all of their group, later ones too.
     """
 
     query_documents: jax.Array
@@ -51,6 +52,7 @@ class Sight:
     start: jax.Array
     prefix: int = struct.field(pytree_node=False, default=0)
     window: int | None = struct.field(pytree_node=False, default=None)
+    mutual: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
 
     @property
     def distance_SxJ(self) -> jax.Array:
@@ -61,7 +63,19 @@ class Sight:
     @property
     def mask_BxSxJ(self) -> jax.Array:
         """Whether each query sees each key, BxSxJ booleans."""
-        return within(self.distance_SxJ, self.window) & (self.query_documents[:, :, None] == self.key_documents[:, None, :])
+        return within(self._seen_SxJ, self.window) & (self.query_documents[:, :, None] == self.key_documents[:, None, :])
+
+    @property
+    def _seen_SxJ(self) -> jax.Array:
+        """Places from a key forward to a query; from a later key of a mutual group as if it stood where the group begins."""
+        distance_SxJ = self.distance_SxJ
+        if not any(self.mutual):
+            return distance_SxJ
+        (before, after), keys = self.mutual, self.key_documents.shape[1]
+        place_J = jnp.arange(keys) - self.prefix
+        last_J = place_J - (keys - self.prefix - after)
+        in_group_J = jnp.where((place_J >= 0) & (place_J < before), place_J, jnp.maximum(last_J, 0))
+        return jnp.where(distance_SxJ < 0, distance_SxJ + in_group_J, distance_SxJ)
 
 
 @struct.dataclass
@@ -78,6 +92,7 @@ class Boundaries:
         `insert_landmarks`.
       before: B tokens of the open document before the segment, where places count from its start; None where they count from
         the segment's.
+      mutual: numbers of memory tokens (before, after) that see all of their group, see `MemoryConfig.mutual_tokens`.
     """
 
     query_documents: jax.Array
@@ -86,6 +101,7 @@ class Boundaries:
     start: jax.Array
     phase: jax.Array | None = None
     before: jax.Array | None = None
+    mutual: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
 
     @property
     def places_BxS(self) -> jax.Array:
@@ -109,10 +125,10 @@ class Boundaries:
         Carried keys are of the document that was open when the segment began; older ones must not be marked as held.
         """
         if carried_BxN is None:
-            return Sight(self.query_documents, self.key_documents, self.start, window=window)
+            return Sight(self.query_documents, self.key_documents, self.start, window=window, mutual=self.mutual)
         documents_BxN = jnp.where(carried_BxN, self.open_document[:, None], NEVER_SEEN)
         documents_BxJ = jnp.concatenate([documents_BxN, self.key_documents], axis=1)
-        return Sight(self.query_documents, documents_BxJ, self.start, carried_BxN.shape[1], window)
+        return Sight(self.query_documents, documents_BxJ, self.start, carried_BxN.shape[1], window, self.mutual)
 
     @property
     def continues_B(self) -> jax.Array:
@@ -220,9 +236,14 @@ def over_segments(function: Callable[..., jax.Array], count: int, tile: int, *ro
     return found_BxNxcx.reshape(-1, *found_NxCx.shape[2:])
 
 
-def whole(documents_BxS: jax.Array, open_document_B: jax.Array, phase_B: jax.Array | None = None) -> Boundaries:
+def whole(
+    documents_BxS: jax.Array,
+    open_document_B: jax.Array,
+    phase_B: jax.Array | None = None,
+    mutual: tuple[int, int] = (0, 0),
+) -> Boundaries:
     """The boundaries of a segment that is processed at once."""
-    return Boundaries(documents_BxS, documents_BxS, open_document_B, jnp.int32(0), phase_B)
+    return Boundaries(documents_BxS, documents_BxS, open_document_B, jnp.int32(0), phase_B, mutual=mutual)
 
 
 def reset_where_new(keeps_B: jax.Array, memory: Any, initial: Any = None) -> Any:
@@ -242,13 +263,20 @@ def length_with_landmarks(tokens: int, every: int | None) -> int:
 def insert_memory_tokens(tokens_RxS: jax.Array, count: tuple[int, int], token: int | None = None) -> jax.Array:
     """Rows with `count` = (before, after) memory tokens around them: Rx(before + S + after).
 
-    The inserted places hold `token`. Without it the first or last token is repeated: among document ids, memory tokens then
-    belong to the first and the last token's document.
+    The inserted places hold `token` and the ids behind it, in each group from the first on. Without it the first or last token
+    is repeated: among document ids, memory tokens then belong to the first and the last token's document.
     """
     if not any(count):
         return tokens_RxS
-    around = ((0, 0), count)
-    return jnp.pad(tokens_RxS, around, mode="edge") if token is None else jnp.pad(tokens_RxS, around, constant_values=token)
+    if token is None:
+        return jnp.pad(tokens_RxS, ((0, 0), count), mode="edge")
+    before, after = (memory_token_ids(len(tokens_RxS), number, token) for number in count)
+    return jnp.concatenate([before, tokens_RxS, after], axis=1)
+
+
+def memory_token_ids(rows: int, count: int, token: int) -> jax.Array:
+    """Ids of a group of memory tokens, rows x count: `token` and those behind it."""
+    return jnp.broadcast_to(token + jnp.arange(count, dtype=jnp.int32), (rows, count))
 
 
 def drop_memory_tokens(x_RxSxD: jax.Array, count: tuple[int, int]) -> jax.Array:

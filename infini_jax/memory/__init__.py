@@ -1,8 +1,10 @@
 """Memory mechanisms by name. One row per mechanism: all else (contract tests, cost table, studies, report) follows from it."""
 
 from infini_jax.errors import require
+from infini_jax.memory.armt import ARMT
 from infini_jax.memory.base import Dims, Memory, MemoryConfig
 from infini_jax.memory.beside import Beside, BesideConfig, Native, NativeConfig
+from infini_jax.memory.block_recurrent import BlockRecurrent
 from infini_jax.memory.compressive import Compressive
 from infini_jax.memory.full import Full
 from infini_jax.memory.gated_delta import GatedDelta
@@ -13,6 +15,7 @@ from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
 from infini_jax.memory.neighborhood import check_local, composed
 from infini_jax.memory.registry import Registry
+from infini_jax.memory.rmt import RMT
 from infini_jax.memory.segment_only import SegmentOnly
 from infini_jax.memory.transformer_xl import TransformerXL
 
@@ -30,6 +33,9 @@ MECHANISMS = Registry(
         "memorizing": Memorizing,
         "landmark": Landmark,
         "infinite_former": InfiniteFormer,
+        "rmt": RMT,
+        "armt": ARMT,
+        "block_recurrent": BlockRecurrent,
     },
     COMPOSED,
 )
@@ -44,6 +50,12 @@ def class_of(config: MemoryConfig) -> type[Memory]:
     require(len(found) > 0, "memory", f"{name} is in no row of the registry", "add it to MECHANISMS")
     require(len(found) == 1, "memory", f"{name} is in {len(found)} rows of the registry", "give each mechanism its own Config")
     return found[0]
+
+
+def kind_of(config: MemoryConfig) -> type[Memory]:
+    """The class of the memory with these settings, one composed of several mechanisms included; errors as `class_of`."""
+    composed_kinds = {NativeConfig: Native, BesideConfig: Beside}
+    return next((kind for settings, kind in composed_kinds.items() if isinstance(config, settings)), None) or class_of(config)
 
 
 def memory_of(config: MemoryConfig, dims: Dims) -> Memory:

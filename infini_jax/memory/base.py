@@ -52,6 +52,11 @@ class MemoryConfig:
         return 0, 0
 
     @property
+    def mutual_tokens(self) -> tuple[int, int]:
+        """Number of memory tokens (before, after) that see all of their group, later ones too; by default none does."""
+        return 0, 0
+
+    @property
     def positions_elsewhere(self) -> Any:
         """Kind of positions of the layers that `layers` leaves out, which attend inside the segment only."""
         return "rotary"
@@ -140,7 +145,7 @@ class Memory(nn.Module):
       key_heads_apart: a key head's memory depends on that head alone, so that it may be repeated for its query heads.
 
     Two things a mechanism may add. A memory that begins from parameters overrides `initial`, and `begun` puts it where a
-    document is new. A memory that works on the layer's residual stream overrides `enter` or `leave`, and may have memory
+    document is new. A memory that works on the residual stream overrides `enter`, `leave` or `finish`, and may have memory
     tokens around the segment (`MemoryConfig.memory_tokens`); it takes the segments of a stream in turn.
 
     Attributes:
@@ -169,7 +174,8 @@ class Memory(nn.Module):
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
-        if {"init_memory", "write", "leave"} & vars(cls).keys() and "lost" not in vars(cls):  # what it inherits may be wrong
+        writes = {"init_memory", "write", "leave", "finish"} & vars(cls).keys()
+        if writes and "lost" not in vars(cls):  # what it inherits may be wrong
             cls.lost, cls.restored = Memory.lost, Memory.restored
         if {"cost", "advance"} & vars(cls).keys() and "cost_at_once" not in vars(cls):
             cls.cost_at_once = Memory.cost_at_once
@@ -211,6 +217,10 @@ class Memory(nn.Module):
         """The memory after `write`, updated from the residual stream at the layer's end, BxTxD for the whole segment."""
         return memory
 
+    def finish(self, memory: Any, x_BxTxD: jax.Array, bounds: Boundaries) -> Any:
+        """The memory after `leave`, updated from the model's features BxTxD behind all layers and the last norm."""
+        return memory
+
     @classmethod
     def usual_layers(cls, layers: int) -> tuple[int, ...] | None:
         """The layers that carry this memory in a model of `layers`, as in its paper; None for all."""
@@ -219,7 +229,12 @@ class Memory(nn.Module):
     @classmethod
     def works_on_stream(cls) -> bool:
         """Whether the mechanism sees the residual stream, which exists for one segment of a stream after the other only."""
-        return (cls.enter, cls.leave) != (Memory.enter, Memory.leave)
+        return (cls.enter, cls.leave, cls.finish) != (Memory.enter, Memory.leave, Memory.finish)
+
+    @classmethod
+    def finishes(cls) -> bool:
+        """Whether the mechanism sees the features behind the last layer."""
+        return cls.finish is not Memory.finish
 
     def attend(self, memory: Any, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(output BxSxD, metrics): the attention of the segment's queries, locally and over `memory`, projected."""
@@ -274,7 +289,7 @@ class Memory(nn.Module):
         raise NotImplementedError
 
     def cost(self, segment_length: int) -> Cost:
-        """FLOPs and bytes moved per token at this segment length, those of `enter` and `leave` included."""
+        """FLOPs and bytes moved per token at this segment length, those of `enter`, `leave` and `finish` included."""
         raise NotImplementedError
 
     def cost_at_once(self, segment_length: int, segments: int) -> Cost:

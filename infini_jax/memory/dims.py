@@ -23,6 +23,7 @@ class Dims:
       rotary: turns of queries and keys, wherever positions are rotary.
       score_cap: bound of the scores of a softmax, as `layers.attention.soft_cap` takes it; 0 is none.
       output_bias: whether the output projection has a bias.
+      mutual: memory tokens (before, after) of the segment that see all of their group, as in `MemoryConfig.mutual_tokens`.
       closed: whether output projections (`base.output_projection`) are zero before training, so that reading adds nothing.
     """
 
@@ -36,6 +37,7 @@ class Dims:
     rotary: RotaryConfig = ROTARY
     score_cap: float = 0.0
     output_bias: bool = False
+    mutual: tuple[int, int] = (0, 0)
     closed: bool = False
 
     @property

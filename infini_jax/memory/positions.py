@@ -128,6 +128,8 @@ class PositionedAttention(nn.Module):
         """
         cap, k_BxJxGxK, bias_HxJ = self.dims.score_cap, seen.keys, None
         if self.positions == "relative":
+            problem = "relative positions know no later token, and memory tokens see them"
+            require(not any(seen.sight.mutual), "memory.positions", problem, "choose others")
             return attend_relative(q_BxSxHxK, seen, *self.relative(seen), scale_H, cap)
         if self.positions == "rotary":
             turn = self.dims.rotary
@@ -218,8 +220,9 @@ def positioned_cost(
     if positions == "relative":
         local, extra = attention_flops(near + segment_length, *sizes), relative_cost(dims, keys, segment_length, segments)
         return dataclasses.replace(extra, local=local, read=attention_flops(carried, *sizes) + extra.read)
-    total = attend_flops(segment_length, *sizes, prefix=carried + near, window=window, cap=dims.score_cap)
-    local = min(total, attend_flops(segment_length, *sizes, prefix=near, window=window, cap=dims.score_cap))
+    kind = {"window": window, "cap": dims.score_cap, "mutual": dims.mutual}
+    total = attend_flops(segment_length, *sizes, prefix=carried + near, **kind)
+    local = min(total, attend_flops(segment_length, *sizes, prefix=near, **kind))
     return Cost(local=local, read=total - local)
 
 

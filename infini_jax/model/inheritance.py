@@ -150,8 +150,8 @@ def resolved(model: ModelConfig, field: str) -> int:
 
 
 def is_own(path: Keys) -> bool:
-    """Whether a parameter is a mechanism's own: all behind `memory` but the output projection, which every layer has."""
-    return path[1:2] == ("memory",) and path[2:3] != ("out",)
+    """Whether a parameter is a mechanism's own: inserted tokens, and all behind `memory` but the output every layer has."""
+    return path == INSERTED or (path[1:2] == ("memory",) and path[2:3] != ("out",))
 
 
 def inherited(other: ModelConfig, learned: dict, model: ModelConfig, fresh: dict) -> dict:

@@ -23,6 +23,7 @@ from infini_jax.layers.segment import (
     drop_memory_tokens,
     insert_landmarks,
     insert_memory_tokens,
+    memory_token_ids,
     tokens_before_each,
     whole,
 )
@@ -113,7 +114,7 @@ def forward_segments(
     last_BxW = documents_RxL[:, -1].reshape(batch, -1)
     open_B, last_B = handed_on(carry.open_document, last_BxW[:, -1])
     open_BxW = jnp.concatenate([open_B[:, None], last_BxW[:, :-1]], axis=1)
-    bounds, before = whole(documents_RxL, open_BxW.reshape(-1), phase_R), None
+    bounds, before = whole(documents_RxL, open_BxW.reshape(-1), phase_R, model.memory.mutual_tokens), None
     if carry.before is not None:
         before_BxX = tokens_before_each(carry.before, bounds)
         bounds, before = dataclasses.replace(bounds, before=before_BxX[:, :-1].reshape(-1)), before_BxX[:, -1]
@@ -294,9 +295,9 @@ def _places(model: ModelConfig, phase: jax.Array | None) -> int | jax.Array:
     return model.segment + (phase[0] + model.segment) // every
 
 
-def _bounds(decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) -> Boundaries:
-    carry = decoder.carry
-    return Boundaries(query_documents_BxS, decoder.documents, carry.open_document, start, carry.phase, carry.before)
+def _bounds(model: ModelConfig, decoder: Decoder, query_documents_BxS: jax.Array, start: jax.Array) -> Boundaries:
+    carry, mutual = decoder.carry, model.memory.mutual_tokens
+    return Boundaries(query_documents_BxS, decoder.documents, carry.open_document, start, carry.phase, carry.before, mutual)
 
 
 def _extend(model, params, decoder: Decoder, token_BxS: jax.Array, document_B: jax.Array) -> tuple[Decoder, jax.Array]:
@@ -304,7 +305,7 @@ def _extend(model, params, decoder: Decoder, token_BxS: jax.Array, document_B: j
     document_BxS = jnp.broadcast_to(document_B[:, None], token_BxS.shape)
     documents = jax.lax.dynamic_update_slice_in_dim(decoder.documents, document_BxS, decoder.length, 1)
     decoder = dataclasses.replace(decoder, documents=documents)
-    bounds = _bounds(decoder, document_BxS, decoder.length)
+    bounds = _bounds(model, decoder, document_BxS, decoder.length)
     x_BxSxD, opened = Transformer(model).apply(
         {"params": params}, token_BxS, decoder.carry.memory, decoder.opened, bounds, method="extend"
     )
@@ -312,8 +313,7 @@ def _extend(model, params, decoder: Decoder, token_BxS: jax.Array, document_B: j
 
 
 def _extend_by_memory_tokens(model, params, decoder: Decoder, document_B: jax.Array, count: int) -> Decoder:
-    token_BxS = jnp.full((document_B.shape[0], count), model.vocab, jnp.int32)
-    return _extend(model, params, decoder, token_BxS, document_B)[0]
+    return _extend(model, params, decoder, memory_token_ids(len(document_B), count, model.vocab), document_B)[0]
 
 
 def _close(model, params, decoder: Decoder) -> Decoder:
@@ -325,7 +325,7 @@ def _close(model, params, decoder: Decoder) -> Decoder:
         last_Bx1 = jax.lax.dynamic_slice_in_dim(decoder.documents, decoder.length - 1, 1, axis=1)
         live_T = jnp.arange(decoder.documents.shape[1]) < decoder.length
         decoder = dataclasses.replace(decoder, documents=jnp.where(live_T, decoder.documents, last_Bx1))
-    bounds = _bounds(decoder, decoder.documents, jnp.int32(0))
+    bounds = _bounds(model, decoder, decoder.documents, jnp.int32(0))
     memory: Any = Transformer(model).apply({"params": params}, decoder.carry.memory, decoder.opened, bounds, method="close")
     before = decoder.carry.before
     before = None if before is None else tokens_before_each(before, bounds)[:, -1]

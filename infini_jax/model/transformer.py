@@ -5,6 +5,7 @@ segments stands outside (`infini_jax.model.stream`): a raw scan inside a module 
 at init.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from infini_jax.layers.mlp import MLP
 from infini_jax.layers.norms import norm_of
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Boundaries, Segment
-from infini_jax.memory import memory_of
+from infini_jax.memory import kind_of, memory_of
 from infini_jax.memory.base import KEPT, Memory, MemoryConfig
 from infini_jax.model.form import IN_TURN, Form
 
@@ -66,6 +67,7 @@ class OpenLayer:
       keys: BxTxGxK.
       values: BxTxGxV.
       ends: BxTxD, the residual stream at the layer's end, None where the memory does not work on it.
+      features: BxTxD, the model's features behind all layers, None where the memory does not see them.
     """
 
     inputs: jax.Array
@@ -73,6 +75,7 @@ class OpenLayer:
     keys: jax.Array
     values: jax.Array
     ends: jax.Array | None
+    features: jax.Array | None
 
 
 class Block(nn.Module):
@@ -150,6 +153,7 @@ class Block(nn.Module):
             keys=keys_BxTxGxK,
             values=values_BxTxGxV,
             ends=None if opened.ends is None else put(opened.ends, x_BxSxD),
+            features=opened.features,
         )
 
     def close(self, x: jax.Array, state: tuple[Any, OpenLayer], bounds: Boundaries) -> tuple[jax.Array, Any]:
@@ -157,7 +161,13 @@ class Block(nn.Module):
         memory, opened = state
         segment = Segment(opened.inputs, opened.queries, opened.keys, opened.values, bounds)
         memory = self.memory.write(memory, segment)
-        return x, memory if opened.ends is None else self.memory.leave(memory, opened.ends, bounds)
+        if opened.ends is not None:
+            memory = self.memory.leave(memory, opened.ends, bounds)
+        return x, memory if opened.features is None else self.memory.finish(memory, opened.features, bounds)
+
+    def finish(self, x_BxTxD: jax.Array, memory: Any, bounds: Boundaries) -> tuple[jax.Array, Any]:
+        """(x, memory after the segment), updated from the model's features `x_BxTxD`, which pass through."""
+        return x_BxTxD, self.memory.finish(memory, x_BxTxD, bounds)
 
     def _project(
         self, new_BxSxD: jax.Array, inputs_BxTxD: jax.Array, bounds: Boundaries
@@ -239,12 +249,14 @@ def init_open(model: ModelConfig, batch: int) -> tuple:
         def zeros(*shape: int) -> jax.Array:
             return jnp.zeros((count, batch, d.segment, *shape), d.dtype)
 
+        kind = kind_of(config)
         return OpenLayer(
             inputs=zeros(d.d_model),
             queries=zeros(d.heads, d.key_dim),
             keys=zeros(d.kv_heads, d.key_dim),
             values=zeros(d.kv_heads, d.value_dim),
-            ends=zeros(d.d_model) if memory_of(config, d).works_on_stream() else None,
+            ends=zeros(d.d_model) if kind.works_on_stream() else None,
+            features=zeros(d.d_model) if kind.finishes() else None,
         )
 
     return tuple(stacked(config, count) for config, count in layer_groups(model))
@@ -307,7 +319,7 @@ class Transformer(nn.Module):
                 in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  flax takes an axis an argument
                 length=count,
                 unroll=count if self.form.layer_loop == "unroll" else 1,
-                methods=("__call__", "extend", "close"),
+                methods=("__call__", "extend", "close", "finish"),
                 check_constancy_invariants=self.is_initializing(),  # traces a layer twice; the drawn parameters follow from it
             )(model, config)
             for config, count in layer_groups(model)
@@ -333,6 +345,9 @@ class Transformer(nn.Module):
             written.append(new)
             metrics.append(measured)
         x_BxSxD = self.norm(x_BxSxD)
+        for number, (config, _) in enumerate(layer_groups(self.model)):
+            if kind_of(config).finishes():
+                written[number] = self.groups[number].finish(x_BxSxD, written[number], bounds)[1]
         if self.is_initializing():
             self.head(x_BxSxD)  # makes its parameters
         return x_BxSxD, tuple(written), tuple(metrics)
@@ -351,7 +366,16 @@ class Transformer(nn.Module):
         for group, state in zip(self.groups, zip(memory, opened, strict=True), strict=True):
             x_BxSxD, new = group.extend(x_BxSxD, state, bounds)
             extended.append(new)
-        return self.norm(x_BxSxD), tuple(extended)
+        x_BxSxD = self.norm(x_BxSxD)
+
+        def with_features(opened: OpenLayer) -> OpenLayer:
+            if opened.features is None:
+                return opened
+            new_LxBxSxD = jnp.broadcast_to(x_BxSxD, (len(opened.features), *x_BxSxD.shape))
+            found = jax.lax.dynamic_update_slice_in_dim(opened.features, new_LxBxSxD, bounds.start, axis=2)
+            return dataclasses.replace(opened, features=found)
+
+        return x_BxSxD, tuple(map(with_features, extended))
 
     def close(self, memory: tuple, opened: tuple, bounds: Boundaries) -> tuple:
         """The memory after the open segment, which is full."""

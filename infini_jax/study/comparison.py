@@ -75,7 +75,7 @@ def memories(segment: int, *names: str, local: Neighborhood = "own") -> tuple[tu
 
 
 def code_memories() -> list[tuple[str, MemoryConfig]]:
-    """(variant, settings) of every mechanism in the registry, for a memory layer alone that recalls codes."""
+    """(variant, settings) of every mechanism in the registry that needs no residual stream, for a layer that recalls codes."""
     settings: dict[str, tuple[tuple[str, MemoryConfig], ...]] = {
         "infini": (
             ("linear", InfiniConfig()),
@@ -88,7 +88,8 @@ def code_memories() -> list[tuple[str, MemoryConfig]]:
         "landmark": (("", LandmarkConfig(block=4, retrieved=2)),),
         "infinite_former": (("", InfiniteFormerConfig(samples=64)),),
     }
-    return [pair for name, kind in MECHANISMS.items() for pair in settings.get(name, (("", kind.Config()),))]
+    alone = [(name, kind.Config()) for name, kind in MECHANISMS.items() if not kind.works_on_stream()]
+    return [pair for name, memory in alone for pair in settings.get(name, (("", memory),))]
 
 
 def with_memory(base: RunConfig, memory: MemoryConfig, *names: str, variant: str = "") -> RunConfig:

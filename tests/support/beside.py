@@ -9,11 +9,11 @@ from infini_jax.memory import MECHANISMS
 from infini_jax.memory.base import Memory
 from infini_jax.memory.beside import Beside, BesideConfig
 from infini_jax.memory.local import LocalConfig
-from tests.support.registering import in_the_registry, losses_spread
+from tests.support.registering import in_the_registry, losses_spread, without_stream
 
 PARTS = ("inputs", "keys", "values")
 NATIVE = ("local", "full")
-CHOICES = {f"{name}_beside": name for name in MECHANISMS if name not in NATIVE}
+CHOICES = {f"{name}_beside": name for name in without_stream() if name not in NATIVE}
 
 
 @functools.cache  # models that tests share have the class of its settings

@@ -109,14 +109,13 @@ class Recurrent(Memory):
 
     Config = RecurrentConfig
     summary, paper, axes = "memory tokens around the segment", "arXiv 2207.06881", ("tokens",)
-    parameter_axes: ClassVar = {("start",): (None, "embed"), ("asks",): (None, "embed")}
-    no_decay = (("start",), ("asks",))
+    parameter_axes: ClassVar = {("start",): (None, "embed")}
+    no_decay = (("start",),)
 
     def setup(self):
         super().setup()
         shape = (self.config.tokens, self.dims.d_model)
         self.start = self.param("start", nn.initializers.normal(1.0), shape)
-        self.asks = self.param("asks", nn.initializers.normal(1.0), shape)
 
     def init_memory(self, batch):
         return jnp.zeros((batch, self.config.tokens, self.dims.d_model), self.dims.memory_dtype)
@@ -126,8 +125,6 @@ class Recurrent(Memory):
         return jnp.broadcast_to(start_NxD, (batch, *start_NxD.shape))
 
     def enter(self, memory, x_BxSxD, bounds):
-        last = bounds.key_documents.shape[1] - self.config.tokens
-        x_BxSxD += at_places(self.asks[None], jnp.zeros_like(x_BxSxD), bounds, last)
         return at_places(self.begun(memory, bounds.continues_B), x_BxSxD, bounds, 0)
 
     def attend(self, memory, segment):

@@ -122,8 +122,9 @@ def streamed_with_gradient(module, params, arrays, weights, of_memory=no_part):
 
 
 def projected(params: dict, rows) -> np.ndarray:
-    """Outputs BxTxD of the values TxHxV of each row."""
-    return np.einsum("bthv,hvd->btd", np.array(rows), params["out"]["kernel"])
+    """Outputs BxTxD of the values TxHxV of each row, or Tx2HxV where a second kernel stands behind the first."""
+    kernels = [params[name]["kernel"] for name in ("out", "out_states") if name in params]
+    return np.einsum("bthv,hvd->btd", np.array(rows), np.concatenate(kernels))
 
 
 def expected(reference, params, arrays, documents=DOCUMENTS):

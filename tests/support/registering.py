@@ -11,6 +11,11 @@ from infini_jax.memory.base import Memory
 from tests.support.streams import losses_of, tiny
 
 
+def without_stream() -> list[str]:
+    """Names of the mechanisms that leave the residual stream as it is: they can stand alone, or beside attention."""
+    return [name for name, mechanism in MECHANISMS.items() if not mechanism.works_on_stream()]
+
+
 @contextlib.contextmanager
 def in_the_registry(made: Mapping[str, type[Memory]]) -> Iterator[None]:
     """They are in the registry for as long as this is open: other tests count its rows."""

@@ -59,10 +59,10 @@ def parameters_of(model: ModelConfig) -> dict:
 
 
 def opened(params: dict) -> dict:
-    """Parameters whose added memories have random output projections in place of zeros, so that what is read is seen."""
+    """Parameters with random kernels in place of those that begin at zero, so that what is read is seen."""
 
     def moved(path, leaf):
-        is_closed = "added" in names_of(path) and "out" in names_of(path)[-2]
+        is_closed = names_of(path)[-1] == "kernel" and not np.any(leaf)
         return jax.random.normal(jax.random.key(1), leaf.shape, leaf.dtype) / 4 if is_closed else leaf
 
     return jax.tree_util.tree_map_with_path(moved, params)
@@ -165,7 +165,7 @@ def whole_layer(model: ModelConfig):
     def read(number: int, x_BxTxD, documents, before):
         part = slice(number * length_of(model), (number + 1) * length_of(model))
         x_BxSxD = jnp.pad(x_BxTxD[:, part], ((0, 0), count, (0, 0)))
-        return x_BxSxD, whole(insert_memory_tokens(documents[:, part], count), before)
+        return x_BxSxD, whole(insert_memory_tokens(documents[:, part], count), before, mutual=model.memory.mutual_tokens)
 
     def run(params, inputs, documents):
         memory, before, outputs = init_memory(model, BATCH)[0], jnp.full(BATCH, NO_DOCUMENT), []
@@ -173,11 +173,12 @@ def whole_layer(model: ModelConfig):
         for number in range(SEGMENTS):
             x, bounds = read(number, inputs[0], documents, before)
             x, (memory, _) = module.apply(params, x, (memory, None), bounds)
+            memory = module.apply(params, x, memory, bounds, method="finish")[1]  # the layer is the last one, too
             outputs.append(drop_memory_tokens(x, count))
             before = bounds.key_documents[:, -1]
         return jnp.concatenate(outputs, axis=1)
 
-    return module, jax.jit(block_variables, static_argnums=0)(model), jax.jit(run)
+    return module, opened(jax.jit(block_variables, static_argnums=0)(model)), jax.jit(run)
 
 
 def block_variables(model: ModelConfig) -> dict:
