@@ -19,6 +19,7 @@ from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
+from infini_jax.memory.kimi_delta import KimiDeltaConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
@@ -32,6 +33,7 @@ FORMER = InfiniteFormerConfig(basis=6, widths=(0.1, 0.3), samples=4)
 CASES = {
     "local": LocalConfig(window=5),
     "gated_delta": GatedDeltaConfig(),
+    "kimi_delta": KimiDeltaConfig(),
     "∞-former": FORMER,
     "∞-former, little cached": dataclasses.replace(FORMER, cached=4),
     "∞-former, much cached": dataclasses.replace(FORMER, cached=15),

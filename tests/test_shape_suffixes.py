@@ -23,6 +23,7 @@ from infini_jax.memory.full import FullConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
+from infini_jax.memory.kimi_delta import KimiDeltaConfig
 from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.landmark.softmax import grouped_softmax
 from infini_jax.memory.local import LocalConfig
@@ -65,6 +66,7 @@ SETTINGS = {
         InfiniConfig(local="cache"),
     ],
     "gated_delta": [GatedDeltaConfig(), GatedDeltaConfig(decay="none")],
+    "kimi_delta": [KimiDeltaConfig()],
     "memorizing": [
         MemorizingConfig(slots=17, top_k=3, cached=13),
         MemorizingConfig(slots=17, top_k=3, local="window"),

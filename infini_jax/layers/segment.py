@@ -90,13 +90,19 @@ class Boundaries:
     @property
     def places_BxS(self) -> jax.Array:
         """Place of each query in its document, of which the tokens of the segment count, and those `before` it."""
+        place_BxT = self.places_BxT
+        if self.before is not None:
+            is_open_BxT = self.key_documents == self.open_document[:, None]
+            place_BxT = place_BxT + jnp.where(is_open_BxT, self.before[:, None], 0)
+        return jax.lax.dynamic_slice_in_dim(place_BxT, self.start, self.query_documents.shape[1], axis=1)
+
+    @property
+    def places_BxT(self) -> jax.Array:
+        """Place of each token among those of its document in the segment."""
         documents_BxT = self.key_documents
         place_T = jnp.arange(documents_BxT.shape[1])
         begins_BxT = jnp.pad(documents_BxT[:, 1:] != documents_BxT[:, :-1], ((0, 0), (1, 0)))
-        place_BxT = place_T - jax.lax.cummax(jnp.where(begins_BxT, place_T, 0), axis=1)
-        if self.before is not None:
-            place_BxT = place_BxT + jnp.where(documents_BxT == self.open_document[:, None], self.before[:, None], 0)
-        return jax.lax.dynamic_slice_in_dim(place_BxT, self.start, self.query_documents.shape[1], axis=1)
+        return place_T - jax.lax.cummax(jnp.where(begins_BxT, place_T, 0), axis=1)
 
     @property
     def local_BxSxT(self) -> jax.Array:

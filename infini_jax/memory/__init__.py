@@ -8,6 +8,7 @@ from infini_jax.memory.full import Full
 from infini_jax.memory.gated_delta import GatedDelta
 from infini_jax.memory.infini import Infini
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
+from infini_jax.memory.kimi_delta import KimiDelta
 from infini_jax.memory.landmark.mechanism import Landmark
 from infini_jax.memory.local import Local
 from infini_jax.memory.memorizing import Memorizing
@@ -24,6 +25,7 @@ MECHANISMS = Registry(
         "compressive": Compressive,
         "infini": Infini,
         "gated_delta": GatedDelta,
+        "kimi_delta": KimiDelta,
         "memorizing": Memorizing,
         "landmark": Landmark,
         "infinite_former": InfiniteFormer,

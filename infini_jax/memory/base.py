@@ -101,8 +101,9 @@ class Memory(nn.Module):
     """One layer's memory: declares parameters, holds no state.
 
     The state is a pytree of fixed shapes whose outermost axis is the batch; it is an argument and a return value.
-    `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
-    `write` is called once, when it is full.
+    `attend` reads the memory of EARLIER segments, and may be called many times while a segment is open (decoding); `write` is
+    called once, when it is full. A memory that declares `reads_own` reads the open segment too, causally and by its own rule:
+    of each query's document, the tokens up to the query. It never sees what comes later, and changes nothing that is carried.
 
     What a subclass must declare has no default, and the registry refuses a class without it: `Config`, `summary` (one
     line for tables), `paper`, `axes` (settings or dims along which the memory grows, the default first), and the methods
@@ -114,6 +115,9 @@ class Memory(nn.Module):
         default keys and values. () where the memory is without gradient.
       holds: what is remembered in, for predictions of how capacity grows with bytes: a matrix of key dim x value dim; slots
         that hold tokens as they are; or other, about which nothing is predicted, by default.
+      reads_own: whether `attend` reads the tokens of its own segment by the memory's rule, so that what is read does not
+        depend on where segments end. It then makes the segment's writes, too, and `advance` makes them once for both. By
+        default local attention alone sees the own segment.
       splits_sequence: whether `advance` works where devices share a sequence; by default not.
       usual_layers: the layers that carry it in its paper's models; by default all of them.
       neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as
@@ -162,6 +166,7 @@ class Memory(nn.Module):
     axes: ClassVar[tuple[str, ...]]
     learns: ClassVar[tuple[Part, ...]] = ("keys", "values")
     holds: ClassVar[Literal["matrix", "slots", "other"]] = "other"
+    reads_own: ClassVar[bool] = False
     splits_sequence: ClassVar[bool] = False
     neighborhoods: ClassVar[tuple[Neighborhood, ...]] = ()
     honors: ClassVar[tuple[Honored, ...]] = ("attention_scale",)

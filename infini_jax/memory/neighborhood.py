@@ -102,6 +102,10 @@ class Around(Memory):
     def honors(self) -> Any:
         return self.mechanism.honors
 
+    @property
+    def reads_own(self) -> Any:
+        return self.mechanism.reads_own
+
     def remembered(self, memory: FarAndNear) -> Any:
         return memory.far
 
