@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.marks import SLOW_ROWS
+
 ACCELERATOR = os.environ.get("TESTS_ON", "")
 os.environ["JAX_PLATFORMS"] = ACCELERATOR or "cpu"
 if ACCELERATOR:
@@ -28,6 +30,14 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start would read the whole package's source, each anew
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that the marks leave out are left out
+def pytest_collection_modifyitems(items):
+    """Rows of the registry that are slow in every test that takes all of them."""
+    for item in items:
+        if hasattr(item, "callspec") and SLOW_ROWS & {item.callspec.params.get(of) for of in ("name", "mechanism")}:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish(session):

@@ -27,6 +27,7 @@ from infini_jax.memory.kimi_delta import KimiDeltaConfig
 from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.landmark.softmax import grouped_softmax
 from infini_jax.memory.local import LocalConfig
+from infini_jax.memory.log_linear import LogLinearConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.generate import draw, read_segment
@@ -67,6 +68,7 @@ SETTINGS = {
     ],
     "gated_delta": [GatedDeltaConfig(), GatedDeltaConfig(decay="none")],
     "kimi_delta": [KimiDeltaConfig()],
+    "log_linear": [LogLinearConfig(longest=99)],
     "memorizing": [
         MemorizingConfig(slots=17, top_k=3, cached=13),
         MemorizingConfig(slots=17, top_k=3, local="window"),

@@ -173,15 +173,15 @@ class CapacityRun(CodesSettings):
 def forward_flops(run: CapacityRun) -> tuple[float, float]:
     """(forward FLOPs of writing one pair, of asking one question), counted; landmarks are charged to the pairs they follow.
 
-    A landmark's value is the mean of its block's, so that only pairs are projected. A memory that reads its own segment makes
-    the writes of a segment of questions, too, and drops them.
+    A landmark's value is the mean of its block's, so that only pairs are projected. A memory that reads its own segment may
+    make the writes of a segment of questions, too, and drop them.
     """
-    d, memory = run.dims, memory_of(run.memory, run.dims)
-    cost, places = memory.cost(d.segment), d.segment / run.segment
+    d = run.dims
+    cost, places = memory_of(run.memory, d).cost(d.segment), d.segment / run.segment
     projected = 2.0 * d.d_model * d.kv_heads * d.value_dim
     output = 2.0 * d.heads * d.value_dim * d.d_model
     written = projected + places * cost.write
-    read = cost.local + cost.read + (cost.write if memory.reads_own else 0.0)
+    read = cost.local + cost.read + cost.write_again
     asked = projected + places * (read + output) + 2.0 * d.d_model * run.symbols
     return written, asked
 

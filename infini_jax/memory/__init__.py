@@ -11,6 +11,7 @@ from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
 from infini_jax.memory.kimi_delta import KimiDelta
 from infini_jax.memory.landmark.mechanism import Landmark
 from infini_jax.memory.local import Local
+from infini_jax.memory.log_linear import LogLinear
 from infini_jax.memory.memorizing import Memorizing
 from infini_jax.memory.neighborhood import check_local, composed
 from infini_jax.memory.registry import Registry
@@ -26,6 +27,7 @@ MECHANISMS = Registry(
         "infini": Infini,
         "gated_delta": GatedDelta,
         "kimi_delta": KimiDelta,
+        "log_linear": LogLinear,
         "memorizing": Memorizing,
         "landmark": Landmark,
         "infinite_former": InfiniteFormer,

@@ -116,8 +116,8 @@ class Memory(nn.Module):
       holds: what is remembered in, for predictions of how capacity grows with bytes: a matrix of key dim x value dim; slots
         that hold tokens as they are; or other, about which nothing is predicted, by default.
       reads_own: whether `attend` reads the tokens of its own segment by the memory's rule, so that what is read does not
-        depend on where segments end. It then makes the segment's writes, too, and `advance` makes them once for both. By
-        default local attention alone sees the own segment.
+        depend on where segments end; what of its writes it then makes, too, is in `Cost.write_again`. By default local
+        attention alone sees the own segment.
       splits_sequence: whether `advance` works where devices share a sequence; by default not.
       usual_layers: the layers that carry it in its paper's models; by default all of them.
       neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as
@@ -277,6 +277,15 @@ class Memory(nn.Module):
     def logical_axes(self) -> Any:
         """A tuple of axis names (batch, heads, slots, ...) for each array of the memory, in the structure of `init_memory`."""
         raise NotImplementedError
+
+    @classmethod
+    def holding(cls, config: Any, tokens: int) -> Any:
+        """Settings with which the memory holds a document of so many tokens as its paper has it.
+
+        By default the settings as they are: the memory has one size, whatever it reads. Mechanisms whose memory grows with
+        what they read say which setting does; bytes at a length follow from it.
+        """
+        return config
 
     def cost(self, segment_length: int) -> Cost:
         """FLOPs and bytes moved per token at this segment length, those of `enter` and `leave` included."""

@@ -218,6 +218,13 @@ def check_horizons(horizons: tuple[float, float], dims: Dims) -> None:
     require(longest <= LONGEST, field, f"{longest:g} segments are too many", f"give at most {LONGEST:g}")
 
 
+def first_biases(horizons: tuple[float, float], segment: int, count: int, dtype: jnp.dtype) -> jax.Array:
+    """softplus^-1 of one over the tokens that each of `count` heads or channels first remembers; one alone takes the last."""
+    first, last = horizons
+    horizons_N = segment * (np.geomspace(first, last, count) if count > 1 else np.array([last]))
+    return jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_N, dtype)))
+
+
 @dataclasses.dataclass(frozen=True)
 class GatedDeltaConfig(PositionedConfig):
     """Settings of the gated delta rule.
@@ -259,10 +266,7 @@ class GatedDelta(Positioned):
             self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.kv_heads,), PARAMETERS)
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-        """softplus^-1 of one over the tokens that each head first remembers for."""
-        first, last = self.config.horizons
-        horizons_G = self.dims.segment * (np.geomspace(first, last, shape[0]) if shape[0] > 1 else np.array([last]))
-        return jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_G, dtype)))
+        return first_biases(self.config.horizons, self.dims.segment, shape[0], dtype)
 
     def init_memory(self, batch: int) -> jax.Array:
         d = self.dims

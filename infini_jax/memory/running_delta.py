@@ -23,7 +23,15 @@ from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes, segments_of_a_stream
-from infini_jax.memory.gated_delta import Solved, check_horizons, in_chunks, is_transition, states, unit_lower_inverse
+from infini_jax.memory.gated_delta import (
+    Solved,
+    check_horizons,
+    first_biases,
+    in_chunks,
+    is_transition,
+    states,
+    unit_lower_inverse,
+)
 from infini_jax.memory.infini import combine, with_size
 from infini_jax.memory.positions import Positioned, PositionedConfig, local_cost
 from infini_jax.memory.window import view
@@ -180,10 +188,8 @@ class RunningDelta(Positioned):
         self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.kv_heads,), PARAMETERS)
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-        """softplus^-1 of one over the tokens that each channel first remembers for, the same in all heads."""
-        first, last = self.config.horizons
-        horizons_K = self.dims.segment * np.geomspace(first, last, self.dims.key_dim)
-        return jnp.resize(jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_K, dtype))), shape)
+        """Those of one head, for all heads."""
+        return jnp.resize(first_biases(self.config.horizons, self.dims.segment, self.dims.key_dim, dtype), shape)
 
     def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:
         """g = -exp(a) softplus(W_up W_down x + b), BxTxGxK."""
@@ -238,11 +244,13 @@ class RunningDelta(Positioned):
         written = square + matrix + square * d.value_dim / chunk if is_transition(chunk, d.key_dim) else 2.0 * matrix
         read = d.heads * (matrix + 2.0 * chunk * (d.key_dim + d.value_dim)) + d.kv_heads * matrix  # and U
         forget = 2.0 * d.key_dim * (d.d_model + d.kv_heads * d.key_dim)
+        write = forget + self._projected() + padded * d.kv_heads * (solved + written)
         local = local_cost(self.config, d, segment_length, segments=segments)
         return dataclasses.replace(
             local,
             read=local.read + padded * read,
-            write=forget + self._projected() + padded * d.kv_heads * (solved + written),
+            write=write,
+            write_again=write,
             bytes_moved=3.0 * memory_bytes(self) / segment_length,  # read by attend, read and written by write
         )
 

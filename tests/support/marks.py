@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 
+SLOW_ROWS = {"log_linear"}
+"""Mechanisms whose cases of tests that take the registry's rows as `name` are all slow: a row costs about half a minute. Their
+own test files are not; of what is alike, `kimi_delta` stands for those that read their own segment."""
+
 
 def slow_but(quick: Collection[str], cases: Iterable[str]) -> list[Any]:
     """The cases as parameters; all but the quick ones have the mark for long tests."""
