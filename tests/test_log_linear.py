@@ -69,7 +69,9 @@ def test_a_token_sees_its_document_in_buckets_that_double():
 
 def test_a_bucket_is_a_matrix_and_their_number_grows_with_the_logarithm_of_the_document():
     dims = dataclasses.replace(DIMS, compute="float32")
-    found = {longest: LogLinear(LogLinear.holding(LogLinearConfig(), longest), dims) for longest in (1, 2, 3, 4096, 2**20)}
+    found = {
+        longest: LogLinear(LogLinear.holding(LogLinearConfig(), dims, longest), dims) for longest in (1, 2, 3, 4096, 2**20)
+    }
     one = memory_bytes(found[1])
     matrix = memory_bytes(found[3]) - one
     assert matrix == DIMS.kv_heads * DIMS.key_dim * DIMS.value_dim * 4 == one - 4  # float32, and a count

@@ -14,6 +14,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory.base import Dims
 from infini_jax.memory.gated_delta import write_tokens
+from infini_jax.memory.gated_delta2 import GatedDelta2, GatedDelta2Config
 from infini_jax.memory.kimi_delta import KimiDelta, KimiDeltaConfig
 from infini_jax.memory.running_delta import Edits, carried_through, chunked, read_running
 from infini_jax.model.cost import program_flops
@@ -21,6 +22,8 @@ from tests.reference import running_delta as reference
 from tests.support import ragged
 from tests.support.ragged import DIMS
 
+CHANNELS = GatedDelta2(GatedDelta2Config(), DIMS)
+CHANNELS_SIGNED = GatedDelta2(GatedDelta2Config(eigenvalues="signed"), DIMS)
 KIMI = KimiDelta(KimiDeltaConfig(), DIMS)
 SIGNED = KimiDelta(KimiDeltaConfig(eigenvalues="signed"), DIMS)
 
@@ -30,6 +33,9 @@ def row_of(module):
 
     def row(params, arrays, documents):
         def gates(x, g):
+            if isinstance(module, GatedDelta2):
+                erased = module.most_erased * reference.sigmoid(x @ params["erase"]["kernel"][:, g])
+                return erased, reference.sigmoid(x @ params["strength"]["kernel"][:, g])
             strength = module.most_erased * reference.sigmoid(x @ params["strength"]["kernel"][:, g])
             return strength, strength
 
@@ -38,7 +44,11 @@ def row_of(module):
     return row
 
 
-@pytest.mark.parametrize("module", [KIMI, SIGNED], ids=["kimi_delta", "kimi_delta signed"])
+@pytest.mark.parametrize(
+    "module",
+    [KIMI, pytest.param(SIGNED, marks=pytest.mark.slow), CHANNELS, pytest.param(CHANNELS_SIGNED, marks=pytest.mark.slow)],
+    ids=["kimi_delta", "kimi_delta signed", "gated_delta2", "gated_delta2 signed"],
+)
 def test_outputs_memory_and_gradients_are_the_reference_s(module):
     ragged.assert_is_the_reference(module, row_of(module), idle=())
 
@@ -46,11 +56,11 @@ def test_outputs_memory_and_gradients_are_the_reference_s(module):
 @settings(max_examples=10, deadline=None)
 @given(documents=ragged.documents_cut_anywhere(), seed=st.integers(0, 99))
 def test_documents_cut_anywhere_are_the_reference_s(documents, seed):
-    ragged.assert_follows_documents(SIGNED, row_of(SIGNED), documents, seed)
+    ragged.assert_follows_documents(KIMI, row_of(KIMI), documents, seed)
 
 
 def test_float32_and_bf16_compute_stay_near_the_reference():
-    ragged.assert_narrow_types_stay_near(KIMI, row_of(KIMI))
+    ragged.assert_narrow_types_stay_near(CHANNELS, row_of(CHANNELS))
 
 
 # ---- chunks --------------------------------------------------------------------------------------------------------------

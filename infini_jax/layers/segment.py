@@ -203,6 +203,22 @@ def tokens_before_each(held_B: jax.Array, bounds: Boundaries) -> jax.Array:
     return counts_before_each(held_B, written_BxW, keeps_BxW)
 
 
+def sum_since_begin(x_BxTx: jax.Array, bounds: Boundaries) -> jax.Array:
+    """Sum over the tokens of each token's document in the segment, up to itself, BxT... of BxT....
+
+    Sums begin anew with a document, so that nothing of the one before is in them, not even its rounding.
+    """
+    documents_BxT = bounds.key_documents
+    begins_BxT = jnp.pad(documents_BxT[:, 1:] != documents_BxT[:, :-1], ((0, 0), (1, 0)))
+
+    def then(first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (begins, before), (begins_too, after) = first, second
+        return begins | begins_too, jnp.where(begins_too, after, before + after)
+
+    begins_BxTx = jnp.broadcast_to(begins_BxT.reshape(*begins_BxT.shape, *(1,) * (x_BxTx.ndim - 2)), x_BxTx.shape)
+    return jax.lax.associative_scan(then, (begins_BxTx, x_BxTx), axis=1)[1]
+
+
 def over_segments(function: Callable[..., jax.Array], count: int, tile: int, *rows: jax.Array) -> jax.Array:
     """`function` of `count` consecutive segments of each stream, for `tile` of them at once: its results' rows, all segments'.
 

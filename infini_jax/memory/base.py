@@ -19,7 +19,13 @@ from infini_jax.memory.rewind import rewinding_scan
 
 LONGEST_SEGMENT = 1 << 20  # tokens, all of which attend to each other
 MOST_GROWN = 1 << 28  # size along an axis: settings made of it have 32 bits
-Promise = Literal["reads_without_a_copy", "charges_where_computed", "costs_grow_with_bytes", "key_heads_apart"]
+Promise = Literal[
+    "reads_without_a_copy",
+    "charges_where_computed",
+    "costs_grow_with_bytes",
+    "key_heads_apart",
+    "reads_alike_in_any_segments",
+]
 Part = Literal["inputs", "keys", "values"]
 Honored = Literal["attention_scale", "rotary", "score_cap"]
 Neighborhood = Literal["own", "segment", "window", "cache"]
@@ -115,9 +121,8 @@ class Memory(nn.Module):
         default keys and values. () where the memory is without gradient.
       holds: what is remembered in, for predictions of how capacity grows with bytes: a matrix of key dim x value dim; slots
         that hold tokens as they are; or other, about which nothing is predicted, by default.
-      reads_own: whether `attend` reads the tokens of its own segment by the memory's rule, so that what is read does not
-        depend on where segments end; what of its writes it then makes, too, is in `Cost.write_again`. By default local
-        attention alone sees the own segment.
+      reads_own: whether `attend` reads the tokens of its own segment by the memory's rule; what of its writes it then
+        makes, too, is in `Cost.write_again`. By default local attention alone sees the own segment.
       splits_sequence: whether `advance` works where devices share a sequence; by default not.
       usual_layers: the layers that carry it in its paper's models; by default all of them.
       neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as
@@ -141,6 +146,7 @@ class Memory(nn.Module):
       reads_without_a_copy: reading a token of a donated decoder copies no memory.
       charges_where_computed: `cost` has in `read` what `attend` computes, and in `write` what `write` does.
       costs_grow_with_bytes: a memory that has grown along an axis costs more to read and write, never less.
+      reads_alike_in_any_segments: what a memory that `reads_own` reads does not depend on where segments end.
       key_heads_apart: a key head's memory depends on that head alone, so that it may be repeated for its query heads.
 
     Two things a mechanism may add. A memory that begins from parameters overrides `initial`, and `begun` puts it where a
@@ -279,7 +285,7 @@ class Memory(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def holding(cls, config: Any, tokens: int) -> Any:
+    def holding(cls, config: Any, dims: Dims, tokens: int) -> Any:
         """Settings with which the memory holds a document of so many tokens as its paper has it.
 
         By default the settings as they are: the memory has one size, whatever it reads. Mechanisms whose memory grows with

@@ -17,7 +17,6 @@ import dataclasses
 import flax.linen as nn
 
 from infini_jax.layers.segment import Segment
-from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.running_delta import Edits, RunningDelta, RunningDeltaConfig
 
 
@@ -38,8 +37,7 @@ class KimiDelta(RunningDelta):
         self.strength = nn.Dense(self.dims.kv_heads, use_bias=False, dtype=self.dims.memory_dtype)
 
     def _edits(self, segment: Segment) -> Edits:
-        k_BxTxGxK, v_BxTxGxV = (x.astype(self.dims.memory_dtype) for x in (segment.keys, segment.values))
-        k_BxTxGxK = unit(k_BxTxGxK)
+        k_BxTxGxK, v_BxTxGxV = self._keys(segment), segment.values.astype(self.dims.memory_dtype)
         beta_BxTxGx1 = self.most_erased * nn.sigmoid(self.strength(segment.inputs))[..., None]
         return Edits(k_BxTxGxK, beta_BxTxGx1 * k_BxTxGxK, beta_BxTxGx1 * v_BxTxGxV, self._log_decay(segment.inputs))
 

@@ -27,7 +27,7 @@ from flax import struct
 from infini_jax.errors import require
 from infini_jax.layers.grouped_heads import by_key_head, repeat_heads
 from infini_jax.layers.precision import PARAMETERS
-from infini_jax.layers.segment import Boundaries, Segment, reset_where_new, with_leaves
+from infini_jax.layers.segment import Boundaries, Segment, reset_where_new, sum_since_begin, with_leaves
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes
 from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.gated_delta import check_horizons, first_biases
@@ -54,22 +54,6 @@ class Buckets:
 def highest_bit(x: jax.Array, levels: int) -> jax.Array:
     """Number of the highest bit of whole numbers, at most `levels` - 1; -1 of zero."""
     return jnp.minimum(31 - jax.lax.clz(x.astype(jnp.int32)), levels - 1)
-
-
-def decay_since_begin(g_BxTxG: jax.Array, bounds: Boundaries) -> jax.Array:
-    """Sum of g over the tokens of each token's document in the segment, up to itself: BxTxG.
-
-    Sums begin anew with a document, so that nothing of the one before is in them, not even its rounding.
-    """
-    documents_BxT = bounds.key_documents
-    begins_BxTx1 = jnp.pad(documents_BxT[:, 1:] != documents_BxT[:, :-1], ((0, 0), (1, 0)))[..., None]
-
-    def then(first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        (begins, before), (begins_too, after) = first, second
-        return begins | begins_too, jnp.where(begins_too, after, before + after)
-
-    begins_BxTxG = jnp.broadcast_to(begins_BxTx1, g_BxTxG.shape)
-    return jax.lax.associative_scan(then, (begins_BxTxG, g_BxTxG), axis=1)[1]
 
 
 def weighted(weights_BxSxHxX: jax.Array, level_BxSxJ: jax.Array) -> jax.Array:
@@ -203,14 +187,14 @@ class LogLinear(Positioned):
         """(keys of unit length BxTxGxK, values BxTxGxV, log decays since each document's begin in the segment BxTxG)."""
         wide = self.dims.memory_dtype
         g_BxTxG = -jnp.exp(self.forget_rate) * nn.softplus(self.forget(segment.inputs))
-        G_BxTxG = decay_since_begin(g_BxTxG, segment.bounds)
+        G_BxTxG = sum_since_begin(g_BxTxG, segment.bounds)
         return unit(segment.keys.astype(wide)), segment.values.astype(wide), G_BxTxG
 
     def logical_axes(self) -> Buckets:
         return with_leaves(Buckets, S=("batch", "levels", "kv_heads", "key_dim", "value_dim"), count_B=("batch",))
 
     @classmethod
-    def holding(cls, config: LogLinearConfig, tokens: int) -> LogLinearConfig:
+    def holding(cls, config: LogLinearConfig, dims: Dims, tokens: int) -> LogLinearConfig:
         return dataclasses.replace(config, longest=tokens)
 
     def cost(self, segment_length: int) -> Cost:

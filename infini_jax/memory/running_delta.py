@@ -23,6 +23,7 @@ from infini_jax.layers.grouped_heads import by_key_head
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.layers.segment import Boundaries, Segment
 from infini_jax.memory.base import GATE, Cost, Dims, memory_bytes, segments_of_a_stream
+from infini_jax.memory.feature_maps import unit
 from infini_jax.memory.gated_delta import (
     Solved,
     check_horizons,
@@ -213,7 +214,7 @@ class RunningDelta(Positioned):
 
     def attend(self, memory: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         chunks = chunked(self._edits(segment), segment.bounds)
-        return self._read(carried_through(memory, chunks.solved, 1)[0], chunks, segment)
+        return self._mixed(self._read_written(carried_through(memory, chunks.solved, 1)[0], chunks, segment), segment)
 
     def write(self, memory: jax.Array, segment: Segment) -> jax.Array:
         return carried_through(memory, chunked(self._edits(segment), segment.bounds).solved, 1)[1]
@@ -221,13 +222,21 @@ class RunningDelta(Positioned):
     def advance(self, memory: jax.Array, segments: Segment) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         chunks = chunked(self._edits(segments), segments.bounds)
         before, after = carried_through(memory, chunks.solved, segments_of_a_stream(memory, segments))
-        attended, metrics = self._read(before, chunks, segments)
+        attended, metrics = self._mixed(self._read_written(before, chunks, segments), segments)
         return attended, after, metrics
 
-    def _read(self, before: jax.Array, chunks: Chunks, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def _keys(self, segment: Segment) -> jax.Array:
+        """Keys of unit length."""
+        return unit(segment.keys.astype(self.dims.memory_dtype))
+
+    def _read_written(self, before: jax.Array, chunks: Chunks, segment: Segment) -> jax.Array:
+        """What the segment's queries read after their tokens, BxSxHxV."""
         q_BxTxHxK = at_places_of_keys(segment.queries.astype(self.dims.memory_dtype), segment.bounds)
         a_mem_BxTxHxV, queries = read_running(before, chunks, q_BxTxHxK), segment.queries.shape[1]
-        a_mem_BxSxHxV = jax.lax.dynamic_slice_in_dim(a_mem_BxTxHxV, segment.bounds.start, queries, axis=1)
+        return jax.lax.dynamic_slice_in_dim(a_mem_BxTxHxV, segment.bounds.start, queries, axis=1)
+
+    def _mixed(self, a_mem_BxSxHxV: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(output BxSxD of what is read and local attention, metrics)."""
         a_BxSxHxV = combine(self.gate, a_mem_BxSxHxV, self.attention(segment.queries, view(segment)))
         return self.out(a_BxSxHxV.astype(self.dims.dtype)), {GATE: nn.sigmoid(self.gate)}
 

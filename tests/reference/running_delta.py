@@ -10,6 +10,12 @@ def step(S, k, e, v, g):
     return (np.eye(len(k)) - np.outer(k, e)) @ (np.exp(g)[:, None] * S) + np.outer(k, v)
 
 
+def log_decay(params, x, g):
+    """Logarithms K of the factors by which a token with input `x` keeps the channels of key head `g`."""
+    logit = x @ params["forget_down"]["kernel"] @ params["forget_up"]["kernel"][:, g] + params["forget_up"]["bias"][g]
+    return -np.exp(params["forget_rate"][g]) * np.log(1 + np.exp(logit))
+
+
 def row(arrays, documents, *, lengths, params, gates):
     """(A TxHxV, {"S": GxKxV}) of the inputs, queries, keys and values of one row, cut into segments of `lengths`.
 
@@ -25,11 +31,8 @@ def row(arrays, documents, *, lengths, params, gates):
         if t and documents[t] != documents[t - 1]:
             S = np.zeros_like(S)
         for g in range(key_heads):
-            hidden = inputs[t] @ params["forget_down"]["kernel"]
-            logit = hidden @ params["forget_up"]["kernel"][:, g] + params["forget_up"]["bias"][g]
-            decay = -np.exp(params["forget_rate"][g]) * np.log(1 + np.exp(logit))
             (erased, written), k = gates(inputs[t], g), unit(keys[t, g])
-            S[g] = step(S[g], k, erased * k, written * values[t, g], decay)
+            S[g] = step(S[g], k, erased * k, written * values[t, g], log_decay(params, inputs[t], g))
         for h in range(heads):
             weight, read = sigmoid(params["gate"][h]), S[h // (heads // key_heads)].T @ queries[t, h] / np.sqrt(size)
             near = local(t, begins[t], queries, keys, values, documents, h)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-SLOW_ROWS = {"log_linear"}
+SLOW_ROWS = {"log_linear", "memory_caching", "gated_delta2"}
 """Mechanisms whose cases of tests that take the registry's rows as `name` are all slow: a row costs about half a minute. Their
 own test files are not; of what is alike, `kimi_delta` stands for those that read their own segment."""
 
