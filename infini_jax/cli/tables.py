@@ -32,6 +32,22 @@ def mechanism_table(models: list[ModelConfig], context: int) -> Table:
     return table
 
 
+LENGTHS = {"4K": 1 << 12, "64K": 1 << 16, "1M": 1 << 20}  # tokens of a document
+
+
+def length_table(models: list[ModelConfig]) -> Table:
+    """A table of the bytes that hold documents of some lengths, of mechanisms whose memory grows with them."""
+    table = Table("mechanism", title="memory that holds a document of so many tokens, all layers together")
+    for length in LENGTHS:
+        table.add_column(length, justify="right")
+    for model in models:
+        sizes = [model.bytes_holding(tokens) for tokens in LENGTHS.values()]
+        if len(set(sizes)) > 1:
+            table.add_row(model.mechanism, *map(human_bytes, sizes))
+    table.caption = "all others have one size, whatever they read"
+    return table
+
+
 def key_values(row: Row) -> Table:
     """A table of one run's row, with one line per column."""
     table = Table("column", "value")

@@ -240,6 +240,14 @@ class ModelConfig:
         counts = ((self.memory, self.memory_layers), (self._elsewhere, self.layers - self.memory_layers))
         return sum(count * neighborhood_bytes(memory_of(memory, self.dims)) for memory, count in counts if count)
 
+    def bytes_holding(self, tokens: int) -> int:
+        """Bytes per sequence of memories that hold a document of `tokens` tokens, all layers: see `Memory.holding`.
+
+        Those of the model as it is where its mechanism's memory has one size, whatever it reads.
+        """
+        holding = MECHANISMS[self.mechanism].holding(self.memory.main, self.dims, tokens)
+        return dataclasses.replace(self, memory=self.memory.with_main(holding)).memory_bytes
+
     def cache_bytes(self, tokens: int) -> int:
         """Bytes per sequence of a cache of all keys and values of `tokens` tokens, all layers: what memories compress.
 

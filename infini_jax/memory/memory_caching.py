@@ -28,8 +28,9 @@ from infini_jax.errors import require
 from infini_jax.layers.grouped_heads import by_key_head, repeat_heads
 from infini_jax.layers.segment import NEVER_SEEN, Segment, counts_before_each, sum_since_begin, with_leaves
 from infini_jax.memory.base import Cost, Dims, memory_bytes, segments_of_a_stream
+from infini_jax.memory.infini import with_size
 from infini_jax.memory.kimi_delta import KimiDelta
-from infini_jax.memory.running_delta import Chunks, RunningDelta, RunningDeltaConfig, carried_through, chunked
+from infini_jax.memory.running_delta import Chunks, RunningDeltaConfig, carried_through, chunked
 from infini_jax.memory.window import newest_BxN, windows
 
 
@@ -92,7 +93,7 @@ class MemoryCachingConfig(RunningDeltaConfig):
       begins: where the memory of a segment begins: where the one before ended, or empty.
     """
 
-    slots: int = 16
+    slots: int = 4
     selected: int = 0
     begins: Literal["before", "empty"] = "before"
 
@@ -108,7 +109,7 @@ class MemoryCaching(KimiDelta):
     Config = MemoryCachingConfig
     summary = "the states of a delta rule after each segment, read by gates"
     paper = "arXiv 2602.24281"
-    axes = ("slots", "key_dim", "value_dim", "heads")
+    axes = ("key_dim", "slots", "value_dim", "heads")
     parameter_axes: ClassVar = {**KimiDelta.parameter_axes, ("connect", "kernel"): ("embed", "heads", "head_dim")}
     holds = "other"
     exempt: ClassVar = {"reads_alike_in_any_segments": "a cached state is that of a segment"}
@@ -150,11 +151,11 @@ class MemoryCaching(KimiDelta):
     def _cached(self, memory: CachedStates, ends: jax.Array, segments: Segment) -> tuple[CachedStates, CachedStates]:
         """(what is cached before each segment, one row per segment; the memory after the last)."""
         count, bounds = segments_of_a_stream(memory, segments), segments.bounds
-        writes_BxTx1x1 = bounds.writes_BxT[..., None, None]
-        k_BxTxGxK = jnp.where(writes_BxTx1x1, self._keys(segments), 0.0)
-        topic_BxGxK = k_BxTxGxK.sum(axis=1) / writes_BxTx1x1.sum(axis=1)
+        writes_RxTx1x1 = bounds.writes_BxT[..., None, None]
+        k_RxTxGxK = jnp.where(writes_RxTx1x1, self._keys(segments), 0.0)
+        topic_RxGxK = k_RxTxGxK.sum(axis=1) / writes_RxTx1x1.sum(axis=1)
         states, states_after = windows(memory.states, ends[:, None], count)
-        topics, topics_after = windows(memory.topics, topic_BxGxK[:, None], count)
+        topics, topics_after = windows(memory.topics, topic_RxGxK[:, None], count)
         keeps_BxW = bounds.keeps_B.reshape(-1, count)
         held_BxX = counts_before_each(memory.held_B, jnp.ones_like(keeps_BxW, jnp.int32), keeps_BxW)
         held_BxX = jnp.minimum(held_BxX, self.config.slots)
@@ -215,8 +216,8 @@ class MemoryCaching(KimiDelta):
 
     @classmethod
     def resized(
-        cls, config: MemoryCachingConfig, dims: Dims, size: int, axis: str = "slots"
+        cls, config: MemoryCachingConfig, dims: Dims, size: int, axis: str = "key_dim"
     ) -> tuple[MemoryCachingConfig, Dims]:
         if axis == "slots":
             return dataclasses.replace(config, slots=size), dims
-        return RunningDelta.resized(config, dims, size, axis)
+        return config, with_size(dims, size, axis)
