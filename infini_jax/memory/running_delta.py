@@ -189,7 +189,7 @@ class RunningDelta(Positioned):
         self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.kv_heads,), PARAMETERS)
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-        """Those of one head, for all heads."""
+        """The biases of one head, for all heads."""
         return jnp.resize(first_biases(self.config.horizons, self.dims.segment, self.dims.key_dim, dtype), shape)
 
     def _log_decay(self, inputs_BxTxD: jax.Array) -> jax.Array:

@@ -93,7 +93,7 @@ def code_memories() -> list[tuple[str, MemoryConfig]]:
         "memorizing": (("", MemorizingConfig(top_k=8)),),
         "landmark": (("", LandmarkConfig(block=4, retrieved=2)),),
         "infinite_former": (("", InfiniteFormerConfig(samples=64)),),
-        "log_linear": (("", SHORT_DOCUMENTS),),
+        "log_linear": (("", LogLinearConfig(longest=64)),),  # six levels, the most that fit in a few hundred bytes
     }
     return [pair for name, kind in MECHANISMS.items() for pair in settings.get(name, (("", kind.Config()),))]
 
