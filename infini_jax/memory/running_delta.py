@@ -151,8 +151,8 @@ class RunningDeltaConfig(PositionedConfig):
     """Settings of a delta rule that is read token by token.
 
     Attributes:
-      eigenvalues: of what a token leaves of S along its key: positive, between 0 and 1, or signed, between -1 and 1, with
-        twice the strength (Grazzi et al. 2024, arXiv 2411.12537).
+      eigenvalues: range of the factor that a token leaves of S along its key: positive, between 0 and 1, or signed, between
+        -1 and 1, with twice the strength (Grazzi et al. 2024, arXiv 2411.12537).
       gate_init: the gate between memory and local attention before training; 0 lets both weigh the same.
       horizons: segments after which the first and the last channel of each head have forgotten all but 1/e before training,
         channels between them evenly in the logarithm.
