@@ -19,9 +19,11 @@ from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former import InfiniteFormerConfig
+from infini_jax.memory.kimi_delta import KimiDeltaConfig
 from infini_jax.memory.landmark import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
 from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.memory.memory_caching import MemoryCachingConfig
 from infini_jax.memory.rewind import is_float
 from tests.support import ragged
 from tests.support.marks import slow_but
@@ -32,6 +34,8 @@ FORMER = InfiniteFormerConfig(basis=6, widths=(0.1, 0.3), samples=4)
 CASES = {
     "local": LocalConfig(window=5),
     "gated_delta": GatedDeltaConfig(),
+    "kimi_delta": KimiDeltaConfig(),
+    "memory_caching": MemoryCachingConfig(slots=3, selected=2),
     "∞-former": FORMER,
     "∞-former, little cached": dataclasses.replace(FORMER, cached=4),
     "∞-former, much cached": dataclasses.replace(FORMER, cached=15),

@@ -12,10 +12,10 @@ from infini_jax.config import ModelConfig
 from infini_jax.config.attach import attached
 from infini_jax.layers.segment import Segment, whole
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import memory_bytes_bf16
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.memory.sizes import memory_bytes_bf16
 from tests.support.streams import BATCH, SEGMENTS, free_inputs, layer, tiny
 
 KEPT = [name for name, mechanism in MECHANISMS.items() if mechanism.keeps_bfloat16]

@@ -16,6 +16,7 @@ from infini_jax.cli import main as cli
 from infini_jax.cli.corpus import ListCorpora, PrepareCorpus
 from infini_jax.cli.main import main
 from infini_jax.records.rows import read_rows
+from infini_jax.units import human_bytes
 
 TINY = [
     "--model.vocab",
@@ -168,6 +169,20 @@ def test_mechanisms_lists_all_of_them_in_80_columns(capsys):
     text = capsys.readouterr().out
     assert all(name in text for name in MECHANISMS)
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_mechanisms_tells_the_bytes_of_documents_by_their_length_where_they_grow(capsys):
+    """By tokens, by their logarithm and by segments, two layers of heads of 16: keys and values, matrices, states."""
+    main(["mechanisms", "--model.segment", "256", "--model.d-model", "32", "--model.heads", "2", "--model.layers", "2"])
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines()]
+    found = {name.strip(): [cell.strip() for cell in cells] for _, name, *cells, _ in (row for row in rows if len(row) == 6)}
+    key, matrix, token = 2 * 2 * 16 * 4, 2 * 2 * 16 * 16 * 4, 2 * 2 * 2 * 16 * 4
+    assert {name: found[name] for name in ("full", "log_linear", "memory_caching")} == {
+        "full": [human_bytes(tokens * token + 8) for tokens in (2**12, 2**16, 2**20)],
+        "log_linear": [human_bytes(levels * matrix + 8) for levels in (12, 16, 20)],
+        "memory_caching": [human_bytes(matrix + states * (matrix + key) + 8) for states in (16, 256, 4096)],
+    }
+    assert "infini" not in found
 
 
 def test_mechanisms_lists_those_that_grow_along_an_axis(capsys):

@@ -15,6 +15,7 @@ import pytest
 
 from infini_jax.config import ModelConfig
 from infini_jax.errors import ConfigError
+from infini_jax.layers.segment import NO_DOCUMENT
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.memory.base import memory_bytes, reported_gates
 from infini_jax.memory.declared import check_declared
@@ -116,6 +117,40 @@ def test_attending_does_not_depend_on_what_the_segment_will_write(name):
     tokens = streams.tokens_of(model)[:, : model.segment + 5]
     whole = np.asarray(streams.logits_of(name, streams.tokens_of(model)))[:, : tokens.shape[1]]
     np.testing.assert_allclose(streams.decoded(model, params, tokens), whole, atol=5e-5)  # float32 products of other shapes
+
+
+def test_a_memory_that_reads_its_own_segment_reads_the_same_wherever_segments_end(name):
+    """Where gates leave nothing of local attention, and in no other memory that is a matrix behind a gate."""
+    mechanism, model, rows = MECHANISMS[name], tiny(name), streams.documents_of(name, (21,))
+    if not mechanism.reads_own and not (mechanism.gates and mechanism.holds == "matrix"):
+        pytest.skip("its gates do not part what it reads from local attention")
+    _, params, stream = streams.layer(name)
+
+    def all_memory(path, leaf):
+        return jnp.full_like(leaf, 40.0) if streams.names_of(path)[1:] in mechanism.gates else leaf  # a sigmoid of one
+
+    params, inputs = jax.tree_util.tree_map_with_path(all_memory, params), streams.free_inputs(name)
+    shorter = dataclasses.replace(model, segment=model.segment // 2)
+    module = memory_of(shorter.memory, shorter.dims)
+
+    @jax.jit
+    def in_shorter_segments(params, inputs, documents):
+        memory, before, outputs = module.init_memory(BATCH), jnp.full(BATCH, NO_DOCUMENT), []
+        for number in range(2 * SEGMENTS):
+            segment = streams.cut(inputs, documents, number, shorter.dims.segment, before)
+            (y, _), memory = module.apply(params, memory, segment, method=streams.both)
+            before = segment.bounds.key_documents[:, -1]
+            outputs.append(y)
+        return jnp.concatenate(outputs, axis=1)
+
+    whole, cut = (np.asarray(run(params, inputs, rows)) for run in (stream, in_shorter_segments))
+    first = slice(0, shorter.segment)  # in both the beginning of the first segment
+    if mechanism.reads_own:
+        alike = first if "reads_alike_in_any_segments" in mechanism.exempt else slice(None)
+        np.testing.assert_allclose(cut[:, alike], whole[:, alike], atol=2e-5)  # the same sums in another order
+        assert np.abs(whole[:, first]).max() > 1e-3, "it reads earlier segments alone: do not declare `reads_own`"
+    else:
+        assert np.abs(cut - whole).max() > 1e-3, "declare `reads_own`"
 
 
 def test_bytes_are_those_of_the_arrays(name):

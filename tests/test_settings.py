@@ -92,7 +92,8 @@ DATA_OF = {
 }
 NUMBERS = [math.nan, math.inf, -math.inf, -1, -0.5, 0, 1e30, 2**31 - 1, 2**64, 10**5000]
 OTHERS = ["", "8", "x" * 300, "a\nb", "a\0", None, True, 0.5, (), [8], {}, object()]
-NEGATIVE = {f"{name}Config.gate_init" for name in ("Infini", "GatedDelta", "Memorizing")}  # before the sigmoid
+MATRICES = ("Infini", "GatedDelta", "KimiDelta", "GatedDelta2", "LogLinear", "MemoryCaching")
+NEGATIVE = {f"{name}Config.gate_init" for name in (*MATRICES, "Memorizing")}  # before the sigmoid
 
 
 def walked(kind: type, above: tuple[type, ...] = ()) -> Iterator[type]:

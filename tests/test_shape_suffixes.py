@@ -23,12 +23,16 @@ from infini_jax.memory.block_recurrent import BlockRecurrentConfig
 from infini_jax.memory.compressive import CompressiveConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.gated_delta import GatedDeltaConfig
+from infini_jax.memory.gated_delta2 import GatedDelta2Config
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
+from infini_jax.memory.kimi_delta import KimiDeltaConfig
 from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.landmark.softmax import grouped_softmax
 from infini_jax.memory.local import LocalConfig
+from infini_jax.memory.log_linear import LogLinearConfig
 from infini_jax.memory.memorizing import MemorizingConfig
+from infini_jax.memory.memory_caching import MemoryCachingConfig
 from infini_jax.memory.rmt import RMTConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.generate import draw, read_segment
@@ -68,6 +72,10 @@ SETTINGS = {
         InfiniConfig(local="cache"),
     ],
     "gated_delta": [GatedDeltaConfig(), GatedDeltaConfig(decay="none")],
+    "kimi_delta": [KimiDeltaConfig()],
+    "gated_delta2": [GatedDelta2Config()],
+    "log_linear": [LogLinearConfig(longest=99)],
+    "memory_caching": [MemoryCachingConfig(slots=7), MemoryCachingConfig(slots=7, selected=3, begins="empty")],
     "memorizing": [
         MemorizingConfig(slots=17, top_k=3, cached=13),
         MemorizingConfig(slots=17, top_k=3, local="window"),

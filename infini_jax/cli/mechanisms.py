@@ -2,13 +2,13 @@
 
 from infini_jax.cli.model_options import Shape, made, sized
 from infini_jax.cli.output import terminal
-from infini_jax.cli.tables import mechanism_table
+from infini_jax.cli.tables import length_table, mechanism_table
 from infini_jax.errors import require, suggestion
 from infini_jax.memory import MECHANISMS
 
 
 def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str = "", context: int = 32_768) -> None:
-    """Compare the mechanisms: memory, FLOPs per token, and compression relative to a full key-value cache.
+    """Compare the mechanisms: memory, FLOPs per token, compression relative to a full key-value cache, and which grow.
 
     Example: `infini-jax mechanisms --memory-bytes 65536 --model.segment 128`
 
@@ -24,4 +24,6 @@ def mechanisms(model: Shape = Shape(), memory_bytes: int = 0, memory_axis: str =
         configs = [config for config in configs if memory_axis in MECHANISMS[config.mechanism].axes]
         known = {axis for mechanism in MECHANISMS.values() for axis in mechanism.axes}
         require(bool(configs), "memory axis", f"no mechanism grows along '{memory_axis}'", suggestion(memory_axis, known))
-    terminal().print(mechanism_table([sized(config, memory_bytes, memory_axis) for config in configs], context))
+    models = [sized(config, memory_bytes, memory_axis) for config in configs]
+    terminal().print(mechanism_table(models, context))
+    terminal().print(length_table(models))

@@ -33,6 +33,22 @@ def mechanism_table(models: list[ModelConfig], context: int) -> Table:
     return table
 
 
+LENGTHS = {"4K": 1 << 12, "64K": 1 << 16, "1M": 1 << 20}  # tokens of a document
+
+
+def length_table(models: list[ModelConfig]) -> Table:
+    """A table of the bytes that hold documents of some lengths, of mechanisms whose memory grows with them."""
+    table = Table("mechanism", title="memory for a document of this many tokens, all layers")
+    for length in LENGTHS:
+        table.add_column(length, justify="right")
+    for model in models:
+        sizes = [model.bytes_holding(tokens) for tokens in LENGTHS.values()]
+        if len(set(sizes)) > 1:
+            table.add_row(model.mechanism, *map(human_bytes, sizes))
+    table.caption = "all others have one size, whatever the length"
+    return table
+
+
 def result(row: Row, folder: Path) -> Table:
     """A table of what a run came to, with where it is; all columns of the row are in its folder."""
     table = Table(box=box.SIMPLE_HEAD, show_header=False, padding=(0, 1, 0, 0), title=row.run, title_justify="left")

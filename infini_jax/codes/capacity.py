@@ -26,10 +26,11 @@ from infini_jax.errors import (
 )
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, memory_of
-from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes, memory_bytes_bf16
+from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig
 from infini_jax.memory.costs import BACKWARD
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.neighborhood import neighborhood_bytes
+from infini_jax.memory.sizes import memory_bytes, memory_bytes_bf16
 
 NAME = "capacity"
 
@@ -173,14 +174,16 @@ class CapacityRun(CodesSettings):
 def forward_flops(run: CapacityRun) -> tuple[float, float]:
     """(forward FLOPs of writing one pair, of asking one question), counted; landmarks are charged to the pairs they follow.
 
-    A landmark's value is the mean of its block's, so that only pairs are projected.
+    A landmark's value is the mean of its block's, so that only pairs are projected. A memory that reads its own segment may
+    make the writes of a segment of questions, too, and drop them.
     """
     d = run.dims
     cost, places = memory_of(run.memory, d).cost(d.segment), d.segment / run.segment
     projected = 2.0 * d.d_model * d.kv_heads * d.value_dim
     output = 2.0 * d.heads * d.value_dim * d.d_model
     written = projected + places * cost.write
-    asked = projected + places * (cost.local + cost.read + output) + 2.0 * d.d_model * run.symbols
+    read = cost.local + cost.read + cost.write_again
+    asked = projected + places * (read + output) + 2.0 * d.d_model * run.symbols
     return written, asked
 
 

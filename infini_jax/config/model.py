@@ -10,10 +10,11 @@ from infini_jax.layers.distances import ROTARY, RotaryConfig
 from infini_jax.layers.precision import Compute
 from infini_jax.layers.segment import length_with_landmarks
 from infini_jax.memory import MECHANISMS, class_of, memory_of
-from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig, memory_bytes, memory_bytes_bf16
+from infini_jax.memory.base import LONGEST_SEGMENT, Dims, MemoryConfig
 from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.neighborhood import neighborhood_bytes
 from infini_jax.memory.segment_only import SegmentOnlyConfig
+from infini_jax.memory.sizes import memory_bytes, memory_bytes_bf16
 
 MOST_LAYERS = 10_000  # each of which is counted
 WIDTH = "d_model"  # axis along which a memory grows with the whole model
@@ -242,6 +243,14 @@ class ModelConfig:
         """Bytes per sequence of what `memory.local` carries beside the memory, all layers together, measured on shapes."""
         counts = ((self.memory, self.memory_layers), (self._elsewhere, self.layers - self.memory_layers))
         return sum(count * neighborhood_bytes(memory_of(memory, self.dims)) for memory, count in counts if count)
+
+    def bytes_holding(self, tokens: int) -> int:
+        """Bytes per sequence of memories that hold a document of `tokens` tokens, all layers: see `Memory.holding`.
+
+        Those of the model as it is where its mechanism's memory has one size, whatever it reads.
+        """
+        holding = MECHANISMS[self.mechanism].holding(self.memory.main, self.dims, tokens)
+        return dataclasses.replace(self, memory=self.memory.with_main(holding)).memory_bytes
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes per sequence of a cache of all keys and values of `tokens` tokens, all layers: what memories compress.

@@ -47,6 +47,7 @@ TASKS, LARGEST_TASK = 256, 1024  # parts of a split that processes work on, and 
 PACKAGES = {"sentencepiece": "sentencepiece", "json": "tokenizers"}  # by kind of tokenizer
 
 WatchPreparing = Callable[[str, int, int], None]  # (what is done, so many, of so many)
+Work = Callable[[ExamplePlaces], "SplitPart"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,9 +382,7 @@ def workers(jobs: int) -> Iterator[Callable]:
         return
     with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
 
-        def run(
-            work: Callable[[ExamplePlaces], SplitPart], places: ExamplePlaces, parts: list[range]
-        ) -> Iterator[tuple[range, int, SplitPart]]:
+        def run(work: Work, places: ExamplePlaces, parts: list[range]) -> Iterator[tuple[range, int, SplitPart]]:
             waiting: list[concurrent.futures.Future] = []
             for number, part in enumerate(parts):
                 while len(waiting) < 2 * jobs and number + len(waiting) < len(parts):

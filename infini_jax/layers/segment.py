@@ -106,13 +106,19 @@ class Boundaries:
     @property
     def places_BxS(self) -> jax.Array:
         """Place of each query in its document, of which the tokens of the segment count, and those `before` it."""
+        place_BxT = self.places_BxT
+        if self.before is not None:
+            is_open_BxT = self.key_documents == self.open_document[:, None]
+            place_BxT = place_BxT + jnp.where(is_open_BxT, self.before[:, None], 0)
+        return jax.lax.dynamic_slice_in_dim(place_BxT, self.start, self.query_documents.shape[1], axis=1)
+
+    @property
+    def places_BxT(self) -> jax.Array:
+        """Place of each token among those of its document in the segment."""
         documents_BxT = self.key_documents
         place_T = jnp.arange(documents_BxT.shape[1])
         begins_BxT = jnp.pad(documents_BxT[:, 1:] != documents_BxT[:, :-1], ((0, 0), (1, 0)))
-        place_BxT = place_T - jax.lax.cummax(jnp.where(begins_BxT, place_T, 0), axis=1)
-        if self.before is not None:
-            place_BxT = place_BxT + jnp.where(documents_BxT == self.open_document[:, None], self.before[:, None], 0)
-        return jax.lax.dynamic_slice_in_dim(place_BxT, self.start, self.query_documents.shape[1], axis=1)
+        return place_T - jax.lax.cummax(jnp.where(begins_BxT, place_T, 0), axis=1)
 
     @property
     def local_BxSxT(self) -> jax.Array:
@@ -211,6 +217,22 @@ def tokens_before_each(held_B: jax.Array, bounds: Boundaries) -> jax.Array:
     keeps_BxW = bounds.keeps_B.reshape(held_B.shape[0], -1)
     written_BxW = bounds.writes_BxT.sum(axis=1, dtype=held_B.dtype).reshape(keeps_BxW.shape)
     return counts_before_each(held_B, written_BxW, keeps_BxW)
+
+
+def sum_since_begin(x_BxTx: jax.Array, bounds: Boundaries) -> jax.Array:
+    """Sum over the tokens of each token's document in the segment, up to itself, BxT... of BxT....
+
+    Sums begin anew with a document, so that nothing of the one before is in them, not even its rounding.
+    """
+    documents_BxT = bounds.key_documents
+    begins_BxT = jnp.pad(documents_BxT[:, 1:] != documents_BxT[:, :-1], ((0, 0), (1, 0)))
+
+    def then(first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (begins, before), (begins_too, after) = first, second
+        return begins | begins_too, jnp.where(begins_too, after, before + after)
+
+    begins_BxTx = jnp.broadcast_to(begins_BxT.reshape(*begins_BxT.shape, *(1,) * (x_BxTx.ndim - 2)), x_BxTx.shape)
+    return jax.lax.associative_scan(then, (begins_BxTx, x_BxTx), axis=1)[1]
 
 
 def over_segments(function: Callable[..., jax.Array], count: int, tile: int, *rows: jax.Array) -> jax.Array:

@@ -8,11 +8,15 @@ from infini_jax.memory.block_recurrent import BlockRecurrent
 from infini_jax.memory.compressive import Compressive
 from infini_jax.memory.full import Full
 from infini_jax.memory.gated_delta import GatedDelta
+from infini_jax.memory.gated_delta2 import GatedDelta2
 from infini_jax.memory.infini import Infini
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormer
+from infini_jax.memory.kimi_delta import KimiDelta
 from infini_jax.memory.landmark.mechanism import Landmark
 from infini_jax.memory.local import Local
+from infini_jax.memory.log_linear import LogLinear
 from infini_jax.memory.memorizing import Memorizing
+from infini_jax.memory.memory_caching import MemoryCaching
 from infini_jax.memory.neighborhood import check_local, composed
 from infini_jax.memory.registry import Registry
 from infini_jax.memory.rmt import RMT
@@ -30,6 +34,10 @@ MECHANISMS = Registry(
         "compressive": Compressive,
         "infini": Infini,
         "gated_delta": GatedDelta,
+        "kimi_delta": KimiDelta,
+        "gated_delta2": GatedDelta2,
+        "log_linear": LogLinear,
+        "memory_caching": MemoryCaching,
         "memorizing": Memorizing,
         "landmark": Landmark,
         "infinite_former": InfiniteFormer,

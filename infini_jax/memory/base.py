@@ -1,7 +1,6 @@
 """Interface between a mechanism and the model: the methods of a memory, and the count of its bytes."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -10,16 +9,22 @@ import jax
 import jax.numpy as jnp
 from flax.linen.linear import default_kernel_init
 
-from infini_jax.errors import LATER, ConfigError, check_fields, require
+from infini_jax.errors import LATER, check_fields, require
 from infini_jax.layers.low_rank import Projection
 from infini_jax.layers.segment import Boundaries, Segment, by_turn, reset_where_new
 from infini_jax.memory.costs import Cost
 from infini_jax.memory.dims import Dims
 from infini_jax.memory.rewind import rewinding_scan
+from infini_jax.memory.sizes import largest_size, memory_bytes
 
 LONGEST_SEGMENT = 1 << 20  # tokens, all of which attend to each other
-MOST_GROWN = 1 << 28  # size along an axis: settings made of it have 32 bits
-Promise = Literal["reads_without_a_copy", "charges_where_computed", "costs_grow_with_bytes", "key_heads_apart"]
+Promise = Literal[
+    "reads_without_a_copy",
+    "charges_where_computed",
+    "costs_grow_with_bytes",
+    "key_heads_apart",
+    "reads_alike_in_any_segments",
+]
 Part = Literal["inputs", "keys", "values"]
 Honored = Literal["attention_scale", "rotary", "score_cap"]
 Neighborhood = Literal["own", "segment", "window", "cache"]
@@ -106,8 +111,9 @@ class Memory(nn.Module):
     """One layer's memory: declares parameters, holds no state.
 
     The state is a pytree of fixed shapes whose outermost axis is the batch; it is an argument and a return value.
-    `attend` reads the memory of EARLIER segments only and may be called many times while a segment is open (decoding);
-    `write` is called once, when it is full.
+    `attend` reads the memory of EARLIER segments, and may be called many times while a segment is open (decoding); `write` is
+    called once, when it is full. A memory that declares `reads_own` reads the open segment too, causally and by its own rule:
+    of each query's document, the tokens up to the query. It never sees what comes later, and changes nothing that is carried.
 
     What a subclass must declare has no default, and the registry refuses a class without it: `Config`, `summary` (one
     line for tables), `paper`, `axes` (settings or dims along which the memory grows, the default first), and the methods
@@ -119,6 +125,8 @@ class Memory(nn.Module):
         default keys and values. () where the memory is without gradient.
       holds: what is remembered in, for predictions of how capacity grows with bytes: a matrix of key dim x value dim; slots
         that hold tokens as they are; or other, about which nothing is predicted, by default.
+      reads_own: whether `attend` reads the tokens of its own segment by the memory's rule; what of its writes it then
+        makes, too, is in `Cost.write_again`. By default local attention alone sees the own segment.
       splits_sequence: whether `advance` works where devices share a sequence; by default not.
       usual_layers: the layers that carry it in its paper's models; by default all of them.
       neighborhoods: values of `MemoryConfig.local` that it can have beside its own. Its queries must see `Segment.near`, as
@@ -142,6 +150,7 @@ class Memory(nn.Module):
       reads_without_a_copy: reading a token of a donated decoder copies no memory.
       charges_where_computed: `cost` has in `read` what `attend` computes, and in `write` what `write` does.
       costs_grow_with_bytes: a memory that has grown along an axis costs more to read and write, never less.
+      reads_alike_in_any_segments: what a memory that `reads_own` reads does not depend on where segments end.
       key_heads_apart: a key head's memory depends on that head alone, so that it may be repeated for its query heads.
 
     Two things a mechanism may add. A memory that begins from parameters overrides `initial`, and `begun` puts it where a
@@ -167,6 +176,7 @@ class Memory(nn.Module):
     axes: ClassVar[tuple[str, ...]]
     learns: ClassVar[tuple[Part, ...]] = ("keys", "values")
     holds: ClassVar[Literal["matrix", "slots", "other"]] = "other"
+    reads_own: ClassVar[bool] = False
     splits_sequence: ClassVar[bool] = False
     neighborhoods: ClassVar[tuple[Neighborhood, ...]] = ()
     honors: ClassVar[tuple[Honored, ...]] = ("attention_scale",)
@@ -288,6 +298,15 @@ class Memory(nn.Module):
         """A tuple of axis names (batch, heads, slots, ...) for each array of the memory, in the structure of `init_memory`."""
         raise NotImplementedError
 
+    @classmethod
+    def holding(cls, config: Any, dims: Dims, tokens: int) -> Any:
+        """Settings with which the memory holds a document of so many tokens as its paper has it.
+
+        By default the settings as they are: the memory has one size, whatever it reads. Mechanisms whose memory grows with
+        what they read say which setting does; bytes at a length follow from it.
+        """
+        return config
+
     def cost(self, segment_length: int) -> Cost:
         """FLOPs and bytes moved per token at this segment length, those of `enter`, `leave` and `finish` included."""
         raise NotImplementedError
@@ -326,26 +345,7 @@ class Memory(nn.Module):
         def bytes_at(size: int) -> int:
             return memory_bytes(cls(*cls.resized(config, dims, size, axis)))
 
-        if bytes_at(1) > layer_bytes:
-            raise ConfigError(
-                "memory bytes",
-                f"{layer_bytes:,} per layer are too few: {cls.__name__} needs at least {bytes_at(1):,} bytes per layer",
-                "give more",
-            )
-        low, high = 1, 2
-        while bytes_at(high) <= layer_bytes:
-            low, high = high, 2 * high
-            if high > MOST_GROWN:
-                if bytes_at(low) == bytes_at(1):
-                    raise ConfigError("memory bytes", f"{cls.__name__} does not grow with its {axis}", "choose another axis")
-                problem = (
-                    f"{layer_bytes:,} per layer are too many: {cls.__name__} has at most {bytes_at(low):,} bytes per layer"
-                )
-                raise ConfigError("memory bytes", problem, "give less")
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if bytes_at(middle) <= layer_bytes else (low, middle)
-        return cls.resized(config, dims, low, axis)
+        return cls.resized(config, dims, largest_size(bytes_at, layer_bytes, cls.__name__, axis), axis)
 
 
 AUXILIARY = "aux/"
@@ -363,33 +363,3 @@ def reported_gates(metrics: Mapping[str, jax.Array]) -> jax.Array | None:
 def segments_of_a_stream(memory: Any, segments: Segment) -> int:
     """Number W of consecutive segments per stream: rows of `segments` for each row of a memory that is not empty."""
     return segments.inputs.shape[0] // jax.tree.leaves(memory)[0].shape[0]
-
-
-def memory_bytes(memory: Memory) -> int:
-    """Bytes per sequence of one layer's memory, measured on the shapes that `init_memory` really makes.
-
-    A neighborhood, which `MemoryConfig.local` puts beside the memory, is counted by `neighborhood.neighborhood_bytes`.
-    """
-    return bytes_of_shapes(jax.eval_shape(lambda: memory.remembered(memory.init_memory(1))))
-
-
-def memory_bytes_bf16(memory: Memory) -> int | None:
-    """Bytes per sequence of one layer's memory with its numbers at bfloat16; counters keep their size.
-
-    None where the mechanism does not declare that its memory may be kept so.
-    """
-    if not memory.keeps_bfloat16:
-        return None
-    shapes = jax.eval_shape(lambda: memory.remembered(memory.init_memory(1)))
-    return bytes_of_shapes(jax.tree.map(at_bfloat16, shapes))
-
-
-def at_bfloat16(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """The shape of an array with its numbers at bfloat16; whole numbers and truth values stay as they are."""
-    is_number = jnp.issubdtype(shape.dtype, jnp.floating)
-    return jax.ShapeDtypeStruct(shape.shape, jnp.bfloat16) if is_number else shape
-
-
-def bytes_of_shapes(shapes: Any) -> int:
-    """Bytes of all arrays of these shapes."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

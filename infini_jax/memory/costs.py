@@ -18,6 +18,8 @@ class Cost:
       read_saved: FLOPs by which the backward pass of attending falls short of twice the forward pass, as no gradient reaches
         one operand of a product or both: once or twice those of the product.
       write_saved: FLOPs by which the backward pass of writing falls short.
+      write_again: FLOPs of `write` that `attend` makes again where it is called alone, as it reads its own segment; `advance`
+        makes them once for both.
       shared: forward and backward FLOPs that a batch spends once for all its rows; the other numbers hold them for one row.
       bytes_moved: bytes that reading and writing the carried memory move, spread over the segment's tokens.
     """
@@ -27,6 +29,7 @@ class Cost:
     write: float = 0.0
     read_saved: float = 0.0
     write_saved: float = 0.0
+    write_again: float = 0.0
     shared: float = 0.0
     bytes_moved: float = 0.0
 

@@ -29,6 +29,7 @@ def check_declared(mechanism: type[Memory]) -> None:
     check_value(f"{name}.neighborhoods", tuple(mechanism.neighborhoods), tuple[Neighborhood, ...])
     check_value(f"{name}.honors", tuple(mechanism.honors), tuple[Honored, ...])
     check_value(f"{name}.keeps_bfloat16", mechanism.keeps_bfloat16, bool)
+    check_value(f"{name}.reads_own", mechanism.reads_own, bool)
     on_stream = bool(mechanism.neighborhoods) and mechanism.works_on_stream()
     require(
         not on_stream, f"{name}.neighborhoods", "it works on the residual stream, whose segments stand alone", "leave it out"

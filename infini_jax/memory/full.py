@@ -7,6 +7,7 @@ is written: the t-th token of a segment then sees the last `slots` + t tokens, i
 
 import dataclasses
 
+from infini_jax.memory.dims import Dims
 from infini_jax.memory.window import Cache, SlotsConfig
 
 
@@ -32,3 +33,7 @@ class Full(Cache):
     summary = "all earlier keys and values, the ceiling"
     paper = "Vaswani et al. 2017, arXiv 1706.03762"
     holds = "slots"
+
+    @classmethod
+    def holding(cls, config: FullConfig, dims: Dims, tokens: int) -> FullConfig:
+        return dataclasses.replace(config, slots=tokens)

@@ -86,7 +86,7 @@ class Solved(NamedTuple):
       fresh: NxBxGxCxV, additions as if S were zero.
       erased: NxBxGxCxK, by which S takes from them.
       kept: NxBxGxCxK, keys with what is left of them at the end of the chunk.
-      left: NxBxG, what is left of S there, a factor.
+      left: what is left of S there: NxBxGx1, a factor, or NxBxGxK, one of each channel of a key.
     """
 
     fresh: jax.Array
@@ -111,7 +111,7 @@ def solve_chunks(k_BxTxGxK: jax.Array, v_BxTxGxV: jax.Array, beta_BxTxG: jax.Arr
     erased_NxBxGxCxK = solve_NxBxGxCxC @ (jnp.exp(G_NxBxGxC)[..., None] * k_NxBxGxCxK)
     end_NxBxG = G_NxBxGxC[..., -1]
     kept_NxBxGxCxK = jnp.exp(end_NxBxG[..., None] - G_NxBxGxC)[..., None] * k_NxBxGxCxK
-    return Solved(fresh_NxBxGxCxV, erased_NxBxGxCxK, kept_NxBxGxCxK, jnp.exp(end_NxBxG))
+    return Solved(fresh_NxBxGxCxV, erased_NxBxGxCxK, kept_NxBxGxCxK, jnp.exp(end_NxBxG)[..., None])
 
 
 def states(S_BxGxKxV: jax.Array, solved: Solved) -> tuple[jax.Array, jax.Array]:
@@ -124,7 +124,7 @@ def states(S_BxGxKxV: jax.Array, solved: Solved) -> tuple[jax.Array, jax.Array]:
 
     def step(S_BxGxKxV: jax.Array, chunk: Solved) -> tuple[jax.Array, jax.Array]:
         u_BxGxCxV = chunk.fresh - chunk.erased @ S_BxGxKxV
-        return chunk.left[..., None, None] * S_BxGxKxV + jnp.swapaxes(chunk.kept, -1, -2) @ u_BxGxCxV, S_BxGxKxV
+        return chunk.left[..., None] * S_BxGxKxV + jnp.swapaxes(chunk.kept, -1, -2) @ u_BxGxCxV, S_BxGxKxV
 
     after, before = jax.lax.scan(step, S_BxGxKxV, solved)
     return before, after
@@ -133,7 +133,7 @@ def states(S_BxGxKxV: jax.Array, solved: Solved) -> tuple[jax.Array, jax.Array]:
 def transitions(solved: Solved) -> tuple[jax.Array, jax.Array]:
     """(A NxBxGxKxK, B NxBxGxKxV) of S' = A S + B, each chunk's effect on S."""
     keptT_NxBxGxKxC, size = jnp.swapaxes(solved.kept, -1, -2), solved.kept.shape[-1]
-    left_NxBxGxKxK = solved.left[..., None, None] * jnp.eye(size, dtype=solved.left.dtype)
+    left_NxBxGxKxK = solved.left[..., None] * jnp.eye(size, dtype=solved.left.dtype)
     return left_NxBxGxKxK - keptT_NxBxGxKxC @ solved.erased, keptT_NxBxGxKxC @ solved.fresh
 
 
@@ -172,9 +172,9 @@ def parallel(S_BxGxKxV: jax.Array, solved: Solved, keeps_BxW: jax.Array) -> tupl
 
     solved = Solved(*map(in_turn, solved))
     keeps_WxNxB = keeps_BxW.T[:, None] | (np.arange(chunks) > 0)[:, None]
-    keeps_WNxBx1 = keeps_WxNxB.reshape(-1, batch, 1)
-    left = jnp.where(keeps_WNxBx1, solved.left, 0.0)
-    erased = jnp.where(keeps_WNxBx1[..., None, None], solved.erased, 0.0)
+    keeps_WNxBx1x1 = keeps_WxNxB.reshape(-1, batch, 1, 1)
+    left = jnp.where(keeps_WNxBx1x1, solved.left, 0.0)
+    erased = jnp.where(keeps_WNxBx1x1[..., None], solved.erased, 0.0)
     before, after = states(S_BxGxKxV, solved._replace(left=left, erased=erased))
     return jnp.swapaxes(before[::chunks], 0, 1).reshape(-1, *S_BxGxKxV.shape[1:]), after
 
@@ -210,6 +210,21 @@ def by_kernel(
     return before_BxWxGxKxV.reshape(-1, *S_BxGxKxV.shape[1:]), after
 
 
+def check_horizons(horizons: tuple[float, float], dims: Dims) -> None:
+    """Raises `ConfigError` unless the memory can first remember for so many segments."""
+    field, shortest, longest = "memory.horizons", min(horizons), max(horizons)
+    too_short = f"{shortest:g} segments are less than a token"
+    require(shortest * dims.segment >= 1, field, too_short, f"give at least {1 / dims.segment:g}")
+    require(longest <= LONGEST, field, f"{longest:g} segments are too many", f"give at most {LONGEST:g}")
+
+
+def first_biases(horizons: tuple[float, float], segment: int, count: int, dtype: jnp.dtype) -> jax.Array:
+    """softplus^-1 of one over the tokens that each of `count` heads or channels first remembers; one alone takes the last."""
+    first, last = horizons
+    horizons_N = segment * (np.geomspace(first, last, count) if count > 1 else np.array([last]))
+    return jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_N, dtype)))
+
+
 @dataclasses.dataclass(frozen=True)
 class GatedDeltaConfig(PositionedConfig):
     """Settings of the gated delta rule.
@@ -229,14 +244,7 @@ class GatedDeltaConfig(PositionedConfig):
     horizons: tuple[float, float] = (1.0, 64.0)
 
     def check(self, dims: Dims) -> None:
-        shortest, longest = min(self.horizons), max(self.horizons)
-        require(
-            shortest * dims.segment >= 1,
-            "memory.horizons",
-            f"{shortest:g} segments are less than a token",
-            f"give at least {1 / dims.segment:g}",
-        )
-        require(longest <= LONGEST, "memory.horizons", f"{longest:g} segments are too many", f"give at most {LONGEST:g}")
+        check_horizons(self.horizons, dims)
 
 
 class GatedDelta(Positioned):
@@ -261,10 +269,7 @@ class GatedDelta(Positioned):
             self.forget_rate = self.param("forget_rate", nn.initializers.zeros, (d.kv_heads,), PARAMETERS)
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-        """softplus^-1 of one over the tokens that each head first remembers for."""
-        first, last = self.config.horizons
-        horizons_G = self.dims.segment * (np.geomspace(first, last, shape[0]) if shape[0] > 1 else np.array([last]))
-        return jnp.log(jnp.expm1(jnp.asarray(1.0 / horizons_G, dtype)))
+        return first_biases(self.config.horizons, self.dims.segment, shape[0], dtype)
 
     def init_memory(self, batch: int) -> jax.Array:
         d = self.dims

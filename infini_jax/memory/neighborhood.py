@@ -20,7 +20,8 @@ from flax import struct
 from infini_jax.errors import require
 from infini_jax.layers.segment import Segment
 from infini_jax.memory import window
-from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, bytes_of_shapes, memory_bytes, segments_of_a_stream
+from infini_jax.memory.base import Cost, Dims, Memory, MemoryConfig, segments_of_a_stream
+from infini_jax.memory.sizes import bytes_of_shapes, memory_bytes
 from infini_jax.memory.window import Recent
 
 
@@ -101,6 +102,10 @@ class Around(Memory):
     @property
     def honors(self) -> Any:
         return self.mechanism.honors
+
+    @property
+    def reads_own(self) -> Any:
+        return self.mechanism.reads_own
 
     def remembered(self, memory: FarAndNear) -> Any:
         return memory.far

@@ -28,7 +28,7 @@ from infini_jax.report.sections import mechanisms, provenance, same_settings, ta
 from infini_jax.report.settled import only_top, rate_sentences, settled_sentences
 from infini_jax.report.slopes import slopes_table
 from infini_jax.report.summary import Climb
-from infini_jax.report.tables import (anchors_table, blimp_table, echo_table, finetune_table, passkey_tables, targets_table)
+from infini_jax.report.tables import anchors_table, blimp_table, echo_table, finetune_table, passkey_tables, targets_table
 from infini_jax.report.trials import only_chosen, trials_table
 from infini_jax.report.verdicts import predictions_table
 

@@ -18,6 +18,7 @@ from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.infinite_former.mechanism import InfiniteFormerConfig
 from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.local import LocalConfig
+from infini_jax.memory.log_linear import LogLinearConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.study.ladder import Ladder, Rates
@@ -55,6 +56,10 @@ SMOKE_CODES = CapacityRun(
 """Settings of a memory layer alone at the scale smoke."""
 
 
+SHORT_DOCUMENTS = LogLinearConfig(longest=512)
+"""Log-linear attention with few levels, which share a budget of a few KiB: most documents compared here are short."""
+
+
 def memories(segment: int, *names: str, local: Neighborhood = "own") -> tuple[tuple[str, MemoryConfig], ...]:
     """(variant, settings) of the named mechanisms; without names, of all in the registry between floor and ceiling.
 
@@ -66,6 +71,7 @@ def memories(segment: int, *names: str, local: Neighborhood = "own") -> tuple[tu
         "memorizing": (("", MemorizingConfig(top_k=8)),),
         "landmark": (("", LandmarkConfig(block=max(8, segment // 8), retrieved=4)),),
         "infinite_former": (("", InfiniteFormerConfig(samples=max(64, segment))),),
+        "log_linear": (("", SHORT_DOCUMENTS),),
     }
     chosen = [name for name in MECHANISMS if (name in names if names else name not in BOUNDS)]
     pairs = [(name, *pair) for name in chosen for pair in settings.get(name, (("", MECHANISMS[name].Config()),))]
@@ -87,6 +93,7 @@ def code_memories() -> list[tuple[str, MemoryConfig]]:
         "memorizing": (("", MemorizingConfig(top_k=8)),),
         "landmark": (("", LandmarkConfig(block=4, retrieved=2)),),
         "infinite_former": (("", InfiniteFormerConfig(samples=64)),),
+        "log_linear": (("", LogLinearConfig(longest=64)),),  # six levels, the most that fit in a few hundred bytes
     }
     alone = [(name, kind.Config()) for name, kind in MECHANISMS.items() if not kind.works_on_stream()]
     return [pair for name, memory in alone for pair in settings.get(name, (("", memory),))]

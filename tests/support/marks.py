@@ -11,8 +11,9 @@ def slow_but(quick: Collection[str], cases: Iterable[str]) -> list[Any]:
     return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
-WAITING = ("rmt", "armt", "block_recurrent")
-"""Mechanisms whose cases wait for the long run where a test runs for every mechanism: each has references of its own."""
+WAITING = ("rmt", "armt", "block_recurrent", "gated_delta2", "log_linear", "memory_caching")
+"""Mechanisms whose cases wait for the long run where a test runs for every mechanism: each has references of its own.
+Of what is alike, `kimi_delta` stands all day for those that read their own segment."""
 DAILY = {
     "test_no_output_depends_on_a_later_token",
     "test_what_must_be_declared_is_declared",
