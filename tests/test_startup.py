@@ -66,6 +66,11 @@ def test_arguments_become_the_settings_that_the_classes_have_by_default():
     assert (options["budget"], options["evaluation"]) == (Budget(), EvaluationConfig())
 
 
+def test_a_command_without_arguments_has_its_defaults():
+    assert vars(parse(["doctor"], list(COMMANDS)).values) == {"as_json": False}
+    assert parse(["mechanisms"], list(COMMANDS)).values.context == 32_768
+
+
 def test_the_help_of_train_fits_two_screens_and_help_all_has_every_option(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     texts = {}

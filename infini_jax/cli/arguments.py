@@ -185,7 +185,7 @@ def check_names(described: Plain, arguments: list[str]) -> None:
         require(word in one["choices"], one["name"], f"'{word}' is not known", near(word, one["choices"]))
         fields.append({**one, "group": one["choices"][word]})
     known = {f"--{name}": one for name, one in options_of(fields, "")}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         option, has_value, value = argument.partition("=")
         option = option.replace("_", "-")
         if option in known:
