@@ -19,7 +19,6 @@ from infini_jax.data.corpora import CORPORA
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.results import load
-from infini_jax.results import load
 from infini_jax.study.launch import LAUNCHERS
 from tests.support.documentation import PAGES, ROOT, Block, all_blocks, blocks_of
 
@@ -187,19 +186,6 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, folder, registries, monk
     for block in BLOCKS:
         if block.page == page and block.group == "python":
             exec(compile("\n" * block.line + block.text, str(ROOT / "docs" / page), "exec"), module.__dict__)
-
-
-@pytest.mark.slow
-def test_the_study_file_of_the_documentation_runs(folder):
-    """The workers of the command train all of it, and the report is there."""
-    (block,) = (block for block in BLOCKS if block.page == "studies.md" and "def study()" in block.text)
-    Path("recall.py").write_text(block.text)
-    cli.main(["study", "recall.py"])
-    found = load("results/recall").runs
-    assert len(found) == 66
-    assert Path("results/recall/report.html").exists()
-    best = found.groupby("mechanism").accuracy.max()
-    assert best["full"] > 0.9 > 0.1 > best["local"]  # its ceiling learns, its floor guesses: chance is 1 of 32
 
 
 @pytest.mark.slow
