@@ -43,7 +43,6 @@ from infini_jax.files import data_folder
 SAMPLE_BYTES = 16 << 20  # of training text for a tokenizer
 SAMPLE_PARTS = 64  # at least so many documents share it
 TASKS, LARGEST_TASK = 256, 1024  # parts of a split that processes work on, and documents of one at most
-
 PACKAGES = {"sentencepiece": "sentencepiece", "json": "tokenizers"}  # by kind of tokenizer
 
 WatchPreparing = Callable[[str, int, int], None]  # (what is done, so many, of so many)

@@ -15,7 +15,7 @@ MOST_GROWN = 1 << 28  # size along an axis: settings made of it have 32 bits
 def memory_bytes(memory: Any) -> int:
     """Bytes per sequence of one layer's memory, measured on the shapes that `init_memory` really makes.
 
-    `memory` is a `Memory`. A neighborhood, which `MemoryConfig.local` puts beside the memory, is counted by `neighborhood.neighborhood_bytes`.
+    A neighborhood, which `MemoryConfig.local` puts beside the memory, is counted by `neighborhood.neighborhood_bytes`.
     """
     return bytes_of_shapes(jax.eval_shape(lambda: memory.remembered(memory.init_memory(1))))
 
