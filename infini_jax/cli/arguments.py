@@ -61,8 +61,9 @@ def settled(hint: Any, value: Any) -> Any:
         hint = next(
             one.__origin__ for one in typing.get_args(hint) if type(value).__name__ in map(subcommand_of, one.__metadata__)
         )
-    hints = typing.get_type_hints(hint, include_extras=True)
-    return hint(**{name: settled(hints[name], one) for name, one in vars(value).items()})
+    kind: Any = hint
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return kind(**{name: settled(hints[name], one) for name, one in vars(value).items()})
 
 
 def subcommand_of(extra: Any) -> str:

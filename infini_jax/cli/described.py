@@ -19,7 +19,8 @@ from infini_jax.cli.docstrings import help_of, opening
 from infini_jax.files import json_text
 
 MARKS = ("Positional", "OmitArgPrefixes", "UseAppendAction", "FlagCreatePairsOff")  # of tyro, as far as commands use them
-SUBCOMMAND, ARGUMENT = (type(made("x")) for made in (tyro.conf.subcommand, lambda name: tyro.conf.arg(name=name)))
+SUBCOMMAND: Any = type(tyro.conf.subcommand("x"))  # what these make is no public class of tyro
+ARGUMENT: Any = type(tyro.conf.arg(name="x"))
 TYPES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 METAVARS = {
     "FOLDER": ("results", "folders", "origin", "run", "first", "second"),
@@ -104,7 +105,7 @@ def choice(kind: type) -> dict[str, Any]:
     return {"doc": sentence(words, set())} | group(kind, dataclasses.MISSING)
 
 
-def group(kind: type, default: Any) -> dict[str, Any]:
+def group(kind: Any, default: Any) -> dict[str, Any]:
     """The fields of a class of settings, with the values of `default` where there is one."""
     hints, found = typing.get_type_hints(kind, include_extras=True), []
     for one in dataclasses.fields(kind):

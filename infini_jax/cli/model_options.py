@@ -14,7 +14,8 @@ DECIDED = ("segment", "vocab")  # by the data or another model where they are le
 def option(field: dataclasses.Field) -> tuple[str, Any, dataclasses.Field]:
     """The option of a setting of models, of the same type and default."""
     is_decided = field.name in DECIDED
-    return (field.name, int | None, dataclasses.field(default=None)) if is_decided else (field.name, field.type, field)
+    left_out: Any = dataclasses.field(default=None)
+    return (field.name, int | None, left_out) if is_decided else (field.name, field.type, field)
 
 
 if TYPE_CHECKING:  # what follows is made at run time; of it a type checker knows the settings

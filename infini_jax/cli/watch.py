@@ -84,7 +84,8 @@ class Watched:
         """How the run ended by the note in its folder."""
         note = object_or_none(self.folder.error) or {}
         end = "diverged" if note.get("diverged") is True else note.get("end")
-        return next((known for known in ORDER if known == end), "failed")
+        found = [known for known in ORDER if known == end]
+        return found[0] if found else "failed"
 
     def newest_line(self) -> dict[str, float]:
         """The last line of the run's log, empty where there is none that can be read."""

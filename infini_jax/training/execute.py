@@ -110,7 +110,8 @@ def end_of(error: BaseException) -> EarlyEnd:
         "refused": ConfigError,
         "failed": EvaluationFailed,
     }
-    return next((end for end, kind in kinds.items() if isinstance(error, kind)), "crashed")
+    found: list[EarlyEnd] = [end for end, kind in kinds.items() if isinstance(error, kind)]
+    return found[0] if found else "crashed"
 
 
 @dataclasses.dataclass(frozen=True)
