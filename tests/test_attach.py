@@ -16,6 +16,7 @@ from infini_jax.cli.train import found_run
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.attach import attached
 from infini_jax.data.mqar import MqarConfig
+from infini_jax.data.prepare import TokenizerSettings, prepare
 from infini_jax.data.tokenizers import train_sentencepiece
 from infini_jax.errors import ConfigError
 from infini_jax.layers.segment import Segment, insert_landmarks, whole
@@ -392,11 +393,29 @@ def test_a_name_is_that_of_the_imported_model_where_its_files_lie_here_too(place
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["infini", "landmark"])
-def test_an_attached_run_is_evaluated_continued_and_exported_by_the_command_line(name, place, capsys, monkeypatch):
+def test_an_attached_run_is_evaluated_continued_and_exported_by_the_command_line(name, place, capsys):
     """Perplexity before a step is that of the model without the memory; generated text is that of the exported run."""
     (place / "text.txt").write_text("".join(f"the {number} words of a line\n" for number in range(40)))
     small = ["--memory.block", "4", "--memory.blocks", "2", "--memory.retrieved", "1"] if name == "landmark" else []
-    main(["train", name, *COMMAND[2:], "--saving.every-steps", "1", "--saving.keep", "9", *small])
+    texts = place / "texts"
+    texts.mkdir()
+    for number in range(60):
+        (texts / f"{number}.txt").write_text(f"the {number} words of a line\n" * 8)
+    settings = TokenizerSettings("sentencepiece", model=Path("results/models/tiny/tokenizer.model"))
+    prepare("text_folder", settings, "lines", texts, jobs=1)
+    more = [
+        "corpus",
+        "--data.name",
+        "lines",
+        *COMMAND[3:9],
+        "--train.batch",
+        "2",
+        "--budget.unit",
+        "steps",
+        "--budget.amount",
+        "2",
+    ]
+    main(["train", name, *more, "--saving.every-steps", "1", "--saving.keep", "9", *small])
     asked = ["--data", "text.txt", "--conditions", "carried", "--tokens", "120"]
     folder = "results/runs/run"
     main(["evaluate", folder, "--step", "0", *asked])
