@@ -33,7 +33,7 @@ def test_marked_sentences_are_learned_with_a_memory_and_not_with_a_window(tmp_pa
     found = {}
     for name, memory in memories.items():
         run = dataclasses.replace(base, name=name, model=dataclasses.replace(model, memory=memory))
-        execute(run, tmp_path / name)
+        execute(run, tmp_path / name, study="")
         asked = ConditionedEvaluation(new_tokens=24, rows=8)
         measures = asked.measure(Subject(run, Trained.open(tmp_path / name).params))
         found[name] = {(one.metric, *one.labels.values()): one.value for one in measures}
