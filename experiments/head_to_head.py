@@ -27,6 +27,7 @@ from infini_jax.evals.language import LanguageEvaluation
 from infini_jax.evals.mqar import MqarEvaluation
 from infini_jax.evals.passkey import PasskeyEvaluation
 from infini_jax.evals.sorting import SortingEvaluation
+from infini_jax.memory import class_of
 from infini_jax.memory.base import MemoryConfig
 from infini_jax.memory.full import FullConfig
 from infini_jax.memory.local import LocalConfig
@@ -60,7 +61,8 @@ class Contest:
         )
         runs = [run for one in (*on_tasks, on_code) for run in dataclasses.replace(found, base=one).runs()]
         (size,) = found.sizes
-        alone = [self.alone(variant, memory).at_bytes(size) for variant, memory in memories(self.capacity.segment)]
+        found = [pair for pair in memories(self.capacity.segment) if not class_of(pair[1]).works_on_stream()]
+        alone = [self.alone(variant, memory).at_bytes(size) for variant, memory in found]
         bounds = [self.alone("", memory) for memory in (LocalConfig(window=1), FullConfig(slots=self.capacity.pairs[1]))]
         return tuple(sorted((*runs, *bounds, *alone), key=lambda run: (run.mechanism, run.variant)))  # they share programs
 
