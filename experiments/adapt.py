@@ -135,13 +135,14 @@ class Adaptation:
 def at_size(model: ModelConfig, size: int, is_least: bool) -> ModelConfig | None:
     """The model with a memory of at most `size` bytes.
 
-    A matrix grows with the heads alone, which the model has already: it is left as it is at the least size, None at others.
+    A matrix grows with the heads alone, which the model has already: it is left as it is at the least size, None at others. So
+    is a memory of several matrices, where they are not larger than that.
     """
     grown = model.at_bytes(size)
     sizes = [(one.heads, one.kv_heads, one.key_dim, one.value_dim) for one in (model.dims, grown.dims)]
     if sizes[0] == sizes[1]:
         return grown
-    return model if is_least else None
+    return model if is_least and model.memory_bytes <= size else None
 
 
 SCALES = {

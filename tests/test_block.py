@@ -27,7 +27,7 @@ from infini_jax.memory.transformer_xl import TransformerXLConfig
 from infini_jax.model.cost import model_cost, training_flops_per_step
 from infini_jax.model.inheritance import inheritance, layers_apart, shapes_by_layer
 from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of, parameter_shapes
-from infini_jax.model.transformer import layer_groups, without_decay
+from infini_jax.model.transformer import layer_groups, memory_parameters, without_decay
 from infini_jax.training.execute import execute
 from infini_jax.training.program import Training, counted_flops
 from infini_jax.training.trained import Trained
@@ -311,6 +311,9 @@ def test_a_form_without_a_cap_is_refused():
         streams.walked_flops(model)
 
 
+CHANNELS = ("forget_up", "erase", "connect")  # parameters of memories with a last axis of the channels of a key
+
+
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_a_mechanism_turns_as_the_model_says(name):
     """Neighbors are the halves of another order: with the entries of heads in that order logits are the same."""
@@ -324,7 +327,8 @@ def test_a_mechanism_turns_as_the_model_says(name):
 
     def reordered(path, leaf):
         names = [key.key for key in path]
-        return leaf[..., order] if names[1:] in (["query", "kernel"], ["key", "kernel"]) else leaf
+        of_keys = names[1:] in (["query", "kernel"], ["key", "kernel"]) or (names[1:2] == ["memory"] and names[2] in CHANNELS)
+        return leaf[..., order] if of_keys else leaf
 
     other = dataclasses.replace(model, rotary=RotaryConfig(pairs="neighbors"))
     permuted = jax.tree_util.tree_map_with_path(reordered, params)
@@ -360,9 +364,14 @@ def test_gradients_reach_every_parameter():
 
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if "score_cap" in MECHANISMS[name].honors])
 def test_a_cap_of_nearly_nothing_is_a_query_of_nothing(name):
-    """In a first segment, where nothing is remembered, all tokens before weigh the same."""
+    """In a first segment, where nothing is remembered or gates let nothing be heard, all tokens before weigh the same."""
     model = streams.tiny(name)
     params, tokens = streams.parameters_of(model), streams.tokens_of(model, segments=1)
+    if MECHANISMS[name].reads_own:
+        gates = memory_parameters(model, "gates")
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: 0 * leaf - 40.0 if streams.names_of(path) in gates else leaf, params
+        )
     silent = jax.tree_util.tree_map_with_path(lambda path, leaf: 0 * leaf if path[1].key == "query" else leaf, params)
     expected = streamed(model, silent, tokens)
     found = streamed(dataclasses.replace(model, block=BlockConfig(score_cap=1e-6)), params, tokens)
