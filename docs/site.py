@@ -89,9 +89,10 @@ def gallery() -> str:
 
 def study_page(name: str) -> str:
     """The page of one study: question, command, figures, and the score of every mechanism at every size."""
-    code = f"../reference/experiments/{name}.md"
-    parts = [f"# {name}", "", asked(name), "", f"    infini-jax study {name} --scale cpu", ""]
-    parts += [f"What it shows and what it does not: [findings](../findings.md). Code: [{name}]({code})."]
+    experiment = experiment_of(name)
+    code = f"../reference/experiments/{experiment}.md"
+    parts = [f"# {name}", "", asked(name), "", f"    infini-jax study {experiment} --scale cpu", ""]
+    parts += [f"What it shows and what it does not: [findings](../findings.md). Code: [{experiment}]({code})."]
     parts += [f"\n![{figure}](../results/{name}/{figure})" for figure in figures(name)]
     found = only_top(only_chosen(found_of(load(ROOT / "docs" / "results" / name))))
     for task, rows in by_task(found.rows, found.configs).items():
@@ -108,9 +109,14 @@ def as_markdown(table: Table) -> str:
 
 
 def asked(name: str) -> str:
-    """The question of an experiment: the first line of its docstring."""
-    said = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text())) or name
+    """The question of a study: the first line of its experiment's docstring."""
+    said = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{experiment_of(name)}.py").read_text())) or name
     return said.split("\n")[0]
+
+
+def experiment_of(name: str) -> str:
+    """The experiment whose runs a folder of tables has: the folder's name, before a hyphen where it holds a part."""
+    return name.split("-")[0]
 
 
 def figures(name: str) -> list[str]:
