@@ -283,7 +283,7 @@ def test_form_follows_length_and_can_be_asked_for():
         form_of(16, 16)
     with attention.form("splash"), pytest.raises(ConfigError, match="bias"):
         form_of(128, 128, biased=True)
-    with attention.form("fast"), pytest.raises(ConfigError, match="no form"):
+    with attention.form("fast"), pytest.raises(ConfigError, match="is not a form"):
         form_of(16, 16)
 
 

@@ -60,7 +60,7 @@ def test_half_precision_stays_unless_another_type_is_asked_for(tmp_path, dtype):
     np.testing.assert_array_equal(params["all"]["mlp"]["up"]["kernel"][1], stored, strict=True)
     _, wide = imported(tmp_path, dtype="float32")
     np.testing.assert_array_equal(wide["all"]["mlp"]["up"]["kernel"][1], stored.astype(np.float32), strict=True)
-    with pytest.raises(ConfigError, match=r"^dtype: 'float8' is no type of weights; give float32 or float16 or bfloat16"):
+    with pytest.raises(ConfigError, match=r"^dtype: 'float8' is not a type of weights; give float32 or float16 or bfloat16"):
         imported(tmp_path, dtype="float8")
 
 

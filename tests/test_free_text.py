@@ -105,10 +105,12 @@ def test_figures_of_a_notebook_show_it(variant, tmp_path):
 def test_the_report_command_prints_hostile_variants_paths_and_failures(tmp_path, capsys, monkeypatch):
     """After all runs are done, nothing of what they are called ends it."""
     monkeypatch.setenv("COLUMNS", "200")
-    folder, (row, *_) = tmp_path / "[red]x[/b]", rows_with("[/b] x")
-    fill(folder, [row], [{"run": "bad", "error": "[/b] $x$"}])
-    write_rows([row], StudyFolder(folder).run(row.run).row)
-    save_study(Study("mine", "[/b]?", (dataclasses.replace(config_of(row), variant="[/b] x"), RunConfig(name="bad"))), folder)
+    made, folder, (row, *_) = tmp_path / "made", tmp_path / "[red]x[/b]", rows_with("[/b] x")
+    fill(made, [row], [{"run": "bad", "error": "[/b] $x$"}])
+    write_rows([row], StudyFolder(made).run(row.run).row)
+    save_study(Study("mine", "[/b]?", (dataclasses.replace(config_of(row), variant="[/b] x"), RunConfig(name="bad"))), made)
+    folder.parent.mkdir()  # no study is trained there, but a finished one may be moved
+    made.rename(folder)
     main(["report", str(folder)])
     said = capsys.readouterr().out
     for text in ("infini [/b] x", "failed: bad: [/b] $x$", f"report: {folder / 'report.html'}"):

@@ -197,7 +197,7 @@ def test_a_name_is_not_taken_from_another_preparation(data, stories):
     make(stories, name="mine")
     with pytest.raises(ConfigError, match=r"^name: 'mine' is text_folder with bytes, not text_folder with sentencepiece"):
         make(stories, PIECES, name="mine")
-    with pytest.raises(ConfigError, match=r"^data.name: 'a/b' is no file name"):
+    with pytest.raises(ConfigError, match=r"^data.name: 'a/b' is not a file name"):
         make(stories, name="a/b")
 
 
@@ -304,9 +304,9 @@ def test_the_command_prepares_lists_and_says_when_there_is_nothing_to_do(data, s
     main(command)
     first = capsys.readouterr().out
     assert "--data.name stories-bytes" in first
-    assert "nothing to do" not in first
+    assert "already prepared" not in first
     main(command)
-    assert "nothing to do" in capsys.readouterr().out
+    assert "already prepared" in capsys.readouterr().out
     main(["corpus", "list"])
     listed = capsys.readouterr().out
     assert all(name in listed for name in ("shakespeare", "apt-get install", "stories-bytes"))

@@ -116,9 +116,9 @@ FAULTS = {
         b'{"body": "x", "id": 1}\n',
         r"column: a.jsonl line 1 has no column 'text'; name one that it has: 'body',",
     ),
-    "no JSON": ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"path: a.jsonl line 2 is no JSON \(.*\); mend or remove it"),
+    "no JSON": ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"path: a.jsonl line 2 is not JSON \(.*\); mend or remove it"),
     "too deep": ("a.jsonl", b"[" * 100_000, r"path: a.jsonl line 1 is not JSON"),
-    "no object": ("a.jsonl", b"[1]\n", r"path: a.jsonl line 1 is not JSON object; give an object a line"),
+    "no object": ("a.jsonl", b"[1]\n", r"path: a.jsonl line 1 is not a JSON object; give one object per line"),
     "no text": ("a.jsonl", b'{"text": 3}', r"column: a.jsonl line 1 holds int, no text; name a column of strings"),
     "half a pair": (
         "a.jsonl",

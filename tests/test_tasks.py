@@ -255,7 +255,7 @@ def test_words_come_back_and_unknown_ones_are_refused():
     assert "".join(words.decode_each(tokens[3:], begins_line=False)) == words.decode(tokens)[len(words.decode(tokens[:3])) :]
     assert sorted(set(tokens)) == list(range(words.vocab))
     assert words.name != Words(["other"]).name
-    with pytest.raises(ConfigError, match=r"^data.tokenizer: 'unseen' is none of this task's words"):
+    with pytest.raises(ConfigError, match=r"^data.tokenizer: 'unseen' is not a word of this task"):
         words.encode("It is unseen")
 
 

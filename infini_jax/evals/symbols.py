@@ -46,7 +46,7 @@ class SymbolEvaluation(ExampleEvaluation):
             return
         known = self.own(run.data).axes
         mend = f"choose {' or '.join(known)}" if known else "leave axis and values out"
-        require(self.axis in known, "axis", f"{run.task} does not become harder along '{quoted(self.axis)}'", mend)
+        require(self.axis in known, "axis", f"{run.task} does not become harder along {quoted(self.axis)}", mend)
         require(bool(self.values), "values", f"none is given of {self.axis}", "give some, such as 1,2,4")
         whole = isinstance(getattr(run.data, self.axis), int)
         for value in self.values if whole else ():
