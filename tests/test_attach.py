@@ -363,7 +363,7 @@ def test_a_model_named_alone_gets_a_memory_and_is_trained_and_resumed(place, cap
     """Sizes, segment and turns are the model's; the same command goes on, and without the model, too."""
     main([*COMMAND, "--saving.every-steps", "1", "--saving.keep", "9"])
     said = capsys.readouterr().out
-    assert "run begins at the parameters of tiny, step 0: takes " in said
+    assert "run starts from the parameters of tiny, step 0: takes " in said
     assert "freshly initialized: memory/added/gate, memory/added/out/kernel; left behind: none" in said
     folder, source = place / "results/runs/run", Trained.open(place / "results/models/tiny")
     first, last = Trained.open(folder, 0), Trained.open(folder)

@@ -121,7 +121,7 @@ def test_a_budget_and_its_steps_say_what_a_token_may_cost():
     found = fit_to_flops(RUN, affordable(RUN, steps), "width")
     assert budget_steps(found) == pytest.approx(steps, rel=0.01)
     assert budget_steps(found) * training_flops_per_step(found) == pytest.approx(RUN.budget.amount, rel=0.01)
-    with pytest.raises(ConfigError, match=r"^budget.unit: steps are no FLOPs"):
+    with pytest.raises(ConfigError, match=r"^budget.unit: steps are not FLOPs"):
         affordable(dataclasses.replace(RUN, budget=Budget("steps", 3)), 3)
 
 

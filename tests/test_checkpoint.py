@@ -58,7 +58,7 @@ def test_the_newest_comes_back_bit_for_bit_and_older_ones_are_deleted(tmp_path):
     assert progress == Progress(3, 30.0, 1.0, {"loss": 2.0})
     assert_same((state, carry), numbered(3))
     assert_same(restored(tmp_path, step=2)[1:], numbered(2))
-    with pytest.raises(ConfigError, match=r"^checkpoint: there is none of step 1; choose one of 2, 3$"):
+    with pytest.raises(ConfigError, match=r"^checkpoint: there is no checkpoint of step 1; choose one of 2, 3$"):
         restored(tmp_path, step=1)
 
 

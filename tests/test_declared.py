@@ -139,7 +139,7 @@ def test_the_state_has_the_structure_that_checkpoints_of_format_2_have(name):
 @pytest.mark.parametrize(
     ("members", "line"),
     [
-        ({"axes": ()}, "Undeclared.axes: there is none, so that no size can be chosen; name one at least"),
+        ({"axes": ()}, "Undeclared.axes: there is none, so that no size can be chosen; name at least one"),
         ({"learns": ("gates",)}, "Undeclared.learns: 'gates' is not known; choose inputs, keys or values"),
         ({"holds": "words"}, "Undeclared.holds: 'words' is not known; choose matrix, slots or other"),
         (

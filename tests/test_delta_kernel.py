@@ -160,7 +160,7 @@ def test_a_tpu_takes_the_kernel_and_others_do_not():
         assert gated_delta.chosen_form(*case) == "kernel"
         with gated_delta.form("chunks"):
             assert gated_delta.chosen_form(*case) == "chunks"
-    with gated_delta.form("fast"), pytest.raises(ConfigError, match=r"^gated_delta.form: 'fast' is no form; choose one"):
+    with gated_delta.form("fast"), pytest.raises(ConfigError, match=r"^gated_delta.form: 'fast' is not a form; choose one"):
         gated_delta.chosen_form(*case)
 
 

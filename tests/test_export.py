@@ -466,7 +466,9 @@ def test_a_damaged_config_of_ours_is_told_in_one_line(tmp_path):
 
     assert said({"format": 2}).startswith("infini_jax.format: 2 is not 1, which this version reads; update infini_jax")
     run = whole["infini_jax"]["run"]
-    assert said({"run": run | {"model": run["model"] | {"depth": 3}}}).startswith("config.model.depth: there is no such setting")
+    assert said({"run": run | {"model": run["model"] | {"depth": 3}}}).startswith(
+        "config.model.depth: there is no such setting"
+    )
     assert said({"run": []}).startswith("infini_jax.run: ")
     narrow = said({"run": run | {"model": run["model"] | {"d_model": 24}}})
     assert "has the shape (20, 12), and the model's settings say (20, 24)" in narrow

@@ -40,7 +40,7 @@ def test_a_share_of_taps_reaches_the_model_and_enters_the_fingerprint_where_it_i
 
 @pytest.mark.parametrize(("taps", "own"), [(1, 0.5), (2, 1.5), (2, -0.1)])
 def test_a_share_that_cannot_be_is_refused(taps, own):
-    with pytest.raises(ConfigError, match=rf"^model.key_taps_own: {own} is no share among {taps} taps; give 0 to 1"):
+    with pytest.raises(ConfigError, match=rf"^model.key_taps_own: {own} is not a weight among {taps} taps; give 0 to 1"):
         ModelConfig(key_taps=taps, key_taps_own=own)
 
 

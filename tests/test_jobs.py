@@ -161,5 +161,5 @@ def test_a_bar_counts_runs_where_seconds_are_not_measured_yet(study, tmp_path):
 
 
 def test_a_job_of_no_kind_is_refused_in_one_line():
-    with pytest.raises(ConfigError, match=r"^study.runs: int is no kind of job; add it to KINDS"):
+    with pytest.raises(ConfigError, match=r"^study.runs: int is not a kind of job; add it to KINDS"):
         kind_name(5)

@@ -83,5 +83,7 @@ def test_what_cannot_be_is_told_by_an_error_of_its_own():
 
 def test_an_experiment_that_is_no_python_file_is_one_line(tmp_path):
     (tmp_path / "study.txt").write_text("study = 1")
-    with pytest.raises(ConfigError, match=r"^experiment: .*study.txt is no Python file; give one whose name ends with .py$"):
+    with pytest.raises(
+        ConfigError, match=r"^experiment: .*study.txt is not a Python file; give a file whose name ends in .py$"
+    ):
         loaded(tmp_path / "study.txt")

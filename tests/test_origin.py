@@ -232,7 +232,7 @@ def test_the_command_line_says_what_it_takes(parent, tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit):
         main(command)
     said = capsys.readouterr()
-    assert said.out.startswith("run begins at the parameters of first, step 2: takes ")
+    assert said.out.startswith("run starts from the parameters of first, step 2: takes ")
     assert "freshly initialized: memory/gate; left behind: none" in said.out
     with pytest.raises(SystemExit):
         main([*command, "--model.d-model", "32"])

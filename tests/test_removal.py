@@ -57,7 +57,7 @@ def test_it_asks_where_it_can_be_answered(answer, is_kept, made, monkeypatch, ca
 
 def test_nobody_to_ask_removes_nothing(made, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    said = "yes: 'tales-bytes' is not removed without an answer; add --yes"
+    said = "yes: 'tales-bytes' is not removed without confirmation; add --yes"
     assert told(capsys, ["corpus", "remove", "tales-bytes"], 2) == said
     assert made.folder.exists()
 

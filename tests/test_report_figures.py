@@ -20,8 +20,8 @@ from infini_jax.report.figures.recall import pareto
 from infini_jax.report.figures.trade import best_split
 from infini_jax.report.found import Found, by_task, find
 from infini_jax.report.looks import styles_of
-from infini_jax.report.parts import NotMeasured
-from infini_jax.report.plots import drawing, save_pdf
+from infini_jax.report.parts import NotMeasured, Table
+from infini_jax.report.plots import COLUMNS, drawing, save_pdf
 from infini_jax.report.tables import blimp_table, finetune_table, passkey_tables
 from infini_jax.report.trials import only_chosen, trials_table
 from tests.support.made_results import SEEDS, SIZES, config_of, fill, random_row, row_of, share, write_all_measures
@@ -92,8 +92,13 @@ def test_ids_are_unique_and_every_reference_lands(page):
 def test_every_figure_lies_beside_the_page_as_svg_and_pdf(study, page):
     names = set(re.findall(r"report-figures/([^<]+)\.pdf", page))
     files = study / "report-figures"
-    assert {file.stem for file in files.glob("*.pdf")} == {file.stem for file in files.glob("*.svg")} == names
-    assert all((files / f"{name}.pdf").read_bytes().startswith(b"%PDF") for name in names)
+    assert (
+        {file.stem.removesuffix("-wide") for file in files.glob("*.pdf")}
+        == {file.stem for file in files.glob("*.svg")}
+        == names
+    )
+    each = [files / f"{name}{ending}.pdf" for name in names for ending in COLUMNS]
+    assert all(file.read_bytes().startswith(b"%PDF") for file in each)
     assert all("<svg" in (files / f"{name}.svg").read_text() for name in names)
 
 
@@ -159,7 +164,7 @@ def test_f1_marks_every_seed_and_scales_by_the_memory():
 
 def test_f3_draws_every_run_and_knows_chance():
     rows = runs()
-    measures = [(row.run, Measure("mqar", "accuracy", *share(row.accuracy), {"pairs": 8, "length": 128})) for row in rows]
+    measures = [(row.run, Measure("mqar", "accuracy", *share(row.accuracy), {"pairs": 8, "length": 256})) for row in rows]
     drawn, *others = pareto(found_of(rows, measures), styles_of(rows))
     assert markers_of(drawn.figure) == sorted(row.accuracy for row in rows)
     assert all(isinstance(other, NotMeasured) for other in others)
@@ -167,14 +172,23 @@ def test_f3_draws_every_run_and_knows_chance():
     assert len(flat) == 1
 
 
+def test_f3_of_what_was_trained_is_a_table_as_the_score_is_drawn_already():
+    rows = runs()
+    measures = [(row.run, Measure("mqar", "accuracy", *share(row.accuracy), {"pairs": 8, "length": 128})) for row in rows]
+    table, *others = pareto(found_of(rows, measures), styles_of(rows))
+    assert isinstance(table, Table)
+    assert len(table.lines) == len(SERIES) * len(SIZES)
+    assert all(isinstance(other, NotMeasured) for other in others)
+
+
 def test_f3_has_means_over_seeds_with_what_stands_behind_them():
     rows = runs("mqar", SERIES[1:], SIZES[:1], seeds=(0, 1, 2))
     shares = {0: 0.5, 1: 0.625, 2: 0.75}
     labels = {"pairs": 8, "length": 128}
     measures = [(row.run, Measure("mqar", "accuracy", shares[row.seed], 400, labels=labels)) for row in rows]
-    drawn, *_ = pareto(found_of(rows, measures), styles_of(rows))
+    table, *_ = pareto(found_of(rows, measures), styles_of(rows))
     low, high = stats.ttest_1samp([50, 62.5, 75], 0).confidence_interval(0.95)
-    ((name, memory, share_, stands),) = drawn.table.lines
+    ((name, memory, share_, stands),) = table.lines
     assert (name, memory, share_) == ("infini delta", "4 KiB", f"62.5 [{low:.3g}, {high:.3g}]")
     assert stands == "evaluation; 1,200 answers; seeds 0, 1, 2; 3.00e11 FLOPs; rate 0.01"
 

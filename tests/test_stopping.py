@@ -87,7 +87,7 @@ def test_the_end_of_a_document_is_the_one_that_the_tokenizer_declares():
     ("settings", "said"),
     [
         ({"stop": ("a", "")}, "stop: it is empty; give a text"),
-        ({"stop": ("\udcff",)}, "stop: it is no UTF-8; give text"),
+        ({"stop": ("\udcff",)}, "stop: it is not UTF-8; give text"),
         ({"stop": "text"}, "stop: text is not a tuple; give one such as (1, 2)"),
         ({"stop_token": 256}, "stop_token: 256 is none of the tokenizer's 256 tokens; give 0 to 255"),
         ({"stop_token": -1}, "stop_token: -1 is none of the tokenizer's 256 tokens; give 0 to 255"),
@@ -111,7 +111,7 @@ def test_a_prompt_comes_from_standard_input_in_pieces(monkeypatch):
         assert "".join(read_text(STANDARD_INPUT)) == text
         assert not sys.stdin.closed
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 au lait")))
-    with pytest.raises(ConfigError, match=r"^prompt_file: standard input is no UTF-8 at byte 3; convert it, for example"):
+    with pytest.raises(ConfigError, match=r"^prompt_file: standard input is not UTF-8 at byte 3; convert it, for example"):
         list(read_text(STANDARD_INPUT))
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ConfigError, match=r"^prompt_file: there is no standard input; give a file$"):

@@ -79,8 +79,8 @@ def test_a_text_with_several_summaries_is_as_many_documents(tmp_path):
     ("content", "told"),
     [
         ('{"chapter": "One."}\n', r"^path: train.jsonl line 1 has no summary; give BookSum's"),
-        ("[1]\n", r"^path: train.jsonl line 1 is no JSON object"),
-        ("{", r"^path: train.jsonl line 1 is no JSON \("),
+        ("[1]\n", r"^path: train.jsonl line 1 is not a JSON object"),
+        ("{", r"^path: train.jsonl line 1 is not JSON \("),
         (None, r"^path: .* has no rows of a train, val or test split"),
     ],
 )
