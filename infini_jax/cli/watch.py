@@ -84,7 +84,7 @@ class Watched:
         """How the run ended by the note in its folder."""
         note = object_or_none(self.folder.error) or {}
         end = "diverged" if note.get("diverged") is True else note.get("end")
-        found = [known for known in ORDER if known == end]
+        found: list[State] = [known for known in typing.get_args(EarlyEnd) if known == end]
         return found[0] if found else "failed"
 
     def newest_line(self) -> dict[str, float]:

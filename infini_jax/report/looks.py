@@ -7,6 +7,7 @@ mechanism has one color and one marker; its variants differ in the dashes of the
 import dataclasses
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from infini_jax.records.rows import Row
 
@@ -37,7 +38,7 @@ class Style:
     dashes: tuple[float, ...] = ()
 
     @property
-    def line(self) -> str | tuple[int, tuple[float, ...]]:
+    def line(self) -> tuple[float, Sequence[float]] | Literal["-"]:
         """Matplotlib's style of its lines."""
         return (0, self.dashes) if self.dashes else "-"
 

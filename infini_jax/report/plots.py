@@ -200,7 +200,7 @@ def save_pdf(figure: Figure, file: Path, width: float) -> None:
     A narrower figure is smaller as a whole, its letters too; a wider one has more room for the same letters.
     """
     scale, size = min(1.0, width / WIDTH), tuple(figure.get_size_inches())
-    texts = {text: text.get_fontsize() for text in figure.findobj(Text)}
+    texts = {text: float(text.get_fontsize()) for text in figure.findobj(Text)}
     places = {axes: axes.get_position() for axes in figure.axes}
     with our_look():
         for text, letters in texts.items():
@@ -271,8 +271,8 @@ def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, Style]]) -> N
       ends: (x, y) of each line's last point, its name and its look.
     """
     low, high = axes.get_ylim()
-    figure = axes.get_figure(root=True)
-    step = 1.15 * NAME_LETTERS / 72 / max(figure.get_figheight() - 0.6, 1.0)  # of the axes' height
+    inches = axes.bbox.height / axes.figure.dpi
+    step = 1.15 * NAME_LETTERS / 72 / inches
     ordered = sorted(ends, key=lambda end: end[1])
     heights = apart([(y - low) / (high - low) for _, y, *_ in ordered], step)
     for (x, y, name, look), height in zip(ordered, heights, strict=True):
