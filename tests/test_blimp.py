@@ -178,7 +178,7 @@ def test_blimp_itself_has_67_paradigms_of_1000_pairs_in_12_phenomena():
     [
         ("a.jsonl", "{", "a.jsonl line 1 is not JSON"),
         ("a.jsonl", '{"sentence_good": "Yes."}\n', "'sentence_bad' is missing"),
-        ("a.jsonl", "[1]\n", "no pair of BLiMP"),
+        ("a.jsonl", "[1]\n", "not a BLiMP pair"),
         ("a.txt", "text", "holds no pairs"),
     ],
 )

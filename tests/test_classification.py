@@ -182,8 +182,8 @@ def test_a_task_of_ones_own_has_words_for_labels_and_a_pair_or_none(tmp_path):
         ('{"text": "a", "label": 1}\n{"text": "b", "label": 1}\n', "", "has one label alone"),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n', '{"text": "c"}\n', "lacks 'label'"),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n', '{"text": "c", "label": 2}\n', "the labels are 0, 1"),
-        ("[1]\n", "", "own.train.jsonl line 1 is no JSON object"),
-        ("{", "", "own.train.jsonl line 1 is no JSON"),
+        ("[1]\n", "", "own.train.jsonl line 1 is not a JSON object"),
+        ("{", "", "own.train.jsonl line 1 is not JSON"),
         (None, "", "own is not in .*; put BabyLM's evaluation_data"),
     ],
 )

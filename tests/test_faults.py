@@ -121,7 +121,8 @@ def test_newer_checkpoints_are_kept_until_the_older_one_is_read(run, capsys):
     array = max((run / CHECKPOINTS_FOLDER / "4" / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
     array.write_bytes(array.read_bytes()[: array.stat().st_size // 2])
     assert "4 is damaged or incomplete" in told(capsys, training(run.parent, "--resume", "4"), 1)
-    assert told(capsys, training(run.parent, "--resume", "5"), 2) == "resume: no checkpoint of step 5; choose one of 4, 6"
+    said = told(capsys, training(run.parent, "--resume", "5"), 2)
+    assert said == "resume: there is no checkpoint of step 5; choose one of 4, 6"
     assert "another config" in told(capsys, training(run.parent, "--resume", "4", "--seed", "3"), 1)
     assert saved(run) == [4, 6]
 

@@ -227,7 +227,7 @@ def test_examples_are_drawn_by_the_seed_and_held_out_of_those_that_are_trained_o
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"task": "a/b"}, r"^finetune.task: .* no file name"),
+        ({"task": "a/b"}, r"^finetune.task: .* not a file name"),
         ({"held_out": 1.0}, r"^finetune.held_out"),
         ({"tokens": 1}, r"^finetune.tokens"),
         ({"lora_rank": 4}, r"^train.lora_rank"),

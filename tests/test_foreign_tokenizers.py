@@ -150,7 +150,7 @@ def test_a_sentencepiece_model_beside_the_tensors_is_taken(tmp_path):
 def test_a_tokenizer_json_whose_tokens_are_no_bytes_gives_way_to_the_sentencepiece_model(package, tmp_path):
     made = package.Tokenizer(package.models.BPE(vocab={"a": 0}, merges=[]))
     (tmp_path / "tokenizer.json").write_text(made.to_str())
-    with pytest.raises(ConfigError, match="tokens are no bytes"):
+    with pytest.raises(ConfigError, match="tokens are not bytes"):
         tokenizer_of(weights_in(tmp_path))
     (tmp_path / "tokenizer.model").write_bytes(train_sentencepiece(TEXTS, 300))
     assert tokenizer_of(weights_in(tmp_path)).vocab == 300

@@ -149,7 +149,7 @@ def test_the_bytes_of_armt_are_those_of_matrix_and_normalizer_at_every_layer():
             RMTConfig(positions="relative"),
             "memory.positions: relative positions know no later token, and memory tokens see them; choose rotary, t5 or none",
         ),
-        (ARMTConfig(key_size=0), "memory.key_size: 0 is not above zero; give at least 1"),
+        (ARMTConfig(key_size=0), "memory.key_size: 0 is not positive; give at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(settings, line):

@@ -124,7 +124,7 @@ def test_a_debian_package_is_the_folder_that_it_unpacks_to(packed, tmp_path):
 )
 def test_a_damaged_package_is_refused_in_one_line(raw, tmp_path):
     (tmp_path / "a.deb").write_bytes(raw)
-    with pytest.raises(ConfigError, match=r"^path: .*a.deb is no whole archive") as error:
+    with pytest.raises(ConfigError, match=r"^path: .*a.deb is not a complete archive") as error:
         open_files(tmp_path / "a.deb").names()
     assert "\n" not in str(error.value)
 

@@ -65,7 +65,7 @@ def test_every_reader_of_a_users_file_refuses_a_pipe(tmp_path):
         with pytest.raises(ConfigError, match=r"pairs.jsonl"):
             read(tmp_path / "pairs.jsonl")
     for place in (tmp_path, tmp_path / "pairs.jsonl"):
-        with pytest.raises(ConfigError, match=r"^blimp.path: .*no regular file"):
+        with pytest.raises(ConfigError, match=r"^blimp.path: .*not a regular file"):
             blimp_pairs(str(place))
 
 
@@ -121,7 +121,7 @@ def test_members_that_are_no_files_are_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "odd.zip", "w") as opened:
         opened.writestr(link, "/etc/passwd")
     for archive, said in (
-        ("odd.tar", r"pipe.txt cannot be read \(is no reg"),
+        ("odd.tar", r"pipe.txt cannot be read \(is not a reg"),
         ("odd.zip", r"link.txt cannot be read \(is a l"),
     ):
         files = open_files(tmp_path / archive)

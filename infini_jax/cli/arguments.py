@@ -23,6 +23,7 @@ from infini_jax.cli.meanings import near
 from infini_jax.errors import ConfigError, quoted, require
 
 REGISTRY = "infini_jax.memory"  # imported, it may have more rows than were stored
+NAME_WIDTH, DOC_WIDTH = 13, 58  # characters of a choice that fits on one line of the short help
 NAMES = {"Literal": Literal, "Union": Union, "Path": Path}  # in types and defaults that are stored
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
 SAY_NOTHING = ("None", "False", "()", "''")  # defaults of which no help says anything
@@ -162,7 +163,8 @@ def light_type(one: Plain, common: set[str], path: str) -> tuple[Any, tuple]:
         kinds = []
         for name, inner in one["choices"].items():
             doc = inner["doc"] if "Example" in inner["doc"] else first_sentence(inner["doc"])
-            extra = tyro.conf.subcommand(name, description=doc, prefix_name=False)
+            shown = doc if not common or (len(name) <= NAME_WIDTH and len(doc) <= DOC_WIDTH) else ""
+            extra = tyro.conf.subcommand(name, description=shown, prefix_name=False)
             kinds.append(Annotated[made(name, doc, inner["fields"], set(), ""), extra])
         return Union[tuple(kinds)], ()  # noqa: UP007
     default = (dataclasses.field(default=eval(one["default"], NAMES)),) if "default" in one else ()

@@ -144,8 +144,10 @@ def corpus(
     with corpus_progress(action.corpus, action.settings, console) as watch:
         prepared, is_new = action.run(watch, told.append)
     console.print(counts_table(prepared))
-    for line in (*told, *few_held_out(prepared)):
+    for line in told:
         console.print(line, soft_wrap=True)
+    for line in few_held_out(prepared):
+        console.print(line)
     if not is_new:
         console.print("already prepared")
     console.print(f"train on it: infini-jax train infini corpus --data.name {prepared.folder.name} ...", soft_wrap=True)

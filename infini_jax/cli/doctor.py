@@ -81,6 +81,7 @@ PARTS = (
     Part("explore", "results as tables in a Python shell", ("pandas", "polars")),
     Part("notebooks", "the notebooks", ("jupytext", "altair", "nbclient", "ipykernel")),
     Part("slurm", "studies on a cluster", ("submitit",)),
+    Part("summaries", "ROUGE and METEOR of summaries", ("rouge_score", "nltk")),
     Part(
         "pretrained", "GGUF files, tokenizer.json and the hub of pretrained models", ("gguf", "tokenizers", "huggingface_hub")
     ),

@@ -42,12 +42,10 @@ COMMON = (  # what --help shows; --help-all shows all
     "memory_bytes",
     "model.layers",
     "model.d_model",
-    "model.heads",
     "model.segment",
     "train.batch",
     "train.sequence",
     "train.learning_rate",
-    "train.evaluate_every",
     "budget.unit",
     "budget.amount",
 )
@@ -109,10 +107,10 @@ def train(
       sharding: how devices share the work.
       name: name of the run and of its folder.
       seed: seed of the parameters and of the data order.
-      config: YAML or JSON file with the settings of a run, such as another run's config.json. Options take precedence.
+      config: YAML or JSON file with the settings of a run. Another run's config.json is one. Options take precedence.
         MEMORY and DATA may be left out.
-      print_config: print the settings of the run as YAML for --config, and exit.
-      memory_bytes: largest memory that fits in this many bytes per sequence, over all layers; 0 keeps the settings.
+      print_config: print the settings as YAML, and exit. --config reads them.
+      memory_bytes: largest memory that fits in this many bytes per sequence. All layers together; 0 keeps the settings.
       memory_axis: axis along which the memory grows, such as key_dim or heads. Default: the mechanism's first axis.
       origin: run, or name of an imported model, whose learned parameters (the moving average, if there is one) initialize this
         run. Optimizer and schedule start anew. Memory, data, budget and segments may differ; sizes and tokenizer may not.
@@ -122,7 +120,7 @@ def train(
       window: attention window of that model in tokens, where its attention stays. Default: its context in training.
       resume: checkpoint to resume from, by step, instead of the newest; newer ones are deleted.
       processes: alone, or job for one of several processes started by SLURM, a TPU slice or Open MPI.
-      results: parent of the run's folder, which gets config.json, metrics.jsonl, checkpoints and row.parquet.
+      results: parent of the run's folder. The run's folder gets config.json, metrics.jsonl, checkpoints and row.parquet.
     """
     given = without_options(config)
     if attach is None:

@@ -21,9 +21,9 @@ class Budget:
     """Limit of a run.
 
     Attributes:
-      unit: unit of the budget: FLOPs of training (without recomputation), raw tokens, optimizer steps, or seconds of training
-        on this device, without compilation. Seconds are converted to a number of steps before training, see
-        `infini_jax.training.timed_budget`.
+      unit: unit of the budget. FLOPs are those of training without recomputation, tokens are raw ones, steps are the
+        optimizer's, and seconds those of training on this device, without compilation. Seconds are converted to a number of
+        steps before training, see `infini_jax.training.timed_budget`.
       amount: amount of the unit.
       gives: quantity adjusted to meet the budget: the number of steps, or the width or the window of the model, sized by
         `infini_jax.model.balance`. A note for tables; the sizes themselves are in the model.
@@ -71,7 +71,7 @@ class TrainConfig:
       lora_alpha: numerator of the scale lora_alpha / lora_rank of the product of the factors.
       optimiser: optimizer, see `infini_jax.config.optimisers.OPTIMISERS`.
       schedule: learning rate schedule after the warm-up, see `infini_jax.config.optimisers.SCHEDULES`.
-      learning_rate: peak learning rate; with rsqrt, the numerator of rate / sqrt(step).
+      learning_rate: peak learning rate. With rsqrt it is the numerator of rate / sqrt(step).
       gate_learning_rate: peak learning rate of the memory gates.
       gate_weight_decay: weight decay of the memory gates, toward one half.
       weight_decay: weight decay of matrices, except those that a mechanism declares in `no_decay`.
@@ -84,8 +84,8 @@ class TrainConfig:
         are scaled up (Vaswani et al. 2017, section 5.4: 0.1). Held-out scores, evaluations and generation use none.
       clip: maximum global norm of the gradient; larger gradients are scaled down to it.
       evaluation_steps: number of held-out batches scored at the end, for tasks without documents.
-      evaluate_every: number of steps between evaluations on held-out documents, see `RunConfig.evaluation`; 0 evaluates at the
-        end only.
+      evaluate_every: number of steps between evaluations on held-out documents. 0 evaluates at the end only; see
+        `RunConfig.evaluation`.
       patience: number of these evaluations without a lower validation loss (memory carried) after which the run stops; 0 never
         stops early.
       improvement: smallest decrease of the loss, in nats per token, that counts as lower.

@@ -12,7 +12,7 @@ what is of another document has the factor zero in all three places.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -175,6 +175,11 @@ class RunningDelta(Positioned):
     axes = ("key_dim", "value_dim", "heads")
     gates = (("gate",),)
     no_decay = (*Positioned.no_decay, ("forget_up", "bias"))
+    parameter_axes: ClassVar = {
+        **Positioned.parameter_axes,
+        ("forget_down", "kernel"): ("embed", None),
+        ("forget_up", "kernel"): ("embed", "kv_heads", "head_dim"),
+    }
     learns, holds = ("inputs", "keys", "values"), "matrix"
     reads_own = True
     neighborhoods = ("segment", "window", "cache")
