@@ -73,5 +73,5 @@ def test_minimal_pairs_from_elsewhere_import_nothing(form, trap, tmp_path):
 
 def test_a_feature_may_be_called_type():
     check_features({"featuresDict": {"features": {"type": {"pythonClassName": TEXT, "text": {}}}}, "pythonClassName": TEXT})
-    with pytest.raises(ValueError, match="no feature of text"):
+    with pytest.raises(ValueError, match="not a text feature"):
         check_features([{"type": "antigravity.X"}])
