@@ -238,4 +238,4 @@ def test_a_tasks_section_of_the_page_opens_with_it(tmp_path):
     assert line.startswith("This task decided nothing, because")
     fill(tmp_path, rows, configs={made.run: config(made) for made in rows})
     page = write_report([StudySource(tmp_path)], tmp_path).read_text(encoding="utf-8").replace("&#39;", "'")
-    assert page.index("<h3>mqar</h3>") < page.index(line) < page.index("The highest median validation accuracy is")
+    assert page.index('<dl class="verdicts">') < page.index(line) < page.index("The highest median validation accuracy is")
