@@ -225,8 +225,8 @@ def test_a_budget_of_more_steps_than_can_be_counted_is_refused(budget):
     [
         (["--seed=-1"], "seed: -1 is negative; give 0 or more"),
         (["--seed", str(2**64)], "seed: 18446744073709551616 is too large; give at most 2,147,483,647"),
-        (["--train.dropout", "1"], "train.dropout: 1.0 is no share to drop; give 0 to below 1, e.g. 0.1"),
-        (["--train.dropout=-0.1"], "train.dropout: -0.1 is no share to drop; give 0 to below 1, e.g. 0.1"),
+        (["--train.dropout", "1"], "train.dropout: 1.0 is not a dropout rate; give at least 0 and below 1, such as 0.1"),
+        (["--train.dropout=-0.1"], "train.dropout: -0.1 is not a dropout rate; give at least 0 and below 1, such as 0.1"),
         (["--budget.amount", "inf"], "budget.amount: inf is not finite; give a finite number"),
         (["--budget.amount", "1e30"], "budget.amount: 1e+30 steps are too many; give at most 2.14748e+09"),
         (["--name", "x" * 300], "name: a name of 300 bytes is too long; give at most 180"),
