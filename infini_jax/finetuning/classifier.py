@@ -21,6 +21,7 @@ from infini_jax.data.batch import Batch
 from infini_jax.devices.chosen_form import form_of_run
 from infini_jax.devices.sharding import Layout, gradient_over_rows, on_own_rows
 from infini_jax.layers.dropout import Dropout, dropout_of_step, dropped
+from infini_jax.layers.precision import PARAMETERS
 from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.stream import Carry, features_themselves, init_carry, scan_segments
 from infini_jax.training.clipping import largest
@@ -96,7 +97,7 @@ class ClassifierProgram:
             head, factors = jax.random.split(jax.random.key(self.run.seed))
             copied = jax.tree.map(jnp.copy, learned)  # the state is donated
             params, frozen = self.parts.split(copied, factors)
-            drawn: Any = ClassifierHead(self.classes).init(head, jnp.zeros((1, self.run.model.d_model)))
+            drawn: Any = ClassifierHead(self.classes).init(head, jnp.zeros((1, self.run.model.d_model), PARAMETERS))
             params = {**params, HEAD: drawn["params"]}
             return TunedState(jnp.int32(0), params, self.optimiser.init(params), frozen)
 
