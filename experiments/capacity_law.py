@@ -1,7 +1,7 @@
 """How does what a memory layer can recall grow with its bytes, for each mechanism, and what does theory say?
 
 Command:   infini-jax study capacity_law --scale cpu            (or smoke, accelerator)
-Cost:      cpu at least 4840 runs and 1.4e15 FLOPs, a day of two cores; not run yet since it has a ladder, three shapes and
+Cost:      cpu at least 4100 runs and 2e15 FLOPs, a day of two cores; not run yet since it has a ladder, three shapes and
            five seeds (274 runs at the first budget: 45 minutes). `--only MECHANISM` does a part. accelerator not measured.
            `--dry-run` counts both before anything runs.
 Expected:  without training, n50 of the sum rule is within 6 % of theory at both sizes; least squares recalls more, delta less

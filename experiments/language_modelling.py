@@ -3,7 +3,7 @@
 Command:   infini-jax study language_modelling --scale cpu     (or smoke, accelerator)
 Corpora:   smoke and cpu read the standard library's source code as bytes, which needs nothing else. accelerator also reads, of
            HOL Light, Metamath and a folder of books, what was prepared: infini-jax corpus prepare hol_light ...
-Cost:      cpu at least 780 runs and 2e14 FLOPs, hours of two cores; not run yet since it has a ladder and five seeds (78
+Cost:      cpu at least 846 runs and 2.1e14 FLOPs, hours of two cores; not run yet since it has a ladder and five seeds (78
            runs at the first budget: 55 min). accelerator 42 runs a corpus and 2.5e16 FLOPs: at least 95 minutes at the 5
            TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It never ran to its end. `--dry-run` counts
            both.

@@ -1,7 +1,7 @@
 """Sorting symbols by how often they occurred: does a mechanism count what is out of its window?
 
 Command:   infini-jax study sorting --scale cpu                (or smoke, accelerator)
-Cost:      cpu at least 300 runs and 2.1e14 FLOPs, hours of two cores; not run yet since it has a ladder and five seeds (30
+Cost:      cpu at least 306 runs and 2.1e14 FLOPs, hours of two cores; not run yet since it has a ladder and five seeds (30
            runs at the first budget: 7 min 48 s). accelerator 30 runs and 9e15 FLOPs: at least 40 minutes at the 5 TFLOP/s
            that width 256 reached on an H100, and 15 s per run to compile. It never ran to its end. `--dry-run` counts both.
 Expected:  a sum over all tokens is what this task asks for, so memories that add or average (Infini-attention, the ∞-former)
