@@ -3,8 +3,8 @@
 Command:   infini-jax study mqar_pareto --scale cpu            (or smoke, accelerator)
 Cost:      cpu at least 846 runs and 2.4e14 FLOPs, hours of two cores. Of its parts gated_delta and infini have run to their
            second rung (218 runs, 6.2e13 FLOPs: 41 minutes on one core). `--only MECHANISM` does a part. accelerator 54 runs
-           and 1.1e16 FLOPs: at least 50 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to compile. It
-           never ran to its end. `--dry-run` counts both.
+           and 1.1e16 FLOPs: at least 50 minutes at the 5 TFLOP/s that width 256 reached on an H100, and 15 s per run to
+           compile. It never ran to its end. `--dry-run` counts both.
 Expected:  full attention answers all that it was trained on and the window guesses, else task or training is wrong. Slots
            recall no more pairs than they hold, but exactly; matrices recall several times more a byte. Keys that are written
            again with another value, which no model was trained on, tell update rules that replace from those that add.
