@@ -192,10 +192,11 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, folder, registries, monk
 def test_the_study_file_of_the_documentation_runs(folder):
     """The workers of the command train all of it, and the report is there."""
     (block,) = (block for block in BLOCKS if block.page == "studies.md" and "def study()" in block.text)
-    Path("recall.py").write_text(block.text)
+    assert block.text.count("seeds=3") == 1
+    Path("recall.py").write_text(block.text.replace("seeds=3", "seeds=1"))  # a third of its time
     cli.main(["study", "recall.py"])
     found = load("results/recall").runs
-    assert len(found) == 66
+    assert len(found) == 66 / 3
     assert Path("results/recall/report.html").exists()
     best = found.groupby("mechanism").accuracy.max()
     assert best["full"] > 0.9 > 0.1 > best["local"]  # its ceiling learns, its floor guesses: chance is 1 of 32

@@ -122,7 +122,7 @@ class ARMT(Positioned):
         return associate(held, dpfp(self.key(m_BxNxD), NU), self.value(m_BxNxD), beta_BxN)
 
     def logical_axes(self) -> Associations:
-        return with_leaves(Associations, matrix=("batch", None, "embed"), normalizer=("batch", None))
+        return with_leaves(Associations, matrix=("batch", "key_dim", "embed"), normalizer=("batch", "key_dim"))
 
     def cost(self, segment_length: int) -> Cost:
         d, c = self.dims, self.config
