@@ -127,7 +127,7 @@ def test_members_end_with_the_numbers_of_the_runs_alone(mechanism):
     for run, found, said in zip(runs, results, lines, strict=True):
         expected, told_alone = alone(run)
         assert_same(found, expected)
-        assert_lines(said, told_alone)
+        assert_lines(said, told_alone, STEEP if mechanism == "log_linear" else CLOSE)  # norms of its gradients: 2.4e-6 apart
 
 
 @pytest.mark.slow
