@@ -35,6 +35,10 @@ class OneByOne(ocp.type_handlers.NumpyHandler):
             return_pages()
         return []
 
+    def memory_size(self, values: Sequence[Tensor]) -> list[tuple[int, int]]:
+        """Bytes of each array that are written and read, by which orbax limits what it has at once."""
+        return [(value.size, value.size) for value in values]
+
 
 class Given(np.ndarray):
     """An array that nobody changes any more, so that a copy of it is the array itself."""
