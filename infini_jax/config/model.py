@@ -95,6 +95,9 @@ class ModelConfig:
         require(self.mlp_dim >= 0, "model.mlp_dim", f"{self.mlp_dim} is negative", "give a width, or 0 for 4 d_model")
         inserts = (self.memory.landmark_every is not None, any(self.memory.memory_tokens))
         require(not all(inserts), "memory", "it asks for landmarks and for memory tokens", "choose one of them")
+        added = max(self.memory.memory_tokens)
+        most = f"give at most {LONGEST_SEGMENT:,}"
+        require(added <= LONGEST_SEGMENT, "memory.tokens", f"{added:,} are no part of a segment", most)
         dims = self.dims
         require(dims.key_dim % 2 == 0, "model.key_dim", f"{dims.key_dim} is odd and rotary turns pairs", "give an even size")
         check_layers(self.memory.layers, self.layers)

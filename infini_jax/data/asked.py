@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from infini_jax.data.examples import Example, Label
+from infini_jax.data.examples import Example, Label, unscored
 from infini_jax.data.text_task import Encode, require_room
 from infini_jax.errors import lookup
 
@@ -171,16 +171,9 @@ class Suite(abc.ABC):
         Nothing of it is scored: the model answers by itself. Raises `ConfigError` where `tokens` hold no prompt.
         """
         prompt, prompt_T = self.task.fit(random, Ground(tokens, text), encode)
-        tokens_T = np.asarray(prompt_T, np.int32)
-        blank = np.zeros(len(tokens_T))
-        return Example(
-            tokens_T,
-            blank.astype(np.int32),
-            blank.astype(np.float32),
-            len(tokens_T),
-            (("kind", self.kind), ("length", tokens), (NEW, self.task.new)),
-            (*prompt.references, SEPARATOR, *prompt.others) if prompt.others else prompt.references,
-        )
+        labels = (("kind", self.kind), ("length", tokens), (NEW, self.task.new))
+        others = (SEPARATOR, *prompt.others) if prompt.others else ()
+        return unscored(prompt_T, labels, (*prompt.references, *others))
 
 
 def answers_of(references: Sequence[str]) -> Prompt:

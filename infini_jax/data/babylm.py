@@ -15,7 +15,7 @@ from typing import Literal
 from infini_jax.data.batch import Split
 from infini_jax.data.decoding import Errors, decoded
 from infini_jax.data.raw_files import NO_LIMIT, open_files
-from infini_jax.data.texts import READING, Texts
+from infini_jax.data.texts import READING, FileTexts
 from infini_jax.errors import require
 
 Track = Literal["100M", "10M"]
@@ -25,7 +25,7 @@ PART = 1 << 18  # bytes of a document, about 45 000 words: longer than any memor
 
 
 @dataclasses.dataclass(frozen=True)
-class BabyLmTexts(Texts):
+class BabyLmTexts(FileTexts):
     """Texts of one track: parts of its files.
 
     Attributes:
@@ -34,7 +34,6 @@ class BabyLmTexts(Texts):
       errors: treatment of bytes that are no UTF-8.
     """
 
-    path: Path
     track: Track
     errors: Errors = "refuse"
 
@@ -55,9 +54,6 @@ class BabyLmTexts(Texts):
                 for block in files.blocks(name, NO_LIMIT):
                     content.update(block)
         return content.hexdigest()[:16]
-
-    def left_out(self) -> list[str]:
-        return open_files(self.path).left_out()
 
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         files = open_files(self.path)

@@ -16,10 +16,9 @@ gone: rows whose files are missing are left out and told.
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal
 
 from infini_jax.data.batch import Split
@@ -27,7 +26,7 @@ from infini_jax.data.decoding import decoded
 from infini_jax.data.field_rows import LINES, TABLES, Fields, field_rows, published_split, whole_text
 from infini_jax.data.raw_files import NO_LIMIT, Files, open_files
 from infini_jax.data.target_marks import Turn, marked
-from infini_jax.data.texts import READING, Texts, short_names
+from infini_jax.data.texts import READING, FileTexts, file_text, ruled_digest, short_names
 from infini_jax.errors import ConfigError, one_line, require
 
 Level = Literal["chapters", "books"]
@@ -40,7 +39,7 @@ FORM = 1  # version of how rows become documents, part of the digest
 
 
 @dataclasses.dataclass(frozen=True)
-class BookSum(Texts):
+class BookSum(FileTexts):
     """Texts of BookSum: a chapter or a book, then its summary as the target.
 
     Attributes:
@@ -48,12 +47,11 @@ class BookSum(Texts):
       level: what is summarized.
     """
 
-    path: Path
     level: Level = "chapters"
 
     def digest(self) -> str:
         rules = (READING, FORM, type(self).__name__, self.level)
-        return hashlib.sha256(open_files(self.path).digest(READ, NO_LIMIT) + repr(rules).encode()).hexdigest()[:16]
+        return ruled_digest(open_files(self.path).digest(READ, NO_LIMIT), rules)
 
     def left_out(self) -> list[str]:
         files = open_files(self.path)
@@ -97,7 +95,7 @@ def summaries_of(files: Files, fields: Fields) -> list[str]:
     found = next((fields[name] for name in IN_PLACE if name in fields), None)
     if not any(name in fields for name in IN_PLACE):
         name = places_of(files)[tail_of(fields["summary_path"])]
-        text = "".join(decoded(functools.partial(files.blocks, name), name, "replace"))
+        text = file_text(files, name, "replace")
         try:
             found = json.loads(text)["summary"]
         except (ValueError, RecursionError, KeyError, TypeError) as error:

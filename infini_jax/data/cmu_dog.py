@@ -9,20 +9,17 @@ the document are targets; those of a partner who did not are read.
 """
 
 import dataclasses
-import functools
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from infini_jax.data.batch import Split
-from infini_jax.data.decoding import decoded
 from infini_jax.data.field_rows import Fields, published_split, whole_text
 from infini_jax.data.raw_files import Files, open_files
 from infini_jax.data.target_marks import Turn, marked
-from infini_jax.data.texts import READING, Texts
+from infini_jax.data.texts import READING, FileTexts, file_text, ruled_digest
 from infini_jax.errors import ConfigError, one_line, require, required
 
 TALKS, FILMS = "Conversations", "WikiData"
@@ -32,21 +29,16 @@ FORM = 1  # version of how files become documents, part of the digest
 
 
 @dataclasses.dataclass(frozen=True)
-class CmuDog(Texts):
+class CmuDog(FileTexts):
     """Texts of CMU-DoG: the document of a film, then a conversation whose informed turns are targets.
 
     Attributes:
       path: a folder or an archive with the folders `Conversations` and `WikiData`.
     """
 
-    path: Path
-
     def digest(self) -> str:
         rules = (READING, FORM, type(self).__name__)
-        return hashlib.sha256(open_files(self.path).digest((".json",)) + repr(rules).encode()).hexdigest()[:16]
-
-    def left_out(self) -> list[str]:
-        return open_files(self.path).left_out()
+        return ruled_digest(open_files(self.path).digest((".json",)), rules)
 
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         files = open_files(self.path)
@@ -66,7 +58,7 @@ class CmuDog(Texts):
 
 def read(files: Files, name: str) -> Fields:
     """The JSON object of a file. Raises `ConfigError` where it is none."""
-    text = "".join(decoded(functools.partial(files.blocks, name), name, "replace"))
+    text = file_text(files, name, "replace")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -58,6 +58,12 @@ def example_of(prompt: np.ndarray, answer: np.ndarray, labels: tuple[tuple[str, 
     return Example(text[:-1], text[1:], weights, len(prompt), labels)
 
 
+def unscored(prompt: np.ndarray, labels: tuple[tuple[str, Label], ...] = (), references: tuple[str, ...] = ()) -> Example:
+    """The example of a prompt that a model continues by itself, and of which nothing is scored."""
+    tokens = np.asarray(prompt, np.int32)
+    return Example(tokens, np.zeros_like(tokens), np.zeros(len(tokens), np.float32), len(tokens), labels, references)
+
+
 def behind(begin: int, example: Example) -> Example:
     """An example behind the token that a model has for the beginning of a text; a label `length` counts it."""
     tokens, weights = (np.insert(part, 0, first) for part, first in ((example.tokens, begin), (example.weights, 0.0)))

@@ -14,12 +14,12 @@ import numpy as np
 from infini_jax.data.base import DataConfig, documents_of, tokenizer_of
 from infini_jax.data.batch import Split
 from infini_jax.data.corpus import CorpusConfig
-from infini_jax.data.decoding import decoded
 from infini_jax.data.documents import Documents
 from infini_jax.data.long_documents import encoded_text
 from infini_jax.data.prepared import MODEL_FILE, Counts, existing_folder, prepared_folders, read_manifest
 from infini_jax.data.raw_files import OneFile, open_files
 from infini_jax.data.readers import WHOLE
+from infini_jax.data.texts import file_text
 from infini_jax.data.tokenizers import Bytes, Tokenizer
 from infini_jax.errors import quoted, require
 
@@ -75,7 +75,7 @@ def texts_at(path: Path) -> Iterator[str]:
     names = files.names() if isinstance(files, OneFile) else files.ending(WHOLE)
     require(bool(names), FIELD, f"{path} has no file that ends in {' or '.join(WHOLE)}", "give another, or one file")
     for name in names:
-        yield "".join(decoded(functools.partial(files.blocks, name), name, "refuse", FIELD))
+        yield file_text(files, name, "refuse", FIELD)
 
 
 @functools.lru_cache(maxsize=1)  # an evaluation is checked and counted before it is made

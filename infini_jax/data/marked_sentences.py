@@ -7,14 +7,13 @@ was marked.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from infini_jax.data.batch import SPLIT_NUMBER, Split
 from infini_jax.data.target_marks import Turn, marked
-from infini_jax.data.texts import Texts
+from infini_jax.data.texts import Texts, ruled_digest
 from infini_jax.data.words import made_up
 
 FORM = 1  # version of the rules, part of the digest
@@ -42,7 +41,7 @@ class MarkedSentences(Texts):
     rare: int = 32
 
     def digest(self) -> str:
-        return hashlib.sha256(repr((FORM, self, DOCUMENTS)).encode()).hexdigest()[:16]
+        return ruled_digest(b"", (FORM, self, DOCUMENTS))
 
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         for number in range(DOCUMENTS[split]):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import re
 from collections.abc import Iterator
@@ -13,7 +12,18 @@ from infini_jax.data.decoding import Errors, decoded
 from infini_jax.data.raw_files import LARGEST_DOCUMENT, NO_LIMIT, Archive, OneFile, open_files
 from infini_jax.data.readers import OF_ROWS, WHOLE, texts_of_rows
 from infini_jax.data.stdlib import split_of
-from infini_jax.data.texts import READING, SHARE, Lists, TextFiles, Texts, short_names, split_folder, splits_of
+from infini_jax.data.texts import (
+    READING,
+    SHARE,
+    FileTexts,
+    Lists,
+    TextFiles,
+    Texts,
+    ruled_digest,
+    short_names,
+    split_folder,
+    splits_of,
+)
 from infini_jax.errors import ConfigError, require
 
 MOST_ROWS, LEAST_ROW = 100, 4096  # rows of a file that is cut, and bytes of one where the file has so many
@@ -21,7 +31,7 @@ SPLIT_FILE = re.compile(r"(train|validation|test)(?![^-_.])")
 
 
 @dataclasses.dataclass(frozen=True)
-class Tables(Texts):
+class Tables(FileTexts):
     """Texts with one document per row of JSONL, Parquet or Arrow files.
 
     The files are split by lists, or by their names where all are called, or lie in folders called, train, validation and test;
@@ -34,7 +44,6 @@ class Tables(Texts):
       lists: (split, file with one name of a file per line) for the held-out splits; all other files are for training.
     """
 
-    path: Path
     column: str
     errors: Errors = "refuse"
     lists: Lists = ()
@@ -42,10 +51,7 @@ class Tables(Texts):
 
     def digest(self) -> str:
         rules = (READING, type(self).__name__, self.column, self.errors, self._splits())
-        return hashlib.sha256(open_files(self.path).digest(OF_ROWS, NO_LIMIT) + repr(rules).encode()).hexdigest()[:16]
-
-    def left_out(self) -> list[str]:
-        return open_files(self.path).left_out()
+        return ruled_digest(open_files(self.path).digest(OF_ROWS, NO_LIMIT), rules)
 
     def _names(self) -> list[str]:
         """The names of the files, without what the datasets library keeps beside its own."""
@@ -99,7 +105,7 @@ class CutFile(Texts):
 
     def digest(self) -> str:
         rules = (READING, type(self).__name__, MOST_ROWS, LEAST_ROW, SHARE, self.errors)
-        return hashlib.sha256(open_files(self.path).digest(("",), NO_LIMIT) + repr(rules).encode()).hexdigest()[:16]
+        return ruled_digest(open_files(self.path).digest(("",), NO_LIMIT), rules)
 
     def _text(self) -> Iterator[str]:
         files = open_files(self.path)

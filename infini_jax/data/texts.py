@@ -59,7 +59,31 @@ class Texts(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class TextFiles(Texts):
+class FileTexts(Texts):
+    """Texts in the files of a folder or an archive.
+
+    Attributes:
+      path: a folder or an archive.
+    """
+
+    path: Path
+
+    def left_out(self) -> list[str]:
+        return open_files(self.path).left_out()
+
+
+def ruled_digest(content: bytes, rules: tuple) -> str:
+    """Sixteen hex digits of the digest of files and of the rules by which they are read."""
+    return hashlib.sha256(content + repr(rules).encode()).hexdigest()[:16]
+
+
+def file_text(files: Files, name: str, errors: Errors, field: str = "path") -> str:
+    """The whole text of a file. Raises `ConfigError` as `decoded` does."""
+    return "".join(decoded(functools.partial(files.blocks, name), name, errors, field))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFiles(FileTexts):
     """Texts with one document per file.
 
     Attributes:
@@ -69,7 +93,6 @@ class TextFiles(Texts):
       lists: (split, file with one name per line) for the held-out splits; all other files are for training.
     """
 
-    path: Path
     suffixes: tuple[str, ...] = (".txt", ".md")
     errors: Errors = "refuse"
     lists: Lists = ()
@@ -83,10 +106,7 @@ class TextFiles(Texts):
             self.errors,
             [(split, listed(file)) for split, file in self.lists],
         )
-        return hashlib.sha256(open_files(self.path).digest(self.suffixes) + repr(rules).encode()).hexdigest()[:16]
-
-    def left_out(self) -> list[str]:
-        return open_files(self.path).left_out()
+        return ruled_digest(open_files(self.path).digest(self.suffixes), rules)
 
     def checked(self) -> list[str]:
         files, wrong, replaced = open_files(self.path), list[ConfigError](), dict[str, int]()
@@ -197,7 +217,7 @@ class Metamath(TextFiles):
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         files = open_files(self.path)
         for file in files.ending(self.suffixes):
-            text = "".join(decoded(functools.partial(files.blocks, file), file, self.errors))
+            text = file_text(files, file, self.errors)
             for number, section in enumerate(sections(text)):
                 name = f"{file}/{number}"
                 if split_of(name) == split:

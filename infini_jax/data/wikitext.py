@@ -8,17 +8,15 @@ whole. Word perplexity divides by the words before that, and each line's end cou
 
 import dataclasses
 import functools
-import hashlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from infini_jax.data.batch import Split
 from infini_jax.data.decoding import decoded
 from infini_jax.data.field_rows import field_rows, published_split
 from infini_jax.data.raw_files import NO_LIMIT, Files, open_files
 from infini_jax.data.readers import lines
-from infini_jax.data.texts import READING, Texts
+from infini_jax.data.texts import READING, FileTexts, ruled_digest
 from infini_jax.errors import require
 
 SPACED = (".tokens", ".raw", ".parquet")
@@ -45,7 +43,7 @@ FORM = 1  # version of the rules, part of the digest
 
 
 @dataclasses.dataclass(frozen=True)
-class WikiText(Texts):
+class WikiText(FileTexts):
     """Texts of WikiText-103, an article per document, detokenized.
 
     Attributes:
@@ -53,14 +51,9 @@ class WikiText(Texts):
         a line per row in the column `text`.
     """
 
-    path: Path
-
     def digest(self) -> str:
         rules = (READING, FORM, type(self).__name__)
-        return hashlib.sha256(open_files(self.path).digest(SPACED, NO_LIMIT) + repr(rules).encode()).hexdigest()[:16]
-
-    def left_out(self) -> list[str]:
-        return open_files(self.path).left_out()
+        return ruled_digest(open_files(self.path).digest(SPACED, NO_LIMIT), rules)
 
     def documents(self, split: Split) -> Iterator[tuple[str, Iterator[str]]]:
         for number, article in enumerate(articles(self._lines(split))):

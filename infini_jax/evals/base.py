@@ -122,3 +122,9 @@ class ReadingEvaluation(Evaluation):
             one if isinstance(one, Exception) else tried(functools.partial(self.figures_of, run, one))
             for run, one in zip(subjects.runs, found, strict=True)
         ]
+
+
+def spread_evenly(count: int, wanted: int) -> list[int]:
+    """Numbers of at most `wanted` of `count` items, spread evenly; all of them for 0."""
+    kept = min(wanted or count, count)
+    return [number * count // kept for number in range(kept)]

@@ -33,7 +33,7 @@ from infini_jax.devices.chosen_form import RowsAtOnce
 from infini_jax.devices.sharding import Layout, on_own_rows, replicated
 from infini_jax.devices.side_by_side import Learned, ReadingProgram
 from infini_jax.errors import require, require_local, require_one_line, required
-from infini_jax.evals.base import ReadingEvaluation, Watch, unwatched
+from infini_jax.evals.base import ReadingEvaluation, Watch, spread_evenly, unwatched
 from infini_jax.evals.reading import nats_of
 from infini_jax.model.cost import model_cost
 from infini_jax.model.stream import Carry, init_carry, scan_segments
@@ -108,8 +108,7 @@ class Blimp(ReadingEvaluation):
         """The pairs to score, by paradigm, evenly spread over each paradigm."""
         found = {}
         for paradigm, pairs in blimp_pairs(self._source()).items():
-            count = min(self.pairs, len(pairs)) or len(pairs)
-            found[paradigm] = [pairs[number * len(pairs) // count] for number in range(count)]
+            found[paradigm] = [pairs[number] for number in spread_evenly(len(pairs), self.pairs)]
         return found
 
 

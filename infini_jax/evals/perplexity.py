@@ -32,6 +32,7 @@ from infini_jax.data.documents import Documents, require_something
 from infini_jax.data.prepared import Counts
 from infini_jax.devices.side_by_side import Learned, OneModel
 from infini_jax.errors import require
+from infini_jax.evals.base import spread_evenly
 from infini_jax.evals.reading import SEGMENTS_A_CALL, score_segments
 
 
@@ -279,5 +280,4 @@ def chosen_documents(lengths: np.ndarray, count: int, name: str = "the corpus") 
     """
     usable = np.flatnonzero(lengths >= 2)
     require_something(lengths, name)
-    count = min(count, len(usable)) or len(usable)
-    return usable[np.arange(count) * len(usable) // count]
+    return usable[spread_evenly(len(usable), count)]

@@ -24,7 +24,7 @@ from infini_jax.layers.dropout import Dropout, dropout_of_step, dropped
 from infini_jax.layers.precision import PARAMETERS
 from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.stream import Carry, features_themselves, init_carry, scan_segments
-from infini_jax.training.clipping import largest
+from infini_jax.training.clipping import unless_infinite
 from infini_jax.training.gradient import auxiliary_loss
 from infini_jax.training.optimiser import make_optimiser
 
@@ -136,9 +136,7 @@ class ClassifierProgram:
             gradient, nats = self._gradient(state, batch)
             updates, optimiser = self.optimiser.update(gradient, state.optimiser, state.params)
             after = (optax.apply_updates(state.params, updates), optimiser)
-            is_finite = jnp.isfinite(largest(gradient))
-            kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, (state.params, state.optimiser))
-            params, optimiser = kept
+            (params, optimiser), _ = unless_infinite(gradient, after, (state.params, state.optimiser))
             return TunedState(state.step + 1, params, optimiser, state.frozen), nats / self.run.train.batch
 
         return jax.jit(step, donate_argnums=0)

@@ -33,9 +33,9 @@ from infini_jax.errors import (
     require_one_line,
     require_positive,
 )
-from infini_jax.evals.base import Evaluation, Subject, Watch, unwatched
+from infini_jax.evals.base import Evaluation, Subject, Watch, spread_evenly, unwatched
 from infini_jax.finetuning.classifier import ClassifierProgram, TunedState, said_of
-from infini_jax.finetuning.rows import Encoded, encoded_examples, reading_batches, row_length, spread, training_batches
+from infini_jax.finetuning.rows import Encoded, encoded_examples, reading_batches, row_length, training_batches
 from infini_jax.model.cost import model_cost
 from infini_jax.records.measures import Measure
 
@@ -195,7 +195,8 @@ class FineTuning(Evaluation):
         count, wanted = len(source.train), self.train_examples or EXAMPLES.get(self.task, 0)
         order = np.random.default_rng(self.seed).permutation(count)[: wanted or count].tolist()
         scored = {
-            name: encoded(fields, spread(len(fields), self.validation_examples)) for name, fields in source.validation.items()
+            name: encoded(fields, spread_evenly(len(fields), self.validation_examples))
+            for name, fields in source.validation.items()
         }
         first, held = next(iter(scored.values())), round(self.held_out * len(order))
         is_enough = len(order) > held and len(first) > 0 and (held > 0 or not self.held_out)

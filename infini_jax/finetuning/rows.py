@@ -7,7 +7,7 @@ programs are compiled. Letters: N examples, R rows, T tokens of a row.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -103,9 +103,3 @@ def reading_batches(examples: Encoded, rows: int, segment: int) -> Iterator[tupl
     for begin in range(0, len(order), rows):
         numbers = order[begin : begin + rows]
         yield batch_of(examples.some(numbers), rows, segment), numbers
-
-
-def spread(count: int, wanted: int) -> Sequence[int]:
-    """Numbers of at most so many of `count` examples, spread evenly; all of them for 0."""
-    kept = min(wanted or count, count)
-    return [number * count // kept for number in range(kept)]

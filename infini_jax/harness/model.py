@@ -23,7 +23,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from infini_jax.cli.memory_options import MemoryOptions, chosen_memory, opened_run
-from infini_jax.data.examples import Example, example_of
+from infini_jax.data.examples import Example, example_of, unscored
 from infini_jax.data.long_documents import encoded_text
 from infini_jax.data.tokenizers import Tokenizer
 from infini_jax.errors import ConfigError, lookup, require
@@ -213,7 +213,7 @@ class HarnessModel(TemplateLM):
 
     def _said(self, group: Sequence[Wanted]) -> list[str]:
         """The likeliest continuations, whose prompts are read side by side."""
-        examples = [prompt_alone(one.prompt) for one in group]
+        examples = [unscored(one.prompt) for one in group]
         readings = self.reader.read(self.trained.params, examples, lambda _: group[0].tokens)
         return [self._ended(one, reading.said_M) for one, reading in zip(group, readings, strict=True)]
 
@@ -248,11 +248,6 @@ def memory_options(settings: dict[str, Any]) -> MemoryOptions:
         known = lookup("model_args", name, {f"memory.{one}": one for one in names})
         given[known] = value if isinstance(value, tuple) else str(value)
     return kind(**given)
-
-
-def prompt_alone(prompt: np.ndarray) -> Example:
-    """The example of a prompt that is continued and of which nothing is scored."""
-    return Example(prompt, np.zeros_like(prompt), np.zeros(len(prompt), np.float32), len(prompt))
 
 
 def check_known(asked: dict[str, Any], samples: bool) -> None:

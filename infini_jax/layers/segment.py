@@ -110,7 +110,11 @@ class Boundaries:
         if self.before is not None:
             is_open_BxT = self.key_documents == self.open_document[:, None]
             place_BxT = place_BxT + jnp.where(is_open_BxT, self.before[:, None], 0)
-        return jax.lax.dynamic_slice_in_dim(place_BxT, self.start, self.query_documents.shape[1], axis=1)
+        return self.of_queries(place_BxT)
+
+    def of_queries(self, x_BxTx: jax.Array) -> jax.Array:
+        """The part of an array of the segment's tokens that is of the query tokens, BxS..."""
+        return jax.lax.dynamic_slice_in_dim(x_BxTx, self.start, self.query_documents.shape[1], axis=1)
 
     @property
     def places_BxT(self) -> jax.Array:

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from infini_jax.errors import require, require_positive
+from infini_jax.errors import require_positive
 from infini_jax.layers.segment import Boundaries, Segment, reset_where_new, with_leaves
-from infini_jax.memory.base import LONGEST_SEGMENT, Cost, Dims, memory_bytes
+from infini_jax.memory.base import Cost, Dims, memory_bytes
 from infini_jax.memory.feature_maps import dpfp
 from infini_jax.memory.positions import Positioned, PositionedConfig, local_cost
 from infini_jax.memory.window import view
@@ -81,8 +81,6 @@ class ARMTConfig(PositionedConfig):
 
     def check(self, dims: Dims) -> None:
         require_positive("memory", tokens=self.tokens, key_size=self.key_size)
-        most = f"give at most {LONGEST_SEGMENT:,}"
-        require(self.tokens <= LONGEST_SEGMENT, "memory.tokens", f"{self.tokens:,} are no part of a segment", most)
 
 
 class ARMT(Positioned):

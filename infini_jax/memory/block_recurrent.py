@@ -125,8 +125,7 @@ class BlockRecurrent(Positioned):
 
     def attend(self, memory: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         local_BxSxHxV = self.attention(segment.queries, view(segment))
-        count = segment.queries.shape[1]
-        asking_BxSxD = jax.lax.dynamic_slice_in_dim(segment.inputs, segment.bounds.start, count, axis=1)
+        asking_BxSxD = segment.bounds.of_queries(segment.inputs)
         read_BxSxHxV = self._read(memory, self.ask(asking_BxSxD), segment.bounds.reads_BxS)
         return self.out(local_BxSxHxV) + self.out_states(read_BxSxHxV), {}
 

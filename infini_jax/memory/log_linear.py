@@ -152,21 +152,16 @@ class LogLinear(Positioned):
 
     def attend(self, memory: Buckets, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         bounds, wide, levels = segment.bounds, self.dims.memory_dtype, self.config.levels
-        queries, (k_BxTxGxK, v_BxTxGxV, G_BxTxG) = segment.queries.shape[1], self._written(segment)
-
-        def asking(x_BxTx: jax.Array) -> jax.Array:
-            """What is of the queries' tokens, BxS..."""
-            return jax.lax.dynamic_slice_in_dim(x_BxTx, bounds.start, queries, axis=1)
-
+        k_BxTxGxK, v_BxTxGxV, G_BxTxG = self._written(segment)
         is_open_BxT = bounds.key_documents == bounds.open_document[:, None]
         p_BxT = bounds.places_BxT + jnp.where(is_open_BxT, memory.count_B[:, None], 0)
-        p_BxS, q_BxSxHxK = asking(p_BxT), segment.queries.astype(wide)
-        weights_BxSxHxX = nn.softplus(self.weigh(asking(segment.inputs)))
+        p_BxS, q_BxSxHxK = bounds.of_queries(p_BxT), segment.queries.astype(wide)
+        weights_BxSxHxX = nn.softplus(self.weigh(bounds.of_queries(segment.inputs)))
 
         level_BxSxT = highest_bit(p_BxS[:, :, None] ^ p_BxT[:, None], levels) + 1
         seen_Bx1xSxT = bounds.local_BxSxT[:, None]
         G_BxTxH = repeat_heads(G_BxTxG[..., None], self.dims.heads)[..., 0]
-        G_BxHxS, G_BxHxT = (jnp.swapaxes(x, 1, 2) for x in (asking(G_BxTxH), G_BxTxH))
+        G_BxHxS, G_BxHxT = (jnp.swapaxes(x, 1, 2) for x in (bounds.of_queries(G_BxTxH), G_BxTxH))
         # masked before the exponential: later tokens would overflow
         decay_BxHxSxT = jnp.exp(jnp.where(seen_Bx1xSxT, G_BxHxS[..., None] - G_BxHxT[..., None, :], -jnp.inf))
         scores_BxHxSxT = jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, repeat_heads(k_BxTxGxK, self.dims.heads))
@@ -174,7 +169,7 @@ class LogLinear(Positioned):
         own_BxSxHxV = jnp.einsum("bhst,bthv->bshv", scores_BxHxSxT, repeat_heads(v_BxTxGxV, self.dims.heads))
 
         far_BxSxHxV = read_buckets(memory, q_BxSxHxK, weights_BxSxHxX, p_BxS)
-        left_BxSxHx1 = jnp.exp(asking(G_BxTxH))[..., None]
+        left_BxSxHx1 = jnp.exp(bounds.of_queries(G_BxTxH))[..., None]
         far_BxSxHxV = jnp.where(bounds.reads_BxS[..., None, None], left_BxSxHx1 * far_BxSxHxV, 0.0)
         a_mem_BxSxHxV = (own_BxSxHxV + far_BxSxHxV) * self.dims.key_dim**-0.5
         a_BxSxHxV = combine(self.gate, a_mem_BxSxHxV, self.attention(segment.queries, view(segment)))

@@ -169,16 +169,15 @@ class MemoryCaching(KimiDelta):
     def _read_all(
         self, cached: CachedStates, before: jax.Array, chunks: Chunks, segment: Segment
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        bounds, queries = segment.bounds, segment.queries.shape[1]
-
-        def asking(x_BxTx: jax.Array) -> jax.Array:
-            """What is of the queries' tokens, BxS..."""
-            return jax.lax.dynamic_slice_in_dim(x_BxTx, bounds.start, queries, axis=1)
-
+        bounds = segment.bounds
         topic_BxTxGxK = sum_since_begin(self._keys(segment), bounds) / (1 + bounds.places_BxT[..., None, None])
         seen_BxSxN = newest_BxN(cached.topics.shape[1], cached.held_B)[:, None] & bounds.reads_BxS[..., None]
         gamma_BxSxHxN, own_BxSxH = weights_of_states(
-            self.connect(asking(segment.inputs)), cached.topics, asking(topic_BxTxGxK), seen_BxSxN, self.config.selected
+            self.connect(bounds.of_queries(segment.inputs)),
+            cached.topics,
+            bounds.of_queries(topic_BxTxGxK),
+            seen_BxSxN,
+            self.config.selected,
         )
         q_BxSxHxK = segment.queries.astype(self.dims.memory_dtype)
         written_BxSxHxV = self._read_written(before, chunks, segment)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from infini_jax.errors import require
 from infini_jax.layers.segment import Boundaries, Segment, at_places
-from infini_jax.memory.base import LONGEST_SEGMENT, Cost, Dims, memory_bytes
+from infini_jax.memory.base import Cost, Dims, memory_bytes
 from infini_jax.memory.positions import Positioned, PositionedConfig, local_cost
 from infini_jax.memory.window import view
 
@@ -47,8 +47,6 @@ class RMTConfig(PositionedConfig):
 
     def check(self, dims: Dims) -> None:
         require(self.tokens >= 1, "memory.tokens", f"{self.tokens} tokens remember nothing", "give at least 1")
-        most = f"give at most {LONGEST_SEGMENT:,}"
-        require(self.tokens <= LONGEST_SEGMENT, "memory.tokens", f"{self.tokens:,} are no part of a segment", most)
         problem = "the memory enters the model at one layer"
         require(self.layers is not None and len(set(self.layers)) == 1, "memory.layers", problem, "name one, 0 is the paper's")
         problem = "relative positions know no later token, and memory tokens see them"

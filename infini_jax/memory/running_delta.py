@@ -237,8 +237,7 @@ class RunningDelta(Positioned):
     def _read_written(self, before: jax.Array, chunks: Chunks, segment: Segment) -> jax.Array:
         """What the segment's queries read after their tokens, BxSxHxV."""
         q_BxTxHxK = at_places_of_keys(segment.queries.astype(self.dims.memory_dtype), segment.bounds)
-        a_mem_BxTxHxV, queries = read_running(before, chunks, q_BxTxHxK), segment.queries.shape[1]
-        return jax.lax.dynamic_slice_in_dim(a_mem_BxTxHxV, segment.bounds.start, queries, axis=1)
+        return segment.bounds.of_queries(read_running(before, chunks, q_BxTxHxK))
 
     def _mixed(self, a_mem_BxSxHxV: jax.Array, segment: Segment) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(output BxSxD of what is read and local attention, metrics)."""

@@ -75,11 +75,6 @@ class Question:
         return at(self.found.configs.get(row.run, {}), name, default)
 
 
-def opening(rows: Sequence[Row], found: Found, score: Score) -> list[str]:
-    """The sentences that a task's section opens with; none for a task that is not in the registry."""
-    return [*(one.sentence for one in decisions(rows, found, score)), *memory_gains(rows, found, score)]
-
-
 def decisions(rows: Sequence[Row], found: Found, score: Score) -> list[Decision]:
     """What the controls of one task say, for each distance that is asked about; none for a task that is not in the registry.
 

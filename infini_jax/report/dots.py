@@ -8,7 +8,7 @@ from matplotlib.ticker import PercentFormatter
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import alike
-from infini_jax.report.looks import INK, OF_MECHANISMS, Series, Style, label_of, series_of
+from infini_jax.report.looks import INK, OF_MECHANISMS, Series, Style, in_order, label_of, series_of
 from infini_jax.report.plots import WIDTH, hollow, marks, our_look
 from infini_jax.study.scores import Score
 
@@ -38,7 +38,7 @@ def score_by_name(
       chance: score of a guess, drawn as a line where it is known.
       unsettled: names of runs whose markers are hollow, as their score still changes with the budget.
     """
-    drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
+    drawn = in_order(map(series_of, rows), styles)
     with our_look():
         figure = Figure(figsize=(WIDTH, 0.9 + 0.19 * len(drawn)), layout="constrained")
         axes = figure.add_subplot()

@@ -103,6 +103,12 @@ def looks(series: Iterable[Series]) -> dict[Series, Style]:
     return {one: _variant(look_of(one[0]), numbers[one[0]][one[1]]) for one in order}
 
 
+def in_order(series: Iterable[Series], styles: Iterable[Series]) -> list[Series]:
+    """The given mechanisms and variants that have a look, each once, in the order of the looks."""
+    held = set(series)
+    return [one for one in styles if one in held]
+
+
 def _variant(look: Style, number: int) -> Style:
     """The look of a mechanism's variant: other dashes, and another marker once these are used up."""
     shift = MARKERS.index(look.marker) + number // len(DASHES)

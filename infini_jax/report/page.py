@@ -12,6 +12,7 @@ from markupsafe import Markup
 from infini_jax.evals.base import Watch, unwatched
 from infini_jax.files import make_folder, replaced_at_once, write_at_once
 from infini_jax.records.folder import StudyFolder
+from infini_jax.records.rows import Row
 from infini_jax.report.behind import behind
 from infini_jax.report.checks import unchecked, warnings
 from infini_jax.report.data import runs_behind
@@ -53,8 +54,9 @@ def write_report(sources: Sequence[StudySource], folder: Path, watch: Watch = un
     climbed = only_chosen(tried)
     found = only_top(climbed)
     styles = styles_of(found.rows)
+    on_rungs = by_task(climbed.rows, climbed.configs)
     tasks = [
-        task_view(task, rows, found, styles, climb_of(task, climbed, sources))
+        task_view(task, rows, found, styles, climb_of(on_rungs.get(task, []), sources))
         for task, rows in by_task(found.rows, found.configs).items()
     ]
     made = [one for figure in FIGURES for one in figure(found, styles)] + score_against_flops(climbed, styles)
@@ -176,9 +178,8 @@ def contents_of(parts: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, said) for name, said in SECTIONS.items() if name not in lacks]
 
 
-def climb_of(task: str, climbed: Found, sources: Sequence[StudySource]) -> Climb:
-    """A task on its ladder, where the page is of one study that has one and the task is trained."""
-    rows = by_task(climbed.rows, climbed.configs).get(task, [])
+def climb_of(rows: Sequence[Row], sources: Sequence[StudySource]) -> Climb:
+    """A task's rows on its ladder, where the page is of one study that has one and the task is trained."""
     is_trained = any(row.learning_rate is not None for row in rows)
     return Climb(tuple(rows), sources[0].ladder if len(sources) == 1 and is_trained else None)
 

@@ -26,7 +26,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from infini_jax.records.rows import Row
 from infini_jax.report.curves import NO_CURVE, Curves
 from infini_jax.report.found import alike, sizes_text
-from infini_jax.report.looks import INK, Series, Style, label_of, series_of, styles_of
+from infini_jax.report.looks import INK, Series, Style, in_order, label_of, series_of, styles_of
 from infini_jax.study.scores import Score
 from infini_jax.units import human_bytes
 
@@ -234,7 +234,7 @@ def score_against_bytes(
       chance: score of a guess, drawn as a line where it is known.
       unsettled: names of runs whose markers are hollow, as their score still changes with the budget.
     """
-    drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
+    drawn = in_order(map(series_of, rows), styles)
     is_named = len(drawn) <= MOST_NAMED
     high = max(3.4, 0.6 + 0.19 * len(drawn)) if is_named else 3.2 + 0.17 * math.ceil((len(drawn) + 1) / 2)
     with our_look():
@@ -329,7 +329,7 @@ def training_curves(
       name: name of the y axis.
       styles: the look of each mechanism and variant.
     """
-    drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
+    drawn = in_order(map(series_of, rows), styles)
     sizes = alike(rows)
     lines = [{"alpha": 0.3 + 0.7 * share, "linewidth": 0.6 + share} for share in np.linspace(0, 1, len(sizes))]
     of_run = {row.run: line for of, line in zip(sizes, lines, strict=True) for row in of}

@@ -12,7 +12,7 @@ from infini_jax.errors import ConfigError
 from infini_jax.files import json_text
 from infini_jax.memory import MECHANISMS
 from infini_jax.records.rows import Row
-from infini_jax.report.controls import decisions, opening
+from infini_jax.report.controls import decisions, memory_gains
 from infini_jax.report.curves import NO_CURVE
 from infini_jax.report.dots import has_one_size, score_by_name
 from infini_jax.report.found import Found, at, by_task
@@ -20,6 +20,7 @@ from infini_jax.report.looks import BASELINE, Series, Style, label_of, styles_of
 from infini_jax.report.parts import Drawn, flops_text, spread
 from infini_jax.report.plots import by_series, medians_of, points_of, score_against_bytes, training_curves
 from infini_jax.report.scores import WINDOW, against_window, behind_score, score_for
+from infini_jax.report.settled import unsettled_runs
 from infini_jax.report.summary import NO_CLIMB, Climb, sizes_table, verdict
 from infini_jax.report.tasks import chance_of
 from infini_jax.study.scores import Score
@@ -53,25 +54,31 @@ def task_view(
     """
     score = score_for(rows, found)
     chance = chance_of(rows, found, score)
-    every, rows = rows, [row for row in rows if math.isfinite(score.of(row))]
+    decided = decisions(rows, found, score)
+    common = {
+        "name": task,
+        "controls": [*(one.sentence for one in decided), *memory_gains(rows, found, score)],
+        "score": score,
+        "curves": loss_curves(task, rows, found, styles),
+        **numbers(rows, score, found),
+    }
+    rows = [row for row in rows if math.isfinite(score.of(row))]
     if not rows:
-        return unscored(task, every, score, found, styles)
+        return common | unscored(score)
     equal, flops = equality(rows)
     by_name = has_one_size(rows)
     title = (
         f"{score.name.capitalize()}{'' if by_name else ' against memory'}{' at equal training FLOPs' if equal else ''}: {task}"
     )
     ranges = [f"{label_of(series)}: {range_of(runs, score)}" for series, runs in by_series(rows).items()]
-    changing, best = climb.unsettled(score), finding(rows, score, chance)
+    climbed, best = climb.standing(score), finding(rows, score, chance)
+    changing = unsettled_runs(climb.rows, climbed)
     empty = " Hollow: the score still changed between the last two budgets, or there is one budget only." if changing else ""
-    return {
-        "name": task,
-        "verdict": verdict(best, decisions(every, found, score), climb.standing(score), rows),
-        "controls": opening(every, found, score),
+    return common | {
+        "verdict": verdict(best, decided, climbed, rows),
         "finding": best,
         "sizes": sizes_table(rows, score),
         "notes": [behind_score(rows, score), *notes(rows, score), flops],
-        "score": score,
         "figure": Drawn(
             f"score-{task}",
             title,
@@ -81,8 +88,6 @@ def task_view(
             f"Smallest to largest memory. {'; '.join(ranges)}." + (f" Chance {score.text(chance)}." if chance else ""),
             tuple(rows),
         ),
-        "curves": loss_curves(task, every, found, styles),
-        **numbers(every, score, found),
     }
 
 
@@ -95,20 +100,10 @@ def numbers(rows: list[Row], score: Score, found: Found) -> dict[str, list]:
     }
 
 
-def unscored(task: str, rows: list[Row], score: Score, found: Found, styles: dict[Series, Style]) -> dict[str, Any]:
-    """The template's variables of a task none of whose runs has a score."""
-    return {
-        "name": task,
-        "verdict": f"No run has a finite {score.name}.",
-        "controls": opening(rows, found, score),
-        "finding": f"No run has a finite {score.name}.",
-        "sizes": None,
-        "notes": [],
-        "score": score,
-        "figure": None,
-        "curves": loss_curves(task, rows, found, styles),
-        **numbers(rows, score, found),
-    }
+def unscored(score: Score) -> dict[str, Any]:
+    """The template's variables that say that no run of a task has a score."""
+    said = f"No run has a finite {score.name}."
+    return {"verdict": said, "finding": said, "sizes": None, "notes": [], "figure": None}
 
 
 def loss_curves(task: str, rows: list[Row], found: Found, styles: dict[Series, Style]) -> Drawn | None:

@@ -208,12 +208,11 @@ def standing(rows: Sequence[Row], score: Score, ladder: Ladder) -> Standing:
     )
 
 
-def unsettled_runs(rows: Sequence[Row], score: Score, ladder: Ladder | None) -> frozenset[str]:
+def unsettled_runs(rows: Sequence[Row], climbed: Standing | None) -> frozenset[str]:
     """The names of the runs of points whose score still changed, or that finished one budget; none without a ladder."""
-    if ladder is None:
+    if climbed is None:
         return frozenset()
-    found = standing(rows, score, ladder)
-    places = {(point.series, point.memory_bytes) for point in (*found.moved, *found.single)}
+    places = {(point.series, point.memory_bytes) for point in (*climbed.moved, *climbed.single)}
     return frozenset(row.run for row in rows if (series_of(row), row.memory_bytes) in places)
 
 

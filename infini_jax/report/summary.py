@@ -10,7 +10,7 @@ from infini_jax.report.found import alike, by, sizes_text
 from infini_jax.report.looks import label_of, series_of
 from infini_jax.report.parts import Table
 from infini_jax.report.plots import by_series
-from infini_jax.report.settled import Standing, standing, unsettled_runs
+from infini_jax.report.settled import Standing, standing
 from infini_jax.study.ladder import Ladder
 from infini_jax.study.scores import Score
 from infini_jax.units import human_bytes
@@ -31,10 +31,6 @@ class Climb:
     def standing(self, score: Score) -> Standing | None:
         """What the last two rungs say; None without a ladder."""
         return standing(self.rows, score, self.ladder) if self.ladder else None
-
-    def unsettled(self, score: Score) -> frozenset[str]:
-        """The names of the runs whose score still changes with the budget."""
-        return unsettled_runs(self.rows, score, self.ladder)
 
 
 NO_CLIMB = Climb((), None)

@@ -14,6 +14,12 @@ def largest(tree: Any) -> jax.Array:
     return jnp.stack([jnp.abs(leaf).max(initial=0).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]).max()
 
 
+def unless_infinite(gradient: Any, after: Any, before: Any) -> tuple[Any, jax.Array]:
+    """(`after` where every entry of the gradient is finite, `before` elsewhere; whether it is)."""
+    is_finite = jnp.isfinite(largest(gradient))
+    return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before), is_finite
+
+
 def scaled(tree: Any) -> tuple[Any, jax.Array]:
     """(the tree times a power of two that brings its largest entry near one, the inverse of the power).
 

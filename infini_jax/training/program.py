@@ -30,7 +30,7 @@ from infini_jax.model.inheritance import inherited
 from infini_jax.model.parts import Parts, parts_of
 from infini_jax.model.stream import Carry, init_carry, init_params, parameter_shapes
 from infini_jax.training.checkpoint import like
-from infini_jax.training.clipping import global_norm, largest
+from infini_jax.training.clipping import global_norm, unless_infinite
 from infini_jax.training.gradient import gradient_function
 from infini_jax.training.optimiser import averaged, make_optimiser
 
@@ -207,9 +207,8 @@ class Training:
             average: Any = state.average
             if average is not None:
                 average = averaged(average, params, state.step + 1, decay)
-            is_finite, before = jnp.isfinite(largest(gradient)), (state.params, state.optimiser, state.average)
-            after = (params, new, average)
-            params, new, average = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
+            before = (state.params, state.optimiser, state.average)
+            (params, new, average), is_finite = unless_infinite(gradient, (params, new, average), before)
             loss, accuracy = scores.means()
             measured = {"loss": loss, "accuracy": accuracy, "gradient_norm": global_norm(gradient), "gates": gates}
             if scores.squares is not None:

@@ -10,7 +10,7 @@ from infini_jax.analysis.fits import power_law
 from infini_jax.analysis.theory import top1_accuracy
 from infini_jax.report.behind import rungs
 from infini_jax.report.found import Found, Point, at, by, points
-from infini_jax.report.looks import INK, Series, Style, label_of, numbered
+from infini_jax.report.looks import INK, Series, Style, in_order, label_of, numbered
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
 from infini_jax.report.plots import (
     draw_intervals,
@@ -135,7 +135,7 @@ def n50(found: Found, styles: dict[Series, Style]) -> Figures:
     if not measured:
         return [NotMeasured("F2", title, "the evaluation capacity (n50) of runs with several memory sizes")]
     groups = by(measured, lambda point: point.series)
-    drawn = [series for series in styles if series in groups]
+    drawn = in_order(groups, styles)
     lines, names = [], {}
     crossing = [point for point in measured if point.label("by", "") == "crossing"]
     with our_look():

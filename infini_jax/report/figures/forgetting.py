@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from infini_jax.analysis.theory import delta_survival
 from infini_jax.report.found import Found, Point, by, points, with_most_memory
-from infini_jax.report.looks import INK, Series, Style, label_of, numbered
+from infini_jax.report.looks import INK, Series, Style, in_order, label_of, numbered
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
 from infini_jax.report.plots import draw_seeds, key, legend, our_look, panels, share_axis
 from infini_jax.units import human_bytes
@@ -27,7 +27,7 @@ def forgetting(found: Found, styles: dict[Series, Style]) -> Figures:
     random = points(found, "random_codes", "survival_by_age")
     if not kinds and not random:
         return [NotMeasured("F4", title, "the evaluation capacity (accuracy_by_age, accuracy_by_writes) or random_codes")]
-    drawn = [series for series in styles if any(point.series == series for *_, of in kinds for point in of)]
+    drawn = in_order((point.series for *_, of in kinds for point in of), styles)
     with our_look():
         figure, each = panels(len(kinds) + bool(random), 2.3, len(drawn), shared=False)
         for axes, (name, said, axis, of) in zip(each, kinds, strict=False):

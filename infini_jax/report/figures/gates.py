@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
-from infini_jax.report.looks import Series, Style, label_of, series_of
+from infini_jax.report.looks import Series, Style, in_order, label_of, series_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed
 from infini_jax.report.plots import byte_axis, draw_seeds, key, marks, name_panels, our_look, panels, training_curves
 from infini_jax.units import human_bytes
@@ -33,7 +33,7 @@ def gates(found: Found, styles: dict[Series, Style]) -> Figures:
 
 def by_layer(of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
     """The gate of every head by layer, one panel per mechanism."""
-    drawn = [series for series in styles if any(point.series == series for point in of)]
+    drawn = in_order((point.series for point in of), styles)
     with our_look():
         figure, each = panels(len(drawn), 1.6, 0)
         for axes, series in zip(each, drawn, strict=True):
@@ -68,7 +68,7 @@ def by_layer(of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
 def after_training(tasks: dict[str, list[Row]], styles: dict[Series, Style]) -> Drawn:
     """The mean gate of every run against bytes of memory, one panel per task."""
     rows = [row for of_task in tasks.values() for row in of_task]
-    drawn = [series for series in styles if any(series_of(row) == series for row in rows)]
+    drawn = in_order(map(series_of, rows), styles)
     with our_look():
         figure, each = panels(len(tasks), 1.9, len(drawn), columns=min(2, len(tasks)))
         for axes, (task, of_task) in zip(each, tasks.items(), strict=True):

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, alike, by, by_task, sizes_text
-from infini_jax.report.looks import INK, Series, Style, label_of, series_of
+from infini_jax.report.looks import INK, Series, Style, in_order, label_of, series_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, flops_text
 from infini_jax.report.plots import draw_seeds, key, name_panels, our_look, panels, rule, share_axis
 from infini_jax.report.scores import score_for
@@ -31,7 +31,7 @@ def one_task(task: str, rows: Sequence[Row], found: Found, styles: dict[Series, 
     """The figure of one task."""
     score, sizes = score_for(rows, found), alike(rows)
     chance = chance_of(rows, found, score)
-    series = [one for one in styles if any(series_of(row) == one for row in rows)]
+    series = in_order(map(series_of, rows), styles)
     with our_look():
         figure, each = panels(len(sizes), 1.75, len(series) + (chance is not None))
         for axes, of in zip(each, sizes, strict=True):

@@ -9,7 +9,7 @@ from infini_jax.analysis.fits import floor_law
 from infini_jax.records.rows import Row
 from infini_jax.report.behind import rungs
 from infini_jax.report.found import Found, Point, by, by_task, points, with_most_memory
-from infini_jax.report.looks import INK, Series, Style, label_of
+from infini_jax.report.looks import INK, Series, Style, in_order, label_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed
 from infini_jax.report.plots import byte_axis, draw_seeds, key, legend, name_panels, our_look, panels, rule
 from infini_jax.study.scores import score_of
@@ -42,7 +42,7 @@ def loss_against_bytes(found: Found, styles: dict[Series, Style]) -> Figures:
     if not corpora:
         return [NotMeasured("F6", title, "runs of a corpus with several memory sizes, and the evaluation perplexity")]
     of_series = {series: True for _, runs in corpora.items() for series in styles if any(is_of(run, series) for run in runs)}
-    drawn = [series for series in styles if series in of_series]
+    drawn = in_order(of_series, styles)
     controls = any(reset is not None for runs in corpora.values() for _, _, reset in runs)
     asked = {run for run, measure in found.measures if measure.eval == "perplexity"}
     lines = []
@@ -141,7 +141,7 @@ def gains(found: Found, styles: dict[Series, Style]) -> Figures:
 
 def one_gain(identity: str, title: str, of: list[Point], styles: dict[Series, Style]) -> Drawn:
     """The figure of one control: the gain of each class of tokens, one panel per way to classify them."""
-    drawn = [series for series in styles if any(point.series == series for point in of)]
+    drawn = in_order((point.series for point in of), styles)
     kinds = by(of, lambda point: str(point.label("by", "")))
     classes = {kind: list(dict.fromkeys(str(point.label("class", "")) for point in group)) for kind, group in kinds.items()}
     height = max(map(len, classes.values())) * (0.16 + 0.07 * len(drawn)) + 0.45

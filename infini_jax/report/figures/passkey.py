@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from infini_jax.report.found import Found, Point, by, points, with_most_memory
-from infini_jax.report.looks import Series, Style, label_of
+from infini_jax.report.looks import Series, Style, in_order, label_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, number
 from infini_jax.report.plots import name_panels, our_look, panels
 from infini_jax.units import human_bytes
@@ -58,7 +58,7 @@ def needles(found: Found, styles: dict[Series, Style]) -> Figures:
 
 def heat_map(identity: str, title: str, metric: str, axis: str, of: Sequence[Point], styles: dict[Series, Style]) -> Drawn:
     """One heat map: a panel per mechanism, lengths along x and the other axis along y."""
-    drawn = [series for series in styles if any(point.series == series for point in of)]
+    drawn = in_order((point.series for point in of), styles)
     lengths, steps = sorted({p.label("length") for p in of}), sorted({p.label(axis) for p in of})
     with our_look():
         figure, each = panels(len(drawn), 0.75 + 0.27 * len(steps), 0, columns=2 if len(lengths) <= 4 else 1)

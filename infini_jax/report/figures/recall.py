@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from infini_jax.analysis.intervals import share_over_seeds
 from infini_jax.report.behind import behind, rungs
 from infini_jax.report.found import Found, Point, by, points
-from infini_jax.report.looks import INK, Series, Style, label_of
+from infini_jax.report.looks import INK, Series, Style, in_order, label_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, Table, estimate, listed, number
 from infini_jax.report.plots import byte_axis, draw_intervals, draw_seeds, key, name_panels, our_look, panels, rule, share_axis
 from infini_jax.report.sections import equality
@@ -39,7 +39,7 @@ def one_pareto(identity: str, title: str, of: list[Point], found: Found, styles:
     axis = example_evaluations()[of[0].measure.eval].grid
     settings = by(of, lambda point: tuple(point.label(name) for name in axis))
     chosen = spread_out(list(settings), MOST_PANELS)
-    drawn = [series for series in styles if any(point.series == series for point in of)]
+    drawn = in_order((point.series for point in of), styles)
     chances = {setting: chance for setting in chosen if (chance := guess(settings[setting], found)) is not None}
     with our_look():
         figure, each = panels(len(chosen), 1.75, len(drawn) + bool(chances))

@@ -1,7 +1,7 @@
 """F9, sorting against its ceilings."""
 
 from infini_jax.report.found import Found, by, points, with_most_memory
-from infini_jax.report.looks import INK, Series, Style, label_of
+from infini_jax.report.looks import INK, Series, Style, in_order, label_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 from infini_jax.report.plots import draw_intervals, draw_seeds, key, name_panels, our_look, panels, rule, share_axis
 
@@ -21,7 +21,7 @@ def sorting(found: Found, styles: dict[Series, Style]) -> Figures:
     if not kinds:
         return [NotMeasured("F9", title, "the evaluation sorting (teacher_forced, free_running, kendall_tau)")]
     of = [point for _, _, _, group in kinds for point in group]
-    drawn = [series for series in styles if any(point.series == series for point in of)]
+    drawn = in_order((point.series for point in of), styles)
     ceilings = ceilings_of(found)
     entries = [key(styles[series], label_of(series)) for series in drawn]
     used: dict[str, tuple[int, ...]] = {}

@@ -5,7 +5,7 @@ import statistics
 
 from infini_jax.records.rows import Row
 from infini_jax.report.found import Found, at, by, by_task
-from infini_jax.report.looks import BASELINE, INK, Series, Style, label_of, series_of
+from infini_jax.report.looks import BASELINE, INK, Series, Style, in_order, label_of, series_of
 from infini_jax.report.parts import Drawn, Figures, NotMeasured, listed, number
 from infini_jax.report.plots import draw_seeds, key, legend, our_look, panels, share_axis
 from infini_jax.report.scores import behind_score, difference, score_for
@@ -51,7 +51,7 @@ def one_trade(
     task: str, found: Found, rows: list[Row], splits: dict[Series, dict[WindowShare, list[Row]]], styles: dict[Series, Style]
 ) -> Drawn:
     """The figure of one task: the score against the local window, with the memory of each split as a label."""
-    score, drawn = score_for(rows, found), [series for series in styles if series in splits]
+    score, drawn = score_for(rows, found), in_order(splits, styles)
     used = [row for series in drawn for group in splits[series].values() for row in group]
     is_equal, flops = equality(used)
     with our_look():
