@@ -121,7 +121,7 @@ MECHANISMS["fading"] = Fading
 # - decoding token by token equals the parallel form;
 # - the counted FLOPs equal those of the program.
 #
-# They are the project's own tests, called here for the new row.
+# They are the project's own tests, called here for the new row. Those of promises that it does not make are skipped.
 
 # %%
 import contextlib
@@ -154,7 +154,7 @@ def contract(selected: str) -> dict[str, str]:
 kept = contract("fading")
 for test, outcome in kept.items():
     print(f"{outcome:8} {test}")
-assert set(kept.values()) == {"passed"}, "the mechanism breaks a promise"
+assert set(kept.values()) == {"passed", "skipped"}, "the mechanism breaks a promise"
 
 # %% [markdown]
 # Now a mechanism that breaks a test: the same memory, but a new document does not empty it. (It has settings of its own,

@@ -311,7 +311,12 @@ def test_a_form_without_a_cap_is_refused():
         streams.walked_flops(model)
 
 
-CHANNELS = ("forget_up", "erase", "connect")  # parameters of memories with a last axis of the channels of a key
+CHANNELS = {  # parameters of memories whose last axis is the entries of a key
+    "block_recurrent": ("ask", "state_queries", "state_keys"),
+    "gated_delta2": ("forget_up", "erase"),
+    "kimi_delta": ("forget_up",),
+    "memory_caching": ("forget_up", "connect"),
+}
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
@@ -327,8 +332,8 @@ def test_a_mechanism_turns_as_the_model_says(name):
 
     def reordered(path, leaf):
         names = [key.key for key in path]
-        of_keys = names[1:] in (["query", "kernel"], ["key", "kernel"]) or (names[1:2] == ["memory"] and names[2] in CHANNELS)
-        return leaf[..., order] if of_keys else leaf
+        of_memory = names[1:2] == ["memory"] and names[2] in CHANNELS.get(name, ())
+        return leaf[..., order] if of_memory or names[1:] in (["query", "kernel"], ["key", "kernel"]) else leaf
 
     other = dataclasses.replace(model, rotary=RotaryConfig(pairs="neighbors"))
     permuted = jax.tree_util.tree_map_with_path(reordered, params)
@@ -372,7 +377,9 @@ def test_a_cap_of_nearly_nothing_is_a_query_of_nothing(name):
         params = jax.tree_util.tree_map_with_path(
             lambda path, leaf: 0 * leaf - 40.0 if streams.names_of(path) in gates else leaf, params
         )
-    silent = jax.tree_util.tree_map_with_path(lambda path, leaf: 0 * leaf if path[1].key == "query" else leaf, params)
+    silent = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 0 * leaf if streams.names_of(path)[-2] in ("query", "ask") else leaf, params
+    )
     expected = streamed(model, silent, tokens)
     found = streamed(dataclasses.replace(model, block=BlockConfig(score_cap=1e-6)), params, tokens)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)

@@ -65,7 +65,7 @@ def test_a_report_shows_every_variant_as_it_is(reported):
         assert f"infini {variant}" in html.unescape(bare)
         assert variant not in bare or html.escape(variant) == variant
         assert any(f"infini {variant}" in text for text in texts)
-    assert f'<p class="question">{markupsafe.escape(" ".join(VARIANTS))}</p>' in page
+    assert f"<h1>{markupsafe.escape(' '.join(VARIANTS))}</h1>" in page
     assert len(list((folder / "report-figures").glob("F*.pdf"))) > 5
 
 

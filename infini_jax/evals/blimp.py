@@ -182,10 +182,12 @@ class Packed:
     def of(model: ModelConfig, sentences: list[np.ndarray]) -> "Packed":
         """Packs sentences, the longest first, each behind the one before it where it fits.
 
-        Each begins a landmark block where the model has landmarks, so that these stand at the same places in every sentence.
+        Each begins a landmark block where the model has landmarks, so that these stand at the same places in every sentence,
+        and a segment where memory tokens stand before each, so that every sentence sees them.
         """
         reads = np.array([len(sentence) - 1 for sentence in sentences])  # its last token is only predicted
-        size, every = model.segment, model.memory.landmark_every or 1
+        size, (before, _) = model.segment, model.memory.memory_tokens
+        every = size if before else model.memory.landmark_every or 1
         length = -(-int(reads.max()) // size) * size
         rows, starts, row, free = np.zeros(len(reads), np.int64), np.zeros(len(reads), np.int64), 0, 0
         for number in np.argsort(-reads, kind="stable"):

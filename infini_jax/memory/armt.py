@@ -15,6 +15,7 @@ DEVIATION: A and z are float32 whatever the compute type, and so is what is made
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -90,6 +91,12 @@ class ARMT(Positioned):
     summary = "matrix memory with a delta correction, written by memory tokens"
     paper = "arXiv 2407.04841"
     axes = ("key_size",)
+    parameter_axes: ClassVar = {
+        **Positioned.parameter_axes,
+        ("ask", "kernel"): ("embed", None),
+        ("key", "kernel"): ("embed", None),
+        ("value", "kernel"): ("embed", None),
+    }
     honors = ("attention_scale", "rotary", "score_cap")
 
     def setup(self):

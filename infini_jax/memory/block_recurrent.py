@@ -94,6 +94,7 @@ class BlockRecurrent(Positioned):
         ("state_keys", "kernel"): ("embed", "kv_heads", "head_dim"),
         ("state_values", "kernel"): ("embed", "kv_heads", "head_dim"),
         ("out_states", "kernel"): ("heads", "head_dim", "embed"),
+        **{("gate", name, "kernel"): (None, "embed") for name in ("new", "input", "forget")},
     }
 
     def setup(self):

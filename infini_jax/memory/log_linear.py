@@ -18,6 +18,7 @@ highest level.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -129,6 +130,11 @@ class LogLinear(Positioned):
     axes = ("key_dim", "value_dim", "heads")
     gates = (("gate",),)
     no_decay = (*Positioned.no_decay, ("weigh", "bias"))
+    parameter_axes: ClassVar = {
+        **Positioned.parameter_axes,
+        ("weigh", "kernel"): ("embed", "heads", None),
+        ("forget", "kernel"): ("embed", "kv_heads"),
+    }
     learns = ("inputs", "keys", "values")
     reads_own = True
     neighborhoods = ("segment", "window", "cache")

@@ -4,8 +4,9 @@ N memory tokens stand before and after the tokens H of segment s, all of them th
   [m_s ; H_s ; m_s]  ->  layers 1..L  ->  [read ; H' ; write]
   m_{s+1} = write                                    what comes out of the last layer goes into the first one
   m_0                                                N learned vectors, here rows of the embedding
-The tokens before the segment are read by all of it; those after it read all of it and are read by nobody. Nothing is masked
-among the tokens of a group. Gradients flow through m: backpropagation through time, cut by `train.bptt`.
+The tokens before the segment are read by all of its first document; those after it read all of its last one and are read by
+nobody. Nothing is masked among the tokens of a group. Gradients flow through m: backpropagation through time, cut by
+`train.bptt`.
 DEVIATION: the paper's layers norm their outputs; ours, pre-norm, have a norm behind the last one, from which m is taken, as
 in the authors' code for pretrained models (Bulatov, Kuratov, Burtsev 2023, arXiv 2304.11062).
 DEVIATION: the paper's first memory is one vector N times; here, as in that code, N different ones drawn like the embedding.
