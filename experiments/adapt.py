@@ -15,9 +15,9 @@ Command:   infini-jax import smollm2
 Corpora:   code is the standard library's. accelerator also reads books where a folder of texts is prepared in the model's
            tokens, in measures.parquet with the label `data`, and asks BLiMP where that is here (docs/corpora.md).
 Cost:      smoke 24 runs; 18 of them took 11 minutes of one busy core. cpu 8 runs, 1.6e14 FLOPs of training and 1.9e14 of
-           evaluations: 1.6 to 3 hours on two cores at 60 to 32 GFLOP/s. accelerator at least 504 runs of 2e15 and 6e15 FLOPs,
+           evaluations: 87 minutes on two shared cores. accelerator at least 504 runs of 2e15 and 6e15 FLOPs,
            2e18 in all and 12.3e18 at most, and 1.4e15 of evaluations each: at the 25 % MFU that a larger model had on an H100
-           half a minute a run and 3 hours in all. Neither ran yet. `--dry-run` counts both, `--only MECHANISM` does a part.
+           half a minute a run and 3 hours in all; it has not run yet. `--dry-run` counts both, `--only MECHANISM` does a part.
 Expected:  the window loses to the model's own attention where the context is longer than it, and a memory wins back a part of
            that. `add` is never much worse than the window, `replace` begins worse and needs more steps. Names gain most.
            cpu shows first steps: 30 of 1024 tokens with one seed, budget and rate. It can tell whether what a memory holds is
