@@ -59,7 +59,7 @@ def result(row: Row, folder: Path) -> Table:
     if row.test_loss is not None and row.test_accuracy is not None:
         table.add_row("test loss", f"{row.test_loss:.4f} nats/token, {100 * row.test_accuracy:.1f} % of tokens right")
     table.add_row("training loss", f"{row.train_loss:.4f} nats/token")
-    table.add_row("memory", f"{row.mechanism}, {human_bytes(row.memory_bytes)} per sequence")
+    table.add_row("memory", f"{row.mechanism} {row.variant}".strip() + f", {human_bytes(row.memory_bytes)} per sequence")
     early = f", stopped early: {row.stopped_early}" if row.stopped_early else ""
     table.add_row("training", f"{row.steps:,} steps, {row.tokens:,} tokens, {human_count(row.flops_actual)} FLOPs{early}")
     if row.skipped_steps:

@@ -17,6 +17,7 @@ from infini_jax.cli.run_file import run_file_text, without_options
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.attach import Attachment, attached
 from infini_jax.config.evaluation import EvaluationConfig
+from infini_jax.config.pattern import Pattern, patterned
 from infini_jax.data import SOURCES
 from infini_jax.devices.processes import ended_with_the_job, is_first, join_job
 from infini_jax.devices.sharding import Sharding, use_cores
@@ -81,6 +82,7 @@ def train(
     print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     memory_bytes: int = 0,
     memory_axis: str = "",
+    pattern: str = "",
     origin: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     origin_step: Annotated[Which, tyro.conf.arg(name="from-step")] = None,
     attach: Attachment | None = None,
@@ -112,6 +114,8 @@ def train(
       print_config: print the settings as YAML, and exit. --config reads them.
       memory_bytes: largest memory that fits in this many bytes per sequence. All layers together; 0 keeps the settings.
       memory_axis: axis along which the memory grows, such as key_dim or heads. Default: the mechanism's first axis.
+      pattern: layers of two mechanisms, MEMORY and another one with its default settings, as a pattern that repeats, such as
+        "3 gated_delta : 1 memorizing". --config may have other settings of the second one, in model.elsewhere.
       origin: run, or name of an imported model, whose learned parameters (the moving average, if there is one) initialize this
         run. Optimizer and schedule start anew. Memory, data, budget and segments may differ; sizes and tokenizer may not.
       origin_step: checkpoint of that run, by step, or best for its lowest validation loss. Default: the newest.
@@ -123,18 +127,23 @@ def train(
       results: parent of the run's folder. The run's folder gets config.json, metrics.jsonl, checkpoints and row.parquet.
     """
     given = without_options(config)
+    mixed = Pattern.of(pattern) if pattern else None
     if attach is None:
         require(window == 0, "window", "no memory is attached", "give --attach, too")
-        sizes = dataclasses.replace(made(memory, model, data.vocab), **given.model)
+        sizes = made(memory, model, data.vocab)
+        if mixed:
+            sizes = patterned(sizes, mixed, given.model.pop("elsewhere", None))
+        sizes = dataclasses.replace(sizes, **given.model)
     else:
+        require(mixed is None, "pattern", "a memory is attached to the layers of a model", "name them in memory.layers")
         origin = required(origin, "attach", "no model is named that gets the memory", "give --from, too")
         sizes = attached_to(found_run(origin), results / name, memory, attach, window, model)
     sizes = sized(sizes, memory_bytes, memory_axis)
     run = RunConfig(
         name=name, seed=seed, model=sizes, data=data, train=train, budget=budget, evaluation=evaluation, **given.run
     )
-    if attach:
-        run = dataclasses.replace(run, variant=attach)
+    if variant := attach or (mixed and mixed.said(run.mechanism)):
+        run = dataclasses.replace(run, variant=variant)
     if origin is None:
         require(origin_step is None, "from-step", "no run is named", "give --from, too")
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from infini_jax.codes.capacity import CapacityRun
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig, Trains
 from infini_jax.config.evaluation import CARRIED, EvaluationConfig
+from infini_jax.config.pattern import Pattern, patterned
 from infini_jax.data.base import DataConfig
 from infini_jax.data.stdlib import StdlibConfig
 from infini_jax.evals.base import Evaluation
@@ -104,6 +105,24 @@ def with_memory(base: RunConfig, memory: MemoryConfig, *names: str, variant: str
     model = dataclasses.replace(base.model, memory=memory)
     name = "-".join(filter(None, (base.task, model.mechanism, variant, *names)))
     return dataclasses.replace(base, name=name, variant=variant, model=model)
+
+
+def with_pattern(base: RunConfig, memory: MemoryConfig, text: str, other: MemoryConfig | None = None) -> RunConfig:
+    """The run `base` with layers of two memories, named after its task, mechanism and pattern.
+
+    Args:
+      base: settings of the run.
+      memory: the memory that is compared, and that `ModelConfig.at_bytes` grows.
+      text: pattern of the layers that repeats, such as "3 gated_delta : 1 memorizing".
+      other: settings of the second memory; None is its defaults, with the neighborhood of the first.
+
+    Raises `ConfigError` where the text is no pattern, or the two cannot stand in one model.
+    """
+    pattern = Pattern.of(text)
+    model = patterned(dataclasses.replace(base.model, memory=memory, elsewhere=None), pattern, other)
+    own = model.mechanism
+    name = f"{base.task}-{own}-{pattern.said(own, between='-', gap='')}"
+    return dataclasses.replace(base, name=name, variant=pattern.said(own), model=model)
 
 
 def at_window(base: RunConfig, window: int) -> RunConfig:
