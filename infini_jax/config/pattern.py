@@ -67,7 +67,8 @@ def patterned(model: ModelConfig, pattern: Pattern, other: MemoryConfig | None =
     """
     own = model.mechanism
     name = pattern.other(own)
-    require(model.memory.layers is None, "memory.layers", "the pattern says which layers", "leave out one of the two")
+    is_free = model.memory.layers == MECHANISMS[own].Config().layers
+    require(is_free, "memory.layers", "the pattern says which layers", "leave out one of the two")
     if other is None:
         default, local = MECHANISMS[name].Config(), model.memory.local
         other = default.with_local(local) if local in MECHANISMS[name].neighborhoods else default
