@@ -62,8 +62,8 @@ def test_flops_and_bytes_are_those_of_the_program(pair):
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_token_by_token_it_says_what_it_says_of_whole_segments(pair):
     model = hybrid(pair)
-    params, tokens = streams.parameters_of(model), streams.tokens_of(model)
-    whole = streams.scorer(model)(params, init_carry(model, len(tokens)), tokens, np.zeros_like(tokens))[1]
+    params, tokens = streams.parameters_of(model), jnp.asarray(streams.tokens_of(model))
+    whole = streams.scorer(model)(params, init_carry(model, len(tokens)), tokens, jnp.zeros_like(tokens))[1]
     # the same products in another program: float32 rounding only
     np.testing.assert_allclose(streams.decoded(model, params, tokens), whole, rtol=0, atol=5e-5)
 
@@ -85,7 +85,7 @@ def test_a_packed_document_is_not_affected_by_the_one_before(pair):
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_every_parameter_of_both_learns(pair):
     model = hybrid(pair)
-    params, tokens = streams.parameters_of(model), streams.tokens_of(model)
+    params, tokens = streams.parameters_of(model), jnp.asarray(streams.tokens_of(model))
     sequence = streams.Sequence(tokens, jnp.zeros_like(tokens))
 
     def score(logits, part):
@@ -107,14 +107,14 @@ def test_segments_at_once_are_segments_in_turn(pair):
         with pytest.raises(ConfigError, match=r"^train\.segments_per_step: "):
             model.check_at_once(2)
         return
-    params, tokens = streams.parameters_of(model), streams.tokens_of(model)
+    params, tokens = streams.parameters_of(model), jnp.asarray(streams.tokens_of(model))
 
     @jax.jit
     def at_once(params):
-        _, x, _ = forward_segments(model, params, init_carry(model, len(tokens)), tokens, np.zeros_like(tokens))
+        _, x, _ = forward_segments(model, params, init_carry(model, len(tokens)), tokens, jnp.zeros_like(tokens))
         return logits_of(model, params, x)
 
-    in_turn = streams.scorer(model)(params, init_carry(model, len(tokens)), tokens, np.zeros_like(tokens))[1]
+    in_turn = streams.scorer(model)(params, init_carry(model, len(tokens)), tokens, jnp.zeros_like(tokens))[1]
     np.testing.assert_allclose(at_once(params), in_turn, rtol=0, atol=5e-5)  # float32 sums in another order
 
 
@@ -180,6 +180,8 @@ def test_the_first_memory_alone_grows():
     model = patterned(SMALL, Pattern.of("1 infini : 1 memorizing"))
     grown = model.at_bytes(2 * model.memory_bytes)
     assert grown.elsewhere == model.elsewhere
+    assert isinstance(grown.memory, MemorizingConfig)
+    assert isinstance(model.memory, MemorizingConfig)
     assert grown.memory.slots > model.memory.slots
     assert model.memory_bytes < grown.memory_bytes <= 2 * model.memory_bytes
 
