@@ -21,9 +21,8 @@ from infini_jax.memory.base import memory_bytes, reported_gates
 from infini_jax.memory.declared import check_declared
 from infini_jax.memory.neighborhood import neighborhood_bytes
 from infini_jax.model.cost import model_cost
-from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
+from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params
 from infini_jax.model.transformer import memory_parameters
-from infini_jax.training.gradient import auxiliary_loss
 from tests.support import streams
 from tests.support.streams import BATCH, SEGMENTS, tiny
 
@@ -227,18 +226,8 @@ def test_gates_are_reported_and_follow_from_the_parameters_declared_as_gates_alo
 
 def test_every_parameter_gets_a_finite_gradient(name):
     """Of the loss that training minimises: some parameters learn from a mechanism's auxiliary loss only."""
-    model, params = tiny(name), streams.parameters(name)
-    tokens = streams.tokens_of(model)
-    sequence = streams.Sequence(tokens, jnp.zeros_like(tokens))
-
-    def score(logits, part):
-        return jnp.mean((logits - jax.nn.one_hot(jnp.roll(part.tokens, -1, axis=1), model.vocab)) ** 2)
-
-    def loss(params):
-        _, scores, metrics = scan_segments(model, params, init_carry(model, BATCH), sequence, score)
-        return scores.mean() + auxiliary_loss(metrics)
-
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
+    slopes = streams.slopes_of(tiny(name), streams.parameters(name))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(slopes):
         assert np.all(np.isfinite(leaf)), path
         assert np.any(leaf), f"nothing trains {path}: leave it out, or give it an auxiliary loss"
 

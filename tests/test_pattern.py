@@ -1,19 +1,17 @@
 """Layers of two memories in one model keep what a model with one promises, and a pattern says which layers have which."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, AxisType
 
 from infini_jax.cli.main import main
 from infini_jax.config import Budget, ModelConfig, RunConfig, TrainConfig
 from infini_jax.config.pattern import Pattern, patterned
 from infini_jax.data.mqar import MqarConfig
-from infini_jax.devices.sharding import RULES, Layout, Sharding, layout_of, parameter_sharding
+from infini_jax.devices.sharding import Sharding, layout_of
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.gated_delta import GatedDeltaConfig
@@ -21,11 +19,10 @@ from infini_jax.memory.infini import InfiniConfig
 from infini_jax.memory.landmark.mechanism import LandmarkConfig
 from infini_jax.memory.memorizing import MemorizingConfig
 from infini_jax.model.cost import model_cost, training_flops_per_step
-from infini_jax.model.stream import forward_segments, init_carry, init_params, logits_of, scan_segments
+from infini_jax.model.stream import forward_segments, init_carry, logits_of
 from infini_jax.results import load
 from infini_jax.study.comparison import with_pattern
 from infini_jax.training.execute import execute
-from infini_jax.training.gradient import auxiliary_loss
 from infini_jax.training.program import Training
 from infini_jax.training.trained import saved_config
 from tests.support import streams
@@ -85,17 +82,8 @@ def test_a_packed_document_is_not_affected_by_the_one_before(pair):
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_every_parameter_of_both_learns(pair):
     model = hybrid(pair)
-    params, tokens = streams.parameters_of(model), jnp.asarray(streams.tokens_of(model))
-    sequence = streams.Sequence(tokens, jnp.zeros_like(tokens))
-
-    def score(logits, part):
-        return jnp.mean((logits - jax.nn.one_hot(jnp.roll(part.tokens, -1, axis=1), model.vocab)) ** 2)
-
-    def loss(params):
-        _, scores, metrics = scan_segments(model, params, init_carry(model, len(tokens)), sequence, score)
-        return scores.mean() + auxiliary_loss(metrics)
-
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
+    slopes = streams.slopes_of(model, streams.parameters_of(model))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(slopes):
         assert np.all(np.isfinite(leaf)), path
         assert np.any(leaf), path
 
@@ -120,14 +108,7 @@ def test_segments_at_once_are_segments_in_turn(pair):
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_large_parameters_of_both_are_in_parts(pair):
-    sizes = {"vocab": 64, "d_model": 64, "heads": 4, "kv_heads": 4, "key_dim": 16, "value_dim": 16}
-    model = hybrid(pair, **sizes)
-    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    shapes = jax.tree.leaves(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    places = jax.tree.leaves(parameter_sharding(model, Layout(mesh, RULES["fsdp+tensor"])))
-    for leaf, place in zip(shapes, places, strict=True):
-        size = math.prod(leaf.shape)
-        assert size <= 1024 or math.prod(place.shard_shape(leaf.shape)) <= size / 4, leaf.shape
+    assert streams.whole_parameters(hybrid(pair, **streams.WIDE)) == []
 
 
 def test_a_pattern_repeats_from_the_first_layer_on():

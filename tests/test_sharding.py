@@ -22,13 +22,12 @@ from infini_jax.devices.sharding import (
     ShardingRules,
     data_mesh,
     layout_of,
-    parameter_sharding,
 )
 from infini_jax.errors import ConfigError
 from infini_jax.memory import MECHANISMS
 from infini_jax.memory.infini import InfiniConfig
-from infini_jax.model.stream import init_params
 from infini_jax.training.program import Training
+from tests.support import streams
 from tests.support.commands import on_devices
 from tests.support.streams import losses_of, tiny
 from tests.test_parts import child
@@ -116,13 +115,7 @@ def test_parameters_and_moments_are_in_as_many_parts_as_there_are_devices(optimi
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_large_parameters_of_every_mechanism_are_in_parts(name):
     """Also those that only it has: on each of eight devices a quarter at most of every one that is no vector a head."""
-    model = dataclasses.replace(tiny(name), vocab=64, d_model=64, heads=4, kv_heads=4, key_dim=16, value_dim=16)
-    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    shapes = jax.tree.leaves(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    places = jax.tree.leaves(parameter_sharding(model, Layout(mesh, RULES["fsdp+tensor"])))
-    for leaf, place in zip(shapes, places, strict=True):
-        size = math.prod(leaf.shape)
-        assert size <= 1024 or math.prod(place.shard_shape(leaf.shape)) <= size / 4, leaf.shape
+    assert streams.whole_parameters(dataclasses.replace(tiny(name), **streams.WIDE)) == []
 
 
 def slots_found() -> dict[str, list]:

@@ -130,10 +130,11 @@ def train(
     mixed = Pattern.of(pattern) if pattern else None
     if attach is None:
         require(window == 0, "window", "no memory is attached", "give --attach, too")
-        sizes = made(memory, model, data.vocab)
+        sizes, more = made(memory, model, data.vocab), given.model
         if mixed:
-            sizes = patterned(sizes, mixed, given.model.pop("elsewhere", None))
-        sizes = dataclasses.replace(sizes, **given.model)
+            sizes = patterned(sizes, mixed, more.get("elsewhere"))
+            more = {**more, "elsewhere": sizes.elsewhere}
+        sizes = dataclasses.replace(sizes, **more)
     else:
         require(mixed is None, "pattern", "a memory is attached to the layers of a model", "name them in memory.layers")
         origin = required(origin, "attach", "no model is named that gets the memory", "give --from, too")

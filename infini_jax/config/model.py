@@ -123,9 +123,9 @@ class ModelConfig:
             return
         problem = "they are those that memory.layers leaves out"
         require(self.elsewhere.layers is None, "model.elsewhere.layers", problem, "leave it out")
-        inserts = self.elsewhere.landmark_every is not None or any(self.elsewhere.memory_tokens) or self.has_phase
+        is_cut = self.elsewhere.inserts_tokens or self.has_phase
         problem = "it inserts tokens into segments, or memory cuts them at landmarks"
-        require(not inserts, "model.elsewhere", problem, "choose another mechanism, or a segment of whole landmark blocks")
+        require(not is_cut, "model.elsewhere", problem, "choose another mechanism, or a segment of whole landmark blocks")
         self.elsewhere.check(self.dims_of(self.elsewhere))
         memory_of(self.elsewhere, self.dims_of(self.elsewhere))
 

@@ -74,9 +74,8 @@ def patterned(model: ModelConfig, pattern: Pattern, other: MemoryConfig | None =
         other = default.with_local(local) if local in MECHANISMS[name].neighborhoods else default
     told = f"the second memory is {type(other).__name__}, and the pattern has {name}"
     require(type(other) is MECHANISMS[name].Config, "model.elsewhere", told, "let both name one mechanism")
-    inserts = other.landmark_every is not None or any(other.memory_tokens)
     told = f"{name} inserts tokens, which only the memory of a run may do"
-    require(not inserts, "pattern", told, f"train {name} with this pattern, not {own}")
+    require(not other.inserts_tokens, "pattern", told, f"train {name} with this pattern, not {own}")
     layers, period = pattern.layers(own, model.layers), sum(count for count, _ in pattern.parts)
     told = f"{model.layers} layers have one of its mechanisms only"
     require(0 < len(layers) < model.layers, "model.layers", told, f"give a multiple of {period}")

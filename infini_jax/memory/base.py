@@ -57,6 +57,11 @@ class MemoryConfig:
         return 0, 0
 
     @property
+    def inserts_tokens(self) -> bool:
+        """Whether tokens of its own stand in the segments: landmarks or memory tokens."""
+        return self.landmark_every is not None or any(self.memory_tokens)
+
+    @property
     def mutual_tokens(self) -> tuple[int, int]:
         """Number of memory tokens (before, after) that see all of their group, later ones too; by default none does."""
         return 0, 0

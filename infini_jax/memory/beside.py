@@ -99,8 +99,9 @@ class BesideConfig(MemoryConfig):
 
 def check_plain(field: str, attention: MemoryConfig) -> None:
     """Raises `ConfigError` for native attention that has layers of its own or inserts tokens."""
-    inserts = attention.landmark_every is not None or any(attention.memory_tokens)
-    require(not inserts, f"memory.{field}", "it inserts tokens into segments", "give a window, or full attention")
+    require(
+        not attention.inserts_tokens, f"memory.{field}", "it inserts tokens into segments", "give a window, or full attention"
+    )
     require(attention.layers is None, f"memory.{field}", "it has layers of its own", "leave its layers out")
 
 

@@ -24,6 +24,7 @@ from infini_jax.records.measures import Measure
 from infini_jax.records.rows import Row
 from infini_jax.report.behind import Behind, behind, rungs
 from infini_jax.report.claims import Claim, Prediction
+from infini_jax.report.looks import label_of, series_of
 from infini_jax.study.jobs import Job
 from infini_jax.study.scores import FRESH
 from infini_jax.study.trials import chosen
@@ -56,7 +57,7 @@ class Evidence:
         found: dict[str, list[Row]] = {}
         for row in self.rows:
             if row.task == task and (not mechanisms or row.mechanism in mechanisms):
-                found.setdefault(f"{row.mechanism} {row.variant}".strip(), []).append(row)
+                found.setdefault(label_of(series_of(row)), []).append(row)
         return {
             ", ".join(filter(None, (subject, rung if len(each) > 1 else ""))): of
             for subject, rows in found.items()

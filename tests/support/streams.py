@@ -7,15 +7,25 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, AxisType
 
 from infini_jax.config import Budget, ModelConfig, RunConfig
-from infini_jax.devices.sharding import Layout, batch_sharding
+from infini_jax.devices.sharding import RULES, Layout, batch_sharding, parameter_sharding
 from infini_jax.layers.segment import NO_DOCUMENT, Segment, drop_memory_tokens, insert_memory_tokens, whole
 from infini_jax.memory import MECHANISMS, memory_of
 from infini_jax.model.cost import program_flops
-from infini_jax.model.stream import decode, forward_segments, init_carry, init_decoder, init_params, scan_segments
+from infini_jax.model.stream import (
+    decode,
+    forward_segments,
+    init_carry,
+    init_decoder,
+    init_params,
+    parameter_shapes,
+    scan_segments,
+)
 from infini_jax.model.stream import logits_of as head_of
 from infini_jax.model.transformer import Block, init_memory, memory_parameters
+from infini_jax.training.gradient import auxiliary_loss
 from infini_jax.training.optimiser import names_of
 from infini_jax.training.program import Training
 
@@ -127,6 +137,33 @@ def walked_flops(model: ModelConfig, batch: int = BATCH, segments: int = 1) -> f
 def length_of(model: ModelConfig) -> int:
     """Tokens of a segment of free inputs: landmarks are among them, memory tokens stand around them."""
     return model.dims.segment - sum(model.memory.memory_tokens)
+
+
+def slopes_of(model: ModelConfig, params: dict) -> dict:
+    """The gradient of a loss of what is said of the next token, with the mechanisms' auxiliary losses, as in training."""
+    tokens = jnp.asarray(tokens_of(model))
+    sequence = Sequence(tokens, jnp.zeros_like(tokens))
+
+    def score(logits, part):
+        return jnp.mean((logits - jax.nn.one_hot(jnp.roll(part.tokens, -1, axis=1), model.vocab)) ** 2)
+
+    def loss(params):
+        _, scores, metrics = scan_segments(model, params, init_carry(model, BATCH), sequence, score)
+        return scores.mean() + auxiliary_loss(metrics)
+
+    return jax.jit(jax.grad(loss))(params)
+
+
+WIDE = {"vocab": 64, "d_model": 64, "heads": 4, "kv_heads": 4, "key_dim": 16, "value_dim": 16}  # which eight devices divide
+
+
+def whole_parameters(model: ModelConfig) -> list[tuple[int, ...]]:
+    """Shapes of the large parameters of which each of eight devices, two of which share a row's heads, has over a quarter."""
+    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    shapes = jax.tree.leaves(parameter_shapes(model))
+    places = jax.tree.leaves(parameter_sharding(model, Layout(mesh, RULES["fsdp+tensor"])))
+    large = [(leaf.shape, place) for leaf, place in zip(shapes, places, strict=True) if leaf.size > 1024]
+    return [shape for shape, place in large if math.prod(place.shard_shape(shape)) > math.prod(shape) / 4]
 
 
 @functools.cache
